@@ -1,0 +1,5 @@
+"""`python -m exporter` is `goldfold`."""
+
+from exporter.cli import main
+
+main()

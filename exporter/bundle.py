@@ -1,0 +1,298 @@
+"""An artifact folder: written whole or not at all, and opened with every digest checked.
+
+    manifest.json    what it is and the sha256 of every file; ends the bundle's identity
+    verdict.json     what was measured, and when it took how long; outside the digests
+    tokenizer.json   and what belongs to it
+    golden/          the golden embeddings it is verified against
+    LICENSE …        the source model's licence and notice files
+    …                the target's own files
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from exporter.errors import ArtifactError, OutputError
+from exporter.pipeline import PassReport
+from exporter.program import Contract
+from exporter.stages import Timing
+
+MANIFEST = "manifest.json"
+VERDICT = "verdict.json"
+GOLDEN = "golden"
+FAILED = ".failed"
+FORMAT = "goldfold.artifact/1"
+_SCRATCH = ".goldfold-"
+
+
+class Origin(BaseModel):
+    """Where the model came from."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    fingerprint: str
+    """sha256 over the files that define the model; the goldens carry the same."""
+    digests: dict[str, str]
+    """sha256 by path of every source file."""
+    licence: str | None = None
+
+
+class FileEntry(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    sha256: str
+    size: int
+
+
+class Manifest(BaseModel):
+    """Everything that the same inputs determine. Holds no times and no paths of a machine."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: Literal["goldfold.artifact/1"] = FORMAT
+    goldfold: str
+    target: str
+    precision: str
+    contract: Contract
+    origin: Origin
+    versions: dict[str, str]
+    passes: tuple[PassReport, ...]
+    notes: tuple[str, ...] = ()
+    files: dict[str, FileEntry]
+
+    def to_bytes(self) -> bytes:
+        """Canonical JSON whose last key, `sha256`, is the digest of everything before it."""
+        record = self.model_dump(mode="json", exclude={"passes": {"__all__": {"seconds"}}})
+        body = json.dumps(record, ensure_ascii=False, sort_keys=True, indent=1)
+        digest = hashlib.sha256(body.encode()).hexdigest()
+        return (body[:-2] + f',\n "sha256": "{digest}"\n}}\n').encode()
+
+
+class VerdictRecord(BaseModel):
+    """What was measured when the artifact was last verified."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    passed: bool
+    reasons: tuple[str, ...]
+    precision: str
+    measurement: dict[str, Any]
+    timings: tuple[Timing, ...]
+    passes_seconds: dict[str, float] = {}
+    machine: dict[str, str] = {}
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An opened artifact folder."""
+
+    path: Path
+    manifest: Manifest
+    verdict: VerdictRecord | None
+
+    @property
+    def name(self) -> str:
+        return f"{self.manifest.target}-{self.manifest.precision}"
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files the manifest names."""
+        return sum(entry.size for entry in self.manifest.files.values())
+
+
+def seal(folder: Path, manifest: dict[str, Any]) -> Manifest:
+    """Digest every file of `folder` and write its manifest. `manifest` gives all fields but `files`."""
+    files = {
+        key: FileEntry(sha256=digest(folder / key), size=(folder / key).stat().st_size)
+        for key in sorted(_files(folder))
+    }
+    sealed = Manifest(files=files, **manifest)
+    (folder / MANIFEST).write_bytes(sealed.to_bytes())
+    return sealed
+
+
+def write_verdict(folder: Path, record: VerdictRecord) -> None:
+    """Write or replace verdict.json, whole or not at all."""
+    fresh = folder / f"{VERDICT}.new"
+    fresh.write_text(record.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    fresh.replace(folder / VERDICT)
+
+
+def open_bundle(path: Path, *, check_files: bool = True, unverified: bool = False) -> Bundle:
+    """Open an artifact folder and check it against its manifest.
+
+    Raises ArtifactError naming the file that is missing, changed or too many. One that missed its
+    gate, or was never measured, is refused unless `unverified`. `check_files=False` looks at sizes
+    only.
+    """
+    if not path.is_dir():
+        raise ArtifactError(f"{path} is not an artifact folder: there is no such folder")
+    manifest = read_manifest(path)
+    found, named = set(_files(path)), set(manifest.files)
+    if missing := sorted(named - found):
+        raise ArtifactError(f"{path} is damaged: {missing[0]} is missing; export it again")
+    if extra := sorted(found - named):
+        raise ArtifactError(f"{path} holds {extra[0]}, which its manifest does not name; remove it")
+    for key, entry in manifest.files.items():
+        if (path / key).stat().st_size != entry.size:
+            raise ArtifactError(f"{path} is damaged: {key} has the wrong size; export it again")
+        if check_files and digest(path / key) != entry.sha256:
+            raise ArtifactError(f"{path} is damaged: {key} has been changed; export it again")
+    verdict = _read_verdict(path)
+    if not unverified and (verdict is None or path.name.endswith(FAILED) or not verdict.passed):
+        why = "was never verified" if verdict is None else "missed its golden gate"
+        raise ArtifactError(f"{path} {why}; `goldfold verify {path}` says more")
+    return Bundle(path, manifest, verdict)
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Read manifest.json and check its own digest. Raises ArtifactError."""
+    try:
+        raw = (path / MANIFEST).read_bytes()
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise ArtifactError(f"{path} is not an artifact: {MANIFEST}: {reason}") from None
+    try:
+        record = json.loads(raw)
+        record.pop("sha256")
+        for report in record["passes"]:
+            report["seconds"] = 0.0
+        manifest = Manifest.model_validate(record)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        reason = _first_error(error)
+        raise ArtifactError(f"{path} is damaged: {MANIFEST} is malformed: {reason}") from None
+    if manifest.to_bytes() != raw:
+        raise ArtifactError(f"{path} is damaged: {MANIFEST} has been changed; export it again")
+    for key in manifest.files:
+        pure = Path(key)
+        if pure.is_absolute() or ".." in pure.parts:
+            raise ArtifactError(f"{path} is damaged: {MANIFEST} names {key}, outside the folder")
+    return manifest
+
+
+def _first_error(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+    return f"{type(error).__name__} {error}".splitlines()[0]
+
+
+def _read_verdict(path: Path) -> VerdictRecord | None:
+    file = path / VERDICT
+    if not file.exists():
+        return None
+    try:
+        return VerdictRecord.model_validate_json(file.read_bytes())
+    except (ValidationError, OSError) as error:
+        raise ArtifactError(
+            f"{path} is damaged: {VERDICT} is malformed: {_first_error(error)}; "
+            f"remove it and run `goldfold verify {path}`"
+        ) from None
+
+
+def digest(path: Path) -> str:
+    """sha256 of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _files(folder: Path) -> Iterator[str]:
+    """Paths of all files, posix, relative; but for the manifest and the verdict."""
+    for path in folder.rglob("*"):
+        if path.is_file() or path.is_symlink():
+            key = path.relative_to(folder).as_posix()
+            if key not in (MANIFEST, VERDICT, f"{VERDICT}.new"):
+                yield key
+
+
+def is_artifact(path: Path) -> bool:
+    """Whether `path` looks like something `export` wrote, whole or damaged."""
+    try:
+        return FORMAT.encode() in (path / MANIFEST).read_bytes()
+    except OSError:
+        return False
+
+
+def check_output(out: Path, names: list[str], force: bool) -> None:
+    """Refuse, before any work, an output folder that cannot be written or holds something else.
+
+    Raises OutputError. Nothing is deleted here, and nothing but artifacts ever is.
+    """
+    if out.exists() and not out.is_dir():
+        raise OutputError(f"{out} is a file; give a folder with --out")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            pass
+    except OSError as error:
+        raise OutputError(f"cannot write to {out}: {error.strerror}; choose another --out") from None
+    if force:
+        return
+    for name in names:
+        for path in (out / name, out / f"{name}{FAILED}"):
+            if path.exists() and not is_artifact(path):
+                raise OutputError(f"{path} is no artifact of goldfold; move it, or give --force")
+    others = [p.name for p in out.iterdir() if not p.name.startswith(_SCRATCH)]
+    if others and not any(is_artifact(out / name) for name in others):
+        raise OutputError(
+            f"{out} holds something else ({sorted(others)[0]}); choose an empty folder, or give --force"
+        )
+
+
+@contextmanager
+def scratch(out: Path) -> Iterator[Path]:
+    """A hidden working folder in `out`, gone afterwards whatever happens. Clears dead ones first."""
+    for stale in out.glob(f"{_SCRATCH}*"):
+        if not _alive(stale.name.removeprefix(_SCRATCH).partition("-")[0]):
+            shutil.rmtree(stale, ignore_errors=True)
+    folder = Path(tempfile.mkdtemp(prefix=f"{_SCRATCH}{os.getpid()}-", dir=out))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _alive(pid: str) -> bool:
+    if not pid.isdigit():
+        return False
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def publish(built: Path, out: Path, name: str, passed: bool) -> Path:
+    """Move a finished artifact to its place, replacing an earlier one of the same name.
+
+    A passed one goes to `out/name` and an earlier `name.failed` goes away; a failed one goes to
+    `out/name.failed`, and an earlier good one is left where it is.
+    """
+    place = out / (name if passed else f"{name}{FAILED}")
+    retired = Path(tempfile.mkdtemp(prefix="retired-", dir=built.parent))
+    if place.is_symlink() or place.exists():
+        place.rename(retired / place.name)
+    try:
+        built.rename(place)
+    except OSError as error:
+        if (retired / place.name).exists():
+            (retired / place.name).rename(place)
+        raise OutputError(f"cannot write {place}: {error.strerror}") from None
+    stale = out / f"{name}{FAILED}"
+    if passed and is_artifact(stale):
+        stale.rename(retired / stale.name)
+    return place

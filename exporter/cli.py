@@ -1,0 +1,321 @@
+"""The `goldfold` command. Thin: each command calls one public function and prints what it returns."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from exporter import __version__
+from exporter.console import Live
+from exporter.errors import GateMissed, GoldfoldError, OutputError, UsageError
+from golden.errors import GoldenError
+
+if TYPE_CHECKING:
+    from exporter.export import Result
+
+app = typer.Typer(
+    name="goldfold",
+    help="Compile a SentenceTransformer, and prove that nothing changed.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+golden_app = typer.Typer(help="Golden embeddings: what the reference says.", no_args_is_help=True)
+app.add_typer(golden_app, name="golden")
+
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print results only.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
+Trust = Annotated[
+    bool,
+    typer.Option(help="Run code and unpickle weights that come with the model. Both can do anything."),
+]
+Threads = Annotated[int | None, typer.Option(min=1, help="Threads of the runtime.")]
+
+out_console = Console()
+log_console = Console(stderr=True)
+
+
+@contextmanager
+def listening(quiet: bool):  # noqa: ANN201
+    """A listener for stages, or None; its moving line is stopped whatever happens."""
+    live = None if quiet else Live(log_console)
+    try:
+        yield live
+    finally:
+        if live is not None:
+            live.close()
+
+
+@app.command()
+def export(
+    model: Annotated[str, typer.Argument(help="A SentenceTransformer folder, or a hub id.")],
+    target: Annotated[list[str], typer.Option(help="onnxruntime, openvino; repeatable.")] = [  # noqa: B006
+        "openvino"
+    ],
+    precision: Annotated[list[str], typer.Option(help="fp32; repeatable.")] = ["fp32"],  # noqa: B006
+    out: Annotated[Path, typer.Option(help="Artifact folders go here.")] = Path("out"),
+    force: Annotated[
+        bool, typer.Option(help="Write into a folder that holds other things.")
+    ] = False,
+    trust_remote_code: Trust = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Export MODEL for every target and precision, and verify each artifact."""
+    from exporter.export import export as run
+
+    with listening(quiet or as_json) as listener:
+        results = run(
+            model,
+            target,
+            precision,
+            out,
+            force=force,
+            trust_remote_code=trust_remote_code,
+            listener=listener,
+        )
+    _show(results, as_json)
+
+
+@app.command()
+def verify(
+    folders: Annotated[list[Path], typer.Argument(help="Artifact folders, or one that holds them.")],
+    threads: Threads = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Check every digest of an artifact, and run its goldens again."""
+    from exporter.verify import verify as run
+
+    with listening(quiet or as_json) as listener:
+        results = [run(path, threads=threads, listener=listener) for path in _artifacts(folders)]
+    _show(results, as_json)
+
+
+def _artifacts(folders: list[Path]) -> list[Path]:
+    """Each folder, or the artifacts in it if it holds some."""
+    from exporter.bundle import is_artifact
+
+    paths = []
+    for folder in folders:
+        inside = sorted(p for p in folder.glob("*") if is_artifact(p)) if folder.is_dir() else []
+        paths += inside if inside and not is_artifact(folder) else [folder]
+    return paths
+
+
+def _show(results: list[Result], as_json: bool) -> None:
+    """The table, the reasons of what failed, and GateMissed if anything did."""
+    from golden.report import Row, reasons, table
+
+    if as_json:
+        print(
+            json.dumps(
+                [
+                    {
+                        "path": str(r.path),
+                        "target": r.bundle.manifest.target,
+                        "precision": r.bundle.manifest.precision,
+                        "bytes": r.bundle.size,
+                        "seconds": round(r.seconds, 3),
+                        "passed": r.passed,
+                        "reasons": r.verdict.reasons,
+                        "measurement": {
+                            k: v for k, v in r.measurement.to_json().items() if k != "rows"
+                        },
+                    }
+                    for r in results
+                ],
+                indent=1,
+            )
+        )
+    else:
+        rows = [
+            Row(r.bundle.name, r.bundle.size, r.seconds, r.measurement, r.verdict) for r in results
+        ]
+        out_console.print(table(rows))
+        for result in results:
+            out_console.print(f"[dim]{result.path}[/]", highlight=False)
+        if not all(r.passed for r in results):
+            log_console.print(reasons(rows))
+    failed = [str(r.path) for r in results if not r.passed]
+    if failed:
+        raise GateMissed(f"missed the golden gate: {', '.join(failed)}")
+
+
+@app.command()
+def embed(
+    folder: Annotated[Path, typer.Argument(help="An artifact folder.")],
+    texts: Annotated[list[str] | None, typer.Argument(help="Texts; - reads lines from stdin.")] = None,
+    prompt: Annotated[str | None, typer.Option(help="Name of one of the model's prompts.")] = None,
+    dims: Annotated[int | None, typer.Option(help="Keep so many leading dimensions.")] = None,
+    save: Annotated[Path | None, typer.Option(help="Write a .npy file instead of printing.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1)] = 32,
+    threads: Threads = None,
+    as_json: AsJson = False,
+) -> None:
+    """Embed texts with an artifact."""
+    from exporter.encoder import load
+
+    if not texts:
+        raise UsageError("give at least one text, or - to read lines from standard input")
+    if texts == ["-"]:
+        texts = [line.rstrip("\n") for line in sys.stdin]
+    rows = load(folder, threads=threads).embed(texts, prompt, dims, batch_size)
+    if save is not None:
+        _save(save, rows)
+        return
+    if as_json:
+        print(json.dumps(rows.tolist()))
+        return
+    for row in rows:
+        print(" ".join(f"{number:.7g}" for number in row))
+
+
+def _save(path: Path, rows: Any) -> None:
+    import numpy as np
+
+    fresh = path.with_name(f".{path.name}.new")
+    try:
+        with fresh.open("wb") as file:
+            np.save(file, rows, allow_pickle=False)
+        fresh.replace(path)
+    except OSError as error:
+        fresh.unlink(missing_ok=True)
+        raise OutputError(f"cannot write {path}: {error.strerror}") from None
+
+
+@app.command()
+def inspect(
+    folder: Annotated[Path, typer.Argument(help="An artifact folder.")],
+    census: Annotated[
+        bool, typer.Option(help="Compile it and count what the runtime really executes.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show what an artifact is, how it was made and what was measured."""
+    from exporter import inspection
+
+    found = inspection.inspect(folder, census)
+    if as_json:
+        print(json.dumps(found.to_json(), indent=1))
+    else:
+        for part in found.tables():
+            out_console.print(part)
+
+
+@golden_app.command("make")
+def golden_make(
+    model: Annotated[str, typer.Argument(help="A SentenceTransformer folder, or a hub id.")],
+    out: Annotated[Path | None, typer.Option(help="Folder to write; default: golden/store.")] = None,
+    name: Annotated[str | None, typer.Option(help="What to call the model.")] = None,
+    trust_remote_code: Trust = False,
+    quiet: Quiet = False,
+) -> None:
+    """Make golden embeddings of MODEL with sentence-transformers, and store them."""
+    from exporter.model import check_finite, open_model
+    from exporter.stages import Stages
+    from golden import store
+    from golden.make import make
+
+    with listening(quiet) as listener:
+        stages = Stages(listener)
+        with stages("open"):
+            source = open_model(model, name=name, trust_remote_code=trust_remote_code)
+            check_finite(source, stages.step)
+            digests = {k: v for k, v in source.digests.items() if store.defines(k)}
+        with stages("goldens"):
+            goldens = make(
+                source.path,
+                name=source.name,
+                digests=digests,
+                trust_remote_code=trust_remote_code,
+                progress=lambda text, done, total: stages.step(done, total),
+            )
+            stages.note(f"{len(goldens.cases)} texts, {goldens.dim} dimensions")
+    folder = out or store.STORE / source.name
+    try:
+        store.save(goldens, folder)
+    except OSError as error:
+        raise OutputError(f"cannot write {folder}: {error.strerror}") from None
+    out_console.print(f"{folder}", highlight=False)
+
+
+@app.command()
+def targets() -> None:
+    """List the targets, what they offer, and whether they work on this machine."""
+    from exporter import registry
+
+    shown = Table("target", "precisions", "here", title="Targets", title_justify="left")
+    for name in registry.names():
+        target = registry.target(name)
+        shown.add_row(name, ", ".join(target.precisions), target.unavailable() or "yes")
+    out_console.print(shown)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"goldfold {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    debug: Annotated[bool, typer.Option(help="Show tracebacks.")] = False,
+    version: Annotated[bool, typer.Option(callback=_version, is_eager=True)] = False,
+) -> None:
+    """Compile a SentenceTransformer, and prove that nothing changed."""
+
+
+def main() -> None:
+    """Run the command line. Every failure is one line on standard error and a documented exit code."""
+    sys.exit(guarded(app, "--debug" in sys.argv[1:]))
+
+
+def guarded(run: Callable[..., Any], debug: bool) -> int:
+    """Call `run` and turn what it raises into an exit code; see exporter/errors.py for the codes."""
+    try:
+        run(standalone_mode=False)
+    except GoldfoldError as error:
+        return _fail(error, error.code, debug)
+    except GoldenError as error:
+        return _fail(error, error.code, debug)
+    except (KeyboardInterrupt, typer.Abort):
+        log_console.print("[red]interrupted[/]; nothing half-made is left")
+        return 130
+    except typer.Exit as leave:
+        return leave.exit_code
+    except BrokenPipeError:
+        return 141
+    except Exception as error:
+        code = getattr(error, "exit_code", None)
+        if code is not None and hasattr(error, "format_message"):  # click's usage errors
+            return _fail(UsageError(error.format_message()), 2, debug)  # type: ignore[attr-defined]
+        return _fail(_unexpected(error), 7, debug, error)
+    return 0
+
+
+def _unexpected(error: Exception) -> Exception:
+    if isinstance(error, MemoryError):
+        return GoldfoldError("out of memory; close something, or use a machine with more")
+    if isinstance(error, OSError):
+        return GoldfoldError(f"{error.filename or 'the system'}: {error.strerror or error}")
+    reason = (str(error).splitlines() or [""])[0]
+    return GoldfoldError(f"{type(error).__name__}: {reason}; --debug shows where")
+
+
+def _fail(error: Exception, code: int, debug: bool, cause: Exception | None = None) -> int:
+    if debug:
+        import traceback
+
+        traceback.print_exception(cause or error)
+    log_console.print("[bold red]error:[/]", str(error), markup=True, highlight=False, soft_wrap=True)
+    return code

@@ -1,0 +1,48 @@
+"""What a person sees while goldfold works: one line a stage, live while it runs."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+
+
+class Live:
+    """A stages.Listener on a terminal or a log: a moving line on the first, plain lines on the second."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self._progress: Progress | None = None
+        self._task: TaskID | None = None
+
+    def begin(self, stage: str) -> None:
+        self.close()
+        self._progress = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TimeElapsedColumn(),
+            console=self.console,
+            transient=True,
+            disable=not self.console.is_terminal,
+        )
+        self._task = self._progress.add_task(stage, total=None)
+        self._progress.start()
+
+    def detail(self, text: str) -> None:
+        if self._progress is not None and self._task is not None:
+            self._progress.update(self._task, description=text)
+
+    def step(self, done: int, total: int) -> None:
+        if self._progress is not None and self._task is not None:
+            self._progress.update(self._task, completed=done, total=total)
+
+    def end(self, stage: str, seconds: float, note: str) -> None:
+        self.close()
+        line = f"[green]✓[/] {stage:<24} {seconds:6.1f} s"
+        self.console.print(line, f" [dim]{note}[/]" if note else "", highlight=False)
+
+    def close(self) -> None:
+        """Stop the moving line, if one is."""
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None

@@ -1,0 +1,176 @@
+"""Texts in, embeddings out: an opened artifact of any target."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from exporter import registry
+from exporter.bundle import Bundle, open_bundle
+from exporter.errors import ArtifactError, UsageError
+from exporter.program import Contract
+
+TOKENIZER = "tokenizer.json"
+
+_BATCH_TOKENS = 1 << 14
+"""A batch holds at most so many tokens, padding included, so that long texts do not fill memory."""
+
+
+def load(
+    folder: str | Path, *, threads: int | None = None, check: bool = True
+) -> Encoder:
+    """Open an artifact folder for use.
+
+    `check` reads every file once to compare its digest (about 1 s a gigabyte); `threads` limits the
+    runtime. Raises ArtifactError for a damaged folder and for one that missed its gate, TargetError
+    where its runtime is not installed.
+    """
+    return open_encoder(open_bundle(Path(folder), check_files=check), threads)
+
+
+def open_encoder(bundle: Bundle, threads: int | None = None) -> Encoder:
+    """The encoder of a bundle that is already open and checked."""
+    manifest = bundle.manifest
+    target = registry.offered(manifest.target, manifest.precision)
+    run = target.load(bundle.path, manifest.contract, manifest.precision, threads)
+    return Encoder(bundle, run)
+
+
+class Encoder:
+    """`.embed(texts)` for people, `.run(input_ids, attention_mask)` for programs."""
+
+    def __init__(self, bundle: Bundle, run) -> None:  # noqa: ANN001 — targets.base.Run
+        self.bundle = bundle
+        self._run = run
+        try:
+            self._tokenizer = Tokenizer.from_file(str(bundle.path / TOKENIZER))
+        except Exception as error:
+            raise ArtifactError(f"{bundle.path / TOKENIZER} cannot be read: {error}") from None
+        self._tokenizer.no_padding()
+        self._tokenizer.enable_truncation(self.contract.max_length)
+
+    @property
+    def contract(self) -> Contract:
+        return self.bundle.manifest.contract
+
+    def embed(
+        self,
+        texts: str | Sequence[str],
+        prompt: str | None = None,
+        dims: int | None = None,
+        batch_size: int = 32,
+    ) -> np.ndarray:
+        """Embed texts; float32 [N, D], rows in the order of `texts`.
+
+        Args:
+            texts: one text or many; longer ones than the model takes are truncated.
+            prompt: name of one of the model's prompts, put before every text; None is the model's
+                default (mostly none), "" is none.
+            dims: keep so many leading dimensions (Matryoshka) and normalise again.
+            batch_size: the most texts in one call of the runtime.
+
+        Raises:
+            UsageError: an unknown prompt, dims out of range, a batch size below 1.
+        """
+        if batch_size < 1:
+            raise UsageError(f"batch_size is {batch_size}; it must be at least 1")
+        dim = self._dims(dims)
+        texts = [texts] if isinstance(texts, str) else list(texts)
+        prefix = self.prefix(prompt)
+        token_ids = self.tokenize([prefix + text for text in texts])
+        for row, ids in enumerate(token_ids):
+            if not ids:
+                raise UsageError(f"text {row} ({texts[row][:40]!r}) has no tokens at all")
+        out = np.empty((len(texts), self.contract.dim), dtype=np.float32)
+        for rows in _batches([len(ids) for ids in token_ids], batch_size):
+            ids, mask = pad([token_ids[row] for row in rows], self.contract.pad_id)
+            out[rows] = self.run(ids, mask)
+        return out if dim == self.contract.dim else self._shorten(out, dim)
+
+    def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each text, specials included, truncated to the model's maximum."""
+        return [encoding.ids for encoding in self._tokenizer.encode_batch(list(texts))]
+
+    def prefix(self, prompt: str | None) -> str:
+        """The text that a prompt name stands for. Raises UsageError, listing the known names."""
+        prompts = self.contract.prompts
+        name = self.contract.default_prompt_name if prompt is None else prompt
+        if not name:
+            return ""
+        if name in prompts:
+            return prompts[name]
+        if prompt is None:
+            return ""  # a default that stands for the empty prompt
+        known = ", ".join(sorted(prompts)) or "none"
+        raise UsageError(f"{self.contract.model} has no prompt {name!r}; it has: {known}")
+
+    def run(self, input_ids: np.ndarray, attention_mask: np.ndarray) -> np.ndarray:
+        """The model itself: int64 [B,S] ids and mask (1 on tokens, padding right) → float32 [B,D].
+
+        Raises:
+            UsageError: shapes differ, ids out of the vocabulary, a mask that is not ones then zeros,
+                a row without tokens, more tokens than the model takes.
+        """
+        ids, mask = self._checked(input_ids, attention_mask)
+        return np.asarray(self._run(ids, mask), dtype=np.float32)
+
+    def _checked(self, ids: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        ids, mask = np.asarray(ids), np.asarray(mask)
+        if ids.ndim != 2 or ids.shape != mask.shape or 0 in ids.shape:
+            raise UsageError(
+                f"input_ids {ids.shape} and attention_mask {mask.shape} must both be [batch, tokens]"
+            )
+        if ids.dtype.kind not in "iu" or mask.dtype.kind not in "iub":
+            raise UsageError(f"input_ids are {ids.dtype}, attention_mask {mask.dtype}; give integers")
+        if ids.shape[1] > self.contract.max_length:
+            raise UsageError(
+                f"{ids.shape[1]} tokens; {self.contract.model} takes {self.contract.max_length}"
+            )
+        if ids.min() < 0 or ids.max() >= self.contract.vocab_size:
+            raise UsageError(f"token ids must be 0 … {self.contract.vocab_size - 1}")
+        mask = mask.astype(np.int64, copy=False)
+        if not np.isin(mask, (0, 1)).all() or not mask[:, 0].all() or (np.diff(mask) > 0).any():
+            raise UsageError("each row of attention_mask must be ones, at least one, then zeros")
+        return np.ascontiguousarray(ids, dtype=np.int64), np.ascontiguousarray(mask)
+
+    def _dims(self, dims: int | None) -> int:
+        full = self.contract.dim
+        if dims is None:
+            return full
+        if not 1 <= dims <= full:
+            raise UsageError(f"dims is {dims}; {self.contract.model} has 1 … {full}")
+        return dims
+
+    def _shorten(self, rows: np.ndarray, dim: int) -> np.ndarray:
+        short = rows[:, :dim]
+        if self.contract.normalized:
+            # The floor is torch.nn.functional.normalize's: a zero row stays zero.
+            short = short / np.maximum(np.linalg.norm(short, axis=1, keepdims=True), 1e-12)
+        return np.ascontiguousarray(short, dtype=np.float32)
+
+
+def pad(token_ids: Sequence[Sequence[int]], pad_id: int) -> tuple[np.ndarray, np.ndarray]:
+    """Sequences → (ids int64 [B,S] padded on the right with pad_id, mask int64 [B,S])."""
+    width = max(len(ids) for ids in token_ids)
+    ids = np.full((len(token_ids), width), pad_id, dtype=np.int64)
+    mask = np.zeros_like(ids)
+    for row, sequence in enumerate(token_ids):
+        ids[row, : len(sequence)] = sequence
+        mask[row, : len(sequence)] = 1
+    return ids, mask
+
+
+def _batches(lengths: list[int], size: int) -> list[list[int]]:
+    """Rows grouped by like length, longest first, within `size` rows and _BATCH_TOKENS tokens."""
+    order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
+    batches: list[list[int]] = []
+    for row in order:
+        room = bool(batches) and (len(batches[-1]) + 1) * lengths[batches[-1][0]] <= _BATCH_TOKENS
+        if room and len(batches[-1]) < size:
+            batches[-1].append(row)
+        else:
+            batches.append([row])
+    return batches

@@ -1,0 +1,52 @@
+"""Every way a run can fail for a reason the user can mend, each with its exit code.
+
+A `GoldfoldError` carries one line: what is wrong, where, and what to do. The command line prints that
+line and exits with `code`; nothing else is ever shown unless `--debug` asks for the traceback.
+
+| code | class | meaning |
+|---|---|---|
+| 1 | `GateMissed` | an artifact was built and does not reproduce its golden embeddings |
+| 2 | `UsageError` | the command line asks for something that does not exist (typer's own code for the same) |
+| 3 | `ModelError` | the source model cannot be opened, is unsafe, or holds something goldfold does not know |
+| 4 | `TargetError` | a target is not installed here, or does not offer what was asked of it |
+| 5 | `OutputError` | the output folder cannot be written, or holds something that is not ours |
+| 6 | `ArtifactError` | an artifact folder is damaged, failed its gate, or is not an artifact |
+| 7 | `RewriteError` | a pass or a lowering produced, or met, a graph it cannot stand for: a fault of goldfold's |
+| 130 | (Ctrl-C) | interrupted; nothing half-made is left |
+"""
+
+from __future__ import annotations
+
+
+class GoldfoldError(Exception):
+    """A failure with a one-line explanation. `code` is the process's exit code."""
+
+    code = 7
+
+
+class GateMissed(GoldfoldError):
+    code = 1
+
+
+class UsageError(GoldfoldError):
+    code = 2
+
+
+class ModelError(GoldfoldError):
+    code = 3
+
+
+class TargetError(GoldfoldError):
+    code = 4
+
+
+class OutputError(GoldfoldError):
+    code = 5
+
+
+class ArtifactError(GoldfoldError):
+    code = 6
+
+
+class RewriteError(GoldfoldError):
+    code = 7

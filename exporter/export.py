@@ -1,0 +1,227 @@
+"""Model in, verified artifacts out: the order of everything, in one function."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+
+from exporter import __version__, bundle, pipeline, registry, verify
+from exporter.bundle import Bundle, Manifest, Origin
+from exporter.encoder import TOKENIZER, open_encoder
+from exporter.errors import UsageError
+from exporter.model import Source, check_finite, open_model
+from exporter.pipeline import PassReport
+from exporter.program import Program
+from exporter.stages import Listener, Stages
+from golden import store
+from golden.compare import Measurement
+from golden.gate import GATES, Verdict
+from golden.store import Goldens
+
+_TOKENIZER_FILES = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+
+
+@dataclass(frozen=True)
+class Result:
+    """One artifact of an export or a verification."""
+
+    path: Path
+    """Where it is; ends in `.failed` if it missed its gate."""
+    bundle: Bundle
+    measurement: Measurement
+    verdict: Verdict
+    seconds: float
+    """What building and verifying took."""
+
+    @property
+    def passed(self) -> bool:
+        return self.verdict.passed
+
+
+def export(
+    model: str | Path,
+    targets: Sequence[str] = ("openvino",),
+    precisions: Sequence[str] = ("fp32",),
+    out: str | Path = "out",
+    *,
+    force: bool = False,
+    trust_remote_code: bool = False,
+    listener: Listener | None = None,
+) -> list[Result]:
+    """Export `model` for every pair of target and precision, and verify each artifact.
+
+    Args:
+        model: a SentenceTransformer folder, or a hub id.
+        targets: names of targets; `precisions`: names of precisions. Every pair is built.
+        out: where artifact folders go, as `out/<target>-<precision>`.
+        force: write into a folder that holds other things; only artifacts are ever replaced.
+        trust_remote_code: run code and unpickle weights that come with the model.
+        listener: is told what happens (exporter.stages.Listener).
+
+    Returns:
+        One Result an artifact, in order. Look at `.passed`: a missed gate does not raise.
+
+    Raises:
+        GoldfoldError of the kind that says whose fault it is, before anything is written.
+    """
+    pairs = _pairs(targets, precisions)
+    out = Path(out)
+    stages = Stages(listener)
+    with stages("open"):
+        source = open_model(str(model), trust_remote_code=trust_remote_code)
+        names = [f"{target}-{precision}" for target, precision in pairs]
+        bundle.check_output(out, names, force)
+        check_finite(source, stages.step)
+        origin = _origin(source)
+        stages.note(f"{source.name}, {len(source.modules)} modules, weights finite")
+    with stages("goldens"):
+        goldens = obtain_goldens(source, origin, stages, trust_remote_code)
+    program, reports = prepare(source, stages, trust_remote_code)
+    results = []
+    with bundle.scratch(out) as scratch:
+        for index, (target, precision) in enumerate(pairs):
+            # The last target may use the program up; the others get a copy that shares the weights.
+            last = index == len(pairs) - 1
+            own = program if last else replace(program, model=program.model.clone())
+            results.append(
+                _one(source, origin, goldens, own, reports, target, precision, scratch, out, stages)
+            )
+    return results
+
+
+def _pairs(targets: Sequence[str], precisions: Sequence[str]) -> list[tuple[str, str]]:
+    """Every pair asked for, refused here if the target does not offer it."""
+    if not targets or not precisions:
+        raise UsageError("name at least one --target and one --precision")
+    for precision in precisions:
+        if precision not in GATES:
+            raise UsageError(f"unknown precision {precision!r}; known: {', '.join(GATES)}")
+    pairs = [(t, p) for t in dict.fromkeys(targets) for p in dict.fromkeys(precisions)]
+    for target, precision in pairs:
+        registry.offered(target, precision)
+    return pairs
+
+
+def _origin(source: Source) -> Origin:
+    defining = {k: v for k, v in source.digests.items() if store.defines(k)}
+    return Origin(
+        name=source.name,
+        fingerprint=store.fingerprint(defining),
+        digests=source.digests,
+        licence=source.licence,
+    )
+
+
+def obtain_goldens(
+    source: Source, origin: Origin, stages: Stages, trust_remote_code: bool
+) -> Goldens:
+    """The stored goldens of exactly this model, or new ones made now by sentence-transformers."""
+    folder = store.find(origin.fingerprint)
+    if folder is not None:
+        goldens = store.load(folder)
+        stages.note(f"{len(goldens.cases)} stored texts")
+        return goldens
+    from golden.make import make
+
+    stages.detail("none stored for this model: sentence-transformers makes them")
+    goldens = make(
+        source.path,
+        name=source.name,
+        digests={k: v for k, v in source.digests.items() if store.defines(k)},
+        trust_remote_code=trust_remote_code,
+        progress=lambda text, done, total: stages.step(done, total),
+    )
+    stages.note(f"{len(goldens.cases)} texts, made now with sentence-transformers")
+    return goldens
+
+
+def prepare(
+    source: Source, stages: Stages, trust_remote_code: bool = False
+) -> tuple[Program, list[PassReport]]:
+    """Trace, simplify and rewrite: the program that every target starts from, and the pass log."""
+    with stages("trace"):
+        from exporter.trace import trace
+
+        program = trace(source, trust_remote_code=trust_remote_code, progress=stages.detail)
+        stages.note(f"{len(program.graph)} nodes, {program.parameters() / 1e6:.1f} M parameters")
+    with stages("simplify"):
+        from exporter.simplify import simplify
+
+        simplify(program)
+        stages.note(f"{len(program.graph)} nodes")
+    with stages("rewrite"):
+        reports = pipeline.run(program, (*pipeline.EARLY, *pipeline.COMMON))
+        stages.note(
+            ", ".join(f"{r.name} ×{r.applied}" for r in reports if r.applied)
+            + f"; {program.parameters() / 1e6:.1f} M parameters"
+        )
+    return program, reports
+
+
+def _one(
+    source: Source,
+    origin: Origin,
+    goldens: Goldens,
+    program: Program,
+    reports: list[PassReport],
+    target_name: str,
+    precision: str,
+    scratch: Path,
+    out: Path,
+    stages: Stages,
+) -> Result:
+    name = f"{target_name}-{precision}"
+    target = registry.target(target_name)
+    folder = scratch / name
+    folder.mkdir()
+    first = len(stages.timings)
+    with stages(f"build {name}"):
+        tail = pipeline.run(program, target.passes)
+        target.build(program, precision, folder)
+        _companions(source, program, goldens, folder)
+        manifest = bundle.seal(
+            folder,
+            {
+                "goldfold": __version__,
+                "target": target_name,
+                "precision": precision,
+                "contract": program.contract,
+                "origin": origin,
+                "versions": {**_versions(), **target.versions()},
+                "passes": (*reports, *tail),
+                "notes": tuple(program.notes),
+            },
+        )
+        built = Bundle(folder, manifest, None)
+        stages.note(f"{built.size / 1e6:.0f} MB")
+    measurement, verdict = verify.measure(open_encoder(built), goldens, stages)
+    timings = stages.timings[first:]
+    record = verify.record(verdict, measurement, manifest, timings)
+    bundle.write_verdict(folder, record)
+    path = bundle.publish(folder, out, name, verdict.passed)
+    seconds = sum(timing.seconds for timing in timings)
+    return Result(path, Bundle(path, manifest, record), measurement, verdict, seconds)
+
+
+def _companions(source: Source, program: Program, goldens: Goldens, folder: Path) -> None:
+    """Everything beside the target's own files."""
+    (folder / TOKENIZER).write_text(program.tokenizer, encoding="utf-8")
+    for name in _TOKENIZER_FILES:
+        if (source.path / name).is_file():
+            shutil.copyfile(source.path / name, folder / name)
+    for path in source.licence_files:
+        shutil.copyfile(path, folder / path.name)
+    if source.card is not None:
+        shutil.copyfile(source.card, folder / "MODEL_CARD.md")
+    store.save(goldens, folder / bundle.GOLDEN)
+
+
+def _versions() -> dict[str, str]:
+    packages = ("torch", "transformers", "sentence-transformers", "tokenizers", "onnx", "onnx-ir")
+    return {name: version(name) for name in (*packages, "onnxscript", "onnxsim")}
+
+
+__all__ = ["Manifest", "Result", "export", "obtain_goldens", "prepare"]

@@ -1,0 +1,1 @@
+"""One file, one law. `base.py` says what a pass is; `exporter/pipeline.py` says which run, and when."""

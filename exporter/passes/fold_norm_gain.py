@@ -1,0 +1,145 @@
+"""fold-norm-gain: a norm's gain belongs to the linear maps that read it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import onnx_ir as ir
+
+from exporter.passes.base import Equality, Pass
+from exporter.passes.linear import Linear, bias_add, linear_ending_at, write_linear
+from exporter.program import add_constant, constant, where
+
+NORMS = ("RMSNormalization", "LayerNormalization")
+
+
+@dataclass(frozen=True)
+class Norm:
+    node: ir.Node
+    gain: np.ndarray
+    """[K]"""
+    shift: np.ndarray | None
+    """[K], LayerNorm's bias"""
+    readers: tuple[ir.Node, ...]
+    """The last op of every linear map that reads the norm; other readers as they are."""
+
+
+@dataclass(frozen=True)
+class FoldNormGain(Pass):
+    """The gain (and LayerNorm's bias) of a norm that only linear maps read moves into their weights.
+
+    holds:
+        (n(x) · g + c) W + b = n(x) (diag(g) W) + (c W + b)
+
+    needs:
+        every reader of the norm is a linear map with a constant weight; an output of the graph is none.
+        The gain is one number a channel of the last axis.
+
+    before:
+        f (float[B,6] x, float[6] g, float[6,5] w, float[6,4] v) => (float[B,5] y, float[B,4] z)
+        {
+            n = RMSNormalization <axis: int = -1, epsilon: float = 1e-6> (x, g)
+            y = MatMul(n, w)
+            z = MatMul(n, v)
+        }
+
+    after:
+        f (float[B,6] x, float[6] ones, float[6,5] w, float[6,4] v) => (float[B,5] y, float[B,4] z)
+        {
+            n = RMSNormalization <axis: int = -1, epsilon: float = 1e-6> (x, ones)
+            y = MatMul(n, w)
+            z = MatMul(n, v)
+        }
+
+    before: with LayerNorm's bias
+        f (float[B,6] x, float[6] g, float[6] c, float[6,5] w) => (float[B,5] y)
+        {
+            n = LayerNormalization <axis: int = -1, epsilon: float = 1e-12> (x, g, c)
+            y = MatMul(n, w)
+        }
+
+    after: with LayerNorm's bias
+        f (float[B,6] x, float[6] ones, float[6,5] w, float[5] b) => (float[B,5] y)
+        {
+            n = LayerNormalization <axis: int = -1, epsilon: float = 1e-12> (x, ones)
+            p = MatMul(n, w)
+            y = Add(p, b)
+        }
+
+    refuses: a sum also reads the norm
+        f (float[B,6] x, float[6] g, float[6,6] w) => (float[B,6] y)
+        {
+            n = RMSNormalization <axis: int = -1> (x, g)
+            h = MatMul(n, w)
+            y = Add(n, h)
+        }
+
+    refuses: the norm is an output
+        f (float[B,6] x, float[6] g, float[6,6] w) => (float[B,6] n, float[B,6] y)
+        {
+            n = RMSNormalization <axis: int = -1> (x, g)
+            y = MatMul(n, w)
+        }
+    """
+
+    equality: ClassVar[Equality] = Equality.REAL
+
+    def match(self, node: ir.Node) -> Norm | None:
+        if node.domain or node.op_type not in NORMS:
+            return None
+        gain = constant(node.inputs[1])
+        given = node.inputs[2] if len(node.inputs) > 2 else None
+        shift = constant(given)
+        if gain is None or (given is not None and shift is None):
+            return None
+        if bool((gain == 1).all()) and (shift is None or not shift.any()):
+            return None
+        readers = []
+        for reader, _ in node.outputs[0].uses():
+            readers.append(bias_add(reader) or reader if reader.op_type == "MatMul" else reader)
+        return Norm(node, gain, shift, tuple(readers))
+
+    def refuses(self, match: Norm) -> str | None:
+        output = match.node.outputs[0]
+        axis = match.node.attributes.get("axis")
+        if match.gain.ndim != 1 or (axis is not None and axis.value != -1):
+            return "it does not normalise the last axis alone"
+        if len(match.node.outputs) > 1 and any(v.uses() for v in match.node.outputs[1:]):
+            return "its mean or variance is read as well"
+        if output.is_graph_output():
+            return "the norm is an output of the graph"
+        if not match.readers:
+            return "nothing reads it"
+        for reader in match.readers:
+            linear = linear_ending_at(reader)
+            if linear is None or linear.x is not output:
+                return f"{where(reader)} ({reader.op_type}) also reads the norm"
+        return None
+
+    def construct(self, match: Norm, memo: dict) -> None:
+        graph = match.node.graph
+        assert graph is not None
+        for reader in match.readers:
+            linear = linear_ending_at(reader)
+            assert linear is not None
+            self._scale(linear, match)
+        key = (match.gain.size, match.gain.dtype)
+        if key not in memo:
+            memo[key] = add_constant(graph, f"ones_{match.gain.size}", np.ones_like(match.gain))
+        match.node.replace_input_with(1, memo[key])
+        if match.shift is not None:
+            match.node.resize_inputs(2)
+
+    def _scale(self, linear: Linear, norm: Norm) -> None:
+        # diag(g) W: the f32 product is the exact one, rounded once.
+        weight = norm.gain[:, None] * linear.weight
+        bias = linear.bias
+        if norm.shift is not None and norm.shift.any():
+            # c W + b
+            moved = norm.shift.astype(np.float64) @ linear.weight.astype(np.float64)
+            bias = moved if bias is None else moved + bias
+            bias = bias.astype(linear.weight.dtype)
+        write_linear(linear, linear.x, weight, bias, where(linear.product))
+

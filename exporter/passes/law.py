@@ -1,0 +1,125 @@
+"""A pass's docstring, read as its law: what it holds, needs and refuses, and examples that run.
+
+A section starts with `word:` or `word: title` at the margin and is indented below it. `before` and
+`after` come in pairs; `refuses` is a graph that must be left alone. Graphs are in ONNX's own text form
+without the file header. An input whose sizes are all fixed and whose type is floating stands for a
+weight: the harness makes a constant of it. `none` for an `after` says that only the numbers are compared.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import textwrap
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx.parser
+import onnx_ir as ir
+
+from exporter import dialect
+from exporter.errors import RewriteError
+from exporter.passes.base import Pass
+
+_SECTION = re.compile(r"^(holds|needs|before|after|refuses):[ ]*(.*)$")
+_HEADER = (
+    f'<ir_version: {dialect.IR_VERSION}, opset_import: ["" : {dialect.OPSET}, "{dialect.DOMAIN}" : 1]>\n'
+)
+
+
+@dataclass
+class Law:
+    """The parts of one docstring. Graph texts are without the file header."""
+
+    summary: str
+    holds: str = ""
+    needs: str = ""
+    examples: list[tuple[str, str, str]] = field(default_factory=list)
+    """(title, before, after)"""
+    refusals: list[tuple[str, str]] = field(default_factory=list)
+    """(reason, graph)"""
+
+
+def read(law: Pass | type[Pass]) -> Law:
+    """Parse the docstring of a pass. Raises RewriteError if a `before` has no `after`."""
+    kind = law if isinstance(law, type) else type(law)
+    lines = (inspect.getdoc(kind) or "").splitlines()
+    sections: list[tuple[str, str, list[str]]] = [("summary", "", [])]
+    for line in lines:
+        found = _SECTION.match(line)
+        if found:
+            sections.append((found[1], found[2].strip(), []))
+        else:
+            sections[-1][2].append(line)
+    result = Law(summary="")
+    pending: tuple[str, str] | None = None
+    for word, title, body_lines in sections:
+        body = textwrap.dedent("\n".join(body_lines)).strip()
+        match word:
+            case "summary":
+                result.summary = body
+            case "holds":
+                result.holds = body
+            case "needs":
+                result.needs = body
+            case "before":
+                pending = (title, body)
+            case "after" if pending is not None:
+                result.examples.append((*pending, body))
+                pending = None
+            case "refuses":
+                result.refusals.append((title, body))
+    if pending is not None or not result.examples:
+        raise RewriteError(f"{kind.__name__}: its docstring has a before without an after, or none")
+    return result
+
+
+def graph(text: str, weights: dict[str, np.ndarray] | None = None) -> ir.Model:
+    """Build the model of an example. `weights` gives arrays by input name; others are drawn, seeded.
+
+    An input with fixed sizes and a floating type becomes a constant.
+    """
+    proto = onnx.parser.parse_model(_HEADER + text)
+    model = ir.from_proto(proto)
+    if any(dialect.band_attentions(model.graph)):
+        function = dialect.band_attention_function()
+        model.functions[function.identifier()] = function
+    else:
+        model.opset_imports.pop(dialect.DOMAIN, None)
+    rng = np.random.default_rng(0)
+    for value in list(model.graph.inputs):
+        assert value.shape is not None and value.dtype is not None and value.name is not None
+        if not value.dtype.is_floating_point() or not all(isinstance(d, int) for d in value.shape):
+            continue
+        sizes = [int(d) for d in value.shape]  # type: ignore[arg-type]
+        drawn = rng.normal(size=sizes) if weights is None else weights[value.name]
+        array = np.asarray(drawn, dtype=value.dtype.numpy())
+        model.graph.inputs.remove(value)
+        value.const_value = ir.tensor(array, name=value.name)
+        model.graph.register_initializer(value)
+    _constants_to_initializers(model)
+    return model
+
+
+def _constants_to_initializers(model: ir.Model) -> None:
+    for node in list(model.graph):
+        if node.op_type != "Constant" or node.domain:
+            continue
+        out = node.outputs[0]
+        (attribute,) = node.attributes.values()
+        array = (
+            attribute.value.numpy()
+            if attribute.type == ir.AttributeType.TENSOR
+            else np.array(
+                attribute.value,
+                np.int64 if "INT" in attribute.type.name else np.float32,
+            )
+        )
+        name = out.name or "constant"
+        tensor = ir.tensor(np.ascontiguousarray(array), name=name)
+        value = ir.Value(
+            name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(array.shape), const_value=tensor
+        )
+        out.replace_all_uses_with(value, replace_graph_outputs=True)
+        model.graph.remove(node, safe=True)
+        model.graph.register_initializer(value)

@@ -1,0 +1,143 @@
+"""legalize-rotary: rotary tables as ONNX means them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import onnx_ir as ir
+
+from exporter.passes.base import Equality, Pass
+from exporter.program import add_constant, insert_before, unique_name
+
+
+@dataclass(frozen=True)
+class LegalizeRotary(Pass):
+    """RotaryEmbedding's tables lose a batch axis of 1 that the operator does not allow.
+
+    torch writes tables of shape [1, tokens, width] for x of any batch; ONNX wants [batch, tokens, width],
+    or a 2-D table with `position_ids`. ONNX Runtime and TensorRT refuse the first.
+
+    holds:
+        row t of the table turns token t of every text: table[0, t] = squeeze(table)[position_ids[b, t]]
+        with position_ids[b, t] = t
+
+    needs:
+        x is [batch, heads, tokens, width]; both tables are [1, tokens, width/2] and none is indexed yet
+
+    before:
+        f (float[B,2,T,8] x, float[T,4] angles) => (float[B,2,T,8] y)
+        {
+            axis = Constant <value_ints: ints = [0]> ()
+            table = Unsqueeze(angles, axis)
+            cos = Cos(table)
+            sin = Sin(table)
+            y = RotaryEmbedding <interleaved: int = 0, num_heads: int = 2> (x, cos, sin)
+        }
+
+    after:
+        f (float[B,2,T,8] x, float[T,4] angles) => (float[B,2,T,8] y)
+        {
+            axis = Constant <value_ints: ints = [0]> ()
+            table = Unsqueeze(angles, axis)
+            cos = Cos(table)
+            sin = Sin(table)
+            first = Constant <value: tensor = int64[1] {0}> ()
+            cos2 = Squeeze(cos, first)
+            sin2 = Squeeze(sin, first)
+            zero = Constant <value: tensor = int64 {0}> ()
+            one = Constant <value: tensor = int64 {1}> ()
+            batch = Shape <start: int = 0, end: int = 1> (x)
+            tokens = Shape <start: int = 2, end: int = 3> (x)
+            count = Squeeze(tokens)
+            row = Range(zero, count, one)
+            shape = Concat <axis: int = 0> (batch, tokens)
+            ids = Expand(row, shape)
+            y = RotaryEmbedding <interleaved: int = 0, num_heads: int = 2> (x, cos2, sin2, ids)
+        }
+
+    refuses: the tables differ from text to text
+        f (float[B,2,T,8] x, float[B,T,4] cos, float[B,T,4] sin) => (float[B,2,T,8] y)
+        {
+            y = RotaryEmbedding <interleaved: int = 0, num_heads: int = 2> (x, cos, sin)
+        }
+    """
+
+    equality: ClassVar[Equality] = Equality.EXACT
+
+    def match(self, node: ir.Node) -> ir.Node | None:
+        if node.domain or node.op_type != "RotaryEmbedding":
+            return None
+        indexed = len(node.inputs) > 3 and node.inputs[3] is not None
+        return None if indexed else node
+
+    def refuses(self, match: ir.Node) -> str | None:
+        x, cos, sin = match.inputs[:3]
+        assert x is not None
+        if x.shape is None or len(x.shape) != 4:
+            return f"x has shape {x.shape}, not [batch, heads, tokens, width]"
+        for table in (cos, sin):
+            assert table is not None
+            if table.shape is None or len(table.shape) != 3 or table.shape[0] != 1:
+                return f"its table {table.name} has shape {table.shape}, not [1, tokens, width/2]"
+        return None
+
+    def construct(self, match: ir.Node, memo: dict) -> None:
+        x, cos, sin = match.inputs[:3]
+        assert x is not None and cos is not None and sin is not None
+        tables = [_two_d(match, table, memo) for table in (cos, sin)]
+        ids = _position_ids(match, x, memo)
+        match.resize_inputs(4)
+        for index, value in enumerate((*tables, ids), start=1):
+            match.replace_input_with(index, value)
+
+
+def _emit(before: ir.Node, op: str, inputs: list[ir.Value], name: str, like: ir.Value | None = None,
+          shape: ir.Shape | None = None, **attributes: int) -> ir.Value:
+    """One node in front of `before`; its value bears its name, the type of `like` (or int64), `shape`."""
+    assert before.graph is not None
+    node = ir.node(op, inputs, attributes)
+    value = node.outputs[0]
+    value.name = node.name = unique_name(before.graph, name)
+    value.type = like.type if like is not None else ir.TensorType(ir.DataType.INT64)
+    value.shape = shape
+    insert_before(before, [node], module="")
+    return value
+
+
+def _two_d(node: ir.Node, table: ir.Value, memo: dict) -> ir.Value:
+    """The table without its first axis; made once for all its readers."""
+    if table not in memo:
+        graph = node.graph
+        assert graph is not None and table.shape is not None
+        if "axis" not in memo:
+            memo["axis"] = add_constant(graph, "axis_0", np.array([0], dtype=np.int64))
+        memo[table] = _emit(
+            node, "Squeeze", [table, memo["axis"]], f"{table.name}.table", table,
+            ir.Shape(list(table.shape)[1:]),
+        )
+    return memo[table]
+
+
+def _position_ids(node: ir.Node, x: ir.Value, memo: dict) -> ir.Value:
+    """int64 [batch, tokens] with position_ids[b, t] = t; made once for all x of the same sizes."""
+    assert node.graph is not None and x.shape is not None
+    batch_size, token_count = x.shape[0], x.shape[2]
+    # Without symbols nobody can say that two sizes are the same.
+    known = not any(isinstance(d, ir.SymbolicDim) and d.value is None for d in (batch_size, token_count))
+    key = ("ids", str(batch_size), str(token_count)) if known else ("ids", x)
+    if key not in memo:
+        batch = _emit(node, "Shape", [x], "position_ids.batch", start=0, end=1, shape=ir.Shape([1]))
+        tokens = _emit(node, "Shape", [x], "position_ids.tokens", start=2, end=3, shape=ir.Shape([1]))
+        count = _emit(node, "Squeeze", [tokens], "position_ids.count", shape=ir.Shape([]))
+        zero = add_constant(node.graph, "position_ids.zero", np.array(0, dtype=np.int64))
+        one = add_constant(node.graph, "position_ids.one", np.array(1, dtype=np.int64))
+        row = _emit(node, "Range", [zero, count, one], "position_ids.row", shape=ir.Shape([token_count]))
+        shape = _emit(
+            node, "Concat", [batch, tokens], "position_ids.shape", axis=0, shape=ir.Shape([2])
+        )
+        memo[key] = _emit(
+            node, "Expand", [row, shape], "position_ids", shape=ir.Shape([batch_size, token_count])
+        )
+    return memo[key]

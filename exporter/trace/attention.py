@@ -1,0 +1,177 @@
+"""Attention and masks as the traced model sees them: one symbolic op, and a probe instead of a mask.
+
+transformers lets a library register its own attention and its own mask. Ours hands the 2-D padding mask
+through unchanged, asks transformers' mask function what kind of mask it stands for, and writes one
+`goldfold.BandAttention` a layer. Nothing is believed: what a layer's keywords say must equal what the
+probed mask says, and a keyword this file does not know is refused by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+NAME = "goldfold"
+
+HARMLESS = frozenset({"dropout", "position_ids", "use_cache", "deterministic", "output_attentions"})
+"""Attention keywords that cannot change the result of an encoder in evaluation mode."""
+
+UNDERSTOOD = frozenset({"scaling", "sliding_window", "is_causal", "softcap"})
+
+
+class Refused(Exception):
+    """This model's attention is more than BandAttention can say; the text says what."""
+
+
+@dataclass(frozen=True)
+class Mask:
+    """What a mask function allows: |i − j| < window (0: no window), and j ≤ i if causal."""
+
+    window: int
+    causal: bool
+
+
+@dataclass
+class Recorder:
+    """What happened during one trace."""
+
+    max_length: int
+    calls: list[Mask] = field(default_factory=list)
+    masks: list[Mask] = field(default_factory=list)
+    by_tensor: dict[int, tuple[torch.Tensor, Mask]] = field(default_factory=dict)
+
+
+@contextmanager
+def registered(max_length: int) -> Iterator[Recorder]:
+    """Register our attention and mask under NAME for the time of one trace."""
+    from transformers import AttentionInterface, AttentionMaskInterface
+
+    recorder = Recorder(max_length)
+    AttentionInterface.register(NAME, _attention(recorder))
+    AttentionMaskInterface.register(NAME, _mask(recorder))
+    try:
+        yield recorder
+    finally:
+        AttentionInterface._global_mapping.pop(NAME, None)
+        AttentionMaskInterface._global_mapping.pop(NAME, None)
+
+
+def probe(mask_function: Callable, max_length: int) -> Mask:
+    """Ask a transformers mask function whom token i sees, and name the band that it is.
+
+    Looks at one whole row of a sequence twice as long as any the model takes, so that a window of any
+    size shows on both sides, then at scattered other pairs. Raises Refused if it is not a band.
+    """
+    from torch._subclasses.fake_tensor import unset_fake_temporarily
+    from torch.fx.experimental.proxy_tensor import disable_proxy_modes_tracing
+
+    with unset_fake_temporarily(), disable_proxy_modes_tracing():
+        zero = torch.zeros((), dtype=torch.long)
+
+        def sees(i: torch.Tensor, j: torch.Tensor) -> torch.Tensor:
+            try:
+                answer = mask_function(zero, zero, i, j)
+            except Exception as error:
+                raise Refused(f"its mask cannot be probed ({type(error).__name__})") from None
+            return torch.as_tensor(answer).expand(torch.broadcast_shapes(i.shape, j.shape))
+
+        middle = max_length + 1
+        row = sees(torch.tensor(middle), torch.arange(2 * middle + 1)).nonzero().flatten()
+        if len(row) == 0:
+            raise Refused("its mask lets a token see nobody, not even itself")
+        left, right = middle - int(row[0]), int(row[-1]) - middle
+        causal = right == 0
+        window = 0 if left + 1 > max_length else left + 1
+        grid = torch.linspace(0, 2 * middle, 97).long()
+        i, j = grid[:, None], grid[None, :]
+        expected = ((i - j).abs() < (left + 1 if left < middle else 4 * middle)) & (
+            (j <= i) | (not causal)
+        )
+        symmetric = causal or right == left
+        if not symmetric or not torch.equal(sees(i, j), expected):
+            raise Refused(f"its mask is not a band (token {middle} sees −{left} … +{right})")
+    return Mask(window, causal)
+
+
+def _mask(recorder: Recorder) -> Callable:
+    def mask(
+        batch_size: Any,
+        q_length: Any,
+        kv_length: Any,
+        q_offset: Any = 0,
+        kv_offset: Any = 0,
+        mask_function: Callable | None = None,
+        attention_mask: torch.Tensor | None = None,
+        **_: Any,
+    ) -> torch.Tensor:
+        if attention_mask is None or attention_mask.ndim != 2:
+            raise Refused("it asks for a mask without handing over the 2-D padding mask")
+        if mask_function is None:
+            raise Refused("it asks for a mask without saying which")
+        # A tensor of its own a mask, so that each layer's mask can be told by identity.
+        own = attention_mask.clone()
+        found = probe(mask_function, recorder.max_length)
+        recorder.masks.append(found)
+        recorder.by_tensor[id(own)] = (own, found)
+        return own
+
+    return mask
+
+
+def _attention(recorder: Recorder) -> Callable:
+    def attention(
+        module: torch.nn.Module,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        **keywords: Any,
+    ) -> tuple[torch.Tensor, None]:
+        kind = type(module).__name__
+        for name, given in keywords.items():
+            if name not in HARMLESS | UNDERSTOOD and given is not None:
+                raise Refused(f"{kind} passes {name!r} to its attention")
+        if keywords.get("dropout"):
+            raise Refused(f"{kind} applies dropout in evaluation mode")
+        if attention_mask is None or attention_mask.ndim != 2:
+            raise Refused(f"{kind} attends without the 2-D padding mask")
+        causal = keywords.get("is_causal")
+        if causal is None:
+            causal = bool(getattr(module, "is_causal", False))
+        window = int(keywords.get("sliding_window") or 0)
+        # A window wider than the longest text never bites; probe() calls it none as well.
+        said = Mask(window if window <= recorder.max_length else 0, bool(causal))
+        _agree(kind, said, attention_mask, recorder)
+        recorder.calls.append(said)
+        scaling = keywords.get("scaling")
+        attended = torch.onnx.ops.symbolic(
+            "goldfold::BandAttention",
+            (query, key, value, attention_mask),
+            {
+                "scale": float(query.shape[-1] ** -0.5 if scaling is None else scaling),
+                "window": said.window,
+                "causal": int(said.causal),
+                "softcap": float(keywords.get("softcap") or 0.0),
+            },
+            dtype=query.dtype,
+            shape=(*query.shape[:-1], value.shape[-1]),
+            version=1,
+        )
+        return attended.transpose(1, 2), None
+
+    return attention
+
+
+def _agree(kind: str, said: Mask, tensor: torch.Tensor, recorder: Recorder) -> None:
+    """Keywords and probed mask must mean the same; a mask we cannot trace back must be among ours."""
+    known = recorder.by_tensor.get(id(tensor))
+    candidates = [known[1]] if known else recorder.masks
+    if said not in candidates:
+        raise Refused(
+            f"{kind} says window {said.window}, causal {said.causal}, but its mask says "
+            + " or ".join(f"window {m.window}, causal {m.causal}" for m in candidates or ["nothing"])
+        )

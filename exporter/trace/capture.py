@@ -1,0 +1,256 @@
+"""Trace a whole SentenceTransformer: Transformer → Pooling → Dense … → Normalize, in one graph."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Callable
+
+import onnx_ir as ir
+import torch
+
+from exporter import dialect
+from exporter.errors import ModelError, RewriteError
+from exporter.model import Source
+from exporter.program import ATTENTION_MASK, BATCH, EMBEDDING, INPUT_IDS, TOKENS, Contract, Program
+from exporter.trace import attention
+from exporter.trace.modules import Normalize, stage_of
+from exporter.trace.names import canonical
+
+Progress = Callable[[str], None]
+
+
+class Whole(torch.nn.Module):
+    """(input_ids, attention_mask) int64 [B,S] → embedding float32 [B,D]; nothing stays behind."""
+
+    def __init__(self, trunk: torch.nn.Module, output: str, stages: list[torch.nn.Module]) -> None:
+        super().__init__()
+        self.transformer = trunk
+        self.output = output
+        self.stages = torch.nn.ModuleList(stages)
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        out = self.transformer(
+            input_ids=input_ids, attention_mask=attention_mask, return_dict=True
+        )
+        x = out[self.output]
+        mask = attention_mask.to(torch.bool)
+        for stage in self.stages:
+            x = stage(x, mask)
+        return x
+
+
+def trace(
+    source: Source, *, trust_remote_code: bool = False, progress: Progress = lambda text: None
+) -> Program:
+    """Load the model behind `source` in float32 and trace it into a Program.
+
+    Attention goes through goldfold.BandAttention where the model allows it and eagerly where it does
+    not; the Program's notes say which and why. Raises ModelError if the model cannot be traced.
+    """
+    try:
+        return _trace(source, attention.NAME, trust_remote_code, progress)
+    except attention.Refused as refusal:
+        note = f"traced with eager attention, masks included: {refusal}"
+    progress(note)
+    program = _trace(source, "eager", trust_remote_code, progress)
+    program.notes.append(note)
+    return program
+
+
+def _trace(source: Source, implementation: str, trust: bool, progress: Progress) -> Program:
+    progress("loading the model")
+    model = _load(source, implementation, trust)
+    tokenizer = _tokenizer(model)
+    trunk_module = model[0]
+    stages = [s for i in range(1, len(model)) if (s := stage_of(model[i], i)) is not None]
+    whole = Whole(trunk_module.auto_model, _output_of(trunk_module), stages).eval()
+    whole.transformer.config.use_cache = False
+    max_length = _max_length(model)
+
+    with attention.registered(max_length) as recorder, _quiet():
+        progress("tracing with torch.export")
+        exported = _export(whole, max_length)
+        if implementation == attention.NAME and not recorder.calls:
+            raise attention.Refused("its attention does not go through transformers' interface")
+        progress("translating to ONNX with torch.onnx")
+        graph_model = _to_onnx(exported)
+
+    nodes = list(dialect.band_attentions(graph_model.graph))
+    _check_attention(nodes, recorder, implementation)
+    normalized = bool(stages) and isinstance(stages[-1], Normalize)
+    contract = Contract(
+        model=source.name,
+        dim=_static_dim(graph_model),
+        max_length=max_length,
+        vocab_size=whole.transformer.get_input_embeddings().num_embeddings,
+        pad_id=int(model.tokenizer.pad_token_id or 0),
+        normalized=normalized,
+        prompts={k: v for k, v in model.prompts.items() if v},
+        default_prompt_name=model.default_prompt_name,
+    )
+    canonical(graph_model)
+    return Program(graph_model, contract, tokenizer)
+
+
+def _load(source: Source, implementation: str, trust: bool):  # noqa: ANN202 — SentenceTransformer, imported late
+    from sentence_transformers import SentenceTransformer
+
+    try:
+        with _quiet(), attention.registered(1):
+            model = SentenceTransformer(
+                str(source.path),
+                device="cpu",
+                local_files_only=True,
+                trust_remote_code=trust,
+                model_kwargs={
+                    "attn_implementation": implementation,
+                    "dtype": torch.float32,
+                    "use_safetensors": None if trust else True,
+                },
+            )
+    except Exception as error:
+        reason = (str(error).splitlines() or [""])[0]
+        raise ModelError(
+            f"sentence-transformers cannot open {source.path}: {type(error).__name__}: {reason}"
+        ) from error
+    modality = getattr(model[0], "modality_config", {"text": {}})
+    if "text" not in modality or "message" in modality:
+        raise ModelError(
+            f"{source.name} takes {', '.join(modality)} as input; only plain text is supported"
+        )
+    return model
+
+
+def _tokenizer(model) -> str:  # noqa: ANN001 — SentenceTransformer
+    """The tokenizer as its Rust library writes it. Raises ModelError for one written in Python."""
+    backend = getattr(model.tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        raise ModelError(
+            f"its tokenizer {type(model.tokenizer).__name__} has no tokenizer.json form; "
+            "save a fast tokenizer with the model"
+        )
+    backend.no_padding()
+    backend.no_truncation()
+    return backend.to_str(pretty=False)
+
+
+def _output_of(trunk: torch.nn.Module) -> str:
+    modality = getattr(trunk, "modality_config", {}).get("text", {})
+    return modality.get("method_output_name") or "last_hidden_state"
+
+
+def _max_length(model) -> int:  # noqa: ANN001 — SentenceTransformer
+    """The most tokens a text may have: the model's own statement, capped by its position table."""
+    positions = getattr(model[0].auto_model.config, "max_position_embeddings", None)
+    lengths = [n for n in (model.max_seq_length, positions) if n and 0 < n < 1_000_000]
+    if not lengths:
+        raise ModelError(
+            "the model says nowhere how long a text may be; "
+            "set max_seq_length in its sentence_bert_config.json"
+        )
+    return int(min(lengths))
+
+
+def _export(whole: Whole, max_length: int) -> torch.export.ExportedProgram:
+    # Batch 2 with one padded text: batch 1 would be specialised away.
+    length = min(7, max_length)
+    ids = torch.full((2, length), 5, dtype=torch.long)
+    mask = torch.ones_like(ids)
+    mask[1, length // 2 + 1 :] = 0
+    batch = torch.export.Dim(BATCH, min=1, max=1 << 16)
+    tokens = torch.export.Dim(TOKENS, min=1, max=max_length)
+    shapes = {0: batch, 1: tokens}
+    try:
+        with torch.no_grad():
+            return torch.export.export(
+                whole, (ids, mask), dynamic_shapes=(shapes, shapes), strict=False
+            )
+    except attention.Refused:
+        raise
+    except Exception as error:
+        # torch wraps what our attention function raises; the sentence is what matters.
+        refusal = _cause(error, attention.Refused)
+        if refusal is not None:
+            raise refusal from None
+        reason = (str(error).splitlines() or [""])[0]
+        raise ModelError(f"torch.export cannot trace this model: {reason}") from error
+
+
+def _to_onnx(exported: torch.export.ExportedProgram) -> ir.Model:
+    try:
+        program = torch.onnx.export(
+            exported,
+            dynamo=True,
+            opset_version=dialect.OPSET,
+            optimize=True,
+            verbose=False,
+            input_names=[INPUT_IDS, ATTENTION_MASK],
+            output_names=[EMBEDDING],
+        )
+    except Exception as error:
+        reason = (str(error).splitlines() or [""])[0]
+        raise ModelError(f"torch.onnx cannot translate this model: {reason}") from error
+    if program is None:
+        raise ModelError("torch.onnx returned nothing for this model")
+    model = program.model
+    model.ir_version = dialect.IR_VERSION
+    model.opset_imports[dialect.DOMAIN] = 1
+    if any(dialect.band_attentions(model.graph)):
+        function = dialect.band_attention_function()
+        model.functions[function.identifier()] = function
+    else:
+        model.opset_imports.pop(dialect.DOMAIN)
+    return model
+
+
+def _check_attention(
+    nodes: list[ir.Node], recorder: attention.Recorder, implementation: str
+) -> None:
+    """Calls = nodes, and each node says what its call was told."""
+    if implementation != attention.NAME:
+        return
+    found = [(band.window, band.causal) for band in map(dialect.Band.of, nodes)]
+    # torch.export may run a layer's Python more than once; each run records the same layers again.
+    runs, rest = divmod(len(recorder.calls), max(len(nodes), 1))
+    told = [(mask.window, mask.causal) for mask in recorder.calls]
+    if rest or runs < 1 or told != found * runs:
+        raise RewriteError(
+            f"{len(recorder.calls)} attention calls became {len(nodes)} BandAttention nodes, "
+            "or changed their masks on the way"
+        )
+
+
+def _static_dim(model: ir.Model) -> int:
+    shape = model.graph.outputs[0].shape
+    dim = shape[-1] if shape is not None else None
+    if not isinstance(dim, int):
+        raise ModelError(f"the embedding's size is not fixed: its shape is {shape}")
+    return dim
+
+
+def _cause(error: BaseException | None, kind: type) -> BaseException | None:
+    while error is not None:
+        if isinstance(error, kind):
+            return error
+        error = error.__cause__ or error.__context__
+    return None
+
+
+@contextlib.contextmanager
+def _quiet():  # noqa: ANN202
+    """Silence what torch and transformers print on the way; errors still raise."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+        ):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)

@@ -1,0 +1,88 @@
+"""Measure an artifact against its goldens, and say whether it passes."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from exporter import bundle
+from exporter.bundle import GOLDEN, Bundle, Manifest, VerdictRecord
+from exporter.encoder import Encoder, open_encoder
+from exporter.errors import ArtifactError
+from exporter.stages import Listener, Stages, Timing
+from golden import compare, gate, store
+from golden.compare import Measurement
+from golden.errors import GoldenError
+from golden.gate import Verdict
+from golden.store import Goldens
+
+if TYPE_CHECKING:
+    from exporter.export import Result
+
+
+def verify(
+    folder: str | Path, *, threads: int | None = None, listener: Listener | None = None
+) -> Result:
+    """Check every digest of an artifact folder, run its goldens again, and renew its verdict.json.
+
+    Works on artifacts that missed their gate as well. A missed gate does not raise: look at
+    `.passed`. Raises ArtifactError, naming the file, for a damaged folder.
+    """
+    from exporter.export import Result
+
+    path = Path(folder)
+    stages = Stages(listener)
+    with stages("open"):
+        opened = bundle.open_bundle(path, unverified=True)
+        stages.note(f"{len(opened.manifest.files)} files, every digest right")
+    goldens = goldens_of(opened)
+    measurement, verdict = measure(open_encoder(opened, threads), goldens, stages)
+    fresh = record(verdict, measurement, opened.manifest, stages.timings)
+    bundle.write_verdict(path, fresh)
+    seconds = sum(timing.seconds for timing in stages.timings)
+    return Result(path, Bundle(path, opened.manifest, fresh), measurement, verdict, seconds)
+
+
+def goldens_of(opened: Bundle) -> Goldens:
+    """The goldens that travel with an artifact. Raises ArtifactError if they are not its model's."""
+    try:
+        goldens = store.load(opened.path / GOLDEN)
+    except GoldenError as error:
+        raise ArtifactError(f"{opened.path} is damaged: {error}") from None
+    if goldens.fingerprint != opened.manifest.origin.fingerprint:
+        raise ArtifactError(f"{opened.path} is damaged: its goldens are of another model")
+    return goldens
+
+
+def measure(encoder: Encoder, goldens: Goldens, stages: Stages) -> tuple[Measurement, Verdict]:
+    """Tokens, every text alone, and all in padded batches; then the gate of the precision."""
+    manifest = encoder.bundle.manifest
+    with stages(f"verify {encoder.bundle.name}"):
+        faults = compare.token_faults(encoder.tokenize, goldens)
+        measurement = compare.measure(
+            encoder.run,
+            goldens,
+            pad_id=encoder.contract.pad_id,
+            progress=lambda what, done, total: stages.step(done, total),
+        )
+        verdict = gate.judge(measurement, faults, manifest.precision, goldens)
+        worst = max(measurement.worst, measurement.worst_padded)
+        stages.note(f"worst 1−cos {worst:.1e}, {'PASS' if verdict.passed else 'FAIL'}")
+    return measurement, verdict
+
+
+def record(
+    verdict: Verdict, measurement: Measurement, manifest: Manifest, timings: Sequence[Timing]
+) -> VerdictRecord:
+    """What goes into verdict.json: everything that differs from run to run."""
+    return VerdictRecord(
+        passed=verdict.passed,
+        reasons=verdict.reasons,
+        precision=manifest.precision,
+        measurement=measurement.to_json(),
+        timings=tuple(timings),
+        passes_seconds={report.name: report.seconds for report in manifest.passes},
+        machine={"system": platform.system(), "machine": platform.machine()},
+    )

@@ -1,0 +1,259 @@
+"""Measure an artifact against goldens: token ids, and embeddings alone and in padded batches.
+
+numpy only, all arithmetic in f64. What is acceptable is the gate's business, not this file's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from golden.errors import GoldenError
+from golden.store import Goldens
+
+Run = Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""(ids int64 [B,S], mask int64 [B,S]) -> float32 [B,D]; the mask is 1 on tokens, 0 on padding."""
+
+Tokenize = Callable[[list[str]], list[list[int]]]
+"""Texts, prompt included -> ids with specials, truncated as the artifact truncates, unpadded."""
+
+Progress = Callable[[str, int, int], None]
+"""Called with (what ran, calls done, calls in all) after each call of the artifact."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenFault:
+    """Where an artifact's tokens first differ. The snippets hold up to four ids from there on."""
+
+    id: str
+    position: int
+    expected: tuple[int, ...]
+    found: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How one embedding e differs from its golden g. A non-finite or zero e makes all three inf.
+
+    `distance` is 1-cos, `norm_error` is | ||e||/||g|| - 1 |, `delta` is max |e_k - g_k|.
+    """
+
+    distance: float
+    norm_error: float
+    delta: float
+
+    @property
+    def finite(self) -> bool:
+        return bool(np.isfinite(self.distance))
+
+
+@dataclass(frozen=True, slots=True)
+class TextRow:
+    """One text, run alone and run in a padded batch."""
+
+    id: str
+    tokens: int
+    alone: Reading
+    padded: Reading
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """All of an artifact's errors against the goldens of `model`, in the goldens' order.
+
+    `dim` and `normalized` describe what was compared with (after `dims` cut it). The similarity
+    errors are the largest |e_i.e_j - g_i.g_j| over all pairs of normalised vectors.
+    """
+
+    model: str
+    dim: int
+    normalized: bool
+    rows: tuple[TextRow, ...]
+    similarity_alone: float
+    similarity_padded: float
+
+    @property
+    def worst(self) -> float:
+        """Largest 1-cos of a text run alone; inf when nothing was measured."""
+        return max((row.alone.distance for row in self.rows), default=float("inf"))
+
+    @property
+    def worst_padded(self) -> float:
+        """Largest 1-cos of a text in a padded batch; inf when nothing was measured."""
+        return max((row.padded.distance for row in self.rows), default=float("inf"))
+
+    @property
+    def mean(self) -> float:
+        """Mean 1-cos over all texts, alone."""
+        return _mean([row.alone.distance for row in self.rows])
+
+    @property
+    def mean_padded(self) -> float:
+        """Mean 1-cos over all texts, in padded batches."""
+        return _mean([row.padded.distance for row in self.rows])
+
+    @property
+    def worst_id(self) -> str:
+        """The text with the largest 1-cos, alone or padded; "" when nothing was measured."""
+        ranked = self.ranked
+        return ranked[0].id if ranked else ""
+
+    @property
+    def ranked(self) -> tuple[TextRow, ...]:
+        """The rows from worst to best, by the larger of the two 1-cos."""
+        return tuple(
+            sorted(self.rows, key=lambda r: max(r.alone.distance, r.padded.distance), reverse=True)
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object; infinities, which JSON does not have, become the string "inf"."""
+        summary = {
+            "worst": self.worst,
+            "worst_padded": self.worst_padded,
+            "mean": self.mean,
+            "mean_padded": self.mean_padded,
+            "worst_id": self.worst_id,
+        }
+        return _without_inf({**asdict(self), **summary})
+
+
+def token_faults(tokenize: Tokenize, goldens: Goldens) -> list[TokenFault]:
+    """Tokenize `prompt + text` of every golden and list those that come out differently."""
+    found = tokenize([case.prompt + case.text for case in goldens.cases])
+    if len(found) != len(goldens.cases):
+        raise GoldenError(f"the tokenizer returned {len(found)} of {len(goldens.cases)} texts")
+    faults = []
+    for case, ids in zip(goldens.cases, found, strict=True):
+        expected, got = case.token_ids, tuple(int(i) for i in ids)
+        if expected == got:
+            continue
+        pairs = enumerate(zip(expected, got, strict=False))
+        at = next((k for k, (a, b) in pairs if a != b), min(len(expected), len(got)))
+        faults.append(TokenFault(case.id, at, expected[at : at + 4], got[at : at + 4]))
+    return faults
+
+
+def measure(
+    run: Run,
+    goldens: Goldens,
+    *,
+    pad_id: int = 0,
+    progress: Progress | None = None,
+    dims: int | None = None,
+) -> Measurement:
+    """Run every golden's stored token ids alone, then in padded batches, and compare.
+
+    `dims` compares with the first `dims` components of the goldens, normalised again (a Matryoshka
+    head). Raises GoldenError when `run` returns the wrong shape, or `dims` exceeds the goldens.
+    """
+    reference = goldens.embeddings.astype(np.float64)
+    if dims is not None and dims != goldens.dim:
+        if not 0 < dims < goldens.dim:
+            raise GoldenError(f"goldens of {goldens.dim} dimensions cannot judge {dims}")
+        reference = unit(reference[:, :dims])
+    sequences = [case.token_ids for case in goldens.cases]
+    batches = mixed_batches([len(ids) for ids in sequences])
+    total = len(sequences) + len(batches)
+
+    alone, padded = np.empty_like(reference), np.empty_like(reference)
+    for row, case in enumerate(goldens.cases):
+        alone[[row]] = _call(run, [case.token_ids], pad_id, reference.shape[1])
+        if progress is not None:
+            progress(case.id, row + 1, total)
+    for number, rows in enumerate(batches, start=1):
+        padded[list(rows)] = _call(run, [sequences[r] for r in rows], pad_id, reference.shape[1])
+        if progress is not None:
+            progress(f"padded batch {number}", len(sequences) + number, total)
+
+    return Measurement(
+        model=goldens.model,
+        dim=reference.shape[1],
+        normalized=goldens.normalized or reference.shape[1] != goldens.dim,
+        rows=tuple(
+            TextRow(c.id, len(c.token_ids), reading(a, g), reading(p, g))
+            for c, a, p, g in zip(goldens.cases, alone, padded, reference, strict=True)
+        ),
+        similarity_alone=similarity_error(alone, reference),
+        similarity_padded=similarity_error(padded, reference),
+    )
+
+
+def mixed_batches(lengths: Sequence[int], size: int = 4) -> list[tuple[int, ...]]:
+    """Deal all texts into batches of at most `size`, half from the long end, half from the short.
+
+    Long beside short is where padding does harm (whole attention rows see nothing but padding);
+    taking the long ones two by two keeps the padded total small, since a batch costs its longest.
+    """
+    order = sorted(range(len(lengths)), key=lambda i: lengths[i])
+    batches = []
+    while order:
+        short = [order.pop(0) for _ in range(min(size // 2, len(order)))]
+        long = [order.pop() for _ in range(min(size - size // 2, len(order)))]
+        # Alternating rows, so that neither sort always sits first.
+        paired = [r for pair in zip(long, short, strict=False) for r in pair]
+        batches.append((*paired, *long[len(short) :], *short[len(long) :]))
+    return batches
+
+
+def reading(embedding: np.ndarray, golden: np.ndarray) -> Reading:
+    """Compare e with g, both f64 [D].
+
+    1-cos is computed as half the squared distance of the normalised vectors, which equals it over
+    the reals: |a-b|^2 = 2 - 2 a.b. Subtracting the dot product from 1 instead would cancel, and
+    leave f64's 1e-16 of noise where the distance itself is that small; a difference of vectors is
+    exact to its last digits however close they are.
+    """
+    norm = float(np.linalg.norm(embedding))
+    if not np.isfinite(norm) or norm == 0.0:
+        return Reading(float("inf"), float("inf"), float("inf"))
+    apart = embedding / norm - unit(golden[None])[0]
+    return Reading(
+        distance=0.5 * float(apart @ apart),
+        norm_error=abs(norm / float(np.linalg.norm(golden)) - 1.0),
+        delta=float(np.abs(embedding - golden).max()),
+    )
+
+
+def similarity_error(embeddings: np.ndarray, goldens: np.ndarray) -> float:
+    """Largest |e_i.e_j - g_i.g_j| over all pairs of normalised rows; inf if any e is unusable."""
+    norms = np.linalg.norm(embeddings, axis=1)
+    if not np.isfinite(norms).all() or not norms.all():
+        return float("inf")
+    e, g = unit(embeddings), unit(goldens)
+    return float(np.abs(e @ e.T - g @ g.T).max(initial=0.0))
+
+
+def unit(rows: np.ndarray) -> np.ndarray:
+    """The rows of [N, D], divided by their norms."""
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def _call(run: Run, sequences: Sequence[Sequence[int]], pad_id: int, dim: int) -> np.ndarray:
+    """Run one right-padded batch; float64 [B, dim]."""
+    longest = max(len(ids) for ids in sequences)
+    ids = np.full((len(sequences), longest), pad_id, dtype=np.int64)
+    mask = np.zeros_like(ids)
+    for row, sequence in enumerate(sequences):
+        ids[row, : len(sequence)] = sequence
+        mask[row, : len(sequence)] = 1
+    out = np.asarray(run(ids, mask))
+    if out.shape != (len(sequences), dim):
+        raise GoldenError(
+            f"the artifact returned {out.shape} for {ids.shape} tokens, not {(len(sequences), dim)}"
+        )
+    return out.astype(np.float64)
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(np.mean(values)) if values else float("inf")
+
+
+def _without_inf(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_inf(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_inf(item) for item in value]
+    return "inf" if value == float("inf") else value

@@ -1,0 +1,15 @@
+"""The one exception of this package."""
+
+from __future__ import annotations
+
+
+class GoldenError(Exception):
+    """Goldens cannot be made, read or compared; the message is one line meant for a person.
+
+    `code` is the exit status that a command line ends with when this reaches it.
+    """
+
+    code = 3
+
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(message.split()))

@@ -1,0 +1,157 @@
+"""The gate: which errors an artifact may show and still count as built.
+
+One number a precision is chosen, the largest 1-cos of any text; every other limit follows from
+it or from the arithmetic, by the sentence beside it.
+
+How the numbers were chosen. A relative error r across an embedding turns it by an angle of about
+r, and 1-cos = r^2/2. Each limit leaves an honest build room (the worst text of
+EmbeddingGemma-300M, up to 2,048 tokens):
+
+- fp32, 1e-6:  r = 1.4e-3; torch against itself, padded, shows 2e-12.
+- fp16, 2e-5:  r = 6.3e-3, 13 roundings of 2^-11; an honest build shows 5.9e-6.
+- bf16, 2e-4:  r = 2.0e-2, 5 roundings of 2^-8; an honest build shows 7.9e-5.
+
+What bugs cost there, measured with these texts: a norm's eps not rescaled or a sliding window left
+out, 4e-2; a window one token too narrow or too wide, 8e-5 and 1e-4; exact instead of tanh GELU,
+7e-7. So a window off by one passes in bf16, and the wrong GELU passes everywhere: wrong laws are
+to be found in fp32 and by the passes' own tests, the half-precision gates only judge rounding.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from golden.compare import Measurement, TokenFault
+from golden.errors import GoldenError
+from golden.store import Goldens
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """The limits of one precision. `worst` bounds the 1-cos of every text, alone and padded."""
+
+    worst: float
+
+    @property
+    def similarity(self) -> float:
+        """Bound on |e_i.e_j - g_i.g_j| for unit vectors.
+
+        |e-g| = sqrt(2 d) for 1-cos d, and by the triangle inequality
+        |e_i.e_j - g_i.g_j| <= |e_i - g_i| |e_j| + |g_i| |e_j - g_j| = 2 sqrt(2 d).
+        It follows from `worst`; that it is checked all the same guards the measuring.
+        """
+        return 2.0 * math.sqrt(2.0 * self.worst)
+
+    def norm(self, dim: int, normalized: bool) -> float:
+        """Bound on | ||e||/||g|| - 1 | for embeddings of `dim` components.
+
+        Normalised: both sides were divided by a norm computed in f32, whatever the precision of
+        the layers before, since a head that normalises in half precision no longer returns unit
+        vectors. With u = 2^-24, a sum of D squares is off by at most D u relative, its root by
+        half of that, and the root's own rounding and the division add u each: (D/2 + 2) u a side,
+        twice that for the quotient.
+
+        Not normalised: an error of the size that `worst` allows across the embedding, relative
+        |e-g| = sqrt(2 d), is allowed along it as well.
+        """
+        if normalized:
+            return (dim / 2 + 2) * 2.0**-23
+        return math.sqrt(2.0 * self.worst)
+
+
+GATES: dict[str, Gate] = {
+    "fp32": Gate(worst=1e-6),
+    "fp16": Gate(worst=2e-5),
+    "bf16": Gate(worst=2e-4),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Whether an artifact passed; if not, every reason as a sentence, the gravest first."""
+
+    passed: bool
+    reasons: tuple[str, ...]
+
+
+def gate_for(precision: str) -> Gate:
+    """The gate of `precision`. Raises GoldenError for one that has none."""
+    if precision not in GATES:
+        raise GoldenError(f"no gate for precision {precision!r}; known: {', '.join(GATES)}")
+    return GATES[precision]
+
+
+def judge(
+    measurement: Measurement,
+    token_faults: Sequence[TokenFault],
+    precision: str,
+    goldens: Goldens,
+) -> Verdict:
+    """Hold a measurement to the gate of `precision`. Raises GoldenError on an unknown precision."""
+    gate = gate_for(precision)
+    reasons = (
+        *_coverage(measurement, goldens),
+        *_tokens(token_faults),
+        *_texts(measurement, gate, precision),
+        *_similarities(measurement, gate, precision),
+    )
+    return Verdict(passed=not reasons, reasons=reasons)
+
+
+def _coverage(measurement: Measurement, goldens: Goldens) -> Iterator[str]:
+    if measurement.model != goldens.model:
+        yield f"The measurement is of {measurement.model}, the goldens are of {goldens.model}."
+    if not measurement.rows:
+        yield "Nothing was measured."
+        return
+    measured = Counter(row.id for row in measurement.rows)
+    wanted = Counter(case.id for case in goldens.cases)
+    if missing := sorted((wanted - measured).elements()):
+        yield f"{len(missing)} golden texts were not measured, among them {missing[0]}."
+    if extra := sorted((measured - wanted).elements()):
+        yield f"{len(extra)} measured texts are no goldens, or doubled, among them {extra[0]}."
+
+
+def _tokens(faults: Sequence[TokenFault]) -> Iterator[str]:
+    for fault in faults:
+        yield (
+            f"The tokens of {fault.id} differ from position {fault.position} on:"
+            f" expected {_ids(fault.expected)}, found {_ids(fault.found)}."
+        )
+
+
+def _texts(measurement: Measurement, gate: Gate, precision: str) -> Iterator[str]:
+    limit = gate.norm(measurement.dim, measurement.normalized)
+    for row in measurement.ranked:
+        for way, reading in (("alone", row.alone), ("padded", row.padded)):
+            if not reading.finite:
+                yield f"The embedding of {row.id} ({way}) is not finite, or zero."
+                continue
+            # Written as "not <=", so that a NaN that slipped through fails too.
+            if not reading.distance <= gate.worst:
+                yield (
+                    f"1-cos of {row.id} ({way}) is {reading.distance:.2e},"
+                    f" over the {precision} limit of {gate.worst:.0e}."
+                )
+            if not reading.norm_error <= limit:
+                yield (
+                    f"The norm of {row.id} ({way}) is off by {reading.norm_error:.2e},"
+                    f" over the {precision} limit of {limit:.2e}."
+                )
+
+
+def _similarities(measurement: Measurement, gate: Gate, precision: str) -> Iterator[str]:
+    ways = (("alone", measurement.similarity_alone), ("padded", measurement.similarity_padded))
+    for way, error in ways:
+        if not error <= gate.similarity:
+            yield (
+                f"Similarities between texts ({way}) are off by up to {error:.2e},"
+                f" over the {precision} limit of {gate.similarity:.2e}."
+            )
+
+
+def _ids(ids: Sequence[int]) -> str:
+    return " ".join(map(str, ids)) or "the end"

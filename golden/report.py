@@ -1,0 +1,77 @@
+"""Verdicts for the console: one table, and the reasons below it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from rich.table import Table
+from rich.text import Text
+
+from golden.compare import Measurement
+from golden.gate import Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One artifact: `size` in bytes, `seconds` that building and checking took together."""
+
+    name: str
+    size: int
+    seconds: float
+    measurement: Measurement
+    verdict: Verdict
+
+
+def table(rows: Iterable[Row]) -> Table:
+    """The verdicts, one line an artifact. Figures are 1-cos against the fp32 reference."""
+    out = Table(title="1-cos against the fp32 reference", title_justify="left")
+    out.add_column("artifact", no_wrap=True)
+    for heading in ("size", "worst", "worst padded", "mean"):
+        out.add_column(heading, justify="right", no_wrap=True)
+    out.add_column("worst text", overflow="fold")
+    out.add_column("seconds", justify="right", no_wrap=True)
+    out.add_column("verdict", no_wrap=True)
+    for row in rows:
+        measured = row.measurement
+        out.add_row(
+            Text(row.name),
+            human_size(row.size),
+            f"{measured.worst:.1e}",
+            f"{measured.worst_padded:.1e}",
+            f"{measured.mean:.1e}",
+            Text(measured.worst_id),
+            f"{row.seconds:.1f}",
+            Text("PASS", "bold green") if row.verdict.passed else Text("FAIL", "bold red"),
+        )
+    return out
+
+
+def reasons(rows: Iterable[Row], most: int = 10) -> Text:
+    """Why artifacts failed, at most `most` sentences each and a count of the rest; "" if none did.
+
+    A Text, so that brackets in a text's id or a path are not read as markup.
+    """
+    lines: list[str] = []
+    for row in rows:
+        if row.verdict.passed:
+            continue
+        given = row.verdict.reasons
+        lines.append(f"{row.name} failed its gate:")
+        lines.extend(f"  {reason}" for reason in given[:most])
+        if len(given) > most:
+            lines.append(f"  and {len(given) - most} more.")
+    return Text("\n".join(lines))
+
+
+def human_size(size: int) -> str:
+    """Bytes in decimal units, as file managers and download pages count: 618.3 MB."""
+    if size < 1000:
+        return f"{size} B"
+    value = float(size)
+    for unit in ("kB", "MB", "GB"):
+        value /= 1000
+        # 999.95 would print as 1000.0: go on to the next unit instead.
+        if value < 999.95 or unit == "GB":
+            return f"{value:.1f} {unit}"
+    raise AssertionError("the loop returns at GB")

@@ -1,0 +1,245 @@
+"""Goldens on disk: `golden.json` for people and diffs, `embeddings.npy` for the numbers.
+
+A folder is written whole or not at all, and read back only if everything in it agrees: the digest
+of the numbers, their shape, the ids, and the fingerprint of the model that they came from.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from golden.errors import GoldenError
+
+FORMAT = 1
+STORE = Path(__file__).parent / "store"
+"""The goldens that come with the package, one folder a model."""
+
+_RECORD = "golden.json"
+_NUMBERS = "embeddings.npy"
+
+# What makes a SentenceTransformer folder the function that it is: weights, configurations, the
+# tokenizer, and code that it brings along. Matched against the file's name, in any folder.
+_DEFINING = re.compile(
+    r"""
+      .+\.safetensors | .+\.bin | .+\.index\.json
+    | config\.json | modules\.json
+    | config_sentence_transformers\.json | sentence_\w+_config\.json
+    | adapter_config\.json | preprocessor_config\.json | processor_config\.json
+    | tokenizer.*\.json | special_tokens_map\.json | added_tokens\.json
+    | vocab\.(txt|json) | merges\.txt | .+\.model | .+\.spm | .+\.bpe
+    | .+\.py
+    """,
+    re.VERBOSE,
+)
+# Names that match the above and yet say nothing of the function: training's left-overs.
+_TRAINING = re.compile(r"training_args\.bin|optimizer.*\.bin|scheduler.*\.bin|train_script\.py")
+# Other spellings of the same model, which may be added or left out of a download at will.
+_EXPORTS = re.compile(r"onnx|openvino|coreml|gguf|openvino_.+", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One golden text. The model reads `prompt + text`; `token_ids` is what it really saw."""
+
+    id: str
+    kind: str
+    text: str
+    prompt: str
+    token_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Goldens:
+    """What the reference says of one model.
+
+    `embeddings` is float32 [N, dim], row i for `cases[i]`; `max_length` is in tokens; `normalized`
+    says that the pipeline itself ends in unit vectors. `provenance` is JSON: versions, dtype,
+    attention, and the digests of the files that define the model.
+    """
+
+    model: str
+    fingerprint: str
+    dim: int
+    max_length: int
+    normalized: bool
+    provenance: dict[str, Any]
+    cases: tuple[Case, ...]
+    embeddings: np.ndarray
+
+    def within(self, length: int) -> Goldens:
+        """The goldens of at most `length` tokens: what an artifact of that static length can read.
+
+        Longer ones would be cut by the artifact and not by the reference, so they say nothing.
+        """
+        rows = [i for i, case in enumerate(self.cases) if len(case.token_ids) <= length]
+        return replace(
+            self, cases=tuple(self.cases[i] for i in rows), embeddings=self.embeddings[rows]
+        )
+
+
+def defines(path: str) -> bool:
+    """Whether the file at `path` (posix, relative to the model's folder) defines the function."""
+    pure = PurePosixPath(path)
+    if any(part.startswith(".") or _EXPORTS.fullmatch(part) for part in pure.parts):
+        return False
+    return bool(_DEFINING.fullmatch(pure.name)) and not _TRAINING.fullmatch(pure.name)
+
+
+def fingerprint(digests: Mapping[str, str]) -> str:
+    """sha256 over the sorted lines "path sha256", one a defining file: a model's identity."""
+    lines = "".join(f"{path} {digest}\n" for path, digest in sorted(digests.items()))
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def save(goldens: Goldens, folder: Path) -> None:
+    """Write `goldens` as `folder`, replacing it; a killed write leaves the old folder in place.
+
+    The same goldens give the same bytes. Raises GoldenError on goldens that `load` would refuse.
+    """
+    numbers = io.BytesIO()
+    np.save(numbers, goldens.embeddings, allow_pickle=False)
+    record = {
+        "format": FORMAT,
+        "model": goldens.model,
+        "fingerprint": goldens.fingerprint,
+        "dim": goldens.dim,
+        "max_length": goldens.max_length,
+        "normalized": goldens.normalized,
+        "provenance": goldens.provenance,
+        "embeddings_sha256": hashlib.sha256(numbers.getvalue()).hexdigest(),
+        # A string of numbers instead of a list keeps the ids of a case on one line.
+        "cases": [
+            {
+                "id": case.id,
+                "kind": case.kind,
+                "prompt": case.prompt,
+                "text": case.text,
+                "token_ids": " ".join(map(str, case.token_ids)),
+            }
+            for case in goldens.cases
+        ],
+    }
+    _check(goldens, str(folder))
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as scratch:
+        fresh, old = Path(scratch) / "new", Path(scratch) / "old"
+        fresh.mkdir()
+        (fresh / _NUMBERS).write_bytes(numbers.getvalue())
+        text = json.dumps(record, ensure_ascii=False, sort_keys=True, indent=1) + "\n"
+        (fresh / _RECORD).write_bytes(text.encode())
+        if folder.exists():
+            # A folder cannot be renamed onto a full one; the old one leaves with the scratch.
+            folder.rename(old)
+        try:
+            fresh.rename(folder)
+        except OSError:
+            if old.exists():
+                shutil.move(os.fspath(old), os.fspath(folder))
+            raise
+
+
+def load(folder: Path) -> Goldens:
+    """Read and check the goldens in `folder`. Raises GoldenError naming folder and fault."""
+    record = _record(folder)
+    if record.get("format") != FORMAT:
+        raise GoldenError(f"{folder}: format {record.get('format')!r}, this reads {FORMAT}")
+    try:
+        raw = (folder / _NUMBERS).read_bytes()
+    except OSError as error:
+        raise GoldenError(f"{folder}: cannot read {_NUMBERS}: {error.strerror}") from None
+    if hashlib.sha256(raw).hexdigest() != record.get("embeddings_sha256"):
+        raise GoldenError(f"{folder}: {_NUMBERS} is not the file that {_RECORD} was written with")
+    try:
+        goldens = Goldens(
+            model=_typed(record, "model", str),
+            fingerprint=_typed(record, "fingerprint", str),
+            dim=_typed(record, "dim", int),
+            max_length=_typed(record, "max_length", int),
+            normalized=_typed(record, "normalized", bool),
+            provenance=_typed(record, "provenance", dict),
+            cases=tuple(_case(entry) for entry in _typed(record, "cases", list)),
+            embeddings=np.load(io.BytesIO(raw), allow_pickle=False),
+        )
+    except (ValueError, TypeError, KeyError, EOFError) as error:
+        raise GoldenError(f"{folder}: {_RECORD} is malformed: {error}") from None
+    _check(goldens, str(folder))
+    return goldens
+
+
+def find(fingerprint: str, roots: Iterable[Path] = (STORE,)) -> Path | None:
+    """The first folder under `roots` whose goldens were made from the model `fingerprint`.
+
+    Raises GoldenError on a record that cannot be read: passing over it would report a damaged
+    store as a missing one.
+    """
+    for root in roots:
+        for path in sorted(root.glob(f"*/{_RECORD}")):
+            if _record(path.parent).get("fingerprint") == fingerprint:
+                return path.parent
+    return None
+
+
+def _record(folder: Path) -> dict[str, Any]:
+    try:
+        record = json.loads((folder / _RECORD).read_bytes())
+    except OSError as error:
+        raise GoldenError(f"{folder}: cannot read {_RECORD}: {error.strerror}") from None
+    except ValueError as error:
+        raise GoldenError(f"{folder}: {_RECORD} is no JSON: {error}") from None
+    if not isinstance(record, dict):
+        raise GoldenError(f"{folder}: {_RECORD} holds no object")
+    return record
+
+
+def _case(entry: dict[str, Any]) -> Case:
+    ids = tuple(int(i) for i in _typed(entry, "token_ids", str).split())
+    strings = {key: _typed(entry, key, str) for key in ("id", "kind", "text", "prompt")}
+    return Case(**strings, token_ids=ids)
+
+
+def _typed(record: dict[str, Any], key: str, kind: type) -> Any:
+    value = record[key]
+    # bool is an int to isinstance; a length of True must not pass.
+    if type(value) is not kind:
+        raise TypeError(f"{key!r} is {type(value).__name__}, not {kind.__name__}")
+    return value
+
+
+def _check(goldens: Goldens, where: str) -> None:
+    """Raise GoldenError unless the parts of `goldens` agree with each other."""
+    if not goldens.cases:
+        raise GoldenError(f"{where}: no golden texts")
+    digests = goldens.provenance.get("digests")
+    if not isinstance(digests, dict) or fingerprint(digests) != goldens.fingerprint:
+        raise GoldenError(f"{where}: the fingerprint does not follow from the recorded digests")
+    seen: set[str] = set()
+    for case in goldens.cases:
+        if case.id in seen:
+            raise GoldenError(f"{where}: the id {case.id!r} occurs twice")
+        seen.add(case.id)
+        if not 0 < len(case.token_ids) <= goldens.max_length:
+            raise GoldenError(
+                f"{where}: {case.id!r} has {len(case.token_ids)} tokens, not 1 to"
+                f" {goldens.max_length}"
+            )
+    shape = (len(goldens.cases), goldens.dim)
+    if goldens.embeddings.shape != shape or goldens.embeddings.dtype != np.float32:
+        raise GoldenError(
+            f"{where}: embeddings are {goldens.embeddings.dtype} {goldens.embeddings.shape},"
+            f" not float32 {shape}"
+        )
+    for case, row in zip(goldens.cases, goldens.embeddings, strict=True):
+        if not np.isfinite(row).all() or not row.any():
+            raise GoldenError(f"{where}: the embedding of {case.id!r} is not finite, or zero")

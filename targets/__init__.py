@@ -1,0 +1,1 @@
+"""One folder a target; `base.py` is the interface they share, and nothing else is shared."""

@@ -1,0 +1,40 @@
+"""The portable target: an `.onnx` file in standard ops that any ONNX runtime can read."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from pathlib import Path
+from typing import ClassVar
+
+from exporter.passes.base import Pass
+from exporter.passes.expand_band_attention import ExpandBandAttention
+from exporter.program import Contract, Program
+from targets.base import Run, Target
+from targets.onnxruntime import build, run
+
+
+class OnnxRuntime(Target):
+    name = "onnxruntime"
+    extra = None
+    precisions = ("fp32",)
+    passes: ClassVar[tuple[Pass, ...]] = (
+        ExpandBandAttention(),  # an op of ours would make the file readable by nobody else
+    )
+
+    def unavailable(self) -> str | None:
+        return None  # ONNX Runtime is a core dependency
+
+    def versions(self) -> dict[str, str]:
+        return {name: version(name) for name in ("onnx", "onnxruntime")}
+
+    def build(self, program: Program, precision: str, folder: Path) -> None:
+        build.write(program, folder)
+
+    def load(self, folder: Path, contract: Contract, precision: str, threads: int | None) -> Run:
+        return run.load(folder, contract, threads)
+
+    def census(self, folder: Path) -> dict[str, int]:
+        return run.census(folder)
+
+
+TARGET = OnnxRuntime()

@@ -1,0 +1,58 @@
+"""Open and run `model.onnx`; the weights are memory-mapped by ONNX Runtime."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from exporter.errors import ArtifactError
+from exporter.program import ATTENTION_MASK, INPUT_IDS, Contract
+from targets.base import Run
+from targets.onnxruntime.build import MODEL
+
+
+def load(folder: Path, contract: Contract, threads: int | None) -> Run:
+    """A callable over an InferenceSession on the CPU. Raises ArtifactError if ORT refuses the file."""
+    session = _open(folder / MODEL, threads)
+
+    def run(input_ids: np.ndarray, attention_mask: np.ndarray) -> np.ndarray:
+        feeds = {INPUT_IDS: input_ids, ATTENTION_MASK: attention_mask}
+        return session.run([contract.output], feeds)[0]
+
+    return run
+
+
+def census(folder: Path) -> dict[str, int]:
+    """Node counts by op after ONNX Runtime's own optimisation: what really runs."""
+    with tempfile.TemporaryDirectory() as scratch:
+        optimised = Path(scratch) / "optimised.onnx"
+        _open(folder / MODEL, None, optimised)
+        graph = onnx.load(optimised, load_external_data=False).graph
+    counts: dict[str, int] = {}
+    for node in graph.node:
+        op = f"{node.domain}.{node.op_type}" if node.domain else node.op_type
+        counts[op] = counts.get(op, 0) + 1
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+
+def _open(path: Path, threads: int | None, optimised: Path | None = None):  # noqa: ANN202
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    if threads:
+        options.intra_op_num_threads = threads
+    if optimised is not None:
+        options.optimized_model_filepath = str(optimised)
+        # Otherwise it writes the weights into the file as well, beyond protobuf's two gigabytes.
+        options.add_session_config_entry(
+            "session.optimized_model_external_initializers_file_name", "optimised.data"
+        )
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        reason = (str(error).splitlines() or [""])[0]
+        raise ArtifactError(f"ONNX Runtime refuses {path}: {reason}") from error

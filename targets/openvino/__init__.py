@@ -1,0 +1,49 @@
+"""OpenVINO: `.xml` + `.bin`, run on the CPU with an explicit inference precision."""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import ClassVar
+
+from exporter.passes.base import Pass
+from exporter.passes.expand_band_attention import ExpandBandAttention
+from exporter.program import Contract, Program
+from targets.base import Run, Target
+
+
+class OpenVino(Target):
+    name = "openvino"
+    extra = "openvino"
+    precisions = ("fp32",)
+    passes: ClassVar[tuple[Pass, ...]] = (
+        ExpandBandAttention(),  # OpenVINO refuses an op it has no conversion rule for
+    )
+
+    def unavailable(self) -> str | None:
+        return None if find_spec("openvino") else "the package openvino is not installed"
+
+    def versions(self) -> dict[str, str]:
+        try:
+            return {"openvino": version("openvino")}
+        except PackageNotFoundError:
+            return {}
+
+    def build(self, program: Program, precision: str, folder: Path) -> None:
+        from targets.openvino import build
+
+        build.write(program, folder)
+
+    def load(self, folder: Path, contract: Contract, precision: str, threads: int | None) -> Run:
+        from targets.openvino import run
+
+        return run.load(folder, contract, precision, threads)
+
+    def census(self, folder: Path) -> dict[str, int]:
+        from targets.openvino import run
+
+        return run.census(folder)
+
+
+TARGET = OpenVino()

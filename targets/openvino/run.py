@@ -1,0 +1,59 @@
+"""Compile and run `model.xml` on the CPU.
+
+The inference precision is always said: left to itself OpenVINO computes in bf16 on a machine with AMX,
+and a file that says f32 then gives bf16's answers.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openvino as ov
+
+from exporter.errors import ArtifactError
+from exporter.program import ATTENTION_MASK, INPUT_IDS, Contract
+from targets.base import Run
+from targets.openvino.build import XML
+
+HINTS = {"fp32": "f32"}
+"""INFERENCE_PRECISION_HINT by our precision."""
+
+
+def load(folder: Path, contract: Contract, precision: str, threads: int | None) -> Run:
+    """A callable over one infer request. Not for several threads at once: open one a thread."""
+    request = _compile(folder, precision, threads).create_infer_request()
+
+    def run(input_ids: np.ndarray, attention_mask: np.ndarray) -> np.ndarray:
+        results = request.infer(
+            {INPUT_IDS: input_ids, ATTENTION_MASK: attention_mask}, share_inputs=True
+        )
+        return np.array(results[contract.output], dtype=np.float32)
+
+    return run
+
+
+def census(folder: Path) -> dict[str, int]:
+    """Kernels of the compiled model by layer type, most frequent first."""
+    compiled = _compile(folder, "fp32", None)
+    counts: dict[str, int] = {}
+    for op in compiled.get_runtime_model().get_ordered_ops():
+        kind = op.get_rt_info()["layerType"] if "layerType" in op.get_rt_info() else None
+        name = str(kind.astype(str)) if hasattr(kind, "astype") else str(kind or op.get_type_name())
+        counts[name] = counts.get(name, 0) + 1
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+
+def _compile(folder: Path, precision: str, threads: int | None) -> ov.CompiledModel:
+    options: dict[str, Any] = {
+        "INFERENCE_PRECISION_HINT": HINTS[precision],
+        "PERFORMANCE_HINT": "LATENCY",
+    }
+    if threads:
+        options["INFERENCE_NUM_THREADS"] = threads
+    try:
+        return ov.Core().compile_model(str(folder / XML), "CPU", options)
+    except Exception as error:
+        lines = [line for line in str(error).splitlines() if line.strip()]
+        raise ArtifactError(f"OpenVINO refuses {folder / XML}: {(lines or [''])[-1]}") from error

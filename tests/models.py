@@ -1,0 +1,297 @@
+"""Small seeded SentenceTransformers, one a family, built from nothing and saved to disk.
+
+Each is a real folder (modules.json, tokenizer, safetensors, prompts) of less than a megabyte, with
+random weights that are far from degenerate: gains scattered around 1, biases that are not zero, and
+matrices large enough that different texts get clearly different embeddings. Two builds of one kind
+give the same weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.modules import Dense, Normalize, Transformer
+from sentence_transformers.sentence_transformer.modules import LayerNorm, Pooling
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from torch import nn
+
+VOCAB_SIZE = 400
+MAX_LENGTH = 600
+PROMPTS = {
+    "query": "task: search result | query: ",
+    "document": "title: none | text: ",
+    "STS": "task: sentence similarity | query: ",
+    "Clustering": "task: clustering | query: ",
+}
+
+CORPUS = (
+    "The lighthouse keeper counted the ships that passed before dawn.",
+    "A small engine needs clean oil, dry air and patience.",
+    "task: search result | query: how do glaciers move through a valley?",
+    "title: none | text: Glaciers slide and deform under their own weight.",
+    "task: sentence similarity | query: two ways of saying the same thing",
+    "def area(width: float, height: float) -> float:\n    return width * height",
+    "Die Brücke über den Fluss wurde im Frühling neu gestrichen.",
+    "Le marché ouvre à sept heures, même quand il neige.",
+    "Мы нашли старую карту на чердаке бабушкиного дома.",
+    "今朝は霧が深く、山の頂上が見えませんでした。",
+    "河边的柳树比去年长高了许多。",
+    "كانت المكتبة هادئة إلا من صوت المطر.",
+    "बच्चों ने आँगन में आम का पेड़ लगाया।",
+    "Το καράβι έφυγε νωρίς το πρωί για το νησί.",
+    "Bread 🍞, cheese 🧀 and 3.14159 reasons to take the 08:45 train!",
+)
+
+# Pad, eos, bos and unk have EmbeddingGemma's ids, and the BERT-like families take the same places,
+# so that one vocabulary serves all.
+_GEMMA_SPECIAL = ("<pad>", "<eos>", "<bos>", "<unk>")
+_BERT_SPECIAL = ("[PAD]", "[SEP]", "[CLS]", "[UNK]")
+
+_COMMON: dict[str, Any] = {
+    "vocab_size": VOCAB_SIZE,
+    "pad_token_id": 0,
+    "bos_token_id": 2,
+    "eos_token_id": 1,
+}
+_BERT_LIKE: dict[str, Any] = {
+    "hidden_size": 48,
+    "intermediate_size": 96,
+    "num_attention_heads": 3,
+    "num_hidden_layers": 3,
+    # RoBERTa and MPNet count positions from pad_token_id + 1.
+    "max_position_embeddings": MAX_LENGTH + 8,
+}
+
+# Backbone: configuration class, model class, its settings.
+_BACKBONES: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "gemma3": (
+        "Gemma3TextConfig",
+        "Gemma3TextModel",
+        {
+            "hidden_size": 48,
+            "intermediate_size": 96,
+            "num_attention_heads": 3,
+            "num_key_value_heads": 1,
+            "head_dim": 16,
+            "query_pre_attn_scalar": 16,
+            "num_hidden_layers": 6,
+            "layer_types": ["sliding_attention"] * 5 + ["full_attention"],
+            # As in EmbeddingGemma's file. transformers makes it 257, exclusive, when it loads a
+            # bidirectional model, and writes 512 again when it saves one.
+            "sliding_window": 512,
+            "use_bidirectional_attention": True,
+            "max_position_embeddings": MAX_LENGTH,
+            "rms_norm_eps": 1e-6,
+        },
+    ),
+    "bert": ("BertConfig", "BertModel", _BERT_LIKE),
+    "roberta": ("RobertaConfig", "RobertaModel", {**_BERT_LIKE, "type_vocab_size": 1}),
+    "distilbert": (
+        "DistilBertConfig",
+        "DistilBertModel",
+        {
+            "dim": 48,
+            "hidden_dim": 96,
+            "n_heads": 3,
+            "n_layers": 3,
+            "max_position_embeddings": MAX_LENGTH,
+        },
+    ),
+    "mpnet": ("MPNetConfig", "MPNetModel", _BERT_LIKE),
+    "modernbert": (
+        "ModernBertConfig",
+        "ModernBertModel",
+        {
+            **_BERT_LIKE,
+            "num_hidden_layers": 4,
+            "global_attn_every_n_layers": 3,
+            "local_attention": 16,
+            "cls_token_id": 2,
+            "sep_token_id": 1,
+        },
+    ),
+    "qwen3": (
+        "Qwen3Config",
+        "Qwen3Model",
+        {
+            **_BERT_LIKE,
+            "num_key_value_heads": 1,
+            "head_dim": 16,
+        },
+    ),
+    "deberta": (
+        "DebertaV2Config",
+        "DebertaV2Model",
+        {
+            **_BERT_LIKE,
+            "relative_attention": True,
+            "pos_att_type": ["p2c", "c2p"],
+            "position_buckets": 32,
+            "position_biased_input": False,
+            "type_vocab_size": 0,
+        },
+    ),
+    "t5": (
+        "T5Config",
+        "T5EncoderModel",
+        {
+            "d_model": 48,
+            "d_kv": 16,
+            "d_ff": 96,
+            "num_heads": 3,
+            "num_layers": 3,
+            "feed_forward_proj": "gated-gelu",
+        },
+    ),
+}
+_BACKBONE_OF = {"bert-dense-tanh": "bert", "bert-pool": "bert"}
+KINDS = (*_BACKBONES, *_BACKBONE_OF)
+
+
+def build(kind: str, folder: Path, **overrides: Any) -> Path:
+    """Save a tiny SentenceTransformer of `kind` to `folder` and return `folder`.
+
+    Args:
+        kind: one of `KINDS`.
+        folder: where to save; made if it is missing.
+        overrides: `pooling_mode`, `prompts`, `default_prompt_name`, `max_seq_length` (tokens),
+            `dtype` (a torch dtype to save in), `seed`; anything else replaces a setting of the
+            backbone's configuration. gemma3's `sliding_window` is the file's number w, and a token
+            then sees |i-j| < w // 2 + 1.
+    """
+    seed = overrides.pop("seed", 7)
+    default_pooling = {"qwen3": "lasttoken", "bert-pool": ("cls", "mean", "max")}.get(kind, "mean")
+    pooling_mode = overrides.pop("pooling_mode", default_pooling)
+    prompts = overrides.pop("prompts", PROMPTS)
+    default_prompt_name = overrides.pop("default_prompt_name", None)
+    max_length = overrides.pop("max_seq_length", MAX_LENGTH)
+    dtype = overrides.pop("dtype", torch.float32)
+
+    folder.mkdir(parents=True, exist_ok=True)
+    backbone = _BACKBONE_OF.get(kind, kind)
+    # The backbone is saved in the folder that will hold the whole model, as the same files.
+    _save_backbone(backbone, folder, seed, dtype, overrides)
+    _make_tokenizer(backbone in ("gemma3", "qwen3"), max_length).save_pretrained(folder)
+    transformer = Transformer(str(folder), max_seq_length=max_length, model_kwargs={"dtype": dtype})
+    width = transformer.get_embedding_dimension()
+    pooling = Pooling(width, pooling_mode=pooling_mode)
+    head = list(_make_head(kind, pooling.get_embedding_dimension()))
+    for place, module in enumerate(head):
+        _randomise(module, seed + 1 + place)
+    model = SentenceTransformer(
+        modules=[transformer, pooling, *(module.to(dtype) for module in head)],
+        prompts=prompts,
+        default_prompt_name=default_prompt_name,
+        device="cpu",
+    )
+    model.save(str(folder), create_model_card=False)
+    return folder
+
+
+def _save_backbone(
+    backbone: str, folder: Path, seed: int, dtype: torch.dtype, overrides: dict[str, Any]
+) -> None:
+    """Save a random backbone as a plain transformers model."""
+    config_class, model_class, settings = _BACKBONES[backbone]
+    settings = {**_COMMON, **settings, **overrides}
+    config = getattr(transformers, config_class)(**settings)
+    model = getattr(transformers, model_class)(config)
+    _randomise(model, seed)
+    if backbone == "gemma3":
+        # Scaled by sqrt(hidden) the embeddings have mean square 1e-3, so small that the norm's
+        # eps of 1e-6 moves the result, and a pass that rescales it wrongly is caught.
+        std = (1e-3 / config.hidden_size) ** 0.5
+        with torch.no_grad():
+            table = model.embed_tokens.weight
+            table.mul_(std / table.std())
+    model.to(dtype).save_pretrained(folder)
+
+
+def _make_head(kind: str, width: int) -> Iterator[nn.Module]:
+    """The modules after pooling."""
+    if kind == "gemma3":
+        yield Dense(width, 4 * width, bias=False, activation_function=nn.Identity())
+        yield Dense(4 * width, width, bias=False, activation_function=nn.Identity())
+    if kind == "bert-dense-tanh":
+        yield Dense(width, 32, bias=True, activation_function=nn.Tanh())
+        yield LayerNorm(32)
+    yield Normalize()
+
+
+def _randomise(module: nn.Module, seed: int) -> None:
+    """Overwrite every parameter, in the order of names, from one generator.
+
+    Matrices keep the scale of their input (std 1/sqrt(columns)), the token table has std 1, gains
+    lie around 1 with spread 0.3 (Gemma's around 0: it adds the 1 itself), biases spread 0.1. Tables
+    of positions and segments have std 0.3: all texts share them, and at 1 they drown the tokens.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    tables = {
+        f"{name}.weight": 1.0 if child.num_embeddings == VOCAB_SIZE else 0.3
+        for name, child in module.named_modules()
+        if isinstance(child, nn.Embedding)
+    }
+    adds_one = {
+        f"{name}.weight"
+        for name, child in module.named_modules()
+        if type(child).__name__ == "Gemma3RMSNorm"
+    }
+    with torch.no_grad():
+        for name, parameter in sorted(module.named_parameters()):
+            drawn = torch.randn(parameter.shape, generator=generator)
+            if name in tables:
+                parameter.copy_(tables[name] * drawn)
+            elif parameter.ndim > 1:
+                parameter.copy_(drawn / parameter.shape[-1] ** 0.5)
+            elif name.endswith("bias"):
+                parameter.copy_(0.1 * drawn)
+            else:
+                parameter.copy_(0.3 * drawn + (0 if name in adds_one else 1))
+
+
+@cache
+def _train_tokenizer(special: tuple[str, ...]) -> str:
+    """A byte-level BPE tokenizer of `VOCAB_SIZE` entries over `CORPUS`, as JSON."""
+    tokenizer = Tokenizer(models.BPE(unk_token=special[3]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCAB_SIZE,
+        special_tokens=list(special),
+        # All 256, so that no text in any script meets an unknown token.
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(CORPUS, trainer)
+    _, end, start, _ = special
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{start} $A {end}",
+        pair=f"{start} $A {end} $B {end}",
+        special_tokens=[(start, 2), (end, 1)],
+    )
+    return tokenizer.to_str()
+
+
+def _make_tokenizer(gemma_like: bool, max_length: int) -> transformers.PreTrainedTokenizerFast:
+    special = _GEMMA_SPECIAL if gemma_like else _BERT_SPECIAL
+    pad, end, start, unknown = special
+    ends = (
+        {"bos_token": start, "eos_token": end}
+        if gemma_like
+        else {"cls_token": start, "sep_token": end}
+    )
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(_train_tokenizer(special)),
+        pad_token=pad,
+        unk_token=unknown,
+        **ends,
+        padding_side="right",
+        model_max_length=max_length,
+        model_input_names=["input_ids", "attention_mask"],
+    )
