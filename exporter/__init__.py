@@ -12,13 +12,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from exporter.encoder import load as load
-    from exporter.export import export as export
-    from exporter.verify import verify as verify
+    from exporter.exporting import export as export
+    from exporter.verifying import verify as verify
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "export", "load", "verify"]
 
-_HOMES = {"export": "exporter.export", "load": "exporter.encoder", "verify": "exporter.verify"}
+# No module bears the name of its function: importing it would put it in the function's place.
+_HOMES = {
+    "export": "exporter.exporting",
+    "load": "exporter.encoder",
+    "verify": "exporter.verifying",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -34,6 +35,7 @@ GOLDEN = "golden"
 FAILED = ".failed"
 FORMAT = "goldfold.artifact/1"
 _SCRATCH = ".goldfold-"
+_OWNER = re.compile(r"\.goldfold-([1-9][0-9]{0,8})-")
 
 
 class Origin(BaseModel):
@@ -69,6 +71,10 @@ class Manifest(BaseModel):
     origin: Origin
     versions: dict[str, str]
     passes: tuple[PassReport, ...]
+    census: dict[str, int]
+    """Nodes of the program by op, after the common laws and before the target's own."""
+    attention: dict[str, int]
+    """Attention nodes of that program by whom they see, for example {"window 257": 20, "all": 4}."""
     notes: tuple[str, ...] = ()
     files: dict[str, FileEntry]
 
@@ -141,7 +147,7 @@ def open_bundle(path: Path, *, check_files: bool = True, unverified: bool = Fals
         raise ArtifactError(f"{path} is not an artifact folder: there is no such folder")
     manifest = read_manifest(path)
     found, named = set(_files(path)), set(manifest.files)
-    if missing := sorted(named - found):
+    if missing := sorted(key for key in named if not (path / key).is_file()):
         raise ArtifactError(f"{path} is damaged: {missing[0]} is missing; export it again")
     if extra := sorted(found - named):
         raise ArtifactError(f"{path} holds {extra[0]}, which its manifest does not name; remove it")
@@ -238,12 +244,12 @@ def check_output(out: Path, names: list[str], force: bool) -> None:
             pass
     except OSError as error:
         raise OutputError(f"cannot write to {out}: {error.strerror}; choose another --out") from None
-    if force:
-        return
     for name in names:
         for path in (out / name, out / f"{name}{FAILED}"):
             if path.exists() and not is_artifact(path):
-                raise OutputError(f"{path} is no artifact of goldfold; move it, or give --force")
+                raise OutputError(f"{path} is in the way and no artifact of goldfold; move it away")
+    if force:
+        return
     others = [p.name for p in out.iterdir() if not p.name.startswith(_SCRATCH)]
     if others and not any(is_artifact(out / name) for name in others):
         raise OutputError(
@@ -255,7 +261,8 @@ def check_output(out: Path, names: list[str], force: bool) -> None:
 def scratch(out: Path) -> Iterator[Path]:
     """A hidden working folder in `out`, gone afterwards whatever happens. Clears dead ones first."""
     for stale in out.glob(f"{_SCRATCH}*"):
-        if not _alive(stale.name.removeprefix(_SCRATCH).partition("-")[0]):
+        owner = _OWNER.match(stale.name)
+        if owner and not _alive(int(owner[1])):
             shutil.rmtree(stale, ignore_errors=True)
     folder = Path(tempfile.mkdtemp(prefix=f"{_SCRATCH}{os.getpid()}-", dir=out))
     try:
@@ -264,11 +271,9 @@ def scratch(out: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _alive(pid: str) -> bool:
-    if not pid.isdigit():
-        return False
+def _alive(pid: int) -> bool:
     try:
-        os.kill(int(pid), 0)
+        os.kill(pid, 0)
     except ProcessLookupError:
         return False
     except OSError:
@@ -288,10 +293,13 @@ def publish(built: Path, out: Path, name: str, passed: bool) -> Path:
         place.rename(retired / place.name)
     try:
         built.rename(place)
-    except OSError as error:
-        if (retired / place.name).exists():
+    except BaseException as error:
+        # Ctrl-C too: the earlier artifact would be gone with the scratch folder.
+        if (retired / place.name).exists() and not place.exists():
             (retired / place.name).rename(place)
-        raise OutputError(f"cannot write {place}: {error.strerror}") from None
+        if isinstance(error, OSError):
+            raise OutputError(f"cannot write {place}: {error.strerror}") from None
+        raise
     stale = out / f"{name}{FAILED}"
     if passed and is_artifact(stale):
         stale.rename(retired / stale.name)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from exporter import __version__
 from exporter.console import Live
@@ -19,7 +21,7 @@ from exporter.errors import GateMissed, GoldfoldError, OutputError, UsageError
 from golden.errors import GoldenError
 
 if TYPE_CHECKING:
-    from exporter.export import Result
+    from exporter.exporting import Result
 
 app = typer.Typer(
     name="goldfold",
@@ -36,12 +38,24 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print results only."
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
 Trust = Annotated[
     bool,
-    typer.Option(help="Run code and unpickle weights that come with the model. Both can do anything."),
+    typer.Option(
+        "--trust-remote-code",
+        help="Run code and unpickle weights that come with the model. Both can do anything.",
+    ),
 ]
 Threads = Annotated[int | None, typer.Option(min=1, help="Threads of the runtime.")]
 
-out_console = Console()
-log_console = Console(stderr=True)
+
+
+def _console(stderr: bool) -> Console:
+    console = Console(stderr=stderr)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = 120  # a log has no edge, and rich's 80 would cut columns off the tables
+    return console
+
+
+out_console = _console(stderr=False)
+log_console = _console(stderr=True)
 
 
 @contextmanager
@@ -63,15 +77,16 @@ def export(
     ],
     precision: Annotated[list[str], typer.Option(help="fp32; repeatable.")] = ["fp32"],  # noqa: B006
     out: Annotated[Path, typer.Option(help="Artifact folders go here.")] = Path("out"),
+    name: Annotated[str | None, typer.Option(help="What to call the model.")] = None,
     force: Annotated[
-        bool, typer.Option(help="Write into a folder that holds other things.")
+        bool, typer.Option("--force", help="Write into a folder that holds other things.")
     ] = False,
     trust_remote_code: Trust = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
     """Export MODEL for every target and precision, and verify each artifact."""
-    from exporter.export import export as run
+    from exporter.exporting import export as run
 
     with listening(quiet or as_json) as listener:
         results = run(
@@ -79,6 +94,7 @@ def export(
             target,
             precision,
             out,
+            name=name,
             force=force,
             trust_remote_code=trust_remote_code,
             listener=listener,
@@ -94,7 +110,7 @@ def verify(
     as_json: AsJson = False,
 ) -> None:
     """Check every digest of an artifact, and run its goldens again."""
-    from exporter.verify import verify as run
+    from exporter.verifying import verify as run
 
     with listening(quiet or as_json) as listener:
         results = [run(path, threads=threads, listener=listener) for path in _artifacts(folders)]
@@ -143,7 +159,7 @@ def _show(results: list[Result], as_json: bool) -> None:
         ]
         out_console.print(table(rows))
         for result in results:
-            out_console.print(f"[dim]{result.path}[/]", highlight=False)
+            out_console.print(Text(str(result.path), "dim"), soft_wrap=True)
         if not all(r.passed for r in results):
             log_console.print(reasons(rows))
     failed = [str(r.path) for r in results if not r.passed]
@@ -189,7 +205,8 @@ def _save(path: Path, rows: Any) -> None:
             np.save(file, rows, allow_pickle=False)
         fresh.replace(path)
     except OSError as error:
-        fresh.unlink(missing_ok=True)
+        with suppress(OSError):
+            fresh.unlink()
         raise OutputError(f"cannot write {path}: {error.strerror}") from None
 
 
@@ -197,7 +214,7 @@ def _save(path: Path, rows: Any) -> None:
 def inspect(
     folder: Annotated[Path, typer.Argument(help="An artifact folder.")],
     census: Annotated[
-        bool, typer.Option(help="Compile it and count what the runtime really executes.")
+        bool, typer.Option("--census", help="Compile it and count what its runtime executes.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -210,6 +227,29 @@ def inspect(
     else:
         for part in found.tables():
             out_console.print(part)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Artifact folders go here.")] = Path("demo"),
+    quiet: Quiet = False,
+) -> None:
+    """Export a small real model (all-MiniLM-L6-v2, from PyPI) for every target that works here."""
+    from exporter import packaged, registry
+    from exporter.encoder import load
+    from exporter.exporting import export as run
+
+    folder = packaged.locate(packaged.MINILM)
+    works = [name for name in registry.names() if registry.target(name).unavailable() is None]
+    with listening(quiet) as listener:
+        results = run(folder, works, out=out, name=packaged.MINILM.name, listener=listener)
+    _show(results, as_json=False)
+    texts = ["How do plants eat?", "Leaves turn light into sugar.", "The train leaves at noon."]
+    question, *answers = load(results[0].path).embed(texts)
+    shown = Table(f"similarity to “{texts[0]}”", "", title="Try it", title_justify="left")
+    for text, row in zip(texts[1:], answers, strict=True):
+        shown.add_row(text, f"{float(question @ row):.3f}")
+    out_console.print(shown)
 
 
 @golden_app.command("make")
@@ -230,6 +270,8 @@ def golden_make(
         stages = Stages(listener)
         with stages("open"):
             source = open_model(model, name=name, trust_remote_code=trust_remote_code)
+            folder = out or store.STORE / source.name
+            _check_store(folder)
             check_finite(source, stages.step)
             digests = {k: v for k, v in source.digests.items() if store.defines(k)}
         with stages("goldens"):
@@ -241,12 +283,22 @@ def golden_make(
                 progress=lambda text, done, total: stages.step(done, total),
             )
             stages.note(f"{len(goldens.cases)} texts, {goldens.dim} dimensions")
-    folder = out or store.STORE / source.name
     try:
         store.save(goldens, folder)
     except OSError as error:
         raise OutputError(f"cannot write {folder}: {error.strerror}") from None
-    out_console.print(f"{folder}", highlight=False)
+    out_console.print(Text(str(folder)), soft_wrap=True)
+
+
+def _check_store(folder: Path) -> None:
+    """Refuse a folder that holds more than goldens: storing replaces it whole."""
+    from golden.store import FILES
+
+    if folder.exists() and not folder.is_dir():
+        raise OutputError(f"{folder} is a file; give a folder with --out")
+    others = sorted(p.name for p in folder.iterdir() if p.name not in FILES) if folder.exists() else []
+    if others:
+        raise OutputError(f"{folder} holds something else ({others[0]}); give another --out")
 
 
 @app.command()
@@ -269,8 +321,10 @@ def _version(asked: bool) -> None:
 
 @app.callback()
 def _root(
-    debug: Annotated[bool, typer.Option(help="Show tracebacks.")] = False,
-    version: Annotated[bool, typer.Option(callback=_version, is_eager=True)] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
 ) -> None:
     """Compile a SentenceTransformer, and prove that nothing changed."""
 
@@ -298,7 +352,9 @@ def guarded(run: Callable[..., Any], debug: bool) -> int:
     except Exception as error:
         code = getattr(error, "exit_code", None)
         if code is not None and hasattr(error, "format_message"):  # click's usage errors
-            return _fail(UsageError(error.format_message()), 2, debug)  # type: ignore[attr-defined]
+            message = error.format_message()  # type: ignore[attr-defined]
+            # Without a message it has printed the help already: no command was given.
+            return _fail(UsageError(message), 2, debug) if message else 2
         return _fail(_unexpected(error), 7, debug, error)
     return 0
 
@@ -317,5 +373,13 @@ def _fail(error: Exception, code: int, debug: bool, cause: Exception | None = No
         import traceback
 
         traceback.print_exception(cause or error)
-    log_console.print("[bold red]error:[/]", str(error), markup=True, highlight=False, soft_wrap=True)
+    # A Text, so that brackets in a path or an extra's name are not read as markup.
+    line = Text.assemble(("error:", "bold red"), " ", _one_line(str(error)))
+    log_console.print(line, soft_wrap=True)
     return code
+
+
+def _one_line(message: str) -> str:
+    """The message on one line, without what could steer a terminal."""
+    joined = " ".join(line.strip() for line in message.splitlines())
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in joined)

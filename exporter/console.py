@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.text import Text
 
 
 class Live:
@@ -18,7 +19,7 @@ class Live:
         self.close()
         self._progress = Progress(
             SpinnerColumn(),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
             TimeElapsedColumn(),
             console=self.console,
@@ -38,8 +39,10 @@ class Live:
 
     def end(self, stage: str, seconds: float, note: str) -> None:
         self.close()
-        line = f"[green]✓[/] {stage:<24} {seconds:6.1f} s"
-        self.console.print(line, f" [dim]{note}[/]" if note else "", highlight=False)
+        line = Text.assemble(("✓", "green"), f" {stage:<24} {seconds:6.1f} s")
+        if note:
+            line.append(f"  {note}", "dim")
+        self.console.print(line, soft_wrap=True)
 
     def close(self) -> None:
         """Stop the moving line, if one is."""

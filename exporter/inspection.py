@@ -52,6 +52,7 @@ class Inspection:
             ("target", f"{manifest.target}, {manifest.precision}"),
             ("verdict", state),
             ("embedding", f"{contract.dim} × float32, {'unit' if contract.normalized else 'free'} length"),
+            ("attention", ", ".join(f"{n} × {seen}" for seen, n in manifest.attention.items())),
             ("longest text", f"{contract.max_length} tokens"),
             ("prompts", prompts),
             ("size", human_size(self.bundle.size)),

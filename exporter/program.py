@@ -77,6 +77,21 @@ class Program:
             counts[op] = counts.get(op, 0) + 1
         return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
+    def attention(self) -> dict[str, int]:
+        """BandAttention nodes by whom they let a token see."""
+        counts: dict[str, int] = {}
+        for node in dialect.band_attentions(self.graph):
+            seen = sees(dialect.Band.of(node))
+            counts[seen] = counts.get(seen, 0) + 1
+        return counts
+
+
+def sees(band: dialect.Band) -> str:
+    """Whom a token sees, in words: "all", "window 257", "causal", "causal, window 5"."""
+    parts = ["causal"] if band.causal else []
+    parts += [f"window {band.window}"] if band.window else []
+    return ", ".join(parts) or "all"
+
 
 def where(node: ir.Node) -> str:
     """The place of a node in words a user knows: its source module, or else its own name."""

@@ -28,6 +28,8 @@ STORE = Path(__file__).parent / "store"
 
 _RECORD = "golden.json"
 _NUMBERS = "embeddings.npy"
+FILES = (_RECORD, _NUMBERS)
+"""All that a folder of goldens holds."""
 
 # What makes a SentenceTransformer folder the function that it is: weights, configurations, the
 # tokenizer, and code that it brings along. Matched against the file's name, in any folder.

@@ -84,7 +84,7 @@ def probe(mask_function: Callable, max_length: int) -> Mask:
         if len(row) == 0:
             raise Refused("its mask lets a token see nobody, not even itself")
         left, right = middle - int(row[0]), int(row[-1]) - middle
-        causal = right == 0
+        causal = right == 0 < left  # a token that sees only itself is not said to be causal
         window = 0 if left + 1 > max_length else left + 1
         grid = torch.linspace(0, 2 * middle, 97).long()
         i, j = grid[:, None], grid[None, :]

@@ -72,7 +72,13 @@ def _trace(source: Source, implementation: str, trust: bool, progress: Progress)
 
     with attention.registered(max_length) as recorder, _quiet():
         progress("tracing with torch.export")
-        exported = _export(whole, max_length)
+        try:
+            exported = _export(whole, max_length)
+        except ModelError as error:
+            if implementation == "eager":
+                raise
+            # A model that asks for our mask and then attends by itself stumbles over it.
+            raise attention.Refused(f"with our mask, {error}") from error
         if implementation == attention.NAME and not recorder.calls:
             raise attention.Refused("its attention does not go through transformers' interface")
         progress("translating to ONNX with torch.onnx")

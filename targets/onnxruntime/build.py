@@ -22,10 +22,10 @@ def write(program: Program, folder: Path) -> None:
     """Write the program's graph and weights. Raises RewriteError if it is not plain, legal ONNX."""
     model = program.model
     for node in model.graph:
-        if node.domain:
+        if node.domain or not onnx.defs.has(node.op_type):
+            op = f"{node.domain}.{node.op_type}" if node.domain else node.op_type
             raise RewriteError(
-                f"onnxruntime cannot spell {node.domain}.{node.op_type} "
-                f"(node {node.name}, from {where(node)})"
+                f"onnxruntime cannot spell {op} (node {node.name}, from {where(node)})"
             )
     model.functions.clear()
     model.opset_imports.pop(dialect.DOMAIN, None)

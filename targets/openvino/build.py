@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import io
+import re
 from pathlib import Path
 
 import numpy as np
@@ -21,20 +22,20 @@ from exporter.errors import RewriteError
 from exporter.program import Program, infer_shapes, weights_aside, where
 
 XML = "model.xml"
+_NO_RULE = re.compile(r"(?:operations: |, )(\w+)-\d+")
+"""The ops in the frontend's sentence "No conversion rule found for operations: Foo-23, Bar-23"."""
 
 
 def write(program: Program, folder: Path) -> None:
     """Convert and save. Raises RewriteError if OpenVINO's frontend refuses an op."""
     for node in program.graph:
         if node.domain:
-            raise RewriteError(
-                f"openvino cannot spell {node.domain}.{node.op_type} "
-                f"(node {node.name}, from {where(node)})"
-            )
+            raise _cannot_spell(node)
     converted, _held = convert(program.model)
     for port, name in zip(converted.inputs, program.contract.inputs, strict=True):
         port.get_tensor().set_names({name})
     converted.outputs[0].get_tensor().set_names({program.contract.output})
+    _name(converted)
     ov.save_model(converted, folder / XML, compress_to_fp16=False)
 
 
@@ -52,8 +53,11 @@ def convert(model: ir.Model) -> tuple[ov.Model, list[np.ndarray]]:
     try:
         converted = ov.Core().read_model(graph)
     except Exception as error:
-        lines = [line for line in str(error).splitlines() if line.strip()]
-        reason = next((line for line in lines if "onversion" in line), (lines or [""])[-1])
+        refused = set(_NO_RULE.findall(str(error)))
+        for node in model.graph:
+            if node.op_type in refused:
+                raise _cannot_spell(node) from error
+        reason = ([line for line in str(error).splitlines() if line.strip()] or [""])[-1]
         raise RewriteError(f"OpenVINO's ONNX frontend refuses the graph: {reason}") from error
     held: list[np.ndarray] = []
     for parameter in list(converted.get_parameters()):
@@ -68,6 +72,22 @@ def convert(model: ir.Model) -> tuple[ov.Model, list[np.ndarray]]:
         converted.remove_parameter(parameter)
     converted.validate_nodes_and_infer_types()
     return converted, held
+
+
+def _cannot_spell(node: ir.Node) -> RewriteError:
+    op = f"{node.domain}.{node.op_type}" if node.domain else node.op_type
+    return RewriteError(f"openvino cannot spell {op} (node {node.name}, from {where(node)})")
+
+
+def _name(model: ov.Model) -> None:
+    """Name what the frontend added by its place: left unnamed, a node is called by a number that
+    counts all nodes this process ever made, and two builds give different bytes."""
+    ops_in_order = model.get_ordered_ops()
+    taken = {op.get_friendly_name() for op in ops_in_order}
+    for place, op in enumerate(ops_in_order):
+        if op.get_friendly_name() == op.get_name():
+            wish = f"{op.get_type_name()}.{place}"
+            op.set_friendly_name(f"{wish}.added" if wish in taken else wish)
 
 
 def _unlocked(array: np.ndarray) -> np.ndarray:

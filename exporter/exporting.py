@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
-from exporter import __version__, bundle, pipeline, registry, verify
+from exporter import __version__, bundle, pipeline, registry, verifying
 from exporter.bundle import Bundle, Manifest, Origin
 from exporter.encoder import TOKENIZER, open_encoder
 from exporter.errors import UsageError
@@ -47,6 +47,7 @@ def export(
     precisions: Sequence[str] = ("fp32",),
     out: str | Path = "out",
     *,
+    name: str | None = None,
     force: bool = False,
     trust_remote_code: bool = False,
     listener: Listener | None = None,
@@ -57,6 +58,7 @@ def export(
         model: a SentenceTransformer folder, or a hub id.
         targets: names of targets; `precisions`: names of precisions. Every pair is built.
         out: where artifact folders go, as `out/<target>-<precision>`.
+        name: what to call the model; its folder's name if not given.
         force: write into a folder that holds other things; only artifacts are ever replaced.
         trust_remote_code: run code and unpickle weights that come with the model.
         listener: is told what happens (exporter.stages.Listener).
@@ -71,7 +73,7 @@ def export(
     out = Path(out)
     stages = Stages(listener)
     with stages("open"):
-        source = open_model(str(model), trust_remote_code=trust_remote_code)
+        source = open_model(model, name=name, trust_remote_code=trust_remote_code)
         names = [f"{target}-{precision}" for target, precision in pairs]
         bundle.check_output(out, names, force)
         check_finite(source, stages.step)
@@ -96,6 +98,10 @@ def _pairs(targets: Sequence[str], precisions: Sequence[str]) -> list[tuple[str,
     """Every pair asked for, refused here if the target does not offer it."""
     if not targets or not precisions:
         raise UsageError("name at least one --target and one --precision")
+    for target in targets:
+        if target not in registry.names():
+            known = ", ".join(registry.names())
+            raise UsageError(f"unknown target {target!r}; known: {known}")
     for precision in precisions:
         if precision not in GATES:
             raise UsageError(f"unknown precision {precision!r}; known: {', '.join(GATES)}")
@@ -179,6 +185,7 @@ def _one(
     folder.mkdir()
     first = len(stages.timings)
     with stages(f"build {name}"):
+        census, attention = program.census(), program.attention()
         tail = pipeline.run(program, target.passes)
         target.build(program, precision, folder)
         _companions(source, program, goldens, folder)
@@ -192,14 +199,16 @@ def _one(
                 "origin": origin,
                 "versions": {**_versions(), **target.versions()},
                 "passes": (*reports, *tail),
+                "census": census,
+                "attention": attention,
                 "notes": tuple(program.notes),
             },
         )
         built = Bundle(folder, manifest, None)
         stages.note(f"{built.size / 1e6:.0f} MB")
-    measurement, verdict = verify.measure(open_encoder(built), goldens, stages)
+    measurement, verdict = verifying.measure(open_encoder(built), goldens, stages)
     timings = stages.timings[first:]
-    record = verify.record(verdict, measurement, manifest, timings)
+    record = verifying.record(verdict, measurement, manifest, timings)
     bundle.write_verdict(folder, record)
     path = bundle.publish(folder, out, name, verdict.passed)
     seconds = sum(timing.seconds for timing in timings)

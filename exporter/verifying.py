@@ -19,7 +19,7 @@ from golden.gate import Verdict
 from golden.store import Goldens
 
 if TYPE_CHECKING:
-    from exporter.export import Result
+    from exporter.exporting import Result
 
 
 def verify(
@@ -30,7 +30,7 @@ def verify(
     Works on artifacts that missed their gate as well. A missed gate does not raise: look at
     `.passed`. Raises ArtifactError, naming the file, for a damaged folder.
     """
-    from exporter.export import Result
+    from exporter.exporting import Result
 
     path = Path(folder)
     stages = Stages(listener)

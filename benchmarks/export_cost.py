@@ -1,0 +1,95 @@
+"""What an export costs, stage by stage: wall seconds and peak resident memory.
+
+    .venv/bin/python benchmarks/export_cost.py MODEL [--target openvino ...] [--json FILE]
+
+Peak resident memory is the kernel's VmHWM, reset before every stage, so it counts everything that was
+resident at once: memory-mapped files as well. Verification is shown apart: it is not part of the cost
+of writing an artifact. Linux only.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from exporter.errors import GoldfoldError
+from exporter.exporting import export
+
+STATUS = Path("/proc/self/status")
+CLEAR = Path("/proc/self/clear_refs")
+
+
+class Meter:
+    """A stages.Listener that notes the peak resident memory of every stage."""
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, str | float]] = []
+
+    def begin(self, stage: str) -> None:
+        CLEAR.write_text("5")  # resets VmHWM to what is resident now
+
+    def detail(self, text: str) -> None:
+        pass
+
+    def step(self, done: int, total: int) -> None:
+        pass
+
+    def end(self, stage: str, seconds: float, note: str) -> None:
+        peak = next(
+            int(line.split()[1])
+            for line in STATUS.read_text().splitlines()
+            if line.startswith("VmHWM:")
+        )
+        row = {"stage": stage, "seconds": round(seconds, 2), "peak_gb": round(peak * 1024 / 1e9, 2)}
+        self.rows.append(row)
+        Console(stderr=True).print(f"{stage}: {seconds:.1f} s", highlight=False)
+
+
+def main(
+    model: Annotated[str, typer.Argument(help="A SentenceTransformer folder, or a hub id.")],
+    target: Annotated[list[str], typer.Option()] = ["openvino", "onnxruntime"],  # noqa: B006
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also write JSON here.")] = None,
+) -> None:
+    """Export once and print the table."""
+    meter = Meter()
+    with tempfile.TemporaryDirectory() as out:
+        try:
+            results = export(model, target, ("fp32",), out, listener=meter)
+        except GoldfoldError as error:
+            raise SystemExit(f"error: {error}") from None
+    work = [row for row in meter.rows if not str(row["stage"]).startswith("verify")]
+    checks = [row for row in meter.rows if str(row["stage"]).startswith("verify")]
+    table = Table("stage", title=f"Export of {Path(model).name}, fp32", title_justify="left")
+    table.add_column("seconds", justify="right")
+    table.add_column("peak resident", justify="right")
+    for row in work:
+        table.add_row(str(row["stage"]), f"{row['seconds']:.1f}", f"{row['peak_gb']:.2f} GB")
+    table.add_section()
+    table.add_row(
+        "export, without verification",
+        f"{sum(float(row['seconds']) for row in work):.1f}",
+        f"{max(float(row['peak_gb']) for row in work):.2f} GB",
+    )
+    table.add_section()
+    for row in checks:
+        table.add_row(str(row["stage"]), f"{row['seconds']:.1f}", f"{row['peak_gb']:.2f} GB")
+    Console().print(table)
+    if json_file is not None:
+        record = {
+            "model": Path(model).name,
+            "machine": {"processor": platform.machine(), "system": platform.system()},
+            "versions": dict(results[0].bundle.manifest.versions),
+            "stages": meter.rows,
+        }
+        json_file.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    typer.run(main)

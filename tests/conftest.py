@@ -1,0 +1,73 @@
+"""One tiny model, exported once a session for both targets, and what came out on the way."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+import golden.make
+from exporter import export, exporting
+from exporter.pipeline import PassReport
+from exporter.program import Program
+from tests import models
+
+GOLDEN_TEXTS = (
+    "card-query", "english-titled", "german-query", "russian", "chinese", "code-python",
+    "emoji-single", "empty", "blank-spaces", "one-letter", "prompt-query", "prompt-document",
+    "length-16", "length-257", "length-600", "length-672",
+)  # fmt: skip
+"""Enough for the gate to mean something, few enough to verify in a second."""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """The session's export: its artifacts by target, and the program before any target's tail."""
+
+    artifacts: dict[str, Path]
+    program: Program
+    reports: list[PassReport]
+
+    def copy(self) -> Program:
+        """The program, to be used up; shares the weights with the original."""
+        return copy_of(self.program)
+
+
+def copy_of(program: Program) -> Program:
+    return replace(program, model=program.model.clone())
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a tiny EmbeddingGemma: look, do not touch."""
+    return models.build("gemma3", tmp_path_factory.mktemp("source") / "tiny-gemma3")
+
+
+@pytest.fixture(scope="session")
+def exported(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """One real export of `tiny`, with fewer golden texts than usual."""
+    kept: list[tuple[Program, list[PassReport]]] = []
+    prepare = exporting.prepare
+
+    def prepare_and_keep(*args, **options):
+        program, reports = prepare(*args, **options)
+        kept.append((copy_of(program), reports))
+        return program, reports
+
+    few = partial(golden.make.make, only=GOLDEN_TEXTS)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(exporting, "prepare", prepare_and_keep)
+        patch.setattr(golden.make, "make", few)
+        out = tmp_path_factory.mktemp("artifacts")
+        results = export(tiny, ["openvino", "onnxruntime"], ["fp32"], out)
+    assert all(result.passed for result in results)
+    paths = {result.bundle.manifest.target: result.path for result in results}
+    return Exported(paths, *kept[0])
+
+
+@pytest.fixture(scope="session")
+def artifacts(exported: Exported) -> dict[str, Path]:
+    """Target → artifact folder. Copy one (shutil.copytree) before damaging it."""
+    return exported.artifacts

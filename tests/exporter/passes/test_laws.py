@@ -1,0 +1,245 @@
+"""Every law of every pass, as its docstring states it; and the harness, by breaking a toy pass."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import targets.onnxruntime
+import targets.openvino
+from exporter.passes import law
+from exporter.passes.base import Equality, Log, Pass
+from exporter.passes.expand_band_attention import ExpandBandAttention
+from exporter.passes.legalize_rotary import LegalizeRotary
+from exporter.passes.linear import take_over
+from exporter.pipeline import COMMON, EARLY
+from exporter.program import add_constant, constant, insert_before
+from tests.exporter.passes import harness
+
+_TARGETS = (targets.onnxruntime.TARGET, targets.openvino.TARGET)
+_ALL = (*EARLY, *COMMON, *(this for target in _TARGETS for this in target.passes))
+PASSES = list(dict.fromkeys(_ALL))
+EXAMPLES = [
+    pytest.param(this, before, after, id=f"{this.name}-{title or number}")
+    for this in PASSES
+    for number, (title, before, after) in enumerate(law.read(this).examples)
+]
+REFUSALS = [
+    pytest.param(this, title, text, id=f"{this.name}-{title}")
+    for this in PASSES
+    for title, text in law.read(this).refusals
+]
+
+
+@pytest.mark.parametrize(("this", "before", "after"), EXAMPLES)
+def test_before_becomes_after(this: Pass, before: str, after: str) -> None:
+    harness.assert_structure(this, before, after)
+
+
+@pytest.mark.parametrize(("this", "before", "after"), EXAMPLES)
+@given(data=st.data())
+@settings(max_examples=20, deadline=None)
+def test_before_means_after(this: Pass, before: str, after: str, data: st.DataObject) -> None:
+    weights, feeds = data.draw(harness.draws(before))
+    harness.assert_holds(this, before, weights, feeds)
+
+
+@pytest.mark.parametrize(("this", "title", "text"), REFUSALS)
+def test_refused_graphs_are_left_alone(this: Pass, title: str, text: str) -> None:
+    log = harness.assert_left_alone(this, text)
+    assert log.refused, f"nothing says that {title}"
+
+
+@pytest.mark.parametrize("this", PASSES, ids=lambda this: this.name)
+def test_a_pass_is_one_file_and_one_frozen_dataclass(this: Pass) -> None:
+    kind = type(this)
+    assert dataclasses.is_dataclass(kind) and kind.__dataclass_params__.frozen
+    assert Path(inspect.getfile(kind)).stem == this.name.replace("-", "_")
+    read = law.read(this)
+    assert read.summary and read.holds and read.needs
+    assert isinstance(this.equality, Equality)
+
+
+@pytest.mark.parametrize("this", PASSES, ids=lambda this: this.name)
+def test_a_budget_ends_a_pass(this: Pass) -> None:
+    (_, before, _), *_ = law.read(this).examples
+    model = harness.build(before)
+    left = harness.serialized(model)
+    assert this.rewrite(model, Log(budget=0)).applied == []
+    assert harness.serialized(model) == left
+    assert len(this.rewrite(model, Log(budget=1)).applied) == 1
+
+
+# What rewrites of one sweep share -----------------------------------------------------------------
+
+
+TWO_ATTENTIONS = """
+f (float[B,4,T,8] q, float[B,1,T,8] k, float[B,4,T,8] r, float[B,2,T,8] l, bool[B,T] padding)
+    => (float[B,4,T,8] y, float[B,4,T,8] z, float[B,4,T,8] w)
+{
+    y = goldfold.BandAttention <scale: float = 0.25, window: int = 2> (q, k, k, padding)
+    p = Add(y, r)
+    z = goldfold.BandAttention <scale: float = 0.5, window: int = 2> (p, k, k, padding)
+    w = goldfold.BandAttention <scale: float = 0.5, window: int = 2, causal: int = 1>
+        (z, l, l, padding)
+}
+"""
+
+
+@given(data=st.data())
+@settings(max_examples=10, deadline=None)
+def test_attentions_that_see_alike_share_a_mask(data: st.DataObject) -> None:
+    _, feeds = data.draw(harness.draws(TWO_ATTENTIONS))
+    harness.assert_holds(ExpandBandAttention(), TWO_ATTENTIONS, {}, feeds)
+
+
+def test_shared_masks_are_made_before_their_first_reader() -> None:
+    model = harness.build(TWO_ATTENTIONS)
+    assert len(ExpandBandAttention().rewrite(model).applied) == 3
+    harness.assert_legal(model)
+    ops = [node.op_type for node in model.graph]
+    assert ops.count("Where") == 2  # one for the two alike, one for the causal
+    assert ops.count("Range") == ops.count("Less") == ops.count("Abs") == 1
+
+
+def rotary_text(tokens: str) -> str:
+    return f"""
+    f (float[B,4,{tokens},8] q, float[B,1,{tokens},8] k, float[1,U,4] c, float[1,U,4] s)
+        => (float[B,4,{tokens},8] y, float[B,1,{tokens},8] z)
+    {{
+        y = RotaryEmbedding <num_heads: int = 4> (q, c, s)
+        z = RotaryEmbedding <num_heads: int = 1> (k, c, s)
+    }}
+    """
+
+
+def test_rotary_nodes_share_tables_and_positions() -> None:
+    model = harness.build(rotary_text("T"))
+    assert len(LegalizeRotary().rewrite(model).applied) == 2
+    harness.assert_legal(model)
+    y, z = (v.producer() for v in model.graph.outputs)
+    assert list(y.inputs[1:]) == list(z.inputs[1:])
+    ops = [node.op_type for node in model.graph]
+    assert ops.count("Squeeze") == 3 and ops.count("Range") == 1  # two tables and a count
+
+
+def test_rotary_nodes_of_unnamed_sizes_share_only_tables() -> None:
+    model = harness.build(rotary_text("?"))
+    assert len(LegalizeRotary().rewrite(model).applied) == 2
+    harness.assert_legal(model)
+    y, z = (v.producer() for v in model.graph.outputs)
+    assert list(y.inputs[1:3]) == list(z.inputs[1:3]) and y.inputs[3] is not z.inputs[3]
+
+
+# The harness itself -------------------------------------------------------------------------------
+
+TOY = "f (float[B,3] x, float[3] c) => (float[B,3] y) { y = Mul(x, c) }"
+TOY_AFTER = "f (float[B,3] x, float[3] c) => (float[B,3] y) { y = Div(x, c) }"
+
+
+@dataclass(frozen=True)
+class Toy(Pass):
+    """x · c = x / (1/c) for a constant c without zeros; each field breaks it in one way."""
+
+    equality: ClassVar[Equality] = Equality.REAL
+    wrong_by: float = 0.0
+    wrong_op: bool = False
+    reads_late: bool = False
+    litters: bool = False
+    again: bool = False
+    idle: bool = False
+
+    def match(self, node: ir.Node) -> ir.Node | None:
+        ops = ("Mul", "Div") if self.again else ("Mul",)
+        return None if self.idle or node.op_type not in ops else node
+
+    def refuses(self, match: ir.Node) -> str | None:
+        c = constant(match.inputs[1])
+        return "c has a zero" if c is not None and not c.all() else None
+
+    def construct(self, match: ir.Node, memo: dict) -> None:
+        graph, x, c = match.graph, match.inputs[0], constant(match.inputs[1])
+        assert graph is not None and x is not None and c is not None
+        divisor = c if match.op_type == "Div" else (1.0 + self.wrong_by) / c
+        op = "Mul" if self.wrong_op else "Div"
+        node = ir.node(op, [x, add_constant(graph, "c", divisor)], name="new")
+        node.outputs[0].name = "new"
+        insert_before(match, [node])
+        take_over(match.outputs[0], node.outputs[0])
+        if self.reads_late:
+            late = _append(graph, x)
+            node.replace_input_with(0, late)
+
+    def rewrite(self, model: ir.Model, log: Log | None = None) -> Log:
+        log = super().rewrite(model, log)
+        if self.litters and log.applied:
+            _append(model.graph, model.graph.inputs[0])  # after the broom of `rewrite`
+        return log
+
+
+def _append(graph: ir.Graph, x: ir.Value) -> ir.Value:
+    node = ir.node("Identity", [x], name="last")
+    node.outputs[0].name = "last"
+    graph.append(node)
+    return node.outputs[0]
+
+
+def _inputs(c: list[float]) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    x = np.random.default_rng(1).standard_normal((2, 3)).astype(np.float32)
+    return {"c": np.array(c, np.float32)}, {"x": x}
+
+
+def test_the_harness_accepts_a_right_pass() -> None:
+    harness.assert_structure(Toy(), TOY, TOY_AFTER)
+    harness.assert_holds(Toy(), TOY, *_inputs([3.0, -7.0, 1e-5]))
+
+
+def structure(toy: Toy) -> None:
+    harness.assert_structure(toy, TOY, TOY_AFTER)
+
+
+BROKEN: dict[str, tuple[Callable[[], object], str]] = {
+    "numbers off by 1e-11": (
+        lambda: harness.assert_holds(Toy(wrong_by=1e-11), TOY, *_inputs([3.0, -7.0, 1e-5])),
+        "rounding explains",
+    ),
+    "another op than promised": (lambda: structure(Toy(wrong_op=True)), "Div"),
+    "read before made": (lambda: structure(Toy(reads_late=True)), "nothing before it makes"),
+    "a node left over": (lambda: structure(Toy(litters=True)), "no output depends on"),
+    "not settled": (lambda: structure(Toy(again=True)), "== \\[\\]"),
+    "nothing done": (lambda: structure(Toy(idle=True)), "does not apply"),
+    "refused example rewritten": (lambda: harness.assert_left_alone(Toy(), TOY), "== \\[\\]"),
+}
+
+
+@pytest.mark.parametrize("fault", BROKEN)
+def test_the_harness_catches(fault: str) -> None:
+    check, message = BROKEN[fault]
+    with pytest.raises(AssertionError, match=message):
+        check()
+
+
+def test_the_harness_tells_zeros_by_their_sign() -> None:
+    before = harness.build("f (float[B] x) => (float[B] y) { y = Neg(x) }")
+    after = harness.build(
+        "f (float[B] x) => (float[B] y) { z = Constant <value: tensor = float {0.0}> () y = Sub(z, x) }"
+    )
+    feeds = {"x": np.array([1.0, 0.0], np.float32)}
+    with pytest.raises(AssertionError, match="bits"):
+        harness.assert_same_bits(before, after, feeds)
+    harness.assert_close(*map(_wide, (before, after)), feeds)
+
+
+def _wide(model: ir.Model) -> ir.Model:
+    harness.widen(model)
+    return model

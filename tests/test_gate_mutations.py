@@ -1,0 +1,158 @@
+"""The gate is tested by mutation: an EmbeddingGemma-shaped model, made wrong in one way, must fail.
+
+The goldens are made by sentence-transformers from the unharmed model. Each mutation changes the traced
+program (or what goes into it) as a real bug would; the unharmed program must pass, every mutant must not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from tokenizers import Tokenizer
+
+from exporter import dialect, interpret, pipeline
+from exporter.model import open_model
+from exporter.passes.linear import linear_ending_at
+from exporter.program import Program, drop_unused
+from exporter.simplify import simplify
+from exporter.trace import trace
+from golden import compare, gate, store
+from golden.make import make
+from golden.store import Goldens
+from tests import models
+
+
+@pytest.fixture(scope="module")
+def subject(tmp_path_factory: pytest.TempPathFactory) -> tuple[Program, Goldens]:
+    """The unharmed program, before any law that a mutation would have to undo; and its goldens."""
+    folder = models.build("gemma3", tmp_path_factory.mktemp("mutations") / "gemma3")
+    source = open_model(folder)
+    program = trace(source)
+    simplify(program)
+    pipeline.run(program, pipeline.EARLY)
+    digests = {k: v for k, v in source.digests.items() if store.defines(k)}
+    return program, make(folder, name="gemma3", digests=digests)
+
+
+def judged(program: Program, goldens: Goldens) -> gate.Verdict:
+    """Measure a program as an artifact is measured, in fp32."""
+    tokenizer = Tokenizer.from_str(program.tokenizer)
+    tokenizer.enable_truncation(program.contract.max_length)
+    faults = compare.token_faults(
+        lambda texts: [e.ids for e in tokenizer.encode_batch(texts)], goldens
+    )
+    measurement = compare.measure(
+        interpret.runner(program), goldens, pad_id=program.contract.pad_id
+    )
+    return gate.judge(measurement, faults, "fp32", goldens)
+
+
+def copy(program: Program) -> Program:
+    return replace(program, model=program.model.clone())
+
+
+def attention_attribute(name: str, value: int, only_windowed: bool = False) -> Callable:
+    def mutate(program: Program) -> None:
+        for node in dialect.band_attentions(program.graph):
+            if not only_windowed or dialect.Band.of(node).window:
+                node.attributes[name] = ir.AttrInt64(name, value)
+
+    return mutate
+
+
+def epsilon(factor: float) -> Callable:
+    def mutate(program: Program) -> None:
+        for node in program.graph:
+            if node.op_type == "RMSNormalization":
+                old = node.attributes["epsilon"].value
+                node.attributes["epsilon"] = ir.AttrFloat32("epsilon", old * factor)
+
+    return mutate
+
+
+def drop_dense(program: Program) -> None:
+    """As if the exporter had left the head behind: 768→3072→768 replaced by nothing."""
+    last = [linear for node in program.graph if (linear := linear_ending_at(node))][-1]
+    first = linear_ending_at(last.x.producer())
+    assert first is not None
+    last.output.replace_all_uses_with(first.x)
+    drop_unused(program.model)
+
+
+MUTATIONS: dict[str, Callable[[Program], None]] = {
+    "window 129": attention_attribute("window", 129, only_windowed=True),
+    "window one too narrow": attention_attribute("window", 256, only_windowed=True),
+    "window one too wide": attention_attribute("window", 258, only_windowed=True),
+    "no window": attention_attribute("window", 0),
+    "causal": attention_attribute("causal", 1),
+    "the dense layers dropped": drop_dense,
+    "eps too large by 2^20": epsilon(2.0**20),
+    # Scaling the residual stream by s = 2^-5 and forgetting that its norms' eps scale by s².
+    "eps not scaled with the stream": epsilon(2.0**10),
+}
+
+
+def test_the_unharmed_program_passes(subject: tuple[Program, Goldens]) -> None:
+    program, goldens = subject
+    verdict = judged(program, goldens)
+    assert verdict.passed, verdict.reasons
+    assert max(len(case.token_ids) for case in goldens.cases) > 257, "no text that a window cuts"
+
+
+@pytest.mark.parametrize("name", MUTATIONS)
+def test_a_mutant_fails(name: str, subject: tuple[Program, Goldens]) -> None:
+    program, goldens = subject
+    mutant = copy(program)
+    MUTATIONS[name](mutant)
+    verdict = judged(mutant, goldens)
+    assert not verdict.passed
+    assert any("1-cos" in reason or "1−cos" in reason for reason in verdict.reasons)
+
+
+def test_a_dropped_prompt_fails(subject: tuple[Program, Goldens]) -> None:
+    program, goldens = subject
+    tokenizer = Tokenizer.from_str(program.tokenizer)
+    tokenizer.enable_truncation(program.contract.max_length)
+    run = interpret.runner(program)
+    without = tuple(
+        replace(case, token_ids=tuple(tokenizer.encode(case.text).ids)) for case in goldens.cases
+    )
+    measurement = compare.measure(run, replace(goldens, cases=without))
+    verdict = gate.judge(measurement, [], "fp32", goldens)
+    assert not verdict.passed
+    prompted = {case.id for case in goldens.cases if case.prompt}
+    assert {row.id for row in measurement.ranked[:5]} <= prompted
+
+
+def test_tokens_without_eos_fail(subject: tuple[Program, Goldens]) -> None:
+    program, goldens = subject
+    tokenizer = Tokenizer.from_str(program.tokenizer)
+    tokenizer.enable_truncation(program.contract.max_length)
+
+    def cut(texts: list[str]) -> list[list[int]]:
+        return [encoding.ids[:-1] for encoding in tokenizer.encode_batch(texts)]
+
+    faults = compare.token_faults(cut, goldens)
+    assert len(faults) == len(goldens.cases)
+    run = interpret.runner(program)
+
+    def without_eos(ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        mask = mask.copy()
+        mask[np.arange(len(mask)), mask.sum(1) - 1] = 0
+        return run(ids, np.maximum(mask, np.eye(1, mask.shape[1], dtype=np.int64)))
+
+    measurement = compare.measure(without_eos, goldens)
+    assert not gate.judge(measurement, [], "fp32", goldens).passed
+
+
+def test_goldens_of_another_model_fail(
+    subject: tuple[Program, Goldens], tmp_path: Path
+) -> None:
+    program, goldens = subject
+    shifted = replace(goldens, embeddings=np.roll(goldens.embeddings, 1, axis=0))
+    assert not judged(program, shifted).passed
