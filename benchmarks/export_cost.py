@@ -2,9 +2,9 @@
 
     .venv/bin/python benchmarks/export_cost.py MODEL [--target openvino ...] [--json FILE]
 
-Peak resident memory is the kernel's VmHWM, reset before every stage, so it counts everything that was
-resident at once: memory-mapped files as well. Verification is shown apart: it is not part of the cost
-of writing an artifact. Linux only.
+Peak resident memory is the kernel's VmHWM, reset before every stage, so it counts everything that
+was resident at once: memory-mapped files as well. Verification is shown apart: it is not part of
+the cost of writing an artifact. Linux only.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
 """An artifact folder: written whole or not at all, and opened with every digest checked.
 
-    manifest.json    what it is and the sha256 of every file; ends the bundle's identity
-    verdict.json     what was measured, and when it took how long; outside the digests
-    tokenizer.json   and what belongs to it
-    golden/          the golden embeddings it is verified against
-    LICENSE …        the source model's licence and notice files
-    …                the target's own files
+manifest.json    what it is and the sha256 of every file; ends the bundle's identity
+verdict.json     what was measured, and when it took how long; outside the digests
+tokenizer.json   and what belongs to it
+golden/          the golden embeddings it is verified against
+LICENSE …        the source model's licence and notice files
+…                the target's own files
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from exporter.errors import ArtifactError, OutputError
 from exporter.pipeline import PassReport
+from exporter.probing import Look
 from exporter.program import Contract
 from exporter.stages import Timing
 
@@ -74,7 +75,8 @@ class Manifest(BaseModel):
     census: dict[str, int]
     """Nodes of the program by op, after the common laws and before the target's own."""
     attention: dict[str, int]
-    """Attention nodes of that program by whom they see, for example {"window 257": 20, "all": 4}."""
+    """Attention nodes of that program by whom they see, for example {"window 257": 20, "all":
+    4}."""
     notes: tuple[str, ...] = ()
     files: dict[str, FileEntry]
 
@@ -95,6 +97,12 @@ class VerdictRecord(BaseModel):
     reasons: tuple[str, ...]
     precision: str
     measurement: dict[str, Any]
+    emulated: dict[str, Any] | None = None
+    """The same figures with every value rounded to its type, where the machine that verified does
+    not
+    compute in this precision."""
+    drift: tuple[Look, ...] = ()
+    """The drift after every pass, where the export was asked for it."""
     timings: tuple[Timing, ...]
     passes_seconds: dict[str, float] = {}
     machine: dict[str, str] = {}
@@ -119,7 +127,8 @@ class Bundle:
 
 
 def seal(folder: Path, manifest: dict[str, Any]) -> Manifest:
-    """Digest every file of `folder` and write its manifest. `manifest` gives all fields but `files`."""
+    """Digest every file of `folder` and write its manifest. `manifest` gives all fields but
+    `files`."""
     files = {
         key: FileEntry(sha256=digest(folder / key), size=(folder / key).stat().st_size)
         for key in sorted(_files(folder))
@@ -176,10 +185,11 @@ def read_manifest(path: Path) -> Manifest:
         for report in record["passes"]:
             report["seconds"] = 0.0
         manifest = Manifest.model_validate(record)
+        canonical = manifest.to_bytes()
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         reason = _first_error(error)
         raise ArtifactError(f"{path} is damaged: {MANIFEST} is malformed: {reason}") from None
-    if manifest.to_bytes() != raw:
+    if canonical != raw:
         raise ArtifactError(f"{path} is damaged: {MANIFEST} has been changed; export it again")
     for key in manifest.files:
         pure = Path(key)
@@ -243,7 +253,9 @@ def check_output(out: Path, names: list[str], force: bool) -> None:
         with tempfile.TemporaryFile(dir=out):
             pass
     except OSError as error:
-        raise OutputError(f"cannot write to {out}: {error.strerror}; choose another --out") from None
+        raise OutputError(
+            f"cannot write to {out}: {error.strerror}; choose another --out"
+        ) from None
     for name in names:
         for path in (out / name, out / f"{name}{FAILED}"):
             if path.exists() and not is_artifact(path):
@@ -253,13 +265,15 @@ def check_output(out: Path, names: list[str], force: bool) -> None:
     others = [p.name for p in out.iterdir() if not p.name.startswith(_SCRATCH)]
     if others and not any(is_artifact(out / name) for name in others):
         raise OutputError(
-            f"{out} holds something else ({sorted(others)[0]}); choose an empty folder, or give --force"
+            f"{out} holds something else ({sorted(others)[0]}); "
+            "choose an empty folder, or give --force"
         )
 
 
 @contextmanager
 def scratch(out: Path) -> Iterator[Path]:
-    """A hidden working folder in `out`, gone afterwards whatever happens. Clears dead ones first."""
+    """A hidden working folder in `out`, gone afterwards whatever happens. Clears dead ones
+    first."""
     for stale in out.glob(f"{_SCRATCH}*"):
         owner = _OWNER.match(stale.name)
         if owner and not _alive(int(owner[1])):

@@ -1,22 +1,21 @@
-"""The `goldfold` command. Thin: each command calls one public function and prints what it returns."""
+"""The `goldfold` command: each calls one public function and prints what it returns."""
 
 from __future__ import annotations
 
 import json
-import os
 import sys
+import tempfile
 from collections.abc import Callable
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from exporter import __version__
-from exporter.console import Live
+from exporter.console import Live, one_line, open_console
 from exporter.errors import GateMissed, GoldfoldError, OutputError, UsageError
 from golden.errors import GoldenError
 
@@ -46,20 +45,12 @@ Trust = Annotated[
 Threads = Annotated[int | None, typer.Option(min=1, help="Threads of the runtime.")]
 
 
-
-def _console(stderr: bool) -> Console:
-    console = Console(stderr=stderr)
-    if not console.is_terminal and "COLUMNS" not in os.environ:
-        console.width = 120  # a log has no edge, and rich's 80 would cut columns off the tables
-    return console
-
-
-out_console = _console(stderr=False)
-log_console = _console(stderr=True)
+out_console = open_console(stderr=False)
+log_console = open_console(stderr=True)
 
 
 @contextmanager
-def listening(quiet: bool):  # noqa: ANN201
+def listening(quiet: bool):
     """A listener for stages, or None; its moving line is stopped whatever happens."""
     live = None if quiet else Live(log_console)
     try:
@@ -104,7 +95,9 @@ def export(
 
 @app.command()
 def verify(
-    folders: Annotated[list[Path], typer.Argument(help="Artifact folders, or one that holds them.")],
+    folders: Annotated[
+        list[Path], typer.Argument(help="Artifact folders, or one that holds them.")
+    ],
     threads: Threads = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
@@ -170,10 +163,14 @@ def _show(results: list[Result], as_json: bool) -> None:
 @app.command()
 def embed(
     folder: Annotated[Path, typer.Argument(help="An artifact folder.")],
-    texts: Annotated[list[str] | None, typer.Argument(help="Texts; - reads lines from stdin.")] = None,
+    texts: Annotated[
+        list[str] | None, typer.Argument(help="Texts; - reads lines from stdin.")
+    ] = None,
     prompt: Annotated[str | None, typer.Option(help="Name of one of the model's prompts.")] = None,
     dims: Annotated[int | None, typer.Option(help="Keep so many leading dimensions.")] = None,
-    save: Annotated[Path | None, typer.Option(help="Write a .npy file instead of printing.")] = None,
+    save: Annotated[
+        Path | None, typer.Option(help="Write a .npy file instead of printing.")
+    ] = None,
     batch_size: Annotated[int, typer.Option(min=1)] = 32,
     threads: Threads = None,
     as_json: AsJson = False,
@@ -255,7 +252,9 @@ def demo(
 @golden_app.command("make")
 def golden_make(
     model: Annotated[str, typer.Argument(help="A SentenceTransformer folder, or a hub id.")],
-    out: Annotated[Path | None, typer.Option(help="Folder to write; default: golden/store.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder to write; default: golden/store.")
+    ] = None,
     name: Annotated[str | None, typer.Option(help="What to call the model.")] = None,
     trust_remote_code: Trust = False,
     quiet: Quiet = False,
@@ -291,14 +290,22 @@ def golden_make(
 
 
 def _check_store(folder: Path) -> None:
-    """Refuse a folder that holds more than goldens: storing replaces it whole."""
+    """Refuse, before any work, a folder that cannot be written or holds more than goldens, because
+    storing them replaces it whole."""
     from golden.store import FILES
 
     if folder.exists() and not folder.is_dir():
         raise OutputError(f"{folder} is a file; give a folder with --out")
-    others = sorted(p.name for p in folder.iterdir() if p.name not in FILES) if folder.exists() else []
+    present = {path.name for path in folder.iterdir()} if folder.exists() else set()
+    others = sorted(present - set(FILES))
     if others:
         raise OutputError(f"{folder} holds something else ({others[0]}); give another --out")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder.parent):
+            pass
+    except OSError as error:
+        raise OutputError(f"cannot write {folder}: {error.strerror}; give another --out") from None
 
 
 @app.command()
@@ -330,14 +337,18 @@ def _root(
 
 
 def main() -> None:
-    """Run the command line. Every failure is one line on standard error and a documented exit code."""
+    """Run the command line. A failure is one line on standard error and a documented exit code."""
     sys.exit(guarded(app, "--debug" in sys.argv[1:]))
 
 
 def guarded(run: Callable[..., Any], debug: bool) -> int:
-    """Call `run` and turn what it raises into an exit code; see exporter/errors.py for the codes."""
+    """Call `run` and turn what it raises into an exit code (exporter/errors.py lists them)."""
     try:
-        run(standalone_mode=False)
+        # typer returns the code of an Exit instead of raising it, and makes Ctrl-C an Exit of 130.
+        code = run(standalone_mode=False) or 0
+        if code == 130:
+            raise KeyboardInterrupt
+        return code
     except GoldfoldError as error:
         return _fail(error, error.code, debug)
     except GoldenError as error:
@@ -345,8 +356,6 @@ def guarded(run: Callable[..., Any], debug: bool) -> int:
     except (KeyboardInterrupt, typer.Abort):
         log_console.print("[red]interrupted[/]; nothing half-made is left")
         return 130
-    except typer.Exit as leave:
-        return leave.exit_code
     except BrokenPipeError:
         return 141
     except Exception as error:
@@ -356,7 +365,6 @@ def guarded(run: Callable[..., Any], debug: bool) -> int:
             # Without a message it has printed the help already: no command was given.
             return _fail(UsageError(message), 2, debug) if message else 2
         return _fail(_unexpected(error), 7, debug, error)
-    return 0
 
 
 def _unexpected(error: Exception) -> Exception:
@@ -374,12 +382,6 @@ def _fail(error: Exception, code: int, debug: bool, cause: Exception | None = No
 
         traceback.print_exception(cause or error)
     # A Text, so that brackets in a path or an extra's name are not read as markup.
-    line = Text.assemble(("error:", "bold red"), " ", _one_line(str(error)))
+    line = Text.assemble(("error:", "bold red"), " ", one_line(str(error)))
     log_console.print(line, soft_wrap=True)
     return code
-
-
-def _one_line(message: str) -> str:
-    """The message on one line, without what could steer a terminal."""
-    joined = " ".join(line.strip() for line in message.splitlines())
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in joined)

@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
+import os
+
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
 
+def open_console(stderr: bool) -> Console:
+    """A console on standard output or standard error."""
+    console = Console(stderr=stderr)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = 120  # a log has no edge, and rich's 80 would cut columns off the tables
+    return console
+
+
+def one_line(message: str) -> str:
+    """A message on one line, without what could steer a terminal."""
+    joined = " ".join(line.strip() for line in message.splitlines())
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in joined)
+
+
 class Live:
-    """A stages.Listener on a terminal or a log: a moving line on the first, plain lines on the second."""
+    """A stages.Listener: a moving line on a terminal, plain lines in a log."""
 
     def __init__(self, console: Console) -> None:
         self.console = console

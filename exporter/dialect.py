@@ -1,7 +1,7 @@
 """The words of the IR: ONNX at one opset, plus one op of our own.
 
-`goldfold.BandAttention` keeps what an encoder means by attention (who sees whom) in attributes, where
-a law can read it, instead of in a dozen nodes of mask arithmetic:
+`goldfold.BandAttention` keeps what an encoder means by attention (who sees whom) in attributes,
+where a law can read it, instead of in a dozen nodes of mask arithmetic:
 
     y[B,H,S,D] = BandAttention(q[B,H,S,D], k[B,G,S,D], v[B,G,S,D], padding[B,S])
                  {scale, window, causal, softcap}
@@ -13,9 +13,10 @@ a law can read it, instead of in a dozen nodes of mask arithmetic:
 * softcap = 0: none. Otherwise scores become softcap · tanh(scores / softcap) before masking.
 
 Its definition is the model-local function below, in standard ops only; that function is what "means
-the same" is tested against. Its mask is *added* and finite, so a row that sees nobody (a padding token
-far from every real one) still softmaxes to finite numbers: a mask of −inf would make it NaN, and NaN
-poisons the pooling. Never give an op of ours a name that ONNX has: TensorRT's parser ignores the domain.
+the same" is tested against. Its mask is *added* and finite, so a row that sees nobody (a padding
+token far from every real one) still softmaxes to finite numbers: a mask of −inf would make it NaN,
+and NaN poisons the pooling. Never give an op of ours a name that ONNX has: TensorRT's parser
+ignores the domain.
 """
 
 from __future__ import annotations
@@ -38,8 +39,8 @@ BAND_ATTENTION = "BandAttention"
 HIDDEN = -3.0e4
 """Added to the score of a token that must not be seen.
 
-In f32 a hidden token's weight is exactly 0 while scores differ by less than 3e4 − 104 (e^−104 is below
-the least subnormal), and −3e4 plus any score above −35,504 stays finite in fp16 as well.
+In f32 a hidden token's weight is exactly 0 while scores differ by less than 3e4 − 104 (e^−104 is
+below the least subnormal), and −3e4 plus any score above −35,504 stays finite in fp16 as well.
 """
 
 _BAND_ATTENTION_FUNCTION = f"""
@@ -150,3 +151,38 @@ def is_band_attention(node: ir.Node) -> bool:
 def band_attentions(graph: ir.Graph) -> Iterator[ir.Node]:
     """The BandAttention nodes of a graph, in order."""
     return (node for node in graph if is_band_attention(node))
+
+
+# --- what laws may assume of an op
+#
+# f is homogeneous in an input if scaling that input by s > 0 scales the result by s, the others
+# held. Only data inputs are listed; shapes, indices and conditions are never scaled.
+
+HOMOGENEOUS: dict[str, tuple[int, ...]] = {
+    # moving and selecting
+    "Identity": (0,), "Reshape": (0,), "Transpose": (0,), "Squeeze": (0,), "Unsqueeze": (0,),
+    "Expand": (0,), "Slice": (0,), "Split": (0,), "Gather": (0,), "GatherElements": (0,),
+    # reducing
+    "ReduceSum": (0,), "ReduceMean": (0,), "ReduceMax": (0,), "ReduceMin": (0,), "ReduceL1": (0,),
+    "ReduceL2": (0,),
+    # pointwise; s is positive
+    "Neg": (0,), "Abs": (0,), "Relu": (0,), "LeakyRelu": (0,),
+    # one factor at a time
+    "Mul": (0, 1), "Div": (0,), "MatMul": (0, 1), "RotaryEmbedding": (0,),
+    "goldfold.BandAttention": (2,),
+}  # fmt: skip
+"""Ops whose result scales with any one of these inputs."""
+
+JOINT: dict[str, tuple[int, ...]] = {
+    "Add": (0, 1), "Sub": (0, 1), "Where": (1, 2), "Max": (0, 1), "Min": (0, 1), "Clip": (0, 1, 2),
+}  # fmt: skip
+"""Ops whose result scales if all of these inputs are scaled together."""
+
+NORMS = ("RMSNormalization", "LayerNormalization")
+"""Ops that a scale s of input 0 leaves unchanged if their epsilon is scaled by s² (variance has the
+square of the input's unit), and whose result scales with inputs 1 (gain) and 2 (shift) together."""
+
+
+def op_of(node: ir.Node) -> str:
+    """`Op`, or `domain.Op` outside the default domain: the key of the tables above."""
+    return f"{node.domain}.{node.op_type}" if node.domain else node.op_type

@@ -19,9 +19,7 @@ _BATCH_TOKENS = 1 << 14
 """A batch holds at most so many tokens, padding included, so that long texts do not fill memory."""
 
 
-def load(
-    folder: str | Path, *, threads: int | None = None, check: bool = True
-) -> Encoder:
+def load(folder: str | Path, *, threads: int | None = None, check: bool = True) -> Encoder:
     """Open an artifact folder for use.
 
     `check` reads every file once to compare its digest (about 1 s a gigabyte); `threads` limits the
@@ -42,7 +40,7 @@ def open_encoder(bundle: Bundle, threads: int | None = None) -> Encoder:
 class Encoder:
     """`.embed(texts)` for people, `.run(input_ids, attention_mask)` for programs."""
 
-    def __init__(self, bundle: Bundle, run) -> None:  # noqa: ANN001 — targets.base.Run
+    def __init__(self, bundle: Bundle, run) -> None:
         self.bundle = bundle
         self._run = run
         try:
@@ -111,20 +109,27 @@ class Encoder:
         """The model itself: int64 [B,S] ids and mask (1 on tokens, padding right) → float32 [B,D].
 
         Raises:
-            UsageError: shapes differ, ids out of the vocabulary, a mask that is not ones then zeros,
+            UsageError: shapes differ, ids out of the vocabulary, a mask that is not ones then
+            zeros,
                 a row without tokens, more tokens than the model takes.
         """
         ids, mask = self._checked(input_ids, attention_mask)
         return np.asarray(self._run(ids, mask), dtype=np.float32)
 
     def _checked(self, ids: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        ids, mask = np.asarray(ids), np.asarray(mask)
+        try:
+            ids, mask = np.asarray(ids), np.asarray(mask)
+        except ValueError:  # numpy's word for ragged lists
+            raise UsageError("the rows of input_ids must all have the same length") from None
         if ids.ndim != 2 or ids.shape != mask.shape or 0 in ids.shape:
             raise UsageError(
-                f"input_ids {ids.shape} and attention_mask {mask.shape} must both be [batch, tokens]"
+                f"input_ids {ids.shape} and attention_mask {mask.shape} "
+                "must both be [batch, tokens]"
             )
         if ids.dtype.kind not in "iu" or mask.dtype.kind not in "iub":
-            raise UsageError(f"input_ids are {ids.dtype}, attention_mask {mask.dtype}; give integers")
+            raise UsageError(
+                f"input_ids are {ids.dtype}, attention_mask {mask.dtype}; give integers"
+            )
         if ids.shape[1] > self.contract.max_length:
             raise UsageError(
                 f"{ids.shape[1]} tokens; {self.contract.model} takes {self.contract.max_length}"

@@ -1,17 +1,17 @@
 """Every way a run can fail for a reason the user can mend, each with its exit code.
 
-A `GoldfoldError` carries one line: what is wrong, where, and what to do. The command line prints that
-line and exits with `code`; nothing else is ever shown unless `--debug` asks for the traceback.
+A `GoldfoldError` carries one line: what is wrong, where, and what to do. The command line prints
+that line and exits with `code`; nothing else is ever shown unless `--debug` asks for the traceback.
 
 | code | class | meaning |
 |---|---|---|
 | 1 | `GateMissed` | an artifact was built and does not reproduce its golden embeddings |
-| 2 | `UsageError` | the command line asks for something that does not exist (typer's own code for the same) |
-| 3 | `ModelError` | the source model cannot be opened, is unsafe, or holds something goldfold does not know |
+| 2 | `UsageError` | the command line asks for something that does not exist |
+| 3 | `ModelError` | the source model cannot be opened, is unsafe, or holds the unknown |
 | 4 | `TargetError` | a target is not installed here, or does not offer what was asked of it |
 | 5 | `OutputError` | the output folder cannot be written, or holds something that is not ours |
 | 6 | `ArtifactError` | an artifact folder is damaged, failed its gate, or is not an artifact |
-| 7 | `RewriteError` | a pass or a lowering produced, or met, a graph it cannot stand for: a fault of goldfold's |
+| 7 | `RewriteError` | a fault of goldfold's: a pass or a lowering went wrong |
 | 130 | (Ctrl-C) | interrupted; nothing half-made is left |
 """
 

@@ -7,19 +7,25 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from exporter import __version__, bundle, pipeline, registry, verifying
+from exporter import __version__, bundle, calibration, pipeline, ranges, registry, verifying
 from exporter.bundle import Bundle, Manifest, Origin
 from exporter.encoder import TOKENIZER, open_encoder
 from exporter.errors import UsageError
 from exporter.model import Source, check_finite, open_model
-from exporter.pipeline import PassReport
+from exporter.passes.set_precision import SetPrecision
+from exporter.pipeline import Options, Pipeline
+from exporter.probing import Drift
 from exporter.program import Program
 from exporter.stages import Listener, Stages
 from golden import store
 from golden.compare import Measurement
 from golden.gate import GATES, Verdict
 from golden.store import Goldens
+
+if TYPE_CHECKING:
+    from targets.base import Target
 
 _TOKENIZER_FILES = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 
@@ -50,6 +56,8 @@ def export(
     name: str | None = None,
     force: bool = False,
     trust_remote_code: bool = False,
+    options: Options = Options(),  # noqa: B008 — frozen
+    verify_each: bool = False,
     listener: Listener | None = None,
 ) -> list[Result]:
     """Export `model` for every pair of target and precision, and verify each artifact.
@@ -61,6 +69,8 @@ def export(
         name: what to call the model; its folder's name if not given.
         force: write into a folder that holds other things; only artifacts are ever replaced.
         trust_remote_code: run code and unpickle weights that come with the model.
+        options: passes to skip, where to stop, where to dump (exporter.pipeline.Options).
+        verify_each: measure the drift after every pass, and record it in verdict.json.
         listener: is told what happens (exporter.stages.Listener).
 
     Returns:
@@ -70,6 +80,7 @@ def export(
         GoldfoldError of the kind that says whose fault it is, before anything is written.
     """
     pairs = _pairs(targets, precisions)
+    pipeline.check_skips(options.skip)
     out = Path(out)
     stages = Stages(listener)
     with stages("open"):
@@ -81,7 +92,13 @@ def export(
         stages.note(f"{source.name}, {len(source.modules)} modules, weights finite")
     with stages("goldens"):
         goldens = obtain_goldens(source, origin, stages, trust_remote_code)
-    program, reports = prepare(source, stages, trust_remote_code)
+    drift = Drift(goldens, stages) if verify_each else None
+    passes = Pipeline(options, drift)
+    program = prepare(source, stages, passes, trust_remote_code)
+    peaks: dict[str, float] = {}
+    if any(precision == "fp16" for _, precision in pairs):
+        with stages("ranges"):
+            peaks = record_ranges(program, stages)
     results = []
     with bundle.scratch(out) as scratch:
         for index, (target, precision) in enumerate(pairs):
@@ -89,7 +106,14 @@ def export(
             last = index == len(pairs) - 1
             own = program if last else replace(program, model=program.model.clone())
             results.append(
-                _one(source, origin, goldens, own, reports, target, precision, scratch, out, stages)
+                _one(
+                    Job(source, origin, goldens, peaks, scratch, out, drift),
+                    own,
+                    passes.fork(f"{target}-{precision}"),
+                    target,
+                    precision,
+                    stages,
+                )
             )
     return results
 
@@ -145,9 +169,9 @@ def obtain_goldens(
 
 
 def prepare(
-    source: Source, stages: Stages, trust_remote_code: bool = False
-) -> tuple[Program, list[PassReport]]:
-    """Trace, simplify and rewrite: the program that every target starts from, and the pass log."""
+    source: Source, stages: Stages, passes: Pipeline, trust_remote_code: bool = False
+) -> Program:
+    """Trace, simplify and rewrite: the program that every target starts from."""
     with stages("trace"):
         from exporter.trace import trace
 
@@ -159,36 +183,56 @@ def prepare(
         simplify(program)
         stages.note(f"{len(program.graph)} nodes")
     with stages("rewrite"):
-        reports = pipeline.run(program, (*pipeline.EARLY, *pipeline.COMMON))
+        reports = passes.run(program, (*pipeline.EARLY, *pipeline.common(program.contract)))
         stages.note(
             ", ".join(f"{r.name} ×{r.applied}" for r in reports if r.applied)
             + f"; {program.parameters() / 1e6:.1f} M parameters"
         )
-    return program, reports
+    return program
+
+
+def record_ranges(program: Program, stages: Stages) -> dict[str, float]:
+    """The largest magnitude of every value on the calibration texts."""
+    sequences = calibration.sequences(program)
+    peaks = ranges.record(program, sequences, lambda done: stages.step(done, len(sequences)))
+    name, peak = max(peaks.items(), key=lambda item: item[1], default=("nothing", 0.0))
+    stages.note(f"{len(sequences)} calibration texts; the largest value is {peak:,.0f} at {name}")
+    return peaks
+
+
+@dataclass(frozen=True)
+class Job:
+    """What all artifacts of one export share."""
+
+    source: Source
+    origin: Origin
+    goldens: Goldens
+    peaks: dict[str, float]
+    scratch: Path
+    out: Path
+    drift: Drift | None
 
 
 def _one(
-    source: Source,
-    origin: Origin,
-    goldens: Goldens,
+    job: Job,
     program: Program,
-    reports: list[PassReport],
+    passes: Pipeline,
     target_name: str,
     precision: str,
-    scratch: Path,
-    out: Path,
     stages: Stages,
 ) -> Result:
     name = f"{target_name}-{precision}"
     target = registry.target(target_name)
-    folder = scratch / name
+    folder = job.scratch / name
     folder.mkdir()
     first = len(stages.timings)
     with stages(f"build {name}"):
         census, attention = program.census(), program.attention()
-        tail = pipeline.run(program, target.passes)
+        passes.run(program, pipeline.half(precision, job.peaks, target.typed))
+        passes.run(program, target.passes)
+        emulated = _emulable(program, precision, target)
         target.build(program, precision, folder)
-        _companions(source, program, goldens, folder)
+        _companions(job.source, program, job.goldens, folder)
         manifest = bundle.seal(
             folder,
             {
@@ -196,9 +240,9 @@ def _one(
                 "target": target_name,
                 "precision": precision,
                 "contract": program.contract,
-                "origin": origin,
+                "origin": job.origin,
                 "versions": {**_versions(), **target.versions()},
-                "passes": (*reports, *tail),
+                "passes": tuple(passes.reports),
                 "census": census,
                 "attention": attention,
                 "notes": tuple(program.notes),
@@ -206,13 +250,28 @@ def _one(
         )
         built = Bundle(folder, manifest, None)
         stages.note(f"{built.size / 1e6:.0f} MB")
-    measurement, verdict = verifying.measure(open_encoder(built), goldens, stages)
+    measurement, verdict = verifying.measure(open_encoder(built), job.goldens, stages)
+    proof = None
+    if emulated is not None:
+        proof, verdict = verifying.prove(emulated, precision, job.goldens, verdict, stages)
     timings = stages.timings[first:]
-    record = verifying.record(verdict, measurement, manifest, timings)
+    looks = job.drift.looks if job.drift is not None else []
+    record = verifying.record(verdict, measurement, manifest, timings, proof, looks)
     bundle.write_verdict(folder, record)
-    path = bundle.publish(folder, out, name, verdict.passed)
+    path = bundle.publish(folder, job.out, name, verdict.passed)
     seconds = sum(timing.seconds for timing in timings)
     return Result(path, Bundle(path, manifest, record), measurement, verdict, seconds)
+
+
+def _emulable(program: Program, precision: str, target: Target) -> Program | None:
+    """The program whose rounded run is the proof, where this machine does not compute in
+    `precision`."""
+    if precision == "fp32" or target.executes(precision):
+        return None
+    copy = replace(program, model=program.model.clone())
+    if not target.typed:
+        SetPrecision(precision).rewrite(copy.model)
+    return copy
 
 
 def _companions(source: Source, program: Program, goldens: Goldens, folder: Path) -> None:

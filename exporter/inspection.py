@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from exporter import registry
@@ -35,7 +36,9 @@ class Inspection:
         """For the console: what it is, its files, its passes, and the census."""
         shown = [self._identity(), self._files(), self._passes()]
         if self.census is not None:
-            table = Table("kernel", "count", title="What the runtime executes", title_justify="left")
+            table = Table(
+                "kernel", "count", title="What the runtime executes", title_justify="left"
+            )
             for kind, count in self.census.items():
                 table.add_row(kind, str(count))
             shown.append(table)
@@ -51,7 +54,10 @@ class Inspection:
             ("model", f"{contract.model} (licence: {manifest.origin.licence or 'not stated'})"),
             ("target", f"{manifest.target}, {manifest.precision}"),
             ("verdict", state),
-            ("embedding", f"{contract.dim} × float32, {'unit' if contract.normalized else 'free'} length"),
+            (
+                "embedding",
+                f"{contract.dim} × float32, {'unit' if contract.normalized else 'free'} length",
+            ),
             ("attention", ", ".join(f"{n} × {seen}" for seen, n in manifest.attention.items())),
             ("longest text", f"{contract.max_length} tokens"),
             ("prompts", prompts),
@@ -69,17 +75,25 @@ class Inspection:
         return table
 
     def _passes(self) -> Table:
-        table = Table("pass", "equality", title="Passes", title_justify="left")
+        table = Table(
+            title="Passes",
+            title_justify="left",
+            box=SIMPLE_HEAD,
+            padding=(0, 1, 0, 0),  # so that eighty columns hold it
+            pad_edge=False,
+        )
+        for heading in ("pass", "equality"):
+            table.add_column(heading, no_wrap=True)
         for heading in ("applied", "refused", "nodes", "parameters"):
-            table.add_column(heading, justify="right")
+            table.add_column(heading, justify="right", no_wrap=True)
         for report in self.bundle.manifest.passes:
             table.add_row(
                 report.name,
                 report.equality,
                 str(report.applied),
                 str(len(report.refused)),
-                f"{report.nodes_before} → {report.nodes_after}",
-                f"{report.parameters_before:,} → {report.parameters_after:,}",
+                str(report.nodes_after),
+                f"{report.parameters_after / 1e6:.2f} M",
             )
         return table
 

@@ -1,8 +1,8 @@
 """Is this still a legal program? Asked after every pass; the fault is shown with its neighbours.
 
-Checks what a wrong rewrite breaks first: values used before they are made, names given twice, ops that no
-opset names, types that disagree, our own op's shapes, and the contract. `onnx.checker` checks the rest,
-in full, on what a target writes.
+Checks what a wrong rewrite breaks first: values used before they are made, names given twice, ops
+that no opset names, types that disagree, our own op's shapes, and the contract. `onnx.checker`
+checks the rest, in full, on what a target writes.
 """
 
 from __future__ import annotations
@@ -37,7 +37,13 @@ def faults(program: Program) -> Iterator[tuple[ir.Node | None, str]]:
         elif value.name != name:
             yield None, f"constant {name!r} is called {value.name!r}"
         elif value.shape is not None and value.const_value.shape != value.shape:
-            yield None, f"constant {name!r} is declared {value.shape}, holds {value.const_value.shape}"
+            yield (
+                None,
+                f"constant {name!r} is declared {value.shape}, holds {value.const_value.shape}",
+            )
+        elif value.dtype not in (None, value.const_value.dtype):
+            held = value.const_value.dtype
+            yield None, f"constant {name!r} is declared {value.dtype}, holds {held}"
     for node in graph:
         for value in node.inputs:
             if value is not None and known.get(value.name or "") is not value:

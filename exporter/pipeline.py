@@ -1,19 +1,30 @@
-"""The ordered tuple of passes, a reason on every line, and the loop that runs them."""
+"""The ordered tuples of passes, a reason on every line, and the loop that runs them."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
 
+import onnx
+import onnx_ir as ir
 from pydantic import BaseModel, ConfigDict
 
 from exporter import legality
+from exporter.errors import UsageError
 from exporter.passes.base import Log, Pass
+from exporter.passes.drop_scale_before_normalize import DropScaleBeforeNormalize
 from exporter.passes.fold_norm_gain import FoldNormGain
 from exporter.passes.fuse_identity_dense import FuseIdentityDense
 from exporter.passes.legalize_rotary import LegalizeRotary
+from exporter.passes.scale_residual import ScaleResidual
+from exporter.passes.set_precision import SetPrecision
+from exporter.passes.share_constants import ShareConstants
+from exporter.passes.share_rope_tables import ShareRopeTables
+from exporter.passes.sink_linear_past_mean import SinkLinearPastMean
 from exporter.passes.static_heads import StaticHeads
-from exporter.program import Program
+from exporter.program import Contract, Program, weights_aside
 
 EARLY: tuple[Pass, ...] = (
     StaticHeads(),  # first: grouped heads are illegal for three consumers until this has run
@@ -21,11 +32,30 @@ EARLY: tuple[Pass, ...] = (
 )
 """What makes a traced graph legal everywhere. Runs for every export."""
 
-COMMON: tuple[Pass, ...] = (
-    FuseIdentityDense(),  # before gains are folded: a gain then meets one matrix, not a chain
-    FoldNormGain(),  # last: it asks that a norm's readers are linear maps in their final form
-)
-"""The laws that hold for every target. Runs after EARLY."""
+
+def common(contract: Contract) -> tuple[Pass, ...]:
+    """The laws that hold for every target. Run after EARLY."""
+    return (
+        SinkLinearPastMean(),  # before dense layers are fused: what sinks joins them
+        FuseIdentityDense(),  # before gains are folded: a gain then meets one matrix, not a chain
+        FoldNormGain(),  # asks that a norm's readers are linear maps in their final form
+        DropScaleBeforeNormalize(),  # after the folds, which may leave a factor in front of a norm
+        ShareRopeTables(contract.max_length),  # the tables are legal and final by now
+        ShareConstants(),  # last: it finds what the others made twice
+    )
+
+
+def half(precision: str, peaks: dict[str, float], typed: bool) -> tuple[Pass, ...]:
+    """What half precision asks for, after the common laws and before the target's own.
+
+    `peaks` are the largest magnitudes on calibration texts (exporter/ranges.py); `typed` says that
+    the graph's types are the precision, rather than a hint to the runtime.
+    """
+    if precision == "fp32":
+        return ()
+    scale = (ScaleResidual(tuple(peaks.items())),) if precision == "fp16" else ()
+    # After the scale: a constant that fp16 cannot hold has become one it can.
+    return (*scale, SetPrecision(precision)) if typed else scale
 
 
 class PassReport(BaseModel):
@@ -44,25 +74,102 @@ class PassReport(BaseModel):
     seconds: float
 
 
-def run(program: Program, passes: Iterable[Pass]) -> list[PassReport]:
-    """Apply `passes` in order, with a legality check after each. Changes `program` in place."""
-    reports = []
-    for law in passes:
+@dataclass(frozen=True)
+class Options:
+    """How a pipeline is cut short or looked into."""
+
+    skip: frozenset[str] = frozenset()
+    """Names of passes not to run. A required one cannot be skipped."""
+    stop_after: int | None = None
+    """Stop after so many applications; those of required passes are not counted."""
+    dump: Path | None = None
+    """Write `03_fold_norm_gain.onnx` (weights left out) and `.txt` after every pass into this
+    folder."""
+
+
+@dataclass
+class Pipeline:
+    """One run of passes over one program, in as many calls of `run` as it takes."""
+
+    options: Options = Options()
+    after: Callable[[PassReport, Program], None] | None = None
+    """Called after every pass that applied."""
+    reports: list[PassReport] = field(default_factory=list)
+    trail: list[tuple[str, str]] = field(default_factory=list)
+    """(pass, place) of every application that counts, in order."""
+
+    def run(self, program: Program, passes: Iterable[Pass]) -> list[PassReport]:
+        """Apply `passes` in order, with a legality check after each. Changes `program` in place.
+
+        Returns this call's reports. Raises RewriteError if a pass leaves an illegal graph.
+        """
+        return [self._one(program, law) for law in passes if self._runs(law)]
+
+    def fork(self, folder: str) -> Pipeline:
+        """A pipeline that goes on from here by itself, and dumps into a sub-folder."""
+        dump = self.options.dump / folder if self.options.dump is not None else None
+        options = Options(self.options.skip, self.options.stop_after, dump)
+        return Pipeline(options, self.after, list(self.reports), list(self.trail))
+
+    def _runs(self, law: Pass) -> bool:
+        return law.required or law.name not in self.options.skip
+
+    def _one(self, program: Program, law: Pass) -> PassReport:
         started = time.perf_counter()
         nodes, parameters = len(program.graph), program.parameters()
-        log: Log = law.rewrite(program.model)
+        budget = None
+        if self.options.stop_after is not None and not law.required:
+            budget = max(0, self.options.stop_after - len(self.trail))
+        log = law.rewrite(program.model, Log(budget))
         legality.check(program, law.name)
-        reports.append(
-            PassReport(
-                name=law.name,
-                equality=law.equality.name,
-                applied=len(log.applied),
-                refused=tuple(str(refusal) for refusal in log.refused),
-                nodes_before=nodes,
-                nodes_after=len(program.graph),
-                parameters_before=parameters,
-                parameters_after=program.parameters(),
-                seconds=round(time.perf_counter() - started, 3),
-            )
+        report = PassReport(
+            name=law.name,
+            equality=law.equality.name,
+            applied=len(log.applied),
+            refused=tuple(str(refusal) for refusal in log.refused),
+            nodes_before=nodes,
+            nodes_after=len(program.graph),
+            parameters_before=parameters,
+            parameters_after=program.parameters(),
+            seconds=round(time.perf_counter() - started, 3),
         )
-    return reports
+        self.reports.append(report)
+        if not law.required:
+            self.trail += [(law.name, place) for place in log.applied]
+        if self.options.dump is not None:
+            _dump(program, self.options.dump, f"{len(self.reports):02d}_{law.name}")
+        if self.after is not None and report.applied:
+            self.after(report, program)
+        return report
+
+
+def run(program: Program, passes: Iterable[Pass]) -> list[PassReport]:
+    """Apply `passes` in order without options."""
+    return Pipeline().run(program, passes)
+
+
+def check_skips(names: Iterable[str]) -> None:
+    """Raise UsageError for a name that no optional pass bears."""
+    optional = {law.name for law in every() if not law.required}
+    for name in names:
+        if name not in optional:
+            raise UsageError(f"no pass to skip is called {name!r}; there are {', '.join(optional)}")
+
+
+def every() -> tuple[Pass, ...]:
+    """Every pass that some pipeline holds, in order, the targets' own last."""
+    from exporter.passes.expand_band_attention import ExpandBandAttention
+
+    nothing = Contract(model="", dim=1, max_length=1, vocab_size=1, pad_id=0, normalized=True)
+    half_precision = (ScaleResidual(), SetPrecision())
+    return (*EARLY, *common(nothing), *half_precision, ExpandBandAttention())
+
+
+def _dump(program: Program, folder: Path, stem: str) -> None:
+    """The graph as ONNX, big weights as inputs, and as text."""
+    folder.mkdir(parents=True, exist_ok=True)
+    stem = stem.replace("-", "_")
+    with weights_aside(program.model):
+        onnx.save(ir.to_proto(program.model), folder / f"{stem}.onnx")
+    lines = [str(node) for node in program.graph]
+    (folder / f"{stem}.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")

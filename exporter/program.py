@@ -1,8 +1,8 @@
 """Program: the graph that every pass sees, and the contract it must keep.
 
-The graph is an `onnx_ir.Model`; its weights stay wherever they were found (memory-mapped safetensors as
-a rule) until somebody writes them. Constants live in a table keyed by name, so a name proves nothing:
-add one only with `add_constant`, compare values, never names.
+The graph is an `onnx_ir.Model`; its weights stay wherever they were found (memory-mapped
+safetensors as a rule) until somebody writes them. Constants live in a table keyed by name, so a
+name proves nothing: add one only with `add_constant`, compare values, never names.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ class Contract(BaseModel):
     model: str
     """The source model's name."""
     inputs: tuple[str, ...] = (INPUT_IDS, ATTENTION_MASK)
-    """int64[batch, tokens] each; the mask is 1 where a token is real, and padding is on the right."""
+    """int64[batch, tokens] each; the mask is 1 where a token is real, and padding is on the
+    right."""
     output: str = EMBEDDING
     """float32[batch, dim]."""
     dim: int = Field(gt=0)
@@ -52,7 +53,8 @@ class Contract(BaseModel):
 
 @dataclass
 class Program:
-    """An `onnx_ir.Model` and its `Contract`. Passes change `model` in place and never the contract."""
+    """An `onnx_ir.Model` and its `Contract`. Passes change `model` in place and never the
+    contract."""
 
     model: ir.Model
     contract: Contract
@@ -118,8 +120,9 @@ def unique_name(graph: ir.Graph, wish: str) -> str:
 
 
 def add_constant(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
-    """Register `array` as an initializer under a name that nothing else has, and return its value."""
-    array = np.ascontiguousarray(array)
+    """Register `array` as an initializer under a name that nothing else has, and return its
+    value."""
+    array = np.asarray(array, order="C")  # ascontiguousarray would make a scalar one-dimensional
     name = unique_name(graph, name)
     tensor = ir.tensor(array, name=name)
     value = ir.Value(
@@ -151,7 +154,8 @@ def insert_before(anchor: ir.Node, nodes: Iterable[ir.Node], module: str | None 
 
 
 def infer_shapes(model: ir.Model) -> None:
-    """Fill in types and shapes of every value, with the weights left out of the copy that ONNX sees."""
+    """Fill in types and shapes of every value, with the weights left out of the copy that ONNX
+    sees."""
     import onnx.shape_inference
 
     with weights_aside(model):
@@ -167,7 +171,8 @@ def infer_shapes(model: ir.Model) -> None:
 
 
 def load_small(graph: ir.Graph, limit: int) -> None:
-    """Bring constants of up to `limit` bytes that lie in a file into memory: a graph that is handed on
+    """Bring constants of up to `limit` bytes that lie in a file into memory: a graph that is handed
+    on
     as bytes cannot say where the file is."""
     for value in graph.initializers.values():
         tensor = value.const_value
@@ -175,12 +180,12 @@ def load_small(graph: ir.Graph, limit: int) -> None:
             value.const_value = ir.tensor(np.array(tensor.numpy()), name=value.name)
 
 
-class weights_aside:  # noqa: N801 — used as a function
+class weights_aside:
     """While open, every constant above `limit` bytes is a graph input, and so has no data.
 
-    Tools that copy a model through protobuf (onnxsim, shape inference) then cost milliseconds instead
-    of gigabytes. Never hand them external data that is merely not loaded instead: onnxsim then takes
-    different weights for equal ones and merges them.
+    Tools that copy a model through protobuf (onnxsim, shape inference) then cost milliseconds
+    instead of gigabytes. Never hand them external data that is merely not loaded instead: onnxsim
+    then takes different weights for equal ones and merges them.
     """
 
     def __init__(self, model: ir.Model, limit: int = 4096) -> None:
@@ -215,7 +220,9 @@ def through_proto(model: ir.Model, change: Callable) -> ir.Model:
     inputs = {v.name: v for v in changed.graph.inputs}
     for name, tensor in tensors.items():
         if name not in inputs:
-            raise RewriteError(f"a tool lost the weight {name!r}; report this with the model's name")
+            raise RewriteError(
+                f"a tool lost the weight {name!r}; report this with the model's name"
+            )
         value = inputs[name]
         changed.graph.inputs.remove(value)
         value.const_value = tensor

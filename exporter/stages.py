@@ -1,9 +1,9 @@
 """What is happening, and how long it took: the one channel through which long work reports.
 
-    stages = Stages(listener)
-    with stages("tracing"):
-        stages.detail("translating to ONNX")
-        stages.step(3, 24)
+stages = Stages(listener)
+with stages("tracing"):
+    stages.detail("translating to ONNX")
+    stages.step(3, 24)
 """
 
 from __future__ import annotations

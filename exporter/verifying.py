@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from exporter import bundle
+from exporter import emulate as emulation
 from exporter.bundle import GOLDEN, Bundle, Manifest, VerdictRecord
 from exporter.encoder import Encoder, open_encoder
 from exporter.errors import ArtifactError
+from exporter.probing import Look
+from exporter.program import Program
 from exporter.stages import Listener, Stages, Timing
 from golden import compare, gate, store
 from golden.compare import Measurement
@@ -20,6 +23,9 @@ from golden.store import Goldens
 
 if TYPE_CHECKING:
     from exporter.exporting import Result
+
+EMULATED = "Emulated:"
+"""How a reason starts that the emulator gave."""
 
 
 def verify(
@@ -39,14 +45,29 @@ def verify(
         stages.note(f"{len(opened.manifest.files)} files, every digest right")
     goldens = goldens_of(opened)
     measurement, verdict = measure(open_encoder(opened, threads), goldens, stages)
-    fresh = record(verdict, measurement, opened.manifest, stages.timings)
+    verdict, fresh = _carry(
+        opened, verdict, record(verdict, measurement, opened.manifest, stages.timings)
+    )
     bundle.write_verdict(path, fresh)
     seconds = sum(timing.seconds for timing in stages.timings)
     return Result(path, Bundle(path, opened.manifest, fresh), measurement, verdict, seconds)
 
 
+def _carry(opened: Bundle, verdict: Verdict, fresh: VerdictRecord) -> tuple[Verdict, VerdictRecord]:
+    """Keep what only an export can measure: the emulation of half precision, and the drift."""
+    old = opened.verdict
+    if old is None:
+        return verdict, fresh
+    emulated = tuple(reason for reason in old.reasons if reason.startswith(EMULATED))
+    verdict = Verdict(verdict.passed and not emulated, (*verdict.reasons, *emulated))
+    kept = {"emulated": old.emulated, "drift": old.drift}
+    update = {"passed": verdict.passed, "reasons": verdict.reasons, **kept}
+    return verdict, fresh.model_copy(update=update)
+
+
 def goldens_of(opened: Bundle) -> Goldens:
-    """The goldens that travel with an artifact. Raises ArtifactError if they are not its model's."""
+    """The goldens that travel with an artifact. Raises ArtifactError if they are not its
+    model's."""
     try:
         goldens = store.load(opened.path / GOLDEN)
     except GoldenError as error:
@@ -73,8 +94,31 @@ def measure(encoder: Encoder, goldens: Goldens, stages: Stages) -> tuple[Measure
     return measurement, verdict
 
 
+def prove(
+    program: Program, precision: str, goldens: Goldens, verdict: Verdict, stages: Stages
+) -> tuple[Measurement, Verdict]:
+    """The gate once more, on the program with every value rounded to its type; both must pass."""
+    with stages(f"emulate {precision}"):
+        measurement = compare.measure(
+            emulation.runner(program),
+            goldens,
+            pad_id=program.contract.pad_id,
+            progress=lambda what, done, total: stages.step(done, total),
+        )
+        own = gate.judge(measurement, [], precision, goldens)
+        worst = max(measurement.worst, measurement.worst_padded)
+        stages.note(f"worst 1−cos {worst:.1e}, {'PASS' if own.passed else 'FAIL'}")
+    reasons = (*verdict.reasons, *(f"{EMULATED} {reason}" for reason in own.reasons))
+    return measurement, Verdict(passed=not reasons, reasons=reasons)
+
+
 def record(
-    verdict: Verdict, measurement: Measurement, manifest: Manifest, timings: Sequence[Timing]
+    verdict: Verdict,
+    measurement: Measurement,
+    manifest: Manifest,
+    timings: Sequence[Timing],
+    emulated: Measurement | None = None,
+    drift: Sequence[Look] = (),
 ) -> VerdictRecord:
     """What goes into verdict.json: everything that differs from run to run."""
     return VerdictRecord(
@@ -82,6 +126,8 @@ def record(
         reasons=verdict.reasons,
         precision=manifest.precision,
         measurement=measurement.to_json(),
+        emulated=None if emulated is None else emulated.to_json(),
+        drift=tuple(drift),
         timings=tuple(timings),
         passes_seconds={report.name: report.seconds for report in manifest.passes},
         machine={"system": platform.system(), "machine": platform.machine()},

@@ -6,6 +6,8 @@ then measured against a value that never met any.
 
 from __future__ import annotations
 
+import contextlib
+import io
 from collections.abc import Callable, Collection, Mapping
 from importlib import metadata
 from pathlib import Path
@@ -101,13 +103,15 @@ def _open(model_dir: Path, trust_remote_code: bool) -> SentenceTransformer:
     from sentence_transformers import SentenceTransformer
 
     try:
-        return SentenceTransformer(
-            str(model_dir),
-            device="cpu",
-            model_kwargs={"dtype": torch.float32},
-            local_files_only=True,
-            trust_remote_code=trust_remote_code,
-        )
+        # transformers draws a progress bar of its own, and asks nobody.
+        with contextlib.redirect_stderr(io.StringIO()):
+            return SentenceTransformer(
+                str(model_dir),
+                device="cpu",
+                model_kwargs={"dtype": torch.float32},
+                local_files_only=True,
+                trust_remote_code=trust_remote_code,
+            )
     except (OSError, ValueError, ImportError, KeyError) as error:
         raise GoldenError(f"sentence-transformers cannot load {model_dir}: {error}") from error
 

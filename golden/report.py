@@ -30,7 +30,13 @@ class Row:
 def table(rows: Iterable[Row]) -> Table:
     """The verdicts, one line an artifact. Figures are 1-cos against the fp32 reference."""
     # No frame: the table must fit into 80 columns with nothing cut off.
-    out = Table(title="1−cos against the fp32 reference", title_justify="left", box=SIMPLE_HEAD)
+    out = Table(
+        title="1−cos against the fp32 reference",
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+    )
     out.add_column("artifact", no_wrap=True)
     for heading in ("size", "worst", "padded", "mean"):
         out.add_column(heading, justify="right", no_wrap=True)

@@ -25,6 +25,9 @@ class Target(ABC):
     """The extra of the distribution that installs what it needs; None if nothing."""
     precisions: ClassVar[tuple[str, ...]]
     """What it offers; anything else is refused before tracing."""
+    typed: ClassVar[bool]
+    """Whether the graph's own types are the precision; if not, half precision is a hint to the
+    runtime and the graph stays in f32."""
     passes: ClassVar[tuple[Pass, ...]]
     """Its own tail after the common pipeline."""
 
@@ -33,12 +36,19 @@ class Target(ABC):
         """Why this machine cannot build or run it, in words; None if it can."""
 
     @abstractmethod
+    def executes(self, precision: str) -> bool:
+        """Whether the runtime on this machine really computes in `precision`. Where it does not,
+        the
+        emulator's figures are the proof, and the runtime's stand beside them."""
+
+    @abstractmethod
     def versions(self) -> dict[str, str]:
         """The vendor packages that shape the artifact, by distribution name."""
 
     @abstractmethod
     def build(self, program: Program, precision: str, folder: Path) -> None:
-        """Write the target's files into `folder`, deterministically, from a program its tail has seen.
+        """Write the target's files into `folder`, deterministically, from a program its tail has
+        seen.
 
         `program` may be used up. Raises RewriteError for an op it cannot spell, naming op, node and
         source module.

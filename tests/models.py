@@ -68,6 +68,21 @@ _BERT_LIKE: dict[str, Any] = {
     "max_position_embeddings": MAX_LENGTH + 8,
 }
 
+# Gemma 4's shape: full attention has wider heads, fewer of them for keys, and another base.
+_WIDER_WHEN_FULL: dict[str, Any] = {
+    "hidden_size": 48,
+    "intermediate_size": 96,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "global_head_dim": 32,
+    "num_global_key_value_heads": 1,
+    "num_hidden_layers": 3,
+    "layer_types": ["sliding_attention", "sliding_attention", "full_attention"],
+    "hidden_size_per_layer_input": 16,
+    "max_position_embeddings": MAX_LENGTH,
+}
+
 # Backbone: configuration class, model class, its settings.
 _BACKBONES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "gemma3": (
@@ -149,6 +164,35 @@ _BACKBONES: dict[str, tuple[str, str, dict[str, Any]]] = {
             "feed_forward_proj": "gated-gelu",
         },
     ),
+    "albert": (
+        "AlbertConfig",
+        "AlbertModel",
+        {**_BERT_LIKE, "embedding_size": 32, "hidden_act": "gelu_new"},
+    ),
+    "nomic": ("NomicBertConfig", "NomicBertModel", _BERT_LIKE),
+    "gte": ("GteConfig", "GteModel", _BERT_LIKE),
+    "jina3": ("JinaEmbeddingsV3Config", "JinaEmbeddingsV3Model", _BERT_LIKE),
+    "eurobert": ("EuroBertConfig", "EuroBertModel", {**_BERT_LIKE, "mask_token_id": 3}),
+    "gemma4": (
+        "Gemma4TextConfig",
+        "Gemma4TextModel",
+        {
+            **_WIDER_WHEN_FULL,
+            "vocab_size_per_layer_input": VOCAB_SIZE,
+            "sliding_window": 16,
+        },
+    ),
+    "embeddinggemma2": (
+        "EmbeddingGemma2TextConfig",
+        "EmbeddingGemma2TextModel",
+        {
+            **_WIDER_WHEN_FULL,
+            # The radius: a token sees |i-j| <= 16.
+            "sliding_window": 16,
+            # Each token is projected, from 512 to 768 in the real one, before pooling.
+            "embedding_dim": 72,
+        },
+    ),
 }
 _BACKBONE_OF = {"bert-dense-tanh": "bert", "bert-pool": "bert"}
 KINDS = (*_BACKBONES, *_BACKBONE_OF)
@@ -210,6 +254,10 @@ def _save_backbone(
         with torch.no_grad():
             table = model.embed_tokens.weight
             table.mul_(std / table.std())
+    # Gemma 4 scales each layer's result by a number that it keeps as a buffer, 1 until trained.
+    for number, layer in enumerate(getattr(model, "layers", ())):
+        if hasattr(layer, "layer_scalar"):
+            layer.layer_scalar.fill_(1.0 - 0.2 * number)
     model.to(dtype).save_pretrained(folder)
 
 

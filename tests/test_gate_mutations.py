@@ -1,7 +1,8 @@
 """The gate is tested by mutation: an EmbeddingGemma-shaped model, made wrong in one way, must fail.
 
-The goldens are made by sentence-transformers from the unharmed model. Each mutation changes the traced
-program (or what goes into it) as a real bug would; the unharmed program must pass, every mutant must not.
+The goldens are made by sentence-transformers from the unharmed model. Each mutation changes the
+traced program (or what goes into it) as a real bug would; the unharmed program must pass, every
+mutant must not.
 """
 
 from __future__ import annotations
@@ -150,9 +151,7 @@ def test_tokens_without_eos_fail(subject: tuple[Program, Goldens]) -> None:
     assert not gate.judge(measurement, [], "fp32", goldens).passed
 
 
-def test_goldens_of_another_model_fail(
-    subject: tuple[Program, Goldens], tmp_path: Path
-) -> None:
+def test_goldens_of_another_model_fail(subject: tuple[Program, Goldens], tmp_path: Path) -> None:
     program, goldens = subject
     shifted = replace(goldens, embeddings=np.roll(goldens.embeddings, 1, axis=0))
     assert not judged(program, shifted).passed

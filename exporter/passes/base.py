@@ -1,11 +1,12 @@
 """What a pass is: one file, one law, one frozen dataclass whose fields are its options.
 
-A pass says three things apart: `match` (is this my pattern? silent if not), `refuses` (mine, but illegal
-here: a sentence that goes to the log) and `construct` (the rewrite). The loop that drives them is here
-and nowhere else.
+A pass says three things apart: `match` (is this my pattern? silent if not), `refuses` (mine, but
+illegal here: a sentence that goes to the log) and `construct` (the rewrite). The loop that drives
+them is here and nowhere else.
 
-A pass's docstring is its law and its test (`exporter/passes/law.py` reads it): `before:` and `after:` in
-ONNX text, `holds:` the algebra, `needs:` the legality, `refuses:` examples that must be left alone.
+A pass's docstring is its law and its test (`exporter/passes/law.py` reads it): `before:` and
+`after:` in ONNX text, `holds:` the algebra, `needs:` the legality, `refuses:` examples that must be
+left alone.
 """
 
 from __future__ import annotations
@@ -58,6 +59,8 @@ class Pass(ir.passes.InPlacePass):
     """Base of every law. Subclasses are frozen dataclasses and set `equality`."""
 
     equality: ClassVar[Equality]
+    required: ClassVar[bool] = False
+    """Whether nothing runs without it, so that it can be neither skipped nor bisected away."""
 
     @property
     def name(self) -> str:

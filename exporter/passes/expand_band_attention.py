@@ -1,4 +1,5 @@
-"""expand-band-attention: our attention in standard ops, with one mask for all layers that share it."""
+"""expand-band-attention: our attention in standard ops, with one mask for all layers that share
+it."""
 
 from __future__ import annotations
 
@@ -27,14 +28,16 @@ class Attention:
 class ExpandBandAttention(Pass):
     """`goldfold.BandAttention` becomes MatMul, Add, Softmax, MatMul, for targets that spell it so.
 
-    The mask [batch, 1, tokens, tokens] is finite and made once for all layers that see alike: two for the
-    whole of EmbeddingGemma. One key/value head is broadcast by MatMul, never copied.
+    The mask [batch, 1, tokens, tokens] is finite and made once for all layers that see alike: two
+    for the whole of EmbeddingGemma. One key/value head is broadcast by MatMul, never copied.
 
     holds:
         y = softmax(cap(s q kᵀ) + m) v, with m = 0 where token i sees token j and −3e4 elsewhere
 
     needs:
-        the numbers of heads and of key/value heads are fixed; the first is a multiple of the second
+        the numbers of heads and of key/value heads are fixed; the first is a multiple of the
+        second. The widths of q and v are fixed as well where several heads share one of several
+        groups.
 
     before:
         f (float[B,4,T,8] q, float[B,1,T,8] k, float[B,1,T,8] v, bool[B,T] padding)
@@ -49,8 +52,8 @@ class ExpandBandAttention(Pass):
         none
 
     before: causal, capped, two groups
-        f (float[B,4,T,8] q, float[B,2,T,8] k, float[B,2,T,8] v, bool[B,T] padding)
-            => (float[B,4,T,8] y)
+        f (float[B,6,T,8] q, float[B,2,T,8] k, float[B,2,T,8] v, bool[B,T] padding)
+            => (float[B,6,T,8] y)
         {
             y = goldfold.BandAttention
                 <scale: float = 0.5, window: int = 0, causal: int = 1, softcap: float = 5.0>
@@ -81,12 +84,13 @@ class ExpandBandAttention(Pass):
     """
 
     equality: ClassVar[Equality] = Equality.REAL
+    required: ClassVar[bool] = True
 
     def match(self, node: ir.Node) -> ir.Node | None:
         return node if dialect.is_band_attention(node) else None
 
     def refuses(self, match: ir.Node) -> str | None:
-        q, k = match.inputs[0], match.inputs[1]
+        q, k, v = match.inputs[:3]
         for name, value in (("q", q), ("k", k)):
             shape = value.shape if value is not None else None
             if shape is None or len(shape) != 4 or not isinstance(shape[1], int):
@@ -94,6 +98,12 @@ class ExpandBandAttention(Pass):
         heads, groups = q.shape[1], k.shape[1]  # type: ignore[union-attr, index]
         if heads % groups:  # type: ignore[operator]
             return f"{heads} heads are no multiple of {groups} key/value heads"
+        if groups in (1, heads):
+            return None
+        for name, value in (("q", q), ("v", v)):
+            shape = value.shape if value is not None else None
+            if shape is None or len(shape) != 4 or not isinstance(shape[3], int):
+                return f"{name} has shape {shape}; its width (axis 3) must be fixed to group heads"
         return None
 
     def construct(self, match: ir.Node, memo: dict) -> None:
@@ -129,7 +139,8 @@ class ExpandBandAttention(Pass):
 
 
 class _Emitter:
-    """Writes nodes in front of one attention node, and shares through the memo what layers share."""
+    """Writes nodes in front of one attention node, and shares through the memo what layers
+    share."""
 
     def __init__(self, node: ir.Node, memo: dict) -> None:
         assert node.graph is not None
@@ -138,11 +149,11 @@ class _Emitter:
 
     def __call__(self, op: str, *inputs: ir.Value, name: str, **attributes: Any) -> ir.Value:
         node = ir.node(op, list(inputs), attributes)
-        node.name = node.outputs[0].name = f"{self.stem}.{name}"
+        node.name = node.outputs[0].name = unique_name(self.graph, f"{self.stem}.{name}")
         insert_before(self.node, [node])
         return node.outputs[0]
 
-    def shared(self, op: str, *inputs: ir.Value, name: str | None = None, **attributes: Any):  # noqa: ANN204
+    def shared(self, op: str, *inputs: ir.Value, name: str | None = None, **attributes: Any):
         """A node without a layer of its own, made once a sweep for the same op and inputs."""
         key = (op, inputs, tuple(sorted((k, str(v)) for k, v in attributes.items())))
         if key not in self.memo:

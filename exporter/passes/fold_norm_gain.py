@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from exporter.passes.base import Equality, Pass
-from exporter.passes.linear import Linear, bias_add, linear_ending_at, write_linear
+from exporter.passes.linear import bias_add, linear_ending_at, scale_input
 from exporter.program import add_constant, constant, where
 
 NORMS = ("RMSNormalization", "LayerNormalization")
@@ -28,14 +28,15 @@ class Norm:
 
 @dataclass(frozen=True)
 class FoldNormGain(Pass):
-    """The gain (and LayerNorm's bias) of a norm that only linear maps read moves into their weights.
+    """The gain (and LayerNorm's bias) of a norm that only linear maps read moves into their
+    weights.
 
     holds:
         (n(x) · g + c) W + b = n(x) (diag(g) W) + (c W + b)
 
     needs:
-        every reader of the norm is a linear map with a constant weight; an output of the graph is none.
-        The gain is one number a channel of the last axis.
+        every reader of the norm is a linear map with a constant weight; an output of the graph is
+        none. The gain is one number a channel of the last axis.
 
     before:
         f (float[B,6] x, float[6] g, float[6,5] w, float[6,4] v) => (float[B,5] y, float[B,4] z)
@@ -102,7 +103,7 @@ class FoldNormGain(Pass):
         return Norm(node, gain, shift, tuple(readers))
 
     def refuses(self, match: Norm) -> str | None:
-        output = match.node.outputs[0]
+        output, given = match.node.outputs[0], (match.gain, match.shift)
         axis = match.node.attributes.get("axis")
         if match.gain.ndim != 1 or (axis is not None and axis.value != -1):
             return "it does not normalise the last axis alone"
@@ -116,6 +117,8 @@ class FoldNormGain(Pass):
             linear = linear_ending_at(reader)
             if linear is None or linear.x is not output:
                 return f"{where(reader)} ({reader.op_type}) also reads the norm"
+            if any(v is not None and v.shape != linear.weight.shape[:1] for v in given):
+                return "its gain or its bias is not one number a channel"
         return None
 
     def construct(self, match: Norm, memo: dict) -> None:
@@ -124,22 +127,10 @@ class FoldNormGain(Pass):
         for reader in match.readers:
             linear = linear_ending_at(reader)
             assert linear is not None
-            self._scale(linear, match)
+            scale_input(linear, match.gain, match.shift)
         key = (match.gain.size, match.gain.dtype)
         if key not in memo:
             memo[key] = add_constant(graph, f"ones_{match.gain.size}", np.ones_like(match.gain))
         match.node.replace_input_with(1, memo[key])
         if match.shift is not None:
             match.node.resize_inputs(2)
-
-    def _scale(self, linear: Linear, norm: Norm) -> None:
-        # diag(g) W: the f32 product is the exact one, rounded once.
-        weight = norm.gain[:, None] * linear.weight
-        bias = linear.bias
-        if norm.shift is not None and norm.shift.any():
-            # c W + b
-            moved = norm.shift.astype(np.float64) @ linear.weight.astype(np.float64)
-            bias = moved if bias is None else moved + bias
-            bias = bias.astype(linear.weight.dtype)
-        write_linear(linear, linear.x, weight, bias, where(linear.product))
-

@@ -32,7 +32,8 @@ class FuseIdentityDense(Pass):
         nothing else reads the middle value, and the product has no more numbers than its factors
 
     before:
-        f (float[B,6] x, float[6,16] w1, float[16] b1, float[16,6] w2, float[6] b2) => (float[B,6] y)
+        f (float[B,6] x, float[6,16] w1, float[16] b1, float[16,6] w2, float[6] b2)
+            => (float[B,6] y)
         {
             h = Gemm(x, w1, b1)
             y = Gemm(h, w2, b2)
@@ -91,7 +92,8 @@ class FuseIdentityDense(Pass):
         # b1 W2 + b2
         bias = None
         if inner.bias is not None or outer.bias is not None:
-            bias = np.zeros(weight.shape[1]) if outer.bias is None else outer.bias.astype(np.float64)
+            given = outer.bias
+            bias = np.zeros(weight.shape[1]) if given is None else given.astype(np.float64)
             if inner.bias is not None:
                 bias = bias + inner.bias.astype(np.float64) @ second
         kind = outer.weight.dtype

@@ -1,9 +1,11 @@
 """A pass's docstring, read as its law: what it holds, needs and refuses, and examples that run.
 
 A section starts with `word:` or `word: title` at the margin and is indented below it. `before` and
-`after` come in pairs; `refuses` is a graph that must be left alone. Graphs are in ONNX's own text form
-without the file header. An input whose sizes are all fixed and whose type is floating stands for a
-weight: the harness makes a constant of it. `none` for an `after` says that only the numbers are compared.
+`after` come in pairs; `refuses` is a graph that must be left alone. Graphs are in ONNX's own text
+form without the file header. An input whose sizes are all fixed and whose type is floating stands
+for a weight: the harness makes a constant of it. `none` for an `after` says that only the numbers
+are compared. `options:` gives the fields of the pass for the example behind it, `name: value` a
+line; `name: a = 1, b = 2` is a tuple of pairs.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import inspect
 import re
 import textwrap
 from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx.parser
@@ -21,10 +24,28 @@ from exporter import dialect
 from exporter.errors import RewriteError
 from exporter.passes.base import Pass
 
-_SECTION = re.compile(r"^(holds|needs|before|after|refuses):[ ]*(.*)$")
+_SECTION = re.compile(r"^(holds|needs|options|before|after|refuses):[ ]*(.*)$")
 _HEADER = (
-    f'<ir_version: {dialect.IR_VERSION}, opset_import: ["" : {dialect.OPSET}, "{dialect.DOMAIN}" : 1]>\n'
+    f"<ir_version: {dialect.IR_VERSION}, "
+    f'opset_import: ["" : {dialect.OPSET}, "{dialect.DOMAIN}" : 1]>\n'
 )
+
+
+class Example(NamedTuple):
+    """A graph and what it becomes ("none": only the numbers count), under these options."""
+
+    title: str
+    before: str
+    after: str
+    options: dict[str, Any]
+
+
+class Left(NamedTuple):
+    """A graph that must be left alone, and why, under these options."""
+
+    title: str
+    graph: str
+    options: dict[str, Any]
 
 
 @dataclass
@@ -34,10 +55,8 @@ class Law:
     summary: str
     holds: str = ""
     needs: str = ""
-    examples: list[tuple[str, str, str]] = field(default_factory=list)
-    """(title, before, after)"""
-    refusals: list[tuple[str, str]] = field(default_factory=list)
-    """(reason, graph)"""
+    examples: list[Example] = field(default_factory=list)
+    refusals: list[Left] = field(default_factory=list)
 
 
 def read(law: Pass | type[Pass]) -> Law:
@@ -53,6 +72,7 @@ def read(law: Pass | type[Pass]) -> Law:
             sections[-1][2].append(line)
     result = Law(summary="")
     pending: tuple[str, str] | None = None
+    options: dict[str, Any] = {}
     for word, title, body_lines in sections:
         body = textwrap.dedent("\n".join(body_lines)).strip()
         match word:
@@ -62,20 +82,38 @@ def read(law: Pass | type[Pass]) -> Law:
                 result.holds = body
             case "needs":
                 result.needs = body
+            case "options":
+                options = _options(body)
             case "before":
                 pending = (title, body)
             case "after" if pending is not None:
-                result.examples.append((*pending, body))
-                pending = None
+                result.examples.append(Example(*pending, body, options))
+                pending, options = None, {}
             case "refuses":
-                result.refusals.append((title, body))
+                result.refusals.append(Left(title, body, options))
+                options = {}
     if pending is not None or not result.examples:
         raise RewriteError(f"{kind.__name__}: its docstring has a before without an after, or none")
     return result
 
 
+def _options(body: str) -> dict[str, Any]:
+    """`name: value` lines as keyword arguments of a pass."""
+    found: dict[str, Any] = {}
+    for line in body.splitlines():
+        name, _, text = line.partition(":")
+        if "=" in text:
+            pairs = (pair.split("=") for pair in text.split(","))
+            found[name.strip()] = tuple((key.strip(), float(value)) for key, value in pairs)
+        else:
+            word = text.strip()
+            found[name.strip()] = int(word) if word.isdigit() else word
+    return found
+
+
 def graph(text: str, weights: dict[str, np.ndarray] | None = None) -> ir.Model:
-    """Build the model of an example. `weights` gives arrays by input name; others are drawn, seeded.
+    """Build the model of an example. `weights` gives arrays by input name; others are drawn,
+    seeded.
 
     An input with fixed sizes and a floating type becomes a constant.
     """
@@ -116,9 +154,12 @@ def _constants_to_initializers(model: ir.Model) -> None:
             )
         )
         name = out.name or "constant"
-        tensor = ir.tensor(np.ascontiguousarray(array), name=name)
+        tensor = ir.tensor(np.asarray(array, order="C"), name=name)
         value = ir.Value(
-            name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(array.shape), const_value=tensor
+            name=name,
+            type=ir.TensorType(tensor.dtype),
+            shape=ir.Shape(array.shape),
+            const_value=tensor,
         )
         out.replace_all_uses_with(value, replace_graph_outputs=True)
         model.graph.remove(node, safe=True)

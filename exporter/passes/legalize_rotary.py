@@ -16,15 +16,16 @@ from exporter.program import add_constant, insert_before, unique_name
 class LegalizeRotary(Pass):
     """RotaryEmbedding's tables lose a batch axis of 1 that the operator does not allow.
 
-    torch writes tables of shape [1, tokens, width] for x of any batch; ONNX wants [batch, tokens, width],
-    or a 2-D table with `position_ids`. ONNX Runtime and TensorRT refuse the first.
+    torch writes tables of shape [1, tokens, width] for x of any batch; ONNX wants [batch, tokens,
+    width], or a 2-D table with `position_ids`. ONNX Runtime and TensorRT refuse the first.
 
     holds:
-        row t of the table turns token t of every text: table[0, t] = squeeze(table)[position_ids[b, t]]
-        with position_ids[b, t] = t
+        row t of the table turns token t of every text: table[0, t] = squeeze(table)[position_ids[b,
+        t]] with position_ids[b, t] = t
 
     needs:
-        x is [batch, heads, tokens, width]; both tables are [1, tokens, width/2] and none is indexed yet
+        x is [batch, heads, tokens, width]; both tables are [1, tokens, width/2] and none is indexed
+        yet
 
     before:
         f (float[B,2,T,8] x, float[T,4] angles) => (float[B,2,T,8] y)
@@ -65,6 +66,7 @@ class LegalizeRotary(Pass):
     """
 
     equality: ClassVar[Equality] = Equality.EXACT
+    required: ClassVar[bool] = True
 
     def match(self, node: ir.Node) -> ir.Node | None:
         if node.domain or node.op_type != "RotaryEmbedding":
@@ -93,9 +95,17 @@ class LegalizeRotary(Pass):
             match.replace_input_with(index, value)
 
 
-def _emit(before: ir.Node, op: str, inputs: list[ir.Value], name: str, like: ir.Value | None = None,
-          shape: ir.Shape | None = None, **attributes: int) -> ir.Value:
-    """One node in front of `before`; its value bears its name, the type of `like` (or int64), `shape`."""
+def _emit(
+    before: ir.Node,
+    op: str,
+    inputs: list[ir.Value],
+    name: str,
+    like: ir.Value | None = None,
+    shape: ir.Shape | None = None,
+    **attributes: int,
+) -> ir.Value:
+    """One node in front of `before`; its value bears its name, the type of `like` (or int64),
+    `shape`."""
     assert before.graph is not None
     node = ir.node(op, inputs, attributes)
     value = node.outputs[0]
@@ -114,7 +124,11 @@ def _two_d(node: ir.Node, table: ir.Value, memo: dict) -> ir.Value:
         if "axis" not in memo:
             memo["axis"] = add_constant(graph, "axis_0", np.array([0], dtype=np.int64))
         memo[table] = _emit(
-            node, "Squeeze", [table, memo["axis"]], f"{table.name}.table", table,
+            node,
+            "Squeeze",
+            [table, memo["axis"]],
+            f"{table.name}.table",
+            table,
             ir.Shape(list(table.shape)[1:]),
         )
     return memo[table]
@@ -125,15 +139,19 @@ def _position_ids(node: ir.Node, x: ir.Value, memo: dict) -> ir.Value:
     assert node.graph is not None and x.shape is not None
     batch_size, token_count = x.shape[0], x.shape[2]
     # Without symbols nobody can say that two sizes are the same.
-    known = not any(isinstance(d, ir.SymbolicDim) and d.value is None for d in (batch_size, token_count))
+    known = "None" not in (str(batch_size), str(token_count))
     key = ("ids", str(batch_size), str(token_count)) if known else ("ids", x)
     if key not in memo:
         batch = _emit(node, "Shape", [x], "position_ids.batch", start=0, end=1, shape=ir.Shape([1]))
-        tokens = _emit(node, "Shape", [x], "position_ids.tokens", start=2, end=3, shape=ir.Shape([1]))
+        tokens = _emit(
+            node, "Shape", [x], "position_ids.tokens", start=2, end=3, shape=ir.Shape([1])
+        )
         count = _emit(node, "Squeeze", [tokens], "position_ids.count", shape=ir.Shape([]))
         zero = add_constant(node.graph, "position_ids.zero", np.array(0, dtype=np.int64))
         one = add_constant(node.graph, "position_ids.one", np.array(1, dtype=np.int64))
-        row = _emit(node, "Range", [zero, count, one], "position_ids.row", shape=ir.Shape([token_count]))
+        row = _emit(
+            node, "Range", [zero, count, one], "position_ids.row", shape=ir.Shape([token_count])
+        )
         shape = _emit(
             node, "Concat", [batch, tokens], "position_ids.shape", axis=0, shape=ir.Shape([2])
         )

@@ -1,4 +1,5 @@
-"""Reading and writing a linear map in the graph: MatMul, MatMul + Add, or Gemm with a constant weight."""
+"""Reading and writing a linear map in the graph: MatMul, MatMul + Add, or Gemm with a constant
+weight."""
 
 from __future__ import annotations
 
@@ -7,14 +8,15 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from exporter.program import add_constant, constant, insert_before
+from exporter.program import add_constant, constant, insert_before, unique_name, where
 
 
 @dataclass(frozen=True)
 class Linear:
     """y[…,N] = x[…,K] W + b, as it stands in the graph.
 
-    `node` is the last op; `product` the MatMul or Gemm, which is `node` itself unless an Add follows.
+    `node` is the last op; `product` the MatMul or Gemm, which is `node` itself unless an Add
+    follows.
     """
 
     node: ir.Node
@@ -35,7 +37,8 @@ class Linear:
 
 
 def linear_ending_at(node: ir.Node | None) -> Linear | None:
-    """The linear map whose last op is `node`, or None. A MatMul that an Add of a constant follows (and
+    """The linear map whose last op is `node`, or None. A MatMul that an Add of a constant follows
+    (and
     nothing else reads) ends at that Add, so it is not reported at the MatMul."""
     if node is None or node.domain:
         return None
@@ -45,7 +48,8 @@ def linear_ending_at(node: ir.Node | None) -> Linear | None:
         return _matmul(node, node, None)
     if node.op_type == "Add":
         for index in (0, 1):
-            product = node.inputs[index].producer() if node.inputs[index] is not None else None
+            summand = node.inputs[index]
+            product = summand.producer() if summand is not None else None
             if product is not None and product.op_type == "MatMul" and bias_add(product) is node:
                 return _matmul(node, product, constant(node.inputs[1 - index]))
     return None
@@ -83,7 +87,8 @@ def _gemm(node: ir.Node) -> Linear | None:
     given = node.inputs[2] if len(node.inputs) > 2 else None
     bias = constant(given)
     if given is not None:
-        if bias is None or bias.size not in (1, weight.shape[1]):
+        # [M,1] or [M,N] would be a bias for each row, even where M happens to be N.
+        if bias is None or bias.ndim > 2 or (bias.ndim == 2 and bias.shape[0] != 1):
             return None
         bias = np.broadcast_to(bias.reshape(-1), weight.shape[1:])
     return Linear(node, node, x, weight, bias)
@@ -113,15 +118,28 @@ def write_linear(
             nodes.append(ir.node("Add", [nodes[0].outputs[0], bias_value]))
             nodes[0].outputs[0].type = old.output.type
             nodes[0].outputs[0].shape = old.output.shape
-            nodes[0].outputs[0].name = f"{name}.product"
-            nodes[0].name = f"{name}.product"
+            nodes[0].outputs[0].name = nodes[0].name = unique_name(graph, f"{name}.product")
     nodes[-1].name = old.node.name
     insert_before(old.node, nodes)
     take_over(old.output, nodes[-1].outputs[0])
 
 
+def scale_input(linear: Linear, gain: np.ndarray, shift: np.ndarray | None) -> None:
+    """Let `linear` read x where it read x·gain + shift: (x·g + c) W + b = x (diag(g) W) + (c W +
+    b)."""
+    # The f32 product is the exact one, rounded once.
+    weight = gain[:, None] * linear.weight
+    bias = linear.bias
+    if shift is not None and shift.any():
+        moved = shift.astype(np.float64) @ linear.weight.astype(np.float64)
+        bias = moved if bias is None else moved + bias
+        bias = bias.astype(linear.weight.dtype)
+    write_linear(linear, linear.x, weight, bias, where(linear.product))
+
+
 def take_over(old: ir.Value, new: ir.Value) -> None:
-    """Give `new` the readers, name, type and shape of `old`, and its place among the graph's outputs."""
+    """Give `new` the readers, name, type and shape of `old`, and its place among the graph's
+    outputs."""
     name, producer = old.name, old.producer()
     assert producer is not None and producer.graph is not None
     graph = producer.graph

@@ -21,17 +21,18 @@ class Shaped:
 
 @dataclass(frozen=True)
 class StaticHeads(Pass):
-    """A Reshape whose result's sizes are known says them as a constant, and `0` for those it copies.
+    """A Reshape whose result's sizes are known says them as a constant, and `0` for those it
+    copies.
 
-    torch computes [batch, tokens, heads, width] at run time and sets `allowzero`; OpenVINO, NNCF and
-    TensorRT all stumble over that with grouped heads.
+    torch computes [batch, tokens, heads, width] at run time and sets `allowzero`; OpenVINO, NNCF
+    and TensorRT all stumble over that with grouped heads.
 
     holds:
         Reshape(x[b,t,…], [b, t, H, D]) = Reshape(x[b,t,…], [0, 0, H, D]), where 0 copies
 
     needs:
-        every size of the result is fixed, or is the size of the same axis of x; one may be left over
-        (−1). No fixed size is zero.
+        every size of the result is fixed, or is the size of the same axis of x; one may be left
+        over (−1). No fixed size is zero.
 
     before:
         f (float[B,T,6] x) => (float[B,T,2,3] y)
@@ -58,6 +59,7 @@ class StaticHeads(Pass):
     """
 
     equality: ClassVar[Equality] = Equality.EXACT
+    required: ClassVar[bool] = True
 
     def match(self, node: ir.Node) -> Shaped | None:
         if node.domain or node.op_type != "Reshape":

@@ -1,9 +1,10 @@
-"""Attention and masks as the traced model sees them: one symbolic op, and a probe instead of a mask.
+"""Attention and masks as the traced model sees them: one symbolic op, and a probe instead of a
+mask.
 
-transformers lets a library register its own attention and its own mask. Ours hands the 2-D padding mask
-through unchanged, asks transformers' mask function what kind of mask it stands for, and writes one
-`goldfold.BandAttention` a layer. Nothing is believed: what a layer's keywords say must equal what the
-probed mask says, and a keyword this file does not know is refused by name.
+transformers lets a library register its own attention and its own mask. Ours hands the 2-D padding
+mask through unchanged, asks transformers' mask function what kind of mask it stands for, and writes
+one `goldfold.BandAttention` a layer. Nothing is believed: what a layer's keywords say must equal
+what the probed mask says, and a keyword this file does not know is refused by name.
 """
 
 from __future__ import annotations
@@ -63,8 +64,8 @@ def registered(max_length: int) -> Iterator[Recorder]:
 def probe(mask_function: Callable, max_length: int) -> Mask:
     """Ask a transformers mask function whom token i sees, and name the band that it is.
 
-    Looks at one whole row of a sequence twice as long as any the model takes, so that a window of any
-    size shows on both sides, then at scattered other pairs. Raises Refused if it is not a band.
+    Looks at one whole row of a sequence twice as long as any the model takes, so that a window of
+    any size shows on both sides, then at scattered other pairs. Raises Refused if it is not a band.
     """
     from torch._subclasses.fake_tensor import unset_fake_temporarily
     from torch.fx.experimental.proxy_tensor import disable_proxy_modes_tracing
@@ -167,11 +168,13 @@ def _attention(recorder: Recorder) -> Callable:
 
 
 def _agree(kind: str, said: Mask, tensor: torch.Tensor, recorder: Recorder) -> None:
-    """Keywords and probed mask must mean the same; a mask we cannot trace back must be among ours."""
+    """Keywords and probed mask must mean the same; a mask we cannot trace back must be among
+    ours."""
     known = recorder.by_tensor.get(id(tensor))
     candidates = [known[1]] if known else recorder.masks
     if said not in candidates:
+        masks = [f"window {m.window}, causal {m.causal}" for m in candidates]
         raise Refused(
-            f"{kind} says window {said.window}, causal {said.causal}, but its mask says "
-            + " or ".join(f"window {m.window}, causal {m.causal}" for m in candidates or ["nothing"])
+            f"{kind} says window {said.window}, causal {said.causal}, "
+            f"but its mask says {' or '.join(masks) or 'nothing'}"
         )

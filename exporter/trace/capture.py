@@ -7,6 +7,7 @@ import io
 import logging
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import onnx_ir as ir
 import torch
@@ -32,9 +33,7 @@ class Whole(torch.nn.Module):
         self.stages = torch.nn.ModuleList(stages)
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        out = self.transformer(
-            input_ids=input_ids, attention_mask=attention_mask, return_dict=True
-        )
+        out = self.transformer(input_ids=input_ids, attention_mask=attention_mask, return_dict=True)
         x = out[self.output]
         mask = attention_mask.to(torch.bool)
         for stage in self.stages:
@@ -47,8 +46,9 @@ def trace(
 ) -> Program:
     """Load the model behind `source` in float32 and trace it into a Program.
 
-    Attention goes through goldfold.BandAttention where the model allows it and eagerly where it does
-    not; the Program's notes say which and why. Raises ModelError if the model cannot be traced.
+    Attention goes through goldfold.BandAttention where the model allows it and eagerly where it
+    does not; the Program's notes say which and why. Raises ModelError if the model cannot be
+    traced.
     """
     try:
         return _trace(source, attention.NAME, trust_remote_code, progress)
@@ -66,8 +66,9 @@ def _trace(source: Source, implementation: str, trust: bool, progress: Progress)
     tokenizer = _tokenizer(model)
     trunk_module = model[0]
     stages = [s for i in range(1, len(model)) if (s := stage_of(model[i], i)) is not None]
-    whole = Whole(trunk_module.auto_model, _output_of(trunk_module), stages).eval()
-    whole.transformer.config.use_cache = False
+    trunk: Any = trunk_module.auto_model
+    whole = Whole(trunk, _output_of(trunk_module), stages).eval()
+    trunk.config.use_cache = False
     max_length = _max_length(model)
 
     with attention.registered(max_length) as recorder, _quiet():
@@ -91,7 +92,7 @@ def _trace(source: Source, implementation: str, trust: bool, progress: Progress)
         model=source.name,
         dim=_static_dim(graph_model),
         max_length=max_length,
-        vocab_size=whole.transformer.get_input_embeddings().num_embeddings,
+        vocab_size=trunk.get_input_embeddings().num_embeddings,
         pad_id=int(model.tokenizer.pad_token_id or 0),
         normalized=normalized,
         prompts={k: v for k, v in model.prompts.items() if v},
@@ -101,7 +102,7 @@ def _trace(source: Source, implementation: str, trust: bool, progress: Progress)
     return Program(graph_model, contract, tokenizer)
 
 
-def _load(source: Source, implementation: str, trust: bool):  # noqa: ANN202 — SentenceTransformer, imported late
+def _load(source: Source, implementation: str, trust: bool):
     from sentence_transformers import SentenceTransformer
 
     try:
@@ -130,7 +131,7 @@ def _load(source: Source, implementation: str, trust: bool):  # noqa: ANN202 —
     return model
 
 
-def _tokenizer(model) -> str:  # noqa: ANN001 — SentenceTransformer
+def _tokenizer(model) -> str:
     """The tokenizer as its Rust library writes it. Raises ModelError for one written in Python."""
     backend = getattr(model.tokenizer, "backend_tokenizer", None)
     if backend is None:
@@ -148,7 +149,7 @@ def _output_of(trunk: torch.nn.Module) -> str:
     return modality.get("method_output_name") or "last_hidden_state"
 
 
-def _max_length(model) -> int:  # noqa: ANN001 — SentenceTransformer
+def _max_length(model) -> int:
     """The most tokens a text may have: the model's own statement, capped by its position table."""
     positions = getattr(model[0].auto_model.config, "max_position_embeddings", None)
     lengths = [n for n in (model.max_seq_length, positions) if n and 0 < n < 1_000_000]
@@ -246,7 +247,7 @@ def _cause(error: BaseException | None, kind: type) -> BaseException | None:
 
 
 @contextlib.contextmanager
-def _quiet():  # noqa: ANN202
+def _quiet():
     """Silence what torch and transformers print on the way; errors still raise."""
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)

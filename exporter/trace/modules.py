@@ -1,4 +1,5 @@
-"""sentence-transformers' modules as plain tensor functions that trace well and are safe against padding.
+"""sentence-transformers' modules as plain tensor functions that trace well and are safe against
+padding.
 
 Each stage takes `(hidden [B,S,D] or pooled [B,D], mask bool [B,S])` and computes what the module of
 sentence-transformers computes, with one difference: padding is *selected away* (`where`), never
@@ -8,6 +9,7 @@ multiplied by zero, because NaN × 0 is NaN.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -17,8 +19,9 @@ from exporter.errors import ModelError
 class Pool(torch.nn.Module):
     """Token vectors [B,S,D] and mask [B,S] → one vector a text [B, D · number of modes].
 
-    Modes as sentence-transformers defines them; several are concatenated in the order given. Padding is
-    on the right (the contract), so the first token is token 0 and position weights count from there.
+    Modes as sentence-transformers defines them; several are concatenated in the order given.
+    Padding is on the right (the contract), so the first token is token 0 and position weights count
+    from there.
     """
 
     def __init__(self, modes: tuple[str, ...]) -> None:
@@ -91,9 +94,9 @@ class Dense(torch.nn.Module):
 
     def __init__(self, source: torch.nn.Module) -> None:
         super().__init__()
-        self.linear = source.linear
-        self.activation = source.activation_function
-        self.shortcut: torch.nn.Module | None = None
+        self.linear: Any = source.linear
+        self.activation: Any = source.activation_function
+        self.shortcut: Any = None
         if getattr(source, "use_residual", False):
             self.shortcut = getattr(source, "residual", None) or torch.nn.Identity()
 
@@ -107,7 +110,7 @@ class Norm(torch.nn.Module):
 
     def __init__(self, source: torch.nn.Module) -> None:
         super().__init__()
-        self.norm = source.norm
+        self.norm: Any = source.norm
 
     def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         return self.norm(x)
@@ -139,8 +142,8 @@ def stage_of(module: torch.nn.Module, index: int) -> torch.nn.Module | None:
         case "Pooling":
             if not getattr(module, "include_prompt", True):
                 raise ModelError(
-                    f"{place} has include_prompt=False, which needs the prompt's length at run time; "
-                    "it is not supported"
+                    f"{place} has include_prompt=False, which needs the prompt's length at run "
+                    "time; it is not supported"
                 )
             modes = getattr(module, "pooling_mode")  # noqa: B009 — absent from torch's Module type
             return Pool((modes,) if isinstance(modes, str) else tuple(modes))

@@ -1,7 +1,7 @@
 """Canonical names and order: the same model gives the same graph, whatever torch called things.
 
-torch's value names follow Python's hash seed and its node order the order of Python sets. Here every
-node is ordered by a walk from the output, and named by its source module and op.
+torch's value names follow Python's hash seed and its node order the order of Python sets. Here
+every node is ordered by a walk from the output, and named by its source module and op.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ def _name_values(graph: ir.Graph) -> None:
                 named.add(value)
     values = list(graph.initializers.values())
     for value in values:
-        del graph.initializers[value.name]
+        del graph.initializers[value.name or ""]
     for name, value in constants.items():
         value.metadata_props.clear()
         value.name = name

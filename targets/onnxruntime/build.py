@@ -15,7 +15,8 @@ MODEL = "model.onnx"
 DATA = "model.onnx.data"
 
 _INLINE = 1024
-"""Constants up to so many bytes stand in the graph itself, where every reader's optimiser sees them."""
+"""Constants up to so many bytes stand in the graph itself, where every reader's optimiser sees
+them."""
 
 
 def write(program: Program, folder: Path) -> None:

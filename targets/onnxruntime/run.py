@@ -15,12 +15,13 @@ from targets.onnxruntime.build import MODEL
 
 
 def load(folder: Path, contract: Contract, threads: int | None) -> Run:
-    """A callable over an InferenceSession on the CPU. Raises ArtifactError if ORT refuses the file."""
+    """A callable over an InferenceSession on the CPU. Raises ArtifactError if ORT refuses the
+    file."""
     session = _open(folder / MODEL, threads)
 
     def run(input_ids: np.ndarray, attention_mask: np.ndarray) -> np.ndarray:
         feeds = {INPUT_IDS: input_ids, ATTENTION_MASK: attention_mask}
-        return session.run([contract.output], feeds)[0]
+        return np.asarray(session.run([contract.output], feeds)[0])
 
     return run
 
@@ -38,7 +39,7 @@ def census(folder: Path) -> dict[str, int]:
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
-def _open(path: Path, threads: int | None, optimised: Path | None = None):  # noqa: ANN202
+def _open(path: Path, threads: int | None, optimised: Path | None = None):
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

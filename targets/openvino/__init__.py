@@ -16,13 +16,19 @@ from targets.base import Run, Target
 class OpenVino(Target):
     name = "openvino"
     extra = "openvino"
-    precisions = ("fp32",)
+    precisions = ("fp32", "fp16", "bf16")
+    typed = False  # the plugin chooses where to round, from a hint
     passes: ClassVar[tuple[Pass, ...]] = (
         ExpandBandAttention(),  # OpenVINO refuses an op it has no conversion rule for
     )
 
     def unavailable(self) -> str | None:
         return None if find_spec("openvino") else "the package openvino is not installed"
+
+    def executes(self, precision: str) -> bool:
+        from targets.openvino import run
+
+        return run.hint(precision)[1]
 
     def versions(self) -> dict[str, str]:
         try:
@@ -33,7 +39,7 @@ class OpenVino(Target):
     def build(self, program: Program, precision: str, folder: Path) -> None:
         from targets.openvino import build
 
-        build.write(program, folder)
+        build.write(program, precision, folder)
 
     def load(self, folder: Path, contract: Contract, precision: str, threads: int | None) -> Run:
         from targets.openvino import run

@@ -1,8 +1,8 @@
 """Program → `model.xml` + `model.bin`.
 
-The graph goes through OpenVINO's ONNX frontend with its big weights set aside as parameters; each is
-then replaced by a constant that shares our memory. So the weights are written once, by OpenVINO, and
-are neither copied through protobuf nor laid down as a temporary ONNX file first.
+The graph goes through OpenVINO's ONNX frontend with its big weights set aside as parameters; each
+is then replaced by a constant that shares our memory. So the weights are written once, by OpenVINO,
+and are neither copied through protobuf nor laid down as a temporary ONNX file first.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _NO_RULE = re.compile(r"(?:operations: |, )(\w+)-\d+")
 """The ops in the frontend's sentence "No conversion rule found for operations: Foo-23, Bar-23"."""
 
 
-def write(program: Program, folder: Path) -> None:
+def write(program: Program, precision: str, folder: Path) -> None:
     """Convert and save. Raises RewriteError if OpenVINO's frontend refuses an op."""
     for node in program.graph:
         if node.domain:
@@ -36,7 +36,7 @@ def write(program: Program, folder: Path) -> None:
         port.get_tensor().set_names({name})
     converted.outputs[0].get_tensor().set_names({program.contract.output})
     _name(converted)
-    ov.save_model(converted, folder / XML, compress_to_fp16=False)
+    ov.save_model(converted, folder / XML, compress_to_fp16=precision == "fp16")
 
 
 def convert(model: ir.Model) -> tuple[ov.Model, list[np.ndarray]]:
@@ -91,9 +91,10 @@ def _name(model: ov.Model) -> None:
 
 
 def _unlocked(array: np.ndarray) -> np.ndarray:
-    """A view that calls itself writeable: openvino shares no other, though it never writes constants.
+    """A view that calls itself writeable: openvino shares no other, though it never writes
+    constants.
     The view does not keep `array` alive."""
     if array.flags.writeable:
         return array
     memory = (ctypes.c_ubyte * array.nbytes).from_address(array.ctypes.data)
-    return np.frombuffer(memory, dtype=array.dtype).reshape(array.shape)
+    return np.frombuffer(memoryview(memory), dtype=array.dtype).reshape(array.shape)

@@ -43,7 +43,7 @@ ATTENTION = {
 def prepared(folder: Path) -> Program:
     program = trace(open_model(folder))
     simplify(program)
-    pipeline.run(program, (*pipeline.EARLY, *pipeline.COMMON))
+    pipeline.run(program, (*pipeline.EARLY, *pipeline.common(program.contract)))
     return program
 
 
@@ -143,8 +143,8 @@ def test_a_prompt_excluded_from_pooling_is_named() -> None:
 # --- attention and masks
 
 
-def band(window: int, causal: bool):  # noqa: ANN201
-    def allowed(batch, head, i, j):  # noqa: ANN001, ANN202
+def band(window: int, causal: bool):
+    def allowed(batch, head, i, j):
         seen = (i - j).abs() < window if window else torch.ones_like(i - j, dtype=torch.bool)
         return seen & (j <= i) if causal else seen
 
@@ -174,7 +174,7 @@ def test_a_window_wider_than_the_longest_text_is_none() -> None:
         ("fails", lambda b, h, i, j: {}["a table it does not have"]),
     ],
 )
-def test_what_is_not_a_band_is_refused(name: str, function) -> None:  # noqa: ANN001
+def test_what_is_not_a_band_is_refused(name: str, function) -> None:
     with pytest.raises(attention.Refused):
         attention.probe(function, 300)
 

@@ -1,12 +1,15 @@
 """Runs a pass's docstring: nothing here is written for one pass.
 
-Each example of a law is built with drawn weights, rewritten, compared with `after` as a graph, and run
-on drawn data. How closely the numbers must agree follows from the pass's `equality` alone:
+Each example of a law is built with drawn weights, rewritten, compared with `after` as a graph, and
+run on drawn data. How closely the numbers must agree follows from the pass's `equality` alone:
 
 EXACT   the same bits in f32, in ONNX Runtime with its own rewrites off.
 REAL    graph and weights are widened to f64 before the rewrite, so that what a pass stores is not
         rounded to f32, and ONNX's reference evaluator runs both. `noise` derives the tolerance.
-BOUND   no pass states a bound yet.
+BOUND   the pass rounds each value to a half-precision type. `before` runs in f64, the result of
+        the rewrite in the emulator; `noise` with the unit roundoff of that type is the tolerance.
+        Only data of ordinary size is drawn: the bound is relative, and half precision's range is
+        another law's business.
 """
 
 from __future__ import annotations
@@ -24,15 +27,16 @@ from hypothesis import strategies as st
 from onnx.reference import ReferenceEvaluator
 
 from exporter import legality
+from exporter.emulate import emulated
 from exporter.passes import law
 from exporter.passes.base import Equality, Log, Pass
-from exporter.program import Contract, Program, infer_shapes
+from exporter.program import Contract, Program, drop_unused, infer_shapes
 
 Arrays = Mapping[str, np.ndarray]
 
 PROFILES = ("normal", "heavy tails", "spike", "zero row", "tiny", "signed zeros")
-"""Shapes of drawn data. Magnitudes stay within 1e-7 … 1e5: no value, square or product of a few of them
-then leaves the normal range of f64, nor of f32 in the ops that EXACT passes touch."""
+"""Kinds of drawn data. Magnitudes stay within some 1e-9 … 1e5, or are 0: no square or product of a
+few of them then leaves the normal range of f64, nor of f32 in the ops that EXACT passes touch."""
 
 BATCH = "B"
 """The symbol that examples use for the axis of texts."""
@@ -71,9 +75,12 @@ def _draw(value: ir.Value, sizes: Mapping[str, int], profile: str, seed: int) ->
         return numbers(shape, profile, seed).astype(value.dtype.numpy())
     rng = np.random.default_rng(seed)
     if value.dtype == ir.DataType.BOOL:
-        # Mostly true, and now and then a whole row of nothing.
+        # Mostly true, and now and then a whole row of nothing; but what an example calls `mask`
+        # keeps the contract, by which every text has a token.
         drawn = rng.random(shape) < 0.7
         drawn[rng.random(len(drawn)) < 0.2] = False
+        if value.name == "mask":
+            drawn[:, 0] = True
         return drawn
     return rng.integers(0, 5, shape).astype(value.dtype.numpy())
 
@@ -136,10 +143,10 @@ def serialized(model: ir.Model) -> bytes:
 
 
 def canonical(model: ir.Model) -> list[str]:
-    """One line a node, numbered in the order of a walk from the outputs: names and order play no part.
+    """One line a node, numbered in the order of a walk from the outputs: without names and places.
 
-    A node or float constant that two read appears once, so sharing counts. Float constants show type
-    and shape, all others their values. Attributes equal to the schema's default are left out.
+    A node or float constant that two read appears once, so sharing counts. Float constants show
+    type and shape, all others their values. Attributes equal to the schema's default are left out.
     """
     inputs = {value: f"input {index}" for index, value in enumerate(model.graph.inputs)}
     known: dict[Any, str] = {}
@@ -237,7 +244,7 @@ def text_by_text(model: ir.Model, feeds: Arrays) -> list[np.ndarray]:
 
 
 class Reference:
-    """ONNX's reference evaluator over a model whose functions are inlined, with room for perturbation.
+    """ONNX's reference evaluator over a model, functions inlined, with room for perturbation.
 
     `ReferenceEvaluator.run` cannot be told to touch the values between nodes, hence the loop here.
     """
@@ -257,7 +264,7 @@ class Reference:
     def __call__(
         self, feeds: Arrays, rng: np.random.Generator | None = None, size: float = 0.0
     ) -> list[np.ndarray]:
-        """The outputs; with `rng`, every float element read is first scaled by 1 + size·uniform(−1, 1)."""
+        """The outputs; `rng` scales every float element that is read by 1 + size·uniform(−1, 1)."""
         self.perturbed = 0
 
         def read(array: Any) -> Any:
@@ -274,17 +281,21 @@ class Reference:
         return [read(values[name]) for name in self.evaluator.output_names]
 
 
-def noise(run: Reference, feeds: Arrays, exact: list[np.ndarray]) -> list[np.ndarray]:
+def noise(
+    run: Reference, feeds: Arrays, exact: list[np.ndarray], unit: float = U
+) -> list[np.ndarray]:
     """How far rounding may move each element of each output of a graph, to first order.
 
-    An op of n terms computes in f64 what it would compute exactly from inputs changed by at most n·u
-    each, or gives a result that is off by as much (n < 64 for all sums here; a transcendental is off by
-    a few u, which 64 covers as well). So the error of an output is at most η Σ|c_i|, with η = 64 u and
-    c_i its derivative by the logarithm of the i-th of the N elements read. Perturbing all of them by
-    independent uniforms in [−η, η] moves the output by S with E S² = η²/3 Σ c_i², and by Cauchy
-    η Σ|c_i| ≤ √(3N) √(E S²). The root is estimated by the largest |S| of 8 runs, times 4 for bad luck.
+    An op of n terms computes in f64 what it would compute exactly from inputs changed by at most
+    n·u each, or gives a result that is off by as much (n < 64 for all sums here; a transcendental
+    is off by a few u, which 64 covers as well). So the error of an output is at most η Σ|c_i|, with
+    η = 64 u and c_i its derivative by the logarithm of the i-th of the N elements read. Perturbing
+    all of them by independent uniforms in [−η, η] moves the output by S with E S² = η²/3 Σ c_i²,
+    and by Cauchy η Σ|c_i| ≤ √(3N) √(E S²). The root is estimated by the largest |S| of 8 runs,
+    times 4 for bad luck. For half precision sums are accumulated in f32, so n does not enter: an op
+    reads rounded values and rounds once itself, and a transcendental doubles that: η = 4 u.
     """
-    eta = 64.0 * U
+    eta = 64.0 * unit if unit == U else 4.0 * unit
     rng = np.random.default_rng(0)
     moved = [np.zeros(array.shape) for array in exact]
     for _ in range(8):
@@ -328,9 +339,27 @@ def assert_equal(equality: Equality, before: ir.Model, after: ir.Model, feeds: A
         case Equality.REAL:
             assert_close(before, after, feeds)
         case Equality.BOUND:
-            raise AssertionError(
-                "the harness knows no bound yet; write it with the first such pass"
-            )
+            raise AssertionError("a bound depends on the pass: assert_bound")
+
+
+UNITS = {"fp16": 2.0**-11, "bf16": 2.0**-8}
+
+
+def assert_bound(before: ir.Model, after: ir.Model, feeds: Arrays, kind: str) -> None:
+    """The BOUND comparison: `before` in f64, `after` with every value rounded to its type."""
+    widen(before)
+    wide = {k: a.astype(np.float64) if a.dtype == np.float32 else a for k, a in feeds.items()}
+    run = Reference(before)
+    expected = run(wide)
+    contract = Contract(
+        model="example", dim=1, max_length=1, vocab_size=1, pad_id=0, normalized=False
+    )
+    got = runtime(emulated(Program(after, contract)).model, feeds)
+    allowed = noise(run, wide, expected, UNITS[kind])
+    for index, (a, b) in enumerate(zip(expected, got, strict=True)):
+        assert np.abs(a - b).max() > 0.0, "nothing was rounded"
+        worst = np.max(np.abs(a - b) - allowed[index])
+        assert worst <= 0.0, f"output {index} is off by {np.abs(a - b).max():.3g}"
 
 
 # The whole of it ----------------------------------------------------------------------------------
@@ -347,7 +376,9 @@ def faults(model: ir.Model) -> list[str]:
 
 def assert_legal(model: ir.Model) -> None:
     assert faults(model) == []
-    assert len(canonical(model)) >= len(model.graph), "a node is left that no output depends on"
+    left = serialized(model)
+    drop_unused(model)
+    assert serialized(model) == left, "something is left that no output depends on"
     onnx.checker.check_model(ir.to_proto(model), full_check=True)
 
 
@@ -374,7 +405,18 @@ def assert_structure(this: Pass, before: str, after: str) -> None:
 
 def assert_holds(this: Pass, text: str, weights: dict[str, np.ndarray], feeds: Arrays) -> None:
     """`text` means the same before and after, on these weights and data."""
-    wide = this.equality is not Equality.EXACT
+    if this.equality is Equality.BOUND:
+        weights = {k: numbers(v.shape, "normal", 1) for k, v in weights.items()}
+        feeds = {
+            k: numbers(v.shape, "normal", 2) if v.dtype.kind == "f" else v for k, v in feeds.items()
+        }
+        before, model = build(text, weights), build(text, weights)
+        assert this.rewrite(model).applied, "the pass does not apply to its own example"
+        assert faults(model) == []
+        assert_bound(before, model, feeds, this.kind)  # type: ignore[attr-defined]
+        assert_settled(this, model)
+        return
+    wide = this.equality is Equality.REAL
     before, model = build(text, weights, wide), build(text, weights, wide)
     assert this.rewrite(model).applied, "the pass does not apply to its own example"
     assert faults(model) == []

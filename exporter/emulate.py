@@ -1,0 +1,67 @@
+"""Run a half-precision Program with every value rounded to its declared type.
+
+ONNX Runtime's CPU kernels have no bf16 and compute fp16 in f32 without rounding in between: there
+60000 + 60000 is 120000, where a device that computes in fp16 has inf. Here each op's result is
+rounded to the type the graph declares, overflow included, so the graph's own numbers are what is
+measured.
+
+What is not emulated: an op's inside. A matmul accumulates in f32, a softmax and a norm compute in
+f32 and round once at the end, as tensor cores and NPUs do as a rule; a device that accumulates in
+fp16 does worse than this.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import onnx_ir as ir
+
+from exporter import dialect, interpret
+from exporter.passes.expand_band_attention import ExpandBandAttention
+from exporter.program import Program, infer_shapes
+
+HALF = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
+
+
+def runner(program: Program) -> interpret.Run:
+    """A callable like `interpret.runner`'s, that rounds. `program` itself is left alone."""
+    return interpret.runner(emulated(program), optimise=False)
+
+
+def emulated(program: Program) -> Program:
+    """The same program in f32 only, with a rounding to the declared type behind every half
+    value."""
+    copy = replace(program, model=program.model.clone())
+    if any(dialect.band_attentions(copy.graph)):
+        ExpandBandAttention().rewrite(copy.model)
+    infer_shapes(copy.model)  # a value without a type could not be rounded
+    graph = copy.graph
+    for value in list(graph.initializers.values()):
+        tensor = value.const_value
+        if tensor is not None and tensor.dtype in HALF:
+            value.const_value = ir.tensor(tensor.numpy().astype(np.float32), name=value.name)
+            value.type = ir.TensorType(ir.DataType.FLOAT)
+    for node in list(graph):
+        if node.op_type == "Cast" and ir.DataType(node.attributes["to"].value) in HALF:
+            node.attributes["to"] = ir.AttrInt64("to", ir.DataType.FLOAT.value)
+        for value in node.outputs:
+            if value.dtype in HALF:
+                _round(graph, node, value)
+    return copy
+
+
+def _round(graph: ir.Graph, node: ir.Node, value: ir.Value) -> None:
+    kind = value.dtype
+    assert kind is not None
+    down = ir.node("Cast", [value], {"to": kind.value}, name=f"{value.name}.down")
+    up = ir.node(
+        "Cast", [down.outputs[0]], {"to": ir.DataType.FLOAT.value}, name=f"{value.name}.up"
+    )
+    value.replace_all_uses_with(up.outputs[0], replace_graph_outputs=True)
+    down.replace_input_with(0, value)
+    down.outputs[0].name, up.outputs[0].name = f"{value.name}.down", f"{value.name}.up"
+    down.outputs[0].type = ir.TensorType(kind)
+    value.type = up.outputs[0].type = ir.TensorType(ir.DataType.FLOAT)
+    up.outputs[0].shape = down.outputs[0].shape = value.shape
+    graph.insert_after(node, [down, up])

@@ -1,0 +1,173 @@
+"""set-precision: half precision throughout, with islands in f32."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import onnx_ir as ir
+
+from exporter import dialect
+from exporter.passes.base import Equality, Pass
+from exporter.program import TOKENS, add_constant, constant, insert_before, where
+
+KINDS = {"fp16": ir.DataType.FLOAT16, "bf16": ir.DataType.BFLOAT16}
+LOW = frozenset({
+    "Add", "Sub", "Mul", "Div", "Neg", "MatMul", "Gemm", "Gather", "Gelu", "Tanh", "Sigmoid",
+    "Relu", "Erf", "Softmax", "Where", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Slice",
+    "Split", "Concat", "Expand", "RMSNormalization", "LayerNormalization", "RotaryEmbedding",
+    "goldfold.BandAttention",
+})  # fmt: skip
+"""Ops that are computed in half precision where they work on tokens. Any other stays in f32."""
+
+_LARGEST_FP16 = 65504.0
+_HIDDEN = 3.0e4
+"""What a constant beyond fp16 becomes if it only hides tokens (a mask's −3.4e38): finite with any
+score."""
+
+
+@dataclass(frozen=True)
+class Half:
+    node: ir.Node
+    kind: ir.DataType
+
+
+@dataclass(frozen=True)
+class SetPrecision(Pass):
+    """What works on tokens is computed in fp16 or bf16; what works on positions, and on whole
+    texts, stays in f32.
+
+    Islands in f32, by meaning: the angles and tables of rotary embeddings (position 2,047 times a
+    frequency has no room in 11 bits); pooling's sums and everything after them (one vector a text:
+    no work to speak of, and the last normalisation must give unit vectors); and inside
+    RMSNormalization and LayerNormalization the mean, the variance and epsilon, which ONNX computes
+    in f32 (`stash_type` 1).
+
+    holds:
+        f(x) = f32(f_half(half(x))) up to one rounding a value: 2^-11 of it in fp16, 2^-8 in bf16
+
+    needs:
+        no value beyond 65,504 in fp16 (scale-residual sees to that); opset 23
+
+    options: fp16
+        kind: fp16
+
+    before: fp16
+        f (float[batch,tokens,4] x, float[4,4] w, float[4] g) => (float[batch,tokens,4] y)
+        {
+            h = MatMul(x, w)
+            y = RMSNormalization <axis: int = -1, epsilon: float = 1e-6> (h, g)
+        }
+
+    after: fp16
+        f (float[batch,tokens,4] x, float16[4,4] w, float16[4] g) => (float[batch,tokens,4] y)
+        {
+            xh = Cast <to: int = 10> (x)
+            h = MatMul(xh, w)
+            yh = RMSNormalization <axis: int = -1, epsilon: float = 1e-6> (h, g)
+            y = Cast <to: int = 1> (yh)
+        }
+
+    options: a head on one vector a text
+        kind: bf16
+
+    refuses: a head on one vector a text
+        f (float[batch,4] x, float[4,4] w) => (float[batch,4] y)
+        {
+            y = MatMul(x, w)
+        }
+    """
+
+    equality: ClassVar[Equality] = Equality.BOUND
+    kind: str = "fp16"
+
+    def match(self, node: ir.Node) -> Half | None:
+        if dialect.op_of(node) not in LOW or node.outputs[0].dtype != ir.DataType.FLOAT:
+            return None
+        shape = node.outputs[0].shape
+        # Whole texts: no axis of tokens. An unknown shape is taken for tokens.
+        if shape is not None and not any(str(d) in (TOKENS, "None") for d in shape):
+            return None
+        return None if _feeds_only_tables(node) else Half(node, KINDS[self.kind])
+
+    def refuses(self, match: Half) -> str | None:
+        if match.kind != ir.DataType.FLOAT16:
+            return None
+        for value in match.node.inputs:
+            array = constant(value)
+            if array is None or array.dtype != np.float32 or array.size <= 1:
+                continue
+            if float(np.abs(array).max()) > _LARGEST_FP16:
+                return f"its constant {value.name if value else ''} reaches beyond fp16's 65,504"
+        return None
+
+    def construct(self, match: Half, memo: dict) -> None:
+        node, kind = match.node, match.kind
+        for index, value in enumerate(node.inputs):
+            if value is not None and value.dtype == ir.DataType.FLOAT:
+                node.replace_input_with(index, _half(value, kind, node, memo))
+        for value in node.outputs:
+            if value.dtype == ir.DataType.FLOAT:
+                _widen(value, kind, node, memo)
+
+
+def _half(value: ir.Value, kind: ir.DataType, before: ir.Node, memo: dict) -> ir.Value:
+    """`value` in half precision: the constant converted, what a half node made, or a Cast."""
+    key = (value, kind)
+    if key in memo:
+        return memo[key]
+    array = constant(value)
+    assert before.graph is not None
+    if array is not None:
+        if kind == ir.DataType.FLOAT16 and array.size == 1:
+            array = np.clip(array, -_HIDDEN, _HIDDEN)
+        memo[key] = add_constant(before.graph, f"{value.name}", array.astype(kind.numpy()))
+    else:
+        cast = ir.node("Cast", [value], {"to": kind.value}, name=f"{value.name}.half")
+        out = cast.outputs[0]
+        out.name, out.type, out.shape = f"{value.name}.half", ir.TensorType(kind), value.shape
+        insert_before(before, [cast], where(before))
+        memo[key] = out
+    return memo[key]
+
+
+def _widen(value: ir.Value, kind: ir.DataType, node: ir.Node, memo: dict) -> None:
+    """Make `value` half and give its readers an f32 copy, which keeps the name; half readers find
+    the
+    half one in the memo."""
+    graph = node.graph
+    assert graph is not None
+    cast = ir.node("Cast", [value], {"to": ir.DataType.FLOAT.value}, name=f"{value.name}.wide")
+    wide = cast.outputs[0]
+    value.replace_all_uses_with(wide, replace_graph_outputs=True)
+    cast.replace_input_with(0, value)
+    wide.type, wide.shape = value.type, value.shape
+    name = value.name
+    value.name, wide.name = f"{name}.half", name
+    value.type = ir.TensorType(kind)
+    graph.insert_after(node, [cast])
+    cast.metadata_props.update(node.metadata_props)
+    memo[wide, kind] = value
+
+
+def _feeds_only_tables(node: ir.Node) -> bool:
+    """Whether all that comes of `node` are the tables of rotary embeddings."""
+    waiting, seen = [node], {node}
+    reached = False
+    while waiting:
+        current = waiting.pop()
+        for value in current.outputs:
+            if value.is_graph_output():
+                return False
+            for reader, index in value.uses():
+                if reader.op_type == "RotaryEmbedding":
+                    if index == 0:
+                        return False
+                    reached = True
+                elif reader not in seen:
+                    if len(seen) > 64:
+                        return False
+                    seen.add(reader)
+                    waiting.append(reader)
+    return reached

@@ -1,0 +1,378 @@
+"""An artifact folder is whole or not there, says the same about the same, and believes nobody."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from exporter import bundle
+from exporter.bundle import FileEntry, Manifest, Origin, VerdictRecord, open_bundle
+from exporter.errors import ArtifactError, OutputError
+from exporter.pipeline import PassReport
+from exporter.program import Contract
+
+REPORT = PassReport(
+    name="fold-norm-gain", equality="REAL", applied=2, refused=("layers.3: the sum reads it too",),
+    nodes_before=9, nodes_after=7, parameters_before=100, parameters_after=90, seconds=0.25,
+)  # fmt: skip
+FIELDS: dict[str, Any] = {
+    "goldfold": "0.1.0",
+    "target": "onnxruntime",
+    "precision": "fp32",
+    "contract": Contract(
+        model="toy", dim=4, max_length=8, vocab_size=10, pad_id=0, normalized=True,
+        prompts={"query": "q: ", "Ünïcode": "字: "},
+    ),
+    "origin": Origin(name="toy", fingerprint="f" * 64, digests={"a": "0" * 64}, licence="mit"),
+    "versions": {"onnx": "1.20"},
+    "passes": (REPORT,),
+    "census": {"MatMul": 3},
+    "attention": {"all": 1},
+    "notes": ("traced with eager attention",),
+}  # fmt: skip
+
+
+def verdict(passed: bool) -> VerdictRecord:
+    reasons = () if passed else ("1-cos is too large.",)
+    return VerdictRecord(
+        passed=passed, reasons=reasons, precision="fp32", measurement={"worst": 1e-12}, timings=()
+    )
+
+
+def make(folder: Path, passed: bool | None = True) -> Path:
+    """A small sealed artifact; `passed` None leaves it without a verdict."""
+    (folder / "golden").mkdir(parents=True)
+    (folder / "model.onnx").write_bytes(b"graph")
+    (folder / "golden" / "golden.json").write_text("{}\n")
+    (folder / "NOTICE — ü.txt").write_text("notice")
+    bundle.seal(folder, FIELDS)
+    if passed is not None:
+        bundle.write_verdict(folder, verdict(passed))
+    return folder
+
+
+def reseal(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    """Change manifest.json as somebody would who also knows how to correct its digest."""
+    record = json.loads((folder / "manifest.json").read_bytes())
+    del record["sha256"]
+    change(record)
+    body = json.dumps(record, ensure_ascii=False, sort_keys=True, indent=1)
+    digest = hashlib.sha256(body.encode()).hexdigest()
+    raw = body[:-2] + f',\n "sha256": "{digest}"\n}}\n'
+    (folder / "manifest.json").write_bytes(raw.encode())
+
+
+def refuse(folder: Path, *culprits: str, **options: bool) -> None:
+    with pytest.raises(ArtifactError) as caught:
+        open_bundle(folder, **options)
+    text = str(caught.value)
+    assert len(text.splitlines()) == 1
+    for culprit in (str(folder), *culprits):
+        assert culprit in text
+
+
+# --- sealing and opening
+
+
+def test_what_is_sealed_is_what_is_opened(tmp_path: Path) -> None:
+    opened = open_bundle(make(tmp_path / "a"))
+    assert opened.name == "onnxruntime-fp32"
+    assert opened.manifest.contract == FIELDS["contract"]
+    assert opened.manifest.origin == FIELDS["origin"]
+    assert opened.manifest.notes == FIELDS["notes"]
+    assert set(opened.manifest.files) == {"model.onnx", "golden/golden.json", "NOTICE — ü.txt"}
+    assert opened.manifest.files["model.onnx"] == FileEntry(
+        sha256=hashlib.sha256(b"graph").hexdigest(), size=5
+    )
+    assert opened.size == len("graph") + len("{}\n") + len("notice")
+    assert opened.verdict == verdict(True)
+
+
+def test_manifest_is_the_same_wherever_and_however_long(tmp_path: Path) -> None:
+    slow = {**FIELDS, "passes": (REPORT.model_copy(update={"seconds": 99.0}),)}
+    first = make(tmp_path / "one")
+    second = make(tmp_path / "deep" / "er", passed=None)
+    (second / "manifest.json").unlink()
+    bundle.seal(second, slow)
+    assert (first / "manifest.json").read_bytes() == (second / "manifest.json").read_bytes()
+
+
+def test_manifest_is_canonical_and_carries_its_own_digest(tmp_path: Path) -> None:
+    raw = (make(tmp_path / "a") / "manifest.json").read_text("utf-8")
+    record = json.loads(raw)
+    assert list(record)[-1] == "sha256"
+    assert "字" in raw
+    given = record.pop("sha256")
+    assert list(record) == sorted(record)
+    assert all("seconds" not in report for report in record["passes"])
+    body = json.dumps(record, ensure_ascii=False, sort_keys=True, indent=1)
+    assert hashlib.sha256(body.encode()).hexdigest() == given
+
+
+def test_real_artifact_names_no_machine(artifacts: dict[str, Path], tiny: Path) -> None:
+    host = socket.gethostname()
+    traces = [str(tiny), str(tiny.parent.parent), str(Path(__file__).parents[2])]
+    # Two letters would turn up in any megabyte of weights by chance.
+    traces += [host] if len(host) > 5 else []
+    for folder in artifacts.values():
+        for path in folder.rglob("*"):
+            if path.is_file() and path.name != "verdict.json":
+                raw = path.read_bytes()
+                assert not [trace for trace in traces if trace.encode() in raw], path
+
+
+def test_read_manifest_survives_the_round_trip(artifacts: dict[str, Path]) -> None:
+    for folder in artifacts.values():
+        manifest = bundle.read_manifest(folder)
+        assert isinstance(manifest, Manifest)
+        assert manifest.to_bytes() == (folder / "manifest.json").read_bytes()
+
+
+# --- gates
+
+
+def test_artifact_that_missed_its_gate_opens_only_unverified(tmp_path: Path) -> None:
+    missed, never = make(tmp_path / "a", passed=False), make(tmp_path / "b", passed=None)
+    refuse(missed, "missed its golden gate", "goldfold verify")
+    refuse(never, "was never verified")
+    assert open_bundle(missed, unverified=True).verdict == verdict(False)
+    assert open_bundle(never, unverified=True).verdict is None
+
+
+def test_name_failed_is_believed_even_if_the_verdict_is_rosy(tmp_path: Path) -> None:
+    refuse(make(tmp_path / "x.failed", passed=True), "missed its golden gate")
+
+
+# --- damage
+
+
+def test_changed_missing_and_extra_files_are_named(tmp_path: Path) -> None:
+    pristine = make(tmp_path / "pristine")
+    for number, key in enumerate(bundle.read_manifest(pristine).files):
+        changed = shutil.copytree(pristine, tmp_path / f"changed-{number}")
+        raw = (changed / key).read_bytes()
+        (changed / key).write_bytes(bytes([raw[0] ^ 1]) + raw[1:])
+        refuse(changed, key, "has been changed")
+        shorter = shutil.copytree(pristine, tmp_path / f"shorter-{number}")
+        (shorter / key).write_bytes(raw[:-1])
+        refuse(shorter, key, "wrong size", check_files=False)
+        missing = shutil.copytree(pristine, tmp_path / f"missing-{number}")
+        (missing / key).unlink()
+        refuse(missing, key, "is missing")
+    (pristine / "golden" / "more.txt").write_text("x")
+    refuse(pristine, "golden/more.txt", "does not name")
+
+
+def test_every_changed_byte_of_a_manifest_is_noticed(tmp_path: Path) -> None:
+    folder = make(tmp_path / "a")
+    raw = (folder / "manifest.json").read_bytes()
+    for place in range(0, len(raw), 7):
+        (folder / "manifest.json").write_bytes(
+            raw[:place] + bytes([raw[place] ^ 1]) + raw[place + 1 :]
+        )
+        refuse(folder, "manifest.json")
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"", b"{", b"[]", b"null", b"{}", b"\xff\xfe", b"[" * 100_000,
+        b'{"sha256": "0"}', b'{"sha256": "0", "passes": [1]}', b'{"sha256": "0", "passes": []}',
+    ],
+    ids=range(10),
+)  # fmt: skip
+def test_malformed_manifest_is_one_line(raw: bytes, tmp_path: Path) -> None:
+    folder = make(tmp_path / "a")
+    (folder / "manifest.json").write_bytes(raw)
+    refuse(folder, "manifest.json is malformed")
+
+
+def test_lone_surrogates_in_a_manifest_are_one_line(tmp_path: Path) -> None:
+    folder = make(tmp_path / "a")
+    raw = (folder / "manifest.json").read_bytes().replace("字".encode(), b"\\ud800")
+    (folder / "manifest.json").write_bytes(raw)
+    refuse(folder, "manifest.json")
+
+
+def test_manifest_that_is_absent_or_a_folder_is_one_line(tmp_path: Path) -> None:
+    folder = make(tmp_path / "a")
+    (folder / "manifest.json").unlink()
+    refuse(folder, "is not an artifact", "manifest.json")
+    (folder / "manifest.json").mkdir()
+    refuse(folder, "is not an artifact", "manifest.json")
+    refuse(tmp_path / "nowhere", "no such folder")
+
+
+@pytest.mark.parametrize("raw", [b"", b"{}", b"\xff", b'{"passed": "maybe"}', b"[]"])
+def test_malformed_verdict_is_one_line(raw: bytes, tmp_path: Path) -> None:
+    folder = make(tmp_path / "a")
+    (folder / "verdict.json").write_bytes(raw)
+    refuse(folder, "verdict.json is malformed", unverified=True)
+
+
+def test_unknown_format_and_unknown_fields_are_refused(tmp_path: Path) -> None:
+    folder = make(tmp_path / "a")
+    reseal(folder, lambda record: record.update(format="goldfold.artifact/9"))
+    refuse(folder, "format")
+    folder = make(tmp_path / "b")
+    reseal(folder, lambda record: record.update(surprise=1))
+    refuse(folder, "surprise")
+
+
+# --- tricks with paths
+
+
+@pytest.mark.parametrize("key", ["../secret", "golden/../../secret", "/etc/hostname", "a/.."])
+def test_manifest_that_names_files_outside_is_refused(key: str, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("s")
+    folder = make(tmp_path / "a")
+    digest = hashlib.sha256(b"s").hexdigest()
+    reseal(folder, lambda r: r["files"].update({key: {"sha256": digest, "size": 1}}))
+    refuse(folder, key, "outside the folder")
+
+
+def test_link_with_the_right_content_is_a_file(tmp_path: Path) -> None:
+    folder = make(tmp_path / "a")
+    (folder / "model.onnx").rename(tmp_path / "elsewhere")
+    (folder / "model.onnx").symlink_to(tmp_path / "elsewhere")
+    assert open_bundle(folder).size == 14
+    (tmp_path / "elsewhere").write_bytes(b"grape")
+    refuse(folder, "model.onnx", "has been changed")
+
+
+def test_links_that_lead_nowhere_or_to_folders_are_refused(tmp_path: Path) -> None:
+    folder = make(tmp_path / "a")
+    (folder / "model.onnx").unlink()
+    (folder / "model.onnx").symlink_to("nowhere")
+    refuse(folder, "model.onnx", "is missing")
+    (folder / "model.onnx").unlink()
+    (folder / "model.onnx").symlink_to(tmp_path)
+    refuse(folder, "model.onnx", "is missing")
+
+
+def test_linked_folder_does_not_hide_what_it_holds(tmp_path: Path) -> None:
+    folder = make(tmp_path / "a")
+    (folder / "golden").rename(tmp_path / "goldens")
+    (folder / "golden").symlink_to(tmp_path / "goldens")
+    refuse(folder, "golden")
+
+
+# --- where artifacts go
+
+
+def test_output_folder_is_made_and_tried(tmp_path: Path) -> None:
+    bundle.check_output(tmp_path / "new" / "out", ["a-fp32"], force=False)
+    assert (tmp_path / "new" / "out").is_dir()
+    (tmp_path / "file").write_text("x")
+    for out, force in ((tmp_path / "file", True), (tmp_path / "file" / "below", False)):
+        with pytest.raises(OutputError, match="file"):
+            bundle.check_output(out, ["a-fp32"], force)
+
+
+def test_output_folder_with_other_things_needs_force(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(OutputError, match=r"thesis\.tex.*--force"):
+        bundle.check_output(tmp_path, ["a-fp32"], force=False)
+    bundle.check_output(tmp_path, ["a-fp32"], force=True)
+    make(tmp_path / "b-fp32")
+    bundle.check_output(tmp_path, ["a-fp32"], force=False)
+    assert (tmp_path / "thesis.tex").read_text() == "years of work"
+
+
+@pytest.mark.parametrize("force", [False, True])
+@pytest.mark.parametrize("name", ["a-fp32", "a-fp32.failed"])
+def test_what_is_no_artifact_is_never_replaced(name: str, force: bool, tmp_path: Path) -> None:
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "diary.txt").write_text("dear diary")
+    with pytest.raises(OutputError, match=f"{name} is in the way"):
+        bundle.check_output(tmp_path, ["a-fp32"], force)
+
+
+def names(out: Path) -> set[str]:
+    return {path.name for path in out.iterdir()}
+
+
+def test_scratch_is_gone_whatever_happens(tmp_path: Path) -> None:
+    for error in (RuntimeError, KeyboardInterrupt, SystemExit):
+        with pytest.raises(error), bundle.scratch(tmp_path) as folder:
+            (folder / "half").mkdir()
+            (folder / "half" / "made").write_text("x")
+            raise error
+        assert not names(tmp_path)
+
+
+def test_scratch_clears_after_the_dead_and_spares_the_living(tmp_path: Path) -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    spared = {f".goldfold-{os.getpid()}-mine", f".goldfold-{os.getppid()}-theirs",
+              ".goldfold-notes", ".goldfold-99999999999999999999-x", ".other-1-x"}  # fmt: skip
+    for name in (*spared, f".goldfold-{ended.pid}-dead"):
+        (tmp_path / name).mkdir()
+    with bundle.scratch(tmp_path) as folder:
+        assert names(tmp_path) == spared | {folder.name}
+    assert names(tmp_path) == spared
+
+
+# --- publishing
+
+
+def publish(out: Path, passed: bool, mark: str) -> Path:
+    with bundle.scratch(out) as scratch:
+        built = make(scratch / "a-fp32", passed)
+        (built / "mark").write_text(mark)
+        return bundle.publish(built, out, "a-fp32", passed)
+
+
+def test_passed_artifact_takes_its_place_and_clears_the_failed_one(tmp_path: Path) -> None:
+    assert publish(tmp_path, False, "1") == tmp_path / "a-fp32.failed"
+    assert publish(tmp_path, True, "2") == tmp_path / "a-fp32"
+    assert names(tmp_path) == {"a-fp32"}
+    publish(tmp_path, True, "3")
+    assert (tmp_path / "a-fp32" / "mark").read_text() == "3"
+    assert names(tmp_path) == {"a-fp32"}
+
+
+def test_failed_artifact_leaves_the_good_one(tmp_path: Path) -> None:
+    publish(tmp_path, True, "good")
+    publish(tmp_path, False, "bad")
+    publish(tmp_path, False, "worse")
+    assert (tmp_path / "a-fp32" / "mark").read_text() == "good"
+    assert (tmp_path / "a-fp32.failed" / "mark").read_text() == "worse"
+    assert names(tmp_path) == {"a-fp32", "a-fp32.failed"}
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+def test_publish_that_breaks_off_puts_the_old_one_back(
+    error: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(tmp_path, True, "old")
+    rename = Path.rename
+
+    def breaks(self: Path, target: Path) -> Path:
+        if self.parent.name.startswith(".goldfold-"):
+            raise error
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", breaks)
+    expected = OutputError if isinstance(error, OSError) else KeyboardInterrupt
+    with pytest.raises(expected):
+        publish(tmp_path, True, "new")
+    assert (tmp_path / "a-fp32" / "mark").read_text() == "old"
+    assert names(tmp_path) == {"a-fp32"}
+
+
+def test_verdict_is_replaced_whole(tmp_path: Path) -> None:
+    folder = make(tmp_path / "a", passed=False)
+    bundle.write_verdict(folder, verdict(True))
+    assert open_bundle(folder).verdict == verdict(True)
+    assert not (folder / "verdict.json.new").exists()
