@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format golden export verify bench clean
+.PHONY: help setup demo test lint format golden export verify docs bench clean
 
 PYTHON    ?= python3
 VENV      := .venv
@@ -48,6 +48,9 @@ export: $(STAMP) need-model  ## export MODEL to OUT for TARGETS in PRECISION, an
 
 verify: $(STAMP)  ## check every artifact in OUT again
 	$(BIN)/goldfold verify $(OUT)
+
+docs: $(STAMP)  ## write docs/passes.md from the passes' docstrings
+	$(BIN)/python -m exporter.lawbook > docs/passes.md
 
 bench: $(STAMP) need-model  ## what an export of MODEL costs, stage by stage
 	$(BIN)/python benchmarks/export_cost.py $(MODEL)

@@ -6,10 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from exporter.errors import UsageError
+from exporter.model import check_finite, open_model
 from exporter.passes.base import Pass
 from exporter.pipeline import Options, Pipeline
 from exporter.probing import Look
 from exporter.program import Program
+from exporter.stages import Listener, Stages
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,53 @@ class Culprit:
     before: Look
     after: Look
     total: int
+
+    def sentence(self) -> str:
+        """What, where, and how far."""
+        return (
+            f"{self.law} at {self.place} (application {self.number} of {self.total}) takes the "
+            f"worst 1−cos from {self.before.worst:.1e} to {self.after.worst:.1e}, "
+            f"at text {self.after.worst_id}"
+        )
+
+
+def search(
+    model: str,
+    precision: str,
+    limit: float | None,
+    *,
+    trust_remote_code: bool = False,
+    listener: Listener | None = None,
+) -> Culprit | None:
+    """Open and trace `model`, then bisect the passes of `precision` on its short goldens.
+
+    Half precision is bisected on its typed program, in the emulator. `limit` is the precision's
+    gate by default. Raises GoldfoldError as `export` does.
+    """
+    from exporter import exporting, pipeline
+    from exporter.probing import look
+    from golden.gate import gate_for
+
+    bound = gate_for(precision).worst if limit is None else limit
+    stages = Stages(listener)
+    with stages("open"):
+        source = open_model(model, trust_remote_code=trust_remote_code)
+        check_finite(source, stages.step)
+        origin = exporting.origin_of(source)
+    with stages("goldens"):
+        goldens = exporting.obtain_goldens(source, origin, stages, trust_remote_code)
+    program = exporting.traced(source, stages, trust_remote_code)
+    passes = (*pipeline.EARLY, *pipeline.common(program.contract))
+    if precision == "fp16":
+        with stages("ranges"):
+            rewritten = replace(program, model=program.model.clone())
+            pipeline.run(rewritten, passes)
+            peaks = exporting.record_ranges(rewritten, stages)
+        passes = (*passes, *pipeline.half(precision, peaks, typed=True))
+    elif precision == "bf16":
+        passes = (*passes, *pipeline.half(precision, {}, typed=True))
+    with stages("bisect"):
+        return bisect(program, passes, lambda p: look(p, goldens), bound, stages.detail)
 
 
 def bisect(

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
-from collections.abc import Callable
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,10 +13,10 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from exporter import __version__
-from exporter.console import Live, one_line, open_console
-from exporter.errors import GateMissed, GoldfoldError, OutputError, UsageError
-from golden.errors import GoldenError
+from exporter import __version__, cli_laws
+from exporter.console import listening, open_console
+from exporter.errors import GateMissed, OutputError, UsageError
+from exporter.guard import guarded
 
 if TYPE_CHECKING:
     from exporter.exporting import Result
@@ -32,6 +31,7 @@ app = typer.Typer(
 )
 golden_app = typer.Typer(help="Golden embeddings: what the reference says.", no_args_is_help=True)
 app.add_typer(golden_app, name="golden")
+cli_laws.add_to(app)
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print results only.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
@@ -49,28 +49,29 @@ out_console = open_console(stderr=False)
 log_console = open_console(stderr=True)
 
 
-@contextmanager
-def listening(quiet: bool):
-    """A listener for stages, or None; its moving line is stopped whatever happens."""
-    live = None if quiet else Live(log_console)
-    try:
-        yield live
-    finally:
-        if live is not None:
-            live.close()
-
-
 @app.command()
 def export(
     model: Annotated[str, typer.Argument(help="A SentenceTransformer folder, or a hub id.")],
     target: Annotated[list[str], typer.Option(help="onnxruntime, openvino; repeatable.")] = [  # noqa: B006
         "openvino"
     ],
-    precision: Annotated[list[str], typer.Option(help="fp32; repeatable.")] = ["fp32"],  # noqa: B006
+    precision: Annotated[list[str], typer.Option(help="fp32, fp16, bf16; repeatable.")] = ["fp32"],  # noqa: B006
     out: Annotated[Path, typer.Option(help="Artifact folders go here.")] = Path("out"),
     name: Annotated[str | None, typer.Option(help="What to call the model.")] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Write into a folder that holds other things.")
+    ] = False,
+    skip: Annotated[
+        list[str] | None, typer.Option(help="Do not run this pass; repeatable.")
+    ] = None,
+    stop_after: Annotated[
+        int | None, typer.Option(min=0, help="Stop rewriting after so many applications.")
+    ] = None,
+    dump: Annotated[
+        Path | None, typer.Option(help="Write the graph after every pass into this folder.")
+    ] = None,
+    verify_each: Annotated[
+        bool, typer.Option("--verify-each", help="Record the drift after every pass.")
     ] = False,
     trust_remote_code: Trust = False,
     quiet: Quiet = False,
@@ -78,6 +79,7 @@ def export(
 ) -> None:
     """Export MODEL for every target and precision, and verify each artifact."""
     from exporter.exporting import export as run
+    from exporter.pipeline import Options
 
     with listening(quiet or as_json) as listener:
         results = run(
@@ -88,6 +90,8 @@ def export(
             name=name,
             force=force,
             trust_remote_code=trust_remote_code,
+            options=Options(frozenset(skip or ()), stop_after, dump),
+            verify_each=verify_each,
             listener=listener,
         )
     _show(results, as_json)
@@ -339,49 +343,3 @@ def _root(
 def main() -> None:
     """Run the command line. A failure is one line on standard error and a documented exit code."""
     sys.exit(guarded(app, "--debug" in sys.argv[1:]))
-
-
-def guarded(run: Callable[..., Any], debug: bool) -> int:
-    """Call `run` and turn what it raises into an exit code (exporter/errors.py lists them)."""
-    try:
-        # typer returns the code of an Exit instead of raising it, and makes Ctrl-C an Exit of 130.
-        code = run(standalone_mode=False) or 0
-        if code == 130:
-            raise KeyboardInterrupt
-        return code
-    except GoldfoldError as error:
-        return _fail(error, error.code, debug)
-    except GoldenError as error:
-        return _fail(error, error.code, debug)
-    except (KeyboardInterrupt, typer.Abort):
-        log_console.print("[red]interrupted[/]; nothing half-made is left")
-        return 130
-    except BrokenPipeError:
-        return 141
-    except Exception as error:
-        code = getattr(error, "exit_code", None)
-        if code is not None and hasattr(error, "format_message"):  # click's usage errors
-            message = error.format_message()  # type: ignore[attr-defined]
-            # Without a message it has printed the help already: no command was given.
-            return _fail(UsageError(message), 2, debug) if message else 2
-        return _fail(_unexpected(error), 7, debug, error)
-
-
-def _unexpected(error: Exception) -> Exception:
-    if isinstance(error, MemoryError):
-        return GoldfoldError("out of memory; close something, or use a machine with more")
-    if isinstance(error, OSError):
-        return GoldfoldError(f"{error.filename or 'the system'}: {error.strerror or error}")
-    reason = (str(error).splitlines() or [""])[0]
-    return GoldfoldError(f"{type(error).__name__}: {reason}; --debug shows where")
-
-
-def _fail(error: Exception, code: int, debug: bool, cause: Exception | None = None) -> int:
-    if debug:
-        import traceback
-
-        traceback.print_exception(cause or error)
-    # A Text, so that brackets in a path or an extra's name are not read as markup.
-    line = Text.assemble(("error:", "bold red"), " ", one_line(str(error)))
-    log_console.print(line, soft_wrap=True)
-    return code

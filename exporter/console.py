@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
 
-def open_console(stderr: bool) -> Console:
+def open_console(stderr: bool = False) -> Console:
     """A console on standard output or standard error."""
     console = Console(stderr=stderr)
     if not console.is_terminal and "COLUMNS" not in os.environ:
@@ -65,3 +67,14 @@ class Live:
         if self._progress is not None:
             self._progress.stop()
             self._progress = None
+
+
+@contextmanager
+def listening(quiet: bool) -> Iterator[Live | None]:
+    """A listener for stages, or None; its moving line is stopped whatever happens."""
+    live = None if quiet else Live(open_console(stderr=True))
+    try:
+        yield live
+    finally:
+        if live is not None:
+            live.close()

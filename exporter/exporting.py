@@ -88,7 +88,7 @@ def export(
         names = [f"{target}-{precision}" for target, precision in pairs]
         bundle.check_output(out, names, force)
         check_finite(source, stages.step)
-        origin = _origin(source)
+        origin = origin_of(source)
         stages.note(f"{source.name}, {len(source.modules)} modules, weights finite")
     with stages("goldens"):
         goldens = obtain_goldens(source, origin, stages, trust_remote_code)
@@ -135,7 +135,8 @@ def _pairs(targets: Sequence[str], precisions: Sequence[str]) -> list[tuple[str,
     return pairs
 
 
-def _origin(source: Source) -> Origin:
+def origin_of(source: Source) -> Origin:
+    """What the manifest says of where the model came from."""
     defining = {k: v for k, v in source.digests.items() if store.defines(k)}
     return Origin(
         name=source.name,
@@ -172,6 +173,18 @@ def prepare(
     source: Source, stages: Stages, passes: Pipeline, trust_remote_code: bool = False
 ) -> Program:
     """Trace, simplify and rewrite: the program that every target starts from."""
+    program = traced(source, stages, trust_remote_code)
+    with stages("rewrite"):
+        reports = passes.run(program, (*pipeline.EARLY, *pipeline.common(program.contract)))
+        stages.note(
+            ", ".join(f"{r.name} ×{r.applied}" for r in reports if r.applied)
+            + f"; {program.parameters() / 1e6:.1f} M parameters"
+        )
+    return program
+
+
+def traced(source: Source, stages: Stages, trust_remote_code: bool = False) -> Program:
+    """Trace and simplify: the program before any pass."""
     with stages("trace"):
         from exporter.trace import trace
 
@@ -182,12 +195,6 @@ def prepare(
 
         simplify(program)
         stages.note(f"{len(program.graph)} nodes")
-    with stages("rewrite"):
-        reports = passes.run(program, (*pipeline.EARLY, *pipeline.common(program.contract)))
-        stages.note(
-            ", ".join(f"{r.name} ×{r.applied}" for r in reports if r.applied)
-            + f"; {program.parameters() / 1e6:.1f} M parameters"
-        )
     return program
 
 

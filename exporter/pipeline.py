@@ -18,6 +18,9 @@ from exporter.passes.drop_scale_before_normalize import DropScaleBeforeNormalize
 from exporter.passes.fold_norm_gain import FoldNormGain
 from exporter.passes.fuse_identity_dense import FuseIdentityDense
 from exporter.passes.legalize_rotary import LegalizeRotary
+from exporter.passes.raise_gelu import RaiseGelu
+from exporter.passes.raise_rms_norm import RaiseRmsNorm
+from exporter.passes.raise_rotary import RaiseRotary
 from exporter.passes.scale_residual import ScaleResidual
 from exporter.passes.set_precision import SetPrecision
 from exporter.passes.share_constants import ShareConstants
@@ -28,7 +31,10 @@ from exporter.program import Contract, Program, weights_aside
 
 EARLY: tuple[Pass, ...] = (
     StaticHeads(),  # first: grouped heads are illegal for three consumers until this has run
+    RaiseRotary(),  # needs the shapes that the heads now say; makes tables that are not legal yet
     LegalizeRotary(),  # the traced tables are refused by ONNX Runtime, so nothing runs before this
+    RaiseRmsNorm(),  # before every common law: they ask for norms by name
+    RaiseGelu(),  # likewise, for targets that have a kernel for it
 )
 """What makes a traced graph legal everywhere. Runs for every export."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from exporter import dialect
 from exporter.errors import RewriteError
-from exporter.program import Program, through_proto
+from exporter.program import MODULE, Program, through_proto
 
 
 def simplify(program: Program) -> None:
@@ -23,7 +23,13 @@ def simplify(program: Program) -> None:
             raise RewriteError("onnxsim reports that its result differs from its input")
         return simplified
 
+    modules = {node.name: node.metadata_props.get(MODULE) for node in program.graph}
     program.model = through_proto(program.model, run)
+    for node in program.graph:
+        # onnxsim drops metadata; a node it kept has its name still.
+        module = modules.get(node.name)
+        if module:
+            node.metadata_props[MODULE] = module
     after = sum(1 for _ in dialect.band_attentions(program.graph))
     if before != after:
         raise RewriteError(f"onnxsim left {after} of {before} BandAttention nodes")

@@ -31,15 +31,15 @@ def write(program: Program, precision: str, folder: Path) -> None:
     for node in program.graph:
         if node.domain:
             raise _cannot_spell(node)
-    converted, _held = convert(program.model)
+    converted, _held = convert(program.model, precision)
     for port, name in zip(converted.inputs, program.contract.inputs, strict=True):
         port.get_tensor().set_names({name})
     converted.outputs[0].get_tensor().set_names({program.contract.output})
     _name(converted)
-    ov.save_model(converted, folder / XML, compress_to_fp16=precision == "fp16")
+    ov.save_model(converted, folder / XML, compress_to_fp16=False)
 
 
-def convert(model: ir.Model) -> tuple[ov.Model, list[np.ndarray]]:
+def convert(model: ir.Model, precision: str = "fp32") -> tuple[ov.Model, list[np.ndarray]]:
     """An ov.Model in which every weight shares the memory of the program's tensor.
 
     The arrays returned beside it own that memory: keep them as long as the ov.Model.
@@ -48,6 +48,7 @@ def convert(model: ir.Model) -> tuple[ov.Model, list[np.ndarray]]:
     model.opset_imports.pop(dialect.DOMAIN, None)
     infer_shapes(model)
     with weights_aside(model) as aside:
+        matrices = {v.name for v in aside if _is_matrix(v)}
         tensors = {v.name: v.const_value for v in aside}
         graph = io.BytesIO(ir.to_proto(model).SerializeToString())
     try:
@@ -65,13 +66,24 @@ def convert(model: ir.Model) -> tuple[ov.Model, list[np.ndarray]]:
         if tensor is None:
             continue
         array = np.ascontiguousarray(tensor.numpy())
+        half = precision == "fp16" and tensor.name in matrices
+        if half:
+            array = array.astype(np.float16)
         held.append(array)
         weight = ops.constant(_unlocked(array), shared_memory=True)
         weight.set_friendly_name(parameter.get_friendly_name())
+        if half:
+            weight = ops.convert(weight, "f32")
         parameter.output(0).replace(weight.output(0))
         converted.remove_parameter(parameter)
     converted.validate_nodes_and_infer_types()
     return converted, held
+
+
+def _is_matrix(value: ir.Value) -> bool:
+    """Whether a constant is a projection's or an embedding's: what fp16 stores in half precision.
+    Gains and rotary tables are a thousandth of the bytes, and rounding them costs more."""
+    return all(node.op_type in ("MatMul", "Gemm", "Gather") for node, _ in value.uses())
 
 
 def _cannot_spell(node: ir.Node) -> RewriteError:

@@ -10,83 +10,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sentence_transformers import SentenceTransformer
 
-from exporter import pipeline
-from exporter.model import open_model
-from exporter.passes import law
 from exporter.passes.base import Pass
 from exporter.passes.legalize_rotary import LegalizeRotary
 from exporter.passes.raise_gelu import RaiseGelu
 from exporter.passes.raise_rms_norm import RaiseRmsNorm
 from exporter.passes.raise_rotary import RaiseRotary
 from exporter.passes.static_heads import StaticHeads
-from exporter.program import Program
-from exporter.simplify import simplify
-from exporter.trace import trace
 from tests import models
 from tests.exporter.passes import harness
-from tests.exporter.test_trace import PROMISED, errors
 
 GELU, RMS, ROTARY = RaiseGelu(), RaiseRmsNorm(), RaiseRotary()
 RAISING: tuple[Pass, ...] = (ROTARY, RMS, GELU)
 ORDER: tuple[Pass, ...] = (StaticHeads(), ROTARY, LegalizeRotary(), RMS, GELU)
-
-
-# Families -----------------------------------------------------------------------------------------
-
-LACKING: dict[str, tuple[dict[str, Any], dict[str, int]]] = {
-    "albert": ({}, {"raise-gelu": 3}),
-    "t5": ({}, {"raise-gelu": 3}),
-    # 3 layers × (4 norms, 3 on queries, keys and values, 1 after the per-layer input), and 2 more.
-    "gemma4": ({}, {"raise-rotary": 6, "raise-rms-norm": 26}),
-    "gemma4-bidirectional": (
-        {"use_bidirectional_attention": "all", "sliding_window": 64},
-        {"raise-rotary": 6, "raise-rms-norm": 26},
-    ),
-    "embeddinggemma2": ({}, {"raise-rms-norm": 26}),
-    "nomic": ({}, {}),
-    "gte": ({}, {}),
-    "jina3": ({}, {}),
-    "eurobert": ({}, {}),
-}
-"""Family → settings, and how often each pass applies; torch raises all else that these spell."""
-
-RAISED = {
-    "albert": {"Gelu": 3},
-    "t5": {"Gelu": 3, "RMSNormalization": 7},
-    "gemma4": {"RMSNormalization": 26, "RotaryEmbedding": 6, "Gelu": 6},
-    "gemma4-bidirectional": {"RMSNormalization": 26, "RotaryEmbedding": 6, "Gelu": 6},
-    "embeddinggemma2": {"RMSNormalization": 26, "RotaryEmbedding": 6, "Gelu": 6},
-    "nomic": {"RotaryEmbedding": 6},
-    "gte": {"RotaryEmbedding": 6, "Gelu": 3},
-    "jina3": {"RotaryEmbedding": 6, "Gelu": 3},
-    "eurobert": {"RMSNormalization": 7, "RotaryEmbedding": 6},
-}
-
-SPELLING = {"Pow", "Sqrt", "Reciprocal", "ReduceMean", "Tanh", "Erf", "Neg"}
-"""Ops that nothing else in these families uses."""
-
-
-@pytest.mark.parametrize("family", LACKING)
-def test_a_family_is_raised_and_keeps_its_embeddings(family: str, tmp_path: Path) -> None:
-    overrides, applied = LACKING[family]
-    folder = models.build(family.removesuffix("-bidirectional"), tmp_path / family, **overrides)
-    program = trace(open_model(folder))
-    simplify(program)
-    reports = {report.name: report for report in pipeline.run(program, ORDER)}
-    raising = [reports[this.name] for this in RAISING]
-    assert {report.name: report.applied for report in raising if report.applied} == applied
-    assert [report.refused for report in raising] == [()] * len(raising)
-    assert_raised(program, RAISED[family])
-    assert max(errors(program, folder, (1, 4, 40, 300))) <= PROMISED
-    # The words mean the same to the laws that wait for them.
-    pipeline.run(program, pipeline.common(program.contract))
-    assert max(errors(program, folder, (1, 4, 40, 300))) <= PROMISED
-
-
-def assert_raised(program: Program, expected: dict[str, int]) -> None:
-    census = program.census()
-    assert {op: census.get(op) for op in expected} == expected
-    assert not SPELLING & census.keys()
 
 
 def test_embeddinggemma2_projects_each_token_before_pooling(tmp_path: Path) -> None:
@@ -95,38 +30,6 @@ def test_embeddinggemma2_projects_each_token_before_pooling(tmp_path: Path) -> N
     model: Any = SentenceTransformer(str(folder), device="cpu")
     assert model[0].auto_model.embedding_projection.weight.shape == (72, 48)
     assert model.encode("a text").shape == (72,)
-
-
-# Laws ---------------------------------------------------------------------------------------------
-# test_laws.py takes over what follows, up to the next rule, once the passes stand in the pipeline.
-
-EXAMPLES = [
-    pytest.param(this, example.before, example.after, id=f"{this.name}-{example.title}")
-    for this in RAISING
-    for example in law.read(this).examples
-]
-REFUSALS = [
-    pytest.param(this, left.graph, id=f"{this.name}-{left.title}")
-    for this in RAISING
-    for left in law.read(this).refusals
-]
-
-
-@pytest.mark.parametrize(("this", "before", "after"), EXAMPLES)
-def test_before_becomes_after(this: Pass, before: str, after: str) -> None:
-    harness.assert_structure(this, before, after)
-
-
-@pytest.mark.parametrize(("this", "before", "after"), EXAMPLES)
-@given(data=st.data())
-@settings(max_examples=20, deadline=None)
-def test_before_means_after(this: Pass, before: str, after: str, data: st.DataObject) -> None:
-    harness.assert_holds(this, before, *data.draw(harness.draws(before)))
-
-
-@pytest.mark.parametrize(("this", "text"), REFUSALS)
-def test_refused_graphs_are_left_alone(this: Pass, text: str) -> None:
-    assert harness.assert_left_alone(this, text).refused
 
 
 # Beside the examples ------------------------------------------------------------------------------

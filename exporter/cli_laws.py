@@ -1,0 +1,67 @@
+"""The commands that are about passes: `passes`, `explain` and `bisect`."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated
+
+import typer
+from rich.box import SIMPLE_HEAD
+from rich.markdown import Markdown
+from rich.table import Table
+from rich.text import Text
+
+from exporter.console import listening, open_console
+from exporter.errors import GateMissed
+
+
+def passes() -> None:
+    """List the laws in the order in which they run."""
+    from exporter import pipeline
+    from exporter.passes import law
+
+    shown = Table("pass", "equality", "says", box=SIMPLE_HEAD, pad_edge=False)
+    for this in pipeline.every():
+        says = re.split(r"\.\s", law.read(this).summary)[0].replace("\n", " ").rstrip(".")
+        shown.add_row(this.name, this.equality.name, Text(f"{says}."))
+    open_console().print(shown)
+
+
+def explain(name: Annotated[str, typer.Argument(help="Name of a pass.")]) -> None:
+    """Print one law: what it holds, needs and refuses, with its examples."""
+    from exporter import lawbook
+
+    open_console().print(Markdown(lawbook.entry(lawbook.find(name))))
+
+
+def bisect(
+    model: Annotated[str, typer.Argument(help="A SentenceTransformer folder, or a hub id.")],
+    precision: Annotated[str, typer.Option(help="fp32, fp16 or bf16.")] = "fp32",
+    limit: Annotated[
+        float | None, typer.Option(help="1−cos to stay below; the precision's gate by default.")
+    ] = None,
+    trust_remote_code: Annotated[bool, typer.Option("--trust-remote-code")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q")] = False,
+) -> None:
+    """Find the one rewrite after which MODEL misses its golden gate."""
+    from exporter.bisect import search
+
+    with listening(quiet) as listener:
+        culprit = search(
+            model,
+            precision,
+            limit,
+            trust_remote_code=trust_remote_code,
+            listener=listener,
+        )
+    if culprit is None:
+        open_console().print("no rewrite breaks the gate")
+        return
+    open_console().print(culprit.sentence(), markup=False, highlight=False)
+    raise GateMissed(f"application {culprit.number} of {culprit.total} breaks the gate")
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the commands."""
+    for command in (passes, explain, bisect):
+        app.command()(command)

@@ -1,0 +1,59 @@
+"""Turns what a command raises into one line on standard error and a documented exit code."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import typer
+from rich.text import Text
+
+from exporter.console import one_line, open_console
+from exporter.errors import GoldfoldError, UsageError
+from golden.errors import GoldenError
+
+
+def guarded(run: Callable[..., Any], debug: bool) -> int:
+    """Call `run` and turn what it raises into an exit code (exporter/errors.py lists them)."""
+    try:
+        # typer returns the code of an Exit instead of raising it, and makes Ctrl-C an Exit of 130.
+        code = run(standalone_mode=False) or 0
+        if code == 130:
+            raise KeyboardInterrupt
+        return code
+    except GoldfoldError as error:
+        return _fail(error, error.code, debug)
+    except GoldenError as error:
+        return _fail(error, error.code, debug)
+    except (KeyboardInterrupt, typer.Abort):
+        open_console(stderr=True).print("[red]interrupted[/]; nothing half-made is left")
+        return 130
+    except BrokenPipeError:
+        return 141
+    except Exception as error:
+        code = getattr(error, "exit_code", None)
+        if code is not None and hasattr(error, "format_message"):  # click's usage errors
+            message = error.format_message()  # type: ignore[attr-defined]
+            # Without a message it has printed the help already: no command was given.
+            return _fail(UsageError(message), 2, debug) if message else 2
+        return _fail(_unexpected(error), 7, debug, error)
+
+
+def _unexpected(error: Exception) -> Exception:
+    if isinstance(error, MemoryError):
+        return GoldfoldError("out of memory; close something, or use a machine with more")
+    if isinstance(error, OSError):
+        return GoldfoldError(f"{error.filename or 'the system'}: {error.strerror or error}")
+    reason = (str(error).splitlines() or [""])[0]
+    return GoldfoldError(f"{type(error).__name__}: {reason}; --debug shows where")
+
+
+def _fail(error: Exception, code: int, debug: bool, cause: Exception | None = None) -> int:
+    if debug:
+        import traceback
+
+        traceback.print_exception(cause or error)
+    # A Text, so that brackets in a path or an extra's name are not read as markup.
+    line = Text.assemble(("error:", "bold red"), " ", one_line(str(error)))
+    open_console(stderr=True).print(line, soft_wrap=True)
+    return code
