@@ -29,7 +29,7 @@ demo: $(STAMP)  ## export a small real model for every target, verify it, and us
 	$(BIN)/goldfold demo --out demo
 
 test: $(STAMP)  ## the tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
 
 lint: $(STAMP)  ## ruff and pyright
 	$(BIN)/ruff check .
