@@ -58,7 +58,7 @@ RANKS = (128, 256, 384, 512)
 """The smaller Matryoshka sizes, and 384: from there on U [768,r] V [r,768] is no smaller than W."""
 BATCHES = (1, 8, 32)
 TOKENS = (8, 128, 2048)
-"""The shortest golden texts, the length that the README speaks of, and the longest text."""
+"""A short query, a paragraph, and the longest text that the model reads."""
 GROUP = 64
 ROUNDS = 21
 """Odd, so that the median is a measured value."""
@@ -78,7 +78,7 @@ class Head:
 
 @dataclass(frozen=True)
 class Format:
-    """How weights are stored. `scale` numbers share one fp16 scale; 0 is no scale, -1 a row."""
+    """How weights are stored. `scale` numbers of a row share an fp16 scale; 0: none, -1: all."""
 
     name: str
     bits: int
@@ -99,7 +99,8 @@ class Format:
             kind = {32: np.float32, 16: np.float16}[self.bits]
             return weight.astype(kind).astype(np.float64)
         levels = 2 ** (self.bits - 1) - 1
-        groups = weight.reshape(weight.shape[0], -1, weight.shape[1] if self.scale < 0 else GROUP)
+        width = weight.shape[1] if self.scale < 0 else self.scale
+        groups = weight.reshape(weight.shape[0], -1, width)
         scale = np.abs(groups).max(axis=2, keepdims=True) / levels
         scale = scale.astype(np.float16).astype(np.float64)
         # A row of zeros has scale 0; any other value reads it back as zeros.

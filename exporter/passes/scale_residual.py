@@ -17,6 +17,7 @@ FP16_MAX = 65504.0
 HEADROOM = 8.0
 """How far below fp16's end a value must stay that calibration texts reached: other texts reach
 further."""
+_LEAST_FP16 = 2.0**-24
 EXPONENT = "goldfold.exponent"
 """Value metadata: by which power of two a value is scaled down. Also keeps the law from applying
 twice."""
@@ -30,6 +31,7 @@ class Plan:
     """Everything one application changes, found before anything is changed."""
 
     seed: ir.Value
+    peaks: dict[str, float]
     scaled: dict[ir.Value, None] = field(default_factory=dict)
     constants: dict[tuple[ir.Node, int], None] = field(default_factory=dict)
     edges: dict[tuple[ir.Node, int], None] = field(default_factory=dict)
@@ -102,6 +104,37 @@ class ScaleResidual(Pass):
     after: a pre-norm model, whose projections write the stream
         none
 
+    options: a factor on the stream itself
+        peaks: h = 100000, m = 200000, i = 200000
+
+    before: a factor on the stream itself
+        f (float[B,6] x, float[6,6] w, float[1] c, float[6] n, float[6,5] v) => (float[B,5] y)
+        {
+            p = MatMul(x, w)
+            h = Add(x, p)
+            m = Mul(h, c)
+            a = RMSNormalization <axis: int = -1, epsilon: float = 1e-6> (m, n)
+            i = Add(m, a)
+            o = RMSNormalization <axis: int = -1, epsilon: float = 1e-6> (i, n)
+            y = MatMul(o, v)
+        }
+
+    after: a factor on the stream itself
+        none
+
+    options: the squares must fit as well, and an epsilon would vanish
+        peaks: h = 100000
+        squares: 1
+
+    refuses: the squares must fit as well, and an epsilon would vanish
+        f (float[B,6] x, float[6,6] w, float[6] n, float[6,5] v) => (float[B,5] y)
+        {
+            p = MatMul(x, w)
+            h = Add(x, p)
+            o = RMSNormalization <axis: int = -1, epsilon: float = 1e-6> (h, n)
+            y = MatMul(o, v)
+        }
+
     options: something reads it that is not free of scale
         peaks: h = 100000
 
@@ -117,6 +150,9 @@ class ScaleResidual(Pass):
     equality: ClassVar[Equality] = Equality.EXACT
     peaks: tuple[tuple[str, float], ...] = ()
     """The largest magnitude of values by name, as `exporter/ranges.py` records it."""
+    squares: bool = False
+    """Whether the norms' squares are computed in fp16 as well, so that they too must fit. Their
+    epsilon then shrinks below fp16's least number in most models, which is refused."""
 
     def match(self, node: ir.Node) -> Plan | None:
         peaks = dict(self.peaks)
@@ -129,7 +165,7 @@ class ScaleResidual(Pass):
         return match.fault
 
     def _plan(self, seed: ir.Value, peaks: dict[str, float]) -> Plan:
-        plan = Plan(seed)
+        plan = Plan(seed, peaks)
         waiting = [seed]
         while waiting and plan.fault is None:
             value = waiting.pop()
@@ -145,6 +181,11 @@ class ScaleResidual(Pass):
             waiting += _backward(plan, value)
         reached = [peaks.get(value.name or "", 0.0) for value in plan.scaled]
         plan.exponent = max(map(_exponent, reached), default=0)
+        if self.squares:
+            squared = max((peak**2 for peak in reached), default=0.0)
+            # s² x² must fit, so half the exponent that x² alone would ask for.
+            plan.exponent = max(plan.exponent, math.ceil(_exponent(squared) / 2))
+            plan.fault = plan.fault or _vanishing(plan)
         plan.fault = plan.fault or _uneven(plan)
         for value in plan.sources:
             if peaks.get(value.name or "", 0.0) > FP16_MAX and plan.fault is None:
@@ -186,6 +227,19 @@ class ScaleResidual(Pass):
 def _exponent(peak: float) -> int:
     """The least k ≥ 0 with peak · 2^-k · HEADROOM ≤ FP16_MAX."""
     return max(0, math.ceil(math.log2(peak * HEADROOM / FP16_MAX))) if peak > 0 else 0
+
+
+def _vanishing(plan: Plan) -> str | None:
+    """Which norm's epsilon, scaled by s², no fp16 number is small enough for; None if none."""
+    for node in plan.norms:
+        epsilon = node.attributes.get("epsilon")
+        scaled = (1e-5 if epsilon is None else epsilon.value) * 4.0**-plan.exponent
+        if scaled < _LEAST_FP16:
+            return (
+                f"the epsilon of {where(node)} would become {scaled:.1e}, which fp16 rounds to 0: "
+                "keep the norms' squares in f32"
+            )
+    return None
 
 
 def _uneven(plan: Plan) -> str | None:
@@ -252,6 +306,12 @@ def _backward(plan: Plan, value: ir.Value) -> list[ir.Value]:
     inputs = dialect.HOMOGENEOUS.get(op, ())
     if any(node.inputs[index] in plan.scaled for index in inputs):
         return []
+    for index in inputs:
+        # Too large itself: part of the stream, to be scaled where it is made, as the result is
+        # then.
+        read = node.inputs[index]
+        if read is not None and _exponent(plan.peaks.get(read.name or "", 0.0)):
+            return [read]
     for index in reversed(inputs):
         if _is_constant(node.inputs[index]):
             plan.constants[node, index] = None
