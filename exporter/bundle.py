@@ -246,16 +246,7 @@ def check_output(out: Path, names: list[str], force: bool) -> None:
 
     Raises OutputError. Nothing is deleted here, and nothing but artifacts ever is.
     """
-    if out.exists() and not out.is_dir():
-        raise OutputError(f"{out} is a file; give a folder with --out")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=out):
-            pass
-    except OSError as error:
-        raise OutputError(
-            f"cannot write to {out}: {error.strerror}; choose another --out"
-        ) from None
+    check_writable(out, "--out")
     for name in names:
         for path in (out / name, out / f"{name}{FAILED}"):
             if path.exists() and not is_artifact(path):
@@ -268,6 +259,20 @@ def check_output(out: Path, names: list[str], force: bool) -> None:
             f"{out} holds something else ({sorted(others)[0]}); "
             "choose an empty folder, or give --force"
         )
+
+
+def check_writable(folder: Path, option: str) -> None:
+    """Make `folder` and try to write in it. Raises OutputError naming the option it came from."""
+    if folder.exists() and not folder.is_dir():
+        raise OutputError(f"{folder} is a file; give a folder with {option}")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OutputError(
+            f"cannot write to {folder}: {error.strerror}; choose another {option}"
+        ) from None
 
 
 @contextmanager

@@ -243,7 +243,9 @@ def demo(
     folder = packaged.locate(packaged.MINILM)
     works = [name for name in registry.names() if registry.target(name).unavailable() is None]
     with listening(quiet) as listener:
-        results = run(folder, works, out=out, name=packaged.MINILM.name, listener=listener)
+        results = run(
+            folder, works, ("fp32", "fp16"), out, name=packaged.MINILM.name, listener=listener
+        )
     _show(results, as_json=False)
     texts = ["How do plants eat?", "Leaves turn light into sugar.", "The train leaves at noon."]
     question, *answers = load(results[0].path).embed(texts)

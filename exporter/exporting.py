@@ -87,6 +87,8 @@ def export(
         source = open_model(model, name=name, trust_remote_code=trust_remote_code)
         names = [f"{target}-{precision}" for target, precision in pairs]
         bundle.check_output(out, names, force)
+        if options.dump is not None:
+            bundle.check_writable(options.dump, "--dump")
         check_finite(source, stages.step)
         origin = origin_of(source)
         stages.note(f"{source.name}, {len(source.modules)} modules, weights finite")

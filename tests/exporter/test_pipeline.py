@@ -11,9 +11,9 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from exporter import lawbook, pipeline, verifying
+from exporter import exporting, lawbook, pipeline, verifying
 from exporter.bisect import bisect
-from exporter.errors import UsageError
+from exporter.errors import OutputError, UsageError
 from exporter.passes.base import Equality, Pass
 from exporter.passes.fold_norm_gain import FoldNormGain
 from exporter.pipeline import Options, Pipeline
@@ -129,6 +129,15 @@ def test_dumps_are_numbered_readable_and_valid(program: Program, tmp_path: Path)
     onnx.checker.check_model(onnx.load(tmp_path / names[0]), full_check=True)
     assert "BandAttention" in (tmp_path / names[1]).read_text("utf-8")
     assert all(v.const_value is not None for v in program.graph.initializers.values())
+
+
+def test_a_dump_that_cannot_be_written_is_refused_before_any_work(
+    tiny: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("mine")
+    options = Options(dump=tmp_path / "file" / "below")
+    with pytest.raises(OutputError, match="--dump"):
+        exporting.export(tiny, ["onnxruntime"], out=tmp_path / "out", options=options)
 
 
 def test_the_page_of_laws_is_fresh() -> None:
