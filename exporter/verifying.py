@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from exporter import bundle
+from exporter import bundle, registry
 from exporter import emulate as emulation
 from exporter.bundle import GOLDEN, Bundle, Manifest, VerdictRecord
 from exporter.encoder import Encoder, open_encoder
@@ -90,8 +90,13 @@ def measure(encoder: Encoder, goldens: Goldens, stages: Stages) -> tuple[Measure
         )
         verdict = gate.judge(measurement, faults, manifest.precision, goldens)
         worst = max(measurement.worst, measurement.worst_padded)
-        stages.note(f"worst 1−cos {worst:.1e}, {'PASS' if verdict.passed else 'FAIL'}")
+        computed = "" if _executes(manifest) else ", computed in fp32 on this machine"
+        stages.note(f"worst 1−cos {worst:.1e}, {'PASS' if verdict.passed else 'FAIL'}{computed}")
     return measurement, verdict
+
+
+def _executes(manifest: Manifest) -> bool:
+    return registry.target(manifest.target).executes(manifest.precision)
 
 
 def emulated(program: Program, precision: str, goldens: Goldens, stages: Stages) -> Measurement:
@@ -134,5 +139,9 @@ def record(
         drift=tuple(drift),
         timings=tuple(timings),
         passes_seconds={report.name: report.seconds for report in manifest.passes},
-        machine={"system": platform.system(), "machine": platform.machine()},
+        machine={
+            "system": platform.system(),
+            "machine": platform.machine(),
+            "computes_in": manifest.precision if _executes(manifest) else "fp32",
+        },
     )
