@@ -50,9 +50,13 @@ def search(
     """
     from exporter import exporting, pipeline
     from exporter.probing import look
-    from golden.gate import gate_for
+    from golden.gate import GATES
 
-    bound = gate_for(precision).worst if limit is None else limit
+    if precision not in GATES:
+        raise UsageError(f"unknown precision {precision!r}; known: {', '.join(GATES)}")
+    bound = GATES[precision].worst if limit is None else limit
+    if not 0 < bound < 2:
+        raise UsageError(f"--limit is {bound}; 1−cos lies between 0 and 2")
     stages = Stages(listener)
     with stages("open"):
         source = open_model(model, trust_remote_code=trust_remote_code)

@@ -141,8 +141,11 @@ def seal(folder: Path, manifest: dict[str, Any]) -> Manifest:
 def write_verdict(folder: Path, record: VerdictRecord) -> None:
     """Write or replace verdict.json, whole or not at all."""
     fresh = folder / f"{VERDICT}.new"
-    fresh.write_text(record.model_dump_json(indent=1) + "\n", encoding="utf-8")
-    fresh.replace(folder / VERDICT)
+    try:
+        fresh.write_text(record.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        fresh.replace(folder / VERDICT)
+    except OSError as error:
+        raise OutputError(f"cannot write {folder / VERDICT}: {error.strerror}") from None
 
 
 def open_bundle(path: Path, *, check_files: bool = True, unverified: bool = False) -> Bundle:
@@ -263,9 +266,9 @@ def check_output(out: Path, names: list[str], force: bool) -> None:
 
 def check_writable(folder: Path, option: str) -> None:
     """Make `folder` and try to write in it. Raises OutputError naming the option it came from."""
-    if folder.exists() and not folder.is_dir():
-        raise OutputError(f"{folder} is a file; give a folder with {option}")
     try:
+        if folder.exists() and not folder.is_dir():
+            raise OutputError(f"{folder} is a file; give a folder with {option}")
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass

@@ -55,7 +55,10 @@ def bisect(
             listener=listener,
         )
     if culprit is None:
-        open_console().print("no rewrite breaks the gate")
+        open_console().print(
+            "no rewrite of the common and precision passes goes beyond the limit "
+            "on the short golden texts, each alone"
+        )
         return
     open_console().print(culprit.sentence(), markup=False, highlight=False)
     raise GateMissed(f"application {culprit.number} of {culprit.total} breaks the gate")

@@ -174,7 +174,7 @@ HOMOGENEOUS: dict[str, tuple[int, ...]] = {
 """Ops whose result scales with any one of these inputs."""
 
 JOINT: dict[str, tuple[int, ...]] = {
-    "Add": (0, 1), "Sub": (0, 1), "Where": (1, 2), "Max": (0, 1), "Min": (0, 1), "Clip": (0, 1, 2),
+    "Add": (0, 1), "Sub": (0, 1), "Where": (1, 2), "Clip": (0, 1, 2),
 }  # fmt: skip
 """Ops whose result scales if all of these inputs are scaled together."""
 

@@ -16,7 +16,7 @@ from exporter.errors import UsageError
 from exporter.model import Source, check_finite, open_model
 from exporter.passes.set_precision import SetPrecision
 from exporter.pipeline import Options, Pipeline
-from exporter.probing import Drift
+from exporter.probing import Drift, Look
 from exporter.program import Program
 from exporter.stages import Listener, Stages
 from golden import store
@@ -81,6 +81,11 @@ def export(
     """
     pairs = _pairs(targets, precisions)
     pipeline.check_skips(options.skip)
+    cut = options.stop_after is not None or "set-precision" in options.skip
+    if cut and any(precision != "fp32" for precision in precisions):
+        raise UsageError(
+            "--stop-after and --skip set-precision would leave half precision half done"
+        )
     out = Path(out)
     stages = Stages(listener)
     with stages("open"):
@@ -88,6 +93,8 @@ def export(
         names = [f"{target}-{precision}" for target, precision in pairs]
         bundle.check_output(out, names, force)
         if options.dump is not None:
+            if options.dump.resolve().is_relative_to(out.resolve()):
+                raise UsageError(f"--dump {options.dump} lies in --out; give it a place of its own")
             bundle.check_writable(options.dump, "--dump")
         check_finite(source, stages.step)
         origin = origin_of(source)
@@ -97,13 +104,14 @@ def export(
     drift = Drift(goldens, stages) if verify_each else None
     passes = Pipeline(options, drift)
     program = prepare(source, stages, passes, trust_remote_code)
+    common_looks = len(drift.looks) if drift is not None else 0
     peaks: dict[str, float] = {}
     if any(precision == "fp16" for _, precision in pairs):
         with stages("ranges"):
             peaks = record_ranges(program, stages)
     results = []
     with bundle.scratch(out) as scratch:
-        job = Job(source, origin, goldens, peaks, scratch, out, drift, {})
+        job = Job(source, origin, goldens, peaks, scratch, out, drift, common_looks, {})
         for index, (target, precision) in enumerate(pairs):
             # The last target may use the program up; the others get a copy that shares the weights.
             last = index == len(pairs) - 1
@@ -221,6 +229,7 @@ class Job:
     scratch: Path
     out: Path
     drift: Drift | None
+    common_looks: int
     proofs: dict[str, Measurement]
     """The emulator's figures by precision."""
 
@@ -238,6 +247,7 @@ def _one(
     folder = job.scratch / name
     folder.mkdir()
     first = len(stages.timings)
+    start = len(job.drift.looks) if job.drift is not None else 0
     with stages(f"build {name}"):
         census, attention = program.census(), program.attention()
         passes.run(program, pipeline.half(precision, job.peaks, target.typed))
@@ -273,7 +283,9 @@ def _one(
         proof = job.proofs[precision]
         verdict = verifying.both(verdict, proof, precision, job.goldens)
     timings = stages.timings[first:]
-    looks = job.drift.looks if job.drift is not None else []
+    looks: list[Look] = []
+    if job.drift is not None:  # the common passes' and this artifact's own
+        looks = job.drift.looks[: job.common_looks] + job.drift.looks[start:]
     record = verifying.record(verdict, measurement, manifest, timings, proof, looks)
     bundle.write_verdict(folder, record)
     path = bundle.publish(folder, job.out, name, verdict.passed)

@@ -12,7 +12,7 @@ import onnx_ir as ir
 from pydantic import BaseModel, ConfigDict
 
 from exporter import legality
-from exporter.errors import UsageError
+from exporter.errors import OutputError, UsageError
 from exporter.passes.base import Log, Pass
 from exporter.passes.drop_scale_before_normalize import DropScaleBeforeNormalize
 from exporter.passes.fold_norm_gain import FoldNormGain
@@ -173,9 +173,12 @@ def every() -> tuple[Pass, ...]:
 
 def _dump(program: Program, folder: Path, stem: str) -> None:
     """The graph as ONNX, big weights as inputs, and as text."""
-    folder.mkdir(parents=True, exist_ok=True)
     stem = stem.replace("-", "_")
-    with weights_aside(program.model):
-        onnx.save(ir.to_proto(program.model), folder / f"{stem}.onnx")
     lines = [str(node) for node in program.graph]
-    (folder / f"{stem}.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with weights_aside(program.model):
+            onnx.save(ir.to_proto(program.model), folder / f"{stem}.onnx")
+        (folder / f"{stem}.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise OutputError(f"cannot write to {folder}: {error.strerror}") from None

@@ -56,8 +56,13 @@ def verify(
 def _carry(opened: Bundle, verdict: Verdict, fresh: VerdictRecord) -> tuple[Verdict, VerdictRecord]:
     """Keep what only an export can measure: the emulation of half precision, and the drift."""
     old = opened.verdict
-    if old is None:
-        return verdict, fresh
+    if old is None or old.emulated is None:
+        if _executes(opened.manifest):
+            return verdict, fresh
+        # What the runtime computes in f32 here proves the weights, not the precision.
+        unproved = f"{EMULATED} nothing proves {opened.manifest.precision} here; export it again."
+        verdict = Verdict(False, (*verdict.reasons, unproved))
+        return verdict, fresh.model_copy(update={"passed": False, "reasons": verdict.reasons})
     emulated = tuple(reason for reason in old.reasons if reason.startswith(EMULATED))
     verdict = Verdict(verdict.passed and not emulated, (*verdict.reasons, *emulated))
     kept = {"emulated": old.emulated, "drift": old.drift}

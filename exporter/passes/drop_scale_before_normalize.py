@@ -105,13 +105,16 @@ class DropScaleBeforeNormalize(Pass):
             return None
         for index in (0, 1):
             factor, x = constant(scale.inputs[index]), scale.inputs[1 - index]
-            if factor is not None and factor.size == 1 and x is not None:
+            # A factor of more axes would add some to x.
+            if factor is not None and factor.shape in ((), (1,)) and x is not None:
                 return Scaled(node, scale, x, float(factor.reshape(())), floor)
         return None
 
     def refuses(self, match: Scaled) -> str | None:
         if not match.factor > 0:
             return f"the factor {match.factor:g} is not positive"
+        if len(match.node.outputs) > 1 and any(v.uses() for v in match.node.outputs[1:]):
+            return "the norm's mean or variance is read as well"
         scaled = match.scale.outputs[0]
         mine = {match.node}
         if match.floor is not None and match.floor.inputs[0] is not None:
@@ -137,15 +140,20 @@ class DropScaleBeforeNormalize(Pass):
 
 
 def _floor(division: ir.Node) -> ir.Node | None:
-    """The Clip in x / [expand] clip(‖x‖₂, ε), if that is what this division is."""
+    """The Clip in x / [expand] clip(‖x‖₂, ε), if that is what this division is, and all it is
+    for."""
     x, divisor = division.inputs[0], division.inputs[1]
-    clip = divisor.producer() if divisor is not None else None
-    if clip is not None and clip.op_type == "Expand":
-        clip = clip.inputs[0].producer() if clip.inputs[0] is not None else None
-    if clip is None or clip.op_type != "Clip" or len(clip.inputs) != 2:
+    clip = _only(divisor, "Expand")
+    clip = _only(clip.inputs[0] if clip is not None else divisor, "Clip")
+    if clip is None or len(clip.inputs) != 2 or constant(clip.inputs[1]) is None:
         return None
-    norm = clip.inputs[0].producer() if clip.inputs[0] is not None else None
-    if norm is None or norm.op_type != "ReduceL2" or norm.inputs[0] is not x:
+    norm = _only(clip.inputs[0], "ReduceL2")
+    return clip if norm is not None and norm.inputs[0] is x else None
+
+
+def _only(value: ir.Value | None, op: str) -> ir.Node | None:
+    """The `op` that makes `value`, if nothing else reads it."""
+    node = value.producer() if value is not None else None
+    if value is None or node is None or node.op_type != op or node.domain:
         return None
-    alone = len(clip.outputs[0].uses()) == 1
-    return clip if alone and constant(clip.inputs[1]) is not None else None
+    return None if value.is_graph_output() or len(value.uses()) != 1 else node

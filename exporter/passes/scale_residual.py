@@ -186,6 +186,11 @@ class ScaleResidual(Pass):
             # s² x² must fit, so half the exponent that x² alone would ask for.
             plan.exponent = max(plan.exponent, math.ceil(_exponent(squared) / 2))
             plan.fault = plan.fault or _vanishing(plan)
+        # What was scaled at its place after it had been planned for is not scaled there again.
+        for node, index in [edge for edge in plan.edges if edge[0].inputs[edge[1]] in plan.scaled]:
+            del plan.edges[node, index]
+        for value in [v for v in plan.sources if _follows(plan, v)]:
+            del plan.sources[value]
         plan.fault = plan.fault or _uneven(plan)
         for value in plan.sources:
             if peaks.get(value.name or "", 0.0) > FP16_MAX and plan.fault is None:
@@ -209,9 +214,7 @@ class ScaleResidual(Pass):
             node.replace_input_with(index, _times(value, scale, node, memo))
         for value in match.sources:
             readers = list(value.uses())
-            # In front of the first reader in the graph's order.
-            first = next(n for n in readers[0][0].graph if any(n is r for r, _ in readers))  # type: ignore
-            small = _times(value, scale, first, memo)
+            small = _times(value, scale, readers[0][0], memo)
             small.metadata_props[EXPONENT] = str(match.exponent)
             for reader, index in readers:
                 reader.replace_input_with(index, small)
@@ -226,7 +229,18 @@ class ScaleResidual(Pass):
 
 def _exponent(peak: float) -> int:
     """The least k ≥ 0 with peak · 2^-k · HEADROOM ≤ FP16_MAX."""
-    return max(0, math.ceil(math.log2(peak * HEADROOM / FP16_MAX))) if peak > 0 else 0
+    if not 0 < peak < math.inf:
+        return 0  # no power of two makes an infinity finite; a mask's −inf is selected away later
+    return max(0, math.ceil(math.log2(peak * HEADROOM / FP16_MAX)))
+
+
+def _follows(plan: Plan, value: ir.Value) -> bool:
+    """Whether `value` is scaled already because something its producer reads is."""
+    node = value.producer()
+    if node is None:
+        return False
+    inputs = dialect.HOMOGENEOUS.get(dialect.op_of(node), ())
+    return any(node.inputs[index] in plan.scaled for index in inputs)
 
 
 def _vanishing(plan: Plan) -> str | None:
@@ -340,14 +354,26 @@ def _operand(plan: Plan, node: ir.Node, index: int) -> list[ir.Value]:
     return []
 
 
+def _behind(node: ir.Node) -> ir.Node:
+    """The next node in the graph's order; there is one, since something reads `node`."""
+    after = iter(node.graph or ())
+    for other in after:
+        if other is node:
+            break
+    return next(after)
+
+
 def _is_constant(value: ir.Value | None) -> bool:
     tensor = ir.convenience.get_const_tensor(value) if value is not None else None
     return tensor is not None and tensor.size <= _COPY_LIMIT and tensor.dtype.is_floating_point()
 
 
-def _times(value: ir.Value, scale: float, before: ir.Node, memo: dict) -> ir.Value:
-    """value · scale, in front of `before`; made once a sweep."""
+def _times(value: ir.Value, scale: float, reader: ir.Node, memo: dict) -> ir.Value:
+    """value · scale, made once a sweep, right where the value is made: every reader comes later."""
     if (value, scale, "times") not in memo:
+        graph, producer = reader.graph, value.producer()
+        assert graph is not None
+        before = graph[0] if producer is None else _behind(producer)
         assert before.graph is not None
         kind = value.dtype.numpy() if value.dtype is not None else np.dtype(np.float32)
         factor = add_constant(before.graph, f"{value.name}.scale", np.array(scale, dtype=kind))

@@ -21,6 +21,7 @@ LOW = frozenset({
 """Ops that are computed in half precision where they work on tokens. Any other stays in f32."""
 
 _LARGEST_FP16 = 65504.0
+_LEAST_FP16 = 2.0**-25
 _HIDDEN = 3.0e4
 """What a constant beyond fp16 becomes if it only hides tokens (a mask's −3.4e38): finite with any
 score."""
@@ -98,17 +99,21 @@ class SetPrecision(Pass):
             return None
         if self.stream == "f32" and _is_stream(node):
             return None
-        return None if _feeds_only_tables(node) else Half(node, KINDS[self.kind])
+        return None if _is_positional(node) else Half(node, KINDS[self.kind])
 
     def refuses(self, match: Half) -> str | None:
         if match.kind != ir.DataType.FLOAT16:
             return None
         for value in match.node.inputs:
             array = constant(value)
-            if array is None or array.dtype != np.float32 or array.size <= 1:
+            if array is None or array.dtype != np.float32 or not array.size:
                 continue
-            if float(np.abs(array).max()) > _LARGEST_FP16:
+            largest = float(np.abs(array).max())
+            hides = array.size == 1 and match.node.op_type in ("Where", "Add", "Mul")
+            if largest > _LARGEST_FP16 and not hides:
                 return f"its constant {value.name if value else ''} reaches beyond fp16's 65,504"
+            if 0 < largest < _LEAST_FP16:
+                return f"its constant {value.name if value else ''} would be rounded to 0"
         return None
 
     def construct(self, match: Half, memo: dict) -> None:
@@ -138,8 +143,8 @@ def _half(value: ir.Value, kind: ir.DataType, before: ir.Node, memo: dict) -> ir
     array = constant(value)
     assert before.graph is not None
     if array is not None:
-        if kind == ir.DataType.FLOAT16 and array.size == 1:
-            array = np.clip(array, -_HIDDEN, _HIDDEN)
+        if kind == ir.DataType.FLOAT16 and float(np.abs(array).max(initial=0)) > _LARGEST_FP16:
+            array = np.clip(array, -_HIDDEN, _HIDDEN)  # one number that hides tokens: refuses()
         memo[key] = add_constant(before.graph, f"{value.name}", array.astype(kind.numpy()))
     else:
         cast = ir.node("Cast", [value], {"to": kind.value}, name=f"{value.name}.half")
@@ -169,23 +174,20 @@ def _widen(value: ir.Value, kind: ir.DataType, node: ir.Node, memo: dict) -> Non
     memo[wide, kind] = value
 
 
-def _feeds_only_tables(node: ir.Node) -> bool:
-    """Whether all that comes of `node` are the tables of rotary embeddings."""
+def _is_positional(node: ir.Node) -> bool:
+    """Whether `node` depends on sizes and constants alone: arithmetic on positions."""
     waiting, seen = [node], {node}
-    reached = False
     while waiting:
         current = waiting.pop()
-        for value in current.outputs:
-            if value.is_graph_output():
-                return False
-            for reader, index in value.uses():
-                if reader.op_type == "RotaryEmbedding":
-                    if index == 0:
-                        return False
-                    reached = True
-                elif reader not in seen:
-                    if len(seen) > 64:
-                        return False
-                    seen.add(reader)
-                    waiting.append(reader)
-    return reached
+        if current.op_type in ("Shape", "Size"):
+            continue
+        for value in current.inputs:
+            if value is None or value.const_value is not None:
+                continue
+            producer = value.producer()
+            if producer is None:
+                return False  # an input of the graph
+            if producer not in seen:
+                seen.add(producer)
+                waiting.append(producer)
+    return True

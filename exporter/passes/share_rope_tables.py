@@ -29,16 +29,16 @@ class ShareRopeTables(Pass):
     """A rotary table that only depends on positions becomes a constant of `max_length` rows.
 
     Torch computes cosines and sines of all positions at every call. They are the same for every
-    text; one table a base is kept, and `position_ids` picks its rows. EmbeddingGemma has two bases:
-    4 MB in f32.
+    text; one table a base is kept, and `position_ids` picks its rows. EmbeddingGemma has two
+    bases: 4 MB in f32.
 
     holds:
         table[position_ids[b, t]] = cos(position_ids[b, t] · frequency)
 
     needs:
         the table is computed from sizes and constants alone, and its rows do not depend on how many
-        there are (a frequency that changes with the text's length does): computed for two lengths
-        and compared.
+        there are (a frequency that changes with the text's length does): computed for every
+        halving of the length, and compared.
 
     options:
         max_length: 8
@@ -125,13 +125,20 @@ class ShareRopeTables(Pass):
                     reader.replace_input_with(index, memo[key])
 
     def _compute(self, values: list[ir.Value]) -> tuple[tuple[np.ndarray, ...] | None, str]:
-        full = _evaluate(values, self.max_length)
-        half = _evaluate(values, max(1, self.max_length // 2))
-        for whole, part in zip(full, half, strict=True):
+        try:
+            full = _evaluate(values, self.max_length)
+            # Halving down to one: a frequency that changes beyond some length is met on the way.
+            lengths = [self.max_length >> k for k in range(1, self.max_length.bit_length())]
+            parts = [_evaluate(values, length) for length in lengths]
+        except Exception as error:
+            return None, f"its table cannot be computed here ({type(error).__name__})"
+        for whole in full:
             if whole.ndim != 2 or len(whole) != self.max_length:
                 return None, f"its table has shape {whole.shape}, not one row a position"
-            if not np.array_equal(whole[: len(part)], part):
-                return None, "its rows depend on how many there are"
+        for part in parts:
+            for whole, rows in zip(full, part, strict=True):
+                if not np.array_equal(whole[: len(rows)], rows):
+                    return None, "its rows depend on how many there are"
         return tuple(full), ""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
@@ -11,12 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from exporter import calibration, emulate, interpret, pipeline, ranges
+from exporter.model import open_model
 from exporter.passes import law
 from exporter.passes.scale_residual import EXPONENT, ScaleResidual
 from exporter.passes.set_precision import SetPrecision
 from exporter.program import Contract, Program, constant
+from exporter.simplify import simplify
+from exporter.trace import trace
 from golden import texts as golden_texts
 from golden.compare import reading
+from tests import models
 from tests.conftest import Exported
 
 SIXTY_THOUSAND = """
@@ -178,3 +183,31 @@ def test_calibration_texts_are_not_golden_texts() -> None:
     assert len(calibrated) >= 40
     assert not calibrated & {text.text.strip() for text in golden_texts.authored()}
     assert not calibrated & set(golden_texts.sentences())
+
+
+@pytest.mark.parametrize("kind", ["t5", "mpnet", "bert-pool"])
+def test_other_families_hold_in_fp16(kind: str, tmp_path: Path) -> None:
+    """Eager masks, position buckets with log(0), pooling by every mode: finite, and close."""
+    program = trace(open_model(models.build(kind, tmp_path / kind)))
+    simplify(program)
+    pipeline.run(program, (*pipeline.EARLY, *pipeline.common(program.contract)))
+    expected = outputs(interpret.runner(program), program)
+    peaks = ranges.record(program, sequences(program))
+    pipeline.run(program, pipeline.half("fp16", peaks, typed=True))
+    assert worst(outputs(emulate.runner(program), program), expected) <= 2e-5
+
+
+@pytest.mark.parametrize(
+    ("number", "reason"), [("40000.0", ""), ("70000.0", "65,504"), ("1e-12", "rounded to 0")]
+)
+def test_a_constant_that_fp16_cannot_hold_is_refused(number: str, reason: str) -> None:
+    text = f"""
+    f (float[batch,tokens] x) => (float[batch,tokens] y)
+    {{
+        c = Constant <value_float: float = {number}> ()
+        y = Div(x, c)
+    }}
+    """
+    log = SetPrecision("fp16").rewrite(law.graph(text))
+    assert bool(log.applied) is not bool(reason)
+    assert [reason in refusal.reason for refusal in log.refused] == [True] * bool(reason)
