@@ -25,6 +25,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from exporter.errors import ArtifactError, OutputError
+from exporter.options import NOTHING_ASKED, BuildOptions
 from exporter.pipeline import PassReport
 from exporter.probing import Look
 from exporter.program import Contract
@@ -34,7 +35,8 @@ MANIFEST = "manifest.json"
 VERDICT = "verdict.json"
 GOLDEN = "golden"
 FAILED = ".failed"
-FORMAT = "goldfold.artifact/1"
+_KIND = "goldfold.artifact/"
+FORMAT = "goldfold.artifact/2"
 _SCRATCH = ".goldfold-"
 _OWNER = re.compile(r"\.goldfold-([1-9][0-9]{0,8})-")
 
@@ -64,7 +66,7 @@ class Manifest(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format: Literal["goldfold.artifact/1"] = FORMAT
+    format: Literal["goldfold.artifact/2"] = FORMAT
     goldfold: str
     target: str
     precision: str
@@ -78,6 +80,10 @@ class Manifest(BaseModel):
     """Attention nodes of that program by whom they see, for example {"window 257": 20, "all":
     4}."""
     notes: tuple[str, ...] = ()
+    options: BuildOptions = NOTHING_ASKED
+    """What the target was built with, its defaults filled in."""
+    built: tuple[str, ...] = ()
+    """What the target says of the build, one sentence each."""
     files: dict[str, FileEntry]
 
     def to_bytes(self) -> bytes:
@@ -184,6 +190,10 @@ def read_manifest(path: Path) -> Manifest:
         raise ArtifactError(f"{path} is not an artifact: {MANIFEST}: {reason}") from None
     try:
         record = json.loads(raw)
+        if str(record["format"]).startswith(_KIND) and record["format"] != FORMAT:
+            raise ArtifactError(
+                f"{path} has the format {record['format']}, not {FORMAT}; export it again"
+            )
         record.pop("sha256")
         for report in record["passes"]:
             report["seconds"] = 0.0
@@ -239,7 +249,7 @@ def _files(folder: Path) -> Iterator[str]:
 def is_artifact(path: Path) -> bool:
     """Whether `path` looks like something `export` wrote, whole or damaged."""
     try:
-        return FORMAT.encode() in (path / MANIFEST).read_bytes()
+        return _KIND.encode() in (path / MANIFEST).read_bytes()
     except OSError:
         return False
 

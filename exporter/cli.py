@@ -73,14 +73,42 @@ def export(
     verify_each: Annotated[
         bool, typer.Option("--verify-each", help="Record the drift after every pass.")
     ] = False,
+    compute_capability: Annotated[
+        list[str] | None, typer.Option(help="tensorrt: an architecture, as sm86; repeatable.")
+    ] = None,
+    profile: Annotated[
+        list[str] | None,
+        typer.Option(help="tensorrt: least:usual:most batch x tokens, as 1x1:8x128:32x512."),
+    ] = None,
+    compatible: Annotated[
+        list[str] | None, typer.Option(help="tensorrt: version or hardware; repeatable.")
+    ] = None,
+    buckets: Annotated[
+        str | None, typer.Option(help="coreml: static lengths in tokens, as 128,512.")
+    ] = None,
+    flexible: Annotated[
+        bool, typer.Option("--flexible", help="coreml: open lengths instead of buckets.")
+    ] = False,
+    minimum_target: Annotated[
+        str | None, typer.Option(help="coreml: the oldest system to run on, as iOS18.")
+    ] = None,
     trust_remote_code: Trust = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
     """Export MODEL for every target and precision, and verify each artifact."""
     from exporter.exporting import export as run
+    from exporter.options import BuildOptions
     from exporter.pipeline import Options
 
+    build = BuildOptions(
+        compute_capability=tuple(compute_capability or ()),
+        profile=tuple(profile or ()),
+        compatible=tuple(compatible or ()),
+        buckets=_numbers(buckets, "--buckets"),
+        flexible=flexible,
+        minimum_target=minimum_target,
+    )
     with listening(quiet or as_json) as listener:
         results = run(
             model,
@@ -92,9 +120,18 @@ def export(
             trust_remote_code=trust_remote_code,
             options=Options(frozenset(skip or ()), stop_after, dump),
             verify_each=verify_each,
+            build=build,
             listener=listener,
         )
     _show(results, as_json)
+
+
+def _numbers(text: str | None, flag: str) -> tuple[int, ...]:
+    """`128,512` → (128, 512). Raises UsageError naming the flag."""
+    parts = [part.strip() for part in (text or "").split(",") if part.strip()]
+    if text is not None and not (parts and all(part.isdecimal() for part in parts)):
+        raise UsageError(f"{flag} {text!r} is no list of numbers such as 128,512")
+    return tuple(int(part) for part in parts)
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -9,15 +10,18 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import onnx_ir as ir
+
 from exporter import __version__, bundle, calibration, pipeline, ranges, registry, verifying
 from exporter.bundle import Bundle, Manifest, Origin
 from exporter.encoder import TOKENIZER, open_encoder
 from exporter.errors import UsageError
 from exporter.model import Source, check_finite, open_model
+from exporter.options import NOTHING_ASKED, BuildOptions, check_taken
 from exporter.passes.set_precision import SetPrecision
 from exporter.pipeline import Options, Pipeline
 from exporter.probing import Drift, Look
-from exporter.program import Program
+from exporter.program import Program, weights_aside
 from exporter.stages import Listener, Stages
 from golden import store
 from golden.compare import Measurement
@@ -58,6 +62,7 @@ def export(
     trust_remote_code: bool = False,
     options: Options = Options(),  # noqa: B008 — frozen
     verify_each: bool = False,
+    build: BuildOptions = NOTHING_ASKED,
     listener: Listener | None = None,
 ) -> list[Result]:
     """Export `model` for every pair of target and precision, and verify each artifact.
@@ -71,6 +76,7 @@ def export(
         trust_remote_code: run code and unpickle weights that come with the model.
         options: passes to skip, where to stop, where to dump (exporter.pipeline.Options).
         verify_each: measure the drift after every pass, and record it in verdict.json.
+        build: what is asked of the targets beyond precisions (exporter.options.BuildOptions).
         listener: is told what happens (exporter.stages.Listener).
 
     Returns:
@@ -80,6 +86,7 @@ def export(
         GoldfoldError of the kind that says whose fault it is, before anything is written.
     """
     pairs = _pairs(targets, precisions)
+    check_taken(build, {name: registry.target(name).takes for name in targets})
     pipeline.check_skips(options.skip)
     cut = options.stop_after is not None or "set-precision" in options.skip
     if cut and any(precision != "fp32" for precision in precisions):
@@ -101,6 +108,7 @@ def export(
         stages.note(f"{source.name}, {len(source.modules)} modules, weights finite")
     with stages("goldens"):
         goldens = obtain_goldens(source, origin, stages, trust_remote_code)
+        settled = _settle(pairs, build, goldens.max_length)
     drift = Drift(goldens, stages) if verify_each else None
     passes = Pipeline(options, drift)
     program = prepare(source, stages, passes, trust_remote_code)
@@ -123,6 +131,7 @@ def export(
                     passes.fork(f"{target}-{precision}"),
                     target,
                     precision,
+                    settled[target, precision],
                     stages,
                 )
             )
@@ -144,6 +153,17 @@ def _pairs(targets: Sequence[str], precisions: Sequence[str]) -> list[tuple[str,
     for target, precision in pairs:
         registry.offered(target, precision)
     return pairs
+
+
+def _settle(
+    pairs: Sequence[tuple[str, str]], asked: BuildOptions, max_length: int
+) -> dict[tuple[str, str], BuildOptions]:
+    """What each pair is built with, refused here if its target cannot do it."""
+    settled = {}
+    for name, precision in pairs:
+        target = registry.target(name)
+        settled[name, precision] = target.settle(precision, asked.only(target.takes), max_length)
+    return settled
 
 
 def origin_of(source: Source) -> Origin:
@@ -230,8 +250,8 @@ class Job:
     out: Path
     drift: Drift | None
     common_looks: int
-    proofs: dict[str, Measurement]
-    """The emulator's figures by precision."""
+    proofs: dict[tuple[str, str], Measurement]
+    """The emulator's figures by precision and graph."""
 
 
 def _one(
@@ -240,6 +260,7 @@ def _one(
     passes: Pipeline,
     target_name: str,
     precision: str,
+    options: BuildOptions,
     stages: Stages,
 ) -> Result:
     name = f"{target_name}-{precision}"
@@ -253,34 +274,38 @@ def _one(
         passes.run(program, pipeline.half(precision, job.peaks, target.typed))
         # A typed target is proved on its very graph; a hinted one on the graph it would have.
         emulable = None if target.typed else _emulable(program, precision, target)
-        passes.run(program, target.passes)
+        passes.run(program, target.tail(precision))
         emulable = _emulable(program, precision, target) if target.typed else emulable
-        target.build(program, precision, folder)
-        _companions(job.source, program, job.goldens, folder)
+        contract = target.narrow(program.contract, options)
+        goldens = job.goldens.within(contract.max_length)
+        said = target.build(program, precision, folder, options)
+        _companions(job.source, program, goldens, folder)
         manifest = bundle.seal(
             folder,
             {
                 "goldfold": __version__,
                 "target": target_name,
                 "precision": precision,
-                "contract": program.contract,
+                "contract": contract,
                 "origin": job.origin,
                 "versions": {**_versions(), **target.versions()},
                 "passes": tuple(passes.reports),
                 "census": census,
                 "attention": attention,
                 "notes": tuple(program.notes),
+                "options": options,
+                "built": said,
             },
         )
         built = Bundle(folder, manifest, None)
         stages.note(f"{built.size / 1e6:.0f} MB")
-    measurement, verdict = verifying.measure(open_encoder(built), job.goldens, stages)
+    measurement, verdict = verifying.measure(open_encoder(built, proof=True), goldens, stages)
     proof = None
     if emulable is not None:
-        if precision not in job.proofs:
-            # Once a precision: the targets differ in what they make of the program, not in it.
-            job.proofs[precision] = verifying.emulated(emulable, precision, job.goldens, stages)
-        proof = job.proofs[precision]
+        key = (precision, _digest(emulable))
+        if key not in job.proofs:  # once for targets that were given the same graph
+            job.proofs[key] = verifying.emulated(emulable, precision, job.goldens, stages)
+        proof = job.proofs[key]
         verdict = verifying.both(verdict, proof, precision, job.goldens)
     timings = stages.timings[first:]
     looks: list[Look] = []
@@ -302,6 +327,12 @@ def _emulable(program: Program, precision: str, target: Target) -> Program | Non
     if not target.typed:
         SetPrecision(precision).rewrite(copy.model)
     return copy
+
+
+def _digest(program: Program) -> str:
+    """What tells apart two graphs of one export; their weights follow from them."""
+    with weights_aside(program.model):
+        return hashlib.sha256(ir.to_proto(program.model).SerializeToString()).hexdigest()
 
 
 def _companions(source: Source, program: Program, goldens: Goldens, folder: Path) -> None:

@@ -63,6 +63,7 @@ class Inspection:
             ("prompts", prompts),
             ("size", human_size(self.bundle.size)),
             ("made with", ", ".join(f"{k} {v}" for k, v in sorted(manifest.versions.items()))),
+            *(("built", sentence) for sentence in manifest.built),
             *(("note", note) for note in manifest.notes),
         ):
             table.add_row(key, value)

@@ -44,7 +44,7 @@ def verify(
         opened = bundle.open_bundle(path, unverified=True)
         stages.note(f"{len(opened.manifest.files)} files, every digest right")
     goldens = goldens_of(opened)
-    measurement, verdict = measure(open_encoder(opened, threads), goldens, stages)
+    measurement, verdict = measure(open_encoder(opened, threads, proof=True), goldens, stages)
     verdict, fresh = _carry(
         opened, verdict, record(verdict, measurement, opened.manifest, stages.timings)
     )
@@ -96,6 +96,8 @@ def measure(encoder: Encoder, goldens: Goldens, stages: Stages) -> tuple[Measure
         verdict = gate.judge(measurement, faults, manifest.precision, goldens)
         worst = max(measurement.worst, measurement.worst_padded)
         computed = "" if _executes(manifest) else ", computed in fp32 on this machine"
+        if (reason := registry.target(manifest.target).cannot_run()) is not None:
+            computed += f"; the artifact itself was not run: {reason}"
         stages.note(f"worst 1−cos {worst:.1e}, {'PASS' if verdict.passed else 'FAIL'}{computed}")
     return measurement, verdict
 
@@ -148,5 +150,6 @@ def record(
             "system": platform.system(),
             "machine": platform.machine(),
             "computes_in": manifest.precision if _executes(manifest) else "fp32",
+            "not_run": registry.target(manifest.target).cannot_run() or "",
         },
     )

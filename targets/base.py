@@ -9,6 +9,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from exporter.options import BuildOptions
 from exporter.passes.base import Pass
 from exporter.program import Contract, Program
 
@@ -28,35 +29,63 @@ class Target(ABC):
     typed: ClassVar[bool]
     """Whether the graph's own types are the precision; if not, half precision is a hint to the
     runtime and the graph stays in f32."""
-    passes: ClassVar[tuple[Pass, ...]]
-    """Its own tail after the common pipeline."""
+    takes: ClassVar[tuple[str, ...]] = ()
+    """The fields of BuildOptions that mean something to it."""
 
     @abstractmethod
     def unavailable(self) -> str | None:
-        """Why this machine cannot build or run it, in words; None if it can."""
+        """Why this machine cannot build for it, in words; None if it can."""
+
+    def cannot_run(self) -> str | None:
+        """Why this machine, able to build, cannot run what it builds; None if it can."""
+        return None
+
+    def settle(self, precision: str, options: BuildOptions, max_length: int) -> BuildOptions:
+        """`options` with this target's defaults filled in, for a model of `max_length` tokens.
+
+        Raises TargetError for what it cannot do. Called before anything is traced.
+        """
+        return options
+
+    def narrow(self, contract: Contract, options: BuildOptions) -> Contract:
+        """What an artifact with these options promises: static lengths may shorten the texts."""
+        return contract
+
+    @abstractmethod
+    def tail(self, precision: str) -> tuple[Pass, ...]:
+        """Its own laws, after the common pipeline."""
 
     @abstractmethod
     def executes(self, precision: str) -> bool:
-        """Whether the runtime on this machine really computes in `precision`. Where it does not,
-        the
-        emulator's figures are the proof, and the runtime's stand beside them."""
+        """Whether what is measured on this machine is really computed in `precision`. Where it is
+        not, the emulator's figures are the proof, and the measured ones stand beside them."""
 
     @abstractmethod
     def versions(self) -> dict[str, str]:
         """The vendor packages that shape the artifact, by distribution name."""
 
     @abstractmethod
-    def build(self, program: Program, precision: str, folder: Path) -> None:
+    def build(
+        self, program: Program, precision: str, folder: Path, options: BuildOptions
+    ) -> tuple[str, ...]:
         """Write the target's files into `folder`, deterministically, from a program its tail has
         seen.
 
-        `program` may be used up. Raises RewriteError for an op it cannot spell, naming op, node and
+        `program` may be used up; `options` are settled. Returns what the manifest should say of the
+        build, one sentence each. Raises RewriteError for an op it cannot spell, naming op, node and
         source module.
         """
 
     @abstractmethod
     def load(self, folder: Path, contract: Contract, precision: str, threads: int | None) -> Run:
-        """Open what `build` wrote. Raises ArtifactError if the runtime refuses it."""
+        """Open what `build` wrote. Raises ArtifactError if the runtime refuses it, TargetError
+        where this machine cannot run it."""
+
+    def stand_in(
+        self, folder: Path, contract: Contract, precision: str, threads: int | None
+    ) -> Run:
+        """What is measured in the artifact's place where `cannot_run` gives a reason."""
+        return self.load(folder, contract, precision, threads)
 
     @abstractmethod
     def census(self, folder: Path) -> dict[str, int]:

@@ -28,7 +28,7 @@ def module_of(path: Path) -> str:
 
 
 MODULES = {module_of(path): path for path in FILES}
-FOUNDATION = ("exporter.program", "exporter.dialect", "exporter.errors")
+FOUNDATION = ("exporter.program", "exporter.dialect", "exporter.options", "exporter.errors")
 
 
 class Imports(ast.NodeVisitor):
@@ -179,6 +179,7 @@ def test_target_imports_no_vendor_but_its_own() -> None:
     [
         ("exporter.errors", ()),
         ("exporter.stages", ()),
+        ("exporter.options", ("exporter.errors",)),
         ("exporter.dialect", ()),
         ("exporter.program", ("exporter.dialect", "exporter.errors")),
         ("exporter.legality", FOUNDATION),

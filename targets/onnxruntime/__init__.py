@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from importlib.metadata import version
 from pathlib import Path
-from typing import ClassVar
 
+from exporter.options import BuildOptions
 from exporter.passes.base import Pass
 from exporter.passes.expand_band_attention import ExpandBandAttention
 from exporter.program import Contract, Program
@@ -18,12 +18,13 @@ class OnnxRuntime(Target):
     extra = None
     precisions = ("fp32", "fp16")
     typed = True
-    passes: ClassVar[tuple[Pass, ...]] = (
-        ExpandBandAttention(),  # an op of ours would make the file readable by nobody else
-    )
 
     def unavailable(self) -> str | None:
         return None  # ONNX Runtime is a core dependency
+
+    def tail(self, precision: str) -> tuple[Pass, ...]:
+        # An op of ours would make the file readable by nobody else.
+        return (ExpandBandAttention(),)
 
     def executes(self, precision: str) -> bool:
         return precision == "fp32"  # its CPU kernels compute fp16 in f32, and round at the end
@@ -31,8 +32,11 @@ class OnnxRuntime(Target):
     def versions(self) -> dict[str, str]:
         return {name: version(name) for name in ("onnx", "onnxruntime")}
 
-    def build(self, program: Program, precision: str, folder: Path) -> None:
+    def build(
+        self, program: Program, precision: str, folder: Path, options: BuildOptions
+    ) -> tuple[str, ...]:
         build.write(program, folder)
+        return ()
 
     def load(self, folder: Path, contract: Contract, precision: str, threads: int | None) -> Run:
         return run.load(folder, contract, threads)

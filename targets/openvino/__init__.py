@@ -5,8 +5,8 @@ from __future__ import annotations
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import ClassVar
 
+from exporter.options import BuildOptions
 from exporter.passes.base import Pass
 from exporter.passes.expand_band_attention import ExpandBandAttention
 from exporter.program import Contract, Program
@@ -18,12 +18,12 @@ class OpenVino(Target):
     extra = "openvino"
     precisions = ("fp32", "fp16", "bf16")
     typed = False  # the plugin chooses where to round, from a hint
-    passes: ClassVar[tuple[Pass, ...]] = (
-        ExpandBandAttention(),  # OpenVINO refuses an op it has no conversion rule for
-    )
 
     def unavailable(self) -> str | None:
         return None if find_spec("openvino") else "the package openvino is not installed"
+
+    def tail(self, precision: str) -> tuple[Pass, ...]:
+        return (ExpandBandAttention(),)  # OpenVINO refuses an op it has no conversion rule for
 
     def executes(self, precision: str) -> bool:
         from targets.openvino import run
@@ -36,10 +36,13 @@ class OpenVino(Target):
         except PackageNotFoundError:
             return {}
 
-    def build(self, program: Program, precision: str, folder: Path) -> None:
+    def build(
+        self, program: Program, precision: str, folder: Path, options: BuildOptions
+    ) -> tuple[str, ...]:
         from targets.openvino import build
 
         build.write(program, precision, folder)
+        return ()
 
     def load(self, folder: Path, contract: Contract, precision: str, threads: int | None) -> Run:
         from targets.openvino import run

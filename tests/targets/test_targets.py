@@ -14,6 +14,7 @@ import pytest
 from exporter import pipeline, registry
 from exporter.bundle import open_bundle
 from exporter.errors import GoldfoldError, RewriteError, TargetError
+from exporter.options import NOTHING_ASKED
 from exporter.program import MODULE, Program
 from tests.conftest import Exported
 
@@ -24,7 +25,7 @@ TARGETS = ("onnxruntime", "openvino")
 def lowered(exported: Exported, target: str) -> Program:
     """A copy of the session's program that the target's own passes have seen."""
     program = exported.copy()
-    pipeline.run(program, registry.target(target).passes)
+    pipeline.run(program, registry.target(target).tail("fp32"))
     return program
 
 
@@ -84,7 +85,7 @@ def test_two_builds_give_the_same_bytes(name: str, exported: Exported, tmp_path:
     built = []
     for folder in (tmp_path / "one", tmp_path / "two"):
         folder.mkdir()
-        registry.target(name).build(lowered(exported, name), "fp32", folder)
+        registry.target(name).build(lowered(exported, name), "fp32", folder, NOTHING_ASKED)
         built.append(contents(folder))
     assert built[0].keys() == built[1].keys()
     assert built[0]
@@ -146,7 +147,7 @@ def test_unknown_op_is_refused_by_name(name: str, exported: Exported, tmp_path: 
     program.graph.insert_before(producer, foreign)
     producer.replace_input_with(0, foreign.outputs[0])
     with pytest.raises(RewriteError) as caught:
-        registry.target(name).build(program, "fp32", tmp_path)
+        registry.target(name).build(program, "fp32", tmp_path, NOTHING_ASKED)
     for culprit in (name, "acme.Shimmer", "strange_node", "2.linear"):
         assert culprit in str(caught.value)
     assert not contents(tmp_path)
@@ -160,7 +161,7 @@ def test_unknown_op_of_the_default_domain_is_refused_by_name(
     node = next(n for n in program.graph if n.op_type == "MatMul")
     node.op_type = "Glimmer"
     with pytest.raises(RewriteError, match=rf"{name} cannot spell Glimmer .*transformer"):
-        registry.target(name).build(program, "fp32", tmp_path)
+        registry.target(name).build(program, "fp32", tmp_path, NOTHING_ASKED)
 
 
 @pytest.mark.parametrize(
