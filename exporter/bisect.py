@@ -66,14 +66,13 @@ def search(
         goldens = exporting.obtain_goldens(source, origin, stages, trust_remote_code)
     program = exporting.traced(source, stages, trust_remote_code)
     passes = (*pipeline.EARLY, *pipeline.common(program.contract))
-    if precision == "fp16":
+    peaks: dict[str, float] = {}
+    if pipeline.asks_ranges(precision, typed=True):
         with stages("ranges"):
             rewritten = replace(program, model=program.model.clone())
             pipeline.run(rewritten, passes)
             peaks = exporting.record_ranges(rewritten, stages)
-        passes = (*passes, *pipeline.half(precision, peaks, typed=True))
-    elif precision == "bf16":
-        passes = (*passes, *pipeline.half(precision, {}, typed=True))
+    passes = (*passes, *pipeline.half(precision, peaks, typed=True))
     with stages("bisect"):
         return bisect(program, passes, lambda p: look(p, goldens), bound, stages.detail)
 

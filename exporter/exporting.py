@@ -114,7 +114,7 @@ def export(
     program = prepare(source, stages, passes, trust_remote_code)
     common_looks = len(drift.looks) if drift is not None else 0
     peaks: dict[str, float] = {}
-    if any(precision == "fp16" for _, precision in pairs):
+    if any(pipeline.asks_ranges(p, registry.target(t).typed) for t, p in pairs):
         with stages("ranges"):
             peaks = record_ranges(program, stages)
     results = []

@@ -15,6 +15,7 @@ from exporter import legality
 from exporter.errors import OutputError, UsageError
 from exporter.passes.base import Log, Pass
 from exporter.passes.drop_scale_before_normalize import DropScaleBeforeNormalize
+from exporter.passes.fold_attention_scale import FoldAttentionScale
 from exporter.passes.fold_norm_gain import FoldNormGain
 from exporter.passes.fuse_identity_dense import FuseIdentityDense
 from exporter.passes.legalize_rotary import LegalizeRotary
@@ -45,14 +46,23 @@ def common(contract: Contract) -> tuple[Pass, ...]:
         SinkLinearPastMean(),  # before dense layers are fused: what sinks joins them
         FuseIdentityDense(),  # before gains are folded: a gain then meets one matrix, not a chain
         FoldNormGain(),  # asks that a norm's readers are linear maps in their final form
+        FoldAttentionScale(),  # after the gains: the projections have their final form
         DropScaleBeforeNormalize(),  # after the folds, which may leave a factor in front of a norm
         ShareRopeTables(contract.max_length),  # the tables are legal and final by now
         ShareConstants(),  # last: it finds what the others made twice
     )
 
 
+def asks_ranges(precision: str, typed: bool) -> bool:
+    """Whether `half` wants to know how large values get."""
+    return precision == "fp16" or (precision == "bf16" and typed)
+
+
 def half(precision: str, peaks: dict[str, float], typed: bool) -> tuple[Pass, ...]:
     """What half precision asks for, after the common laws and before the target's own.
+
+    Attention is computed in fp16 where the rest is bf16, if its values leave room: eight times
+    closer, on the same units, and scores are what bf16 rounds worst (docs/fp16.md).
 
     `peaks` are the largest magnitudes on calibration texts (exporter/ranges.py); `typed` says that
     the graph's types are the precision, rather than a hint to the runtime.
@@ -60,8 +70,13 @@ def half(precision: str, peaks: dict[str, float], typed: bool) -> tuple[Pass, ..
     if precision == "fp32":
         return ()
     scale = (ScaleResidual(tuple(peaks.items())),) if precision == "fp16" else ()
+    if not typed:
+        return scale
+    if precision == "bf16":
+        scores = SetPrecision("fp16", only=("goldfold.BandAttention",), peaks=tuple(peaks.items()))
+        return (scores, SetPrecision(precision))
     # After the scale: a constant that fp16 cannot hold has become one it can.
-    return (*scale, SetPrecision(precision)) if typed else scale
+    return (*scale, SetPrecision(precision))
 
 
 class PassReport(BaseModel):
@@ -165,10 +180,11 @@ def check_skips(names: Iterable[str]) -> None:
 def every() -> tuple[Pass, ...]:
     """Every pass that some pipeline holds, in order, the targets' own last."""
     from exporter.passes.expand_band_attention import ExpandBandAttention
+    from exporter.passes.spell_attention import SpellAttention
 
     nothing = Contract(model="", dim=1, max_length=1, vocab_size=1, pad_id=0, normalized=True)
     half_precision = (ScaleResidual(), SetPrecision())
-    return (*EARLY, *common(nothing), *half_precision, ExpandBandAttention())
+    return (*EARLY, *common(nothing), *half_precision, SpellAttention(), ExpandBandAttention())
 
 
 def _dump(program: Program, folder: Path, stem: str) -> None:

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("exporter", "targets", "golden")
 FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 TRAINERS = {"torch", "transformers", "sentence_transformers"}
-VENDORS = {"onnxruntime", "openvino", "tensorrt", "coremltools", "nncf"}
+VENDORS = {"onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "coremltools", "nncf"}
 
 
 def module_of(path: Path) -> str:
@@ -158,7 +158,17 @@ def test_exporter_finds_targets_by_name_only() -> None:
     [
         ("exporter.trace", ("exporter.trace", "exporter.model", *FOUNDATION)),
         ("exporter.passes", ("exporter.passes", *FOUNDATION)),
-        ("targets", ("targets.base", "exporter.passes", "exporter.interpret", *FOUNDATION)),
+        (
+            "targets",
+            (
+                "targets.base",
+                "exporter.passes",
+                "exporter.onnxfile",
+                "exporter.interpret",
+                "exporter.emulate",
+                *FOUNDATION,
+            ),
+        ),
     ],
 )
 def test_package_imports_nothing_above_it(package: str, allowed: tuple[str, ...]) -> None:
@@ -184,6 +194,7 @@ def test_target_imports_no_vendor_but_its_own() -> None:
         ("exporter.program", ("exporter.dialect", "exporter.errors")),
         ("exporter.legality", FOUNDATION),
         ("exporter.interpret", FOUNDATION),
+        ("exporter.onnxfile", FOUNDATION),
     ],
 )
 def test_foundations_import_nothing_upward(module: str, below: tuple[str, ...]) -> None:

@@ -10,7 +10,15 @@ import onnx_ir as ir
 
 from exporter import dialect
 from exporter.passes.base import Equality, Pass
-from exporter.program import TOKENS, add_constant, constant, insert_before, where
+from exporter.passes.scale_residual import FP16_MAX, HEADROOM
+from exporter.program import (
+    TOKENS,
+    add_constant,
+    constant,
+    insert_before,
+    unique_name,
+    where,
+)
 
 KINDS = {"fp16": ir.DataType.FLOAT16, "bf16": ir.DataType.BFLOAT16}
 LOW = frozenset({
@@ -20,7 +28,6 @@ LOW = frozenset({
 })  # fmt: skip
 """Ops that are computed in half precision where they work on tokens. Any other stays in f32."""
 
-_LARGEST_FP16 = 65504.0
 _LEAST_FP16 = 2.0**-25
 _HIDDEN = 3.0e4
 """What a constant beyond fp16 becomes if it only hides tokens (a mask's −3.4e38): finite with any
@@ -42,7 +49,8 @@ class SetPrecision(Pass):
     costs EmbeddingGemma 3e-6 on its worst text); rotary embeddings and their tables (5e-6; position
     2,047 times a frequency has no room in 11 bits); the residual stream, where every rounding would
     be carried to the end (6e-5 against 1e-5); pooling's sums and all that follows, one vector a
-    text. `stream` "half" gives the stream up, for hardware that has no f32.
+    text. `stream` "half" gives the stream up, for hardware that has no f32, and `head` "half" the
+    linear maps on whole texts, for hardware whose matrix units have no f32.
 
     holds:
         f(x) = f32(f_half(half(x))) up to one rounding a value: 2^-11 of it in fp16, 2^-8 in bf16
@@ -75,6 +83,36 @@ class SetPrecision(Pass):
             y = Add(x, n)
         }
 
+    options: a head in half precision, too
+        kind: fp16
+        head: half
+
+    before: a head in half precision, too
+        f (float[batch,4] x, float[4,4] w, float[1] c) => (float[batch,4] y)
+        {
+            h = Div(x, c)
+            y = MatMul(h, w)
+        }
+
+    after: a head in half precision, too
+        f (float[batch,4] x, float16[4,4] w, float[1] c) => (float[batch,4] y)
+        {
+            h = Div(x, c)
+            hh = Cast <to: int = 10> (h)
+            yh = MatMul(hh, w)
+            y = Cast <to: int = 1> (yh)
+        }
+
+    options: too large for fp16 with headroom
+        kind: fp16
+        peaks: h = 9000
+
+    refuses: too large for fp16 with headroom
+        f (float[batch,tokens,4] x, float[4,4] w) => (float[batch,tokens,4] h)
+        {
+            h = MatMul(x, w)
+        }
+
     options: a head on one vector a text
         kind: bf16
 
@@ -89,13 +127,26 @@ class SetPrecision(Pass):
     kind: str = "fp16"
     stream: str = "f32"
     """"f32", or "half": what the sums of the residual stream are computed in."""
+    head: str = "f32"
+    """"f32", or "half": what linear maps on whole texts are computed in."""
+    only: tuple[str, ...] = ()
+    """Ops to be left to this kind alone, by `dialect.op_of`; all of LOW if empty."""
+    peaks: tuple[tuple[str, float], ...] = ()
+    """The largest magnitude of values by name (exporter/ranges.py): one that leaves fp16 less than
+    its headroom is refused."""
 
     def match(self, node: ir.Node) -> Half | None:
-        if dialect.op_of(node) not in LOW or node.outputs[0].dtype != ir.DataType.FLOAT:
+        op = dialect.op_of(node)
+        if (
+            op not in LOW
+            or (self.only and op not in self.only)
+            or node.outputs[0].dtype != ir.DataType.FLOAT
+        ):
             return None
         shape = node.outputs[0].shape
         # Whole texts: no axis of tokens. An unknown shape is taken for tokens.
-        if shape is not None and not any(str(d) in (TOKENS, "None") for d in shape):
+        whole = shape is not None and not any(str(d) in (TOKENS, "None") for d in shape)
+        if whole and not (self.head == "half" and node.op_type in ("MatMul", "Gemm")):
             return None
         if self.stream == "f32" and _is_stream(node):
             return None
@@ -104,13 +155,18 @@ class SetPrecision(Pass):
     def refuses(self, match: Half) -> str | None:
         if match.kind != ir.DataType.FLOAT16:
             return None
+        peaks = dict(self.peaks)
+        for value in (*match.node.inputs, *match.node.outputs):
+            peak = peaks.get(value.name or "", 0.0) if value is not None else 0.0
+            if peak * HEADROOM > FP16_MAX:
+                return f"{value.name if value else ''} reaches {peak:,.0f} on calibration texts"
         for value in match.node.inputs:
             array = constant(value)
             if array is None or array.dtype != np.float32 or not array.size:
                 continue
             largest = float(np.abs(array).max())
             hides = array.size == 1 and match.node.op_type in ("Where", "Add", "Mul")
-            if largest > _LARGEST_FP16 and not hides:
+            if largest > FP16_MAX and not hides:
                 return f"its constant {value.name if value else ''} reaches beyond fp16's 65,504"
             if 0 < largest < _LEAST_FP16:
                 return f"its constant {value.name if value else ''} would be rounded to 0"
@@ -143,13 +199,15 @@ def _half(value: ir.Value, kind: ir.DataType, before: ir.Node, memo: dict) -> ir
     array = constant(value)
     assert before.graph is not None
     if array is not None:
-        if kind == ir.DataType.FLOAT16 and float(np.abs(array).max(initial=0)) > _LARGEST_FP16:
+        if kind == ir.DataType.FLOAT16 and float(np.abs(array).max(initial=0)) > FP16_MAX:
             array = np.clip(array, -_HIDDEN, _HIDDEN)  # one number that hides tokens: refuses()
         memo[key] = add_constant(before.graph, f"{value.name}", array.astype(kind.numpy()))
     else:
-        cast = ir.node("Cast", [value], {"to": kind.value}, name=f"{value.name}.half")
+        # Unique: a second application may find what the first has called so.
+        name = unique_name(before.graph, f"{value.name}.half")
+        cast = ir.node("Cast", [value], {"to": kind.value}, name=name)
         out = cast.outputs[0]
-        out.name, out.type, out.shape = f"{value.name}.half", ir.TensorType(kind), value.shape
+        out.name, out.type, out.shape = name, ir.TensorType(kind), value.shape
         insert_before(before, [cast], where(before))
         memo[key] = out
     return memo[key]
@@ -167,7 +225,8 @@ def _widen(value: ir.Value, kind: ir.DataType, node: ir.Node, memo: dict) -> Non
     cast.replace_input_with(0, value)
     wide.type, wide.shape = value.type, value.shape
     name = value.name
-    value.name, wide.name = f"{name}.half", name
+    value.name = unique_name(graph, f"{name}.half")
+    wide.name = name
     value.type = ir.TensorType(kind)
     graph.insert_after(node, [cast])
     cast.metadata_props.update(node.metadata_props)

@@ -5,12 +5,13 @@ from __future__ import annotations
 from importlib.metadata import version
 from pathlib import Path
 
+from exporter import onnxfile
 from exporter.options import BuildOptions
 from exporter.passes.base import Pass
 from exporter.passes.expand_band_attention import ExpandBandAttention
 from exporter.program import Contract, Program
 from targets.base import Run, Target
-from targets.onnxruntime import build, run
+from targets.onnxruntime import run
 
 
 class OnnxRuntime(Target):
@@ -35,7 +36,7 @@ class OnnxRuntime(Target):
     def build(
         self, program: Program, precision: str, folder: Path, options: BuildOptions
     ) -> tuple[str, ...]:
-        build.write(program, folder)
+        onnxfile.write(program, folder, self.name)
         return ()
 
     def load(self, folder: Path, contract: Contract, precision: str, threads: int | None) -> Run:

@@ -9,9 +9,9 @@ import numpy as np
 import onnx
 
 from exporter.errors import ArtifactError
+from exporter.onnxfile import MODEL
 from exporter.program import ATTENTION_MASK, INPUT_IDS, Contract
 from targets.base import Run
-from targets.onnxruntime.build import MODEL
 
 
 def load(folder: Path, contract: Contract, threads: int | None) -> Run:

@@ -26,7 +26,7 @@ from exporter.program import add_constant, constant, insert_before
 from tests.exporter.passes import harness
 
 _TARGETS = (targets.onnxruntime.TARGET, targets.openvino.TARGET)
-_ALL = (*every(), *(this for target in _TARGETS for this in target.passes))
+_ALL = (*every(), *(this for t in _TARGETS for p in t.precisions for this in t.tail(p)))
 PASSES = list(dict.fromkeys(_ALL))
 EXAMPLES = [
     pytest.param(

@@ -1,4 +1,5 @@
-"""Program → `model.onnx` + `model.onnx.data`, accepted by `onnx.checker` in full."""
+"""Program → an `.onnx` file in standard ops with its weights beside it, accepted by `onnx.checker`
+in full. Targets that hand a runtime or a compiler a file of ONNX write it here."""
 
 from __future__ import annotations
 
@@ -19,15 +20,17 @@ _INLINE = 1024
 them."""
 
 
-def write(program: Program, folder: Path) -> None:
-    """Write the program's graph and weights. Raises RewriteError if it is not plain, legal ONNX."""
+def write(program: Program, folder: Path, target: str) -> None:
+    """Write `MODEL` and `DATA` into `folder`.
+
+    Raises RewriteError, naming `target`, the op, its node and source module, if the program is not
+    plain, legal ONNX.
+    """
     model = program.model
     for node in model.graph:
         if node.domain or not onnx.defs.has(node.op_type):
             op = f"{node.domain}.{node.op_type}" if node.domain else node.op_type
-            raise RewriteError(
-                f"onnxruntime cannot spell {op} (node {node.name}, from {where(node)})"
-            )
+            raise RewriteError(f"{target} cannot spell {op} (node {node.name}, from {where(node)})")
     model.functions.clear()
     model.opset_imports.pop(dialect.DOMAIN, None)
     infer_shapes(model)

@@ -1,0 +1,171 @@
+"""fold-attention-scale: the factor of the scores belongs to what makes the queries."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import onnx_ir as ir
+
+from exporter import dialect
+from exporter.passes.base import Equality, Pass
+from exporter.passes.linear import Linear, linear_ending_at, write_linear
+from exporter.program import add_constant, constant, where
+
+_MOVERS = ("Reshape", "Transpose", "Squeeze", "Unsqueeze", "RotaryEmbedding")
+"""Ops between a projection and its attention that a factor passes through."""
+
+
+@dataclass
+class Scaled:
+    node: ir.Node
+    scale: float
+    maker: Linear | ir.Node | None = None
+    """The linear map, or the norm, that the factor goes into."""
+    fault: str | None = None
+
+
+@dataclass(frozen=True)
+class FoldAttentionScale(Pass):
+    """The scale of an attention's scores moves into the weights, or the norm's gain, behind its
+    queries.
+
+    One multiplication less a layer; and the factor is rounded once, with the weight, where a
+    compiler that folds it later does so in half precision.
+
+    holds:
+        softmax(s (x W + b) kᵀ + m) v = softmax((x (s W) + s b) kᵀ + m) v
+        softmax(s (n(x) · g) kᵀ + m) v = softmax((n(x) · (s g)) kᵀ + m) v
+
+    needs:
+        nothing but the attention reads the queries, or anything between them and the linear map or
+        norm that makes them; what stands between moves values, or rotates them
+
+    before:
+        f (float[B,T,8] x, float[8,8] w, float[8] b, float[B,1,T,8] k, float[B,1,T,8] v,
+           bool[B,T] padding) => (float[B,1,T,8] y)
+        {
+            p = MatMul(x, w)
+            a = Add(p, b)
+            axis = Constant <value_ints: ints = [1]> ()
+            q = Unsqueeze(a, axis)
+            y = goldfold.BandAttention
+                <scale: float = 0.25, window: int = 3, causal: int = 0, softcap: float = 0.0>
+                (q, k, v, padding)
+        }
+
+    after:
+        f (float[B,T,8] x, float[8,8] w, float[8] b, float[B,1,T,8] k, float[B,1,T,8] v,
+           bool[B,T] padding) => (float[B,1,T,8] y)
+        {
+            p = MatMul(x, w)
+            a = Add(p, b)
+            axis = Constant <value_ints: ints = [1]> ()
+            q = Unsqueeze(a, axis)
+            y = goldfold.BandAttention
+                <scale: float = 1.0, window: int = 3, causal: int = 0, softcap: float = 0.0>
+                (q, k, v, padding)
+        }
+
+    before: queries that are normed
+        f (float[B,1,T,8] x, float[8] g, float[B,1,T,8] k, float[B,1,T,8] v, bool[B,T] padding)
+            => (float[B,1,T,8] y)
+        {
+            q = RMSNormalization <axis: int = -1, epsilon: float = 1e-6> (x, g)
+            y = goldfold.BandAttention
+                <scale: float = 0.5, window: int = 0, causal: int = 1, softcap: float = 5.0>
+                (q, k, v, padding)
+        }
+
+    after: queries that are normed
+        f (float[B,1,T,8] x, float[8] g, float[B,1,T,8] k, float[B,1,T,8] v, bool[B,T] padding)
+            => (float[B,1,T,8] y)
+        {
+            q = RMSNormalization <axis: int = -1, epsilon: float = 1e-6> (x, g)
+            y = goldfold.BandAttention
+                <scale: float = 1.0, window: int = 0, causal: int = 1, softcap: float = 5.0>
+                (q, k, v, padding)
+        }
+
+    refuses: the queries are the keys, too
+        f (float[B,1,T,8] x, float[8] g, float[B,1,T,8] v, bool[B,T] padding)
+            => (float[B,1,T,8] y)
+        {
+            q = RMSNormalization <axis: int = -1, epsilon: float = 1e-6> (x, g)
+            y = goldfold.BandAttention
+                <scale: float = 0.5, window: int = 0, causal: int = 0, softcap: float = 0.0>
+                (q, q, v, padding)
+        }
+
+    refuses: queries that no linear map makes
+        f (float[B,1,T,8] x, float[B,1,T,8] k, float[B,1,T,8] v, bool[B,T] padding)
+            => (float[B,1,T,8] y)
+        {
+            q = Tanh(x)
+            y = goldfold.BandAttention
+                <scale: float = 0.5, window: int = 0, causal: int = 0, softcap: float = 0.0>
+                (q, k, v, padding)
+        }
+    """
+
+    equality: ClassVar[Equality] = Equality.REAL
+
+    def match(self, node: ir.Node) -> Scaled | None:
+        if not dialect.is_band_attention(node):
+            return None
+        found = Scaled(node, dialect.Band.of(node).scale)
+        if found.scale == 1.0:
+            return None
+        value = node.inputs[0]
+        while value is not None:
+            if len(value.uses()) != 1 or value.is_graph_output():
+                found.fault = f"{value.name} has another reader"
+                return found
+            producer = value.producer()
+            if producer is None:
+                found.fault = "its queries are an input of the graph"
+                return found
+            found.maker = linear_ending_at(producer) or _norm(producer)
+            if found.maker is not None:
+                return found
+            if producer.op_type not in _MOVERS or producer.domain:
+                op = dialect.op_of(producer)
+                found.fault = f"its queries come from {where(producer)} ({op}), no linear map"
+                return found
+            value = producer.inputs[0]
+        return found
+
+    def refuses(self, match: Scaled) -> str | None:
+        return match.fault
+
+    def construct(self, match: Scaled, memo: dict) -> None:
+        maker = match.maker
+        assert maker is not None
+        if isinstance(maker, Linear):
+            bias = None if maker.bias is None else _times(maker.bias, match.scale)
+            weight = _times(maker.weight, match.scale)
+            write_linear(maker, maker.x, weight, bias, where(maker.product))
+        else:
+            for index in range(1, len(maker.inputs)):
+                old = maker.inputs[index]
+                array = constant(old)
+                if old is None or array is None or maker.graph is None:
+                    continue
+                scaled = _times(array, match.scale)
+                wish = f"{old.name}.scaled"
+                maker.replace_input_with(index, add_constant(maker.graph, wish, scaled))
+        match.node.attributes["scale"] = ir.AttrFloat32("scale", 1.0)
+
+
+def _times(array: np.ndarray, scale: float) -> np.ndarray:
+    """s·a, formed in f64 and rounded once."""
+    return (array.astype(np.float64) * scale).astype(array.dtype)
+
+
+def _norm(node: ir.Node) -> ir.Node | None:
+    """`node` if it is a norm whose gain and shift are constants."""
+    if dialect.op_of(node) not in dialect.NORMS:
+        return None
+    given = [value for value in node.inputs[1:] if value is not None]
+    return node if given and all(constant(value) is not None for value in given) else None

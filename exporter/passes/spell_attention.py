@@ -1,0 +1,85 @@
+"""spell-attention: our attention as ONNX's own `Attention`, for compilers that have a kernel for
+it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import onnx_ir as ir
+
+from exporter import dialect
+from exporter.passes.attention import Emitter
+from exporter.passes.base import Equality, Pass
+from exporter.passes.linear import take_over
+
+
+@dataclass(frozen=True)
+class SpellAttention(Pass):
+    """`goldfold.BandAttention` becomes ONNX's `Attention` with an added mask.
+
+    The window and the padding go into one finite mask for all layers that see alike. A mask of
+    booleans would be shorter, but a row that sees nobody is NaN with it. Grouped key/value heads
+    stay grouped.
+
+    holds:
+        Attention(q, k, v, m) = softmax(s q kᵀ + m) v, with m = 0 where token i sees token j and
+        −3e4 elsewhere
+
+    needs:
+        no softcap: opset 23 bends the scores after the mask is added, our definition before
+
+    before:
+        f (float[B,4,T,8] q, float[B,1,T,8] k, float[B,1,T,8] v, bool[B,T] padding)
+            => (float[B,4,T,8] y)
+        {
+            y = goldfold.BandAttention
+                <scale: float = 0.25, window: int = 3, causal: int = 0, softcap: float = 0.0>
+                (q, k, v, padding)
+        }
+
+    after: only where there are no more goldfold ops
+        none
+
+    before: causal, two groups
+        f (float[B,6,T,8] q, float[B,2,T,8] k, float[B,2,T,8] v, bool[B,T] padding)
+            => (float[B,6,T,8] y)
+        {
+            y = goldfold.BandAttention
+                <scale: float = 0.0625, window: int = 0, causal: int = 1, softcap: float = 0.0>
+                (q, k, v, padding)
+        }
+
+    after: causal, two groups
+        none
+
+    refuses: the scores are capped
+        f (float[B,2,T,8] q, float[B,2,T,8] k, float[B,2,T,8] v, bool[B,T] padding)
+            => (float[B,2,T,8] y)
+        {
+            y = goldfold.BandAttention
+                <scale: float = 0.5, window: int = 0, causal: int = 0, softcap: float = 5.0>
+                (q, k, v, padding)
+        }
+    """
+
+    equality: ClassVar[Equality] = Equality.REAL
+
+    def match(self, node: ir.Node) -> ir.Node | None:
+        return node if dialect.is_band_attention(node) else None
+
+    def refuses(self, match: ir.Node) -> str | None:
+        if dialect.Band.of(match).softcap:
+            return "opset 23's Attention caps the scores after the mask, this one before it"
+        return None
+
+    def construct(self, match: ir.Node, memo: dict) -> None:
+        band = dialect.Band.of(match)
+        emit = Emitter(match, memo)
+        q, k, v, padding = match.inputs
+        assert q is not None and k is not None and v is not None and padding is not None
+        # ONNX Runtime's kernel wants a row a query, alike or not.
+        mask = emit.square_mask(q, padding, band)
+        # softmax(s q kᵀ + m) v
+        y = emit("Attention", q, k, v, mask, scale=band.scale, name="attended")
+        take_over(match.outputs[0], y)

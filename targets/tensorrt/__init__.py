@@ -1,0 +1,121 @@
+"""TensorRT: engines built by NVIDIA's own compiler, without a GPU by TensorRT for RTX, and run
+where there is one."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+
+import onnx_ir as ir
+
+from exporter import emulate, interpret, onnxfile
+from exporter.errors import ArtifactError, TargetError
+from exporter.options import BuildOptions
+from exporter.passes.base import Pass
+from exporter.passes.expand_band_attention import ExpandBandAttention
+from exporter.passes.set_precision import SetPrecision
+from exporter.passes.spell_attention import SpellAttention
+from exporter.program import Contract, Program
+from targets.base import Run, Target
+from targets.tensorrt import settings, vendor
+
+
+class TensorRt(Target):
+    name = "tensorrt"
+    extra = "tensorrt"
+    precisions = ("fp32", "fp16", "bf16")
+    typed = True
+    takes = ("compute_capability", "profile", "compatible")
+
+    def unavailable(self) -> str | None:
+        if vendor.builder() is not None:
+            return None
+        if find_spec(vendor.ENTERPRISE):
+            return f"the package tensorrt builds on a GPU only, and {vendor.gpu()}"
+        return "neither tensorrt_rtx nor tensorrt is installed"
+
+    def cannot_run(self) -> str | None:
+        found = vendor.gpu()
+        return found if isinstance(found, str) else None
+
+    def settle(self, precision: str, options: BuildOptions, max_length: int) -> BuildOptions:
+        profiles = [settings.parse_profile(text, max_length) for text in options.profile]
+        asked = options.compute_capability
+        if vendor.builder() == vendor.ENTERPRISE:
+            found = vendor.gpu()
+            own = found.capability if isinstance(found, vendor.Gpu) else ""
+            if asked and asked != (own,):
+                raise TargetError(
+                    f"TensorRT builds for the GPU at hand, {own}; leave out --compute-capability "
+                    "or install TensorRT for RTX alone"
+                )
+            capabilities = settings.parse_capabilities((own,), precision, (own,))
+        else:
+            capabilities = settings.parse_capabilities(asked, precision, vendor.capabilities())
+            if options.compatible:
+                raise TargetError(
+                    "--compatible is TensorRT's; TensorRT for RTX compiles its kernels on the "
+                    "user's machine, for each --compute-capability"
+                )
+        for word in options.compatible:
+            if word not in ("version", "hardware"):
+                raise TargetError(f"--compatible {word!r} is neither version nor hardware")
+        return BuildOptions(
+            compute_capability=capabilities,
+            profile=tuple(map(str, profiles or settings.default_profiles(max_length))),
+            compatible=tuple(sorted(set(options.compatible))),
+        )
+
+    def tail(self, precision: str) -> tuple[Pass, ...]:
+        # Turing has no f32 matrix product: the head joins the rest, at 4e-8 (docs/dense-head.md).
+        head = (SetPrecision("fp16", head="half"),) if precision == "fp16" else ()
+        # Fused where the compiler has a kernel; what opset 23 cannot spell falls to the second.
+        return (*head, SpellAttention(), ExpandBandAttention())
+
+    def executes(self, precision: str) -> bool:
+        # Without a GPU bf16 is measured by the emulator itself: see stand_in.
+        return self.cannot_run() is None or precision != "fp16"
+
+    def versions(self) -> dict[str, str]:
+        module = vendor.builder()
+        return {} if module is None else {module: vendor.version_of(module)}
+
+    def build(
+        self, program: Program, precision: str, folder: Path, options: BuildOptions
+    ) -> tuple[str, ...]:
+        from targets.tensorrt import build
+
+        return build.write(program, precision, folder, options)
+
+    def load(self, folder: Path, contract: Contract, precision: str, threads: int | None) -> Run:
+        from targets.tensorrt import run
+
+        self._need_gpu()
+        return run.load(folder, contract, vendor.builder() or vendor.RTX)
+
+    def stand_in(
+        self, folder: Path, contract: Contract, precision: str, threads: int | None
+    ) -> Run:
+        """The ONNX that the engine was built from: in ONNX Runtime, and bf16, which that lacks, in
+        the emulator."""
+        try:
+            program = Program(ir.load(folder / onnxfile.MODEL), contract)
+            made = emulate.runner if precision == "bf16" else interpret.runner
+            return made(program)
+        except Exception as error:
+            reason = (str(error).splitlines() or [""])[0]
+            raise ArtifactError(f"cannot read {folder / onnxfile.MODEL}: {reason}") from error
+
+    def census(self, folder: Path) -> dict[str, int]:
+        from targets.tensorrt import run
+
+        self._need_gpu()
+        return run.inspect(folder, vendor.builder() or vendor.RTX)
+
+    def _need_gpu(self) -> None:
+        reason = self.cannot_run()
+        if reason is not None:
+            raise TargetError(f"an engine runs on a GPU only, and {reason}")
+
+
+TARGET = TensorRt()

@@ -1,0 +1,139 @@
+"""What an engine is built for: architectures and optimisation profiles, read from the command line
+and checked before anything is traced."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from exporter.errors import RewriteError, TargetError
+from exporter.program import Program, constant, where
+
+_CAPABILITY = re.compile(r"sm(\d{2,3})", re.IGNORECASE)
+_SHAPE = re.compile(r"(\d+)x(\d+)")
+
+LEAST_FOR_PRECISION = {
+    "fp32": (80, "Turing's compiler refuses f32 matrix products"),
+    "fp16": (75, "tensor cores begin there"),
+    "bf16": (80, "bf16 begins with Ampere"),
+    "int4": (80, "blocks of int4 begin with Ampere"),
+    "fp8": (89, "fp8 begins with Ada"),
+}
+"""The oldest architecture for a precision, and why; each proved by a build (tests/targets/tensorrt)
+but for fp8, which is NVIDIA's word."""
+
+_LEAST_FOR_TYPE = {
+    ir.DataType.BFLOAT16: "bf16",
+    ir.DataType.INT4: "int4",
+    ir.DataType.FLOAT8E4M3FN: "fp8",
+}
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Least, usual and most (batch, tokens). Kernels are chosen for the usual."""
+
+    least: tuple[int, int]
+    usual: tuple[int, int]
+    most: tuple[int, int]
+
+    def __str__(self) -> str:
+        return ":".join(f"{b}x{s}" for b, s in (self.least, self.usual, self.most))
+
+    def holds(self, batch: int, tokens: int) -> bool:
+        return all(
+            low <= n <= high
+            for low, n, high in zip(self.least, (batch, tokens), self.most, strict=True)
+        )
+
+
+def default_profiles(max_length: int) -> tuple[Profile, ...]:
+    """One for a query at a time, one for batches of everything up to the model's own length."""
+    short = min(64, max_length)
+    return (
+        Profile((1, 1), (1, min(32, short)), (4, short)),
+        Profile((1, 1), (16, min(128, max_length)), (32, max_length)),
+    )
+
+
+def parse_profile(text: str, max_length: int) -> Profile:
+    """`1x1:8x128:32x512` → a Profile. Raises TargetError for one that no engine could have."""
+    parts = [_SHAPE.fullmatch(part) for part in text.split(":")]
+    if len(parts) != 3 or not all(parts):
+        raise TargetError(
+            f"profile {text!r} is not least:usual:most batch x tokens, such as 1x1:8x128:32x512"
+        )
+    shapes = [(int(m[1]), int(m[2])) for m in parts if m]
+    for axis, name in enumerate(("batch", "tokens")):
+        low, usual, high = (shape[axis] for shape in shapes)
+        if not 1 <= low <= usual <= high:
+            raise TargetError(
+                f"profile {text!r}: its {name} go {low}, {usual}, {high}; "
+                "they must be at least 1 and never fall"
+            )
+    if shapes[2][1] > max_length:
+        raise TargetError(
+            f"profile {text!r} asks for {shapes[2][1]} tokens; the model takes {max_length}"
+        )
+    return Profile(*shapes)
+
+
+def parse_capabilities(
+    asked: Sequence[str], precision: str, known: Sequence[str]
+) -> tuple[str, ...]:
+    """Architectures as "sm86", in order; those that `precision` allows where none is asked for.
+
+    `known`: what the compiler builds for. Raises TargetError for an unknown one, and for one older
+    than the precision.
+    """
+    least, why = LEAST_FOR_PRECISION.get(precision, (0, ""))
+    if not asked:
+        return tuple(sorted((k for k in known if number(k) >= least), key=number))
+    found = []
+    for text in asked:
+        match = _CAPABILITY.fullmatch(text)
+        name = f"sm{match[1]}" if match else text
+        if name not in known:
+            raise TargetError(
+                f"unknown compute capability {text!r}; this compiler builds for {', '.join(known)}"
+            )
+        if number(name) < least:
+            raise TargetError(f"{precision} needs sm{least} or later, not {name}: {why}")
+        found.append(name)
+    return tuple(sorted(set(found), key=number))
+
+
+def number(capability: str) -> int:
+    """ "sm86" → 86."""
+    return int(capability.removeprefix("sm"))
+
+
+def check_graph(program: Program, capabilities: Sequence[str]) -> None:
+    """Refuse, in words, what NVIDIA's compiler would: a type that an architecture lacks, and
+    zero-points that are not zero.
+
+    Raises TargetError for the first, RewriteError for the second; both name node and module.
+    """
+    for node in program.graph:
+        for value in (*node.inputs, *node.outputs):
+            kind = None if value is None else value.dtype
+            precision = _LEAST_FOR_TYPE.get(kind) if kind is not None else None
+            if precision is None:
+                continue
+            least, why = LEAST_FOR_PRECISION[precision]
+            for capability in capabilities:
+                if number(capability) < least:
+                    raise TargetError(
+                        f"{capability} cannot hold the {precision} of {node.name} "
+                        f"(from {where(node)}): {why}; leave {capability} out"
+                    )
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear") and len(node.inputs) > 2:
+            zero = constant(node.inputs[2])
+            if node.inputs[2] is not None and (zero is None or zero.any()):
+                raise RewriteError(
+                    f"{node.op_type} {node.name} (from {where(node)}) has a zero-point that is "
+                    "not 0; TensorRT takes symmetric quantization only"
+                )

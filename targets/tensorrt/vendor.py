@@ -1,0 +1,75 @@
+"""Which of NVIDIA's two compilers is here, and whether there is a GPU: looked at through the driver
+alone, since a TensorRT runtime may crash where there is none."""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+
+RTX = "tensorrt_rtx"
+ENTERPRISE = "tensorrt"
+_DISTRIBUTIONS = {RTX: ("tensorrt_rtx_cu12", "tensorrt_rtx"), ENTERPRISE: ("tensorrt",)}
+TITLES = {RTX: "TensorRT for RTX", ENTERPRISE: "TensorRT"}
+
+# enum CUdevice_attribute of cuda.h
+_MAJOR, _MINOR = 75, 76
+
+
+@dataclass(frozen=True)
+class Gpu:
+    name: str
+    capability: str
+    """As "sm86"."""
+
+
+@cache
+def gpu() -> Gpu | str:
+    """The first GPU, or why there is none."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return "there is no NVIDIA GPU here (the driver's libcuda.so.1 is missing)"
+    count, device = ctypes.c_int(), ctypes.c_int()
+    if (code := driver.cuInit(0)) or (code := driver.cuDeviceGetCount(ctypes.byref(count))):
+        return f"the NVIDIA driver finds no GPU (CUDA error {code})"
+    if not count.value or driver.cuDeviceGet(ctypes.byref(device), 0):
+        return "the NVIDIA driver finds no GPU"
+    name = ctypes.create_string_buffer(128)
+    driver.cuDeviceGetName(name, len(name), device)
+    numbers = []
+    for attribute in (_MAJOR, _MINOR):
+        found = ctypes.c_int()
+        driver.cuDeviceGetAttribute(ctypes.byref(found), attribute, device)
+        numbers.append(found.value)
+    return Gpu(name.value.decode(errors="replace"), f"sm{numbers[0]}{numbers[1]}")
+
+
+def builder() -> str | None:
+    """The module to build with, or None.
+
+    TensorRT for RTX builds without a GPU, for architectures that are named; TensorRT builds on the
+    GPU it is to run on, data-centre ones included, and comes first where there is one.
+    """
+    if find_spec(ENTERPRISE) and isinstance(gpu(), Gpu):
+        return ENTERPRISE
+    return RTX if find_spec(RTX) else None
+
+
+def capabilities() -> tuple[str, ...]:
+    """What TensorRT for RTX builds for, as its own enumeration says."""
+    names = import_module(RTX).ComputeCapability.__members__
+    return tuple(name.lower() for name in names if name.startswith("SM"))
+
+
+def version_of(module: str) -> str:
+    """The version of a compiler's distribution, "unknown" if it was not installed as one."""
+    for name in _DISTRIBUTIONS[module]:
+        try:
+            return version(name)
+        except PackageNotFoundError:
+            continue
+    return "unknown"
