@@ -334,11 +334,11 @@ def test_json_export_is_one_object_a_program_can_read(
 def test_ctrl_c_leaves_nothing_half_made(
     goldfold: Run, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupted(program: Any, folder: Path) -> None:
+    def interrupted(program: Any, folder: Path, target: str) -> None:
         (folder / "model.onnx").write_bytes(b"half")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("targets.onnxruntime.build.write", interrupted)
+    monkeypatch.setattr("exporter.onnxfile.write", interrupted)
     outcome = goldfold("export", tiny, *PAIR, "--out", tmp_path, "--quiet")
     assert outcome.code == 130
     assert outcome.err == "interrupted; nothing half-made is left\n"
@@ -352,17 +352,19 @@ from pathlib import Path
 from types import SimpleNamespace
 from exporter import cli, exporting, pipeline
 from golden import store
-from targets.onnxruntime import build
+from exporter import onnxfile
 
 model, goldens, out = sys.argv[1:]
 
-def hang(program, folder):
+def hang(program, folder, target):
     (folder / "model.onnx").write_bytes(b"half")
     time.sleep(60)
 
-build.write = hang
+onnxfile.write = hang
 pipeline.Pipeline.run = lambda self, program, passes: []
-exporting.prepare = lambda *args: SimpleNamespace(census=dict, attention=dict)
+exporting.prepare = lambda *args: SimpleNamespace(
+    census=dict, attention=dict, contract=SimpleNamespace(max_length=600)
+)
 exporting.obtain_goldens = lambda *args: store.load(Path(goldens))
 sys.argv = ["goldfold", "export", model, "--target", "onnxruntime", "--out", out]
 cli.main()
@@ -404,10 +406,10 @@ def test_failing_build_leaves_nothing_and_keeps_what_was_there(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def breaks(program: Any, folder: Path) -> None:
+    def breaks(program: Any, folder: Path, target: str) -> None:
         raise OSError(28, "No space left on device", str(folder / "model.onnx.data"))
 
-    monkeypatch.setattr("targets.onnxruntime.build.write", breaks)
+    monkeypatch.setattr("exporter.onnxfile.write", breaks)
     outcome = goldfold("export", tiny, *PAIR, "--out", tmp_path, "--quiet")
     refused(outcome, 7, "model.onnx.data", "No space left on device")
     assert names(tmp_path) == {"onnxruntime-fp32"}

@@ -1,0 +1,112 @@
+"""How fast an engine is on a GPU, against PyTorch in bf16 with torch.compile, interleaved.
+
+    .venv/bin/python benchmarks/tensorrt_speed.py ARTIFACT --model MODEL [--json FILE]
+
+ARTIFACT is a tensorrt-… folder that `goldfold export` wrote, MODEL the SentenceTransformer it came
+from. Each shape is warmed up on both sides, then timed in turn; the median counts. Inputs and
+embeddings cross to the GPU and back on both sides. Without a GPU this says so and does nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from exporter.encoder import load
+from exporter.errors import GoldfoldError
+from targets.tensorrt import TARGET, vendor
+
+SHAPES = ((1, 16), (1, 128), (8, 128), (32, 64), (1, 512), (1, 2048))
+"""batch × tokens, as in the other speed benchmarks."""
+
+
+def main(
+    artifact: Annotated[Path, typer.Argument(help="A tensorrt artifact folder.")],
+    model: Annotated[str, typer.Option(help="The SentenceTransformer it was exported from.")],
+    rounds: Annotated[int, typer.Option(min=3, help="Timed calls a side and shape.")] = 50,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also write JSON here.")] = None,
+) -> None:
+    """Print milliseconds and the ratio by shape."""
+    reason = TARGET.cannot_run()
+    if reason is not None:
+        raise SystemExit(f"not measured: {reason}")
+    try:
+        encoder = load(artifact)
+    except GoldfoldError as error:
+        raise SystemExit(f"error: {error}") from None
+    reference = _torch(model)
+    gpu = vendor.gpu()
+    rng = np.random.default_rng(0)
+    rows = []
+    for batch, tokens in SHAPES:
+        if tokens > encoder.contract.max_length:
+            continue
+        ids = rng.integers(4, encoder.contract.vocab_size, (batch, tokens))
+        mask = np.ones_like(ids)
+        ours, theirs = _interleaved(
+            (lambda i=ids, m=mask: encoder.run(i, m), lambda i=ids, m=mask: reference(i, m)), rounds
+        )
+        rows.append({"batch": batch, "tokens": tokens, "goldfold": ours, "torch": theirs})
+    title = f"{artifact.name} on {gpu.name if isinstance(gpu, vendor.Gpu) else gpu}, milliseconds"
+    table = Table("batch × tokens", box=SIMPLE_HEAD, title=title)
+    for heading in ("goldfold", "torch bf16, compiled", "ratio"):
+        table.add_column(heading, justify="right")
+    for row in rows:
+        table.add_row(
+            f"{row['batch']} × {row['tokens']}",
+            f"{row['goldfold']:.2f}",
+            f"{row['torch']:.2f}",
+            f"{row['torch'] / row['goldfold']:.2f}×",
+        )
+    Console().print(table)
+    if json_file is not None:
+        record = {"gpu": str(gpu), "artifact": artifact.name, "rows": rows}
+        json_file.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+def _interleaved(calls: tuple[Callable[[], Any], ...], rounds: int) -> list[float]:
+    """Median milliseconds of each call, taken in turn."""
+    for call in calls:
+        for _ in range(5):
+            call()
+    times: list[list[float]] = [[] for _ in calls]
+    for _ in range(rounds):
+        for index, call in enumerate(calls):
+            started = time.perf_counter()
+            call()
+            times[index].append(1e3 * (time.perf_counter() - started))
+    return [statistics.median(found) for found in times]
+
+
+def _torch(model: str) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+    """sentence-transformers in bf16 on the GPU, its transformer compiled."""
+    import torch
+    from sentence_transformers import SentenceTransformer
+
+    encoder = SentenceTransformer(model, device="cuda", model_kwargs={"dtype": torch.bfloat16})
+    encoder.eval()
+    compiled = torch.compile(encoder.forward, dynamic=False)
+
+    def run(ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            feeds = {
+                "input_ids": torch.from_numpy(ids).cuda(),
+                "attention_mask": torch.from_numpy(mask).cuda(),
+            }
+            return compiled(feeds)["sentence_embedding"].float().cpu().numpy()
+
+    return run
+
+
+if __name__ == "__main__":
+    typer.run(main)
