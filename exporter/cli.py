@@ -52,7 +52,7 @@ log_console = open_console(stderr=True)
 @app.command()
 def export(
     model: Annotated[str, typer.Argument(help="A SentenceTransformer folder, or a hub id.")],
-    target: Annotated[list[str], typer.Option(help="onnxruntime, openvino; repeatable.")] = [  # noqa: B006
+    target: Annotated[list[str], typer.Option(help="As `goldfold targets` lists; repeatable.")] = [  # noqa: B006
         "openvino"
     ],
     precision: Annotated[list[str], typer.Option(help="fp32, fp16, bf16; repeatable.")] = ["fp32"],  # noqa: B006
@@ -359,8 +359,16 @@ def targets() -> None:
     shown = Table("target", "precisions", "here", title="Targets", title_justify="left")
     for name in registry.names():
         target = registry.target(name)
-        shown.add_row(name, ", ".join(target.precisions), target.unavailable() or "yes")
+        shown.add_row(name, ", ".join(target.precisions), _works(target))
     out_console.print(shown)
+
+
+def _works(target: Any) -> str:
+    reason = target.unavailable()
+    if reason is not None:
+        return reason
+    reason = target.cannot_run()
+    return "yes" if reason is None else f"builds; does not run: {reason}"
 
 
 def _version(asked: bool) -> None:

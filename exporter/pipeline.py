@@ -61,8 +61,8 @@ def asks_ranges(precision: str, typed: bool) -> bool:
 def half(precision: str, peaks: dict[str, float], typed: bool) -> tuple[Pass, ...]:
     """What half precision asks for, after the common laws and before the target's own.
 
-    Attention is computed in fp16 where the rest is bf16, if its values leave room: eight times
-    closer, on the same units, and scores are what bf16 rounds worst (docs/fp16.md).
+    In bf16, attention and its linear maps are computed in fp16 if their values leave room: eight
+    times closer, on the same units, and scores are what bf16 rounds worst (docs/fp16.md).
 
     `peaks` are the largest magnitudes on calibration texts (exporter/ranges.py); `typed` says that
     the graph's types are the precision, rather than a hint to the runtime.
@@ -73,8 +73,8 @@ def half(precision: str, peaks: dict[str, float], typed: bool) -> tuple[Pass, ..
     if not typed:
         return scale
     if precision == "bf16":
-        scores = SetPrecision("fp16", only=("goldfold.BandAttention",), peaks=tuple(peaks.items()))
-        return (scores, SetPrecision(precision))
+        attention = SetPrecision("fp16", part="attention", peaks=tuple(peaks.items()))
+        return (attention, SetPrecision(precision))
     # After the scale: a constant that fp16 cannot hold has become one it can.
     return (*scale, SetPrecision(precision))
 

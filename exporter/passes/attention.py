@@ -9,7 +9,60 @@ import numpy as np
 import onnx_ir as ir
 
 from exporter import dialect
-from exporter.program import add_constant, insert_before, unique_name
+from exporter.program import add_constant, constant, insert_before, unique_name
+
+_MOVERS = ("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Split", "Slice", "RotaryEmbedding")
+"""Ops between a linear map and attention that change no value, or rotate it."""
+
+
+def is_lookup(node: ir.Node) -> bool:
+    """Whether `node` reads rows of a constant table: an embedding."""
+    table = constant(node.inputs[0]) if node.op_type == "Gather" and not node.domain else None
+    return table is not None and table.ndim == 2
+
+
+def serves_attention(node: ir.Node) -> bool:
+    """Whether `node` is attention, or a linear map that makes its operands or reads its result, or
+    stands between the two."""
+    return dialect.is_band_attention(node) or _makes(node) or _reads(node)
+
+
+def _makes(node: ir.Node) -> bool:
+    """Whether all of what `node` gives goes into attention, moved, biased or normed on the way."""
+    readers = [reader for value in node.outputs for reader, _ in value.uses()]
+    return bool(readers) and all(
+        dialect.is_band_attention(reader)
+        or ((_moves(reader) or dialect.op_of(reader) in dialect.NORMS) and _makes(reader))
+        for reader in readers
+    )
+
+
+def _reads(node: ir.Node) -> bool:
+    """Whether `node` gets its data from attention: moved, or by one linear map."""
+    producer = _source(node)
+    if producer is None:
+        return False
+    if dialect.is_band_attention(producer):
+        return True
+    if _adds_bias(node):  # behind the one linear map
+        return producer.op_type == "MatMul" and _reads(producer)
+    return producer.op_type in _MOVERS and _reads(producer)
+
+
+def _source(node: ir.Node) -> ir.Node | None:
+    """What makes the only computed value that `node` reads, its precision changed or not."""
+    computed = [v for v in node.inputs if v is not None and constant(v) is None]
+    producer = computed[0].producer() if len(computed) == 1 else None
+    return _source(producer) if producer is not None and producer.op_type == "Cast" else producer
+
+
+def _moves(node: ir.Node) -> bool:
+    return not node.domain and (node.op_type in _MOVERS or _adds_bias(node))
+
+
+def _adds_bias(node: ir.Node) -> bool:
+    given = [constant(value) is not None for value in node.inputs]
+    return node.op_type == "Add" and not node.domain and sum(given) == 1
 
 
 class Emitter:

@@ -9,6 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from exporter import dialect
+from exporter.passes.attention import is_lookup, serves_attention
 from exporter.passes.base import Equality, Pass
 from exporter.passes.scale_residual import FP16_MAX, HEADROOM
 from exporter.program import (
@@ -50,7 +51,8 @@ class SetPrecision(Pass):
     2,047 times a frequency has no room in 11 bits); the residual stream, where every rounding would
     be carried to the end (6e-5 against 1e-5); pooling's sums and all that follows, one vector a
     text. `stream` "half" gives the stream up, for hardware that has no f32, and `head` "half" the
-    linear maps on whole texts, for hardware whose matrix units have no f32.
+    linear maps on whole texts, for hardware whose matrix units have no f32. `part` "attention" is
+    for two kinds in one program.
 
     holds:
         f(x) = f32(f_half(half(x))) up to one rounding a value: 2^-11 of it in fp16, 2^-8 in bf16
@@ -103,6 +105,54 @@ class SetPrecision(Pass):
             y = Cast <to: int = 1> (yh)
         }
 
+    options: attention alone
+        kind: fp16
+        part: attention
+
+    before: attention alone
+        f (float[batch,tokens,4] x, float[4,4] w, float[4] b, float[4,4] v, float[4,4] o,
+           float[4] g, float[4,4] up, bool[batch,tokens] padding)
+            => (float[batch,tokens,4] y)
+        {
+            p = MatMul(x, w)
+            a = Add(p, b)
+            n = RMSNormalization <axis: int = -1, epsilon: float = 1e-6> (a, g)
+            one = Constant <value_ints: ints = [1]> ()
+            q = Unsqueeze(n, one)
+            s = MatMul(x, v)
+            k = Unsqueeze(s, one)
+            z = goldfold.BandAttention
+                <scale: float = 0.25, window: int = 3, causal: int = 0, softcap: float = 0.0>
+                (q, k, k, padding)
+            m = Squeeze(z, one)
+            h = MatMul(m, o)
+            y = MatMul(h, up)
+        }
+
+    after: attention alone
+        f (float[batch,tokens,4] x, float16[4,4] w, float16[4] b, float16[4,4] v, float16[4,4] o,
+           float[4] g, float[4,4] up, bool[batch,tokens] padding)
+            => (float[batch,tokens,4] y)
+        {
+            xh = Cast <to: int = 10> (x)
+            p = MatMul(xh, w)
+            ah = Add(p, b)
+            a = Cast <to: int = 1> (ah)
+            n = RMSNormalization <axis: int = -1, epsilon: float = 1e-6> (a, g)
+            nh = Cast <to: int = 10> (n)
+            one = Constant <value_ints: ints = [1]> ()
+            q = Unsqueeze(nh, one)
+            s = MatMul(xh, v)
+            k = Unsqueeze(s, one)
+            z = goldfold.BandAttention
+                <scale: float = 0.25, window: int = 3, causal: int = 0, softcap: float = 0.0>
+                (q, k, k, padding)
+            m = Squeeze(z, one)
+            hh = MatMul(m, o)
+            h = Cast <to: int = 1> (hh)
+            y = MatMul(h, up)
+        }
+
     options: too large for fp16 with headroom
         kind: fp16
         peaks: h = 9000
@@ -129,19 +179,17 @@ class SetPrecision(Pass):
     """"f32", or "half": what the sums of the residual stream are computed in."""
     head: str = "f32"
     """"f32", or "half": what linear maps on whole texts are computed in."""
-    only: tuple[str, ...] = ()
-    """Ops to be left to this kind alone, by `dialect.op_of`; all of LOW if empty."""
+    part: str = "all"
+    """"all", or "attention": attention, the linear maps that make and read its values, and tables
+    of embeddings. What another kind is to have, a second application takes."""
     peaks: tuple[tuple[str, float], ...] = ()
     """The largest magnitude of values by name (exporter/ranges.py): one that leaves fp16 less than
     its headroom is refused."""
 
     def match(self, node: ir.Node) -> Half | None:
-        op = dialect.op_of(node)
-        if (
-            op not in LOW
-            or (self.only and op not in self.only)
-            or node.outputs[0].dtype != ir.DataType.FLOAT
-        ):
+        if dialect.op_of(node) not in LOW or node.outputs[0].dtype != ir.DataType.FLOAT:
+            return None
+        if self.part == "attention" and not (is_lookup(node) or serves_attention(node)):
             return None
         shape = node.outputs[0].shape
         # Whole texts: no axis of tokens. An unknown shape is taken for tokens.

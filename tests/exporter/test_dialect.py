@@ -15,7 +15,7 @@ from onnx.reference import ReferenceEvaluator
 from exporter import dialect
 from exporter.dialect import Band
 from exporter.passes.expand_band_attention import ExpandBandAttention
-from tests.exporter.passes import harness
+from tests.exporter.passes import drawing, harness
 
 EXPAND = ExpandBandAttention()
 
@@ -70,7 +70,7 @@ def feeds_of(heads: int, groups: int, tokens: int, width: int) -> dict[str, np.n
     """Two texts; the second has two tokens of padding, of which one is in its middle."""
     sizes = {"q": heads, "k": groups, "v": groups}
     feeds = {
-        name: harness.numbers((2, count, tokens, width), "normal", seed)
+        name: drawing.numbers((2, count, tokens, width), "normal", seed)
         for seed, (name, count) in enumerate(sizes.items())
     }
     padding = np.ones((2, tokens), bool)
@@ -105,9 +105,9 @@ def cases(draw: st.DrawFn) -> Case:
     seed = draw(st.integers(0, 2**32 - 1))
     profile = draw(st.sampled_from(("normal", "zero row", "tiny", "signed zeros")))
     feeds = {
-        "q": harness.numbers((texts, heads, tokens, width), profile, seed),
-        "k": harness.numbers((texts, groups, tokens, width), "normal", seed + 1),
-        "v": harness.numbers((texts, groups, tokens, width), "normal", seed + 2),
+        "q": drawing.numbers((texts, heads, tokens, width), profile, seed),
+        "k": drawing.numbers((texts, groups, tokens, width), "normal", seed + 1),
+        "v": drawing.numbers((texts, groups, tokens, width), "normal", seed + 2),
         "padding": np.array([draw(row) for _ in range(texts)]),
     }
     return Case(text_of(heads, groups, width, band), band, feeds)

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from golden_toys import goldens_of
 
 from golden import store
 from golden.store import Goldens
+from tests.golden.golden_toys import goldens_of
 
 
 @pytest.fixture

@@ -5,13 +5,13 @@ import math
 
 import numpy as np
 import pytest
-from golden_toys import goldens_of
 from hypothesis import given
 from hypothesis import strategies as st
 
 from golden.compare import measure, mixed_batches, reading, token_faults
 from golden.errors import GoldenError
 from golden.store import Goldens
+from tests.golden.golden_toys import goldens_of
 
 
 class Artifact:

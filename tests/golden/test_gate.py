@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from golden_toys import goldens_of
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
@@ -16,6 +15,7 @@ from golden.compare import Measurement, TokenFault, measure
 from golden.errors import GoldenError
 from golden.gate import GATES, judge
 from golden.store import Goldens
+from tests.golden.golden_toys import goldens_of
 
 
 def measured(goldens: Goldens, embeddings: np.ndarray) -> Measurement:

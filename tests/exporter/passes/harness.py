@@ -14,7 +14,6 @@ BOUND   the pass rounds each value to a half-precision type. `before` runs in f6
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,7 +22,6 @@ import onnx
 import onnx.inliner
 import onnx_ir as ir
 import onnxruntime
-from hypothesis import strategies as st
 from onnx.reference import ReferenceEvaluator
 
 from exporter import legality
@@ -31,76 +29,15 @@ from exporter.emulate import emulated
 from exporter.passes import law
 from exporter.passes.base import Equality, Log, Pass
 from exporter.program import Contract, Program, drop_unused, infer_shapes
+from tests.exporter.passes import drawing
 
 Arrays = Mapping[str, np.ndarray]
-
-PROFILES = ("normal", "heavy tails", "spike", "zero row", "tiny", "signed zeros")
-"""Kinds of drawn data. Magnitudes stay within some 1e-9 … 1e5, or are 0: no square or product of a
-few of them then leaves the normal range of f64, nor of f32 in the ops that EXACT passes touch."""
 
 BATCH = "B"
 """The symbol that examples use for the axis of texts."""
 
 U = 2.0**-53
 """The unit roundoff of f64."""
-
-_WEIGHT = re.compile(r"\b(float|double|float16|bfloat16)\[([\d,]*)\]\s+(\w+)")
-
-
-# Drawing ------------------------------------------------------------------------------------------
-
-
-def numbers(shape: tuple[int, ...], profile: str, seed: int) -> np.ndarray:
-    """f32 data of one of the PROFILES."""
-    rng = np.random.default_rng(seed)
-    array = rng.standard_normal(shape)
-    match profile:
-        case "heavy tails":
-            array = np.clip(rng.standard_t(1.5, shape), -1e4, 1e4)
-        case "spike" if array.size:
-            array.flat[rng.integers(array.size)] *= 1e4
-        case "zero row" if array.size and array.ndim:
-            array[rng.integers(shape[0])] = 0.0
-        case "tiny":
-            array *= 1e-6
-        case "signed zeros":
-            array = np.where(rng.random(shape) < 0.3, -0.0, array)
-    return array.astype(np.float32)
-
-
-def _draw(value: ir.Value, sizes: Mapping[str, int], profile: str, seed: int) -> np.ndarray:
-    assert value.shape is not None and value.dtype is not None
-    shape = tuple(d if isinstance(d, int) else sizes[str(d.value)] for d in value.shape)
-    if value.dtype.is_floating_point():
-        return numbers(shape, profile, seed).astype(value.dtype.numpy())
-    rng = np.random.default_rng(seed)
-    if value.dtype == ir.DataType.BOOL:
-        # Mostly true, and now and then a whole row of nothing; but what an example calls `mask`
-        # keeps the contract, by which every text has a token.
-        drawn = rng.random(shape) < 0.7
-        drawn[rng.random(len(drawn)) < 0.2] = False
-        if value.name == "mask":
-            drawn[:, 0] = True
-        return drawn
-    return rng.integers(0, 5, shape).astype(value.dtype.numpy())
-
-
-@st.composite
-def draws(draw: st.DrawFn, text: str) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """(weights, data inputs) for an example, by name."""
-    kind = st.tuples(st.sampled_from(PROFILES), st.integers(0, 2**32 - 1))
-    weights = {
-        name: numbers(tuple(int(d) for d in dims.split(",") if d), *draw(kind))
-        for _, dims, name in _WEIGHT.findall(text.split("=>")[0])
-    }
-    model = law.graph(text, weights)
-    symbols = {
-        str(d.value) for v in model.graph.inputs for d in v.shape or () if not isinstance(d, int)
-    }
-    sizes = {symbol: draw(st.integers(1, 5), label=symbol) for symbol in sorted(symbols)}
-    data = {v.name: _draw(v, sizes, *draw(kind)) for v in model.graph.inputs}
-    return weights, data
-
 
 # Building -----------------------------------------------------------------------------------------
 
@@ -406,9 +343,10 @@ def assert_structure(this: Pass, before: str, after: str) -> None:
 def assert_holds(this: Pass, text: str, weights: dict[str, np.ndarray], feeds: Arrays) -> None:
     """`text` means the same before and after, on these weights and data."""
     if this.equality is Equality.BOUND:
-        weights = {k: numbers(v.shape, "normal", 1) for k, v in weights.items()}
+        weights = {k: drawing.numbers(v.shape, "normal", 1) for k, v in weights.items()}
         feeds = {
-            k: numbers(v.shape, "normal", 2) if v.dtype.kind == "f" else v for k, v in feeds.items()
+            k: drawing.numbers(v.shape, "normal", 2) if v.dtype.kind == "f" else v
+            for k, v in feeds.items()
         }
         before, model = build(text, weights), build(text, weights)
         assert this.rewrite(model).applied, "the pass does not apply to its own example"

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from exporter.passes.fold_norm_gain import FoldNormGain
 from exporter.program import constant
-from tests.exporter.passes import harness
+from tests.exporter.passes import drawing, harness
 
 FOLD = FoldNormGain()
 
@@ -81,7 +81,7 @@ def test_gains_move_into_their_readers(text: str, ops: list[str], data: st.DataO
     assert FOLD.rewrite(model).applied
     assert [node.op_type for node in model.graph] == ops
     harness.assert_legal(model)
-    harness.assert_holds(FOLD, text, *data.draw(harness.draws(text)))
+    harness.assert_holds(FOLD, text, *data.draw(drawing.draws(text)))
 
 
 SIMPLE = """
@@ -99,7 +99,7 @@ GAINS = {
 
 @pytest.mark.parametrize("gain", GAINS.values(), ids=GAINS)
 def test_gains_of_every_kind(gain: list[float]) -> None:
-    feeds = {"x": harness.numbers((3, 6), "heavy tails", 4)}
+    feeds = {"x": drawing.numbers((3, 6), "heavy tails", 4)}
     harness.assert_holds(FOLD, SIMPLE, _weights(gain), feeds)
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from exporter.passes.fuse_identity_dense import FuseIdentityDense
 from exporter.program import constant
-from tests.exporter.passes import harness
+from tests.exporter.passes import drawing, harness
 
 FUSE = FuseIdentityDense()
 
@@ -111,7 +111,7 @@ def test_chains_become_one(text: str, links: int, ops: list[str], data: st.DataO
     assert len(FUSE.rewrite(model).applied) == links
     assert [node.op_type for node in model.graph] == ops
     harness.assert_legal(model)
-    harness.assert_holds(FUSE, text, *data.draw(harness.draws(text)))
+    harness.assert_holds(FUSE, text, *data.draw(drawing.draws(text)))
 
 
 LEFT_ALONE = {

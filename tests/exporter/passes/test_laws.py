@@ -23,7 +23,7 @@ from exporter.passes.expand_band_attention import ExpandBandAttention
 from exporter.passes.linear import take_over
 from exporter.pipeline import every
 from exporter.program import add_constant, constant, insert_before
-from tests.exporter.passes import harness
+from tests.exporter.passes import drawing, harness
 
 _TARGETS = (targets.onnxruntime.TARGET, targets.openvino.TARGET)
 _ALL = (*every(), *(this for t in _TARGETS for p in t.precisions for this in t.tail(p)))
@@ -56,7 +56,7 @@ def test_before_becomes_after(this: Pass, before: str, after: str) -> None:
 @given(data=st.data())
 @settings(max_examples=20, deadline=None)
 def test_before_means_after(this: Pass, before: str, after: str, data: st.DataObject) -> None:
-    weights, feeds = data.draw(harness.draws(before))
+    weights, feeds = data.draw(drawing.draws(before))
     harness.assert_holds(this, before, weights, feeds)
 
 
@@ -105,7 +105,7 @@ f (float[B,4,T,8] q, float[B,1,T,8] k, float[B,4,T,8] r, float[B,2,T,8] l, bool[
 @given(data=st.data())
 @settings(max_examples=10, deadline=None)
 def test_attentions_that_see_alike_share_a_mask(data: st.DataObject) -> None:
-    _, feeds = data.draw(harness.draws(TWO_ATTENTIONS))
+    _, feeds = data.draw(drawing.draws(TWO_ATTENTIONS))
     harness.assert_holds(ExpandBandAttention(), TWO_ATTENTIONS, {}, feeds)
 
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from exporter.passes.legalize_rotary import LegalizeRotary
-from tests.exporter.passes import harness
+from tests.exporter.passes import drawing, harness
 
 ROTARY = LegalizeRotary()
 
@@ -25,7 +25,7 @@ def two(tokens: str) -> str:
 @given(data=st.data())
 @settings(max_examples=20, deadline=None)
 def test_two_rotary_nodes_turn_as_before(data: st.DataObject) -> None:
-    harness.assert_holds(ROTARY, two("T"), *data.draw(harness.draws(two("T"))))
+    harness.assert_holds(ROTARY, two("T"), *data.draw(drawing.draws(two("T"))))
 
 
 def test_rotary_nodes_share_tables_and_positions() -> None:

@@ -17,7 +17,7 @@ from exporter.passes.raise_rms_norm import RaiseRmsNorm
 from exporter.passes.raise_rotary import RaiseRotary
 from exporter.passes.static_heads import StaticHeads
 from tests import models
-from tests.exporter.passes import harness
+from tests.exporter.passes import drawing, harness
 
 GELU, RMS, ROTARY = RaiseGelu(), RaiseRmsNorm(), RaiseRotary()
 RAISING: tuple[Pass, ...] = (ROTARY, RMS, GELU)
@@ -214,7 +214,7 @@ f (float[B,T,2,8] x, float[T,4] angles) => (float[B,2,T,8] y, float[B,T,2,8] z, 
 @given(data=st.data())
 @settings(max_examples=10, deadline=None)
 def test_turned_heads_that_others_read_go_back(data: st.DataObject) -> None:
-    harness.assert_holds(ROTARY, TOKENS_FIRST, *data.draw(harness.draws(TOKENS_FIRST)))
+    harness.assert_holds(ROTARY, TOKENS_FIRST, *data.draw(drawing.draws(TOKENS_FIRST)))
 
 
 def test_two_rotations_share_their_half_tables() -> None:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from exporter.passes.static_heads import StaticHeads
 from exporter.program import constant
-from tests.exporter.passes import harness
+from tests.exporter.passes import drawing, harness
 
 STATIC = StaticHeads()
 
@@ -77,7 +77,7 @@ def test_shapes_are_said(text: str, shape: list[int], data: st.DataObject) -> No
     (node,) = model.graph
     found = constant(node.inputs[1])
     assert found is not None and found.tolist() == shape
-    harness.assert_holds(STATIC, text, *data.draw(harness.draws(text)))
+    harness.assert_holds(STATIC, text, *data.draw(drawing.draws(text)))
 
 
 def test_two_reshapes_share_their_shape() -> None:
