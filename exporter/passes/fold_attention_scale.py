@@ -40,7 +40,7 @@ class FoldAttentionScale(Pass):
 
     needs:
         nothing but the attention reads the queries, or anything between them and the linear map or
-        norm that makes them; what stands between moves values, or rotates them
+        norm that makes them, but for its sizes; what stands between moves values, or rotates them
 
     before:
         f (float[B,T,8] x, float[8,8] w, float[8] b, float[B,1,T,8] k, float[B,1,T,8] v,
@@ -119,7 +119,8 @@ class FoldAttentionScale(Pass):
             return None
         value = node.inputs[0]
         while value is not None:
-            if len(value.uses()) != 1 or value.is_graph_output():
+            readers = [n for n, _ in value.uses() if n.op_type != "Shape"]
+            if len(readers) != 1 or value.is_graph_output():
                 found.fault = f"{value.name} has another reader"
                 return found
             producer = value.producer()

@@ -1,0 +1,89 @@
+"""What fp16 inside attention does for a bf16 program: 1−cos over all golden texts, emulated.
+
+    .venv/bin/python benchmarks/bf16_attention.py MODEL [--json FILE]
+
+Every value is rounded to its declared type (exporter/emulate.py). The first row computes everything
+that is not an island in bf16, the second is what `--precision bf16` exports for a typed target.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from exporter import emulate, exporting, pipeline
+from exporter.console import Live
+from exporter.errors import GoldfoldError
+from exporter.model import open_model
+from exporter.passes.base import Pass
+from exporter.passes.set_precision import SetPrecision
+from exporter.program import Program
+from exporter.stages import Stages
+from golden import compare
+from golden.compare import Measurement
+from golden.gate import GATES
+from golden.store import Goldens
+
+
+def main(
+    model: Annotated[str, typer.Argument(help="A SentenceTransformer folder, or a hub id.")],
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also write JSON here.")] = None,
+) -> None:
+    """Print the worst and mean 1−cos of both."""
+    stages = Stages(Live(Console(stderr=True)))
+    try:
+        source = open_model(model)
+        goldens = exporting.obtain_goldens(source, exporting.origin_of(source), stages, False)
+        program = exporting.prepare(source, stages, pipeline.Pipeline())
+        with stages("ranges"):
+            peaks = exporting.record_ranges(program, stages)
+    except GoldfoldError as error:
+        raise SystemExit(f"error: {error}") from None
+    ways: dict[str, tuple[Pass, ...]] = {
+        "bf16 throughout": (SetPrecision("bf16"),),
+        "attention in fp16": pipeline.half("bf16", peaks, typed=True),
+    }
+    found = {name: _measure(program, passes, goldens, stages) for name, passes in ways.items()}
+    table = Table("", box=SIMPLE_HEAD, title=f"1−cos, gate {GATES['bf16'].worst:.0e}")
+    for heading in ("worst", "mean"):
+        table.add_column(heading, justify="right")
+    table.add_column("worst text")
+    table.add_column("texts over the gate", justify="right")
+    rows = {}
+    for name, measured in found.items():
+        worst = max(measured.worst, measured.worst_padded)
+        over = sum(
+            max(row.alone.distance, row.padded.distance) > GATES["bf16"].worst
+            for row in measured.rows
+        )
+        rows[name] = {"worst": worst, "mean": measured.mean, "over": over}
+        table.add_row(name, f"{worst:.1e}", f"{measured.mean:.1e}", measured.worst_id, str(over))
+    Console().print(table)
+    if json_file is not None:
+        record = {"model": source.name, "texts": len(goldens.cases), "rows": rows}
+        json_file.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+def _measure(
+    program: Program, passes: tuple[Pass, ...], goldens: Goldens, stages: Stages
+) -> Measurement:
+    typed = replace(program, model=program.model.clone())
+    pipeline.run(typed, passes)
+    with stages("emulate"):
+        return compare.measure(
+            emulate.runner(typed),
+            goldens,
+            pad_id=program.contract.pad_id,
+            progress=lambda what, done, total: stages.step(done, total),
+        )
+
+
+if __name__ == "__main__":
+    typer.run(main)
