@@ -107,6 +107,8 @@ class VerdictRecord(BaseModel):
     """The same figures with every value rounded to its type, where the machine that verified does
     not
     compute in this precision."""
+    beside: dict[str, dict[str, Any]] = {}
+    """What other runtimes make of the same file, by name; not judged."""
     drift: tuple[Look, ...] = ()
     """The drift after every pass, where the export was asked for it."""
     timings: tuple[Timing, ...]

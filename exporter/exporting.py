@@ -300,6 +300,7 @@ def _one(
         built = Bundle(folder, manifest, None)
         stages.note(f"{built.size / 1e6:.0f} MB")
     measurement, verdict = verifying.measure(open_encoder(built, proof=True), goldens, stages)
+    others = verifying.beside(built, goldens, stages)
     proof = None
     if emulable is not None:
         key = (precision, _digest(emulable))
@@ -311,7 +312,7 @@ def _one(
     looks: list[Look] = []
     if job.drift is not None:  # the common passes' and this artifact's own
         looks = job.drift.looks[: job.common_looks] + job.drift.looks[start:]
-    record = verifying.record(verdict, measurement, manifest, timings, proof, looks)
+    record = verifying.record(verdict, measurement, manifest, timings, others, proof, looks)
     bundle.write_verdict(folder, record)
     path = bundle.publish(folder, job.out, name, verdict.passed)
     seconds = sum(timing.seconds for timing in timings)

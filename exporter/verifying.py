@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,8 +45,9 @@ def verify(
         stages.note(f"{len(opened.manifest.files)} files, every digest right")
     goldens = goldens_of(opened)
     measurement, verdict = measure(open_encoder(opened, threads, proof=True), goldens, stages)
+    others = beside(opened, goldens, stages, threads)
     verdict, fresh = _carry(
-        opened, verdict, record(verdict, measurement, opened.manifest, stages.timings)
+        opened, verdict, record(verdict, measurement, opened.manifest, stages.timings, others)
     )
     bundle.write_verdict(path, fresh)
     seconds = sum(timing.seconds for timing in stages.timings)
@@ -102,6 +103,27 @@ def measure(encoder: Encoder, goldens: Goldens, stages: Stages) -> tuple[Measure
     return measurement, verdict
 
 
+def beside(
+    opened: Bundle, goldens: Goldens, stages: Stages, threads: int | None = None
+) -> dict[str, Measurement]:
+    """The goldens in what else can run the artifact's file (targets/base.py): for the record."""
+    manifest = opened.manifest
+    target = registry.target(manifest.target)
+    runs = target.beside(opened.path, manifest.contract, manifest.precision, threads)
+    found = {}
+    for name, run in runs.items():
+        with stages(f"beside {opened.name}"):
+            found[name] = compare.measure(
+                run,
+                goldens,
+                pad_id=manifest.contract.pad_id,
+                progress=lambda what, done, total: stages.step(done, total),
+            )
+            worst = max(found[name].worst, found[name].worst_padded)
+            stages.note(f"{name}: worst 1−cos {worst:.1e}, for the record")
+    return found
+
+
 def _executes(manifest: Manifest) -> bool:
     return registry.target(manifest.target).executes(manifest.precision)
 
@@ -133,6 +155,7 @@ def record(
     measurement: Measurement,
     manifest: Manifest,
     timings: Sequence[Timing],
+    beside: Mapping[str, Measurement] | None = None,
     emulated: Measurement | None = None,
     drift: Sequence[Look] = (),
 ) -> VerdictRecord:
@@ -143,6 +166,10 @@ def record(
         precision=manifest.precision,
         measurement=measurement.to_json(),
         emulated=None if emulated is None else emulated.to_json(),
+        beside={
+            name: {key: value for key, value in other.to_json().items() if key != "rows"}
+            for name, other in (beside or {}).items()
+        },
         drift=tuple(drift),
         timings=tuple(timings),
         passes_seconds={report.name: report.seconds for report in manifest.passes},

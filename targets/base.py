@@ -87,6 +87,12 @@ class Target(ABC):
         """What is measured in the artifact's place where `cannot_run` gives a reason."""
         return self.load(folder, contract, precision, threads)
 
+    def beside(
+        self, folder: Path, contract: Contract, precision: str, threads: int | None
+    ) -> dict[str, Run]:
+        """Other runtimes on what `stand_in` runs, by name: for the record, not for the gate."""
+        return {}
+
     @abstractmethod
     def census(self, folder: Path) -> dict[str, int]:
         """What the runtime really executes: kernels or nodes by kind, most frequent first."""

@@ -3,6 +3,7 @@ where there is one."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -73,8 +74,7 @@ class TensorRt(Target):
         return (*head, SpellAttention(), ExpandBandAttention())
 
     def executes(self, precision: str) -> bool:
-        # Without a GPU bf16 is measured by the emulator itself: see stand_in.
-        return self.cannot_run() is None or precision != "fp16"
+        return True  # without a GPU the emulator does, on the very file: see stand_in
 
     def versions(self) -> dict[str, str]:
         module = vendor.builder()
@@ -96,15 +96,16 @@ class TensorRt(Target):
     def stand_in(
         self, folder: Path, contract: Contract, precision: str, threads: int | None
     ) -> Run:
-        """The ONNX that the engine was built from: in ONNX Runtime, and bf16, which that lacks, in
-        the emulator."""
-        try:
-            program = Program(ir.load(folder / onnxfile.MODEL), contract)
-            made = emulate.runner if precision == "bf16" else interpret.runner
-            return made(program)
-        except Exception as error:
-            reason = (str(error).splitlines() or [""])[0]
-            raise ArtifactError(f"cannot read {folder / onnxfile.MODEL}: {reason}") from error
+        """The ONNX that the engine was built from, in ONNX Runtime; half precision in the emulator,
+        every value rounded to its type."""
+        return _read(folder, contract, interpret.runner if precision == "fp32" else emulate.runner)
+
+    def beside(
+        self, folder: Path, contract: Contract, precision: str, threads: int | None
+    ) -> dict[str, Run]:
+        if self.cannot_run() is None or precision != "fp16":
+            return {}  # ONNX Runtime has no bf16, and in fp32 it is what stands in
+        return {"ONNX Runtime": _read(folder, contract, interpret.runner)}
 
     def census(self, folder: Path) -> dict[str, int]:
         from targets.tensorrt import run
@@ -116,6 +117,15 @@ class TensorRt(Target):
         reason = self.cannot_run()
         if reason is not None:
             raise TargetError(f"an engine runs on a GPU only, and {reason}")
+
+
+def _read(folder: Path, contract: Contract, runner: Callable[[Program], Run]) -> Run:
+    path = folder / onnxfile.MODEL
+    try:
+        return runner(Program(ir.load(path), contract))
+    except Exception as error:
+        reason = (str(error).splitlines() or [""])[0]
+        raise ArtifactError(f"cannot read {path}: {reason}") from error
 
 
 TARGET = TensorRt()
