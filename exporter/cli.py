@@ -73,6 +73,9 @@ def export(
     verify_each: Annotated[
         bool, typer.Option("--verify-each", help="Record the drift after every pass.")
     ] = False,
+    max_length: Annotated[
+        int | None, typer.Option(help="The most tokens of a text; the model's own by default.")
+    ] = None,
     compute_capability: Annotated[
         list[str] | None, typer.Option(help="tensorrt: an architecture, as sm86; repeatable.")
     ] = None,
@@ -120,6 +123,7 @@ def export(
             trust_remote_code=trust_remote_code,
             options=Options(frozenset(skip or ()), stop_after, dump),
             verify_each=verify_each,
+            max_length=max_length,
             build=build,
             listener=listener,
         )

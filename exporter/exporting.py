@@ -62,6 +62,7 @@ def export(
     trust_remote_code: bool = False,
     options: Options = Options(),  # noqa: B008 — frozen
     verify_each: bool = False,
+    max_length: int | None = None,
     build: BuildOptions = NOTHING_ASKED,
     listener: Listener | None = None,
 ) -> list[Result]:
@@ -76,6 +77,7 @@ def export(
         trust_remote_code: run code and unpickle weights that come with the model.
         options: passes to skip, where to stop, where to dump (exporter.pipeline.Options).
         verify_each: measure the drift after every pass, and record it in verdict.json.
+        max_length: the most tokens a text may have; the model's own number if not given.
         build: what is asked of the targets beyond precisions (exporter.options.BuildOptions).
         listener: is told what happens (exporter.stages.Listener).
 
@@ -108,10 +110,11 @@ def export(
         stages.note(f"{source.name}, {len(source.modules)} modules, weights finite")
     with stages("goldens"):
         goldens = obtain_goldens(source, origin, stages, trust_remote_code)
-        settled = _settle(pairs, build, goldens.max_length)
+        goldens = _shortened(goldens, max_length)
+        settled = _settle(pairs, build, max_length or goldens.max_length)
     drift = Drift(goldens, stages) if verify_each else None
     passes = Pipeline(options, drift)
-    program = prepare(source, stages, passes, trust_remote_code)
+    program = prepare(source, stages, passes, trust_remote_code, max_length)
     common_looks = len(drift.looks) if drift is not None else 0
     peaks: dict[str, float] = {}
     if any(pipeline.asks_ranges(p, registry.target(t).typed) for t, p in pairs):
@@ -153,6 +156,20 @@ def _pairs(targets: Sequence[str], precisions: Sequence[str]) -> list[tuple[str,
     for target, precision in pairs:
         registry.offered(target, precision)
     return pairs
+
+
+def _shortened(goldens: Goldens, max_length: int | None) -> Goldens:
+    """The goldens that fit a static limit. Raises UsageError for one that cannot be."""
+    if max_length is None:
+        return goldens
+    if not 1 <= max_length <= goldens.max_length:
+        raise UsageError(
+            f"--max-length is {max_length}; {goldens.model} takes 1 … {goldens.max_length}"
+        )
+    fitting = goldens.within(max_length)
+    if not fitting.cases:
+        raise UsageError(f"--max-length {max_length}: no golden text is as short as that")
+    return fitting
 
 
 def _settle(
@@ -201,10 +218,17 @@ def obtain_goldens(
 
 
 def prepare(
-    source: Source, stages: Stages, passes: Pipeline, trust_remote_code: bool = False
+    source: Source,
+    stages: Stages,
+    passes: Pipeline,
+    trust_remote_code: bool = False,
+    max_length: int | None = None,
 ) -> Program:
-    """Trace, simplify and rewrite: the program that every target starts from."""
+    """Trace, simplify and rewrite: the program that every target starts from, for texts of at most
+    `max_length` tokens."""
     program = traced(source, stages, trust_remote_code)
+    if max_length is not None:
+        program.contract = program.contract.model_copy(update={"max_length": max_length})
     with stages("rewrite"):
         reports = passes.run(program, (*pipeline.EARLY, *pipeline.common(program.contract)))
         stages.note(

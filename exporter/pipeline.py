@@ -27,6 +27,7 @@ from exporter.passes.set_precision import SetPrecision
 from exporter.passes.share_constants import ShareConstants
 from exporter.passes.share_rope_tables import ShareRopeTables
 from exporter.passes.sink_linear_past_mean import SinkLinearPastMean
+from exporter.passes.specialize_shape import SpecializeShape
 from exporter.passes.static_heads import StaticHeads
 from exporter.program import Contract, Program, weights_aside
 
@@ -43,6 +44,7 @@ EARLY: tuple[Pass, ...] = (
 def common(contract: Contract) -> tuple[Pass, ...]:
     """The laws that hold for every target. Run after EARLY."""
     return (
+        SpecializeShape(contract.max_length),  # first: fewer kinds of attention for all that follow
         SinkLinearPastMean(),  # before dense layers are fused: what sinks joins them
         FuseIdentityDense(),  # before gains are folded: a gain then meets one matrix, not a chain
         FoldNormGain(),  # asks that a norm's readers are linear maps in their final form
