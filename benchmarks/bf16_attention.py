@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from exporter import emulate, exporting, pipeline
-from exporter.console import Live
+from exporter.console import Live, open_console
 from exporter.errors import GoldfoldError
 from exporter.model import open_model
 from exporter.passes.base import Pass
@@ -65,7 +65,7 @@ def main(
         )
         rows[name] = {"worst": worst, "mean": measured.mean, "over": over}
         table.add_row(name, f"{worst:.1e}", f"{measured.mean:.1e}", measured.worst_id, str(over))
-    Console().print(table)
+    open_console().print(table)
     if json_file is not None:
         record = {"model": source.name, "texts": len(goldens.cases), "rows": rows}
         json_file.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")

@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from exporter import exporting, pipeline
-from exporter.console import Live
+from exporter.console import Live, open_console
 from exporter.errors import GoldfoldError
 from exporter.model import open_model
 from exporter.onnxfile import MODEL
@@ -64,7 +64,7 @@ def main(
             f"{row['engine'] / row['weights']:.3f}",
             "yes" if row["identical"] else "NO",
         )
-    Console().print(table)
+    open_console().print(table)
     if json_file is not None:
         record = {"model": source.name, "versions": TARGET.versions(), "rows": rows}
         json_file.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
@@ -73,7 +73,7 @@ def main(
 def _measure(program: Program, precision: str, peaks: dict[str, float], stages: Stages) -> dict:
     own = replace(program, model=program.model.clone())
     pipeline.run(own, pipeline.half(precision, peaks, TARGET.typed))
-    pipeline.run(own, TARGET.tail(precision))
+    pipeline.run(own, TARGET.tail(precision, peaks))
     options = TARGET.settle(precision, NOTHING_ASKED, program.contract.max_length)
     with tempfile.TemporaryDirectory(prefix="goldfold-") as scratch, stages(f"build {precision}"):
         folder = Path(scratch)

@@ -19,9 +19,9 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 
+from exporter.console import open_console
 from exporter.encoder import load
 from exporter.errors import GoldfoldError
 from targets.tensorrt import TARGET, vendor
@@ -68,7 +68,7 @@ def main(
             f"{row['torch']:.2f}",
             f"{row['torch'] / row['goldfold']:.2f}×",
         )
-    Console().print(table)
+    open_console().print(table)
     if json_file is not None:
         record = {"gpu": str(gpu), "artifact": artifact.name, "rows": rows}
         json_file.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")

@@ -76,6 +76,9 @@ def export(
     max_length: Annotated[
         int | None, typer.Option(help="The most tokens of a text; the model's own by default.")
     ] = None,
+    dims: Annotated[
+        str | None, typer.Option(help="Sizes of the embedding, as 768,256; the model's by default.")
+    ] = None,
     compute_capability: Annotated[
         list[str] | None, typer.Option(help="tensorrt: an architecture, as sm86; repeatable.")
     ] = None,
@@ -124,6 +127,7 @@ def export(
             options=Options(frozenset(skip or ()), stop_after, dump),
             verify_each=verify_each,
             max_length=max_length,
+            dims=_numbers(dims, "--dims"),
             build=build,
             listener=listener,
         )

@@ -18,7 +18,9 @@ import numpy as np
 import onnx_ir as ir
 
 from exporter import dialect, interpret
+from exporter.passes.attention import Emitter
 from exporter.passes.expand_band_attention import ExpandBandAttention
+from exporter.passes.linear import take_over
 from exporter.program import Program, infer_shapes
 
 HALF = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
@@ -35,6 +37,7 @@ def emulated(program: Program) -> Program:
     copy = replace(program, model=program.model.clone())
     if any(dialect.band_attentions(copy.graph)):
         ExpandBandAttention().rewrite(copy.model)
+    _open_attention(copy.graph)
     infer_shapes(copy.model)  # a value without a type could not be rounded
     graph = copy.graph
     for value in list(graph.initializers.values()):
@@ -49,6 +52,20 @@ def emulated(program: Program) -> Program:
             if value.dtype in HALF:
                 _round(graph, node, value)
     return copy
+
+
+def _open_attention(graph: ir.Graph) -> None:
+    """Spell ONNX's `Attention`, as spell-attention writes it, in ops whose results can be rounded:
+    scores and weights too, which a device without a fused kernel rounds."""
+    memo: dict = {}
+    for node in list(graph):
+        if node.op_type != "Attention" or node.domain or set(node.attributes) > {"scale"}:
+            continue
+        q, k, v, mask = node.inputs[:4]
+        if q is None or k is None or v is None or mask is None or q.shape is None:
+            continue
+        scale = node.attributes["scale"].value
+        take_over(node.outputs[0], Emitter(node, memo).attend(q, k, v, mask, scale))
 
 
 def _round(graph: ir.Graph, node: ir.Node, value: ir.Value) -> None:

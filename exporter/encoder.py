@@ -37,7 +37,7 @@ def open_encoder(bundle: Bundle, threads: int | None = None, proof: bool = False
     """
     manifest = bundle.manifest
     target = registry.offered(manifest.target, manifest.precision)
-    opened = target.stand_in if proof and target.cannot_run() else target.load
+    opened = target.stand_in if proof and target.cannot_run(bundle.path) else target.load
     return Encoder(bundle, opened(bundle.path, manifest.contract, manifest.precision, threads))
 
 
@@ -71,7 +71,8 @@ class Encoder:
             texts: one text or many; longer ones than the model takes are truncated.
             prompt: name of one of the model's prompts, put before every text; None is the model's
                 default (mostly none), "" is none.
-            dims: keep so many leading dimensions (Matryoshka) and normalise again.
+            dims: keep so many leading dimensions (Matryoshka) and normalise again; the artifact's
+                own head of that size does so where it has one.
             batch_size: the most texts in one call of the runtime.
 
         Raises:
@@ -86,11 +87,12 @@ class Encoder:
         for row, ids in enumerate(token_ids):
             if not ids:
                 raise UsageError(f"text {row} ({texts[row][:40]!r}) has no tokens at all")
-        out = np.empty((len(texts), self.contract.dim), dtype=np.float32)
+        made = dim if dim in self.contract.heads else self.contract.dim
+        out = np.empty((len(texts), made), dtype=np.float32)
         for rows in _batches([len(ids) for ids in token_ids], batch_size):
             ids, mask = pad([token_ids[row] for row in rows], self.contract.pad_id)
-            out[rows] = self.run(ids, mask)
-        return out if dim == self.contract.dim else self._shorten(out, dim)
+            out[rows] = self.run(ids, mask, made)
+        return out if dim == made else self._shorten(out, dim)
 
     def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text, specials included, truncated to the model's maximum."""
@@ -109,16 +111,27 @@ class Encoder:
         known = ", ".join(sorted(prompts)) or "none"
         raise UsageError(f"{self.contract.model} has no prompt {name!r}; it has: {known}")
 
-    def run(self, input_ids: np.ndarray, attention_mask: np.ndarray) -> np.ndarray:
+    def run(
+        self, input_ids: np.ndarray, attention_mask: np.ndarray, dims: int | None = None
+    ) -> np.ndarray:
         """The model itself: int64 [B,S] ids and mask (1 on tokens, padding right) → float32 [B,D].
+
+        `dims` is the size of one of the artifact's heads; the largest if None.
 
         Raises:
             UsageError: shapes differ, ids out of the vocabulary, a mask that is not ones then
             zeros,
-                a row without tokens, more tokens than the model takes.
+                a row without tokens, more tokens than the model takes, a head that is not there.
         """
         ids, mask = self._checked(input_ids, attention_mask)
-        return np.asarray(self._run(ids, mask), dtype=np.float32)
+        contract = self.contract
+        dims = contract.dim if dims is None else dims
+        if dims not in (contract.dim, *contract.heads):
+            known = ", ".join(map(str, (contract.dim, *contract.heads)))
+            raise UsageError(
+                f"{contract.model} has no head of {dims} dimensions here; it has {known}"
+            )
+        return np.asarray(self._run(ids, mask, contract.output_of(dims)), dtype=np.float32)
 
     def _checked(self, ids: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         try:

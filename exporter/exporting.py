@@ -12,7 +12,16 @@ from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
-from exporter import __version__, bundle, calibration, pipeline, ranges, registry, verifying
+from exporter import (
+    __version__,
+    bundle,
+    calibration,
+    heads,
+    pipeline,
+    ranges,
+    registry,
+    verifying,
+)
 from exporter.bundle import Bundle, Manifest, Origin
 from exporter.encoder import TOKENIZER, open_encoder
 from exporter.errors import UsageError
@@ -32,6 +41,9 @@ if TYPE_CHECKING:
     from targets.base import Target
 
 _TOKENIZER_FILES = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+
+
+_ANY_LENGTH = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -63,6 +75,7 @@ def export(
     options: Options = Options(),  # noqa: B008 — frozen
     verify_each: bool = False,
     max_length: int | None = None,
+    dims: Sequence[int] = (),
     build: BuildOptions = NOTHING_ASKED,
     listener: Listener | None = None,
 ) -> list[Result]:
@@ -78,6 +91,8 @@ def export(
         options: passes to skip, where to stop, where to dump (exporter.pipeline.Options).
         verify_each: measure the drift after every pass, and record it in verdict.json.
         max_length: the most tokens a text may have; the model's own number if not given.
+        dims: sizes of the embedding (Matryoshka); the largest is `sentence_embedding`, the others
+            are further outputs. The model's own if not given.
         build: what is asked of the targets beyond precisions (exporter.options.BuildOptions).
         listener: is told what happens (exporter.stages.Listener).
 
@@ -105,16 +120,18 @@ def export(
             if options.dump.resolve().is_relative_to(out.resolve()):
                 raise UsageError(f"--dump {options.dump} lies in --out; give it a place of its own")
             bundle.check_writable(options.dump, "--dump")
+        _settle(pairs, build, _ANY_LENGTH)  # what no length could make right is refused here
         check_finite(source, stages.step)
         origin = origin_of(source)
         stages.note(f"{source.name}, {len(source.modules)} modules, weights finite")
     with stages("goldens"):
         goldens = obtain_goldens(source, origin, stages, trust_remote_code)
         goldens = _shortened(goldens, max_length)
+        heads.check(dims, goldens.dim)
         settled = _settle(pairs, build, max_length or goldens.max_length)
     drift = Drift(goldens, stages) if verify_each else None
     passes = Pipeline(options, drift)
-    program = prepare(source, stages, passes, trust_remote_code, max_length)
+    program = prepare(source, stages, passes, trust_remote_code, max_length, dims)
     common_looks = len(drift.looks) if drift is not None else 0
     peaks: dict[str, float] = {}
     if any(pipeline.asks_ranges(p, registry.target(t).typed) for t, p in pairs):
@@ -223,12 +240,15 @@ def prepare(
     passes: Pipeline,
     trust_remote_code: bool = False,
     max_length: int | None = None,
+    dims: Sequence[int] = (),
 ) -> Program:
     """Trace, simplify and rewrite: the program that every target starts from, for texts of at most
-    `max_length` tokens."""
+    `max_length` tokens and with the heads `dims`."""
     program = traced(source, stages, trust_remote_code)
     if max_length is not None:
         program.contract = program.contract.model_copy(update={"max_length": max_length})
+    if dims:
+        heads.add(program, dims)
     with stages("rewrite"):
         reports = passes.run(program, (*pipeline.EARLY, *pipeline.common(program.contract)))
         stages.note(
@@ -298,7 +318,7 @@ def _one(
         passes.run(program, pipeline.half(precision, job.peaks, target.typed))
         # A typed target is proved on its very graph; a hinted one on the graph it would have.
         emulable = None if target.typed else _emulable(program, precision, target)
-        passes.run(program, target.tail(precision))
+        passes.run(program, target.tail(precision, job.peaks))
         emulable = _emulable(program, precision, target) if target.typed else emulable
         contract = target.narrow(program.contract, options)
         goldens = job.goldens.within(contract.max_length)
@@ -336,7 +356,9 @@ def _one(
     looks: list[Look] = []
     if job.drift is not None:  # the common passes' and this artifact's own
         looks = job.drift.looks[: job.common_looks] + job.drift.looks[start:]
-    record = verifying.record(verdict, measurement, manifest, timings, others, proof, looks)
+    record = verifying.record(
+        verdict, measurement, manifest, timings, others, proof, looks, verifying.measured(built)
+    )
     bundle.write_verdict(folder, record)
     path = bundle.publish(folder, job.out, name, verdict.passed)
     seconds = sum(timing.seconds for timing in timings)

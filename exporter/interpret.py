@@ -7,7 +7,8 @@ written to disk and the two-gigabyte limit of protobuf is never met.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 import onnx_ir as ir
@@ -15,8 +16,16 @@ import onnx_ir as ir
 from exporter.errors import RewriteError
 from exporter.program import ATTENTION_MASK, INPUT_IDS, Program, load_small
 
-Run = Callable[[np.ndarray, np.ndarray], np.ndarray]
-"""(input_ids int64[B,S], attention_mask int64[B,S]) → float32[B,D]."""
+
+class Run(Protocol):
+    """(input_ids int64[B,S], attention_mask int64[B,S]) → float32[B,D]."""
+
+    def __call__(
+        self, input_ids: np.ndarray, attention_mask: np.ndarray, output: str | None = None
+    ) -> np.ndarray:
+        """`output` names one of the program's outputs; its first if None."""
+        ...
+
 
 _INLINE = 1024
 """Constants up to so many bytes stay in the graph, where ONNX Runtime's optimiser can read them."""
@@ -78,9 +87,12 @@ def runner(program: Program, optimise: bool = True) -> Run:
         reason = (str(error).splitlines() or [""])[0]
         raise RewriteError(f"ONNX Runtime refuses the graph: {reason}") from error
 
-    def run(input_ids: np.ndarray, attention_mask: np.ndarray) -> np.ndarray:
+    def run(
+        input_ids: np.ndarray, attention_mask: np.ndarray, output: str | None = None
+    ) -> np.ndarray:
         return made.run(
-            [program.contract.output], {INPUT_IDS: input_ids, ATTENTION_MASK: attention_mask}
+            [output or program.contract.output],
+            {INPUT_IDS: input_ids, ATTENTION_MASK: attention_mask},
         )[0]
 
     return run

@@ -19,6 +19,7 @@ from exporter.passes.fold_attention_scale import FoldAttentionScale
 from exporter.passes.fold_norm_gain import FoldNormGain
 from exporter.passes.fuse_identity_dense import FuseIdentityDense
 from exporter.passes.legalize_rotary import LegalizeRotary
+from exporter.passes.narrow_linear import NarrowLinear
 from exporter.passes.raise_gelu import RaiseGelu
 from exporter.passes.raise_rms_norm import RaiseRmsNorm
 from exporter.passes.raise_rotary import RaiseRotary
@@ -47,6 +48,7 @@ def common(contract: Contract) -> tuple[Pass, ...]:
         SpecializeShape(contract.max_length),  # first: fewer kinds of attention for all that follow
         SinkLinearPastMean(),  # before dense layers are fused: what sinks joins them
         FuseIdentityDense(),  # before gains are folded: a gain then meets one matrix, not a chain
+        NarrowLinear(),  # once the head is one matrix: its rows are the embedding's dimensions
         FoldNormGain(),  # asks that a norm's readers are linear maps in their final form
         FoldAttentionScale(),  # after the gains: the projections have their final form
         DropScaleBeforeNormalize(),  # after the folds, which may leave a factor in front of a norm

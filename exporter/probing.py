@@ -47,7 +47,7 @@ def look(program: Program, goldens: Goldens, after: str = "") -> Look:
         raise GoldenError(f"the goldens of {goldens.model} have no text of at most {SHORT} tokens")
     run = (emulate.runner if is_half(program) else interpret.runner)(program)
     found = [
-        reading(run(*_alone(case.token_ids))[0], golden).distance
+        reading(run(*_alone(case.token_ids))[0], golden[: program.contract.dim]).distance
         for case, golden in zip(short.cases, short.embeddings, strict=True)
     ]
     worst = int(np.argmax(found))

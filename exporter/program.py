@@ -40,6 +40,9 @@ class Contract(BaseModel):
     """float32[batch, dim]."""
     dim: int = Field(gt=0)
     """Size of the full embedding."""
+    heads: tuple[int, ...] = ()
+    """Sizes of further outputs, `sentence_embedding_256` and so on: leading dimensions of the
+    embedding, normalised by themselves where the model normalises."""
     max_length: int = Field(gt=0)
     """The most tokens a text may have, specials included; longer texts are truncated."""
     vocab_size: int = Field(gt=0)
@@ -49,6 +52,10 @@ class Contract(BaseModel):
     """Whether the model itself ends in L2 normalisation."""
     prompts: dict[str, str] = {}
     default_prompt_name: str | None = None
+
+    def output_of(self, dim: int) -> str:
+        """The output of `dim` dimensions: `sentence_embedding`, or `sentence_embedding_256`."""
+        return self.output if dim == self.dim else f"{EMBEDDING}_{dim}"
 
 
 @dataclass

@@ -12,7 +12,7 @@ from exporter import emulate as emulation
 from exporter.bundle import GOLDEN, Bundle, Manifest, VerdictRecord
 from exporter.encoder import Encoder, open_encoder
 from exporter.errors import ArtifactError
-from exporter.probing import Look
+from exporter.probing import SHORT, Look
 from exporter.program import Program
 from exporter.stages import Listener, Stages, Timing
 from golden import compare, gate, store
@@ -46,9 +46,10 @@ def verify(
     goldens = goldens_of(opened)
     measurement, verdict = measure(open_encoder(opened, threads, proof=True), goldens, stages)
     others = beside(opened, goldens, stages, threads)
-    verdict, fresh = _carry(
-        opened, verdict, record(verdict, measurement, opened.manifest, stages.timings, others)
+    fresh = record(
+        verdict, measurement, opened.manifest, stages.timings, others, where=measured(opened)
     )
+    verdict, fresh = _carry(opened, verdict, fresh)
     bundle.write_verdict(path, fresh)
     seconds = sum(timing.seconds for timing in stages.timings)
     return Result(path, Bundle(path, opened.manifest, fresh), measurement, verdict, seconds)
@@ -93,14 +94,36 @@ def measure(encoder: Encoder, goldens: Goldens, stages: Stages) -> tuple[Measure
             goldens,
             pad_id=encoder.contract.pad_id,
             progress=lambda what, done, total: stages.step(done, total),
+            dims=encoder.contract.dim,
         )
         verdict = gate.judge(measurement, faults, manifest.precision, goldens)
+        verdict = _heads(encoder, goldens, verdict, stages)
         worst = max(measurement.worst, measurement.worst_padded)
         computed = "" if _executes(manifest) else ", computed in fp32 on this machine"
-        if (reason := registry.target(manifest.target).cannot_run()) is not None:
-            computed += f"; the artifact itself was not run: {reason}"
+        what, reason = measured(encoder.bundle)
+        if reason:
+            computed += f" ({what}; the artifact itself was not run: {reason})"
         stages.note(f"worst 1−cos {worst:.1e}, {'PASS' if verdict.passed else 'FAIL'}{computed}")
     return measurement, verdict
+
+
+def _heads(encoder: Encoder, goldens: Goldens, verdict: Verdict, stages: Stages) -> Verdict:
+    """The verdict, and the same gate on every further head. They share the trunk, so the short
+    texts, which cost little, are enough."""
+    reasons = list(verdict.reasons)
+    short = goldens.within(SHORT)
+    for dim in encoder.contract.heads:
+        stages.detail(f"head of {dim} dimensions")
+        found = compare.measure(
+            lambda ids, mask, dim=dim: encoder.run(ids, mask, dim),
+            short,
+            pad_id=encoder.contract.pad_id,
+            progress=lambda what, done, total: stages.step(done, total),
+            dims=dim,
+        )
+        judged = gate.judge(found, [], encoder.bundle.manifest.precision, short)
+        reasons += [f"{encoder.contract.output_of(dim)}: {reason}" for reason in judged.reasons]
+    return Verdict(not reasons, tuple(reasons))
 
 
 def beside(
@@ -116,12 +139,22 @@ def beside(
             found[name] = compare.measure(
                 run,
                 goldens,
+                dims=manifest.contract.dim,
                 pad_id=manifest.contract.pad_id,
                 progress=lambda what, done, total: stages.step(done, total),
             )
             worst = max(found[name].worst, found[name].worst_padded)
             stages.note(f"{name}: worst 1−cos {worst:.1e}, for the record")
     return found
+
+
+def measured(opened: Bundle) -> tuple[str, str]:
+    """What is measured on this machine, and why it is not the artifact itself ("" if it is)."""
+    target = registry.target(opened.manifest.target)
+    reason = target.cannot_run(opened.path)
+    if reason is None:
+        return "the artifact", ""
+    return target.stands_in(opened.manifest.precision), reason
 
 
 def _executes(manifest: Manifest) -> bool:
@@ -134,6 +167,7 @@ def emulated(program: Program, precision: str, goldens: Goldens, stages: Stages)
         measurement = compare.measure(
             emulation.runner(program),
             goldens,
+            dims=program.contract.dim,
             pad_id=program.contract.pad_id,
             progress=lambda what, done, total: stages.step(done, total),
         )
@@ -158,8 +192,10 @@ def record(
     beside: Mapping[str, Measurement] | None = None,
     emulated: Measurement | None = None,
     drift: Sequence[Look] = (),
+    where: tuple[str, str] = ("the artifact", ""),
 ) -> VerdictRecord:
     """What goes into verdict.json: everything that differs from run to run."""
+    measured, not_run = where
     return VerdictRecord(
         passed=verdict.passed,
         reasons=verdict.reasons,
@@ -177,6 +213,7 @@ def record(
             "system": platform.system(),
             "machine": platform.machine(),
             "computes_in": manifest.precision if _executes(manifest) else "fp32",
-            "not_run": registry.target(manifest.target).cannot_run() or "",
+            "measured": measured,
+            "not_run": not_run,
         },
     )

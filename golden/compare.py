@@ -146,14 +146,17 @@ def measure(
 ) -> Measurement:
     """Run every golden's stored token ids alone, then in padded batches, and compare.
 
-    `dims` compares with the first `dims` components of the goldens, normalised again (a Matryoshka
-    head). Raises GoldenError when `run` returns the wrong shape, or `dims` exceeds the goldens.
+    `dims` compares with the first `dims` components of the goldens (a Matryoshka head), normalised
+    again if the model normalises. Raises GoldenError when `run` returns the wrong shape, or `dims`
+    exceeds the goldens.
     """
     reference = goldens.embeddings.astype(np.float64)
     if dims is not None and dims != goldens.dim:
         if not 0 < dims < goldens.dim:
             raise GoldenError(f"goldens of {goldens.dim} dimensions cannot judge {dims}")
-        reference = unit(reference[:, :dims])
+        reference = reference[:, :dims]
+        if goldens.normalized:
+            reference = unit(reference)
     sequences = [case.token_ids for case in goldens.cases]
     batches = mixed_batches([len(ids) for ids in sequences])
     total = len(sequences) + len(batches)
@@ -171,7 +174,7 @@ def measure(
     return Measurement(
         model=goldens.model,
         dim=reference.shape[1],
-        normalized=goldens.normalized or reference.shape[1] != goldens.dim,
+        normalized=goldens.normalized,
         rows=tuple(
             TextRow(c.id, len(c.token_ids), reading(a, g), reading(p, g))
             for c, a, p, g in zip(goldens.cases, alone, padded, reference, strict=True)

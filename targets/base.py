@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 import numpy as np
 
@@ -13,8 +13,16 @@ from exporter.options import BuildOptions
 from exporter.passes.base import Pass
 from exporter.program import Contract, Program
 
-Run = Callable[[np.ndarray, np.ndarray], np.ndarray]
-"""(input_ids int64[B,S], attention_mask int64[B,S]) → float32[B,D]; inputs are already checked."""
+
+class Run(Protocol):
+    """(input_ids int64[B,S], attention_mask int64[B,S]) → float32[B,D]; inputs are already
+    checked."""
+
+    def __call__(
+        self, input_ids: np.ndarray, attention_mask: np.ndarray, output: str | None = None
+    ) -> np.ndarray:
+        """`output` names one of the artifact's outputs (exporter/heads.py); its first if None."""
+        ...
 
 
 class Target(ABC):
@@ -36,8 +44,9 @@ class Target(ABC):
     def unavailable(self) -> str | None:
         """Why this machine cannot build for it, in words; None if it can."""
 
-    def cannot_run(self) -> str | None:
-        """Why this machine, able to build, cannot run what it builds; None if it can."""
+    def cannot_run(self, folder: Path | None = None) -> str | None:
+        """Why this machine, able to build, cannot run the artifact in `folder`, or any; None if it
+        can."""
         return None
 
     def settle(self, precision: str, options: BuildOptions, max_length: int) -> BuildOptions:
@@ -52,8 +61,9 @@ class Target(ABC):
         return contract
 
     @abstractmethod
-    def tail(self, precision: str) -> tuple[Pass, ...]:
-        """Its own laws, after the common pipeline."""
+    def tail(self, precision: str, peaks: Mapping[str, float]) -> tuple[Pass, ...]:
+        """Its own laws, after the common pipeline. `peaks` are the largest magnitudes on
+        calibration texts by value, where the precision asks for them."""
 
     @abstractmethod
     def executes(self, precision: str) -> bool:
@@ -86,6 +96,10 @@ class Target(ABC):
     ) -> Run:
         """What is measured in the artifact's place where `cannot_run` gives a reason."""
         return self.load(folder, contract, precision, threads)
+
+    def stands_in(self, precision: str) -> str:
+        """What `stand_in` runs, in words."""
+        return "the artifact"
 
     def beside(
         self, folder: Path, contract: Contract, precision: str, threads: int | None

@@ -121,6 +121,40 @@ class Emitter:
         sizes = self.shared("Concat", one, one, tokens, one, name="rows", axis=0)
         return self.shared("Expand", mask, sizes, name="square")
 
+    def attend(
+        self,
+        q: ir.Value,
+        k: ir.Value,
+        v: ir.Value,
+        mask: ir.Value,
+        scale: float,
+        softcap: float = 0.0,
+    ) -> ir.Value:
+        """softmax(cap(s q kᵀ) + m) v in standard ops; the mask may broadcast. Heads are fixed
+        numbers, and widths too where several heads share one of several groups."""
+        heads, groups = int(q.shape[1]), int(k.shape[1])  # type: ignore[index, arg-type]
+        grouped = groups not in (1, heads)
+        width = v.shape[3] if v.shape is not None else None
+        queries = q if scale == 1.0 else self("Mul", q, self.number(scale, q), name="scaled")
+        keys = self("Transpose", k, perm=[0, 1, 3, 2], name="keys")
+        if grouped:
+            split = self.ints([0, groups, heads // groups, -1, int(q.shape[3])])  # type: ignore
+            queries = self("Reshape", queries, split, name="grouped")
+            keys = self("Unsqueeze", keys, self.ints([2]), name="keys_5d")
+            v = self("Unsqueeze", v, self.ints([2]), name="values_5d")
+            mask = self.shared("Unsqueeze", mask, self.ints([1]))
+        scores = self("MatMul", queries, keys, name="scores")
+        if softcap:
+            cap = self.number(softcap, q)
+            ratio = self("Div", scores, cap, name="ratio")
+            scores = self("Mul", self("Tanh", ratio, name="bent"), cap, name="capped")
+        masked = self("Add", scores, mask, name="masked")
+        weights = self("Softmax", masked, axis=-1, name="weights")
+        mixed = self("MatMul", weights, v, name="mixed")
+        if grouped:
+            mixed = self("Reshape", mixed, self.ints([0, heads, -1, int(width)]), name="heads")  # type: ignore
+        return mixed
+
     def _tokens(self, padding: ir.Value) -> ir.Value:
         return self.shared("Shape", padding, start=1, end=2, name="tokens")
 

@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from exporter import dialect
 from exporter.passes.base import Equality, Pass
+from exporter.passes.pattern import floor_of
 from exporter.program import add_constant, constant
 
 
@@ -94,7 +95,7 @@ class DropScaleBeforeNormalize(Pass):
     def match(self, node: ir.Node) -> Scaled | None:
         floor = None
         if dialect.op_of(node) == "Div":
-            floor = _floor(node)
+            floor = floor_of(node)
             if floor is None:
                 return None
         elif dialect.op_of(node) not in dialect.NORMS:
@@ -137,23 +138,3 @@ class DropScaleBeforeNormalize(Pass):
         moved = np.array(float(least) / match.factor, dtype=least.dtype)
         name = f"{match.floor.inputs[1].name}.moved"  # type: ignore[union-attr]
         match.floor.replace_input_with(1, add_constant(match.floor.graph, name, moved))
-
-
-def _floor(division: ir.Node) -> ir.Node | None:
-    """The Clip in x / [expand] clip(‖x‖₂, ε), if that is what this division is, and all it is
-    for."""
-    x, divisor = division.inputs[0], division.inputs[1]
-    clip = _only(divisor, "Expand")
-    clip = _only(clip.inputs[0] if clip is not None else divisor, "Clip")
-    if clip is None or len(clip.inputs) != 2 or constant(clip.inputs[1]) is None:
-        return None
-    norm = _only(clip.inputs[0], "ReduceL2")
-    return clip if norm is not None and norm.inputs[0] is x else None
-
-
-def _only(value: ir.Value | None, op: str) -> ir.Node | None:
-    """The `op` that makes `value`, if nothing else reads it."""
-    node = value.producer() if value is not None else None
-    if value is None or node is None or node.op_type != op or node.domain:
-        return None
-    return None if value.is_graph_output() or len(value.uses()) != 1 else node

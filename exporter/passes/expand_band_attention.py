@@ -110,30 +110,5 @@ class ExpandBandAttention(Pass):
         band = dialect.Band.of(match)
         q, k, v, padding = match.inputs
         assert q is not None and k is not None and v is not None and padding is not None
-        heads, groups = int(q.shape[1]), int(k.shape[1])  # type: ignore[index, arg-type]
-        grouped = groups not in (1, heads)
-
-        # softmax(cap(s q kᵀ) + m) v
-        queries = q
-        if band.scale != 1.0:
-            queries = emit("Mul", q, emit.number(band.scale, q), name="scaled")
-        keys = emit("Transpose", k, perm=[0, 1, 3, 2], name="keys")
         mask = emit.mask(q, padding, band)
-        if grouped:
-            split = emit.ints([0, groups, heads // groups, -1, int(q.shape[3])])  # type: ignore
-            queries = emit("Reshape", queries, split, name="grouped")
-            keys = emit("Unsqueeze", keys, emit.ints([2]), name="keys_5d")
-            v = emit("Unsqueeze", v, emit.ints([2]), name="values_5d")
-            mask = emit.shared("Unsqueeze", mask, emit.ints([1]))
-        scores = emit("MatMul", queries, keys, name="scores")
-        if band.softcap:
-            cap = emit.number(band.softcap, q)
-            ratio = emit("Div", scores, cap, name="ratio")
-            scores = emit("Mul", emit("Tanh", ratio, name="bent"), cap, name="capped")
-        masked = emit("Add", scores, mask, name="masked")
-        weights = emit("Softmax", masked, axis=-1, name="weights")
-        mixed = emit("MatMul", weights, v, name="mixed")
-        if grouped:
-            width = match.inputs[2].shape[3]  # type: ignore[union-attr, index]
-            mixed = emit("Reshape", mixed, emit.ints([0, heads, -1, int(width)]), name="heads")  # type: ignore
-        take_over(match.outputs[0], mixed)
+        take_over(match.outputs[0], emit.attend(q, k, v, mask, band.scale, band.softcap))

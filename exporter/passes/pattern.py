@@ -130,3 +130,29 @@ def _split(node: ir.Node, index: int, width: int, rank: int) -> tuple[int, int] 
     if len(node.inputs) < 2 and width % len(node.outputs) == 0:
         sizes = [width // len(node.outputs)] * len(node.outputs)
     return None if sizes is None else (sum(sizes[:index]), sum(sizes[: index + 1]))
+
+
+def floor_of(division: ir.Node) -> ir.Node | None:
+    """The Clip in x / [expand] clip(‖x‖₂, ε), if that is what this division is, and all it is
+    for."""
+    x, divisor = division.inputs[0], division.inputs[1]
+    clip = _only(divisor, "Expand")
+    clip = _only(clip.inputs[0] if clip is not None else divisor, "Clip")
+    if clip is None or len(clip.inputs) != 2 or constant(clip.inputs[1]) is None:
+        return None
+    norm = _only(clip.inputs[0], "ReduceL2")
+    return clip if norm is not None and norm.inputs[0] is x else None
+
+
+def _only(value: ir.Value | None, op: str) -> ir.Node | None:
+    """The `op` that makes `value`, if nothing else reads it."""
+    node = value.producer() if value is not None else None
+    if value is None or node is None or node.op_type != op or node.domain:
+        return None
+    return None if value.is_graph_output() or len(value.uses()) != 1 else node
+
+
+def normalised(node: ir.Node | None) -> ir.Value | None:
+    """x, if `node` is x / clip(‖x‖₂, ε), its L2 normalisation; else None."""
+    division = node is not None and node.op_type == "Div" and not node.domain
+    return node.inputs[0] if division and node is not None and floor_of(node) else None

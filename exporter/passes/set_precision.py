@@ -30,6 +30,7 @@ LOW = frozenset({
 """Ops that are computed in half precision where they work on tokens. Any other stays in f32."""
 
 _LEAST_FP16 = 2.0**-25
+_NORMAL_FP16 = 2.0**-14
 _HIDDEN = 3.0e4
 """What a constant beyond fp16 becomes if it only hides tokens (a mask's −3.4e38): finite with any
 score."""
@@ -212,12 +213,15 @@ class SetPrecision(Pass):
             array = constant(value)
             if array is None or array.dtype != np.float32 or not array.size:
                 continue
-            largest = float(np.abs(array).max())
+            largest = float(max(array.max(), -array.min()))
             hides = array.size == 1 and match.node.op_type in ("Where", "Add", "Mul")
             if largest > FP16_MAX and not hides:
                 return f"its constant {value.name if value else ''} reaches beyond fp16's 65,504"
             if 0 < largest < _LEAST_FP16:
                 return f"its constant {value.name if value else ''} would be rounded to 0"
+            # Below 2^-14 fp16's steps no longer shrink with the number; bf16's do.
+            if self.part == "attention" and 0 < _rms(array) < _NORMAL_FP16:
+                return f"its constant {value.name if value else ''} is too small for fp16's digits"
         return None
 
     def construct(self, match: Half, memo: dict) -> None:
@@ -228,6 +232,10 @@ class SetPrecision(Pass):
         for value in node.outputs:
             if value.dtype == ir.DataType.FLOAT:
                 _widen(value, kind, node, memo)
+
+
+def _rms(array: np.ndarray) -> float:
+    return float(np.linalg.norm(array.reshape(-1))) / array.size**0.5
 
 
 def _is_stream(node: ir.Node) -> bool:

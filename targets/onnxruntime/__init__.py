@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 
@@ -23,7 +24,7 @@ class OnnxRuntime(Target):
     def unavailable(self) -> str | None:
         return None  # ONNX Runtime is a core dependency
 
-    def tail(self, precision: str) -> tuple[Pass, ...]:
+    def tail(self, precision: str, peaks: Mapping[str, float]) -> tuple[Pass, ...]:
         # An op of ours would make the file readable by nobody else.
         return (ExpandBandAttention(),)
 

@@ -19,9 +19,11 @@ def load(folder: Path, contract: Contract, threads: int | None) -> Run:
     file."""
     session = _open(folder / MODEL, threads)
 
-    def run(input_ids: np.ndarray, attention_mask: np.ndarray) -> np.ndarray:
+    def run(
+        input_ids: np.ndarray, attention_mask: np.ndarray, output: str | None = None
+    ) -> np.ndarray:
         feeds = {INPUT_IDS: input_ids, ATTENTION_MASK: attention_mask}
-        return np.asarray(session.run([contract.output], feeds)[0])
+        return np.asarray(session.run([output or contract.output], feeds)[0])
 
     return run
 

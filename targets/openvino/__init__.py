@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,7 +23,7 @@ class OpenVino(Target):
     def unavailable(self) -> str | None:
         return None if find_spec("openvino") else "the package openvino is not installed"
 
-    def tail(self, precision: str) -> tuple[Pass, ...]:
+    def tail(self, precision: str, peaks: Mapping[str, float]) -> tuple[Pass, ...]:
         return (ExpandBandAttention(),)  # OpenVINO refuses an op it has no conversion rule for
 
     def executes(self, precision: str) -> bool:

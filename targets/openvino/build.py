@@ -31,10 +31,12 @@ def write(program: Program, precision: str, folder: Path) -> None:
     for node in program.graph:
         if node.domain:
             raise _cannot_spell(node)
+    outputs = [value.name for value in program.graph.outputs]
     converted, _held = convert(program.model, precision)
     for port, name in zip(converted.inputs, program.contract.inputs, strict=True):
         port.get_tensor().set_names({name})
-    converted.outputs[0].get_tensor().set_names({program.contract.output})
+    for port, name in zip(converted.outputs, outputs, strict=True):
+        port.get_tensor().set_names({name})
     _name(converted)
     ov.save_model(converted, folder / XML, compress_to_fp16=False)
 

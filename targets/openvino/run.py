@@ -36,11 +36,13 @@ def load(folder: Path, contract: Contract, precision: str, threads: int | None) 
     """A callable over one infer request. Not for several threads at once: open one a thread."""
     request = _compile(folder, precision, threads).create_infer_request()
 
-    def run(input_ids: np.ndarray, attention_mask: np.ndarray) -> np.ndarray:
+    def run(
+        input_ids: np.ndarray, attention_mask: np.ndarray, output: str | None = None
+    ) -> np.ndarray:
         results = request.infer(
             {INPUT_IDS: input_ids, ATTENTION_MASK: attention_mask}, share_inputs=True
         )
-        return np.array(results[contract.output], dtype=np.float32)
+        return np.array(results[output or contract.output], dtype=np.float32)
 
     return run
 

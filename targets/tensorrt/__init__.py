@@ -3,8 +3,8 @@ where there is one."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from importlib.util import find_spec
+import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import onnx_ir as ir
@@ -31,16 +31,24 @@ class TensorRt(Target):
     def unavailable(self) -> str | None:
         if vendor.builder() is not None:
             return None
-        if find_spec(vendor.ENTERPRISE):
+        if vendor.installed(vendor.ENTERPRISE):
             return f"the package tensorrt builds on a GPU only, and {vendor.gpu()}"
         return "neither tensorrt_rtx nor tensorrt is installed"
 
-    def cannot_run(self) -> str | None:
+    def cannot_run(self, folder: Path | None = None) -> str | None:
         found = vendor.gpu()
-        return found if isinstance(found, str) else None
+        if isinstance(found, str) or folder is None:
+            return found if isinstance(found, str) else None
+        module, capabilities = _built_by(folder)
+        if not vendor.installed(module):
+            return f"the package {module}, which built the engine, is not installed"
+        if found.capability not in capabilities:
+            return f"the engine is for {', '.join(capabilities)}, and this is {found.capability}"
+        return None
 
     def settle(self, precision: str, options: BuildOptions, max_length: int) -> BuildOptions:
         profiles = [settings.parse_profile(text, max_length) for text in options.profile]
+        settings.check_cover(profiles)
         asked = options.compute_capability
         if vendor.builder() == vendor.ENTERPRISE:
             found = vendor.gpu()
@@ -67,9 +75,14 @@ class TensorRt(Target):
             compatible=tuple(sorted(set(options.compatible))),
         )
 
-    def tail(self, precision: str) -> tuple[Pass, ...]:
+    def narrow(self, contract: Contract, options: BuildOptions) -> Contract:
+        most = settings.longest(options.profile, contract.max_length)
+        return contract.model_copy(update={"max_length": most})
+
+    def tail(self, precision: str, peaks: Mapping[str, float]) -> tuple[Pass, ...]:
         # Turing has no f32 matrix product: the head joins the rest, at 4e-8 (docs/dense-head.md).
-        head = (SetPrecision("fp16", head="half"),) if precision == "fp16" else ()
+        half = SetPrecision("fp16", head="half", peaks=tuple(peaks.items()))
+        head = (half,) if precision == "fp16" else ()
         # Fused where the compiler has a kernel; what opset 23 cannot spell falls to the second.
         return (*head, SpellAttention(), ExpandBandAttention())
 
@@ -90,8 +103,8 @@ class TensorRt(Target):
     def load(self, folder: Path, contract: Contract, precision: str, threads: int | None) -> Run:
         from targets.tensorrt import run
 
-        self._need_gpu()
-        return run.load(folder, contract, vendor.builder() or vendor.RTX)
+        self._need_gpu(folder)
+        return run.load(folder, contract, _built_by(folder)[0])
 
     def stand_in(
         self, folder: Path, contract: Contract, precision: str, threads: int | None
@@ -100,23 +113,36 @@ class TensorRt(Target):
         every value rounded to its type."""
         return _read(folder, contract, interpret.runner if precision == "fp32" else emulate.runner)
 
+    def stands_in(self, precision: str) -> str:
+        runtime = "ONNX Runtime" if precision == "fp32" else "goldfold's emulator"
+        return f"{onnxfile.MODEL}, which the engine was built from, in {runtime}"
+
     def beside(
         self, folder: Path, contract: Contract, precision: str, threads: int | None
     ) -> dict[str, Run]:
-        if self.cannot_run() is None or precision != "fp16":
+        if self.cannot_run(folder) is None or precision != "fp16":
             return {}  # ONNX Runtime has no bf16, and in fp32 it is what stands in
         return {"ONNX Runtime": _read(folder, contract, interpret.runner)}
 
     def census(self, folder: Path) -> dict[str, int]:
         from targets.tensorrt import run
 
-        self._need_gpu()
-        return run.inspect(folder, vendor.builder() or vendor.RTX)
+        self._need_gpu(folder)
+        return run.inspect(folder, _built_by(folder)[0])
 
-    def _need_gpu(self) -> None:
-        reason = self.cannot_run()
+    def _need_gpu(self, folder: Path) -> None:
+        reason = self.cannot_run(folder)
         if reason is not None:
             raise TargetError(f"an engine runs on a GPU only, and {reason}")
+
+
+def _built_by(folder: Path) -> tuple[str, tuple[str, ...]]:
+    """The compiler's module and the architectures, as the artifact's recipe says."""
+    try:
+        spec = json.loads((folder / "build.json").read_bytes())
+        return str(spec["module"]), tuple(spec["capabilities"])
+    except (OSError, ValueError, KeyError, TypeError):
+        raise ArtifactError(f"{folder / 'build.json'} cannot be read; export it again") from None
 
 
 def _read(folder: Path, contract: Contract, runner: Callable[[Program], Run]) -> Run:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -68,7 +67,7 @@ def compile_engine(folder: Path) -> dict[str, Any]:
 def _ending(done: subprocess.CompletedProcess) -> str:
     last = (done.stderr.strip().splitlines() or ["no word"])[-1]
     if done.returncode < 0:
-        return f"crashed ({signal.Signals(-done.returncode).name}); it said: {last}"
+        return f"crashed (signal {-done.returncode}); it said: {last}"
     return f"ended without a report (exit code {done.returncode}); it said: {last}"
 
 
@@ -92,14 +91,19 @@ def _spec(program: Program, precision: str, module: str, options: BuildOptions) 
 def _trtexec(spec: dict[str, Any], options: BuildOptions) -> str:
     """The same build as a line for the tool that comes with TensorRT."""
     parts = ["trtexec", f"--onnx={spec['onnx']}", f"--saveEngine={spec['engine']}"]
-    parts += ["--stronglyTyped"]
+    parts += ["--stronglyTyped", "--noTF32"]
     for index, shapes in enumerate(spec["profiles"]):
         parts.append(f"--profile={index}")
         for flag, (batch, tokens) in zip(("min", "opt", "max"), shapes, strict=True):
             sizes = ",".join(f"{name}:{batch}x{tokens}" for name in spec["inputs"])
             parts.append(f"--{flag}Shapes={sizes}")
     flags = {"version": "--versionCompatible", "hardware": "--hardwareCompatibilityLevel=ampere+"}
-    return " ".join([*parts, *(flags[name] for name in options.compatible)])
+    line = " ".join([*parts, *(flags[name] for name in options.compatible)])
+    if spec["decompose"]:
+        line += (
+            "\n# f32 attention has no fused kernel: mark its layers decomposable as build.py does"
+        )
+    return line
 
 
 def _check(result: dict[str, Any], places: dict[str | None, str]) -> None:
@@ -108,14 +112,18 @@ def _check(result: dict[str, Any], places: dict[str | None, str]) -> None:
         place = places.get(first["node"], first["node"])
         raise RewriteError(
             f"NVIDIA's parser refuses {first['op']} (node {first['node']}, from {place}): "
-            f"{first['says']}"
+            f"{_line(first['says'])}"
         )
     if not result["built"]:
         # A node's name in NVIDIA's sentence is the way back to the source module.
         says = (result["said"] or ["no reason given"])[0]
         named = max((n for n in places if n and n in says), key=len, default=None)
         place = f" (from {places[named]})" if named else ""
-        raise RewriteError(f"NVIDIA's compiler refuses the graph{place}: {says}")
+        raise RewriteError(f"NVIDIA's compiler refuses the graph{place}: {_line(says)}")
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())
 
 
 def _said(module: str, holding: proof.Holding, options: BuildOptions) -> tuple[str, ...]:

@@ -22,8 +22,8 @@ LEAST_FOR_PRECISION = {
     "int4": (80, "blocks of int4 begin with Ampere"),
     "fp8": (89, "fp8 begins with Ada"),
 }
-"""The oldest architecture for a precision, and why; each proved by a build (tests/targets/tensorrt)
-but for fp8, which is NVIDIA's word."""
+"""The oldest architecture for a precision, and why: for the first three as the compiler itself says
+when asked to build (tests/targets/tensorrt), for int4 and fp8 in NVIDIA's support matrices."""
 
 _LEAST_FOR_TYPE = {
     ir.DataType.BFLOAT16: "bf16",
@@ -74,11 +74,32 @@ def parse_profile(text: str, max_length: int) -> Profile:
                 f"profile {text!r}: its {name} go {low}, {usual}, {high}; "
                 "they must be at least 1 and never fall"
             )
+    if shapes[2][0] * shapes[2][1] >= 1 << 31:
+        raise TargetError(f"profile {text!r}: so many tokens at once have no 32-bit index")
     if shapes[2][1] > max_length:
         raise TargetError(
             f"profile {text!r} asks for {shapes[2][1]} tokens; the model takes {max_length}"
         )
     return Profile(*shapes)
+
+
+def check_cover(profiles: Sequence[Profile]) -> None:
+    """Raise TargetError unless one text of any length up to the longest fits some profile: a text
+    is run alone when nothing else has its length."""
+    free = 1
+    for profile in sorted(profiles, key=lambda p: p.least[1]):
+        if profile.least[0] == 1 and profile.least[1] <= free:
+            free = max(free, profile.most[1] + 1)
+    longest = max((profile.most[1] for profile in profiles), default=0)
+    if free <= longest:
+        raise TargetError(
+            f"no profile takes one text of {free} tokens; let one begin at 1x{free} or below"
+        )
+
+
+def longest(profiles: Sequence[str], max_length: int) -> int:
+    """The most tokens that any profile takes."""
+    return max((parse_profile(text, max_length).most[1] for text in profiles), default=max_length)
 
 
 def parse_capabilities(

@@ -4,6 +4,7 @@ alone, since a TensorRT runtime may crash where there is none."""
 from __future__ import annotations
 
 import ctypes
+import sys
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
@@ -12,7 +13,10 @@ from importlib.util import find_spec
 
 RTX = "tensorrt_rtx"
 ENTERPRISE = "tensorrt"
-_DISTRIBUTIONS = {RTX: ("tensorrt_rtx_cu12", "tensorrt_rtx"), ENTERPRISE: ("tensorrt",)}
+_DISTRIBUTIONS = {
+    RTX: ("tensorrt_rtx_cu12", "tensorrt_rtx"),
+    ENTERPRISE: ("tensorrt", "tensorrt_cu13", "tensorrt_cu12"),
+}
 TITLES = {RTX: "TensorRT for RTX", ENTERPRISE: "TensorRT"}
 
 # enum CUdevice_attribute of cuda.h
@@ -29,10 +33,11 @@ class Gpu:
 @cache
 def gpu() -> Gpu | str:
     """The first GPU, or why there is none."""
+    library = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
     try:
-        driver = ctypes.CDLL("libcuda.so.1")
+        driver = ctypes.CDLL(library)
     except OSError:
-        return "there is no NVIDIA GPU here (the driver's libcuda.so.1 is missing)"
+        return f"there is no NVIDIA GPU here (the driver's {library} is missing)"
     count, device = ctypes.c_int(), ctypes.c_int()
     if (code := driver.cuInit(0)) or (code := driver.cuDeviceGetCount(ctypes.byref(count))):
         return f"the NVIDIA driver finds no GPU (CUDA error {code})"
@@ -54,9 +59,15 @@ def builder() -> str | None:
     TensorRT for RTX builds without a GPU, for architectures that are named; TensorRT builds on the
     GPU it is to run on, data-centre ones included, and comes first where there is one.
     """
-    if find_spec(ENTERPRISE) and isinstance(gpu(), Gpu):
+    if installed(ENTERPRISE) and isinstance(gpu(), Gpu):
         return ENTERPRISE
-    return RTX if find_spec(RTX) else None
+    return RTX if installed(RTX) else None
+
+
+def installed(module: str) -> bool:
+    """Whether it can be imported; a folder that happens to bear its name is none."""
+    found = find_spec(module)
+    return found is not None and found.origin is not None
 
 
 def capabilities() -> tuple[str, ...]:

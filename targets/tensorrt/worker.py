@@ -50,11 +50,13 @@ def build(spec: dict, folder: Path, engine: Path) -> dict:
     result["layers"] = dict(Counter(str(layer.type).rpartition(".")[2] for layer in layers))
     if spec["decompose"]:
         for layer in layers:
-            if layer.type == trt.LayerType.ATTENTION_INPUT:
+            if str(layer.type).endswith("ATTENTION_INPUT"):
                 layer.__class__ = trt.IAttentionInputLayer
                 layer.attention.decomposable = True
 
     config = builder.create_builder_config()
+    config.clear_flag(trt.BuilderFlag.TF32)  # on by default: f32 would be computed in 10 bits
+    result["tf32"] = config.get_flag(trt.BuilderFlag.TF32)
     if hasattr(config, "num_compute_capabilities"):  # TensorRT for RTX alone
         config.num_compute_capabilities = len(spec["capabilities"])
         for index, name in enumerate(spec["capabilities"]):
@@ -98,7 +100,10 @@ def main() -> int:
     spec = json.loads(asked.spec.read_text(encoding="utf-8"))
     spec["module"] = asked.module or spec["module"]
     engine = asked.engine or asked.spec.parent / spec["engine"]
-    result = build(spec, asked.spec.parent, engine)
+    try:
+        result = build(spec, asked.spec.parent, engine)
+    except Exception as error:
+        result = {"refused": [], "built": False, "said": [f"{type(error).__name__}: {error}"]}
     if asked.result is not None:
         asked.result.write_text(json.dumps(result), encoding="utf-8")
     if result.get("built"):

@@ -100,9 +100,10 @@ def test_dims_cut_and_normalise_the_goldens(toy: Goldens) -> None:
     found = measure(Artifact(head), toy, dims=8)
     # Two f64 normalisations of the same values differ by roundings of 2^-53: squared, nothing.
     assert found.dim == 8 and found.worst < 1e-30
-    # The cut goldens are unit vectors even where the whole ones are not.
+    # Goldens of a model that does not normalise are cut, and no more.
     free = goldens_of(3.0 * toy.embeddings, normalized=False)
-    assert measure(Artifact(head), free, dims=8).normalized
+    cut = measure(Artifact(free.embeddings[:, :8]), free, dims=8)
+    assert not cut.normalized and cut.rows[0].alone.norm_error == 0.0
     assert not measure(Artifact(free.embeddings), free).normalized
     assert measure(Artifact(2 * head), toy, dims=8).rows[0].alone.norm_error == pytest.approx(1.0)
     with pytest.raises(GoldenError, match="cannot judge 25"):

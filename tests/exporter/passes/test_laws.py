@@ -26,7 +26,7 @@ from exporter.program import add_constant, constant, insert_before
 from tests.exporter.passes import drawing, harness
 
 _TARGETS = (targets.onnxruntime.TARGET, targets.openvino.TARGET)
-_ALL = (*every(), *(this for t in _TARGETS for p in t.precisions for this in t.tail(p)))
+_ALL = (*every(), *(this for t in _TARGETS for p in t.precisions for this in t.tail(p, {})))
 PASSES = list(dict.fromkeys(_ALL))
 EXAMPLES = [
     pytest.param(

@@ -35,7 +35,7 @@ def lowered(exported: Exported, precision: str) -> Program:
     """The session's program in `precision`, after the target's own laws."""
     program = exported.copy()
     pipeline.run(program, pipeline.half(precision, {}, typed=True))
-    pipeline.run(program, TARGET.tail(precision))
+    pipeline.run(program, TARGET.tail(precision, {}))
     return program
 
 
@@ -191,10 +191,37 @@ def test_the_compiler_s_refusal_is_quoted(engines: dict[str, Path], tmp_path: Pa
         build._check(result, {})
 
 
+def test_f32_is_not_computed_in_ten_bits(engines: dict[str, Path], tmp_path: Path) -> None:
+    """TF32 is the compiler's default, and no gate on the ONNX would see it."""
+    result = rebuilt(engines["fp32"], tmp_path, "sm86")
+    assert result["built"] and result["tf32"] is False
+    assert "--noTF32" in (engines["fp32"] / build.COMMAND).read_text()
+
+
+def test_an_engine_that_lost_its_precision_is_not_built(
+    exported: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A compiler that silently computes in another precision: its engine is of another ONNX."""
+    built(exported, "fp16", tmp_path / "half", "sm86")
+
+    def other(folder: Path) -> dict:
+        (folder / build.ENGINE).write_bytes((tmp_path / "half" / build.ENGINE).read_bytes())
+        return {"refused": [], "built": True, "said": []}
+
+    monkeypatch.setattr(build, "compile_engine", other)
+    with pytest.raises(RewriteError, match=r"does not hold what its ONNX says: .*missing are"):
+        built(exported, "fp32", tmp_path / "single", "sm86")
+
+
+def test_what_the_worker_cannot_do_is_said(engines: dict[str, Path], tmp_path: Path) -> None:
+    result = rebuilt(engines["fp16"], tmp_path, "sm99")
+    assert not result["built"] and "SM99" in result["said"][0]
+
+
 def test_a_crash_of_the_compiler_is_an_error(tmp_path: Path) -> None:
     crash = "import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)\n"
     (tmp_path / build.RECIPE).write_text(crash)
-    with pytest.raises(RewriteError, match=r"crashed \(SIGSEGV\)"):
+    with pytest.raises(RewriteError, match=r"crashed \(signal 11\)"):
         build.compile_engine(tmp_path)
     (tmp_path / build.RECIPE).write_text("raise SystemExit('no room')\n")
     with pytest.raises(RewriteError, match=r"exit code 1.*no room"):
@@ -205,10 +232,10 @@ def test_a_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> N
     from exporter import registry
 
     monkeypatch.setattr(vendor, "builder", lambda: None)
-    monkeypatch.setattr("targets.tensorrt.find_spec", lambda name: None)
+    monkeypatch.setattr(vendor, "installed", lambda name: False)
     with pytest.raises(TargetError, match=r"neither.*installed.*'goldfold\[tensorrt\]'"):
         registry.offered("tensorrt", "fp16")
-    monkeypatch.setattr("targets.tensorrt.find_spec", lambda name: name == "tensorrt")
+    monkeypatch.setattr(vendor, "installed", lambda name: name == "tensorrt")
     with pytest.raises(TargetError, match="builds on a GPU only"):
         registry.offered("tensorrt", "fp16")
 
@@ -231,5 +258,6 @@ def test_an_export_is_verified_and_says_what_was_not_run(
         if TARGET.cannot_run() is not None:
             assert opened.verdict is not None
             assert "no NVIDIA GPU" in opened.verdict.machine["not_run"]
+            assert "goldfold's emulator" in opened.verdict.machine["measured"]
             with pytest.raises(TargetError, match="GPU"):
                 load(result.path)

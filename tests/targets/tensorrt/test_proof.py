@@ -67,11 +67,10 @@ def test_a_flipped_bit_a_transposed_and_a_widened_weight_are_not_found(
         assert held.found == v.nbytes
 
 
-def test_an_engine_whose_weights_were_widened_is_a_fault() -> None:
-    size, code = 300_000_000, 9_000_000
-    missing = (("w", size),)
-    assert proof.Holding(size + code, size, missing).fault(1) is None  # laid out otherwise
-    widened = proof.Holding(2 * size + code, size, missing).fault(1)
-    assert widened is not None and "(not w)" in widened
-    assert proof.Holding(size // 2 + code, size, missing).fault(1) is not None  # lost
-    assert proof.Holding(2 * size + code, size, ()).fault(1) is not None  # found, and more
+def test_a_missing_weight_and_bytes_too_many_are_faults() -> None:
+    size, code = 30_000_000, 9_000_000
+    assert proof.Holding(size + code, size, ()).fault(1) is None
+    missing = proof.Holding(size + code, size, (("w", 5000),)).fault(1)
+    assert missing is not None and "first w (5,000 bytes)" in missing
+    more = proof.Holding(2 * size, size, ()).fault(1)
+    assert more is not None and "neither weights nor code" in more

@@ -55,6 +55,7 @@ def test_a_profile_is_read_as_it_is_written(batches: list[int], tokens: list[int
         ("1x1:8x128:4x512", "its batch go 1, 8, 4"),
         ("0x1:8x128:32x512", "at least 1"),
         ("1x1:8x128:32x513", "the model takes 512"),
+        ("1x1:8x128:99999999999x512", "no 32-bit index"),
     ],
 )
 def test_a_profile_that_no_engine_has_is_refused(text: str, says: str) -> None:
@@ -69,6 +70,34 @@ def test_default_profiles_fit_the_model(max_length: int) -> None:
     for profile in profiles:
         settings.parse_profile(str(profile), max_length)
     assert profiles[-1].most[1] == max_length
+
+
+@pytest.mark.parametrize(
+    ("texts", "first"),
+    [
+        (["1x1:8x128:32x512"], None),
+        (["1x1:1x8:4x16", "1x17:8x128:32x512"], None),
+        (["1x2:8x128:32x512"], 1),
+        (["2x1:8x128:32x512"], 1),
+        (["1x1:1x8:4x16", "1x18:8x128:32x512"], 17),
+        (["1x1:1x8:4x16", "4x1:8x128:32x512"], 17),
+    ],
+)
+def test_profiles_leave_no_length_out(texts: list[str], first: int | None) -> None:
+    profiles = [settings.parse_profile(text, 512) for text in texts]
+    if first is None:
+        settings.check_cover(profiles)
+        return
+    with pytest.raises(TargetError, match=f"no profile takes one text of {first} tokens"):
+        settings.check_cover(profiles)
+
+
+def test_the_largest_profile_is_what_the_artifact_promises() -> None:
+    contract = Contract(
+        model="example", dim=4, max_length=512, vocab_size=8, pad_id=0, normalized=True
+    )
+    asked = BuildOptions(profile=("1x1:1x8:4x16", "1x1:8x64:32x256"))
+    assert TARGET.narrow(contract, asked).max_length == 256
 
 
 # --- architectures

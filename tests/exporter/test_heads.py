@@ -1,0 +1,115 @@
+"""`--dims`: heads that share a trunk, each held to the gate; one alone leaves out rows."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+import golden.make
+from exporter import export, heads, load
+from exporter.errors import UsageError
+from golden.compare import reading
+from tests import models
+from tests.conftest import GOLDEN_TEXTS
+
+FULL = 48
+TEXTS = ["a small engine", "Glaciers slide and deform under their own weight."]
+LIMIT = 1e-8
+"""The gate of fp32."""
+
+
+@pytest.fixture(autouse=True)
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(golden.make, "make", partial(golden.make.make, only=GOLDEN_TEXTS))
+
+
+def shortened(rows: np.ndarray, dim: int) -> np.ndarray:
+    short = rows[:, :dim].astype(np.float64)
+    return short / np.linalg.norm(short, axis=1, keepdims=True)
+
+
+def same(found: np.ndarray, expected: np.ndarray) -> bool:
+    return all(reading(f, e).distance <= LIMIT for f, e in zip(found, expected, strict=True))
+
+
+def test_heads_share_a_trunk_and_hold_the_gate(
+    tiny: Path, artifacts: dict[str, Path], tmp_path: Path
+) -> None:
+    targets = ["onnxruntime", "openvino"]
+    results = export(tiny, targets, ["fp32"], tmp_path, dims=(16, FULL, 8))
+    whole = load(artifacts["onnxruntime"]).embed(TEXTS)
+    for result in results:
+        assert result.passed
+        encoder = load(result.path)
+        assert (encoder.contract.dim, encoder.contract.heads) == (FULL, (16, 8))
+        assert same(encoder.embed(TEXTS), whole)
+        for dim in (16, 8):
+            found = encoder.embed(TEXTS, dims=dim)
+            assert found.shape == (2, dim)
+            assert same(found, shortened(whole, dim))
+            assert np.allclose(np.linalg.norm(found, axis=1), 1, atol=1e-6)
+        # Between two heads the larger is cut.
+        assert same(encoder.embed(TEXTS, dims=12), shortened(whole, 12))
+        ids = np.ones((1, 3), dtype=np.int64)
+        with pytest.raises(UsageError, match="no head of 12 dimensions here; it has 48, 16, 8"):
+            encoder.run(ids, ids, 12)
+    graph = onnx.load(results[0].path / "model.onnx", load_external_data=False).graph
+    names = [value.name for value in graph.output]
+    assert names == ["sentence_embedding", "sentence_embedding_16", "sentence_embedding_8"]
+
+
+def test_a_small_head_alone_leaves_out_rows(
+    tiny: Path, artifacts: dict[str, Path], tmp_path: Path
+) -> None:
+    (result,) = export(tiny, ["onnxruntime"], ["fp32"], tmp_path, dims=(16,))
+    assert result.passed
+    applied = {report.name: report.applied for report in result.bundle.manifest.passes}
+    assert applied["narrow-linear"] == 1
+    graph = onnx.load(result.path / "model.onnx", load_external_data=False).graph
+    assert [value.name for value in graph.output] == ["sentence_embedding"]
+    gemm = next(node for node in graph.node if node.op_type == "Gemm")
+    weight = next(t for t in graph.initializer if t.name == gemm.input[1])
+    assert list(weight.dims) == [FULL, 16]
+    assert not any(node.op_type == "Slice" for node in graph.node)
+    whole = load(artifacts["onnxruntime"]).embed(TEXTS)
+    assert same(load(result.path).embed(TEXTS), shortened(whole, 16))
+
+
+def test_a_model_that_does_not_normalise_is_cut_only(tmp_path: Path) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    folder = models.build("bert", tmp_path / "bert")
+    whole = SentenceTransformer(str(folder), device="cpu")
+    free = SentenceTransformer(modules=list(whole)[:-1], device="cpu", prompts=models.PROMPTS)
+    free.save(str(tmp_path / "free"), create_model_card=False)
+    (result,) = export(tmp_path / "free", ["onnxruntime"], ["fp32"], tmp_path / "out", dims=(48, 8))
+    assert result.passed
+    encoder = load(result.path)
+    np.testing.assert_allclose(
+        encoder.embed(TEXTS, dims=8), encoder.embed(TEXTS)[:, :8], rtol=1e-5, atol=1e-6
+    )
+
+
+def test_a_head_that_is_wrong_fails_the_gate(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(heads, "_FLOOR", 1e3)
+    (result,) = export(tiny, ["onnxruntime"], ["fp32"], tmp_path, dims=(FULL, 16))
+    assert not result.passed
+    assert any(
+        reason.startswith("sentence_embedding_16: The norm") for reason in result.verdict.reasons
+    )
+
+
+@pytest.mark.parametrize(
+    ("dims", "says"), [((0,), "1 … 48"), ((49,), "1 … 48"), ((16, 16), "names a size twice")]
+)
+def test_sizes_that_cannot_be_are_refused(
+    dims: tuple[int, ...], says: str, tiny: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match=says):
+        export(tiny, ["onnxruntime"], ["fp32"], tmp_path, dims=dims)
