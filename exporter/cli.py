@@ -13,7 +13,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from exporter import __version__, cli_laws
+from exporter import __version__, cli_coreml, cli_laws
 from exporter.console import listening, open_console
 from exporter.errors import GateMissed, OutputError, UsageError
 from exporter.guard import guarded
@@ -32,6 +32,7 @@ app = typer.Typer(
 golden_app = typer.Typer(help="Golden embeddings: what the reference says.", no_args_is_help=True)
 app.add_typer(golden_app, name="golden")
 cli_laws.add_to(app)
+cli_coreml.add_to(app)
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print results only.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
@@ -52,7 +53,9 @@ log_console = open_console(stderr=True)
 @app.command()
 def export(
     model: Annotated[str, typer.Argument(help="A SentenceTransformer folder, or a hub id.")],
-    target: Annotated[list[str], typer.Option(help="onnxruntime, openvino; repeatable.")] = [  # noqa: B006
+    target: Annotated[
+        list[str], typer.Option(help="onnxruntime, openvino, coreml; repeatable.")
+    ] = [  # noqa: B006
         "openvino"
     ],
     precision: Annotated[list[str], typer.Option(help="fp32, fp16, bf16; repeatable.")] = ["fp32"],  # noqa: B006
