@@ -10,6 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,13 +38,7 @@ def write(program: Program, folder: Path, options: BuildOptions) -> tuple[str, .
     """
     lower.check(program, ROWS)
     system = vendor.system(options.minimum_target or vendor.DEFAULT_SYSTEM)
-    made = milprogram(program, system, options)
-    package = folder / PACKAGE
-    weights = package / DATA / WEIGHTS
-    weights.parent.mkdir(parents=True)
-    spec = serialise(made, weights.parent, system)
-    (package / DATA / MODEL).write_bytes(spec.SerializeToString(deterministic=True))
-    _manifest(package)
+    save(milprogram(program, system, options), folder / PACKAGE, system)
     (folder / LOADER).write_text(_swift(program, options), encoding="utf-8")
     return said(options, system)
 
@@ -85,6 +81,14 @@ def _swift(program: Program, options: BuildOptions) -> str:
     return text
 
 
+@dataclass(frozen=True)
+class Place:
+    """An input of a function: its sizes (None is an open one), and MIL's word for its type."""
+
+    sizes: tuple[int | None, ...]
+    kind: str = "int32"
+
+
 def milprogram(program: Program, system: vendor.System, options: BuildOptions) -> Any:
     """The MIL program: one function for all lengths, or one for each bucket."""
     vendor.coremltools()
@@ -93,35 +97,46 @@ def milprogram(program: Program, system: vendor.System, options: BuildOptions) -
     # Names that coremltools gives by itself count from here, so that two builds agree.
     vendor.builder().name_count.clear()
     made = MilProgram()
-    if options.flexible:
-        made.add_function("main", _function(program, system, None))
-        return made
-    for bucket in options.buckets:
-        name = function_name(bucket, options.buckets)
-        made.add_function(name, _function(program, system, bucket))
+    for bucket in options.buckets or (None,):
+        places = {name: Place((1, bucket)) for name in (INPUT_IDS, ATTENTION_MASK)}
+        name = function_name(bucket, options.buckets) if bucket else "main"
+        made.add_function(name, function(program, system, places))
+        made.default_function_name = name  # the last is the longest, which holds any text
     made.export_as_multifunction = len(options.buckets) > 1
-    made.default_function_name = function_name(max(options.buckets), options.buckets)
     return made
 
 
-def _function(program: Program, system: vendor.System, tokens: int | None) -> Any:
-    """One MIL function over [1, tokens], or over [1, 1 … max_length] if `tokens` is None."""
+def function(program: Program, system: vendor.System, places: Mapping[str, Place]) -> Any:
+    """One MIL function of the program over inputs of these sizes. All open sizes are one and the
+    same, from 1 to the contract's longest text."""
     ct = vendor.coremltools()
     from coremltools.converters.mil.mil import Function, get_new_symbol, types
 
-    names = (INPUT_IDS, ATTENTION_MASK)
-    size = tokens if tokens is not None else get_new_symbol("tokens")
-    mb = vendor.builder()
-    places = {name: mb.placeholder(shape=(1, size), dtype=types.int32) for name in names}
-    with Function(places, opset_version=system.word) as function:
+    open_size = get_new_symbol()
+    inputs = {}
+    for name, place in places.items():
+        sizes = tuple(open_size if size is None else size for size in place.sizes)
+        kind = types.string_to_builtin(place.kind)
+        inputs[name] = vendor.builder().placeholder(shape=sizes, dtype=kind)
+    with Function(inputs, opset_version=system.word) as made:
         opened = lower.opened(program, system, ROWS)
-        inputs = {name: function.inputs[name] for name in names}
-        function.set_outputs(lower.write(opened, inputs))
-    if tokens is None:
+        made.set_outputs(lower.write(opened, {name: made.inputs[name] for name in places}))
+    if any(None in place.sizes for place in places.values()):
         dim = ct.RangeDim(1, program.contract.max_length, default=1)
-        kinds = [ct.TensorType(name, shape=(1, dim), dtype=np.int32) for name in names]
-        function.set_input_types(tuple(kinds))  # type: ignore[arg-type]
-    return function
+        made.set_input_types([
+            ct.TensorType(name, shape=tuple(dim if n is None else n for n in place.sizes))
+            for name, place in places.items()
+        ])  # fmt: skip
+    return made
+
+
+def save(made: Any, package: Path, system: vendor.System) -> None:
+    """Write a MIL program as a package. Raises RewriteError if coremltools refuses it."""
+    weights = package / DATA / WEIGHTS
+    weights.parent.mkdir(parents=True)
+    spec = serialise(made, weights.parent, system)
+    (package / DATA / MODEL).write_bytes(spec.SerializeToString(deterministic=True))
+    _manifest(package)
 
 
 def serialise(made: Any, weights: Path, system: vendor.System) -> Any:

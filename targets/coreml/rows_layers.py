@@ -205,31 +205,51 @@ def band_attention(emit: Emit, node: ir.Node) -> Any:
     heads, groups, width = int(q.shape[1]), int(k.shape[1]), int(q.shape[3])
     mask = _mask(emit, q, band)
     q = emit("mul", "scaled", x=q, y=number(q, band.scale))
-    grouped = groups != heads
-    tokens = -1 if is_open(q.shape[2]) else int(q.shape[2])
-    many = -1 if tokens < 0 else tokens * heads // groups
-    if grouped:
-        q = emit("reshape", "grouped", x=q, shape=_sizes(1, groups, many, width))
+    tokens = q.shape[2]
+    if groups == heads:
+        weights = _weights(emit, emit("matmul", "scores", x=q, y=k, transpose_y=True), mask, band)
+        return emit("matmul", x=weights, y=v)
+    if is_open(tokens):
+        return _open_groups(emit, (q, k, v), mask, band)
+    tokens = int(tokens)
+    many = tokens * heads // groups
+    q = emit("reshape", "grouped", x=q, shape=_sizes(1, groups, many, width))
     scores = emit("matmul", "scores", x=q, y=k, transpose_y=True)
-    if grouped:
-        scores = emit(
-            "reshape", "by_head", x=scores, shape=_sizes(1, heads, tokens, max(tokens, 0))
-        )
+    scores = emit("reshape", "by_head", x=scores, shape=_sizes(1, heads, tokens, tokens))
+    weights = _weights(emit, scores, mask, band)
+    weights = emit("reshape", "by_group", x=weights, shape=_sizes(1, groups, many, tokens))
+    mixed = emit("matmul", "mixed", x=weights, y=v)
+    return emit("reshape", x=mixed, shape=_sizes(1, heads, tokens, int(v.shape[3])))
+
+
+def _weights(emit: Emit, scores: Any, mask: Any, band: dialect.Band) -> Any:
+    """softmax(cap(scores) + mask)."""
     if band.softcap:
         cap = number(scores, band.softcap)
         ratio = emit("real_div", "ratio", x=scores, y=cap)
         scores = emit("mul", "capped", x=emit("tanh", "bent", x=ratio), y=cap)
     masked = emit("add", "masked", x=scores, y=mask)
-    weights = emit("softmax", "weights", x=masked, axis=-1)
-    if not grouped:
-        return emit("matmul", x=weights, y=v)
-    weights = emit("reshape", "by_group", x=weights, shape=_sizes(1, groups, many, max(tokens, 0)))
-    mixed = emit("matmul", "mixed", x=weights, y=v)
-    return emit("reshape", x=mixed, shape=_sizes(1, heads, tokens, int(v.shape[3])))
+    return emit("softmax", "weights", x=masked, axis=-1)
+
+
+def _open_groups(emit: Emit, qkv: tuple[Any, Any, Any], mask: Any, band: dialect.Band) -> Any:
+    """Groups as an axis of their own, along which keys and values broadcast: of a shape with two
+    open sizes MIL cannot find the second."""
+    q, k, v = qkv
+    heads, groups, width = int(q.shape[1]), int(k.shape[1]), int(q.shape[3])
+    q = emit("reshape", "grouped", x=q, shape=_sizes(1, groups, heads // groups, -1, width))
+    k = emit("expand_dims", "keys", x=k, axes=[2])
+    v = emit("expand_dims", "values", x=v, axes=[2])
+    spread = emit.shared(
+        ("spread", mask), lambda: emit("expand_dims", "mask_by_group", x=mask, axes=[1])
+    )
+    scores = emit("matmul", "scores", x=q, y=k, transpose_y=True)
+    mixed = emit("matmul", "mixed", x=_weights(emit, scores, spread, band), y=v)
+    return emit("reshape", x=mixed, shape=_sizes(1, heads, -1, int(v.shape[4])))
 
 
 def _sizes(*sizes: int) -> np.ndarray:
-    """A shape for MIL: −1 is what is left over, 0 the size that the operand has there."""
+    """A shape for MIL: −1 is what is left over."""
     return np.array(sizes, dtype=np.int32)
 
 

@@ -52,11 +52,10 @@ def reshape(emit: Emit, node: ir.Node) -> Any:
         x.shape[place] if keep and size == 0 else int(size) for place, size in enumerate(wanted)
     ]
     opened = [place for place, size in enumerate(sizes) if is_open(size)]
-    # One open size follows from the others; of several, those kept in place are MIL's 0.
+    if len(opened) + sizes.count(-1) > 1:
+        raise emit.fault("two of its sizes stay open, and MIL can find one")
     for place in opened:
-        sizes[place] = -1 if -1 not in sizes and len(opened) == 1 else 0
-    if opened and len(sizes) > len(x.shape) and 0 in sizes:
-        raise emit.fault("two sizes stay open, and MIL can tell one")
+        sizes[place] = -1
     return emit("reshape", x=x, shape=np.array(sizes, dtype=np.int32))
 
 
