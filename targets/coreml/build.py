@@ -123,10 +123,11 @@ def function(program: Program, system: vendor.System, places: Mapping[str, Place
         made.set_outputs(lower.write(opened, {name: made.inputs[name] for name in places}))
     if any(None in place.sizes for place in places.values()):
         dim = ct.RangeDim(1, program.contract.max_length, default=1)
-        made.set_input_types([
+        kinds = [
             ct.TensorType(name, shape=tuple(dim if n is None else n for n in place.sizes))
             for name, place in places.items()
-        ])  # fmt: skip
+        ]
+        made.set_input_types(tuple(kinds))  # type: ignore[arg-type]
     return made
 
 

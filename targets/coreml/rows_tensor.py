@@ -61,7 +61,8 @@ def reshape(emit: Emit, node: ir.Node) -> Any:
 
 def flatten(emit: Emit, node: ir.Node) -> Any:
     x = emit.var(0)
-    axis = emit.attribute("axis", 1) % (len(x.shape) + 1)
+    axis = emit.attribute("axis", 1)
+    axis = axis + len(x.shape) if axis < 0 else axis
     if not is_static(x):
         raise emit.fault("its sizes are open")
     left = int(np.prod(x.shape[:axis], dtype=np.int64))
