@@ -11,17 +11,17 @@ import pytest
 
 pytest.importorskip("coremltools")
 
-from exporter import interpret, pipeline, ranges, registry  # noqa: E402
-from exporter.options import BuildOptions  # noqa: E402
-from exporter.passes.scale_residual import ScaleResidual  # noqa: E402
-from exporter.passes.set_precision import SetPrecision  # noqa: E402
-from exporter.program import Program  # noqa: E402
-from golden.compare import reading  # noqa: E402
-from targets.coreml.diagnose import FiniteWatch  # noqa: E402
-from targets.coreml.evaluate import Evaluator  # noqa: E402
-from targets.coreml.package import read  # noqa: E402
-from tests.conftest import Exported, copy_of  # noqa: E402
-from tests.exporter.test_half import loud  # noqa: E402
+from exporter import interpret, pipeline, ranges, registry
+from exporter.options import BuildOptions
+from exporter.passes.scale_residual import ScaleResidual
+from exporter.passes.set_precision import SetPrecision
+from exporter.program import Program
+from golden.compare import reading
+from targets.coreml.diagnose import FiniteWatch
+from targets.coreml.evaluate import Evaluator
+from targets.coreml.package import read
+from tests.conftest import Exported, copy_of
+from tests.exporter.test_half import loud
 
 BUCKETS = (8, 40)
 LIMITS = {"fp32": 1e-6, "fp16": 2e-5}

@@ -9,8 +9,8 @@ import pytest
 
 pytest.importorskip("coremltools")
 
-from targets.coreml.evaluate import TABLE, _half  # noqa: E402
-from tests.targets.coreml.mil import Given, inferred  # noqa: E402
+from targets.coreml.evaluate import TABLE, _half
+from tests.targets.coreml.mil import Given, inferred
 
 RNG = np.random.default_rng(11)
 
@@ -97,7 +97,9 @@ def cases() -> list[tuple[str, dict[str, Any]]]:
              for axis in (0, 1, 2)]  # fmt: skip
     made.append(("gather", {"x": floats(2, 3, 2), "indices": ints(2, 2, low=0, high=2), "axis": 1,
                             "batch_dims": 1}))  # fmt: skip
-    made.append(("gather_along_axis", {"x": floats(4, 3), "indices": ints(2, 3, low=-4, high=3), "axis": 0}))
+    made.append(
+        ("gather_along_axis", {"x": floats(4, 3), "indices": ints(2, 3, low=-4, high=3), "axis": 0})
+    )
     made.append(("gather_nd", {"x": floats(4, 3), "indices": ints(5, 2, low=0, high=2)}))
     made.append(("range_1d", {"start": np.int32(1), "end": np.int32(9), "step": np.int32(3)}))
     made.append(("tile", {"x": floats(2, 3), "reps": np.array([2, 3], np.int32)}))

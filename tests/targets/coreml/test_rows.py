@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 pytest.importorskip("coremltools")
 
-from targets.coreml.table import ROWS  # noqa: E402
-from tests.targets.coreml.mil import lowered, model_of  # noqa: E402
+from targets.coreml.table import ROWS
+from tests.targets.coreml.mil import lowered, model_of
 
 _EXAMPLES = settings(
     max_examples=5, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)

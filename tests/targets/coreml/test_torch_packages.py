@@ -10,12 +10,12 @@ import pytest
 
 pytest.importorskip("coremltools")
 
-import torch  # noqa: E402
-from torch import nn  # noqa: E402
+import torch
+from torch import nn
 
-from targets.coreml import vendor  # noqa: E402
-from targets.coreml.evaluate import Evaluator  # noqa: E402
-from targets.coreml.package import read  # noqa: E402
+from targets.coreml import vendor
+from targets.coreml.evaluate import Evaluator
+from targets.coreml.package import read
 
 TOKENS, WIDTH, HEADS = 7, 12, 3
 
@@ -49,7 +49,9 @@ class Turned(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         a, b = x[..., :2], x[..., 2:]
         angle = torch.arange(4).float()[:, None] * torch.tensor([1.0, 0.1])
-        turned = torch.cat([a * angle.cos() - b * angle.sin(), b * angle.cos() + a * angle.sin()], -1)
+        turned = torch.cat(
+            [a * angle.cos() - b * angle.sin(), b * angle.cos() + a * angle.sin()], -1
+        )
         normed = turned * torch.rsqrt((turned**2).mean(-1, keepdim=True) + 1e-6)
         ahead = torch.arange(4)[:, None] - torch.arange(4)[None]
         seen = (ahead >= 0) & (ahead < 3)
