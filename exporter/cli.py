@@ -90,7 +90,11 @@ def export(
         str | None, typer.Option(help="coreml: static lengths in tokens, as 128,512.")
     ] = None,
     flexible: Annotated[
-        bool, typer.Option("--flexible", help="coreml: open lengths instead of buckets.")
+        bool,
+        typer.Option(
+            "--flexible",
+            help="coreml: open lengths instead of buckets; the Neural Engine then takes no part.",
+        ),
     ] = False,
     minimum_target: Annotated[
         str | None, typer.Option(help="coreml: the oldest system to run on, as iOS18.")
@@ -112,6 +116,12 @@ def export(
         flexible=flexible,
         minimum_target=minimum_target,
     )
+    if flexible:
+        log_console.print(
+            "warning: a flexible length keeps Core ML off the Neural Engine; buckets do not",
+            highlight=False,
+            soft_wrap=True,
+        )
     with listening(quiet or as_json) as listener:
         results = run(
             model,

@@ -52,7 +52,7 @@ class CoreMl(Target):
     def load(self, folder: Path, contract: Contract, precision: str, threads: int | None) -> Run:
         from targets.coreml import run
 
-        return run.load(folder, contract)
+        return run.load(folder, contract, threads)
 
     def census(self, folder: Path) -> dict[str, int]:
         from targets.coreml import run

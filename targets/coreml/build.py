@@ -91,19 +91,32 @@ class Place:
 
 def milprogram(program: Program, system: vendor.System, options: BuildOptions) -> Any:
     """The MIL program: one function for all lengths, or one for each bucket."""
+    made = begun(options)
+    for bucket in options.buckets or (None,):
+        add(made, program, system, options, bucket)
+    return made
+
+
+def begun(options: BuildOptions) -> Any:
+    """A MIL program without functions yet."""
     vendor.coremltools()
     from coremltools.converters.mil.mil import Program as MilProgram
 
     # Names that coremltools gives by itself count from here, so that two builds agree.
     vendor.builder().name_count.clear()
     made = MilProgram()
-    for bucket in options.buckets or (None,):
-        places = {name: Place((1, bucket)) for name in (INPUT_IDS, ATTENTION_MASK)}
-        name = function_name(bucket, options.buckets) if bucket else "main"
-        made.add_function(name, function(program, system, places))
-        made.default_function_name = name  # the last is the longest, which holds any text
     made.export_as_multifunction = len(options.buckets) > 1
     return made
+
+
+def add(
+    made: Any, program: Program, system: vendor.System, options: BuildOptions, bucket: int | None
+) -> None:
+    """Lower one bucket into `made`; None is every length."""
+    places = {name: Place((1, bucket)) for name in (INPUT_IDS, ATTENTION_MASK)}
+    name = function_name(bucket, options.buckets) if bucket else "main"
+    made.add_function(name, function(program, system, places))
+    made.default_function_name = name  # the last is the longest, which holds any text
 
 
 def function(program: Program, system: vendor.System, places: Mapping[str, Place]) -> Any:

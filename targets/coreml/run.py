@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from exporter.errors import ArtifactError
 from exporter.program import ATTENTION_MASK, INPUT_IDS, Contract
@@ -29,8 +30,9 @@ def native() -> bool:
     return platform.system() == "Darwin"
 
 
-def load(folder: Path, contract: Contract) -> Run:
-    """A callable over the package in `folder`. Raises ArtifactError if it is damaged."""
+def load(folder: Path, contract: Contract, threads: int | None = None) -> Run:
+    """A callable over the package in `folder`. `threads` limits the evaluator's matrix products;
+    Core ML chooses for itself. Raises ArtifactError if the package is damaged."""
     package = read(folder / PACKAGE)
     opened = _core_ml if native() else _evaluator
     lengths = {_length(function): function for function in package.functions.values()}
@@ -47,12 +49,13 @@ def load(folder: Path, contract: Contract) -> Run:
         row = row_of(function.name)
         padded = length or input_ids.shape[1]
         out = np.empty((len(input_ids), contract.dim), dtype=np.float32)
-        for place in range(len(input_ids)):
-            feeds = {
-                INPUT_IDS: _widened(input_ids[place], padded, contract.pad_id),
-                ATTENTION_MASK: _widened(attention_mask[place], padded, 0),
-            }
-            out[place] = row(feeds)[contract.output][0]
+        with threadpool_limits(threads):
+            for place in range(len(input_ids)):
+                feeds = {
+                    INPUT_IDS: _widened(input_ids[place], padded, contract.pad_id),
+                    ATTENTION_MASK: _widened(attention_mask[place], padded, 0),
+                }
+                out[place] = row(feeds)[contract.output][0]
         return out
 
     return run

@@ -107,7 +107,7 @@ def test_missing_or_without_libraries(monkeypatch: pytest.MonkeyPatch, tmp_path:
 
     monkeypatch.setattr(vendor, "find_spec", lambda name: Spec)
     monkeypatch.setattr(vendor.platform, "machine", lambda: "aarch64")
-    with pytest.raises(TargetError, match="no compiled libraries for .* aarch64 .*x86-64 Linux"):
+    with pytest.raises(TargetError, match=r"no compiled libraries for .* aarch64 .*x86-64 Linux"):
         registry.offered("coreml", "fp32")
 
 
