@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,20 +13,18 @@ import pytest
 
 pytest.importorskip("coremltools")
 
-from exporter import pipeline, registry
-from exporter.bundle import open_bundle
+from exporter import exporting, packaged, pipeline, registry
 from exporter.encoder import open_encoder
 from exporter.errors import ArtifactError, RewriteError, TargetError, UsageError
-from exporter.exporting import export
 from exporter.options import NOTHING_ASKED, BuildOptions
 from exporter.program import MODULE
+from golden.store import Goldens
 from targets.coreml import run, vendor
 from targets.coreml.build import Place
 from targets.coreml.diagnose import first_drift
 from targets.coreml.evaluate import Evaluator
 from targets.coreml.lower import spelled
 from targets.coreml.package import read
-from tests.conftest import Exported
 from tests.exporter import small
 from tests.targets.coreml.mil import KINDS, package_of
 
@@ -221,26 +220,38 @@ def test_the_bucket_follows_the_width_of_the_batch(package: Path, monkeypatch) -
         runs(np.ones((1, 17), int), np.ones((1, 17), int))
 
 
-def test_an_export_passes_its_gate_and_verifies(tiny: Path, exported: Exported, tmp_path: Path,
-                                                monkeypatch) -> None:  # fmt: skip
-    import golden.store
+def dozen(goldens: Goldens) -> Goldens:
+    """A dozen texts a bucket: those that only the longer one holds, the shortest, and some."""
+    lengths = [len(case.token_ids) for case in goldens.cases]
+    order = sorted(range(len(lengths)), key=lambda row: lengths[row])
+    rows = sorted({*order[:4], *order[::9], *order[-5:]})
+    kept = tuple(goldens.cases[row] for row in rows)
+    return replace(goldens, cases=kept, embeddings=goldens.embeddings[rows])
 
-    goldens = open_bundle(exported.artifacts["onnxruntime"]).path / "golden"
-    monkeypatch.setattr("exporter.exporting.obtain_goldens", lambda *_: golden.store.load(goldens))
-    (result,) = export(
-        tiny, ["coreml"], ["fp16"], tmp_path / "out", build=BuildOptions(buckets=(32, 300))
-    )
-    assert result.passed, result.verdict.reasons
+
+def test_real_weights_pass_their_gate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """MiniLM, exported whole: verified alone and padded, carried, opened, used."""
+    pytest.importorskip(packaged.MINILM.package)
+    obtain = exporting.obtain_goldens
+    monkeypatch.setattr(exporting, "obtain_goldens", lambda *given: dozen(obtain(*given)))
+    results = exporting.export(
+        packaged.locate(packaged.MINILM), ["coreml"], ["fp32", "fp16"], tmp_path / "out",
+        name=packaged.MINILM.name, build=BuildOptions(buckets=(128, 200)),
+    )  # fmt: skip
+    for result, limit in zip(results, (1e-6, 1e-5), strict=True):
+        assert result.passed, result.verdict.reasons
+        assert max(result.measurement.worst, result.measurement.worst_padded) <= limit
+    result = results[1]
     manifest = result.bundle.manifest
-    assert manifest.contract.max_length == 300
+    assert manifest.contract.max_length == 200
     assert any("Neural Engine's arithmetic" in sentence for sentence in manifest.built)
     assert manifest.versions["coremltools"]
-    assert result.measurement.worst <= 2e-5
-    encoder = open_encoder(result.bundle)
-    assert encoder.embed(["a", "a much longer text " * 90]).shape == (2, manifest.contract.dim)
+    encoder = open_encoder(result.bundle, threads=1)
+    rows = encoder.embed(["The train leaves at noon.", "a much longer text " * 90])
+    assert rows.shape == (2, manifest.contract.dim)
     swift = (result.path / "GoldfoldEncoder.swift").read_text("utf-8")
-    assert '(32, "tokens_32"), (300, "tokens_300")' in swift
-    assert "@" not in swift.replace("@MainActor", "")
+    assert '(128, "tokens_128"), (200, "tokens_200")' in swift
+    assert "@" not in swift
 
 
 def test_census_counts_operations(package: Path) -> None:
