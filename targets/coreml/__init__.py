@@ -24,6 +24,11 @@ class CoreMl(Target):
     def unavailable(self) -> str | None:
         return vendor.unavailable()
 
+    def cannot_run(self) -> str | None:
+        if vendor.native():
+            return None
+        return "Core ML is on macOS only; the figures are from goldfold's evaluator of MIL programs"
+
     def settle(self, precision: str, options: BuildOptions, max_length: int) -> BuildOptions:
         return settle(options, max_length)
 

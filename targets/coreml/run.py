@@ -6,7 +6,6 @@ width of the batch, not by a row's own tokens, so that a batch that was padded i
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,16 +24,11 @@ Row = Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]
 """Named int32 [1, tokens] arrays in, named outputs out."""
 
 
-def native() -> bool:
-    """Whether this machine has Core ML."""
-    return platform.system() == "Darwin"
-
-
 def load(folder: Path, contract: Contract, threads: int | None = None) -> Run:
     """A callable over the package in `folder`. `threads` limits the evaluator's matrix products;
     Core ML chooses for itself. Raises ArtifactError if the package is damaged."""
     package = read(folder / PACKAGE)
-    opened = _core_ml if native() else _evaluator
+    opened = _core_ml if vendor.native() else _evaluator
     lengths = {_length(function): function for function in package.functions.values()}
     rows: dict[str, Row] = {}
     widened: dict = {}

@@ -52,6 +52,11 @@ def unavailable() -> str | None:
     return None
 
 
+def native() -> bool:
+    """Whether this machine has Core ML."""
+    return platform.system() == "Darwin"
+
+
 def installed() -> str | None:
     """The installed version; None if there is none."""
     try:

@@ -197,6 +197,27 @@ def test_unknown_op_is_refused_by_name(op: str, domain: str, tmp_path: Path) -> 
 # --- running
 
 
+def test_on_a_mac_core_ml_itself_runs(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The wiring only: which class is asked for which function. No Mac was at hand."""
+    asked: list[str | None] = []
+
+    class Model:
+        def __init__(self, path: str, function_name: str | None = None) -> None:
+            asked.append(function_name)
+
+        def predict(self, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+            assert {array.dtype for array in feeds.values()} == {np.dtype(np.int32)}
+            return {"sentence_embedding": np.full((1, small.DIM), 2.0, np.float32)}
+
+    monkeypatch.setattr(vendor.platform, "system", lambda: "Darwin")
+    monkeypatch.setattr(vendor.coremltools().models, "MLModel", Model)
+    assert TARGET.cannot_run() is None
+    runs = TARGET.load(package.parent, small.program().contract, "fp32", None)
+    ids = np.ones((1, 3), dtype=np.int64)
+    assert (runs(ids, ids) == 2).all()
+    assert asked == ["tokens_4"]
+
+
 def test_the_bucket_follows_the_width_of_the_batch(package: Path, monkeypatch) -> None:
     program = small.program()
     used: list[str] = []
@@ -246,6 +267,9 @@ def test_real_weights_pass_their_gate(tmp_path: Path, monkeypatch: pytest.Monkey
     assert manifest.contract.max_length == 200
     assert any("Neural Engine's arithmetic" in sentence for sentence in manifest.built)
     assert manifest.versions["coremltools"]
+    if not vendor.native():
+        assert result.bundle.verdict is not None
+        assert "evaluator of MIL programs" in str(result.bundle.verdict.machine["not_run"])
     encoder = open_encoder(result.bundle, threads=1)
     rows = encoder.embed(["The train leaves at noon.", "a much longer text " * 90])
     assert rows.shape == (2, manifest.contract.dim)
