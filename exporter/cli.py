@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-import tempfile
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,7 +12,8 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from exporter import __version__, cli_laws
+from exporter import __version__, cli_coreml, cli_laws
+from exporter.cli_golden import AsJson, Quiet, Trust, golden_app
 from exporter.console import listening, open_console
 from exporter.errors import GateMissed, OutputError, UsageError
 from exporter.guard import guarded
@@ -29,19 +29,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-golden_app = typer.Typer(help="Golden embeddings: what the reference says.", no_args_is_help=True)
 app.add_typer(golden_app, name="golden")
 cli_laws.add_to(app)
+cli_coreml.add_to(app)
 
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print results only.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
-Trust = Annotated[
-    bool,
-    typer.Option(
-        "--trust-remote-code",
-        help="Run code and unpickle weights that come with the model. Both can do anything.",
-    ),
-]
 Threads = Annotated[int | None, typer.Option(min=1, help="Threads of the runtime.")]
 
 
@@ -93,7 +84,11 @@ def export(
         str | None, typer.Option(help="coreml: static lengths in tokens, as 128,512.")
     ] = None,
     flexible: Annotated[
-        bool, typer.Option("--flexible", help="coreml: open lengths instead of buckets.")
+        bool,
+        typer.Option(
+            "--flexible",
+            help="coreml: open lengths instead of buckets; the Neural Engine then takes no part.",
+        ),
     ] = False,
     minimum_target: Annotated[
         str | None, typer.Option(help="coreml: the oldest system to run on, as iOS18.")
@@ -115,6 +110,12 @@ def export(
         flexible=flexible,
         minimum_target=minimum_target,
     )
+    if flexible:
+        log_console.print(
+            "warning: a flexible length keeps Core ML off the Neural Engine; buckets do not",
+            highlight=False,
+            soft_wrap=True,
+        )
     with listening(quiet or as_json) as listener:
         results = run(
             model,
@@ -298,65 +299,6 @@ def demo(
     for text, row in zip(texts[1:], answers, strict=True):
         shown.add_row(text, f"{float(question @ row):.3f}")
     out_console.print(shown)
-
-
-@golden_app.command("make")
-def golden_make(
-    model: Annotated[str, typer.Argument(help="A SentenceTransformer folder, or a hub id.")],
-    out: Annotated[
-        Path | None, typer.Option(help="Folder to write; default: golden/store.")
-    ] = None,
-    name: Annotated[str | None, typer.Option(help="What to call the model.")] = None,
-    trust_remote_code: Trust = False,
-    quiet: Quiet = False,
-) -> None:
-    """Make golden embeddings of MODEL with sentence-transformers, and store them."""
-    from exporter.model import check_finite, open_model
-    from exporter.stages import Stages
-    from golden import store
-    from golden.make import make
-
-    with listening(quiet) as listener:
-        stages = Stages(listener)
-        with stages("open"):
-            source = open_model(model, name=name, trust_remote_code=trust_remote_code)
-            folder = out or store.STORE / source.name
-            _check_store(folder)
-            check_finite(source, stages.step)
-            digests = {k: v for k, v in source.digests.items() if store.defines(k)}
-        with stages("goldens"):
-            goldens = make(
-                source.path,
-                name=source.name,
-                digests=digests,
-                trust_remote_code=trust_remote_code,
-                progress=lambda text, done, total: stages.step(done, total),
-            )
-            stages.note(f"{len(goldens.cases)} texts, {goldens.dim} dimensions")
-    try:
-        store.save(goldens, folder)
-    except OSError as error:
-        raise OutputError(f"cannot write {folder}: {error.strerror}") from None
-    out_console.print(Text(str(folder)), soft_wrap=True)
-
-
-def _check_store(folder: Path) -> None:
-    """Refuse, before any work, a folder that cannot be written or holds more than goldens, because
-    storing them replaces it whole."""
-    from golden.store import FILES
-
-    if folder.exists() and not folder.is_dir():
-        raise OutputError(f"{folder} is a file; give a folder with --out")
-    present = {path.name for path in folder.iterdir()} if folder.exists() else set()
-    others = sorted(present - set(FILES))
-    if others:
-        raise OutputError(f"{folder} holds something else ({others[0]}); give another --out")
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder.parent):
-            pass
-    except OSError as error:
-        raise OutputError(f"cannot write {folder}: {error.strerror}; give another --out") from None
 
 
 @app.command()

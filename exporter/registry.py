@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from targets.base import Target
 
 GROUP = "goldfold.targets"
-OURS = ("onnxruntime", "openvino", "tensorrt")
+OURS = ("onnxruntime", "openvino", "tensorrt", "coreml")
 """The targets in this distribution; others register under the entry-point group GROUP."""
 
 

@@ -1,0 +1,84 @@
+"""The commands that are about goldens, and the options that several commands share."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.text import Text
+
+from exporter.console import listening, open_console
+from exporter.errors import OutputError
+
+golden_app = typer.Typer(help="Golden embeddings: what the reference says.", no_args_is_help=True)
+
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print results only.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
+Trust = Annotated[
+    bool,
+    typer.Option(
+        "--trust-remote-code",
+        help="Run code and unpickle weights that come with the model. Both can do anything.",
+    ),
+]
+
+
+@golden_app.command("make")
+def golden_make(
+    model: Annotated[str, typer.Argument(help="A SentenceTransformer folder, or a hub id.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder to write; default: golden/store.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="What to call the model.")] = None,
+    trust_remote_code: Trust = False,
+    quiet: Quiet = False,
+) -> None:
+    """Make golden embeddings of MODEL with sentence-transformers, and store them."""
+    from exporter.model import check_finite, open_model
+    from exporter.stages import Stages
+    from golden import store
+    from golden.make import make
+
+    with listening(quiet) as listener:
+        stages = Stages(listener)
+        with stages("open"):
+            source = open_model(model, name=name, trust_remote_code=trust_remote_code)
+            folder = out or store.STORE / source.name
+            _check_store(folder)
+            check_finite(source, stages.step)
+            digests = {k: v for k, v in source.digests.items() if store.defines(k)}
+        with stages("goldens"):
+            goldens = make(
+                source.path,
+                name=source.name,
+                digests=digests,
+                trust_remote_code=trust_remote_code,
+                progress=lambda text, done, total: stages.step(done, total),
+            )
+            stages.note(f"{len(goldens.cases)} texts, {goldens.dim} dimensions")
+    try:
+        store.save(goldens, folder)
+    except OSError as error:
+        raise OutputError(f"cannot write {folder}: {error.strerror}") from None
+    open_console().print(Text(str(folder)), soft_wrap=True)
+
+
+def _check_store(folder: Path) -> None:
+    """Refuse, before any work, a folder that cannot be written or holds more than goldens, because
+    storing them replaces it whole."""
+    from golden.store import FILES
+
+    if folder.exists() and not folder.is_dir():
+        raise OutputError(f"{folder} is a file; give a folder with --out")
+    present = {path.name for path in folder.iterdir()} if folder.exists() else set()
+    others = sorted(present - set(FILES))
+    if others:
+        raise OutputError(f"{folder} holds something else ({others[0]}); give another --out")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder.parent):
+            pass
+    except OSError as error:
+        raise OutputError(f"cannot write {folder}: {error.strerror}; give another --out") from None

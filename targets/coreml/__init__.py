@@ -1,0 +1,76 @@
+"""Core ML: a `.mlpackage` written on any system, run by Core ML on macOS and by an evaluator of our
+own elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from exporter.options import BuildOptions
+from exporter.passes.base import Pass
+from exporter.program import Contract, Program
+from targets.base import Run, Target
+from targets.coreml import vendor
+from targets.coreml.settle import settle
+
+
+class CoreMl(Target):
+    name = "coreml"
+    extra = "coreml"
+    precisions = ("fp32", "fp16")
+    typed = True
+    takes = ("buckets", "flexible", "minimum_target")
+
+    def unavailable(self) -> str | None:
+        return vendor.unavailable()
+
+    def cannot_run(self, folder: Path | None = None) -> str | None:
+        return None if vendor.native() else "Core ML is on macOS only"
+
+    def stands_in(self, precision: str) -> str:
+        return "the package, in goldfold's evaluator of MIL programs"
+
+    def settle(self, precision: str, options: BuildOptions, max_length: int) -> BuildOptions:
+        return settle(options, max_length)
+
+    def narrow(self, contract: Contract, options: BuildOptions) -> Contract:
+        if options.flexible:
+            return contract
+        return contract.model_copy(update={"max_length": max(options.buckets)})
+
+    def tail(self, precision: str, peaks: Mapping[str, float]) -> tuple[Pass, ...]:
+        return ()  # attention is spelt by its own row, with masks that are constants of the bucket
+
+    def executes(self, precision: str) -> bool:
+        return True  # the evaluator rounds every value that is typed fp16; Core ML computes so
+
+    def versions(self) -> dict[str, str]:
+        found = vendor.installed()
+        return {"coremltools": found} if found else {}
+
+    def build(
+        self, program: Program, precision: str, folder: Path, options: BuildOptions
+    ) -> tuple[str, ...]:
+        from targets.coreml import build
+
+        return build.write(program, folder, options)
+
+    def load(self, folder: Path, contract: Contract, precision: str, threads: int | None) -> Run:
+        from targets.coreml import run
+
+        return run.load(folder, contract, threads)
+
+    def census(self, folder: Path) -> dict[str, int]:
+        from targets.coreml import run
+
+        return run.census(folder)
+
+    def run_package(self, package: Path, **how: Any) -> Any:
+        """What `goldfold coreml-run` asks for: targets.coreml.look.run_package."""
+        from targets.coreml import look
+
+        return look.run_package(package, **how)
+
+
+TARGET = CoreMl()

@@ -1,0 +1,231 @@
+"""Program → `model.mlpackage`: a function for each bucket, weights written once, the same bytes
+every time.
+
+The MIL program goes to coremltools' serialiser as it stands. Its optimising passes are not run: the
+rows write what those passes would find, and they copy every weight several times.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from exporter.errors import RewriteError
+from exporter.options import BuildOptions
+from exporter.program import ATTENTION_MASK, INPUT_IDS, Program
+from targets.coreml import lower, vendor
+from targets.coreml.layout import DATA, MANIFEST, MODEL, PACKAGE, WEIGHTS, function_name
+from targets.coreml.table import ROWS
+
+_SPACE = uuid.UUID("0d6f1c5e-6d5b-5a43-9a0b-5f2c8c1f7d11")
+"""Namespace of the package's identifiers, which are made of what they stand for."""
+
+LOADER = "GoldfoldEncoder.swift"
+
+
+def write(program: Program, folder: Path, options: BuildOptions) -> tuple[str, ...]:
+    """Write the package and its Swift loader, and return what the manifest should say.
+
+    Raises RewriteError for an op that no row can spell, TargetError for one that the system does
+    not have.
+    """
+    lower.check(program, ROWS)
+    system = vendor.system(options.minimum_target or vendor.DEFAULT_SYSTEM)
+    save(milprogram(program, system, options), folder / PACKAGE, system)
+    (folder / LOADER).write_text(_swift(program, options), encoding="utf-8")
+    return said(options, system)
+
+
+def said(options: BuildOptions, system: vendor.System) -> tuple[str, ...]:
+    """What the manifest says of a build: what it holds, and what has been seen of it."""
+    held = (
+        f"One function for any length, for {system.name} and later. A flexible length costs the "
+        "Neural Engine: Core ML then runs on the CPU and the GPU."
+        if options.flexible
+        else f"Static lengths of {', '.join(map(str, options.buckets))} tokens, batch 1, for "
+        f"{system.name} and later."
+    )
+    seen = (
+        "Off macOS its numbers come from goldfold's evaluator of MIL programs, which rounds every "
+        "value typed fp16; the Neural Engine's arithmetic and placement were not seen."
+    )
+    return held, seen
+
+
+def _swift(program: Program, options: BuildOptions) -> str:
+    """The Swift loader, with what the contract says in its place."""
+    contract = program.contract
+    several = len(options.buckets) > 1
+    rows = []
+    for bucket in options.buckets:
+        name = f'"{function_name(bucket, options.buckets)}"' if several else "nil"
+        rows.append(f"({bucket}, {name})")
+    words = {
+        "PAD_ID": str(contract.pad_id),
+        "BUCKETS": ", ".join(rows),
+        "MAX_LENGTH": str(max(options.buckets, default=contract.max_length)),
+        "OUTPUT": lower.spelled(contract.output),
+        # The property came with the systems that open several functions.
+        "SET_FUNCTION": "configuration.functionName = function" if several else "_ = function",
+    }
+    text = (Path(__file__).parent / f"{LOADER}.template").read_text(encoding="utf-8")
+    for word, value in words.items():
+        text = text.replace(f"@{word}@", value)
+    return text
+
+
+@dataclass(frozen=True)
+class Place:
+    """An input of a function: its sizes (None is an open one), and MIL's word for its type."""
+
+    sizes: tuple[int | None, ...]
+    kind: str = "int32"
+
+
+def milprogram(program: Program, system: vendor.System, options: BuildOptions) -> Any:
+    """The MIL program: one function for all lengths, or one for each bucket."""
+    made = begun(options)
+    for bucket in options.buckets or (None,):
+        add(made, program, system, options, bucket)
+    return made
+
+
+def begun(options: BuildOptions) -> Any:
+    """A MIL program without functions yet."""
+    vendor.coremltools()
+    from coremltools.converters.mil.mil import Program as MilProgram
+
+    # Names that coremltools gives by itself count from here, so that two builds agree.
+    vendor.builder().name_count.clear()
+    made = MilProgram()
+    made.export_as_multifunction = len(options.buckets) > 1
+    return made
+
+
+def add(
+    made: Any, program: Program, system: vendor.System, options: BuildOptions, bucket: int | None
+) -> None:
+    """Lower one bucket into `made`; None is every length."""
+    places = {name: Place((1, bucket)) for name in (INPUT_IDS, ATTENTION_MASK)}
+    name = function_name(bucket, options.buckets) if bucket else "main"
+    made.add_function(name, function(program, system, places))
+    made.default_function_name = name  # the last is the longest, which holds any text
+
+
+def function(program: Program, system: vendor.System, places: Mapping[str, Place]) -> Any:
+    """One MIL function of the program over inputs of these sizes. All open sizes are one and the
+    same, from 1 to the contract's longest text."""
+    ct = vendor.coremltools()
+    from coremltools.converters.mil.mil import Function, get_new_symbol, types
+
+    open_size = get_new_symbol()
+    inputs = {}
+    for name, place in places.items():
+        sizes = tuple(open_size if size is None else size for size in place.sizes)
+        kind = types.string_to_builtin(place.kind)
+        inputs[name] = vendor.builder().placeholder(shape=sizes, dtype=kind)
+    with Function(inputs, opset_version=system.word) as made:
+        opened = lower.opened(program, system, ROWS)
+        made.set_outputs(lower.write(opened, {name: made.inputs[name] for name in places}))
+    if any(None in place.sizes for place in places.values()):
+        dim = ct.RangeDim(1, program.contract.max_length, default=1)
+        kinds = [
+            ct.TensorType(name, shape=tuple(dim if n is None else n for n in place.sizes))
+            for name, place in places.items()
+        ]
+        made.set_input_types(tuple(kinds))  # type: ignore[arg-type]
+    return made
+
+
+def save(made: Any, package: Path, system: vendor.System) -> None:
+    """Write a MIL program as a package. Raises RewriteError if coremltools refuses it."""
+    weights = package / DATA / WEIGHTS
+    weights.parent.mkdir(parents=True)
+    spec = serialise(made, weights.parent, system)
+    (package / DATA / MODEL).write_bytes(spec.SerializeToString(deterministic=True))
+    _manifest(package)
+
+
+def serialise(made: Any, weights: Path, system: vendor.System) -> Any:
+    """The package's protobuf; `weights` gets weight.bin."""
+    from coremltools.converters.mil.backend.mil import load as backend
+
+    class Exporter(backend.MILProtoExporter):
+        """Weights reach the file without the copies that coremltools' own writing makes of each."""
+
+        def create_file_value(self, var: Any) -> Any:
+            known = self.weight_id_to_file_value.get(var.op.weight_id)
+            if known is not None or var.op.weight_id is None or var.val.dtype not in _BITS:
+                return known if known is not None else super().create_file_value(var)
+            path = self.get_weight_path(var.op)
+            method, seen_as = _BITS[var.val.dtype]
+            array = np.ascontiguousarray(var.val).reshape(-1)
+            offset = getattr(self.get_blob_writer(path), method)(array.view(seen_as))
+            value = backend.create_file_value_tensor(
+                file_name=f"@model_path/{WEIGHTS}",
+                offset=offset,
+                dim=var.val.shape,
+                data_type=backend.types_to_proto_primitive(var.sym_type.get_primitive()),
+            )
+            self.weight_id_to_file_value[var.op.weight_id] = value
+            return value
+
+    try:
+        made._check_early_error_out_for_invalid_program()
+        program = Exporter(made, str(weights), system.number).export()
+        return backend.CoreMLProtoExporter(
+            made,
+            program,
+            predicted_feature_name=None,  # type: ignore[arg-type]
+            predicted_probabilities_name=None,  # type: ignore[arg-type]
+            classifier_config=None,  # type: ignore[arg-type]
+            convert_to="mlprogram",
+            convert_from="milinternal",
+            specification_version=system.number,
+        ).export(system.number)
+    except Exception as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise RewriteError(f"coremltools refuses the program: {reason}") from error
+
+
+_BITS = {
+    np.dtype(np.float32): ("write_float_data", np.float32),
+    np.dtype(np.float16): ("write_fp16_data", np.uint16),
+    np.dtype(np.int32): ("write_int32_data", np.int32),
+}
+"""Type → the blob writer's method for it, and as what that wants to see the bits."""
+
+
+def _manifest(package: Path) -> None:
+    """Manifest.json, with identifiers made of the files' names and content."""
+    items = {}
+    model_id = ""
+    for path, what in ((MODEL, "Model Specification"), ("weights", "Model Weights")):
+        file = package / DATA / (path if path == MODEL else WEIGHTS)
+        if not file.is_file():
+            continue
+        with file.open("rb") as opened:
+            digest = hashlib.file_digest(opened, "sha256").hexdigest()
+        identifier = str(uuid.uuid5(_SPACE, f"{path} {digest}")).upper()
+        model_id = model_id or identifier
+        author = "com.apple.CoreML"
+        items[identifier] = {
+            "author": author,
+            "description": f"CoreML {what}",
+            "name": path,
+            "path": f"{author}/{path}",
+        }
+    manifest = {
+        "fileFormatVersion": "1.0.0",
+        "itemInfoEntries": items,
+        "rootModelIdentifier": model_id,
+    }
+    text = json.dumps(manifest, indent=4, sort_keys=True)
+    (package / MANIFEST).write_text(f"{text}\n", encoding="utf-8")

@@ -1,0 +1,250 @@
+"""Reads a saved `.mlpackage`: its functions, their operations, and the weights where they lie.
+
+Nothing of coremltools is used but the description of the protobuf, so that what is read here was
+not made by the code that wrote it. The weight file is mapped into memory, and a weight is a view.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from exporter.errors import ArtifactError, UsageError
+from targets.coreml import vendor
+from targets.coreml.layout import MANIFEST
+
+_SENTINEL = 0xDEADBEEF
+_KINDS = {
+    1: "bool", 2: "string", 10: "fp16", 11: "fp32", 12: "fp64",
+    21: "int8", 22: "int16", 23: "int32", 24: "int64",
+    31: "uint8", 32: "uint16", 33: "uint32", 34: "uint64",
+}  # fmt: skip
+"""MIL's types by the number that the protobuf has for them."""
+
+NUMPY = {
+    "bool": np.bool_, "fp16": np.float16, "fp32": np.float32, "fp64": np.float64,
+    "int8": np.int8, "int16": np.int16, "int32": np.int32, "int64": np.int64,
+    "uint8": np.uint8, "uint16": np.uint16, "uint32": np.uint32, "uint64": np.uint64,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A declared type: MIL's word and a shape; None is an open size, a shape of None a list."""
+
+    word: str
+    shape: tuple[int | None, ...] | None
+
+    def __str__(self) -> str:
+        sizes = "list" if self.shape is None else list(self.shape)
+        return f"{self.word}{sizes}".replace("None", "?")
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One operation: parameters are names of values, or constants, or lists of both."""
+
+    op: str
+    name: str
+    inputs: dict[str, Any]
+    outputs: tuple[tuple[str, Kind], ...]
+
+
+@dataclass(frozen=True)
+class Ref:
+    """The name of a value that another operation makes."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class MilFunction:
+    """One function of a package. Inputs and outputs with their declared types."""
+
+    name: str
+    inputs: dict[str, Kind]
+    outputs: tuple[str, ...]
+    operations: tuple[Operation, ...]
+    constants: dict[str, Any] = field(repr=False, default_factory=dict)
+    """Values of `const` operations: arrays (weights are views of the file) and strings."""
+
+
+@dataclass(frozen=True)
+class Package:
+    """A package's functions by name, and which one runs if none is asked for."""
+
+    path: Path
+    functions: dict[str, MilFunction]
+    default: str
+    system: int
+    """The specification version: 7 is iOS 16, 8 iOS 17, 9 iOS 18."""
+
+    def function(self, name: str | None = None) -> MilFunction:
+        """The function of this name, or the default. Raises UsageError, listing the known ones."""
+        if (name or self.default) not in self.functions:
+            known = ", ".join(self.functions)
+            raise UsageError(f"{self.path} has no function {name!r}; it has: {known}")
+        return self.functions[name or self.default]
+
+
+def read(path: Path) -> Package:
+    """Open a package. Raises ArtifactError, in one line, for one that is damaged or is no ML
+    program."""
+    root, data = _root(path)
+    spec = vendor.coremltools().proto.Model_pb2.Model()
+    try:
+        spec.ParseFromString(root.read_bytes())
+    except OSError as error:
+        raise ArtifactError(f"{root} cannot be read: {error.strerror}") from error
+    except Exception as error:
+        raise ArtifactError(f"{root} is damaged: it is no Core ML model") from error
+    if spec.WhichOneof("Type") != "mlProgram":
+        what = spec.WhichOneof("Type") or "nothing"
+        raise ArtifactError(f"{path} holds {what}, not an ML program")
+    blobs = _Blobs(data)
+    try:
+        functions = {
+            name: _function(name, function, blobs)
+            for name, function in sorted(spec.mlProgram.functions.items())
+        }
+    except ArtifactError:
+        raise
+    except Exception as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ArtifactError(f"{path} is damaged: {reason}") from error
+    if not functions:
+        raise ArtifactError(f"{path} holds an ML program without functions")
+    default = spec.description.defaultFunctionName or "main"
+    return Package(path, functions, default if default in functions else next(iter(functions)),
+                   spec.specificationVersion)  # fmt: skip
+
+
+def _root(path: Path) -> tuple[Path, Path]:
+    """The model file that the manifest names, and the folder that `@model_path` stands for."""
+    manifest = path / MANIFEST
+    if not path.exists():
+        raise ArtifactError(f"{path} does not exist")
+    if not manifest.is_file():
+        raise ArtifactError(f"{path} is no .mlpackage: it has no {MANIFEST}")
+    try:
+        found = json.loads(manifest.read_text(encoding="utf-8"))
+        item = found["itemInfoEntries"][found["rootModelIdentifier"]]["path"]
+        root = path / "Data" / item
+    except Exception as error:
+        raise ArtifactError(f"{manifest} is damaged: it names no model") from error
+    if not root.resolve().is_relative_to(path.resolve()):
+        raise ArtifactError(f"{manifest} is damaged: it points outside the package")
+    return root, root.parent
+
+
+class _Blobs:
+    """Weight files, mapped when first read."""
+
+    def __init__(self, data: Path) -> None:
+        self.data = data
+        self.maps: dict[str, np.ndarray] = {}
+
+    def read(self, name: str, offset: int, kind: Kind) -> np.ndarray:
+        """The array at `offset` of the file `name`, a view. Its header is checked against
+        `kind`."""
+        path = self.data / name.removeprefix("@model_path/")
+        if not path.resolve().is_relative_to(self.data.resolve()):
+            raise ArtifactError(f"{self.data} is damaged: {name} lies outside the package")
+        if name not in self.maps:
+            try:
+                self.maps[name] = np.memmap(path, dtype=np.uint8, mode="r")
+            except (OSError, ValueError) as error:
+                raise ArtifactError(f"{path} cannot be read: {error}") from error
+        whole = self.maps[name]
+        # 64 bytes: a mark, a type, then size and place of the data, all little-endian.
+        head = whole[offset : offset + 24]
+        if len(head) < 24 or int(head[:4].view("<u4")[0]) != _SENTINEL:
+            raise ArtifactError(f"{path} is damaged: no weight begins at byte {offset}")
+        size, start = (int(number) for number in head[8:24].view("<u8"))
+        if kind.word not in NUMPY or kind.shape is None or None in kind.shape:
+            raise ArtifactError(f"{path}: weights of type {kind} are not known here")
+        wanted = int(np.prod(kind.shape, dtype=np.int64)) * np.dtype(NUMPY[kind.word]).itemsize  # type: ignore[arg-type]
+        if size != wanted or start + size > len(whole):
+            raise ArtifactError(
+                f"{path} is damaged: the weight at byte {offset} has {size} bytes for {kind}"
+            )
+        return whole[start : start + size].view(NUMPY[kind.word]).reshape(kind.shape)  # type: ignore[arg-type]
+
+
+def _kind(proto: Any) -> Kind:
+    which = proto.WhichOneof("type")
+    if which == "listType":
+        return Kind(_kind(proto.listType.type).word, None)
+    if which != "tensorType":
+        raise ArtifactError(f"a value of MIL type {which} is not known here")
+    tensor = proto.tensorType
+    if tensor.dataType not in _KINDS:
+        raise ArtifactError(f"a tensor of MIL type {tensor.dataType} is not known here")
+    sizes = tuple(
+        int(d.constant.size) if d.WhichOneof("dimension") == "constant" else None
+        for d in tensor.dimensions
+    )
+    return Kind(_KINDS[tensor.dataType], sizes)
+
+
+def _value(proto: Any, blobs: _Blobs) -> Any:
+    """A constant: an array, a string, or a list of either."""
+    kind = _kind(proto.type)
+    if proto.WhichOneof("value") == "blobFileValue":
+        place = proto.blobFileValue
+        return blobs.read(place.fileName, place.offset, kind)
+    held = proto.immediateValue
+    if held.WhichOneof("value") == "list":
+        return [_value(item, blobs) for item in held.list.values]
+    which = held.tensor.WhichOneof("value")
+    values = getattr(held.tensor, which).values
+    if kind.word == "string":
+        return values[0] if kind.shape == () else list(values)
+    wanted = np.dtype(NUMPY[kind.word])
+    array = np.frombuffer(values, wanted) if which == "bytes" else np.array(values, dtype=wanted)
+    return array.reshape(kind.shape)  # type: ignore[arg-type]
+
+
+def _function(name: str, proto: Any, blobs: _Blobs) -> MilFunction:
+    block = proto.block_specializations[proto.opset]
+    constants: dict[str, Any] = {}
+    operations = tuple(_operations(block, blobs, constants))
+    inputs = {value.name: _kind(value.type) for value in proto.inputs}
+    return MilFunction(name, inputs, tuple(block.outputs), operations, constants)
+
+
+def _operations(block: Any, blobs: _Blobs, constants: dict[str, Any]) -> Iterator[Operation]:
+    for proto in block.operations:
+        attributes = {key: value for key, value in proto.attributes.items() if key != "name"}
+        if proto.type == "const":
+            constants[proto.outputs[0].name] = _value(attributes["val"], blobs)
+            continue
+        inputs: dict[str, Any] = {
+            key: _bound(argument.arguments, blobs) for key, argument in proto.inputs.items()
+        }
+        # Compressed weights keep their parameters as attributes before iOS 18.
+        inputs |= {key: _value(value, blobs) for key, value in attributes.items()}
+        if proto.blocks:
+            inputs["blocks"] = len(proto.blocks)
+        outputs = tuple((value.name, _kind(value.type)) for value in proto.outputs)
+        named = "name" in proto.attributes  # .get would make an empty one
+        said = proto.attributes["name"] if named else None
+        yield Operation(
+            proto.type,
+            outputs[0][0] if said is None else _value(said, blobs),
+            inputs,
+            outputs,
+        )
+
+
+def _bound(bindings: Sequence[Any], blobs: _Blobs) -> Any:
+    made = [
+        Ref(b.name) if b.WhichOneof("binding") == "name" else _value(b.value, blobs)
+        for b in bindings
+    ]
+    return made[0] if len(made) == 1 else made

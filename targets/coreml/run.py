@@ -1,0 +1,109 @@
+"""Open an artifact: Core ML itself on macOS, the evaluator anywhere else.
+
+A package computes one row at a time, in functions of fixed length. The function is chosen by the
+width of the batch, not by a row's own tokens, so that a batch that was padded is computed padded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from exporter.errors import ArtifactError
+from exporter.program import ATTENTION_MASK, INPUT_IDS, Contract
+from targets.base import Run
+from targets.coreml import vendor
+from targets.coreml.evaluate import Evaluator
+from targets.coreml.layout import PACKAGE
+from targets.coreml.package import MilFunction, Package, read
+
+Row = Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]
+"""Named int32 [1, tokens] arrays in, named outputs out."""
+
+
+def load(folder: Path, contract: Contract, threads: int | None = None) -> Run:
+    """A callable over the package in `folder`. `threads` limits the evaluator's matrix products;
+    Core ML chooses for itself. Raises ArtifactError if the package is damaged."""
+    package = read(folder / PACKAGE)
+    opened = _core_ml if vendor.native() else _evaluator
+    lengths = {_length(function): function for function in package.functions.values()}
+    rows: dict[str, Row] = {}
+    widened: dict = {}
+
+    def row_of(name: str) -> Row:
+        if name not in rows:
+            rows[name] = opened(package, name, widened)
+        return rows[name]
+
+    def run(
+        input_ids: np.ndarray, attention_mask: np.ndarray, output: str | None = None
+    ) -> np.ndarray:
+        name = output or contract.output
+        length, function = _fitting(lengths, input_ids.shape[1])
+        row = row_of(function.name)
+        padded = length or input_ids.shape[1]
+        out: list[np.ndarray] = []
+        with threadpool_limits(threads):
+            for place in range(len(input_ids)):
+                feeds = {
+                    INPUT_IDS: _widened(input_ids[place], padded, contract.pad_id),
+                    ATTENTION_MASK: _widened(attention_mask[place], padded, 0),
+                }
+                out.append(np.asarray(row(feeds)[name][0], dtype=np.float32))
+        return np.stack(out)
+
+    return run
+
+
+def census(folder: Path) -> dict[str, int]:
+    """Operations of the longest function by kind. What a device fuses is not seen here."""
+    package = read(folder / PACKAGE)
+    counts: dict[str, int] = {}
+    for operation in package.function().operations:
+        counts[operation.op] = counts.get(operation.op, 0) + 1
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+
+def _length(function: MilFunction) -> int:
+    """The tokens that a function takes; 0 if any number."""
+    if INPUT_IDS not in function.inputs:
+        raise ArtifactError(f"the function {function.name} has no input {INPUT_IDS}")
+    shape = function.inputs[INPUT_IDS].shape
+    if shape is None or len(shape) != 2:
+        raise ArtifactError(f"{INPUT_IDS} is {function.inputs[INPUT_IDS]}; it should be [1, S]")
+    return shape[1] or 0
+
+
+def _fitting(lengths: dict[int, MilFunction], width: int) -> tuple[int, MilFunction]:
+    """The shortest function that holds `width` tokens."""
+    if 0 in lengths:
+        return 0, lengths[0]
+    fitting = [length for length in lengths if length >= width]
+    if not fitting:
+        raise ArtifactError(f"{width} tokens; the longest function takes {max(lengths)}")
+    return min(fitting), lengths[min(fitting)]
+
+
+def _widened(row: np.ndarray, width: int, filler: int) -> np.ndarray:
+    out = np.full((1, width), filler, dtype=np.int32)
+    out[0, : len(row)] = row
+    return out
+
+
+def _evaluator(package: Package, name: str, widened: dict) -> Row:
+    return Evaluator(package, name, "declared", widened)
+
+
+def _core_ml(package: Package, name: str, widened: dict) -> Row:
+    """Core ML's own runtime, on whatever units it chooses."""
+    ct = vendor.coremltools()
+    several = len(package.functions) > 1
+    try:
+        model = ct.models.MLModel(str(package.path), function_name=name if several else None)
+    except Exception as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ArtifactError(f"Core ML refuses {package.path}: {reason}") from error
+    return model.predict

@@ -1,0 +1,8 @@
+"""The op table: every ONNX op that has a row, and the row."""
+
+from __future__ import annotations
+
+from targets.coreml import rows_layers, rows_math, rows_tensor
+from targets.coreml.lower import Row
+
+ROWS: dict[str, Row] = {**rows_math.ROWS, **rows_tensor.ROWS, **rows_layers.ROWS}
