@@ -14,6 +14,7 @@ import onnx_ir as ir
 
 from exporter import (
     __version__,
+    asking,
     bundle,
     calibration,
     heads,
@@ -34,16 +35,13 @@ from exporter.program import Program, weights_aside
 from exporter.stages import Listener, Stages
 from golden import store
 from golden.compare import Measurement
-from golden.gate import GATES, Verdict
+from golden.gate import Verdict
 from golden.store import Goldens
 
 if TYPE_CHECKING:
     from targets.base import Target
 
 _TOKENIZER_FILES = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
-
-
-_ANY_LENGTH = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -102,7 +100,7 @@ def export(
     Raises:
         GoldfoldError of the kind that says whose fault it is, before anything is written.
     """
-    pairs = _pairs(targets, precisions)
+    pairs = asking.pairs(targets, precisions)
     check_taken(build, {name: registry.target(name).takes for name in targets})
     pipeline.check_skips(options.skip)
     cut = options.stop_after is not None or "set-precision" in options.skip
@@ -120,15 +118,17 @@ def export(
             if options.dump.resolve().is_relative_to(out.resolve()):
                 raise UsageError(f"--dump {options.dump} lies in --out; give it a place of its own")
             bundle.check_writable(options.dump, "--dump")
-        _settle(pairs, build, _ANY_LENGTH)  # what no length could make right is refused here
+        asking.settle(
+            pairs, build, asking.ANY_LENGTH
+        )  # what no length could make right is refused here
         check_finite(source, stages.step)
         origin = origin_of(source)
         stages.note(f"{source.name}, {len(source.modules)} modules, weights finite")
     with stages("goldens"):
         goldens = obtain_goldens(source, origin, stages, trust_remote_code)
-        goldens = _shortened(goldens, max_length)
+        goldens = asking.shortened(goldens, max_length)
         heads.check(dims, goldens.dim)
-        settled = _settle(pairs, build, max_length or goldens.max_length)
+        settled = asking.settle(pairs, build, max_length or goldens.max_length)
     drift = Drift(goldens, stages) if verify_each else None
     passes = Pipeline(options, drift)
     program = prepare(source, stages, passes, trust_remote_code, max_length, dims)
@@ -156,48 +156,6 @@ def export(
                 )
             )
     return results
-
-
-def _pairs(targets: Sequence[str], precisions: Sequence[str]) -> list[tuple[str, str]]:
-    """Every pair asked for, refused here if the target does not offer it."""
-    if not targets or not precisions:
-        raise UsageError("name at least one --target and one --precision")
-    for target in targets:
-        if target not in registry.names():
-            known = ", ".join(registry.names())
-            raise UsageError(f"unknown target {target!r}; known: {known}")
-    for precision in precisions:
-        if precision not in GATES:
-            raise UsageError(f"unknown precision {precision!r}; known: {', '.join(GATES)}")
-    pairs = [(t, p) for t in dict.fromkeys(targets) for p in dict.fromkeys(precisions)]
-    for target, precision in pairs:
-        registry.offered(target, precision)
-    return pairs
-
-
-def _shortened(goldens: Goldens, max_length: int | None) -> Goldens:
-    """The goldens that fit a static limit. Raises UsageError for one that cannot be."""
-    if max_length is None:
-        return goldens
-    if not 1 <= max_length <= goldens.max_length:
-        raise UsageError(
-            f"--max-length is {max_length}; {goldens.model} takes 1 … {goldens.max_length}"
-        )
-    fitting = goldens.within(max_length)
-    if not fitting.cases:
-        raise UsageError(f"--max-length {max_length}: no golden text is as short as that")
-    return fitting
-
-
-def _settle(
-    pairs: Sequence[tuple[str, str]], asked: BuildOptions, max_length: int
-) -> dict[tuple[str, str], BuildOptions]:
-    """What each pair is built with, refused here if its target cannot do it."""
-    settled = {}
-    for name, precision in pairs:
-        target = registry.target(name)
-        settled[name, precision] = target.settle(precision, asked.only(target.takes), max_length)
-    return settled
 
 
 def origin_of(source: Source) -> Origin:

@@ -40,7 +40,7 @@ class FoldNormGain(Pass):
     holds:
         (n(x) · g + c) W + b = n(x) (diag(g) W) + (c W + b)
         (n(x) · g) W = (n(x) · g/t) (diag(t) W), for any t without zeros; "equalize" takes
-        t_j = r / max |W_j|, with r their geometric mean over all readers
+        t_j = r / max |W_j|, with r their geometric mean over all readers, and 1 for a W_j of zeros
 
     needs:
         every reader of the norm is a linear map with a constant weight; an output of the graph is
@@ -152,8 +152,6 @@ class FoldNormGain(Pass):
                 return f"{where(reader)} ({reader.op_type}) also reads the norm"
             if any(v is not None and v.shape != linear.weight.shape[:1] for v in given):
                 return "its gain or its bias is not one number a channel"
-        if self.policy == "equalize" and not _reach(match).all():
-            return "an input channel of its readers is all zeros and cannot be made equal"
         return None
 
     def construct(self, match: Norm, memo: dict) -> None:
@@ -175,7 +173,9 @@ class FoldNormGain(Pass):
 
     def _equalize(self, match: Norm, graph: ir.Graph) -> None:
         reach = _reach(match)
-        share = np.exp(np.log(reach).mean()) / reach  # t_j = r / max |W_j|
+        live = reach > 0  # a channel of zeros has nothing to be made equal
+        share = np.ones_like(reach)
+        share[live] = np.exp(np.log(reach[live]).mean()) / reach[live]  # t_j = r / max |W_j|
         for reader in match.readers:
             linear = linear_ending_at(reader)
             assert linear is not None
@@ -199,4 +199,5 @@ def _is_equal(norm: Norm) -> bool:
     if any(linear_ending_at(reader) is None for reader in norm.readers) or not norm.readers:
         return False
     reach = _reach(norm)
-    return bool(reach.all()) and bool(reach.max() <= reach.min() * (1 + 2.0**-20))
+    live = reach[reach > 0]
+    return not live.size or bool(live.max() <= live.min() * (1 + 2.0**-20))
