@@ -6,6 +6,7 @@ Nothing here has a substitute: where there is no GPU, loading is an error.
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -147,6 +148,10 @@ class _Engine:
     def _must(self, done: bool, what: str) -> None:
         if not done:
             raise TargetError(f"TensorRT could not {what}")
+
+    def __del__(self) -> None:
+        with suppress(Exception):  # half made, or the driver is gone already
+            self.close()
 
     def close(self) -> None:
         """Give back the GPU's memory."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,21 +32,27 @@ def folder() -> Path:
 def test_every_profile_at_its_corners(folder: Path) -> None:
     """The engine against its own ONNX: both may be off by the gate of the precision, apart."""
     manifest = open_bundle(folder).manifest
-    encoder = load(folder)
+    engine: Any = TARGET.load(folder, manifest.contract, manifest.precision, None)
     exact = TARGET.stand_in(folder, manifest.contract, manifest.precision, None)
     limit = 2 * GATES[manifest.precision].worst
     rng = np.random.default_rng(11)
-    for text in manifest.options.profile:
+    for index, text in enumerate(manifest.options.profile):
         profile = settings.parse_profile(text, manifest.contract.max_length)
         for batch, tokens in (profile.least, profile.usual, profile.most):
             rows = min(batch, 4)
             ids = rng.integers(4, manifest.contract.vocab_size, (batch, tokens))
             mask = np.ones_like(ids)
             mask[1:, max(1, tokens // 3) :] = 0
-            found = encoder.run(ids, mask)
+            found = engine._run(index, ids, mask, manifest.contract.output)
             assert np.isfinite(found).all()
             for one, other in zip(found[:rows], exact(ids[:rows], mask[:rows]), strict=True):
                 assert reading(one, other).distance <= limit
+
+
+def test_the_census_counts_layers(folder: Path) -> None:
+    counts = TARGET.census(folder)
+    assert sum(counts.values()) > 0
+    assert "" not in counts
 
 
 def test_more_rows_than_a_profile_takes_are_run_in_parts(folder: Path) -> None:
