@@ -11,7 +11,7 @@ from exporter.options import BuildOptions
 from golden.gate import GATES
 from golden.store import Goldens
 
-ANY_LENGTH = 1 << 20
+ANY_LENGTH = 1 << 62
 """A model's length where it is not known yet: what is refused for it is refused for every model."""
 
 
@@ -30,6 +30,14 @@ def pairs(targets: Sequence[str], precisions: Sequence[str]) -> list[tuple[str, 
     for target, precision in found:
         registry.offered(target, precision)
     return found
+
+
+def check_sizes(dims: Sequence[int], max_length: int | None) -> None:
+    """Refuse, without knowing the model, what no model has."""
+    if any(dim < 1 for dim in dims) or (max_length is not None and max_length < 1):
+        raise UsageError("--dims and --max-length begin at 1")
+    if len(set(dims)) != len(dims):
+        raise UsageError(f"--dims {','.join(map(str, dims))} names a size twice")
 
 
 def shortened(goldens: Goldens, max_length: int | None) -> Goldens:

@@ -109,6 +109,8 @@ class VerdictRecord(BaseModel):
     compute in this precision."""
     beside: dict[str, dict[str, Any]] = {}
     """What other runtimes make of the same file, by name; not judged."""
+    heads: dict[str, dict[str, Any]] = {}
+    """The further heads, by output, on the short texts; "… emulated" with every value rounded."""
     drift: tuple[Look, ...] = ()
     """The drift after every pass, where the export was asked for it."""
     timings: tuple[Timing, ...]

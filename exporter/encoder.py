@@ -133,6 +133,11 @@ class Encoder:
             )
         return np.asarray(self._run(ids, mask, contract.output_of(dims)), dtype=np.float32)
 
+    def call(self, input_ids: np.ndarray, attention_mask: np.ndarray, output: str) -> np.ndarray:
+        """`run`, by the name of an output."""
+        sizes = {self.contract.output_of(d): d for d in (self.contract.dim, *self.contract.heads)}
+        return self.run(input_ids, attention_mask, sizes[output])
+
     def _checked(self, ids: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         try:
             ids, mask = np.asarray(ids), np.asarray(mask)

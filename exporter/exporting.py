@@ -101,6 +101,7 @@ def export(
         GoldfoldError of the kind that says whose fault it is, before anything is written.
     """
     pairs = asking.pairs(targets, precisions)
+    asking.check_sizes(dims, max_length)
     check_taken(build, {name: registry.target(name).takes for name in targets})
     pipeline.check_skips(options.skip)
     cut = options.stop_after is not None or "set-precision" in options.skip
@@ -301,7 +302,10 @@ def _one(
         )
         built = Bundle(folder, manifest, None)
         stages.note(f"{built.size / 1e6:.0f} MB")
-    measurement, verdict = verifying.measure(open_encoder(built, proof=True), goldens, stages)
+    encoder = open_encoder(built, proof=True)
+    measurement, verdict = verifying.measure(encoder, goldens, stages)
+    further = verifying.heads(encoder, goldens, stages, emulable)
+    verdict = verifying.with_heads(verdict, further, precision, goldens)
     others = verifying.beside(built, goldens, stages)
     proof = None
     if emulable is not None:
@@ -315,7 +319,15 @@ def _one(
     if job.drift is not None:  # the common passes' and this artifact's own
         looks = job.drift.looks[: job.common_looks] + job.drift.looks[start:]
     record = verifying.record(
-        verdict, measurement, manifest, timings, others, proof, looks, verifying.measured(built)
+        verdict,
+        measurement,
+        manifest,
+        timings,
+        others,
+        proof,
+        looks,
+        verifying.measured(built),
+        further,
     )
     bundle.write_verdict(folder, record)
     path = bundle.publish(folder, job.out, name, verdict.passed)

@@ -13,19 +13,24 @@ import onnx_ir as ir
 
 from exporter.errors import UsageError
 from exporter.passes.pattern import normalised
-from exporter.program import EMBEDDING, MODULE, Program, add_constant, drop_unused
+from exporter.program import (
+    EMBEDDING,
+    MODULE,
+    Program,
+    add_constant,
+    drop_unused,
+    unique_name,
+)
 
 _FLOOR = 1e-12
 """torch.nn.functional.normalize's: a zero row stays zero."""
 
 
 def check(dims: Sequence[int], full: int) -> tuple[int, ...]:
-    """`dims`, largest first. Raises UsageError for one that the model does not have, or twice."""
+    """`dims`, largest first. Raises UsageError for one that the model does not have."""
     for dim in dims:
         if not 1 <= dim <= full:
             raise UsageError(f"--dims {dim}: the model has 1 … {full} dimensions")
-    if len(set(dims)) != len(dims):
-        raise UsageError(f"--dims {','.join(map(str, dims))} names a size twice")
     return tuple(sorted(dims, reverse=True))
 
 
@@ -41,10 +46,13 @@ def add(program: Program, dims: Sequence[int]) -> None:
     whole = normalised(output.producer()) if contract.normalized else output
     if whole is None:
         whole = output  # scaled by its own length already, which normalising again does not see
-    heads = [_head(program, whole, dim) for dim in others]
-    if largest != contract.dim:
+    trunk = whole
+    if largest != contract.dim:  # all heads from the largest: nobody reads the rows behind it
         output.name = f"{EMBEDDING}.whole"
-        head = _head(program, whole, largest)
+        trunk = _Writer(program, largest).slice(whole)
+    heads = [_head(program, trunk, dim, cut=True) for dim in others]
+    if largest != contract.dim:
+        head = _head(program, trunk, largest, cut=False)
         head.name = contract.output
         graph.outputs[0] = head
     graph.outputs.extend(heads)
@@ -52,30 +60,53 @@ def add(program: Program, dims: Sequence[int]) -> None:
     drop_unused(program.model)
 
 
-def _head(program: Program, whole: ir.Value, dim: int) -> ir.Value:
+def _head(program: Program, trunk: ir.Value, dim: int, cut: bool) -> ir.Value:
     """Nodes for one head at the end of the graph; float32 [batch, dim]."""
-    graph, contract = program.graph, program.contract
-    name = f"{EMBEDDING}_{dim}"
-    batch = whole.shape[0] if whole.shape is not None else None
+    write = _Writer(program, dim)
+    made = write.slice(trunk) if cut else trunk
+    if program.contract.normalized:
+        made = write.normalise(made)
+    elif not cut:
+        made = write("Identity", made, width=dim, last="whole")
+    made.name = f"{EMBEDDING}_{dim}"
+    return made
 
-    def number(array: np.ndarray, wish: str) -> ir.Value:
-        return add_constant(graph, f"{name}.{wish}", array)
 
-    def emit(op: str, *inputs: ir.Value, width: int, last: str, **attributes: int) -> ir.Value:
-        node = ir.node(op, list(inputs), attributes, name=f"{name}.{last}")
-        node.metadata_props[MODULE] = f"heads.{dim}"
+class _Writer:
+    """Appends the nodes of one head to the graph."""
+
+    def __init__(self, program: Program, dim: int) -> None:
+        self.graph, self.dim, self.stem = program.graph, dim, f"{EMBEDDING}_{dim}"
+
+    def __call__(
+        self, op: str, *inputs: ir.Value, width: int, last: str, **attributes: int
+    ) -> ir.Value:
+        node = ir.node(op, list(inputs), attributes)
         made = node.outputs[0]
-        made.name, made.type = f"{name}.{last}", ir.TensorType(ir.DataType.FLOAT)
-        made.shape = ir.Shape([batch, width])
-        graph.append(node)
+        node.name = made.name = unique_name(self.graph, f"{self.stem}.{last}")
+        node.metadata_props[MODULE] = f"heads.{self.dim}"
+        shape = inputs[0].shape
+        made.type = ir.TensorType(ir.DataType.FLOAT)
+        made.shape = ir.Shape([shape[0] if shape is not None else None, width])
+        self.graph.append(node)
         return made
 
-    zero, axis = number(np.array([0]), "start"), number(np.array([-1]), "axis")
-    made = emit("Slice", whole, zero, number(np.array([dim]), "end"), axis, width=dim, last="slice")
-    if contract.normalized:
-        length = emit("ReduceL2", made, axis, width=1, last="length", keepdims=1)
-        floor = number(np.array(_FLOOR, dtype=np.float32), "floor")
-        divisor = emit("Clip", length, floor, width=1, last="divisor")
-        made = emit("Div", made, divisor, width=dim, last="unit")
-    made.name = name
-    return made
+    def constant(self, array: np.ndarray, last: str) -> ir.Value:
+        return add_constant(self.graph, f"{self.stem}.{last}", array)
+
+    def slice(self, whole: ir.Value) -> ir.Value:
+        """The first `dim` columns."""
+        start, end = (
+            self.constant(np.array([0]), "start"),
+            self.constant(np.array([self.dim]), "end"),
+        )
+        axis = self.constant(np.array([-1]), "axis")
+        return self("Slice", whole, start, end, axis, width=self.dim, last="slice")
+
+    def normalise(self, rows: ir.Value) -> ir.Value:
+        """Rows by their lengths, as torch does."""
+        axis = self.constant(np.array([-1]), "axis")
+        length = self("ReduceL2", rows, axis, width=1, last="length", keepdims=1)
+        floor = self.constant(np.array(_FLOOR, dtype=np.float32), "floor")
+        divisor = self("Clip", length, floor, width=1, last="divisor")
+        return self("Div", rows, divisor, width=self.dim, last="unit")

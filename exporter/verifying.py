@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,10 +44,19 @@ def verify(
         opened = bundle.open_bundle(path, unverified=True)
         stages.note(f"{len(opened.manifest.files)} files, every digest right")
     goldens = goldens_of(opened)
-    measurement, verdict = measure(open_encoder(opened, threads, proof=True), goldens, stages)
+    encoder = open_encoder(opened, threads, proof=True)
+    measurement, verdict = measure(encoder, goldens, stages)
+    further = heads(encoder, goldens, stages)
+    verdict = with_heads(verdict, further, opened.manifest.precision, goldens)
     others = beside(opened, goldens, stages, threads)
     fresh = record(
-        verdict, measurement, opened.manifest, stages.timings, others, where=measured(opened)
+        verdict,
+        measurement,
+        opened.manifest,
+        stages.timings,
+        others,
+        where=measured(opened),
+        heads=further,
     )
     verdict, fresh = _carry(opened, verdict, fresh)
     bundle.write_verdict(path, fresh)
@@ -97,7 +106,6 @@ def measure(encoder: Encoder, goldens: Goldens, stages: Stages) -> tuple[Measure
             dims=encoder.contract.dim,
         )
         verdict = gate.judge(measurement, faults, manifest.precision, goldens)
-        verdict = _heads(encoder, goldens, verdict, stages)
         worst = max(measurement.worst, measurement.worst_padded)
         computed = "" if _executes(manifest) else ", computed in fp32 on this machine"
         what, reason = measured(encoder.bundle)
@@ -107,22 +115,43 @@ def measure(encoder: Encoder, goldens: Goldens, stages: Stages) -> tuple[Measure
     return measurement, verdict
 
 
-def _heads(encoder: Encoder, goldens: Goldens, verdict: Verdict, stages: Stages) -> Verdict:
-    """The verdict, and the same gate on every further head. They share the trunk, so the short
-    texts, which cost little, are enough."""
-    reasons = list(verdict.reasons)
-    short = goldens.within(SHORT)
-    for dim in encoder.contract.heads:
-        stages.detail(f"head of {dim} dimensions")
-        found = compare.measure(
-            lambda ids, mask, dim=dim: encoder.run(ids, mask, dim),
-            short,
-            pad_id=encoder.contract.pad_id,
-            progress=lambda what, done, total: stages.step(done, total),
-            dims=dim,
-        )
-        judged = gate.judge(found, [], encoder.bundle.manifest.precision, short)
-        reasons += [f"{encoder.contract.output_of(dim)}: {reason}" for reason in judged.reasons]
+def heads(
+    encoder: Encoder, goldens: Goldens, stages: Stages, emulable: Program | None = None
+) -> dict[str, Measurement]:
+    """Every further head, by output; and with every value rounded where that is the proof. They
+    share the trunk, so the short texts, which cost little, are enough."""
+    contract, short = encoder.contract, goldens.within(SHORT)
+    found: dict[str, Measurement] = {}
+    if not contract.heads:
+        return found
+    ways: dict[str, Callable] = {"": encoder.call}
+    with stages(f"heads {encoder.bundle.name}"):
+        if emulable is not None:
+            ways[" emulated"] = emulation.runner(emulable)
+        for dim in contract.heads:
+            name = contract.output_of(dim)
+            for way, run in ways.items():
+                stages.detail(f"{name}{way}")
+                found[f"{name}{way}"] = compare.measure(
+                    lambda ids, mask, run=run, name=name: run(ids, mask, name),
+                    short,
+                    pad_id=contract.pad_id,
+                    progress=lambda what, done, total: stages.step(done, total),
+                    dims=dim,
+                )
+        worst = max(max(m.worst, m.worst_padded) for m in found.values())
+        stages.note(f"{len(contract.heads)} more, worst 1−cos {worst:.1e}")
+    return found
+
+
+def with_heads(
+    verdict: Verdict, found: Mapping[str, Measurement], precision: str, goldens: Goldens
+) -> Verdict:
+    """The same gate on every further head."""
+    short, reasons = goldens.within(SHORT), list(verdict.reasons)
+    for name, measurement in found.items():
+        judged = gate.judge(measurement, [], precision, short)
+        reasons += [f"{name}: {reason}" for reason in judged.reasons]
     return Verdict(not reasons, tuple(reasons))
 
 
@@ -193,6 +222,7 @@ def record(
     emulated: Measurement | None = None,
     drift: Sequence[Look] = (),
     where: tuple[str, str] = ("the artifact", ""),
+    heads: Mapping[str, Measurement] | None = None,
 ) -> VerdictRecord:
     """What goes into verdict.json: everything that differs from run to run."""
     measured, not_run = where
@@ -202,10 +232,8 @@ def record(
         precision=manifest.precision,
         measurement=measurement.to_json(),
         emulated=None if emulated is None else emulated.to_json(),
-        beside={
-            name: {key: value for key, value in other.to_json().items() if key != "rows"}
-            for name, other in (beside or {}).items()
-        },
+        beside=_summaries(beside),
+        heads=_summaries(heads),
         drift=tuple(drift),
         timings=tuple(timings),
         passes_seconds={report.name: report.seconds for report in manifest.passes},
@@ -217,3 +245,11 @@ def record(
             "not_run": not_run,
         },
     )
+
+
+def _summaries(found: Mapping[str, Measurement] | None) -> dict[str, dict]:
+    """Measurements without their rows."""
+    return {
+        name: {key: value for key, value in one.to_json().items() if key != "rows"}
+        for name, one in (found or {}).items()
+    }

@@ -72,6 +72,8 @@ class Evaluator:
             try:
                 with np.errstate(all="ignore"):  # overflow shows as inf, and is looked for
                     made = TABLE[operation.op](_Operands(self, operation, values))
+                results = made if isinstance(made, (list, tuple)) else [made]
+                pairs = list(zip(operation.outputs, results, strict=True))
             except (ArtifactError, UsageError):
                 raise
             except Exception as error:
@@ -79,8 +81,7 @@ class Evaluator:
                 raise ArtifactError(
                     f"{operation.op} at {operation.name} cannot be computed: {reason}"
                 ) from error
-            results = made if isinstance(made, (list, tuple)) else [made]
-            for (name, kind), result in zip(operation.outputs, results, strict=True):
+            for (name, kind), result in pairs:
                 values[name] = self._settled(operation, name, kind, np.asarray(result))
                 if watch is not None:
                     watch(operation, name, kind, values[name])
@@ -97,7 +98,12 @@ class Evaluator:
             array = np.asarray(feeds[name])
             if not _fits(array.shape, kind) or not _same_sort(array, kind):
                 raise UsageError(f"{name} is {array.dtype}{list(array.shape)}; it takes {kind}")
-            values[name] = array.astype(self._type(kind))
+            narrow = self._type(kind)
+            if array.dtype.kind in "iu" and array.size and np.dtype(narrow).kind in "iu":
+                held = np.iinfo(narrow)
+                if int(array.min()) < held.min or int(array.max()) > held.max:
+                    raise UsageError(f"{name} holds numbers beyond {kind.word}")
+            values[name] = array.astype(narrow)
             if self.rounds and kind.word == "fp16":
                 values[name] = _half(values[name], self.working)
         return values

@@ -119,6 +119,8 @@ def _text(
     width = kind.shape[1] or len(ids)
     if len(ids) > width:
         raise UsageError(f"{len(ids)} token ids; the function takes {width}")
+    if not all(0 <= i < 1 << 31 for i in ids):
+        raise UsageError("token ids must be 0 … 2147483647")
     made = {INPUT_IDS: np.zeros((1, width), np.int32), ATTENTION_MASK: np.zeros((1, width), int)}
     made[INPUT_IDS][0, : len(ids)] = ids
     made[ATTENTION_MASK][0, : len(ids)] = 1

@@ -7,7 +7,9 @@ not made by the code that wrote it. The weight file is mapped into memory, and a
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+import math
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,9 @@ from targets.coreml import vendor
 from targets.coreml.layout import MANIFEST
 
 _SENTINEL = 0xDEADBEEF
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_MOST = 1 << 31
+"""Numbers in one value; EmbeddingGemma's table has a tenth of that."""
 _KINDS = {
     1: "bool", 2: "string", 10: "fp16", 11: "fp32", 12: "fp64",
     21: "int8", 22: "int16", 23: "int32", 24: "int64",
@@ -137,7 +142,11 @@ def _root(path: Path) -> tuple[Path, Path]:
         root = path / "Data" / item
     except Exception as error:
         raise ArtifactError(f"{manifest} is damaged: it names no model") from error
-    if not root.resolve().is_relative_to(path.resolve()):
+    try:
+        inside = root.resolve().is_relative_to(path.resolve())
+    except (OSError, ValueError):  # a NUL, or a name beyond the system's
+        inside = False
+    if not inside:
         raise ArtifactError(f"{manifest} is damaged: it points outside the package")
     return root, root.parent
 
@@ -189,6 +198,9 @@ def _kind(proto: Any) -> Kind:
         int(d.constant.size) if d.WhichOneof("dimension") == "constant" else None
         for d in tensor.dimensions
     )
+    # In Python's numbers: numpy's would wrap.
+    if math.prod(size or 1 for size in sizes) > _MOST:
+        raise ArtifactError(f"a value of shape {list(sizes)} is larger than any that fits here")
     return Kind(_KINDS[tensor.dataType], sizes)
 
 
@@ -211,11 +223,43 @@ def _value(proto: Any, blobs: _Blobs) -> Any:
 
 
 def _function(name: str, proto: Any, blobs: _Blobs) -> MilFunction:
+    # Asked for first: a protobuf map makes what it is asked for and does not have.
+    if proto.opset not in proto.block_specializations:
+        raise ArtifactError(f"the function {name} has no body for its own opset {proto.opset!r}")
     block = proto.block_specializations[proto.opset]
     constants: dict[str, Any] = {}
     operations = tuple(_operations(block, blobs, constants))
     inputs = {value.name: _kind(value.type) for value in proto.inputs}
-    return MilFunction(name, inputs, tuple(block.outputs), operations, constants)
+    function = MilFunction(name, inputs, tuple(block.outputs), operations, constants)
+    _check(function)
+    return function
+
+
+def _check(function: MilFunction) -> None:
+    """Raise ArtifactError for a name that is none, and for one that is read and never made."""
+    known = {*function.inputs, *function.constants}
+    for operation in function.operations:
+        for read in _refs(operation.inputs.values()):
+            if read not in known:
+                raise ArtifactError(
+                    f"{operation.op} at {operation.name} reads {read}, made nowhere"
+                )
+        known |= {output for output, _ in operation.outputs}
+    for output in function.outputs:
+        if output not in known:
+            raise ArtifactError(f"the function {function.name} gives {output}, made nowhere")
+    if not function.outputs:
+        raise ArtifactError(f"the function {function.name} gives nothing")
+    for value in (*function.inputs, *function.outputs):
+        if not _NAME.fullmatch(value):
+            raise ArtifactError(f"{value!r} is no name for an input or output")
+
+
+def _refs(inputs: Iterable[Any]) -> Iterator[str]:
+    for bound in inputs:
+        for one in bound if isinstance(bound, list) else [bound]:
+            if isinstance(one, Ref):
+                yield one.name
 
 
 def _operations(block: Any, blobs: _Blobs, constants: dict[str, Any]) -> Iterator[Operation]:

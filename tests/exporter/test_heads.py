@@ -79,6 +79,26 @@ def test_a_small_head_alone_leaves_out_rows(
     assert same(load(result.path).embed(TEXTS), shortened(whole, 16))
 
 
+def test_several_small_heads_leave_out_rows_as_well(
+    tiny: Path, artifacts: dict[str, Path], tmp_path: Path
+) -> None:
+    (result,) = export(tiny, ["onnxruntime"], ["fp16"], tmp_path, dims=(16, 8))
+    assert result.passed
+    applied = {report.name: report.applied for report in result.bundle.manifest.passes}
+    assert applied["narrow-linear"] == 1
+    whole, encoder = load(artifacts["onnxruntime"]).embed(TEXTS), load(result.path)
+    for dim in (16, 8):
+        for found, wanted in zip(
+            encoder.embed(TEXTS, dims=dim), shortened(whole, dim), strict=True
+        ):
+            assert reading(found, wanted).distance <= 2e-5  # the gate of fp16
+    verdict = result.bundle.verdict
+    assert verdict is not None
+    # Judged as this machine computes, and with every value rounded.
+    assert set(verdict.heads) == {"sentence_embedding_8", "sentence_embedding_8 emulated"}
+    assert all(0 < head["worst"] <= 2e-5 for head in verdict.heads.values())
+
+
 def test_a_model_that_does_not_normalise_is_cut_only(tmp_path: Path) -> None:
     from sentence_transformers import SentenceTransformer
 
@@ -106,7 +126,7 @@ def test_a_head_that_is_wrong_fails_the_gate(
 
 
 @pytest.mark.parametrize(
-    ("dims", "says"), [((0,), "1 … 48"), ((49,), "1 … 48"), ((16, 16), "names a size twice")]
+    ("dims", "says"), [((0,), "begin at 1"), ((49,), "1 … 48"), ((16, 16), "names a size twice")]
 )
 def test_sizes_that_cannot_be_are_refused(
     dims: tuple[int, ...], says: str, tiny: Path, tmp_path: Path

@@ -49,7 +49,9 @@ def test_windows_that_cannot_bite_vanish_and_tables_shrink(
 
 
 @pytest.mark.usefixtures("few")
-@pytest.mark.parametrize(("length", "says"), [(0, "1 … 600"), (601, "1 … 600"), (1, "no golden")])
+@pytest.mark.parametrize(
+    ("length", "says"), [(0, "begin at 1"), (601, "1 … 600"), (1, "no golden")]
+)
 def test_a_length_that_cannot_be_is_refused(
     length: int, says: str, tiny: Path, tmp_path: Path
 ) -> None:
