@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 EMULATED = "Emulated:"
 """How a reason starts that the emulator gave."""
 
+HEAD_EMULATED = " emulated"
+"""How a head's name ends where the emulator ran it."""
+
 
 def verify(
     folder: str | Path, *, threads: int | None = None, listener: Listener | None = None
@@ -69,14 +72,24 @@ def _carry(opened: Bundle, verdict: Verdict, fresh: VerdictRecord) -> tuple[Verd
     old = opened.verdict
     if old is None or old.emulated is None:
         if _executes(opened.manifest):
-            return verdict, fresh
+            drift = () if old is None else old.drift
+            return verdict, fresh.model_copy(update={"drift": drift})
         # What the runtime computes in f32 here proves the weights, not the precision.
         unproved = f"{EMULATED} nothing proves {opened.manifest.precision} here; export it again."
         verdict = Verdict(False, (*verdict.reasons, unproved))
         return verdict, fresh.model_copy(update={"passed": False, "reasons": verdict.reasons})
-    emulated = tuple(reason for reason in old.reasons if reason.startswith(EMULATED))
+    emulated = tuple(
+        reason
+        for reason in old.reasons
+        if reason.startswith(EMULATED) or reason.partition(":")[0].endswith(HEAD_EMULATED)
+    )
+    rounded = {name: one for name, one in old.heads.items() if name.endswith(HEAD_EMULATED)}
     verdict = Verdict(verdict.passed and not emulated, (*verdict.reasons, *emulated))
-    kept = {"emulated": old.emulated, "drift": old.drift}
+    kept = {
+        "emulated": old.emulated,
+        "drift": old.drift,
+        "heads": {**fresh.heads, **rounded},
+    }
     update = {"passed": verdict.passed, "reasons": verdict.reasons, **kept}
     return verdict, fresh.model_copy(update=update)
 
@@ -127,7 +140,7 @@ def heads(
     ways: dict[str, Callable] = {"": encoder.call}
     with stages(f"heads {encoder.bundle.name}"):
         if emulable is not None:
-            ways[" emulated"] = emulation.runner(emulable)
+            ways[HEAD_EMULATED] = emulation.runner(emulable)
         for dim in contract.heads:
             name = contract.output_of(dim)
             for way, run in ways.items():

@@ -10,7 +10,7 @@ import onnx
 import pytest
 
 import golden.make
-from exporter import export, heads, load
+from exporter import emulate, export, heads, load, verify
 from exporter.errors import UsageError
 from golden.compare import reading
 from tests import models
@@ -97,6 +97,26 @@ def test_several_small_heads_leave_out_rows_as_well(
     # Judged as this machine computes, and with every value rounded.
     assert set(verdict.heads) == {"sentence_embedding_8", "sentence_embedding_8 emulated"}
     assert all(0 < head["worst"] <= 2e-5 for head in verdict.heads.values())
+    again = verify(result.path).bundle.verdict
+    assert again is not None and again.passed and set(again.heads) == set(verdict.heads)
+
+
+def test_a_head_that_only_the_emulator_faults_stays_faulted(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner = emulate.runner
+
+    def zeros_of_heads(program):
+        run = runner(program)
+        return lambda ids, mask, output=None: run(ids, mask, output) * (output is None or np.nan)
+
+    monkeypatch.setattr(emulate, "runner", zeros_of_heads)
+    (result,) = export(tiny, ["onnxruntime"], ["fp16"], tmp_path, dims=(FULL, 8))
+    assert not result.passed
+    monkeypatch.undo()
+    again = verify(result.path)
+    assert not again.passed
+    assert all(r.startswith("sentence_embedding_8 emulated: ") for r in again.verdict.reasons)
 
 
 def test_a_model_that_does_not_normalise_is_cut_only(tmp_path: Path) -> None:
