@@ -50,10 +50,10 @@ class SetPrecision(Pass):
     Islands in f32, by meaning: norms, their gains and epsilon included (rounding the gains alone
     costs EmbeddingGemma 3e-6 on its worst text); rotary embeddings and their tables (5e-6; position
     2,047 times a frequency has no room in 11 bits); the residual stream, where every rounding would
-    be carried to the end (6e-5 against 1e-5); pooling's sums and all that follows, one vector a
-    text. `stream` "half" gives the stream up, for hardware that has no f32, and `head` "half" the
-    linear maps on whole texts, for hardware whose matrix units have no f32. `part` "attention" is
-    for two kinds in one program.
+    be carried to the end (6e-5 against 1e-6 on its most sensitive text); pooling's sums and all
+    that follows, one vector a text. `stream` "half" gives the stream up, for hardware that has no
+    f32, and `head` "half" the linear maps on whole texts, for hardware whose matrix units have no
+    f32. `part` "attention" is for two kinds in one program.
 
     holds:
         f(x) = f32(f_half(half(x))) up to one rounding a value: 2^-11 of it in fp16, 2^-8 in bf16
