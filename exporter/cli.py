@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from exporter import __version__, cli_coreml, cli_laws
-from exporter.cli_golden import AsJson, Quiet, Trust, golden_app
+from exporter.cli_golden import AsJson, Quiet, Trust, golden_app, whole_numbers
 from exporter.console import listening, open_console
 from exporter.errors import GateMissed, OutputError, UsageError
 from exporter.guard import guarded
@@ -106,7 +106,7 @@ def export(
         compute_capability=tuple(compute_capability or ()),
         profile=tuple(profile or ()),
         compatible=tuple(compatible or ()),
-        buckets=_numbers(buckets, "--buckets"),
+        buckets=whole_numbers(buckets, "--buckets"),
         flexible=flexible,
         minimum_target=minimum_target,
     )
@@ -128,19 +128,11 @@ def export(
             options=Options(frozenset(skip or ()), stop_after, dump),
             verify_each=verify_each,
             max_length=max_length,
-            dims=_numbers(dims, "--dims"),
+            dims=whole_numbers(dims, "--dims"),
             build=build,
             listener=listener,
         )
     _show(results, as_json)
-
-
-def _numbers(text: str | None, flag: str) -> tuple[int, ...]:
-    """`128,512` → (128, 512). Raises UsageError naming the flag."""
-    parts = [part.strip() for part in (text or "").split(",") if part.strip()]
-    if text is not None and not (parts and all(part.isdecimal() for part in parts)):
-        raise UsageError(f"{flag} {text!r} is no list of numbers such as 128,512")
-    return tuple(int(part) for part in parts)
 
 
 @app.command()

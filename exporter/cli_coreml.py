@@ -9,6 +9,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from exporter.cli_golden import whole_numbers
 from exporter.console import open_console
 from exporter.errors import GateMissed, OutputError, UsageError
 
@@ -50,7 +51,7 @@ def coreml_run(
     ran = run_package(
         package,
         inputs=_files(given or []),
-        ids=_numbers(ids),
+        ids=whole_numbers(ids, "--ids", "2,40,41,1"),
         function=function,
         precision=precision,
         seed=seed,
@@ -90,13 +91,6 @@ def _files(given: list[str]) -> dict[str, Path]:
             raise UsageError(f"--input {one!r} is not NAME=FILE.npy")
         files[name] = Path(file)
     return files
-
-
-def _numbers(text: str | None) -> tuple[int, ...]:
-    parts = [part.strip() for part in (text or "").split(",") if part.strip()]
-    if text is not None and not (parts and all(part.isdecimal() for part in parts)):
-        raise UsageError(f"--ids {text!r} is no list of numbers such as 2,40,41,1")
-    return tuple(int(part) for part in parts)
 
 
 def _save(folder: Path, outputs: dict[str, Any]) -> None:

@@ -10,7 +10,7 @@ import typer
 from rich.text import Text
 
 from exporter.console import listening, open_console
-from exporter.errors import OutputError
+from exporter.errors import OutputError, UsageError
 
 golden_app = typer.Typer(help="Golden embeddings: what the reference says.", no_args_is_help=True)
 
@@ -82,3 +82,11 @@ def _check_store(folder: Path) -> None:
             pass
     except OSError as error:
         raise OutputError(f"cannot write {folder}: {error.strerror}; give another --out") from None
+
+
+def whole_numbers(text: str | None, flag: str, example: str = "128,512") -> tuple[int, ...]:
+    """`128,512` → (128, 512). Raises UsageError naming the flag."""
+    parts = [part.strip() for part in (text or "").split(",") if part.strip()]
+    if text is not None and not (parts and all(part.isdecimal() for part in parts)):
+        raise UsageError(f"{flag} {text!r} is no list of numbers such as {example}")
+    return tuple(int(part) for part in parts)
