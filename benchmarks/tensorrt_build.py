@@ -73,7 +73,7 @@ def main(
 def _measure(program: Program, precision: str, peaks: dict[str, float], stages: Stages) -> dict:
     own = replace(program, model=program.model.clone())
     pipeline.run(own, pipeline.half(precision, peaks, TARGET.typed))
-    pipeline.run(own, TARGET.tail(precision, peaks))
+    pipeline.run(own, TARGET.tail(precision, own.contract, peaks))
     options = TARGET.settle(precision, NOTHING_ASKED, program.contract.max_length)
     with tempfile.TemporaryDirectory(prefix="goldfold-") as scratch, stages(f"build {precision}"):
         folder = Path(scratch)

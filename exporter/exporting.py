@@ -277,7 +277,7 @@ def _one(
         passes.run(program, pipeline.half(precision, job.peaks, target.typed))
         # A typed target is proved on its very graph; a hinted one on the graph it would have.
         emulable = None if target.typed else _emulable(program, precision, target)
-        passes.run(program, target.tail(precision, job.peaks))
+        passes.run(program, target.tail(precision, program.contract, job.peaks))
         emulable = _emulable(program, precision, target) if target.typed else emulable
         contract = target.narrow(program.contract, options)
         goldens = job.goldens.within(contract.max_length)

@@ -61,7 +61,9 @@ class Target(ABC):
         return contract
 
     @abstractmethod
-    def tail(self, precision: str, peaks: Mapping[str, float]) -> tuple[Pass, ...]:
+    def tail(
+        self, precision: str, contract: Contract, peaks: Mapping[str, float]
+    ) -> tuple[Pass, ...]:
         """Its own laws, after the common pipeline. `peaks` are the largest magnitudes on
         calibration texts by value, where the precision asks for them."""
 

@@ -75,7 +75,10 @@ class Emitter:
         self.stem = (node.outputs[0].name or "attention").removesuffix(".BandAttention")
 
     def __call__(self, op: str, *inputs: ir.Value, name: str, **attributes: Any) -> ir.Value:
-        node = ir.node(op, list(inputs), attributes)
+        return self.place(ir.node(op, list(inputs), attributes), name)
+
+    def place(self, node: ir.Node, name: str) -> ir.Value:
+        """Put `node` in front of the attention, under its name."""
         node.name = node.outputs[0].name = unique_name(self.graph, f"{self.stem}.{name}")
         insert_before(self.node, [node])
         return node.outputs[0]
@@ -164,7 +167,10 @@ class Emitter:
         position = self.shared("Range", self.ints(0), count, self.ints(1), name="position")
         i = self.shared("Unsqueeze", position, self.ints([1]), name="i")
         j = self.shared("Unsqueeze", position, self.ints([0]), name="j")
-        ahead = self.shared("Sub", i, j, name="ahead")
+        return self.band(self.shared("Sub", i, j, name="ahead"), band)
+
+    def band(self, ahead: ir.Value, band: dialect.Band) -> ir.Value:
+        """bool: |ahead| < window, and ahead ≥ 0 if causal, for ahead = i − j."""
         near = past = None
         if band.window:
             distance = self.shared("Abs", ahead, name="distance")

@@ -142,9 +142,12 @@ def _position_ids(node: ir.Node, x: ir.Value, memo: dict) -> ir.Value:
     known = "None" not in (str(batch_size), str(token_count))
     key = ("ids", str(batch_size), str(token_count)) if known else ("ids", x)
     if key not in memo:
-        batch = _emit(node, "Shape", [x], "position_ids.batch", start=0, end=1, shape=ir.Shape([1]))
+        sized = _sized_alike(node.graph, batch_size, token_count) if known else None
+        sized, axis = (x, 2) if sized is None else (sized, 1)
+        first = ir.Shape([1])
+        batch = _emit(node, "Shape", [sized], "position_ids.batch", start=0, end=1, shape=first)
         tokens = _emit(
-            node, "Shape", [x], "position_ids.tokens", start=2, end=3, shape=ir.Shape([1])
+            node, "Shape", [sized], "position_ids.tokens", start=axis, end=axis + 1, shape=first
         )
         count = _emit(node, "Squeeze", [tokens], "position_ids.count", shape=ir.Shape([]))
         zero = add_constant(node.graph, "position_ids.zero", np.array(0, dtype=np.int64))
@@ -159,3 +162,12 @@ def _position_ids(node: ir.Node, x: ir.Value, memo: dict) -> ir.Value:
             node, "Expand", [row, shape], "position_ids", shape=ir.Shape([batch_size, token_count])
         )
     return memo[key]
+
+
+def _sized_alike(graph: ir.Graph, batch: object, tokens: object) -> ir.Value | None:
+    """An input of the graph [batch, tokens] of these sizes: it can be asked for them before
+    anything is computed, and whatever laws do to x."""
+    for value in graph.inputs:
+        if value.shape is not None and [str(d) for d in value.shape] == [str(batch), str(tokens)]:
+            return value
+    return None

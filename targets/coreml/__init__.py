@@ -39,7 +39,9 @@ class CoreMl(Target):
             return contract
         return contract.model_copy(update={"max_length": max(options.buckets)})
 
-    def tail(self, precision: str, peaks: Mapping[str, float]) -> tuple[Pass, ...]:
+    def tail(
+        self, precision: str, contract: Contract, peaks: Mapping[str, float]
+    ) -> tuple[Pass, ...]:
         return ()  # attention is spelt by its own row, with masks that are constants of the bucket
 
     def executes(self, precision: str) -> bool:

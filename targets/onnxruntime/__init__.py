@@ -8,6 +8,7 @@ from pathlib import Path
 
 from exporter import onnxfile
 from exporter.options import BuildOptions
+from exporter.passes.band_local_attention import BandLocalAttention
 from exporter.passes.base import Pass
 from exporter.passes.expand_band_attention import ExpandBandAttention
 from exporter.program import Contract, Program
@@ -24,9 +25,13 @@ class OnnxRuntime(Target):
     def unavailable(self) -> str | None:
         return None  # ONNX Runtime is a core dependency
 
-    def tail(self, precision: str, peaks: Mapping[str, float]) -> tuple[Pass, ...]:
-        # An op of ours would make the file readable by nobody else.
-        return (ExpandBandAttention(),)
+    def tail(
+        self, precision: str, contract: Contract, peaks: Mapping[str, float]
+    ) -> tuple[Pass, ...]:
+        return (
+            BandLocalAttention(contract.max_length),  # while windows are still attributes
+            ExpandBandAttention(),  # an op of ours would make the file readable by nobody else
+        )
 
     def executes(self, precision: str) -> bool:
         return precision == "fp32"  # its CPU kernels compute fp16 in f32, and round at the end

@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from exporter.options import BuildOptions
+from exporter.passes.band_local_attention import BandLocalAttention
 from exporter.passes.base import Pass
 from exporter.passes.expand_band_attention import ExpandBandAttention
 from exporter.program import Contract, Program
@@ -23,8 +24,13 @@ class OpenVino(Target):
     def unavailable(self) -> str | None:
         return None if find_spec("openvino") else "the package openvino is not installed"
 
-    def tail(self, precision: str, peaks: Mapping[str, float]) -> tuple[Pass, ...]:
-        return (ExpandBandAttention(),)  # OpenVINO refuses an op it has no conversion rule for
+    def tail(
+        self, precision: str, contract: Contract, peaks: Mapping[str, float]
+    ) -> tuple[Pass, ...]:
+        return (
+            BandLocalAttention(contract.max_length),  # while windows are still attributes
+            ExpandBandAttention(),  # OpenVINO refuses an op it has no conversion rule for
+        )
 
     def executes(self, precision: str) -> bool:
         from targets.openvino import run

@@ -79,7 +79,9 @@ class TensorRt(Target):
         most = settings.longest(options.profile, contract.max_length)
         return contract.model_copy(update={"max_length": most})
 
-    def tail(self, precision: str, peaks: Mapping[str, float]) -> tuple[Pass, ...]:
+    def tail(
+        self, precision: str, contract: Contract, peaks: Mapping[str, float]
+    ) -> tuple[Pass, ...]:
         # Turing has no f32 matrix product: the head joins the rest, at 4e-8 (docs/dense-head.md).
         half = SetPrecision("fp16", head="half", peaks=tuple(peaks.items()))
         head = (half,) if precision == "fp16" else ()

@@ -22,11 +22,13 @@ from exporter.passes.base import Equality, Log, Pass
 from exporter.passes.expand_band_attention import ExpandBandAttention
 from exporter.passes.linear import take_over
 from exporter.pipeline import every
-from exporter.program import add_constant, constant, insert_before
+from exporter.program import Contract, add_constant, constant, insert_before
 from tests.exporter.passes import drawing, harness
 
 _TARGETS = (targets.onnxruntime.TARGET, targets.openvino.TARGET)
-_ALL = (*every(), *(this for t in _TARGETS for p in t.precisions for this in t.tail(p, {})))
+_NOTHING = Contract(model="", dim=1, max_length=1, vocab_size=1, pad_id=0, normalized=True)
+_TAILS = (t.tail(p, _NOTHING, {}) for t in _TARGETS for p in t.precisions)
+_ALL = (*every(), *(this for tail in _TAILS for this in tail))
 PASSES = list(dict.fromkeys(_ALL))
 EXAMPLES = [
     pytest.param(

@@ -33,7 +33,7 @@ TARGET = registry.target("coreml")
 
 def build(folder: Path, options: BuildOptions = NOTHING_ASKED, program=None):
     program = program or small.program()
-    pipeline.run(program, TARGET.tail("fp32", {}))
+    pipeline.run(program, TARGET.tail("fp32", program.contract, {}))
     settled = TARGET.settle("fp32", options, program.contract.max_length)
     folder.mkdir(parents=True, exist_ok=True)
     said = TARGET.build(program, "fp32", folder, settled)

@@ -35,7 +35,7 @@ def lowered(exported: Exported, precision: str) -> Program:
     """The session's program in `precision`, after the target's own laws."""
     program = exported.copy()
     pipeline.run(program, pipeline.half(precision, {}, typed=True))
-    pipeline.run(program, TARGET.tail(precision, {}))
+    pipeline.run(program, TARGET.tail(precision, program.contract, {}))
     return program
 
 
