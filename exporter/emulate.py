@@ -65,7 +65,8 @@ def _open_attention(graph: ir.Graph) -> None:
         if q is None or k is None or v is None or mask is None or q.shape is None:
             continue
         scale = node.attributes["scale"].value
-        take_over(node.outputs[0], Emitter(node, memo).attend(q, k, v, mask, scale))
+        band = dialect.Band(scale, window=0, causal=False, softcap=0.0)  # the mask holds the rest
+        take_over(node.outputs[0], Emitter(node, memo).attend(q, k, v, mask, band))
 
 
 def _round(graph: ir.Graph, node: ir.Node, value: ir.Value) -> None:

@@ -104,6 +104,7 @@ class BandLocalAttention(Pass):
         max_length: 9
         block: 1
         start: 3
+        rows: 1
 
     before: causal, one key/value head, and a window longer than a block
         f (int64[B,T] ids, int64[B,T] mask, float[7,16] table, float[7,8] keys)
@@ -160,6 +161,8 @@ class BandLocalAttention(Pass):
     """The least number of queries in a block."""
     start: int = 1024
     """Shorter texts stay one block: four blocks against three each is the first that gains."""
+    rows: bool = False
+    """As in expand-band-attention."""
 
     def match(self, node: ir.Node) -> Windowed | None:
         if not dialect.is_band_attention(node) or self.max_length < self.start:
@@ -195,7 +198,7 @@ class BandLocalAttention(Pass):
         queries = self._blocked(match, blocks, emit)
         keys, values = (_windows(x, blocks, near.keys, emit) for x in (k, v))
         mask = blocks.mask(emit, q, padding, near)
-        y = emit.attend(queries, keys, values, mask, match.band.scale, match.band.softcap)
+        y = emit.attend(queries, keys, values, mask, match.band, self.rows)
         heads, width = int(q.shape[1]), int(v.shape[3])  # type: ignore[index, arg-type]
         turned = emit("Transpose", y, perm=_HEADS_LAST, name="tokens_first")
         text = emit("Reshape", turned, blocks.rows(emit, heads, width), name="text")

@@ -29,8 +29,12 @@ class OnnxRuntime(Target):
         self, precision: str, contract: Contract, peaks: Mapping[str, float]
     ) -> tuple[Pass, ...]:
         return (
-            BandLocalAttention(contract.max_length),  # while windows are still attributes
-            ExpandBandAttention(),  # an op of ours would make the file readable by nobody else
+            BandLocalAttention(
+                contract.max_length, rows=True
+            ),  # while windows are still attributes
+            ExpandBandAttention(
+                rows=True
+            ),  # an op of ours would make the file readable by nobody else
         )
 
     def executes(self, precision: str) -> bool:
