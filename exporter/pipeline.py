@@ -184,11 +184,17 @@ def check_skips(names: Iterable[str]) -> None:
 def every() -> tuple[Pass, ...]:
     """Every pass that some pipeline holds, in order, the targets' own last."""
     from exporter.passes.expand_band_attention import ExpandBandAttention
+    from exporter.passes.sink_dequantize_past_gather import SinkDequantizePastGather
     from exporter.passes.spell_attention import SpellAttention
 
     nothing = Contract(model="", dim=1, max_length=1, vocab_size=1, pad_id=0, normalized=True)
     half_precision = (ScaleResidual(), SetPrecision())
-    return (*EARLY, *common(nothing), *half_precision, SpellAttention(), ExpandBandAttention())
+    own = (
+        SinkDequantizePastGather(),
+        SpellAttention(),
+        ExpandBandAttention(),
+    )
+    return (*EARLY, *common(nothing), *half_precision, *own)
 
 
 def _dump(program: Program, folder: Path, stem: str) -> None:

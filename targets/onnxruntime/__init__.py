@@ -10,6 +10,7 @@ from exporter import onnxfile
 from exporter.options import BuildOptions
 from exporter.passes.base import Pass
 from exporter.passes.expand_band_attention import ExpandBandAttention
+from exporter.passes.sink_dequantize_past_gather import SinkDequantizePastGather
 from exporter.program import Contract, Program
 from targets.base import Run, Target
 from targets.onnxruntime import run
@@ -25,8 +26,10 @@ class OnnxRuntime(Target):
         return None  # ONNX Runtime is a core dependency
 
     def tail(self, precision: str, peaks: Mapping[str, float]) -> tuple[Pass, ...]:
-        # An op of ours would make the file readable by nobody else.
-        return (ExpandBandAttention(),)
+        return (
+            SinkDequantizePastGather(),  # it dequantizes a table whole, at every call
+            ExpandBandAttention(),  # an op of ours would make the file readable by nobody else
+        )
 
     def executes(self, precision: str) -> bool:
         return precision == "fp32"  # its CPU kernels compute fp16 in f32, and round at the end
