@@ -186,6 +186,7 @@ def check_skips(names: Iterable[str]) -> None:
 def every() -> tuple[Pass, ...]:
     """Every pass that some pipeline holds, in order, the targets' own last."""
     from exporter.passes.expand_band_attention import ExpandBandAttention
+    from exporter.passes.merge_parallel_matmuls import MergeParallelMatmuls
     from exporter.passes.sink_dequantize_past_gather import SinkDequantizePastGather
     from exporter.passes.spell_attention import SpellAttention
 
@@ -193,6 +194,7 @@ def every() -> tuple[Pass, ...]:
     half_precision = (ScaleResidual(), SetPrecision())
     own = (
         SinkDequantizePastGather(),
+        MergeParallelMatmuls(),
         SpellAttention(),
         ExpandBandAttention(),
     )
