@@ -48,7 +48,8 @@ class Session:
         swapped: list[tuple[ir.Value, ir.TensorProtocol]] = []
         for name, value in model.graph.initializers.items():
             tensor = value.const_value
-            if tensor is not None and tensor.nbytes > _INLINE:
+            # ONNX Runtime takes no array of 4-bit numbers: those stay in the graph, two a byte.
+            if tensor is not None and tensor.nbytes > _INLINE and tensor.dtype.bitwidth >= 8:
                 self._weights[name] = np.ascontiguousarray(tensor.numpy())
                 swapped.append((value, tensor))
         options.add_external_initializers(

@@ -15,6 +15,7 @@ from exporter import legality
 from exporter.errors import OutputError, UsageError
 from exporter.passes.base import Log, Pass
 from exporter.passes.drop_scale_before_normalize import DropScaleBeforeNormalize
+from exporter.passes.drop_unreached_rows import DropUnreachedRows
 from exporter.passes.fold_attention_scale import FoldAttentionScale
 from exporter.passes.fold_norm_gain import FoldNormGain
 from exporter.passes.fuse_identity_dense import FuseIdentityDense
@@ -46,6 +47,7 @@ def common(contract: Contract) -> tuple[Pass, ...]:
     """The laws that hold for every target. Run after EARLY."""
     return (
         SpecializeShape(contract.max_length),  # first: fewer kinds of attention for all that follow
+        DropUnreachedRows(contract.max_length),  # likewise: what the length makes idle goes first
         SinkLinearPastMean(),  # before dense layers are fused: what sinks joins them
         FuseIdentityDense(),  # before gains are folded: a gain then meets one matrix, not a chain
         NarrowLinear(),  # once the head is one matrix: its rows are the embedding's dimensions
@@ -185,12 +187,20 @@ def every() -> tuple[Pass, ...]:
     """Every pass that some pipeline holds, in order, the targets' own last."""
     from exporter.passes.band_local_attention import BandLocalAttention
     from exporter.passes.expand_band_attention import ExpandBandAttention
+    from exporter.passes.merge_parallel_matmuls import MergeParallelMatmuls
+    from exporter.passes.sink_dequantize_past_gather import SinkDequantizePastGather
     from exporter.passes.spell_attention import SpellAttention
 
     nothing = Contract(model="", dim=1, max_length=1, vocab_size=1, pad_id=0, normalized=True)
     half_precision = (ScaleResidual(), SetPrecision())
-    spelling = (SpellAttention(), ExpandBandAttention())
-    return (*EARLY, *common(nothing), *half_precision, BandLocalAttention(), *spelling)
+    own = (
+        SinkDequantizePastGather(),
+        MergeParallelMatmuls(),
+        BandLocalAttention(),
+        SpellAttention(),
+        ExpandBandAttention(),
+    )
+    return (*EARLY, *common(nothing), *half_precision, *own)
 
 
 def _dump(program: Program, folder: Path, stem: str) -> None:

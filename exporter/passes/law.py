@@ -2,10 +2,10 @@
 
 A section starts with `word:` or `word: title` at the margin and is indented below it. `before` and
 `after` come in pairs; `refuses` is a graph that must be left alone. Graphs are in ONNX's own text
-form without the file header. An input whose sizes are all fixed and whose type is floating stands
-for a weight: the harness makes a constant of it. `none` for an `after` says that only the numbers
-are compared. `options:` gives the fields of the pass for the example behind it, `name: value` a
-line; `name: a = 1, b = 2` is a tuple of pairs.
+form without the file header. An input whose sizes are all fixed and whose type is floating, or of
+8 or 4 bits, stands for a weight: the harness makes a constant of it. `none` for an `after` says
+that only the numbers are compared. `options:` gives the fields of the pass for the example behind
+it, `name: value` a line; `name: a = 1, b = 2` is a tuple of pairs.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ _HEADER = (
     f"<ir_version: {dialect.IR_VERSION}, "
     f'opset_import: ["" : {dialect.OPSET}, "{dialect.DOMAIN}" : 1]>\n'
 )
+_QUANTIZED = (ir.DataType.INT8, ir.DataType.UINT8, ir.DataType.INT4, ir.DataType.UINT4)
 
 
 class Example(NamedTuple):
@@ -115,7 +116,7 @@ def graph(text: str, weights: dict[str, np.ndarray] | None = None) -> ir.Model:
     """Build the model of an example. `weights` gives arrays by input name; others are drawn,
     seeded.
 
-    An input with fixed sizes and a floating type becomes a constant.
+    An input with fixed sizes and a floating type, or one of 8 or 4 bits, becomes a constant.
     """
     proto = onnx.parser.parse_model(_HEADER + text)
     model = ir.from_proto(proto)
@@ -127,10 +128,16 @@ def graph(text: str, weights: dict[str, np.ndarray] | None = None) -> ir.Model:
     rng = np.random.default_rng(0)
     for value in list(model.graph.inputs):
         assert value.shape is not None and value.dtype is not None and value.name is not None
-        if not value.dtype.is_floating_point() or not all(isinstance(d, int) for d in value.shape):
+        quantized = value.dtype in _QUANTIZED
+        if not (quantized or value.dtype.is_floating_point()):
+            continue
+        if not all(isinstance(d, int) for d in value.shape):
             continue
         sizes = [int(d) for d in value.shape]  # type: ignore[arg-type]
-        drawn = rng.normal(size=sizes) if weights is None else weights[value.name]
+        if weights is not None:
+            drawn = weights[value.name]
+        else:
+            drawn = rng.integers(0, 8, sizes) if quantized else rng.normal(size=sizes)
         array = np.asarray(drawn, dtype=value.dtype.numpy())
         model.graph.inputs.remove(value)
         value.const_value = ir.tensor(array, name=value.name)

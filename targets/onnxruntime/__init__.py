@@ -11,6 +11,7 @@ from exporter.options import BuildOptions
 from exporter.passes.band_local_attention import BandLocalAttention
 from exporter.passes.base import Pass
 from exporter.passes.expand_band_attention import ExpandBandAttention
+from exporter.passes.sink_dequantize_past_gather import SinkDequantizePastGather
 from exporter.program import Contract, Program
 from targets.base import Run, Target
 from targets.onnxruntime import run
@@ -28,13 +29,12 @@ class OnnxRuntime(Target):
     def tail(
         self, precision: str, contract: Contract, peaks: Mapping[str, float]
     ) -> tuple[Pass, ...]:
+        longest = contract.max_length
         return (
-            BandLocalAttention(
-                contract.max_length, rows=True
-            ),  # while windows are still attributes
-            ExpandBandAttention(
-                rows=True
-            ),  # an op of ours would make the file readable by nobody else
+            SinkDequantizePastGather(),  # it dequantizes a table whole, at every call
+            BandLocalAttention(longest, rows=True),  # while windows are still attributes
+            # An op of ours would make the file readable by nobody else.
+            ExpandBandAttention(rows=True),
         )
 
     def executes(self, precision: str) -> bool:

@@ -49,6 +49,20 @@ def test_windows_that_cannot_bite_vanish_and_tables_shrink(
 
 
 @pytest.mark.usefixtures("few")
+@pytest.mark.parametrize(("kind", "rows"), [("bert", LENGTH), ("roberta", LENGTH + 1)])
+def test_learned_positions_end_with_the_longest_text(kind: str, rows: int, tmp_path: Path) -> None:
+    from tests import models  # here, so that collecting tests does not load torch
+
+    source = models.build(kind, tmp_path / kind)
+    (result,) = export(source, ["onnxruntime"], ["fp32"], tmp_path / "out", max_length=LENGTH)
+    assert result.passed
+    assert max(row.tokens for row in result.measurement.rows) == LENGTH
+    graph = onnx.load(result.path / "model.onnx", load_external_data=False).graph
+    tables = [t.dims[0] for t in graph.initializer if "position_embeddings" in t.name]
+    assert tables == [rows]  # RoBERTa counts from the one behind its padding token, 0 here
+
+
+@pytest.mark.usefixtures("few")
 @pytest.mark.parametrize(
     ("length", "says"), [(0, "begin at 1"), (601, "1 … 600"), (1, "no golden")]
 )

@@ -16,7 +16,9 @@ PROFILES = ("normal", "heavy tails", "spike", "zero row", "tiny", "signed zeros"
 """Kinds of drawn data. Magnitudes stay within some 1e-9 … 1e5, or are 0: no square or product of a
 few of them then leaves the normal range of f64, nor of f32 in the ops that EXACT passes touch."""
 
-_WEIGHT = re.compile(r"\b(float|double|float16|bfloat16)\[([\d,]*)\]\s+(\w+)")
+_WEIGHT = re.compile(r"\b(float|double|float16|bfloat16|u?int[84])(?:\[([\d,]*)\])?\s+(\w+)")
+_LEAST = {"int8": -128, "uint8": 0, "int4": -8, "uint4": 0}
+"""Where the integers of quantized weights begin."""
 
 
 def numbers(shape: tuple[int, ...], profile: str, seed: int) -> np.ndarray:
@@ -35,6 +37,15 @@ def numbers(shape: tuple[int, ...], profile: str, seed: int) -> np.ndarray:
         case "signed zeros":
             array = np.where(rng.random(shape) < 0.3, -0.0, array)
     return array.astype(np.float32)
+
+
+def weight(kind: str, shape: tuple[int, ...], profile: str, seed: int) -> np.ndarray:
+    """Drawn data for a weight of this type; whole numbers of its whole range where it is
+    quantized."""
+    if kind not in _LEAST:
+        return numbers(shape, profile, seed)
+    least, bits = _LEAST[kind], int(kind.removeprefix("u").removeprefix("int"))
+    return np.random.default_rng(seed).integers(least, least + 2**bits, shape)
 
 
 def _draw(value: ir.Value, sizes: Mapping[str, int], profile: str, seed: int) -> np.ndarray:
@@ -59,8 +70,8 @@ def draws(draw: st.DrawFn, text: str) -> tuple[dict[str, np.ndarray], dict[str, 
     """(weights, data inputs) for an example, by name."""
     kind = st.tuples(st.sampled_from(PROFILES), st.integers(0, 2**32 - 1))
     weights = {
-        name: numbers(tuple(int(d) for d in dims.split(",") if d), *draw(kind))
-        for _, dims, name in _WEIGHT.findall(text.split("=>")[0])
+        name: weight(type_name, tuple(int(d) for d in dims.split(",") if d), *draw(kind))
+        for type_name, dims, name in _WEIGHT.findall(text.split("=>")[0])
     }
     model = law.graph(text, weights)
     symbols = {

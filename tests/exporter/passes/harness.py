@@ -82,8 +82,9 @@ def serialized(model: ir.Model) -> bytes:
 def canonical(model: ir.Model) -> list[str]:
     """One line a node, numbered in the order of a walk from the outputs: without names and places.
 
-    A node or float constant that two read appears once, so sharing counts. Float constants show
-    type and shape, all others their values. Attributes equal to the schema's default are left out.
+    A node or float constant that two read appears once, so sharing counts. Float constants, and
+    numbers of one byte or less, which are quantized, show type and shape, all others their values.
+    Attributes equal to the schema's default are left out.
     """
     inputs = {value: f"input {index}" for index, value in enumerate(model.graph.inputs)}
     known: dict[Any, str] = {}
@@ -109,7 +110,7 @@ def canonical(model: ir.Model) -> list[str]:
     def constant(value: ir.Value) -> str:
         assert value.const_value is not None
         array = value.const_value.numpy()
-        if array.dtype.kind in "iub":
+        if array.dtype.kind == "b" or (array.dtype.kind in "iu" and array.dtype.itemsize > 1):
             return f"{array.dtype}{list(array.shape)} {array.tolist()}"
         if value not in known:
             known[value] = f"%{len(known)}"

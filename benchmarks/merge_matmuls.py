@@ -1,0 +1,113 @@
+"""What merge-parallel-matmuls does for speed: milliseconds a call on every runtime, for q/k/v
+merged, gate and up merged, both, and none.
+
+    .venv/bin/python benchmarks/merge_matmuls.py MODEL [--engine openvino:bf16 ...] [--json FILE]
+
+The four artifacts of an engine are open at once and called in turns, forwards and backwards, so
+that a busy machine slows all of them alike: trust the ratios. Each figure is a median.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from exporter import exporting, pipeline, registry
+from exporter.console import Live, open_console
+from exporter.errors import GoldfoldError
+from exporter.model import open_model
+from exporter.options import NOTHING_ASKED
+from exporter.passes.base import Pass
+from exporter.passes.merge_parallel_matmuls import MergeParallelMatmuls
+from exporter.program import Program
+from exporter.stages import Stages
+from targets.base import Run
+
+WAYS: dict[str, tuple[Pass, ...]] = {
+    "none": (),
+    "q/k/v": (MergeParallelMatmuls(part="attention"),),
+    "gate/up": (MergeParallelMatmuls(part="rest"),),
+    "both": (MergeParallelMatmuls(),),
+}
+SIZES = ((1, 16), (1, 128), (8, 128), (1, 512), (32, 64))
+"""(batch, tokens)"""
+
+
+def main(
+    model: Annotated[str, typer.Argument(help="A SentenceTransformer folder, or a hub id.")],
+    engine: Annotated[list[str], typer.Option(help="target:precision")] = [  # noqa: B006
+        "onnxruntime:fp32",
+        "openvino:fp32",
+        "openvino:bf16",
+    ],
+    rounds: Annotated[int, typer.Option(help="Calls each; short ones are made more often.")] = 7,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also write JSON here.")] = None,
+) -> None:
+    """Print a table an engine, and write all of them as JSON."""
+    stages = Stages(Live(Console(stderr=True)))
+    found = {}
+    try:
+        source = open_model(model)
+        program = exporting.prepare(source, stages, pipeline.Pipeline())
+        for name in engine:
+            with stages(name), tempfile.TemporaryDirectory() as scratch:
+                runs = {way: _open(program, way, name, Path(scratch)) for way in WAYS}
+                found[name] = {size: _times(runs, size, rounds) for size in SIZES}
+    except GoldfoldError as error:
+        raise SystemExit(f"error: {error}") from None
+    for name, rows in found.items():
+        table = Table("batch × tokens", box=SIMPLE_HEAD, title=f"{name}: ms, and times none's")
+        for way in WAYS:
+            table.add_column(way, justify="right")
+        for (batch, tokens), times in rows.items():
+            cells = [f"{ms:.1f}  {ms / times['none']:.2f}" for ms in times.values()]
+            table.add_row(f"{batch} × {tokens}", *cells)
+        open_console().print(table)
+    if json_file is not None:
+        named = {n: {f"{b}x{t}": v for (b, t), v in rows.items()} for n, rows in found.items()}
+        record = {"model": source.name, "milliseconds": named}
+        json_file.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+def _open(program: Program, way: str, engine: str, scratch: Path) -> Run:
+    """The artifact as its target builds it, but for the merging."""
+    name, _, precision = engine.partition(":")
+    target = registry.target(name)
+    own = replace(program, model=program.model.clone())
+    laws = target.tail(precision, own.contract, {})
+    tail = [law for law in laws if not isinstance(law, MergeParallelMatmuls)]
+    pipeline.run(own, (*WAYS[way], *tail))
+    folder = scratch / way.replace("/", "-")
+    folder.mkdir()
+    target.build(own, precision, folder, NOTHING_ASKED)
+    return target.load(folder, program.contract, precision, None)
+
+
+def _times(runs: dict[str, Run], size: tuple[int, int], rounds: int) -> dict[str, float]:
+    """Median milliseconds a call."""
+    ids = np.random.default_rng(0).integers(4, 1000, size)
+    mask = np.ones_like(ids)
+    taken: dict[str, list[float]] = {way: [] for way in runs}
+    for run in runs.values():
+        run(ids, mask)
+    for turn in range(rounds * max(1, 128 // ids.size)):
+        for way in list(runs) if turn % 2 else reversed(runs):
+            started = time.perf_counter()
+            runs[way](ids, mask)
+            taken[way].append((time.perf_counter() - started) * 1e3)
+    return {way: round(statistics.median(times), 2) for way, times in taken.items()}
+
+
+if __name__ == "__main__":
+    typer.run(main)

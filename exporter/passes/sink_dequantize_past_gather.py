@@ -1,0 +1,326 @@
+"""sink-dequantize-past-gather: only the rows that are looked up are dequantized."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import onnx_ir as ir
+
+from exporter.passes.base import Equality, Pass
+from exporter.passes.linear import take_over
+from exporter.passes.pattern import attribute, emit, producer
+from exporter.program import add_constant, constant
+
+BYTES = (ir.DataType.INT8, ir.DataType.UINT8)
+NIBBLES = (ir.DataType.INT4, ir.DataType.UINT4)
+
+
+@dataclass(frozen=True)
+class Lookup:
+    gather: ir.Node
+    dequantize: ir.Node
+    cast: ir.Node | None
+    """A change of precision between the two."""
+
+
+@dataclass(frozen=True)
+class SinkDequantizePastGather(Pass):
+    """Rows of a quantized table are looked up first and dequantized then.
+
+    ONNX Runtime dequantizes the whole table at every call: hundreds of milliseconds for
+    EmbeddingGemma's 262,144 rows. OpenVINO has a kernel for the pair, and TensorRT allows a
+    quantized constant in front of DequantizeLinear alone: neither is given this law.
+
+    The arithmetic is spelt in Cast, Sub and Mul: DequantizeLinear takes a scale a row along one
+    axis, and rows that were looked up have two. ONNX gathers no 4-bit numbers, so their bytes are
+    gathered, and taken apart.
+
+    holds:
+        ((T − z) · s)[i] = (T[i] − z[i]) · s[i]; the difference of two 8-bit numbers is exact, and
+        the product is rounded once on both sides
+
+    needs:
+        rows are looked up (axis 0) in a table of 8 or 4 bits with constant scales of 11 bits or
+        more: one for the table, a row, a column, or a block of a row. 4-bit rows of even width.
+
+    before: a scale a row
+        f (int64[B,T] ids, int8[5,6] table, float[5] s) => (float[B,T,6] y)
+        {
+            d = DequantizeLinear <axis: int = 0> (table, s)
+            y = Gather(d, ids)
+        }
+
+    after: a scale a row
+        f (int64[B,T] ids, int8[5,6] table, float[5,1] s) => (float[B,T,6] y)
+        {
+            rows = Gather(table, ids)
+            numbers = Cast <to: int = 1> (rows)
+            scales = Gather(s, ids)
+            y = Mul(numbers, scales)
+        }
+
+    before: a scale and a zero a row
+        f (int64[B,T] ids, uint8[5,6] table, float[5] s, uint8[5] z) => (float[B,T,6] y)
+        {
+            d = DequantizeLinear <axis: int = 0> (table, s, z)
+            y = Gather(d, ids)
+        }
+
+    after: a scale and a zero a row
+        f (int64[B,T] ids, uint8[5,6] table, uint8[5,1] z, float[5,1] s) => (float[B,T,6] y)
+        {
+            rows = Gather(table, ids)
+            numbers = Cast <to: int = 1> (rows)
+            zeros = Gather(z, ids)
+            from = Cast <to: int = 1> (zeros)
+            moved = Sub(numbers, from)
+            scales = Gather(s, ids)
+            y = Mul(moved, scales)
+        }
+
+    before: a scale for all, in half precision behind
+        f (int64[B,T] ids, int8[5,6] table, float s) => (float16[B,T,6] y)
+        {
+            d = DequantizeLinear(table, s)
+            h = Cast <to: int = 10> (d)
+            y = Gather(h, ids)
+        }
+
+    after: a scale for all, in half precision behind
+        f (int64[B,T] ids, int8[5,6] table, float s) => (float16[B,T,6] y)
+        {
+            rows = Gather(table, ids)
+            numbers = Cast <to: int = 1> (rows)
+            d = Mul(numbers, s)
+            y = Cast <to: int = 10> (d)
+        }
+
+    before: a scale a column
+        f (int64[B] ids, int8[5,6] table, float[6] s) => (float[B,6] y)
+        {
+            d = DequantizeLinear <axis: int = 1> (table, s)
+            y = Gather(d, ids)
+        }
+
+    after: a scale a column
+        f (int64[B] ids, int8[5,6] table, float[6] s) => (float[B,6] y)
+        {
+            rows = Gather(table, ids)
+            numbers = Cast <to: int = 1> (rows)
+            y = Mul(numbers, s)
+        }
+
+    before: a scale a block
+        f (int64[B,T] ids, int8[5,6] table, float[5,2] s) => (float[B,T,6] y)
+        {
+            d = DequantizeLinear <axis: int = 1, block_size: int = 3> (table, s)
+            y = Gather(d, ids)
+        }
+
+    after: a scale a block
+        f (int64[B,T] ids, int8[5,6] table, float[5,2,1] s) => (float[B,T,6] y)
+        {
+            blocks = Constant <value_ints: ints = [0, 0, 2, 3]> ()
+            whole = Constant <value_ints: ints = [0, 0, 6]> ()
+            rows = Gather(table, ids)
+            numbers = Cast <to: int = 1> (rows)
+            parts = Reshape(numbers, blocks)
+            scales = Gather(s, ids)
+            scaled = Mul(parts, scales)
+            y = Reshape(scaled, whole)
+        }
+
+    before: four bits, a scale and a zero a block
+        f (int64[B,T] ids, int4[5,8] table, float[5,2] s, int4[5,2] z) => (float[B,T,8] y)
+        {
+            d = DequantizeLinear <axis: int = 1, block_size: int = 4> (table, s, z)
+            y = Gather(d, ids)
+        }
+
+    after: four bits, a scale and a zero a block
+        none
+
+    before: four bits, a scale a row
+        f (int64[B,T] ids, uint4[5,6] table, float[5] s) => (float[B,T,6] y)
+        {
+            d = DequantizeLinear <axis: int = 0> (table, s)
+            y = Gather(d, ids)
+        }
+
+    after: four bits, a scale a row
+        none
+
+    refuses: columns are looked up
+        f (int64[B] ids, int8[5,6] table, float[5] s) => (float[5,B] y)
+        {
+            d = DequantizeLinear <axis: int = 0> (table, s)
+            y = Gather <axis: int = 1> (d, ids)
+        }
+
+    refuses: a block is several rows high
+        f (int64[B] ids, int8[6,6] table, float[2,6] s) => (float[B,6] y)
+        {
+            d = DequantizeLinear <axis: int = 0, block_size: int = 3> (table, s)
+            y = Gather(d, ids)
+        }
+
+    refuses: two rows share a byte
+        f (int64[B] ids, int4[5,5] table, float[5] s) => (float[B,5] y)
+        {
+            d = DequantizeLinear <axis: int = 0> (table, s)
+            y = Gather(d, ids)
+        }
+
+    refuses: the scale depends on the text
+        f (int64[B] ids, int8[5,6] table, float[B,5] t) => (float[B,6] y)
+        {
+            axes = Constant <value_ints: ints = [0]> ()
+            s = ReduceMax <keepdims: int = 0> (t, axes)
+            d = DequantizeLinear <axis: int = 0> (table, s)
+            y = Gather(d, ids)
+        }
+    """
+
+    equality: ClassVar[Equality] = Equality.EXACT
+
+    def match(self, node: ir.Node) -> Lookup | None:
+        if node.op_type != "Gather" or node.domain:
+            return None
+        cast = producer(node.inputs[0], "Cast")
+        dequantize = producer(cast.inputs[0] if cast else node.inputs[0], "DequantizeLinear")
+        return None if dequantize is None else Lookup(node, dequantize, cast)
+
+    def refuses(self, match: Lookup) -> str | None:
+        node, (table, scale) = match.dequantize, match.dequantize.inputs[:2]
+        if attribute(match.gather, "axis", 0) != 0:
+            return "it does not look up rows"
+        sizes = _sizes(table)
+        if table is None or sizes is None:
+            return "its table is no constant matrix"
+        if table.dtype not in (*BYTES, *NIBBLES):
+            return f"its table is of {table.dtype}, not of 8 or 4 bits"
+        if match.gather.inputs[1] is None or match.gather.inputs[1].shape is None:
+            return "the shape of its indices is not known"
+        if any(value is not None and constant(value) is None for value in node.inputs[1:]):
+            return "its scale or its zero is no constant"
+        if scale is None or scale.dtype not in (ir.DataType.FLOAT, ir.DataType.FLOAT16):
+            return "its scale has no room for the difference of two 8-bit numbers"
+        if attribute(node, "output_dtype", 0) not in (0, scale.dtype):
+            return "it gives another type than its scale's"
+        block = attribute(node, "block_size", 0)
+        if block and attribute(node, "axis", 1) not in (1, -1):
+            return "a block is several rows high"
+        if block and sizes[1] % block:
+            return "a row is no whole number of blocks"
+        if table.dtype in NIBBLES and sizes[1] % 2:
+            return "rows of odd width share a byte"
+        return None
+
+    def construct(self, match: Lookup, memo: dict) -> None:
+        node, write = match.dequantize, _Writer(match, memo)
+        table, scale = node.inputs[0], constant(node.inputs[1])
+        assert table is not None and scale is not None
+        _, width = _sizes(table) or (0, 0)
+        block = int(attribute(node, "block_size", 0))
+        by_row = bool(block) or attribute(node, "axis", 1) in (0, -2)
+        value = write.numbers(table)
+        if block:
+            value = write.reshape(value, [width // block, block], "blocks")
+        # (T[i] − z[i]) · s[i]
+        zero = _zero(node, table)
+        if zero is not None:
+            moved = write.each("zero", zero, by_row, scale.dtype)
+            value = write("Sub", value, moved, name="moved")
+        value = write("Mul", value, write.each("scale", scale, by_row, scale.dtype), name="scaled")
+        if block:
+            value = write.reshape(value, [width], "whole")
+        if match.cast is not None:
+            value = write("Cast", value, name="cast", to=match.cast.attributes["to"].value)
+        take_over(match.gather.outputs[0], value)
+
+
+def _sizes(table: ir.Value | None) -> tuple[int, int] | None:
+    """Rows and columns of a constant matrix."""
+    tensor = None if table is None else table.const_value
+    sizes = [] if tensor is None else [size for size in tensor.shape if isinstance(size, int)]
+    return (sizes[0], sizes[1]) if len(sizes) == 2 else None
+
+
+def _zero(node: ir.Node, table: ir.Value) -> np.ndarray | None:
+    """What is subtracted from the numbers as they are gathered, of one byte each; None if 0."""
+    given = constant(node.inputs[2]) if len(node.inputs) > 2 else None
+    zero = np.zeros((), np.int16) if given is None else given.astype(np.int16)
+    if table.dtype == ir.DataType.INT4:
+        zero = zero + 8
+    kept = np.int8 if table.dtype == ir.DataType.INT8 else np.uint8
+    return zero.astype(kept) if zero.any() else None
+
+
+class _Writer:
+    """Writes nodes in front of one Gather, and shares its constants with others of the table."""
+
+    def __init__(self, match: Lookup, memo: dict) -> None:
+        ids = match.gather.inputs[1]
+        assert ids is not None and ids.shape is not None
+        self.match, self.ids, self.memo = match, ids, memo
+        self.like, scale = match.dequantize.outputs[0], match.dequantize.inputs[1]
+        assert scale is not None and scale.dtype is not None
+        self.kind = scale.dtype
+
+    def __call__(self, op: str, *inputs: ir.Value, name: str, **attributes: Any) -> ir.Value:
+        before = self.match.gather
+        wish = f"{before.name}.{name}"
+        return emit(before, op, list(inputs), wish, self.like, None, **attributes)
+
+    def constant(self, name: str, array: np.ndarray) -> ir.Value:
+        key = (self.match.dequantize, name)
+        if key not in self.memo:
+            graph = self.match.gather.graph
+            assert graph is not None
+            self.memo[key] = add_constant(graph, f"{self.match.dequantize.name}.{name}", array)
+        return self.memo[key]
+
+    def gather(self, table: ir.Value, name: str) -> ir.Value:
+        found = self("Gather", table, self.ids, name=name)
+        found.type = ir.TensorType(table.dtype)  # type: ignore[arg-type]
+        return found
+
+    def numbers(self, table: ir.Value) -> ir.Value:
+        """The rows that are looked up, in the type of the scale; of 4 bits, 0 … 15."""
+        tensor, sizes = table.const_value, _sizes(table)
+        assert tensor is not None and sizes is not None
+        if table.dtype in BYTES:
+            return self.cast(self.gather(table, "rows"), "numbers")
+        pairs = np.frombuffer(tensor.tobytes(), np.uint8).reshape(sizes[0], sizes[1] // 2)
+        if table.dtype == ir.DataType.INT4:
+            pairs = pairs ^ 0x88  # n + 8
+        both = self.cast(self.gather(self.constant("pairs", pairs), "pairs"), "both")
+        # Exact in any floating type, where OpenVINO shifts bytes by rounding: high = ⌊b/16⌋
+        kind, last = self.kind.numpy(), self.constant("last", np.array([-1], np.int64))
+        sixteenth = self("Mul", both, self.constant("1/16", np.array(1 / 16, kind)), name="parts")
+        high = self("Floor", sixteenth, name="high")
+        above = self("Mul", high, self.constant("16", np.array(16, kind)), name="above")
+        low = self("Sub", both, above, name="low")
+        halves = [self("Unsqueeze", half, last, name=f"{half.name}.1") for half in (low, high)]
+        return self.reshape(self("Concat", *halves, name="nibbles", axis=-1), [sizes[1]], "numbers")
+
+    def cast(self, value: ir.Value, name: str) -> ir.Value:
+        return self("Cast", value, name=name, to=self.kind.value)
+
+    def reshape(self, value: ir.Value, tail: list[int], name: str) -> ir.Value:
+        """The axes of the indices as they are, then `tail`."""
+        assert self.ids.shape is not None
+        sizes = np.array([0] * len(self.ids.shape) + tail, np.int64)
+        return self("Reshape", value, self.constant(f"{name}.shape", sizes), name=name)
+
+    def each(self, name: str, array: np.ndarray, by_row: bool, kind: np.dtype) -> ir.Value:
+        """What belongs to the rows that were looked up: of one number a row, or a block, these
+        rows'; otherwise all."""
+        if array.size == 1 or (array == array.flat[0]).all():
+            return self.constant(name, array.flat[0].astype(kind))
+        if not by_row:
+            return self.constant(name, array.astype(kind))
+        found = self.gather(self.constant(name, array[..., None]), f"{name}.rows")
+        return found if array.dtype == kind else self.cast(found, f"{name}.numbers")
