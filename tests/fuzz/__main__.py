@@ -1,6 +1,7 @@
 """The long run: many drawn architectures, every failure printed as a script, none hidden.
 
-python -m tests.fuzz --examples 300 [--seed 0] [--kinds bert,t5]
+python -m tests.fuzz --examples 300 [--seed 0] [--kinds bert,t5] \
+    [--targets openvino,coreml]
 """
 
 from __future__ import annotations
@@ -22,20 +23,22 @@ def main() -> int:
     read.add_argument("--examples", type=int, default=300)
     read.add_argument("--seed", type=int, default=0)
     read.add_argument("--kinds", default=",".join(drawing.KINDS))
+    read.add_argument("--targets", default="", help="built, run and compared as well")
     asked = read.parse_args()
     wanted = tuple(asked.kinds.split(","))
     if unknown := sorted(set(wanted) - set(drawing.KINDS)):
         read.error(f"no family is called {unknown[0]!r}; there are {', '.join(drawing.KINDS)}")
+    targets = tuple(name for name in asked.targets.split(",") if name)
     started = time.perf_counter()
     kinds: Counter[str] = Counter()
     laws: Counter[str] = Counter()
     failures, worst = 0, 0.0
-    for number, tried in enumerate(hunt.hunt(wanted, asked.examples, asked.seed), start=1):
+    for number, tried in enumerate(hunt.hunt(wanted, asked.examples, asked.seed, targets), start=1):
         kinds[tried.architecture.kind] += 1
         if tried.found is None:
             failures += 1
             print(f"\nFAILURE {failures}, architecture {number}: {tried.fault}\n")
-            print(hunt.script(tried.architecture), flush=True)
+            print(tried.script, flush=True)
             continue
         laws.update({name: bool(count) for name, count in tried.found.applied.items()})
         worst = max(worst, tried.found.worst)

@@ -77,10 +77,11 @@ def _default(this: Any) -> Any:
     return this.default_factory() if callable(this.default_factory) else this.default
 
 
-def script(architecture: Architecture) -> str:
+def script(architecture: Architecture, targets: tuple[str, ...] = ()) -> str:
     """At most ten lines that check the architecture again, and raise what it raised."""
+    built = f", {targets}" if targets else ""
     return f"""# At the repository's root: python - < this
 from tests.fuzz.architecture import Architecture
 from tests.fuzz.check import check
-print(check({architecture}))
+print(check({architecture}{built}))
 """
