@@ -8,7 +8,7 @@ give the same weights.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -107,6 +107,7 @@ _BACKBONES: dict[str, tuple[str, str, dict[str, Any]]] = {
     ),
     "bert": ("BertConfig", "BertModel", _BERT_LIKE),
     "roberta": ("RobertaConfig", "RobertaModel", {**_BERT_LIKE, "type_vocab_size": 1}),
+    "electra": ("ElectraConfig", "ElectraModel", {**_BERT_LIKE, "embedding_size": 32}),
     "distilbert": (
         "DistilBertConfig",
         "DistilBertModel",
@@ -139,6 +140,12 @@ _BACKBONES: dict[str, tuple[str, str, dict[str, Any]]] = {
             "num_key_value_heads": 1,
             "head_dim": 16,
         },
+    ),
+    # As text encoders made of a Llama are saved: it sees both ways because its file says so.
+    "llama": (
+        "LlamaConfig",
+        "LlamaModel",
+        {**_BERT_LIKE, "num_key_value_heads": 1, "is_causal": False},
     ),
     "deberta": (
         "DebertaV2Config",
@@ -194,6 +201,12 @@ _BACKBONES: dict[str, tuple[str, str, dict[str, Any]]] = {
         },
     ),
 }
+HEADS: dict[str, tuple[str, ...]] = {
+    "gemma3": ("192 Identity unbiased", "48 Identity unbiased", "normalize"),
+    "bert-dense-tanh": ("32 Tanh", "layer-norm", "normalize"),
+}
+"""What follows pooling where it is not `normalize` alone (`make_head`)."""
+
 _BACKBONE_OF = {"bert-dense-tanh": "bert", "bert-pool": "bert"}
 KINDS = (*_BACKBONES, *_BACKBONE_OF)
 
@@ -204,16 +217,18 @@ def build(kind: str, folder: Path, **overrides: Any) -> Path:
     Args:
         kind: one of `KINDS`.
         folder: where to save; made if it is missing.
-        overrides: `pooling_mode`, `prompts`, `default_prompt_name`, `max_seq_length` (tokens),
-            `dtype` (a torch dtype to save in), `seed`; anything else replaces a setting of the
-            backbone's configuration. gemma3's `sliding_window` is the file's number w, and a token
-            then sees |i-j| < w // 2 + 1.
+        overrides: `pooling_mode`, `head` (the modules after pooling, as `make_head` reads them),
+            `prompts`, `default_prompt_name`, `max_seq_length` (tokens), `dtype` (a torch dtype to
+            save in), `seed`; anything else replaces a setting of the backbone's configuration.
+            gemma3's `sliding_window` is the file's number w, and a token then sees
+            |i-j| < w // 2 + 1.
     """
     seed = overrides.pop("seed", 7)
     default_pooling = {"qwen3": "lasttoken", "bert-pool": ("cls", "mean", "max")}.get(kind, "mean")
     pooling_mode = overrides.pop("pooling_mode", default_pooling)
     prompts = overrides.pop("prompts", PROMPTS)
     default_prompt_name = overrides.pop("default_prompt_name", None)
+    head = overrides.pop("head", HEADS.get(kind, ("normalize",)))
     max_length = overrides.pop("max_seq_length", MAX_LENGTH)
     dtype = overrides.pop("dtype", torch.float32)
 
@@ -221,15 +236,17 @@ def build(kind: str, folder: Path, **overrides: Any) -> Path:
     backbone = _BACKBONE_OF.get(kind, kind)
     # The backbone is saved in the folder that will hold the whole model, as the same files.
     _save_backbone(backbone, folder, seed, dtype, overrides)
-    _make_tokenizer(backbone in ("gemma3", "qwen3"), max_length).save_pretrained(folder)
+    _make_tokenizer(backbone in ("gemma3", "qwen3", "llama"), max_length).save_pretrained(folder)
     transformer = Transformer(str(folder), max_seq_length=max_length, model_kwargs={"dtype": dtype})
-    width = transformer.get_embedding_dimension()
+    # A backbone that projects its tokens says so by itself; its hidden size is not what pools.
+    width = getattr(transformer.auto_model.config, "embedding_dim", None)
+    width = width or transformer.get_embedding_dimension()
     pooling = Pooling(width, pooling_mode=pooling_mode)
-    head = list(_make_head(kind, pooling.get_embedding_dimension()))
-    for place, module in enumerate(head):
+    modules = list(make_head(head, pooling.get_embedding_dimension()))
+    for place, module in enumerate(modules):
         _randomise(module, seed + 1 + place)
     model = SentenceTransformer(
-        modules=[transformer, pooling, *(module.to(dtype) for module in head)],
+        modules=[transformer, pooling, *(module.to(dtype) for module in modules)],
         prompts=prompts,
         default_prompt_name=default_prompt_name,
         device="cpu",
@@ -261,15 +278,23 @@ def _save_backbone(
     model.to(dtype).save_pretrained(folder)
 
 
-def _make_head(kind: str, width: int) -> Iterator[nn.Module]:
-    """The modules after pooling."""
-    if kind == "gemma3":
-        yield Dense(width, 4 * width, bias=False, activation_function=nn.Identity())
-        yield Dense(4 * width, width, bias=False, activation_function=nn.Identity())
-    if kind == "bert-dense-tanh":
-        yield Dense(width, 32, bias=True, activation_function=nn.Tanh())
-        yield LayerNorm(32)
-    yield Normalize()
+def make_head(words: Sequence[str], width: int) -> Iterator[nn.Module]:
+    """The modules after pooling, a word each: `normalize`, `layer-norm`, or a Dense as
+    `32 Tanh` (its size, the activation's class in torch.nn) or `32 Tanh unbiased`."""
+    for word in words:
+        if word == "normalize":
+            yield Normalize()
+        elif word == "layer-norm":
+            yield LayerNorm(width)
+        else:
+            size, activation, *rest = word.split()
+            yield Dense(
+                width,
+                int(size),
+                bias=rest != ["unbiased"],
+                activation_function=getattr(nn, activation)(),
+            )
+            width = int(size)
 
 
 def _randomise(module: nn.Module, seed: int) -> None:

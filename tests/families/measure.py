@@ -1,0 +1,172 @@
+"""One family through the public export for every target, and what it shows: a row of the page.
+
+The reference is sentence-transformers, as everywhere (golden/make.py), on 20 golden texts. For
+TensorRT the file that its compiler would read is parsed by NVIDIA's own parser and measured in
+ONNX Runtime and the emulator; no engine is built.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from unittest.mock import patch
+
+import golden.make
+from exporter import emulate, export, exporting, interpret, onnxfile, pipeline, registry
+from exporter.bundle import Manifest
+from exporter.exporting import Result
+from exporter.options import BuildOptions
+from exporter.program import Program
+from exporter.stages import Stages
+from golden import compare, store
+from golden.gate import gate_for, judge
+from golden.store import Goldens
+from tests.families.families import LONGEST, Family
+
+TEXTS = (
+    "card-query", "english-titled", "german-query", "russian", "chinese", "code-python",
+    "emoji-single", "empty", "blank-spaces", "one-letter", "prompt-query", "prompt-document",
+    "length-16", "length-33", "length-40", "length-45",
+)  # fmt: skip
+BUCKETS = (16, LONGEST)
+PRECISIONS = ("fp32", "fp16")
+TARGETS = ("onnxruntime", "openvino", "coreml")
+
+Figures = dict[tuple[str, str], float]
+"""(target, precision) → worst 1−cos of any text, alone or padded, against sentence-transformers."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What a family showed."""
+
+    figures: Figures
+    attention: dict[str, int]
+    notes: tuple[str, ...]
+    applied: dict[str, int]
+    refused: dict[str, int]
+    """"law: reason" → at how many places."""
+    census: dict[str, int]
+
+
+class Missed(AssertionError):
+    """An artifact that its gate does not let through."""
+
+
+def here() -> tuple[str, ...]:
+    """The targets that this machine can build for."""
+    return tuple(t for t in (*TARGETS, "tensorrt") if registry.target(t).unavailable() is None)
+
+
+def show(family: Family, scratch: Path) -> Shown:
+    """Export `family` for all targets here, hold each artifact to its gate, and say what was seen.
+
+    Raises Missed, with the gate's own sentence, for an artifact that misses it.
+    """
+    folder = family.build(scratch / "model")
+    with _kept() as kept:
+        results = export(
+            folder,
+            [target for target in TARGETS if target in here()],
+            PRECISIONS,
+            scratch / "out",
+            build=BuildOptions(buckets=BUCKETS if "coreml" in here() else ()),
+        )
+    figures: Figures = {}
+    for result in results:
+        if not result.passed:
+            raise Missed(f"{result.path.name}: {result.verdict.reasons[0]}")
+        manifest = result.bundle.manifest
+        figures[manifest.target, manifest.precision] = _worst(result)
+    if "tensorrt" in here():
+        goldens = store.load(results[0].path / "golden")
+        for precision in PRECISIONS:
+            figures["tensorrt", precision] = _parsed(kept[0], precision, goldens, scratch)
+    # The portable artifact in half precision has seen every law that is no single target's.
+    half = next(r.bundle.manifest for r in results if r.path.name == "onnxruntime-fp16")
+    return Shown(
+        figures=figures,
+        attention=half.attention,
+        notes=half.notes,
+        applied={report.name: report.applied for report in half.passes if report.applied},
+        refused=_refused(half),
+        census=half.census,
+    )
+
+
+@contextmanager
+def _kept() -> Iterator[list[Program]]:
+    """Few golden texts, and the program before any target's laws, kept beside the export."""
+    kept: list[Program] = []
+    prepare = exporting.prepare
+
+    def keep(*given, **options) -> Program:
+        program = prepare(*given, **options)
+        kept.append(_copy(program))
+        return program
+
+    few = partial(golden.make.make, only=TEXTS)
+    with patch.object(exporting, "prepare", keep), patch.object(golden.make, "make", few):
+        yield kept
+
+
+def _worst(result: Result) -> float:
+    """The largest 1−cos of an artifact, and of the emulator where that is the proof."""
+    verdict = result.bundle.verdict
+    assert verdict is not None
+    proofs = [verdict.measurement, *([verdict.emulated] if verdict.emulated else [])]
+    return max(float(proof[key]) for proof in proofs for key in ("worst", "worst_padded"))
+
+
+def _refused(manifest: Manifest) -> dict[str, int]:
+    """Refusals without their places."""
+    counts: Counter[str] = Counter()
+    for report in manifest.passes:
+        for line in report.refused:
+            _, _, reason = line.removeprefix(f"{report.name}: refused at ").partition(": ")
+            counts[f"{report.name}: {reason}"] += 1
+    return dict(sorted(counts.items()))
+
+
+def _parsed(program: Program, precision: str, goldens: Goldens, scratch: Path) -> float:
+    """The worst 1−cos of the file that TensorRT's compiler would read, after it has parsed it.
+
+    Raises Missed if NVIDIA's parser refuses it, in its own words, or if it misses the gate.
+    """
+    target = registry.target("tensorrt")
+    own = _copy(program)
+    peaks: dict[str, float] = {}
+    if pipeline.asks_ranges(precision, target.typed):
+        peaks = exporting.record_ranges(_copy(program), Stages(None))
+    pipeline.run(own, (*pipeline.half(precision, peaks, target.typed),))
+    pipeline.run(own, target.tail(precision, peaks))
+    folder = scratch / f"tensorrt-{precision}"
+    folder.mkdir()
+    onnxfile.write(own, folder, "tensorrt")
+    # In a process of its own: a crash of NVIDIA's library is then an error like others.
+    command = [sys.executable, "-P", str(Path(__file__).parent / "parse.py")]
+    done = subprocess.run([*command, str(folder / onnxfile.MODEL)], capture_output=True, text=True)
+    if done.returncode:
+        said = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        raise Missed(f"tensorrt-{precision}: {said}")
+    run = interpret.runner(own) if precision == "fp32" else emulate.runner(own)
+    measurement = compare.measure(run, goldens, pad_id=own.contract.pad_id)
+    verdict = judge(measurement, [], precision, goldens)
+    if not verdict.passed:
+        raise Missed(f"tensorrt-{precision}: {verdict.reasons[0]}")
+    return max(measurement.worst, measurement.worst_padded)
+
+
+def limit(precision: str) -> float:
+    """The gate."""
+    return gate_for(precision).worst
+
+
+def _copy(program: Program) -> Program:
+    return replace(program, model=program.model.clone())
