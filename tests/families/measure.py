@@ -145,7 +145,7 @@ def _parsed(program: Program, precision: str, goldens: Goldens, scratch: Path) -
     if pipeline.asks_ranges(precision, target.typed):
         peaks = exporting.record_ranges(_copy(program), Stages(None))
     pipeline.run(own, (*pipeline.half(precision, peaks, target.typed),))
-    pipeline.run(own, target.tail(precision, peaks))
+    pipeline.run(own, target.tail(precision, own.contract, peaks))
     folder = scratch / f"tensorrt-{precision}"
     folder.mkdir()
     onnxfile.write(own, folder, "tensorrt")

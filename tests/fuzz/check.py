@@ -20,6 +20,8 @@ from exporter import exporting, interpret, pipeline, ranges, registry
 from exporter.interpret import Run
 from exporter.model import check_finite, open_model
 from exporter.options import BuildOptions
+from exporter.passes.band_local_attention import BandLocalAttention
+from exporter.passes.expand_band_attention import ExpandBandAttention
 from exporter.passes.scale_residual import ScaleResidual
 from exporter.pipeline import Pipeline
 from exporter.program import Contract, Program
@@ -119,12 +121,17 @@ def variants(program: Program, passes: Pipeline, text: np.ndarray) -> Iterator[t
     yield "scale-residual", scaled
     seen = []
     for name in TARGETS:
-        laws = registry.target(name).tail("fp32", {})
+        laws = registry.target(name).tail("fp32", program.contract, {})
         if laws and laws not in seen:
             seen.append(laws)
             own = _copy(program)
             passes.run(own, laws)
             yield f"{name}'s laws", own
+    # A drawn text is too short for the blocks that targets ask for.
+    blocks = BandLocalAttention(program.contract.max_length, block=4, start=8)
+    own = _copy(program)
+    if any(report.applied for report in passes.run(own, (blocks, ExpandBandAttention()))[:1]):
+        yield "band-local-attention", own
 
 
 def built(program: Program, name: str, width: int, folder: Path) -> Run:
@@ -134,7 +141,7 @@ def built(program: Program, name: str, width: int, folder: Path) -> Run:
     asked = BuildOptions(buckets=(width,) if "buckets" in target.takes else ())
     options = target.settle("fp32", asked, program.contract.max_length)
     own = _copy(program)
-    pipeline.run(own, target.tail("fp32", {}))
+    pipeline.run(own, target.tail("fp32", own.contract, {}))
     folder.mkdir()
     target.build(own, "fp32", folder, options)
     return target.load(folder, target.narrow(program.contract, options), "fp32", 1)
