@@ -3,20 +3,22 @@
     GOLDFOLD_MPNET_DIR="$(.venv/bin/python -m tests.mpnet)" \
         .venv/bin/python -m pytest -m real tests/test_real_mpnet.py
 
-No part of `make test` or of CI: it fetches 405 MB and exports six artifacts, about four minutes on
-two cores, and what it alone covers (real weights behind eager attention) changes rarely.
+No part of `make test` or of CI: it fetches 405 MB and exports six artifacts, five minutes on two
+idle cores, and what it alone covers (real weights behind eager attention) changes rarely.
 """
 
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
 import pytest
 
-from exporter import registry
+from exporter import exporting, registry
 from exporter.encoder import open_encoder
 from exporter.exporting import Result, export
 from exporter.options import BuildOptions
+from golden.store import Goldens
 
 FOLDER = os.environ.get("GOLDFOLD_MPNET_DIR")
 pytestmark = [
@@ -39,8 +41,20 @@ def results(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         reason = registry.target(target).unavailable()
         if reason is not None:
             pytest.skip(reason)
-    out = tmp_path_factory.mktemp("mpnet")
-    return export(FOLDER or "", targets, precisions, out, build=options)
+    with pytest.MonkeyPatch.context() as patch:
+        if "coreml" in targets:
+            obtain = exporting.obtain_goldens
+            patch.setattr(exporting, "obtain_goldens", lambda *given: some(obtain(*given)))
+        out = tmp_path_factory.mktemp("mpnet")
+        return export(FOLDER or "", targets, precisions, out, build=options)
+
+
+def some(goldens: Goldens) -> Goldens:
+    """Every sixth text: the evaluator of Core ML packages pads each to its bucket and rounds every
+    value in numpy, which for all of them takes longer than everything else here together."""
+    rows = range(0, len(goldens.cases), 6)
+    kept = tuple(goldens.cases[row] for row in rows)
+    return replace(goldens, cases=kept, embeddings=goldens.embeddings[list(rows)])
 
 
 def test_every_artifact_passes_its_gate(results: list[Result]) -> None:
