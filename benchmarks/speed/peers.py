@@ -114,7 +114,7 @@ def _export(environment: Environment, command: list[str], folder: Path) -> Expor
     done = folder / "goldfold-peer.json"
     if done.is_file():
         record: dict[str, Any] = json.loads(done.read_text("utf-8"))
-        if record["pins"] == environment.digest:
+        if record.get("pins") == environment.digest:
             return Exported(folder, record["seconds"])
     shutil.rmtree(folder, ignore_errors=True)
     print(f"exporting {folder.name} ...", file=sys.stderr)
