@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format golden export verify docs bench clean
+.PHONY: help setup demo test lint format golden export verify docs bench speed clean
 
 PYTHON    ?= python3
 VENV      := .venv
@@ -55,6 +55,9 @@ docs: $(STAMP)  ## write docs/passes.md from the docstrings, docs/families.md fr
 
 bench: $(STAMP) need-model  ## what an export of MODEL costs, stage by stage
 	$(BIN)/python benchmarks/export_cost.py $(MODEL)
+
+speed: $(STAMP) need-model  ## OUT's OpenVINO artifact of MODEL against optimum-intel and sentence-transformers
+	$(BIN)/python benchmarks/openvino_speed.py $(MODEL) --artifact $(OUT)/openvino-fp32 --picture docs/pictures/openvino_speed.png
 
 clean:  ## remove what make made
 	rm -rf $(VENV) demo out .pytest_cache .ruff_cache .hypothesis *.egg-info
