@@ -184,7 +184,7 @@ def check_skips(names: Iterable[str]) -> None:
 
 
 def every() -> tuple[Pass, ...]:
-    """Every pass that some pipeline holds, in order, the targets' own last."""
+    """Every pass in order, the targets' own last; merge-parallel-matmuls is in no target's tail."""
     from exporter.passes.band_local_attention import BandLocalAttention
     from exporter.passes.expand_band_attention import ExpandBandAttention
     from exporter.passes.merge_parallel_matmuls import MergeParallelMatmuls

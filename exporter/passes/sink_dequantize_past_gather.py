@@ -29,9 +29,11 @@ class Lookup:
 class SinkDequantizePastGather(Pass):
     """Rows of a quantized table are looked up first and dequantized then.
 
-    ONNX Runtime dequantizes the whole table at every call: hundreds of milliseconds for
-    EmbeddingGemma's 262,144 rows. OpenVINO has a kernel for the pair, and TensorRT allows a
-    quantized constant in front of DequantizeLinear alone: neither is given this law.
+    ONNX Runtime dequantizes the whole table at every call: EmbeddingGemma's 262,144 rows of 768
+    cost a text of 128 tokens 90 ms in int8 with a scale a row, and 490 ms in blocks of 32; 0.2 ms
+    and 0.3 ms after (benchmarks/quantized_table.py). OpenVINO has a kernel for the pair, and
+    TensorRT allows a quantized constant in front of DequantizeLinear alone: neither is given this
+    law.
 
     The arithmetic is spelt in Cast, Sub and Mul: DequantizeLinear takes a scale a row along one
     axis, and rows that were looked up have two. ONNX gathers no 4-bit numbers, so their bytes are
