@@ -12,6 +12,7 @@ from typing import Any
 
 import onnx_ir as ir
 import torch
+from torch.fx import config as fx_config
 
 from exporter import dialect
 from exporter.errors import ModelError, RewriteError
@@ -52,7 +53,7 @@ def trace(
     does not; the Program's notes say which and why. Raises ModelError if the model cannot be
     traced.
     """
-    with _without_collection():
+    with _lean():
         try:
             return _trace(source, attention.NAME, trust_remote_code, progress)
         except attention.Refused as refusal:
@@ -223,15 +224,20 @@ def _cause(error: BaseException | None, kind: type) -> BaseException | None:
 
 
 @contextlib.contextmanager
-def _without_collection():
-    """Let no garbage be collected: a trace makes millions of objects, and nearly all of them live
-    until it ends."""
-    enabled = gc.isenabled()
+def _lean():
+    """Leave out of a trace what serves nobody here.
+
+    Garbage collection: the millions of objects that a trace makes live until it ends, nearly all.
+    The lines of Python that each node came from: names.py keeps the module, and drops the rest.
+    """
+    collects, traces = gc.isenabled(), fx_config.do_not_emit_stack_traces
     gc.disable()
+    fx_config.do_not_emit_stack_traces = True
     try:
         yield
     finally:
-        if enabled:
+        fx_config.do_not_emit_stack_traces = traces
+        if collects:
             gc.enable()
 
 
