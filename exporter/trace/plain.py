@@ -41,8 +41,8 @@ def translate(exported: torch.export.ExportedProgram) -> ir.Model | None:
 def is_plain(exported: torch.export.ExportedProgram, registry: _registration.ONNXRegistry) -> bool:
     """Whether `spell` is all that stands between the program and torch.onnx's translations.
 
-    Not so if a node is of an operator that has no translation, if one writes into its input, for a
-    graph must be functional, or if one calls another graph.
+    Not so if a node is of an operator that has no translation, if one writes into what others can
+    see, for a graph must be functional, or if one calls another graph.
     """
     signature = exported.graph_signature
     if signature.user_inputs_to_mutate or signature.buffers_to_mutate:
@@ -61,9 +61,39 @@ def _is_known(node: torch.fx.Node, registry: _registration.ONNXRegistry) -> bool
         return True
     if isinstance(target, torch._ops.OpOverload):
         if target._schema.is_mutable:
+            target = functional(node)
+        if target is None:
             return False
         return target.namespace == "onnx_symbolic" or bool(registry.get_decomps(target))
     return not isinstance(target, torch._ops.OperatorBase)
+
+
+def functional(node: torch.fx.Node) -> torch._ops.OpOverload | None:
+    """The operator that gives what `x.op_(…)` leaves in x, if nobody else sees x: mul_ -> mul.
+
+    So it is if x was made for this one node, and if no promotion of types would make a difference.
+    """
+    target, x = node.target, node.args[0] if node.args else None
+    if not isinstance(target, torch._ops.OpOverload) or not isinstance(x, torch.fx.Node):
+        return None
+    name, dtype = target.overloadpacket.__name__, node.meta["val"].dtype
+    values = [n.meta["val"] for n in node.all_input_nodes]
+    if len(x.users) > 1 or not _is_fresh(x) or name[-1] != "_" or name[-2:] == "__":
+        return None
+    if any(isinstance(value, torch.Tensor) and value.dtype != dtype for value in values):
+        return None
+    return getattr(getattr(_aten, name[:-1], None), target._overloadname, None)
+
+
+def _is_fresh(node: torch.fx.Node) -> bool:
+    """Whether a node's value is in memory of its own: an operator's result that is no view."""
+    target = node.target
+    if node.op != "call_function" or not isinstance(target, torch._ops.OpOverload):
+        return False
+    # A composite one may hand back its input without saying so, as dropout does.
+    key = torch._C.DispatchKey.CompositeImplicitAutograd
+    views = any(result.alias_info is not None for result in target._schema.returns)
+    return not views and not target.has_kernel_for_dispatch_key(key)
 
 
 def spell(exported: torch.export.ExportedProgram) -> None:
@@ -87,6 +117,8 @@ def spell(exported: torch.export.ExportedProgram) -> None:
             _spell_shape(node, sizes)
         elif node.target is _aten.chunk.default:
             _spell_chunk(node)
+        elif isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable:
+            node.target = functional(node)
     exported.graph_module.recompile()
 
 

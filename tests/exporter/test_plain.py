@@ -71,6 +71,16 @@ def test_spelling_keeps_the_function_and_leaves_casts_only() -> None:
     assert torch.equal(program.module()(x), before)
 
 
+def test_what_nobody_else_sees_may_be_written() -> None:
+    x = torch.randn(2, 3, generator=torch.Generator().manual_seed(1))
+    program = exported(lambda module, x: (x + 1).mul_(x).add_(2), x)
+    before = program.module()(x)
+    plain.spell(program)
+    spelt = [str(node.target) for node in program.graph.nodes if node.op == "call_function"]
+    assert spelt[-3:] == ["aten.add.Tensor", "aten.mul.Tensor", "aten.add.Tensor"]
+    assert torch.equal(program.module()(x), before)
+
+
 def remembers(module: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
     module.seen.add_(x.sum(0))  # type: ignore[operator, union-attr]
     return x + module.seen
@@ -80,15 +90,33 @@ def chooses(module: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
     return torch.cond(x.sum() > 0, lambda x: x + 1, lambda x: x - 1, (x,))
 
 
+def seen_twice(module: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
+    y = x.exp()
+    z = y[:, 1:]
+    y.mul_(x)
+    return y.sum(1) + z.sum(1)
+
+
 @pytest.mark.parametrize(
     "function",
     [
         remembers,
         chooses,
-        lambda module, x: x.clone().add_(1),
+        lambda module, x: x.exp()[:, 1:].mul_(x[:, 1:]),
+        seen_twice,
+        lambda module, x: torch.nn.functional.dropout(x, 0.5, training=False).mul_(x),
+        lambda module, x: x.exp().mul_(x.to(torch.float64)),
         lambda module, x: torch.special.bessel_j0(x),
     ],
-    ids=["a buffer is written", "two graphs", "in place", "no translation"],
+    ids=[
+        "a buffer is written",
+        "two graphs",
+        "a view is written",
+        "what is written is read as well",
+        "the input is written by another name",
+        "the types are mixed",
+        "no translation",
+    ],
 )
 def test_what_is_not_plain_is_left_to_torch(function) -> None:
     program = exported(function, torch.ones(2, 3))
