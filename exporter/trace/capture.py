@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import io
 import logging
 import warnings
@@ -11,12 +12,14 @@ from typing import Any
 
 import onnx_ir as ir
 import torch
+from torch.fx import config as fx_config
 
 from exporter import dialect
 from exporter.errors import ModelError, RewriteError
 from exporter.model import Source
-from exporter.program import ATTENTION_MASK, BATCH, EMBEDDING, INPUT_IDS, TOKENS, Contract, Program
+from exporter.program import BATCH, TOKENS, Contract, Program
 from exporter.trace import attention
+from exporter.trace.lower import lower
 from exporter.trace.modules import Normalize, stage_of
 from exporter.trace.names import canonical
 
@@ -50,12 +53,13 @@ def trace(
     does not; the Program's notes say which and why. Raises ModelError if the model cannot be
     traced.
     """
-    try:
-        return _trace(source, attention.NAME, trust_remote_code, progress)
-    except attention.Refused as refusal:
-        note = f"traced with eager attention, masks included: {refusal}"
-    progress(note)
-    program = _trace(source, "eager", trust_remote_code, progress)
+    with _lean():
+        try:
+            return _trace(source, attention.NAME, trust_remote_code, progress)
+        except attention.Refused as refusal:
+            note = f"traced with eager attention, masks included: {refusal}"
+        progress(note)
+        program = _trace(source, "eager", trust_remote_code, progress)
     program.notes.append(note)
     return program
 
@@ -83,7 +87,7 @@ def _trace(source: Source, implementation: str, trust: bool, progress: Progress)
         if implementation == attention.NAME and not recorder.calls:
             raise attention.Refused("its attention does not go through transformers' interface")
         progress("translating to ONNX with torch.onnx")
-        graph_model = _to_onnx(exported)
+        graph_model = lower(exported)
 
     nodes = list(dialect.band_attentions(graph_model.graph))
     _check_attention(nodes, recorder, implementation)
@@ -186,33 +190,6 @@ def _export(whole: Whole, max_length: int) -> torch.export.ExportedProgram:
         raise ModelError(f"torch.export cannot trace this model: {reason}") from error
 
 
-def _to_onnx(exported: torch.export.ExportedProgram) -> ir.Model:
-    try:
-        program = torch.onnx.export(
-            exported,
-            dynamo=True,
-            opset_version=dialect.OPSET,
-            optimize=True,
-            verbose=False,
-            input_names=[INPUT_IDS, ATTENTION_MASK],
-            output_names=[EMBEDDING],
-        )
-    except Exception as error:
-        reason = (str(error).splitlines() or [""])[0]
-        raise ModelError(f"torch.onnx cannot translate this model: {reason}") from error
-    if program is None:
-        raise ModelError("torch.onnx returned nothing for this model")
-    model = program.model
-    model.ir_version = dialect.IR_VERSION
-    model.opset_imports[dialect.DOMAIN] = 1
-    if any(dialect.band_attentions(model.graph)):
-        function = dialect.band_attention_function()
-        model.functions[function.identifier()] = function
-    else:
-        model.opset_imports.pop(dialect.DOMAIN)
-    return model
-
-
 def _check_attention(
     nodes: list[ir.Node], recorder: attention.Recorder, implementation: str
 ) -> None:
@@ -244,6 +221,24 @@ def _cause(error: BaseException | None, kind: type) -> BaseException | None:
             return error
         error = error.__cause__ or error.__context__
     return None
+
+
+@contextlib.contextmanager
+def _lean():
+    """Leave out of a trace what serves nobody here.
+
+    Garbage collection: the millions of objects that a trace makes live until it ends, nearly all.
+    The lines of Python that each node came from: names.py keeps the module, and drops the rest.
+    """
+    collects, traces = gc.isenabled(), fx_config.do_not_emit_stack_traces
+    gc.disable()
+    fx_config.do_not_emit_stack_traces = True
+    try:
+        yield
+    finally:
+        fx_config.do_not_emit_stack_traces = traces
+        if collects:
+            gc.enable()
 
 
 @contextlib.contextmanager
