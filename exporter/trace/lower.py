@@ -23,7 +23,6 @@ from onnxscript.rewriter._matcher import SimplePatternMatcher
 from exporter import dialect
 from exporter.errors import ModelError
 from exporter.program import ATTENTION_MASK, EMBEDDING, INPUT_IDS
-from exporter.trace import plain
 
 
 def lower(exported: torch.export.ExportedProgram) -> ir.Model:
@@ -51,6 +50,9 @@ def _translate(exported: torch.export.ExportedProgram) -> ir.Model:
     """What torch.onnx.export makes of the program; `plain.translate` makes the same with less
     work."""
     with suppress(Exception):  # what is wrong, if anything is, torch.onnx.export will say
+        # Here, since it asks for rooms of torch that another release may have moved.
+        from exporter.trace import plain
+
         model = plain.translate(exported)
         if model is not None:
             return model
