@@ -62,8 +62,7 @@ def main(
         program = exporting.prepare(source, stages, pipeline.Pipeline())
         for name in engine:
             with stages(name), tempfile.TemporaryDirectory() as scratch:
-                runs = {way: _open(program, way, name, Path(scratch)) for way in WAYS}
-                found[name] = {size: _times(runs, _draw(program, size), rounds) for size in SIZES}
+                found[name] = _engine(program, name, Path(scratch), rounds)
     except GoldfoldError as error:
         raise SystemExit(f"error: {error}") from None
     for name, rows in found.items():
@@ -78,6 +77,14 @@ def main(
         named = {n: {f"{b}x{t}": v for (b, t), v in rows.items()} for n, rows in found.items()}
         record = {"model": source.name, "milliseconds": named}
         json_file.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+def _engine(
+    program: Program, name: str, scratch: Path, rounds: int
+) -> dict[tuple[int, int], dict[str, float]]:
+    """One engine's times. Its four artifacts are let go before the next engine's are opened."""
+    runs = {way: _open(program, way, name, scratch) for way in WAYS}
+    return {size: _times(runs, _draw(program, size), rounds) for size in SIZES}
 
 
 def _open(program: Program, way: str, engine: str, scratch: Path) -> Run:
