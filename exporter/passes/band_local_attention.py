@@ -39,8 +39,9 @@ class BandLocalAttention(Pass):
 
     Texts of fewer than `start` tokens stay one block that sees itself, in the same graph: a block's
     length and reach are computed from the text's. The blocks lie in the batch axis, so that a
-    runtime sees the attention that it has a kernel for. At 2,048 tokens and w = 257, blocks of 256
-    meet 768 keys: 0.375 of the multiply-adds.
+    runtime sees the attention that it has a kernel for. At 2,048 tokens and w = 257, blocks of 128
+    meet 640 keys: 0.31 of the multiply-adds; blocks of 256 would meet 768, 0.375 of them, and are
+    no faster (benchmarks/attention_blocks.py).
 
     Ids and mask are padded by less than one token a block, so that blocks are equally long; tables
     of rotary embeddings get as many more rows. Everything that reads the ids or the mask then works
@@ -157,10 +158,10 @@ class BandLocalAttention(Pass):
     equality: ClassVar[Equality] = Equality.REAL
     max_length: int = 0
     """The most tokens a text may have; 0 if that is not known."""
-    block: int = 256
+    block: int = 128
     """The least number of queries in a block."""
     start: int = 1024
-    """Shorter texts stay one block: four blocks against three each is the first that gains."""
+    """Shorter texts stay one block."""
     rows: bool = False
     """As in expand-band-attention."""
 

@@ -258,7 +258,7 @@ def _mpnet(draw: Draw, longest: int) -> dict[str, Any]:
         **_eps(draw, "layer_norm_eps"),
         # transformers counts 32 buckets whatever a configuration says.
         "relative_attention_num_buckets": 32,
-        "max_position_embeddings": longest + 1,
+        "max_position_embeddings": longest + 2,  # counted from 2
     }
 
 
