@@ -1,4 +1,4 @@
-"""OpenVINO: `.xml` + `.bin`, run on the CPU with an explicit inference precision."""
+"""OpenVINO: `.xml` + `.bin` that other tools open too, run on the CPU with an explicit inference precision."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from exporter.options import BuildOptions
 from exporter.passes.band_local_attention import BandLocalAttention
 from exporter.passes.base import Pass
 from exporter.passes.expand_band_attention import ExpandBandAttention
-from exporter.program import Contract, Program
+from exporter.program import Contract, Program, Reference
 from targets.base import Run, Target
 
 
@@ -49,6 +49,14 @@ class OpenVino(Target):
         from targets.openvino import build
 
         build.write(program, precision, folder)
+        return ()
+
+    def finish(
+        self, folder: Path, contract: Contract, precision: str, reference: Reference
+    ) -> tuple[str, ...]:
+        from targets.openvino import interop
+
+        interop.write(folder, contract, precision, reference)
         return ()
 
     def load(self, folder: Path, contract: Contract, precision: str, threads: int | None) -> Run:
