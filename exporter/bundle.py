@@ -242,8 +242,11 @@ def digest(path: Path) -> str:
 
 
 def _files(folder: Path) -> Iterator[str]:
-    """Paths of all files, posix, relative; but for the manifest and the verdict."""
+    """Paths of all files, posix, relative; but for the manifest, the verdict, and the bytecode that
+    Python leaves when an artifact's own loader is imported."""
     for path in folder.rglob("*"):
+        if path.suffix == ".pyc" and path.parent.name == "__pycache__":
+            continue
         if path.is_file() or path.is_symlink():
             key = path.relative_to(folder).as_posix()
             if key not in (MANIFEST, VERDICT, f"{VERDICT}.new"):

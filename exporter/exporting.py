@@ -31,8 +31,9 @@ from exporter.options import NOTHING_ASKED, BuildOptions, check_taken
 from exporter.passes.set_precision import SetPrecision
 from exporter.pipeline import Options, Pipeline
 from exporter.probing import Drift, Look
-from exporter.program import Program, weights_aside
+from exporter.program import Program, Reference, weights_aside
 from exporter.stages import Listener, Stages
+from exporter.weights import read_object
 from golden import store
 from golden.compare import Measurement
 from golden.gate import Verdict
@@ -283,6 +284,7 @@ def _one(
         goldens = job.goldens.within(contract.max_length)
         said = target.build(program, precision, folder, options)
         _companions(job.source, program, goldens, folder)
+        said += target.finish(folder, contract, precision, _reference(job.source, goldens))
         manifest = bundle.seal(
             folder,
             {
@@ -363,6 +365,17 @@ def _companions(source: Source, program: Program, goldens: Goldens, folder: Path
     if source.card is not None:
         shutil.copyfile(source.card, folder / "MODEL_CARD.md")
     store.save(goldens, folder / bundle.GOLDEN)
+
+
+def _reference(source: Source, goldens: Goldens) -> Reference:
+    settings = source.path / "config_sentence_transformers.json"
+    said = read_object(settings) if settings.is_file() else {}
+    backbone = source.path / source.modules[0].path / "config.json"
+    return Reference(
+        config=read_object(backbone),
+        similarity=said.get("similarity_fn_name"),
+        token_ids={case.prompt + case.text: case.token_ids for case in goldens.cases},
+    )
 
 
 def _versions() -> dict[str, str]:

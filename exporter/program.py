@@ -7,8 +7,9 @@ name proves nothing: add one only with `add_constant`, compare values, never nam
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -93,6 +94,18 @@ class Program:
             seen = sees(dialect.Band.of(node))
             counts[seen] = counts.get(seen, 0) + 1
         return counts
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What is known of the source model besides its graph: what other tools ask a folder for."""
+
+    config: Mapping[str, Any]
+    """The backbone's config.json."""
+    similarity: str | None
+    """sentence-transformers' name of the similarity to use, if the model says."""
+    token_ids: Mapping[str, tuple[int, ...]]
+    """Golden texts, prompts included, and the ids that the reference made of them."""
 
 
 def sees(band: dialect.Band) -> str:

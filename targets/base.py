@@ -11,7 +11,7 @@ import numpy as np
 
 from exporter.options import BuildOptions
 from exporter.passes.base import Pass
-from exporter.program import Contract, Program
+from exporter.program import Contract, Program, Reference
 
 
 class Run(Protocol):
@@ -87,6 +87,13 @@ class Target(ABC):
         build, one sentence each. Raises RewriteError for an op it cannot spell, naming op, node and
         source module.
         """
+
+    def finish(
+        self, folder: Path, contract: Contract, precision: str, reference: Reference
+    ) -> tuple[str, ...]:
+        """Write what other tools open the artifact by, once `folder` holds all but its manifest:
+        deterministically. Returns what the manifest should say of it, one sentence each."""
+        return ()
 
     @abstractmethod
     def load(self, folder: Path, contract: Contract, precision: str, threads: int | None) -> Run:

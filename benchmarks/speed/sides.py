@@ -69,8 +69,9 @@ def specs(
     common = {"threads": threads, "precision": variant.precision, "hint": variant.hint}
     found: list[Spec] = []
     for place, artifact in enumerate(folders.artifacts):
+        xml = next(artifact.glob("*model.xml"))  # earlier artifacts: model.xml
         load = common | {
-            "kind": "openvino", "xml": str(artifact / "model.xml"), "artifact": str(artifact),
+            "kind": "openvino", "xml": str(xml), "artifact": str(artifact),
             "imports": ["openvino", "exporter.encoder"],
         }  # fmt: skip
         name = OURS if place == 0 else f"{OURS} {artifact.parent.name}/{artifact.name}"

@@ -1,8 +1,11 @@
-"""OpenVINO: `.xml` + `.bin`, run on the CPU with an explicit inference precision."""
+"""OpenVINO: `.xml` + `.bin`, run on the CPU with an explicit inference precision, and what other
+tools open them by.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,7 +14,7 @@ from exporter.options import BuildOptions
 from exporter.passes.band_local_attention import BandLocalAttention
 from exporter.passes.base import Pass
 from exporter.passes.expand_band_attention import ExpandBandAttention
-from exporter.program import Contract, Program
+from exporter.program import Contract, Program, Reference
 from targets.base import Run, Target
 
 
@@ -38,10 +41,11 @@ class OpenVino(Target):
         return run.hint(precision)[1]
 
     def versions(self) -> dict[str, str]:
-        try:
-            return {"openvino": version("openvino")}
-        except PackageNotFoundError:
-            return {}
+        found = {}
+        for name in ("openvino", "openvino-tokenizers"):
+            with suppress(PackageNotFoundError):
+                found[name] = version(name)
+        return found
 
     def build(
         self, program: Program, precision: str, folder: Path, options: BuildOptions
@@ -50,6 +54,14 @@ class OpenVino(Target):
 
         build.write(program, precision, folder)
         return ()
+
+    def finish(
+        self, folder: Path, contract: Contract, precision: str, reference: Reference
+    ) -> tuple[str, ...]:
+        from targets.openvino import interop, tokenizer
+
+        interop.write(folder, contract, precision, reference)
+        return (tokenizer.write(folder, contract, reference.token_ids),)
 
     def load(self, folder: Path, contract: Contract, precision: str, threads: int | None) -> Run:
         from targets.openvino import run

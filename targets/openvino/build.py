@@ -1,4 +1,4 @@
-"""Program → `model.xml` + `model.bin`.
+"""Program → `openvino_model.xml` + `openvino_model.bin`, the names that OpenVINO's tools look for.
 
 The graph goes through OpenVINO's ONNX frontend with its big weights set aside as parameters; each
 is then replaced by a constant that shares our memory. So the weights are written once, by OpenVINO,
@@ -21,7 +21,9 @@ from exporter import dialect
 from exporter.errors import RewriteError
 from exporter.program import Program, infer_shapes, weights_aside, where
 
-XML = "model.xml"
+XML = "openvino_model.xml"
+HIDDEN = "last_hidden_state"
+"""A second name of the first output: sentence-transformers knows no other (interop.py)."""
 _NO_RULE = re.compile(r"(?:operations: |, )(\w+)-\d+")
 """The ops in the frontend's sentence "No conversion rule found for operations: Foo-23, Bar-23"."""
 
@@ -37,6 +39,7 @@ def write(program: Program, precision: str, folder: Path) -> None:
         port.get_tensor().set_names({name})
     for port, name in zip(converted.outputs, outputs, strict=True):
         port.get_tensor().set_names({name})
+    converted.outputs[0].get_tensor().add_names({HIDDEN})
     _name(converted)
     ov.save_model(converted, folder / XML, compress_to_fp16=False)
 

@@ -1,4 +1,4 @@
-"""Compile and run `model.xml` on the CPU.
+"""Compile and run `openvino_model.xml` on the CPU.
 
 The inference precision is always said: left to itself OpenVINO computes in bf16 on a machine with
 AMX, and a file that says f32 then gives bf16's answers.

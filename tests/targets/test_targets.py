@@ -109,7 +109,7 @@ def test_onnx_file_is_plain_and_legal(artifacts: dict[str, Path]) -> None:
 def test_openvino_weights_stay_f32(artifacts: dict[str, Path]) -> None:
     import openvino as ov
 
-    model = ov.Core().read_model(artifacts["openvino"] / "model.xml")
+    model = ov.Core().read_model(artifacts["openvino"] / "openvino_model.xml")
     matrices = [op for op in model.get_ops() if _is_matrix(op)]
     assert len(matrices) > 30
     assert {op.get_element_type().get_type_name() for op in matrices} == {"f32"}
@@ -165,7 +165,7 @@ def test_unknown_op_of_the_default_domain_is_refused_by_name(
 
 
 @pytest.mark.parametrize(
-    ("name", "file"), [("onnxruntime", "model.onnx"), ("openvino", "model.xml")]
+    ("name", "file"), [("onnxruntime", "model.onnx"), ("openvino", "openvino_model.xml")]
 )
 def test_file_that_the_runtime_refuses_is_named(
     name: str, file: str, artifacts: dict[str, Path], tmp_path: Path

@@ -1,0 +1,100 @@
+"""The files by which other tools open the artifact: sentence-transformers, and ten lines of Python.
+
+sentence-transformers' openvino backend reads the tensor `last_hidden_state` and hands it to the
+modules that follow. Here nothing follows: the graph ends in the embedding, that tensor is only
+another name of it, and `sentence_bert_config.json` says that what comes out is the
+`sentence_embedding`. So modules.json lists one module, and nothing is pooled twice.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from pprint import pformat
+from typing import Any
+
+from exporter.program import ATTENTION_MASK, EMBEDDING, INPUT_IDS, Contract, Reference
+from targets.openvino.build import HIDDEN, XML
+
+LOADER = "load.py"
+_TRANSFORMER = "sentence_transformers.models.Transformer"
+"""The class by the name that every version of the library knows."""
+_HINTS = {"fp32": "f32", "fp16": "f32", "bf16": "bf16"}
+"""What a machine that we do not know should compute in. Asked for f16, one with bf16 alone would
+silently take that; fp16's weights computed in f32 are what the gate measured (run.py)."""
+
+_LOADER = '''"""Texts in, embeddings out, with openvino, tokenizers and numpy."""
+
+from pathlib import Path
+
+import numpy as np
+import openvino as ov
+from tokenizers import Tokenizer
+
+HERE = Path(__file__).parent
+PROMPTS = {prompts}
+tokenizer = Tokenizer.from_file(str(HERE / "tokenizer.json"))
+tokenizer.enable_truncation({max_length})
+tokenizer.enable_padding(pad_id={pad_id})
+model = ov.Core().compile_model(
+    HERE / "{xml}", "CPU", {{"INFERENCE_PRECISION_HINT": "{hint}"}}
+)
+
+
+def embed(texts: list[str], prompt: str = {default}) -> np.ndarray:
+    """float32 [N, {dim}]; `prompt` is the name of one of PROMPTS."""
+    rows = tokenizer.encode_batch([PROMPTS[prompt] + text for text in texts])
+    ids, mask = (np.array([getattr(r, key) for r in rows]) for key in ("ids", "attention_mask"))
+    return np.array(model({{"{ids}": ids, "{mask}": mask}})["{output}"])  # the model keeps its own
+'''
+
+
+def write(folder: Path, contract: Contract, precision: str, reference: Reference) -> None:
+    """Write the configuration files and the loader beside what `folder` holds already."""
+    hint = _HINTS[precision]
+    for name, content in {
+        "config.json": _config(contract, reference),
+        "modules.json": [{"idx": 0, "name": "0", "path": "", "type": _TRANSFORMER}],
+        "sentence_bert_config.json": _transformer(contract, hint),
+        "config_sentence_transformers.json": {
+            "model_type": "SentenceTransformer",
+            "prompts": contract.prompts,
+            "default_prompt_name": contract.default_prompt_name,
+            "similarity_fn_name": reference.similarity,
+        },
+    }.items():
+        text = json.dumps(content, ensure_ascii=False, indent=1)
+        (folder / name).write_text(text + "\n", encoding="utf-8")
+    default = contract.default_prompt_name
+    loader = _LOADER.format(
+        prompts=pformat({**contract.prompts, "": ""}, width=88, sort_dicts=False),
+        default=repr(default if default in contract.prompts else ""),
+        max_length=contract.max_length,
+        pad_id=contract.pad_id,
+        xml=XML,
+        hint=hint,
+        dim=contract.dim,
+        ids=INPUT_IDS,
+        mask=ATTENTION_MASK,
+        output=contract.output,
+    )
+    (folder / LOADER).write_text(loader, encoding="utf-8")
+
+
+def _config(contract: Contract, reference: Reference) -> dict[str, Any]:
+    """The backbone's, and in `projection_dim` the size that comes out: there the library looks for
+    the size of a transformer whose output is the sentence embedding, before `hidden_size`."""
+    return {**reference.config, "projection_dim": contract.dim}
+
+
+def _transformer(contract: Contract, hint: str) -> dict[str, Any]:
+    return {
+        "transformer_task": "feature-extraction",
+        "modality_config": {"text": {"method": "forward", "method_output_name": HIDDEN}},
+        "module_output_name": EMBEDDING,
+        "max_seq_length": contract.max_length,
+        # The graph's masks want padding on the right, whatever the source's tokenizer prefers.
+        "processor_kwargs": {"padding_side": "right"},
+        # Left to itself OpenVINO computes in bf16 on a machine with AMX.
+        "model_kwargs": {"ov_config": {"INFERENCE_PRECISION_HINT": hint}},
+    }
