@@ -90,3 +90,9 @@ def test_a_short_text_beside_long_ones(encoder: Encoder) -> None:
     for row, length in enumerate(lengths):
         alone = encoder.run(ids[row : row + 1, :length], mask[row : row + 1, :length])[0]
         assert reading(together[row], alone).distance <= 1e-6
+
+
+def test_kernels_are_those_that_were_kept() -> None:
+    from tests.targets.test_kernels import check
+
+    check(Path(str(OUT)) / "openvino-fp32")
