@@ -29,12 +29,10 @@ class OnnxRuntime(Target):
     def tail(
         self, precision: str, contract: Contract, peaks: Mapping[str, float]
     ) -> tuple[Pass, ...]:
-        longest = contract.max_length
         return (
             SinkDequantizePastGather(),  # it dequantizes a table whole, at every call
-            BandLocalAttention(longest, rows=True),  # while windows are still attributes
-            # An op of ours would make the file readable by nobody else.
-            ExpandBandAttention(rows=True),
+            BandLocalAttention(contract.max_length),  # while windows are still attributes
+            ExpandBandAttention(),  # an op of ours would make the file readable by nobody else
         )
 
     def executes(self, precision: str) -> bool:
