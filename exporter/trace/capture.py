@@ -175,7 +175,7 @@ def _export(whole: Whole, max_length: int) -> torch.export.ExportedProgram:
     tokens = torch.export.Dim(TOKENS, min=1, max=max_length)
     shapes = {0: batch, 1: tokens}
     try:
-        with _without_gradients():
+        with torch.no_grad():
             return torch.export.export(
                 whole, (ids, mask), dynamic_shapes=(shapes, shapes), strict=False
             )
@@ -221,23 +221,6 @@ def _cause(error: BaseException | None, kind: type) -> BaseException | None:
             return error
         error = error.__cause__ or error.__context__
     return None
-
-
-@contextlib.contextmanager
-def _without_gradients():
-    """As torch.no_grad, and every torch.no_grad inside does nothing, which changes no value.
-
-    torch.export writes each one down, then cuts the graph up at all of them and joins it again.
-    """
-    kind: Any = torch.no_grad
-    enter, leave = kind.__enter__, kind.__exit__
-    with torch.no_grad():
-        kind.__enter__ = lambda self: None
-        kind.__exit__ = lambda self, *error: None
-        try:
-            yield
-        finally:
-            kind.__enter__, kind.__exit__ = enter, leave
 
 
 @contextlib.contextmanager

@@ -171,17 +171,6 @@ def test_rules_are_tried_only_where_they_can_match_and_torchs_own_come_back() ->
     assert RewriteRule.try_rewrite is original
 
 
-def test_gradients_are_off_throughout_and_on_again_after_a_failure() -> None:
-    with pytest.raises(ZeroDivisionError), capture._without_gradients():
-        with torch.no_grad():
-            assert not torch.is_grad_enabled()
-        assert not torch.is_grad_enabled()
-        raise ZeroDivisionError
-    assert torch.is_grad_enabled()
-    with torch.no_grad():
-        assert not torch.is_grad_enabled()
-
-
 def test_what_a_trace_leaves_out_comes_back_when_it_fails() -> None:
     with pytest.raises(ZeroDivisionError), capture._lean():
         assert not gc.isenabled()
