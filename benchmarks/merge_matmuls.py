@@ -52,7 +52,9 @@ def main(
         "openvino:bf16",
     ],
     rounds: Annotated[int, typer.Option(help="Calls each; short ones are made more often.")] = 5,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Also write JSON here.")] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Also write JSON here; engines add up.")
+    ] = None,
 ) -> None:
     """Print a table an engine, and write all of them as JSON."""
     stages = Stages(Live(Console(stderr=True)))
@@ -76,6 +78,10 @@ def main(
     if json_file is not None:
         named = {n: {f"{b}x{t}": v for (b, t), v in rows.items()} for n, rows in found.items()}
         record = {"model": source.name, "milliseconds": named}
+        if json_file.exists():  # what other engines took stays
+            kept = json.loads(json_file.read_text("utf-8"))
+            if kept["model"] == source.name:
+                record["milliseconds"] = {**kept["milliseconds"], **named}
         json_file.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
