@@ -120,9 +120,7 @@ def export(
             if options.dump.resolve().is_relative_to(out.resolve()):
                 raise UsageError(f"--dump {options.dump} lies in --out; give it a place of its own")
             bundle.check_writable(options.dump, "--dump")
-        asking.settle(
-            pairs, build, asking.ANY_LENGTH
-        )  # what no length could make right is refused here
+        asking.settle(pairs, build, asking.ANY_LENGTH)  # refuses what no length could make right
         check_finite(source, stages.step)
         origin = origin_of(source)
         stages.note(f"{source.name}, {len(source.modules)} modules, weights finite")
@@ -368,6 +366,7 @@ def _companions(source: Source, program: Program, goldens: Goldens, folder: Path
 
 
 def _reference(source: Source, goldens: Goldens) -> Reference:
+    """What a target's `finish` may say of the source model."""
     settings = source.path / "config_sentence_transformers.json"
     said = read_object(settings) if settings.is_file() else {}
     backbone = source.path / source.modules[0].path / "config.json"

@@ -3,8 +3,8 @@
     GOLDFOLD_MPNET_DIR="$(.venv/bin/python -m tests.mpnet)" \
         .venv/bin/python -m pytest -m real tests/test_real_mpnet.py
 
-No part of `make test` or of CI: it fetches 405 MB and exports six artifacts, five minutes on two
-idle cores, and what it alone covers (real weights behind eager attention) changes rarely.
+No part of `make test` or of CI: it fetches 405 MB and exports six artifacts, for minutes, and what
+it alone covers (real weights behind eager attention) changes rarely.
 """
 
 from __future__ import annotations

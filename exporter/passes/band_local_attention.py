@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -238,10 +237,8 @@ def _queries(q: ir.Value | None) -> tuple[list[ir.Node], str]:
             return chain, "its queries are an input"
         chain.append(node)
         if node.domain or not _by_token(node):
-            return (
-                chain,
-                f"{where(node)} ({node.op_type}) stands between the queries and their heads",
-            )
+            fault = f"{where(node)} ({node.op_type}) stands between queries and heads"
+            return chain, fault
         if node.op_type == "Transpose":
             return chain, ""
         q = node.inputs[0]
@@ -282,10 +279,9 @@ def _windows(x: ir.Value, blocks: Blocks, keys: ir.Value, emit: Emitter) -> ir.V
 
 def _only_transpose(value: ir.Value) -> ir.Node | None:
     """The Transpose that brings the heads behind the tokens, if nothing else reads `value`."""
-    readers: Iterator[ir.Node] = iter([node for node, _ in value.uses()])
-    reader = next(readers, None)
-    if reader is None or next(readers, None) is not None or value.is_graph_output():
+    readers = [node for node, _ in value.uses()]
+    if len(readers) != 1 or value.is_graph_output():
         return None
-    if reader.op_type != "Transpose" or reader.domain:
-        return None
-    return reader if tuple(attribute(reader, "perm", ())) == _HEADS_LAST else None
+    reader = readers[0]
+    turns = reader.op_type == "Transpose" and not reader.domain
+    return reader if turns and tuple(attribute(reader, "perm", ())) == _HEADS_LAST else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,8 @@ from exporter.passes.attention import Emitter
 from exporter.program import add_constant, constant, insert_before, unique_name, where
 
 _MODULE = "attention"
+_LOOK_UP = ("Gather", "GatherElements", "GatherND", "Slice")
+"""Ops that read some rows of their first input; which, the others say."""
 
 
 @dataclass(frozen=True)
@@ -46,11 +49,8 @@ class Blocks:
     def of(cls, graph: ir.Graph, block: int, start: int, max_length: int) -> Blocks:
         """Pad the graph's inputs to n·b tokens and let all that read them read that; give tables of
         rotary embeddings the rows that the longest padded text asks for."""
-        first = next(iter(graph))
-        ids, mask = graph.inputs[:2]
-        inputs = [v for v in graph.inputs if v.shape is not None and len(v.shape) == 2]
-        assert ids in inputs and mask in inputs
-        uses = {value: list(value.uses()) for value in inputs}
+        first, mask = next(iter(graph)), graph.inputs[1]
+        uses = {value: list(value.uses()) for value in graph.inputs}
 
         def emit(op: str, *values: ir.Value, name: str, **attributes: Any) -> ir.Value:
             node = ir.node(op, list(values), attributes)
@@ -74,14 +74,10 @@ class Blocks:
         pads = emit("Concat", nothing, extra, axis=0, name="pads")
         zero = add_constant(graph, "blocks.zero", np.array(0, dtype=np.int64))
         padded = {}
-        for value in inputs:
-            fill = zero
-            if value.dtype != ir.DataType.INT64:
-                kind = value.dtype.numpy()  # type: ignore[union-attr]
-                fill = add_constant(graph, "blocks.zero", np.zeros((), dtype=kind))
-            new = emit("Pad", value, pads, fill, name=str(value.name))
+        for value, readers in uses.items():
+            new = emit("Pad", value, pads, zero, name=str(value.name))
             new.type, new.shape = value.type, value.shape
-            for reader, place in uses[value]:
+            for reader, place in readers:
                 if reader is not tokens.producer():
                     reader.replace_input_with(place, new)
             padded[value] = new
@@ -165,35 +161,30 @@ class Blocks:
 def untouched_by_padding(graph: ir.Graph) -> str | None:
     """Why a few tokens more behind every text would change or break what `graph` gives; None if
     they would not, given that its texts mean the same whatever padding stands behind them."""
-    texts = [v for v in graph.inputs if v.shape is not None and len(v.shape) == 2]
-    if len(graph.inputs) < 2 or len(texts) != len(graph.inputs):
+    texts = graph.inputs
+    if len(texts) < 2 or any(
+        v.dtype != ir.DataType.INT64 or v.shape is None or len(v.shape) != 2 for v in texts
+    ):
         return "its inputs are not ids and a mask"
     tokens = texts[0].shape[1]  # type: ignore[index]
     for value in graph.outputs:
         if value.shape is None or any(size == tokens for size in value.shape):
             return f"the output {value.name} may have an axis of tokens: its shape is {value.shape}"
     for node in graph:
-        if node.op_type == "Gather" and not node.domain:
-            table = constant(node.inputs[0])
-            if table is not None and table.ndim > 1 and not _reads(node.inputs[1], texts):
+        if node.op_type not in _LOOK_UP or node.domain or constant(node.inputs[0]) is None:
+            continue
+        for which in node.inputs[1:]:
+            if which is not None and constant(which) is None and not _is_text(which, texts):
                 return f"{where(node)} looks positions up in a table that ends at the longest text"
     return None
 
 
-def _reads(value: ir.Value | None, inputs: list[ir.Value]) -> bool:
-    """Whether `value` depends on what stands in one of `inputs`, not only on its size."""
-    seen: set[ir.Value | None] = set()
-    waiting = [value]
-    while waiting:
-        value = waiting.pop()
-        if value in inputs:
-            return True
-        node = value.producer() if value is not None else None
-        if value in seen or node is None or node.op_type in ("Shape", "Size"):
-            continue
-        seen.add(value)
-        waiting += node.inputs
-    return False
+def _is_text(value: ir.Value | None, texts: Sequence[ir.Value]) -> bool:
+    """Whether `value` is what the caller feeds, token by token: padding is a token like others."""
+    node = value.producer() if value is not None else None
+    if node is not None and node.op_type in ("Identity", "Cast", "Pad"):
+        return _is_text(node.inputs[0], texts)
+    return value in texts
 
 
 def _lengthen_tables(graph: ir.Graph, rows: int) -> None:

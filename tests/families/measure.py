@@ -1,6 +1,6 @@
 """One family through the public export for every target, and what it shows: a row of the page.
 
-The reference is sentence-transformers, as everywhere (golden/make.py), on 20 golden texts. For
+The reference is sentence-transformers, as everywhere (golden/make.py), on 16 golden texts. For
 TensorRT the file that its compiler would read is parsed by NVIDIA's own parser and measured in
 ONNX Runtime and the emulator; no engine is built.
 """
