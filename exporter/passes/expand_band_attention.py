@@ -31,7 +31,7 @@ class ExpandBandAttention(Pass):
     for the whole of EmbeddingGemma. What heads share is never copied: MatMul broadcasts it or, with
     `rows`, the queries of all heads of a group are the rows of one matrix: fewer and larger
     products, for runtimes that have no kernel for attention as a whole. No target asks for it: in
-    ONNX Runtime it takes 0.99 to 1.09 of the time (benchmarks/attention_blocks.py, 16 to 2,048
+    ONNX Runtime it takes 1.00 to 1.22 of the time (benchmarks/attention_blocks.py, 16 to 2,048
     tokens, EmbeddingGemma-300M), and in OpenVINO it breaks the kernel that there is.
 
     holds:

@@ -30,9 +30,9 @@ class MergeParallelMatmuls(Pass):
     No target's tail holds it: it does not pay. One product reads x once, but the Split copies what
     it made, which costs the more the more tokens there are. EmbeddingGemma-300M, q/k/v, gate and up
     merged, against neither, in processor time of one thread, at 1 × 16, 1 × 128, 8 × 128, 1 × 512
-    and 32 × 64 tokens: OpenVINO bf16 1.02, 1.03, 1.05, 1.06, 1.03 (benchmarks/merge_matmuls.py);
-    three calls each by the same method, OpenVINO f32 0.93, 1.01, 1.02, 1.02, 1.01 and ONNX Runtime
-    f32 0.98, 1.01, 1.00, 0.98, 1.10. Either pair alone is within 6 % of 1 everywhere.
+    and 32 × 64 tokens (benchmarks/merge_matmuls.py): OpenVINO bf16 1.02, 1.03, 1.05, 1.06, 1.03,
+    f32 1.01, 1.05, 0.94, 1.00, 1.01; ONNX Runtime f32 0.94, 0.98, 1.00, 0.91, 1.01. What either
+    pair alone gains in one row, 0.85 at best, does not hold in the next.
 
     The concatenated weights are a copy in memory, where they may have been mapped from a file
     (0.26 GB for that model in f32); each is made once, and the old ones go at the sweep's end.
