@@ -3,32 +3,51 @@ lengths."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from exporter import registry
 from exporter.errors import UsageError
 from exporter.options import BuildOptions
-from golden.gate import GATES
+from exporter.quantize import recipe as recipes_of
+from exporter.quantize.recipe import Recipe
 from golden.store import Goldens
 
 ANY_LENGTH = 1 << 62
 """A model's length where it is not known yet: what is refused for it is refused for every model."""
 
 
-def pairs(targets: Sequence[str], precisions: Sequence[str]) -> list[tuple[str, str]]:
-    """Every pair asked for, refused here if the target does not offer it."""
-    if not targets or not precisions:
+def recipes(precisions: Sequence[str]) -> dict[str, Recipe | None]:
+    """What each precision quantizes, by name: nothing, a shipped recipe, or one from a file.
+
+    Raises UsageError for an unknown name, a file that is no recipe, and two of one name.
+    """
+    found: dict[str, Recipe | None] = {}
+    for precision in dict.fromkeys(precisions):
+        recipe = None if precision in registry.FLOATS else recipes_of.find(precision)
+        if recipe is None and precision not in registry.FLOATS:
+            known = ", ".join((*registry.FLOATS, *recipes_of.shipped()))
+            raise UsageError(f"unknown precision {precision!r}; known: {known}, or a file.toml")
+        name = precision if recipe is None else recipe.name
+        from_file = precision.endswith(".toml")
+        if name in found or (from_file and (name in registry.FLOATS or recipes_of.find(name))):
+            raise UsageError(f"--precision {precision}: {name} is the name of another; rename it")
+        found[name] = recipe
+    return found
+
+
+def pairs(targets: Sequence[str], asked: Mapping[str, Recipe | None]) -> list[tuple[str, str]]:
+    """Every pair of a target and a precision of `asked` (see `recipes`), refused here if the
+    target does not offer it."""
+    if not targets or not asked:
         raise UsageError("name at least one --target and one --precision")
     for target in targets:
         if target not in registry.names():
             known = ", ".join(registry.names())
             raise UsageError(f"unknown target {target!r}; known: {known}")
-    for precision in precisions:
-        if precision not in GATES:
-            raise UsageError(f"unknown precision {precision!r}; known: {', '.join(GATES)}")
-    found = [(t, p) for t in dict.fromkeys(targets) for p in dict.fromkeys(precisions)]
+    found = [(target, precision) for target in dict.fromkeys(targets) for precision in asked]
     for target, precision in found:
-        registry.offered(target, precision)
+        recipe = asked[precision]
+        registry.offered(target, precision, () if recipe is None else recipe.needs)
     return found
 
 
@@ -61,5 +80,6 @@ def settle(
     settled = {}
     for name, precision in pairs:
         target = registry.target(name)
-        settled[name, precision] = target.settle(precision, asked.only(target.takes), max_length)
+        floating = registry.floating(name, precision)
+        settled[name, precision] = target.settle(floating, asked.only(target.takes), max_length)
     return settled

@@ -50,10 +50,13 @@ def search(
     """
     from exporter import exporting, pipeline
     from exporter.probing import look
+    from exporter.registry import FLOATS
     from golden.gate import GATES
 
-    if precision not in GATES:
-        raise UsageError(f"unknown precision {precision!r}; known: {', '.join(GATES)}")
+    if precision not in FLOATS:
+        raise UsageError(
+            f"precision {precision!r} cannot be bisected; these can: {', '.join(FLOATS)}"
+        )
     bound = GATES[precision].worst if limit is None else limit
     if not 0 < bound < 2:
         raise UsageError(f"--limit is {bound}; 1−cos lies between 0 and 2")

@@ -24,11 +24,13 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from exporter import registry
 from exporter.errors import ArtifactError, OutputError
 from exporter.options import NOTHING_ASKED, BuildOptions
 from exporter.pipeline import PassReport
 from exporter.probing import Look
 from exporter.program import Contract
+from exporter.quantize.recipe import Recipe
 from exporter.stages import Timing
 
 MANIFEST = "manifest.json"
@@ -36,7 +38,7 @@ VERDICT = "verdict.json"
 GOLDEN = "golden"
 FAILED = ".failed"
 _KIND = "goldfold.artifact/"
-FORMAT = "goldfold.artifact/2"
+FORMAT = "goldfold.artifact/3"
 _SCRATCH = ".goldfold-"
 _OWNER = re.compile(r"\.goldfold-([1-9][0-9]{0,8})-")
 
@@ -66,10 +68,12 @@ class Manifest(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format: Literal["goldfold.artifact/2"] = FORMAT
+    format: Literal["goldfold.artifact/3"] = FORMAT
     goldfold: str
     target: str
     precision: str
+    recipe: Recipe | None = None
+    """What is integers in it; none where the precision is a floating one."""
     contract: Contract
     origin: Origin
     versions: dict[str, str]
@@ -85,6 +89,21 @@ class Manifest(BaseModel):
     built: tuple[str, ...] = ()
     """What the target says of the build, one sentence each."""
     files: dict[str, FileEntry]
+
+    @property
+    def gate(self) -> str:
+        """The precision whose gate it is held to."""
+        return self.precision if self.recipe is None else self.recipe.gate
+
+    @property
+    def floating(self) -> str:
+        """What is computed in where there are no integers."""
+        return registry.floating(self.target, self.precision)
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """What integers it is made of (Recipe.needs)."""
+        return frozenset() if self.recipe is None else self.recipe.needs
 
     def to_bytes(self) -> bytes:
         """Canonical JSON whose last key, `sha256`, is the digest of everything before it."""

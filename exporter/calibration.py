@@ -19,6 +19,16 @@ def texts() -> tuple[str, ...]:
         return tuple(tomllib.load(file)["texts"])
 
 
+SHORT = 1024
+"""Tokens of the longest text whose every activation is looked at (exporter/quantize/): enough to
+leave the window, and memory stays flat."""
+
+
+def short(program: Program) -> list[list[int]]:
+    """`sequences` of up to SHORT tokens."""
+    return [ids for ids in sequences(program) if len(ids) <= SHORT]
+
+
 def sequences(program: Program) -> list[list[int]]:
     """Token ids of every text, alone and behind the model's prompts in turn, and of a few long
     texts."""

@@ -36,9 +36,9 @@ def open_encoder(bundle: Bundle, threads: int | None = None, proof: bool = False
     cannot run it (targets/base.py).
     """
     manifest = bundle.manifest
-    target = registry.offered(manifest.target, manifest.precision)
+    target = registry.offered(manifest.target, manifest.precision, manifest.needs)
     opened = target.stand_in if proof and target.cannot_run(bundle.path) else target.load
-    return Encoder(bundle, opened(bundle.path, manifest.contract, manifest.precision, threads))
+    return Encoder(bundle, opened(bundle.path, manifest.contract, manifest.floating, threads))
 
 
 class Encoder:

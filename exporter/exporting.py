@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -32,6 +32,8 @@ from exporter.passes.set_precision import SetPrecision
 from exporter.pipeline import Options, Pipeline
 from exporter.probing import Drift, Look
 from exporter.program import Program, Reference, weights_aside
+from exporter.quantize import plan
+from exporter.quantize.recipe import Recipe
 from exporter.stages import Listener, Stages
 from exporter.weights import read_object
 from golden import store
@@ -82,7 +84,8 @@ def export(
 
     Args:
         model: a SentenceTransformer folder, or a hub id.
-        targets: names of targets; `precisions`: names of precisions. Every pair is built.
+        targets: names of targets; `precisions`: names of precisions, or of recipe files
+            (exporter/quantize/recipe.py). Every pair is built.
         out: where artifact folders go, as `out/<target>-<precision>`.
         name: what to call the model; its folder's name if not given.
         force: write into a folder that holds other things; only artifacts are ever replaced.
@@ -101,14 +104,15 @@ def export(
     Raises:
         GoldfoldError of the kind that says whose fault it is, before anything is written.
     """
-    pairs = asking.pairs(targets, precisions)
+    asked = asking.recipes(precisions)
+    pairs = asking.pairs(targets, asked)
     asking.check_sizes(dims, max_length)
     check_taken(build, {name: registry.target(name).takes for name in targets})
     pipeline.check_skips(options.skip)
     cut = options.stop_after is not None or "set-precision" in options.skip
-    if cut and any(precision != "fp32" for precision in precisions):
+    if cut and any(precision != "fp32" for precision in asked):
         raise UsageError(
-            "--stop-after and --skip set-precision would leave half precision half done"
+            "--stop-after and --skip set-precision would leave another precision than fp32 half done"
         )
     out = Path(out)
     stages = Stages(listener)
@@ -131,31 +135,46 @@ def export(
         settled = asking.settle(pairs, build, max_length or goldens.max_length)
     drift = Drift(goldens, stages) if verify_each else None
     passes = Pipeline(options, drift)
-    program = prepare(source, stages, passes, trust_remote_code, max_length, dims)
-    common_looks = len(drift.looks) if drift is not None else 0
-    peaks: dict[str, float] = {}
-    if any(pipeline.asks_ranges(p, registry.target(t).typed) for t, p in pairs):
-        with stages("ranges"):
-            peaks = record_ranges(program, stages)
-    results = []
+    base = legal(source, stages, passes, trust_remote_code, max_length, dims)
+    looks = list(drift.looks) if drift is not None else []
+    results: dict[tuple[str, str], Result] = {}
+    groups = _groups(pairs, asked)
     with bundle.scratch(out) as scratch:
-        job = Job(source, origin, goldens, peaks, scratch, out, drift, common_looks, {})
-        for index, (target, precision) in enumerate(pairs):
-            # The last target may use the program up; the others get a copy that shares the weights.
-            last = index == len(pairs) - 1
-            own = program if last else replace(program, model=program.model.clone())
-            results.append(
-                _one(
+        for number, (name_of_group, members) in enumerate(groups.items(), start=1):
+            recipe = asked.get(name_of_group)
+            # The last may use the program up; the others get a copy that shares the weights.
+            program = base if number == len(groups) else _copy(base)
+            run = passes if recipe is None else passes.fork(name_of_group)
+            begin = len(drift.looks) if drift is not None else 0
+            peaks = rewrite(program, recipe, [(t, p) for t, p in members], run, stages)
+            own_looks = looks + (drift.looks[begin:] if drift is not None else [])
+            job = Job(source, origin, goldens, peaks, scratch, out, drift, own_looks, {}, recipe)
+            for index, (target, precision) in enumerate(members, start=1):
+                results[target, precision] = _one(
                     job,
-                    own,
-                    passes.fork(f"{target}-{precision}"),
+                    program if index == len(members) else _copy(program),
+                    run.fork(f"{target}-{precision}"),
                     target,
                     precision,
                     settled[target, precision],
                     stages,
                 )
-            )
-    return results
+    return [results[pair] for pair in pairs]
+
+
+def _groups(
+    pairs: Sequence[tuple[str, str]], asked: Mapping[str, Recipe | None]
+) -> dict[str, list[tuple[str, str]]]:
+    """Pairs that start from one program: all floating precisions (""), and each recipe's."""
+    groups: dict[str, list[tuple[str, str]]] = {}
+    for target, precision in pairs:
+        group = "" if asked[precision] is None else precision
+        groups.setdefault(group, []).append((target, precision))
+    return groups
+
+
+def _copy(program: Program) -> Program:
+    return replace(program, model=program.model.clone())
 
 
 def origin_of(source: Source) -> Origin:
@@ -200,20 +219,64 @@ def prepare(
     max_length: int | None = None,
     dims: Sequence[int] = (),
 ) -> Program:
-    """Trace, simplify and rewrite: the program that every target starts from, for texts of at most
-    `max_length` tokens and with the heads `dims`."""
+    """Trace, simplify and rewrite: the program that every floating precision starts from, for texts
+    of at most `max_length` tokens and with the heads `dims`."""
+    program = legal(source, stages, passes, trust_remote_code, max_length, dims)
+    rewrite(program, None, (), passes, stages)
+    return program
+
+
+def legal(
+    source: Source,
+    stages: Stages,
+    passes: Pipeline,
+    trust_remote_code: bool = False,
+    max_length: int | None = None,
+    dims: Sequence[int] = (),
+) -> Program:
+    """Trace, simplify, and make legal everywhere: what the common laws start from."""
     program = traced(source, stages, trust_remote_code)
     if max_length is not None:
         program.contract = program.contract.model_copy(update={"max_length": max_length})
     if dims:
         heads.add(program, dims)
+    passes.run(program, pipeline.EARLY)
+    return program
+
+
+def rewrite(
+    program: Program,
+    recipe: Recipe | None,
+    pairs: Sequence[tuple[str, str]],
+    passes: Pipeline,
+    stages: Stages,
+) -> dict[str, float]:
+    """The common laws, and the recipe's. Returns the largest magnitude of every value where a pair
+    of target and precision asks for them."""
+    gains = "full" if recipe is None or recipe.gains == "fold" else "none"
     with stages("rewrite"):
-        reports = passes.run(program, (*pipeline.EARLY, *pipeline.common(program.contract)))
+        passes.run(program, pipeline.common(program.contract, gains))
         stages.note(
-            ", ".join(f"{r.name} ×{r.applied}" for r in reports if r.applied)
+            ", ".join(f"{r.name} ×{r.applied}" for r in passes.reports if r.applied)
             + f"; {program.parameters() / 1e6:.1f} M parameters"
         )
-    return program
+    sequences: list[list[int]] = []
+    if recipe is not None:
+        sequences = calibration.short(program)
+        with stages("balance"):
+            passes.run(program, plan.balance(recipe, program, sequences, stages.step))
+    peaks: dict[str, float] = {}
+    typed = [(registry.floating(t, p), registry.target(t).typed) for t, p in pairs]
+    if any(pipeline.asks_ranges(floating, of_graph) for floating, of_graph in typed):
+        with stages("ranges"):
+            peaks = record_ranges(program, stages)
+    if recipe is not None:
+        with stages("quantize"):
+            before = program.parameters()
+            reports = passes.run(program, plan.laws(recipe, program, sequences, stages.step))
+            done = ", ".join(f"{r.name} ×{r.applied}" for r in reports if r.applied)
+            stages.note(f"{recipe.name}: {done or 'nothing'}; {before / 1e6:.1f} M parameters")
+    return peaks
 
 
 def traced(source: Source, stages: Stages, trust_remote_code: bool = False) -> Program:
@@ -251,9 +314,11 @@ class Job:
     scratch: Path
     out: Path
     drift: Drift | None
-    common_looks: int
+    looks: list[Look]
+    """The drift after the passes that they share."""
     proofs: dict[tuple[str, str], Measurement]
     """The emulator's figures by precision and graph."""
+    recipe: Recipe | None
 
 
 def _one(
@@ -267,28 +332,31 @@ def _one(
 ) -> Result:
     name = f"{target_name}-{precision}"
     target = registry.target(target_name)
+    floating = registry.floating(target_name, precision)
+    gate = precision if job.recipe is None else job.recipe.gate
     folder = job.scratch / name
     folder.mkdir()
     first = len(stages.timings)
     start = len(job.drift.looks) if job.drift is not None else 0
     with stages(f"build {name}"):
         census, attention = program.census(), program.attention()
-        passes.run(program, pipeline.half(precision, job.peaks, target.typed))
+        passes.run(program, pipeline.half(floating, job.peaks, target.typed))
         # A typed target is proved on its very graph; a hinted one on the graph it would have.
-        emulable = None if target.typed else _emulable(program, precision, target)
-        passes.run(program, target.tail(precision, program.contract, job.peaks))
-        emulable = _emulable(program, precision, target) if target.typed else emulable
+        emulable = None if target.typed else _emulable(program, floating, target)
+        passes.run(program, target.tail(floating, program.contract, job.peaks))
+        emulable = _emulable(program, floating, target) if target.typed else emulable
         contract = target.narrow(program.contract, options)
         goldens = job.goldens.within(contract.max_length)
-        said = target.build(program, precision, folder, options)
+        said = target.build(program, floating, folder, options)
         _companions(job.source, program, goldens, folder)
-        said += target.finish(folder, contract, precision, _reference(job.source, goldens))
+        said += target.finish(folder, contract, floating, _reference(job.source, goldens))
         manifest = bundle.seal(
             folder,
             {
                 "goldfold": __version__,
                 "target": target_name,
                 "precision": precision,
+                "recipe": job.recipe,
                 "contract": contract,
                 "origin": job.origin,
                 "versions": {**_versions(), **target.versions()},
@@ -305,19 +373,19 @@ def _one(
     encoder = open_encoder(built, proof=True)
     measurement, verdict = verifying.measure(encoder, goldens, stages)
     further = verifying.heads(encoder, goldens, stages, emulable)
-    verdict = verifying.with_heads(verdict, further, precision, goldens)
+    verdict = verifying.with_heads(verdict, further, gate, goldens)
     others = verifying.beside(built, goldens, stages)
     proof = None
     if emulable is not None:
-        key = (precision, _digest(emulable))
+        key = (floating, _digest(emulable))
         if key not in job.proofs:  # once for targets that were given the same graph
-            job.proofs[key] = verifying.emulated(emulable, precision, job.goldens, stages)
+            job.proofs[key] = verifying.emulated(emulable, gate, job.goldens, stages)
         proof = job.proofs[key]
-        verdict = verifying.both(verdict, proof, precision, job.goldens)
+        verdict = verifying.both(verdict, proof, gate, job.goldens)
     timings = stages.timings[first:]
     looks: list[Look] = []
     if job.drift is not None:  # the common passes' and this artifact's own
-        looks = job.drift.looks[: job.common_looks] + job.drift.looks[start:]
+        looks = job.looks + job.drift.looks[start:]
     record = verifying.record(
         verdict,
         measurement,

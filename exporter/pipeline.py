@@ -43,15 +43,16 @@ EARLY: tuple[Pass, ...] = (
 """What makes a traced graph legal everywhere. Runs for every export."""
 
 
-def common(contract: Contract) -> tuple[Pass, ...]:
-    """The laws that hold for every target. Run after EARLY."""
+def common(contract: Contract, gains: str = "full") -> tuple[Pass, ...]:
+    """The laws that hold for every target. Run after EARLY. `gains` is fold-norm-gain's policy:
+    "none" where weights are to be quantized, since folded gains make outlier columns."""
     return (
         SpecializeShape(contract.max_length),  # first: fewer kinds of attention for all that follow
         DropUnreachedRows(contract.max_length),  # likewise: what the length makes idle goes first
         SinkLinearPastMean(),  # before dense layers are fused: what sinks joins them
         FuseIdentityDense(),  # before gains are folded: a gain then meets one matrix, not a chain
         NarrowLinear(),  # once the head is one matrix: its rows are the embedding's dimensions
-        FoldNormGain(),  # asks that a norm's readers are linear maps in their final form
+        FoldNormGain(gains),  # asks that a norm's readers are linear maps in their final form
         FoldAttentionScale(),  # after the gains: the projections have their final form
         DropScaleBeforeNormalize(),  # after the folds, which may leave a factor in front of a norm
         ShareRopeTables(contract.max_length),  # the tables are legal and final by now
@@ -185,13 +186,17 @@ def check_skips(names: Iterable[str]) -> None:
 
 def every() -> tuple[Pass, ...]:
     """Every pass in order, the targets' own last; merge-parallel-matmuls is in no target's tail."""
+    from exporter.passes.balance_channels import BalanceChannels
     from exporter.passes.band_local_attention import BandLocalAttention
     from exporter.passes.expand_band_attention import ExpandBandAttention
     from exporter.passes.merge_parallel_matmuls import MergeParallelMatmuls
+    from exporter.passes.quantize_activations import QuantizeActivations
+    from exporter.passes.quantize_weights import QuantizeWeights
     from exporter.passes.sink_dequantize_past_gather import SinkDequantizePastGather
     from exporter.passes.spell_attention import SpellAttention
 
     nothing = Contract(model="", dim=1, max_length=1, vocab_size=1, pad_id=0, normalized=True)
+    quantization = (BalanceChannels(), QuantizeWeights(), QuantizeActivations())
     half_precision = (ScaleResidual(), SetPrecision())
     own = (
         SinkDequantizePastGather(),
@@ -200,7 +205,7 @@ def every() -> tuple[Pass, ...]:
         SpellAttention(),
         ExpandBandAttention(),
     )
-    return (*EARLY, *common(nothing), *half_precision, *own)
+    return (*EARLY, *common(nothing), *quantization, *half_precision, *own)
 
 
 def _dump(program: Program, folder: Path, stem: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from importlib import import_module
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
     from targets.base import Target
 
 GROUP = "goldfold.targets"
+FLOATS = ("fp32", "fp16", "bf16")
+"""Precisions without integers; every other one is a recipe's name (exporter/quantize/)."""
 OURS = ("onnxruntime", "openvino", "tensorrt", "coreml")
 """The targets in this distribution; others register under the entry-point group GROUP."""
 
@@ -32,10 +35,21 @@ def target(name: str) -> Target:
     raise TargetError(f"unknown target {name!r}; known targets: {', '.join(names())}")
 
 
-def offered(name: str, precision: str) -> Target:
-    """The target, if it offers `precision` and can work on this machine; else TargetError."""
+def floating(name: str, precision: str) -> str:
+    """What the target computes in around integers; `precision` itself where there are none."""
+    return precision if precision in FLOATS else target(name).rest
+
+
+def offered(name: str, precision: str, needs: Collection[str] = ()) -> Target:
+    """The target, if it offers `precision`, and what integers it `needs` (Recipe.needs), and can
+    work on this machine; else TargetError."""
     found = target(name)
-    if precision not in found.precisions:
+    lacks = sorted(set(needs) - found.quantizes)
+    if lacks:
+        raise TargetError(
+            f"target {name} does not offer precision {precision!r}: it has no {', '.join(lacks)}"
+        )
+    if not needs and floating(name, precision) not in found.precisions:
         raise TargetError(
             f"target {name} does not offer precision {precision!r}; "
             f"it offers {', '.join(found.precisions)}"

@@ -50,7 +50,7 @@ def verify(
     encoder = open_encoder(opened, threads, proof=True)
     measurement, verdict = measure(encoder, goldens, stages)
     further = heads(encoder, goldens, stages)
-    verdict = with_heads(verdict, further, opened.manifest.precision, goldens)
+    verdict = with_heads(verdict, further, opened.manifest.gate, goldens)
     others = beside(opened, goldens, stages, threads)
     fresh = record(
         verdict,
@@ -75,7 +75,7 @@ def _carry(opened: Bundle, verdict: Verdict, fresh: VerdictRecord) -> tuple[Verd
             drift = () if old is None else old.drift
             return verdict, fresh.model_copy(update={"drift": drift})
         # What the runtime computes in f32 here proves the weights, not the precision.
-        unproved = f"{EMULATED} nothing proves {opened.manifest.precision} here; export it again."
+        unproved = f"{EMULATED} nothing proves {opened.manifest.floating} here; export it again."
         verdict = Verdict(False, (*verdict.reasons, unproved))
         return verdict, fresh.model_copy(update={"passed": False, "reasons": verdict.reasons})
     emulated = tuple(
@@ -118,7 +118,7 @@ def measure(encoder: Encoder, goldens: Goldens, stages: Stages) -> tuple[Measure
             progress=lambda what, done, total: stages.step(done, total),
             dims=encoder.contract.dim,
         )
-        verdict = gate.judge(measurement, faults, manifest.precision, goldens)
+        verdict = gate.judge(measurement, faults, manifest.gate, goldens)
         worst = max(measurement.worst, measurement.worst_padded)
         computed = "" if _executes(manifest) else ", computed in fp32 on this machine"
         what, reason = measured(encoder.bundle)
@@ -174,7 +174,7 @@ def beside(
     """The goldens in what else can run the artifact's file (targets/base.py): for the record."""
     manifest = opened.manifest
     target = registry.target(manifest.target)
-    runs = target.beside(opened.path, manifest.contract, manifest.precision, threads)
+    runs = target.beside(opened.path, manifest.contract, manifest.floating, threads)
     found = {}
     for name, run in runs.items():
         with stages(f"beside {opened.name}"):
@@ -196,11 +196,11 @@ def measured(opened: Bundle) -> tuple[str, str]:
     reason = target.cannot_run(opened.path)
     if reason is None:
         return "the artifact", ""
-    return target.stands_in(opened.manifest.precision), reason
+    return target.stands_in(opened.manifest.floating), reason
 
 
 def _executes(manifest: Manifest) -> bool:
-    return registry.target(manifest.target).executes(manifest.precision)
+    return registry.target(manifest.target).executes(manifest.floating)
 
 
 def emulated(program: Program, precision: str, goldens: Goldens, stages: Stages) -> Measurement:
@@ -253,7 +253,7 @@ def record(
         machine={
             "system": platform.system(),
             "machine": platform.machine(),
-            "computes_in": manifest.precision if _executes(manifest) else "fp32",
+            "computes_in": manifest.floating if _executes(manifest) else "fp32",
             "measured": measured,
             "not_run": not_run,
         },

@@ -37,6 +37,9 @@ class Gate:
     """The limits of one precision. `worst` bounds the 1-cos of every text, alone and padded."""
 
     worst: float
+    mean: float | None = None
+    """Bounds the mean of 1-cos over all texts as well, where rounding is coarse enough that one
+    text alone says little."""
 
     @property
     def similarity(self) -> float:
@@ -69,6 +72,10 @@ GATES: dict[str, Gate] = {
     "fp32": Gate(worst=1e-8),
     "fp16": Gate(worst=2e-5),
     "bf16": Gate(worst=2e-4),
+    "int8-weights": Gate(worst=1e-3, mean=3e-4),
+    "int8": Gate(worst=5e-3, mean=1e-3),
+    "int4": Gate(worst=2e-2, mean=1e-2),
+    "small": Gate(worst=4e-2, mean=2e-2),
 }
 
 
@@ -98,6 +105,7 @@ def judge(
     reasons = (
         *_coverage(measurement, goldens),
         *_tokens(token_faults),
+        *_means(measurement, gate, precision),
         *_texts(measurement, gate, precision),
         *_similarities(measurement, gate, precision),
     )
@@ -144,6 +152,17 @@ def _texts(measurement: Measurement, gate: Gate, precision: str) -> Iterator[str
                     f"The norm of {row.id} ({way}) is off by {reading.norm_error:.2e},"
                     f" over the {precision} limit of {limit:.2e}."
                 )
+
+
+def _means(measurement: Measurement, gate: Gate, precision: str) -> Iterator[str]:
+    if gate.mean is None or not measurement.rows:
+        return
+    for way, mean in (("alone", measurement.mean), ("padded", measurement.mean_padded)):
+        if not mean <= gate.mean:
+            yield (
+                f"The mean 1-cos ({way}) is {mean:.2e},"
+                f" over the {precision} limit of {gate.mean:.0e}."
+            )
 
 
 def _similarities(measurement: Measurement, gate: Gate, precision: str) -> Iterator[str]:

@@ -37,6 +37,12 @@ class Target(ABC):
     typed: ClassVar[bool]
     """Whether the graph's own types are the precision; if not, half precision is a hint to the
     runtime and the graph stays in f32."""
+    rest: ClassVar[str] = "fp32"
+    """The floating precision of what a recipe leaves in floating point: what methods are given as
+    `precision` where integers are asked for."""
+    quantizes: ClassVar[frozenset[str]] = frozenset()
+    """What integers it takes, of "int8", "int4" (weights) and "static" (activations of int8 with a
+    fixed scale)."""
     takes: ClassVar[tuple[str, ...]] = ()
     """The fields of BuildOptions that mean something to it."""
 

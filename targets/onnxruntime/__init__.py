@@ -21,6 +21,7 @@ class OnnxRuntime(Target):
     name = "onnxruntime"
     extra = None
     precisions = ("fp32", "fp16")
+    quantizes = frozenset({"int8", "int4", "static"})
     typed = True
 
     def unavailable(self) -> str | None:

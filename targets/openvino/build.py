@@ -70,12 +70,19 @@ def convert(model: ir.Model, precision: str = "fp32") -> tuple[ov.Model, list[np
         tensor = next((tensors[n] for n in parameter.output(0).get_names() if n in tensors), None)
         if tensor is None:
             continue
-        array = np.ascontiguousarray(tensor.numpy())
-        half = precision == "fp16" and tensor.name in matrices
+        nibbles = tensor.dtype in (ir.DataType.INT4, ir.DataType.UINT4)
+        array = _packed(tensor) if nibbles else np.ascontiguousarray(tensor.numpy())
+        half = precision == "fp16" and tensor.name in matrices and array.dtype == np.float32
         if half:
             array = array.astype(np.float16)
         held.append(array)
-        weight = ops.constant(_unlocked(array), shared_memory=True)
+        memory = _unlocked(array)
+        if nibbles:
+            kind = ov.Type.i4 if tensor.dtype == ir.DataType.INT4 else ov.Type.u4
+            sizes = [int(size) for size in tensor.shape]  # type: ignore[arg-type]
+            weight = ops.constant(ov.Tensor(memory, sizes, kind), shared_memory=True)
+        else:
+            weight = ops.constant(memory, shared_memory=True)
         weight.set_friendly_name(parameter.get_friendly_name())
         if half:
             weight = ops.convert(weight, "f32")
@@ -83,6 +90,12 @@ def convert(model: ir.Model, precision: str = "fp32") -> tuple[ov.Model, list[np
         converted.remove_parameter(parameter)
     converted.validate_nodes_and_infer_types()
     return converted, held
+
+
+def _packed(tensor: ir.TensorProtocol) -> np.ndarray:
+    """Numbers of 4 bits, two a byte, the first in the lower half: as ONNX and OpenVINO store
+    them."""
+    return np.frombuffer(tensor.tobytes(), np.uint8)
 
 
 def _is_matrix(value: ir.Value) -> bool:

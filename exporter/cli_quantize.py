@@ -1,0 +1,33 @@
+"""The commands that are about quantization: `recipes`."""
+
+from __future__ import annotations
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from exporter.console import open_console
+
+
+def recipes() -> None:
+    """List the recipes that come with goldfold: what --precision can name besides fp32, fp16,
+    bf16."""
+    from exporter.quantize import recipe
+    from golden.gate import GATES
+
+    shown = Table(
+        "recipe", "weights", "table", "activations", "gate: worst, mean 1−cos", "", box=SIMPLE_HEAD,
+        pad_edge=False,
+    )  # fmt: skip
+    for name, one in recipe.shipped().items():
+        gate = GATES[one.gate]
+        shown.add_row(
+            name, _bits(one.weights), _bits(one.table), one.weights.activations,
+            f"{gate.worst:.0e}, {gate.mean:.0e}", one.summary,
+        )  # fmt: skip
+    open_console().print(shown)
+
+
+def _bits(choice) -> str:
+    if not choice.bits:
+        return "floating"
+    return f"int{choice.bits}" + (f", blocks of {choice.block}" if choice.block else "")

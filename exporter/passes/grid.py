@@ -1,0 +1,134 @@
+"""Integers and scales for a matrix: the grid, where its scale lies, and which integer a weight gets.
+
+Matrices here are [channels, inputs], one scale a channel, or one a block of `block` neighbouring
+inputs of a channel. Everything is symmetric: no zero-points, which TensorRT does not take.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+_CHUNK = 1 << 22
+"""Numbers that are worked on at once, so that a large table is never copied whole."""
+
+_RATIOS = np.linspace(1.0, 0.6, 17)
+"""Shares of the range that are tried for a scale; what lies beyond is clipped."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """`bits` 8 or 4. `block` 0 is one scale a channel."""
+
+    bits: int
+    block: int = 0
+
+    @property
+    def low(self) -> int:
+        """−127: the mirror of the highest, as TensorRT has it; −8 in four bits, where a sixteenth
+        of all numbers is too much to give away."""
+        return -127 if self.bits == 8 else -(1 << (self.bits - 1))
+
+    @property
+    def high(self) -> int:
+        return (1 << (self.bits - 1)) - 1
+
+    def blocks(self, inputs: int) -> int:
+        """How many scales a channel of so many inputs has."""
+        return inputs // self.block if self.block else 1
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """numbers · scale is the matrix."""
+
+    grid: Grid
+    numbers: np.ndarray
+    """int8 [channels, inputs], within the grid."""
+    scale: np.ndarray
+    """f32 [channels, blocks]; every one a number that fp16 holds, so that all targets share it."""
+    columns: np.ndarray | None = None
+    """f32 [inputs]: what each input is to be multiplied by besides; of tables alone."""
+
+    def dense(self) -> np.ndarray:
+        """The matrix again, f32 [channels, inputs]."""
+        channels, inputs = self.numbers.shape
+        parts = self.numbers.reshape(channels, self.scale.shape[1], -1).astype(np.float32)
+        found = (parts * self.scale[:, :, None]).reshape(channels, inputs)
+        return found if self.columns is None else found * self.columns
+
+
+def nearest(
+    matrix: np.ndarray,
+    grid: Grid,
+    importance: np.ndarray | None = None,
+    search: bool = True,
+    columns: np.ndarray | None = None,
+) -> Quantized:
+    """Every weight to the nearest integer of its scale.
+
+    Args:
+        matrix: floating [channels, inputs]; may be memory-mapped, and is read in parts.
+        importance: [inputs], the mean square of each input; a scale is chosen for the least squared
+            error weighted by it, over _RATIOS of the range. All alike if None.
+        search: whether to look for the scale; else the range as it is.
+        columns: f32 [inputs], factors that somebody else applies: `matrix / columns` is rounded.
+    """
+    channels, inputs = matrix.shape
+    numbers = np.empty((channels, inputs), np.int8)
+    scale = np.empty((channels, grid.blocks(inputs)), np.float32)
+    step = max(1, _CHUNK // max(inputs, 1))
+    for start in range(0, channels, step):
+        rows = slice(start, start + step)
+        part = np.asarray(matrix[rows], np.float32)
+        part = part if columns is None else part / columns
+        scale[rows] = scales(part, grid, importance, search)
+        numbers[rows] = _round(part, scale[rows], grid)
+    return Quantized(grid, numbers, scale, columns)
+
+
+def sizes(matrix: np.ndarray) -> np.ndarray:
+    """The root mean square of each column, f32 [inputs]; of a column of zeros, 1."""
+    total = np.zeros(matrix.shape[1])
+    step = max(1, _CHUNK // max(matrix.shape[1], 1))
+    for start in range(0, matrix.shape[0], step):
+        total += np.square(matrix[start : start + step], dtype=np.float64).sum(axis=0)
+    found = np.sqrt(total / max(matrix.shape[0], 1)).astype(np.float32)
+    return np.where(found > 0, found, np.float32(1))
+
+
+def scales(
+    matrix: np.ndarray, grid: Grid, importance: np.ndarray | None = None, search: bool = True
+) -> np.ndarray:
+    """The scales of f32 [channels, inputs]: f32 [channels, blocks]."""
+    channels, inputs = matrix.shape
+    blocks = grid.blocks(inputs)
+    parts = matrix.reshape(channels, blocks, -1)
+    widest = np.maximum(parts.max(axis=2) / grid.high, parts.min(axis=2) / grid.low)
+    full = _representable(widest)
+    if not search:
+        return full
+    weight = 1.0 if importance is None else importance.reshape(blocks, -1).astype(np.float32)
+    best, least = full, np.full(full.shape, np.inf, np.float32)
+    for ratio in _RATIOS:
+        tried = _representable(full * np.float32(ratio))
+        steps = tried[:, :, None]
+        error = parts - np.clip(np.rint(parts / steps), grid.low, grid.high) * steps
+        cost = (error * error * weight).sum(axis=2)
+        better = cost < least
+        best, least = np.where(better, tried, best), np.where(better, cost, least)
+    return best
+
+
+def _representable(scale: np.ndarray) -> np.ndarray:
+    """Scales rounded to fp16, and none of them 0."""
+    half = scale.astype(np.float16)
+    return np.where(half > 0, half, np.float16(1)).astype(np.float32)
+
+
+def _round(matrix: np.ndarray, scale: np.ndarray, grid: Grid) -> np.ndarray:
+    channels, inputs = matrix.shape
+    parts = matrix.reshape(channels, scale.shape[1], -1)
+    found = np.clip(np.rint(parts / scale[:, :, None]), grid.low, grid.high)
+    return found.astype(np.int8).reshape(channels, inputs)

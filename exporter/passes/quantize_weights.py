@@ -1,0 +1,200 @@
+"""quantize-weights: constant matrices become integers and scales."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import ml_dtypes
+import numpy as np
+import onnx_ir as ir
+
+from exporter.passes.base import Equality, Pass
+from exporter.program import add_constant, constant, insert_before, unique_name
+from exporter.passes.grid import Grid, Quantized, nearest
+
+
+@dataclass(frozen=True)
+class Held:
+    """A constant matrix and who reads it."""
+
+    node: ir.Node
+    index: int
+    stored: ir.Value
+    transposed: bool
+    """Whether the graph holds [inputs, channels] rather than [channels, inputs]."""
+
+
+@dataclass(frozen=True)
+class QuantizeWeights(Pass):
+    """A constant matrix of a linear map, or a table that is looked up in, is stored as integers
+    with a scale a channel, or a scale for each block of neighbouring inputs, behind a
+    DequantizeLinear. A table may leave one factor a column to the multiplication behind the lookup:
+    one column of EmbeddingGemma's is the largest of its row in 94 of 100 rows, and would set the
+    scale of all others.
+
+    Which integers is the business of `plan` (exporter/quantize/plan.py); without one, all matrices
+    are rounded to the nearest of `bits`, in blocks of `block`.
+
+    holds:
+        W = s · Q + E with |E| ≤ s/2 where Q is the nearest integer; what E does to the result is
+        for the golden texts to say
+
+    needs:
+        the matrix is read by nothing but linear maps and lookups of one kind
+
+    before: a scale a channel
+        f (float[B,8] x, float[8,6] w) => (float[B,6] y)
+        {
+            y = MatMul(x, w)
+        }
+
+    after: a scale a channel
+        f (float[B,8] x, int8[8,6] w, float[6] s) => (float[B,6] y)
+        {
+            d = DequantizeLinear <axis: int = 1> (w, s)
+            y = MatMul(x, d)
+        }
+
+    before: a table
+        f (int64[B,T] ids, float[5,6] table) => (float[B,T,6] y)
+        {
+            y = Gather(table, ids)
+        }
+
+    after: a table
+        f (int64[B,T] ids, int8[5,6] table, float[5] s) => (float[B,T,6] y)
+        {
+            d = DequantizeLinear <axis: int = 0> (table, s)
+            y = Gather(d, ids)
+        }
+
+    options: a scale for four inputs
+        block: 4
+
+    before: a scale for four inputs
+        f (float[B,8] x, float[8,6] w) => (float[B,6] y)
+        {
+            y = MatMul(x, w)
+        }
+
+    after: a scale for four inputs
+        f (float[B,8] x, int8[8,6] w, float[2,6] s) => (float[B,6] y)
+        {
+            d = DequantizeLinear <axis: int = 0, block_size: int = 4> (w, s)
+            y = MatMul(x, d)
+        }
+
+    options: a row is no whole number of blocks
+        block: 3
+
+    refuses: a row is no whole number of blocks
+        f (float[B,8] x, float[8,6] w) => (float[B,6] y)
+        {
+            y = MatMul(x, w)
+        }
+    """
+
+    equality: ClassVar[Equality] = Equality.BOUND
+    bits: int = 8
+    block: int = 0
+    plan: Mapping[str, Quantized] | None = field(default=None, compare=False)
+    """By the name of the constant, which nothing may rename in between; None quantizes all."""
+
+    def match(self, node: ir.Node) -> Held | None:
+        if node.domain or node.op_type not in ("Gather", "MatMul", "Gemm"):
+            return None
+        index = 0 if node.op_type == "Gather" else 1
+        stored = node.inputs[index]
+        if stored is None or stored.const_value is None or len(stored.const_value.shape) != 2:
+            return None
+        if stored.dtype not in (ir.DataType.FLOAT, ir.DataType.DOUBLE):
+            return None
+        if self.plan is not None and stored.name not in self.plan:
+            return None
+        flipped = node.attributes.get("transB")
+        transposed = index == 1 and (flipped is None or not flipped.value)
+        return Held(node, index, stored, transposed)
+
+    def refuses(self, match: Held) -> str | None:
+        tensor = match.stored.const_value
+        assert tensor is not None
+        rows, columns = (int(size) for size in tensor.shape)  # type: ignore[arg-type]
+        inputs = rows if match.transposed else columns
+        planned = None if self.plan is None else self.plan[match.stored.name or ""]
+        block = self.block if planned is None else planned.grid.block
+        if block and inputs % block:
+            return f"{inputs} inputs are no whole number of blocks of {block}"
+        bits = self.bits if planned is None else planned.grid.bits
+        if bits == 4 and columns % 2:
+            return "rows of odd width share a byte"
+        if planned is not None and planned.columns is not None and match.index != 0:
+            return "its inputs have factors of their own, and it is no table"
+        return None
+
+    def construct(self, match: Held, memo: dict) -> None:
+        key = (match.stored, match.transposed)
+        if key not in memo:
+            memo[key] = self._write(match)
+        match.node.replace_input_with(match.index, memo[key])
+        planned = None if self.plan is None else self.plan[match.stored.name or ""]
+        if planned is not None and planned.columns is not None:
+            _multiply(match.node, planned.columns)
+
+    def _write(self, match: Held) -> ir.Value:
+        graph, stored = match.node.graph, match.stored
+        assert graph is not None
+        if self.plan is not None:
+            found = self.plan[stored.name or ""]
+        else:
+            array = constant(stored)
+            assert array is not None
+            matrix = array.T if match.transposed else array
+            found = nearest(matrix, Grid(self.bits, self.block))
+        numbers, scale = found.numbers, found.scale
+        if match.transposed:
+            numbers, scale = np.ascontiguousarray(numbers.T), np.ascontiguousarray(scale.T)
+        axis = 1 if match.transposed else 0
+        attributes: dict[str, int] = {"axis": axis}
+        if found.grid.block:
+            attributes = {"axis": 1 - axis, "block_size": found.grid.block}
+        else:
+            scale = scale.reshape(-1)
+        kind = np.int8 if found.grid.bits == 8 else ml_dtypes.int4
+        held = numbers if kind is np.int8 else numbers.astype(kind)
+        assert stored.dtype is not None
+        inputs = [
+            add_constant(graph, f"{stored.name}.int{found.grid.bits}", held),
+            add_constant(graph, f"{stored.name}.scale", scale.astype(stored.dtype.numpy())),
+        ]
+        node = ir.node("DequantizeLinear", inputs, attributes)
+        value = node.outputs[0]
+        value.name = node.name = unique_name(graph, f"{stored.name}.dequantized")
+        value.type, value.shape = stored.type, stored.shape
+        insert_before(match.node, [node])
+        return value
+
+
+def _multiply(lookup: ir.Node, columns: np.ndarray) -> None:
+    """Multiply what is looked up by one number a column: in the factor that follows it anyway, if
+    there is one."""
+    graph, value = lookup.graph, lookup.outputs[0]
+    assert graph is not None and value.dtype is not None
+    name, columns = f"{value.name}.columns", columns.astype(value.dtype.numpy())
+    readers = list(value.uses())
+    if len(readers) == 1 and not value.is_graph_output():
+        reader, index = readers[0]
+        factor = constant(reader.inputs[1 - index]) if reader.op_type == "Mul" else None
+        if factor is not None and factor.size in (1, columns.size):
+            both = add_constant(graph, name, factor.reshape(-1) * columns)
+            reader.replace_input_with(1 - index, both)
+            return
+    product = ir.node("Mul", [value, add_constant(graph, name, columns)])
+    scaled = product.outputs[0]
+    scaled.name = product.name = unique_name(graph, f"{value.name}.scaled")
+    scaled.type, scaled.shape = value.type, value.shape
+    value.replace_all_uses_with(scaled, replace_graph_outputs=True)
+    product.replace_input_with(0, value)
+    graph.insert_after(lookup, [product])
+    product.metadata_props.update(lookup.metadata_props)

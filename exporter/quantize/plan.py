@@ -1,0 +1,162 @@
+"""Recipe and statistics → the integers of every matrix and the step of every activation, and the
+laws that put them into the graph."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from exporter.errors import UsageError
+from exporter.passes.balance_channels import BalanceChannels
+from exporter.passes.base import Pass
+from exporter.passes.grid import Quantized, nearest, sizes
+from exporter.passes.quantize_activations import QuantizeActivations
+from exporter.passes.quantize_weights import QuantizeWeights
+from exporter.program import Program
+from exporter.quantize import sites as all_sites
+from exporter.quantize import statistics
+from exporter.quantize.compensate import Order, compensated
+from exporter.quantize.recipe import Choice, Recipe
+from exporter.quantize.sites import Site
+from exporter.quantize.statistics import Activation
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One matrix and what becomes of it."""
+
+    site: Site
+    choice: Choice
+
+
+def check(recipe: Recipe, program: Program) -> list[Planned]:
+    """What the recipe says of every site of `program`, in order.
+
+    Raises UsageError for a rule that covers nothing, and for a block that divides no row.
+    """
+    found = all_sites.find(program)
+    for rule in recipe.rules:
+        if not any(rule.covers(site) for site in found):
+            kinds = ", ".join(rule.kinds) or "any kind"
+            raise UsageError(
+                f"recipe {recipe.name}: a rule for {kinds} in {rule.layers!r} fits nothing in "
+                f"{program.contract.model}; it has, for example, {_examples(found)}"
+            )
+    planned = [Planned(site, recipe.choice(site)) for site in found]
+    for one in planned:
+        inputs, block = one.site.matrix.shape[1], one.choice.block
+        if one.choice.bits and block and inputs % block:
+            raise UsageError(
+                f"recipe {recipe.name}: {one.site.place} ({one.site.kind}) has {inputs} inputs, no "
+                f"whole number of blocks of {block}"
+            )
+    return planned
+
+
+def _examples(found: Sequence[Site]) -> str:
+    kinds: dict[str, str] = {}
+    for site in found:
+        kinds.setdefault(site.kind, site.place)
+    return ", ".join(f"{kind} in {place}" for kind, place in kinds.items()) or "nothing at all"
+
+
+def balance(
+    recipe: Recipe,
+    program: Program,
+    sequences: Sequence[Sequence[int]],
+    progress: Progress = lambda done, total: None,
+) -> tuple[Pass, ...]:
+    """The law that prepares `program` for being quantized, if the recipe asks for it: before the
+    statistics, which look at what it leaves."""
+    if recipe.gains != "balance":
+        return ()
+    if not recipe.alpha:
+        return (BalanceChannels(),)
+    values = [site.x for site in all_sites.find(program) if site.x is not None]
+    found = statistics.record(
+        program, values, sequences, False, lambda done: progress(done, len(sequences))
+    )
+    return (BalanceChannels(recipe.alpha, {name: one.peak for name, one in found.items()}),)
+
+
+def laws(
+    recipe: Recipe,
+    program: Program,
+    sequences: Sequence[Sequence[int]],
+    progress: Progress = lambda done, total: None,
+) -> tuple[Pass, ...]:
+    """The laws that quantize `program`, with their numbers.
+
+    Args:
+        sequences: token ids of the calibration texts. Not run where the recipe asks for none.
+        progress: called with (done, total) texts, then matrices.
+
+    Raises:
+        UsageError: a rule that covers nothing, no calibration texts where they are needed.
+        RewriteError: a calibration text makes a value infinite or NaN.
+    """
+    planned = check(recipe, program)
+    asked = [one.site.x for one in planned if one.site.x is not None and _wants(one.choice)]
+    if asked and not sequences:
+        raise UsageError(f"recipe {recipe.name} needs calibration texts, and there are none")
+    moments = any(one.choice.rounding == "compensated" and one.choice.bits for one in planned)
+    found: dict[str, Activation] = {}
+    if asked:
+        found = statistics.record(
+            program, asked, sequences, moments, lambda done: progress(done, len(sequences))
+        )
+    orders = _Orders()
+    integers: dict[str, Quantized] = {}
+    steps: dict[str, float] = {}
+    for done, one in enumerate(planned, start=1):
+        site, choice = one.site, one.choice
+        seen = found.get(site.x.name or "") if site.x is not None else None
+        if choice.bits and (site.stored.name or "") not in integers:
+            integers[site.stored.name or ""] = _rounded(site, choice, seen, orders)
+        if choice.bits and choice.activations == "static" and seen is not None:
+            assert site.x is not None
+            steps[site.x.name or ""] = step(seen)
+        progress(done, len(planned))
+    weights = (QuantizeWeights(plan=integers),) if integers else ()
+    return (*weights, *((QuantizeActivations(tuple(steps.items())),) if steps else ()))
+
+
+def _wants(choice: Choice) -> bool:
+    """Whether a choice cannot be made without statistics."""
+    return bool(choice.bits) and (
+        choice.activations == "static" or choice.bits == 4 or choice.rounding == "compensated"
+    )
+
+
+class _Orders:
+    """The factor of the value whose readers are at work: they stand side by side in the graph."""
+
+    def __init__(self) -> None:
+        self._of: Activation | None = None
+        self._order: Order | None = None
+
+    def __call__(self, seen: Activation) -> Order:
+        if self._order is None or self._of is not seen:
+            self._of, self._order = seen, Order.of(seen.moments / max(seen.tokens, 1))
+        return self._order
+
+
+def _rounded(
+    site: Site, choice: Choice, seen: Activation | None, orders: Callable[[Activation], Order]
+) -> Quantized:
+    matrix = site.matrix
+    if choice.rounding == "compensated" and seen is not None and seen.moments.ndim == 2:
+        return compensated(matrix, choice.grid, orders(seen))
+    if site.kind == "table":
+        return nearest(matrix, choice.grid, search=choice.bits < 8, columns=sizes(matrix))
+    importance = None if seen is None else seen.strength
+    return nearest(matrix, choice.grid, importance, search=choice.bits < 8)
+
+
+def step(seen: Activation) -> float:
+    """The step of a static int8 activation: the largest magnitude over 127."""
+    return float(np.float16(max(seen.peak.max(), 1e-6) / 127)) or 1e-6

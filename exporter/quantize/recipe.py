@@ -1,0 +1,167 @@
+"""A recipe: which matrices become integers of how many bits, and what else is done for it.
+
+    summary = "…"
+    gains = "balance"            # the norms' gains: "fold", "keep" or "balance"
+    alpha = 0.5                  # balance: how much of the spread the weights take over
+
+    [weights]                    # every linear map …
+    bits = 8                     # 8, 4, or 0 for floating point
+    block = 0                    # one scale for so many neighbouring inputs; 0 is one a channel
+    rounding = "nearest"         # or "compensated"
+    activations = "none"         # what it reads: "none" or "static" (8 bits, one scale)
+
+    [table]                      # … the table of embeddings …
+    bits = 8
+
+    [[rule]]                     # … and what is different; later rules win
+    kinds = ["down"]             # exporter/quantize/sites.py has the list
+    first = 4                    # in the first four layers alone
+    layers = "encoder.layers.?"  # a pattern of source modules; all where it is missing
+    activations = "none"
+"""
+
+from __future__ import annotations
+
+import tomllib
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from exporter.errors import UsageError
+from exporter.passes.grid import Grid
+from exporter.quantize.sites import KINDS, Site
+
+SHIPPED = Path(__file__).parent / "recipes"
+
+Bits = Literal[0, 4, 8]
+Rounding = Literal["nearest", "compensated", "exact"]
+Activations = Literal["none", "static"]
+
+
+class Choice(BaseModel):
+    """What happens to one matrix."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    bits: Bits = 0
+    block: int = Field(default=0, ge=0)
+    rounding: Rounding = "nearest"
+    """"nearest"; "compensated": GPTQ; "exact": the matrix lies on its grid already, or export
+    fails."""
+    activations: Activations = "none"
+
+    @property
+    def grid(self) -> Grid:
+        return Grid(self.bits, self.block)
+
+
+class Rule(BaseModel):
+    """What is different for some of the matrices; only what is given counts."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kinds: tuple[str, ...] = ()
+    layers: str = "*"
+    first: int | None = Field(default=None, ge=1)
+    bits: Bits | None = None
+    block: int | None = Field(default=None, ge=0)
+    rounding: Rounding | None = None
+    activations: Activations | None = None
+
+    @model_validator(mode="after")
+    def _known(self) -> Rule:
+        for kind in self.kinds:
+            if kind not in KINDS:
+                raise ValueError(f"no kind is called {kind!r}; there are {', '.join(KINDS)}")
+        return self
+
+    def covers(self, site: Site) -> bool:
+        pattern = self.layers if "*" in self.layers or "?" in self.layers else f"{self.layers}*"
+        if self.first is not None and (site.kind == "table" or site.depth >= self.first):
+            return False
+        return (not self.kinds or site.kind in self.kinds) and fnmatchcase(site.place, pattern)
+
+    def change(self, choice: Choice) -> Choice:
+        given = self.model_dump(exclude={"kinds", "layers", "first"}, exclude_none=True)
+        return choice.model_copy(update=given)
+
+
+class Recipe(BaseModel):
+    """See the module's head for the file's form."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+    name: str
+    summary: str = ""
+    gains: Literal["fold", "keep", "balance"] = "balance"
+    alpha: float = Field(default=0.0, ge=0.0, le=1.0)
+    weights: Choice = Choice()
+    table: Choice = Choice()
+    rules: tuple[Rule, ...] = Field(default=(), alias="rule")
+
+    @model_validator(mode="after")
+    def _possible(self) -> Recipe:
+        if self.table.activations != "none":
+            raise ValueError("a table reads token ids: it has no activations to quantize")
+        return self
+
+    def choice(self, site: Site) -> Choice:
+        """What the recipe says of one matrix."""
+        found = self.table if site.kind == "table" else self.weights
+        for rule in self.rules:
+            if rule.covers(site):
+                found = rule.change(found)
+        return found
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """What a target must take (Target.quantizes)."""
+        bits = {self.weights.bits, self.table.bits, *(rule.bits for rule in self.rules)}
+        steps = {self.weights.activations, *(rule.activations for rule in self.rules)}
+        return frozenset(f"int{n}" for n in bits if n) | (steps & {"static"})
+
+    @property
+    def gate(self) -> str:
+        """The precision whose gate an artifact is held to: that of the coarsest thing in it."""
+        weights = [self.weights.bits, *(rule.bits for rule in self.rules if rule.bits is not None)]
+        activations = [self.weights.activations, *(rule.activations for rule in self.rules)]
+        table = [rule.bits for rule in self.rules if "table" in rule.kinds and rule.bits]
+        if 4 in (self.table.bits, *table):
+            return "small"
+        if 4 in weights:
+            return "int4"
+        return "int8" if "static" in activations else "int8-weights"
+
+
+def shipped() -> dict[str, Recipe]:
+    """The recipes that come with goldfold, by name: the quantized precisions."""
+    return {path.stem: read(path) for path in sorted(SHIPPED.glob("*.toml"))}
+
+
+def find(precision: str) -> Recipe | None:
+    """The recipe that a precision names, shipped or as a file; None for a floating one.
+
+    Raises UsageError for a file that is not there or no recipe.
+    """
+    if precision.endswith(".toml"):
+        return read(Path(precision))
+    path = SHIPPED / f"{precision}.toml"
+    return read(path) if path.is_file() else None
+
+
+def read(path: Path) -> Recipe:
+    """A recipe from its file; its name is the file's. Raises UsageError that says what is wrong."""
+    try:
+        record = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"recipe {path} cannot be read: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"recipe {path} is not TOML: {error}") from None
+    try:
+        return Recipe.model_validate({"name": path.stem, **record})
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"])) or "the recipe"
+        raise UsageError(f"recipe {path}: {place}: {first['msg']}") from None

@@ -1,0 +1,194 @@
+"""Where a program can be quantized: its tables of embeddings and its linear maps, and what each is
+there for.
+
+What a map is there for is read from the graph around it, never from a name: a map whose result
+reaches the second operand of attention makes keys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from exporter import dialect
+from exporter.passes.attention import is_lookup
+from exporter.passes.linear import Linear, linear_ending_at
+from exporter.program import INPUT_IDS, Program, constant, where
+
+KINDS = ("table", "query", "key", "value", "output", "gate", "up", "down", "head", "other")
+"""table: embeddings of tokens. query, key, value, output: around attention (a map that makes
+several of them is `other`). gate, up, down: a feed-forward block; up alone where it has no gate.
+head: on whole texts. other: all the rest."""
+
+_OPERANDS = ("query", "key", "value")
+_CARRIERS = frozenset({
+    "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Cast", "RotaryEmbedding", "Identity",
+    *dialect.NORMS,
+})  # fmt: skip
+"""Ops that hand one value on: what comes out is what went in, moved, rotated or normed."""
+_ACTIVATIONS = frozenset({"Gelu", "Relu", "Tanh", "Sigmoid", "Erf", "Elu", "LeakyRelu", "Softplus"})
+_POINTWISE = frozenset({"Mul", "Add", "Div", "Sub", "Pow", "Clip", "Cast"})
+
+
+@dataclass(frozen=True)
+class Site:
+    """One constant matrix that could be integers."""
+
+    kind: str
+    node: ir.Node
+    """The Gather, MatMul or Gemm that reads the matrix."""
+    linear: Linear | None
+    """None for a table."""
+    depth: int = 0
+    """How many layers are done in front of it, counted by their last map (`down`)."""
+
+    @property
+    def place(self) -> str:
+        """Its source module, as `encoder.layers.3.mlp.down_proj`."""
+        return where(self.node)
+
+    @property
+    def stored(self) -> ir.Value:
+        """The constant as the graph holds it."""
+        value = self.node.inputs[1 if self.linear is not None else 0]
+        assert value is not None
+        return value
+
+    @property
+    def x(self) -> ir.Value | None:
+        """What a linear map reads; None for a table."""
+        return None if self.linear is None else self.linear.x
+
+    @property
+    def matrix(self) -> np.ndarray:
+        """[channels, inputs]: a row a token of a table, a row an output of a map. A view."""
+        if self.linear is not None:
+            return self.linear.weight.T
+        table = constant(self.stored)
+        assert table is not None
+        return table
+
+
+def find(program: Program) -> list[Site]:
+    """Every site of `program` in the graph's order. Call it after the common laws: they decide
+    which maps there are."""
+    return list(_sites(program))
+
+
+def _sites(program: Program) -> Iterator[Site]:
+    depth = 0
+    for node in program.graph:
+        if is_lookup(node):
+            ids = node.inputs[1]
+            # Positions and types of tokens are small tables; rounding them gains nothing.
+            if ids is not None and ids.name == INPUT_IDS:
+                yield Site("table", node, None)
+            continue
+        linear = linear_ending_at(node)
+        if linear is not None and min(linear.weight.shape) > 1:
+            kind = _kind(linear)
+            yield Site(kind, linear.product, linear, depth)
+            depth += kind == "down"
+
+
+def _kind(linear: Linear) -> str:
+    shape = linear.x.shape
+    if shape is not None and len(shape) == 2:
+        return "head"
+    operands = _operands(linear.output)
+    if operands:
+        return _OPERANDS[operands.pop()] if len(operands) == 1 else "other"
+    if _from_attention(linear.x):
+        return "output"
+    if _computed_by_activation(linear.x):
+        return "down"
+    if _enters_activation(linear.output):
+        return "gate" if _gates(linear.output) else "up"
+    return "up" if _is_gated(linear.output) else "other"
+
+
+def _operands(value: ir.Value) -> set[int]:
+    """Which of q, k, v (0, 1, 2) of attention `value` becomes."""
+    found: set[int] = set()
+    for reader, index in value.uses():
+        if dialect.is_band_attention(reader):
+            found.add(index)
+        elif reader.op_type in _CARRIERS and index == 0:
+            for output in reader.outputs:
+                found |= _operands(output)
+    return {index for index in found if index < len(_OPERANDS)}
+
+
+def _from_attention(value: ir.Value) -> bool:
+    node = value.producer()
+    if node is None:
+        return False
+    if dialect.is_band_attention(node):
+        return True
+    source = node.inputs[0] if node.inputs else None
+    return node.op_type in _CARRIERS and source is not None and _from_attention(source)
+
+
+def _computed_by_activation(value: ir.Value) -> bool:
+    """Whether an activation function stands between `value` and the maps it is computed from."""
+    node = value.producer()
+    if node is None or node.domain:
+        return False
+    if node.op_type in _ACTIVATIONS:
+        return True
+    return node.op_type in _POINTWISE and any(
+        _computed_by_activation(operand) for operand in node.inputs if operand is not None
+    )
+
+
+def _enters_activation(value: ir.Value) -> bool:
+    """Whether an activation function reads `value`, perhaps after arithmetic with constants."""
+    for reader, _ in value.uses():
+        if reader.domain:
+            continue
+        if reader.op_type in _ACTIVATIONS:
+            return True
+        lone = sum(constant(operand) is None for operand in reader.inputs) == 1
+        if reader.op_type in _POINTWISE and lone and _enters_activation(reader.outputs[0]):
+            return True
+    return False
+
+
+def _gates(value: ir.Value) -> bool:
+    """Whether what becomes of `value` is multiplied by another map's result."""
+    return any(
+        product is not None and not _descends(product, value)
+        for product in _partners(value, through=True)
+    )
+
+
+def _is_gated(value: ir.Value) -> bool:
+    """Whether `value` is multiplied by what an activation made."""
+    return any(_computed_by_activation(partner) for partner in _partners(value, through=False))
+
+
+def _partners(value: ir.Value, through: bool) -> Iterator[ir.Value]:
+    """The other operand of every product that `value` enters; with `through`, behind activations
+    and pointwise arithmetic as well."""
+    for reader, index in value.uses():
+        if reader.domain:
+            continue
+        if reader.op_type == "Mul":
+            other = reader.inputs[1 - index]
+            if other is not None and constant(other) is None:
+                yield other
+        if through and reader.op_type in (_ACTIVATIONS | _POINTWISE):
+            yield from _partners(reader.outputs[0], through)
+
+
+def _descends(value: ir.Value, ancestor: ir.Value) -> bool:
+    """Whether pointwise arithmetic and activations alone lead from `ancestor` to `value`."""
+    if value is ancestor:
+        return True
+    node = value.producer()
+    if node is None or node.domain or node.op_type not in (_ACTIVATIONS | _POINTWISE):
+        return False
+    return any(_descends(operand, ancestor) for operand in node.inputs if operand is not None)

@@ -1,0 +1,117 @@
+"""What activations look like on the calibration texts: how far each channel reaches, and how
+channels go together.
+
+Only sums leave here, so memory is the same for ten texts and ten thousand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import onnx_ir as ir
+
+from exporter import interpret
+from exporter.errors import RewriteError
+from exporter.program import ATTENTION_MASK, INPUT_IDS, Program
+
+_ROWS = 512
+"""Tokens that are gathered before they enter a channel's moments: one large product is cheaper than
+many small ones."""
+
+
+@dataclass
+class Activation:
+    """One value [batch, tokens, channels] that linear maps read."""
+
+    peak: np.ndarray
+    """f32 [channels], the largest magnitude."""
+    moments: np.ndarray
+    """f64 [channels, channels], the sum of x xᵀ; `moments / tokens` is its mean. Its diagonal
+    alone, [channels], where no more was asked for."""
+    tokens: int = 0
+    tops: list[float] = field(default_factory=list)
+    """The largest magnitude in each text."""
+
+    @property
+    def strength(self) -> np.ndarray:
+        """f64 [channels], the mean square."""
+        whole = self.moments if self.moments.ndim == 1 else np.diag(self.moments)
+        return whole / max(self.tokens, 1)
+
+
+def record(
+    program: Program,
+    values: Sequence[ir.Value],
+    sequences: Iterable[Sequence[int]],
+    moments: bool = True,
+    progress: Callable[[int], None] = lambda done: None,
+) -> dict[str, Activation]:
+    """Run every sequence of token ids through `program` in f32 and sum up what `values` are.
+
+    Args:
+        values: values of the program's graph whose last axis is channels.
+        moments: whether to sum x xᵀ, or the squares alone.
+
+    Raises:
+        RewriteError: a value is not finite on a text, naming both.
+    """
+    probed, names = _probed(program, values)
+    session = interpret.Session(probed.model)
+    found: dict[str, Activation] = {}
+    waiting: dict[str, list[np.ndarray]] = {name: [] for name in names}
+    held = 0
+    for done, ids in enumerate(sequences, start=1):
+        row = np.array([list(ids)], dtype=np.int64)
+        arrays = session.run(names, {INPUT_IDS: row, ATTENTION_MASK: np.ones_like(row)})
+        for name, array in zip(names, arrays, strict=True):
+            rows = array.reshape(-1, array.shape[-1])
+            if not np.isfinite(rows).all():
+                raise RewriteError(
+                    f"calibration text {done} makes {name} infinite or NaN; "
+                    "a scale cannot be taken from that: remove the text or mend the model"
+                )
+            if name not in found:
+                found[name] = _empty(rows.shape[1], moments)
+            _reach(found[name], rows)
+            waiting[name].append(rows)
+        held += row.size
+        if held >= _ROWS:
+            _flush(found, waiting)
+            held = 0
+        progress(done)
+    _flush(found, waiting)
+    return found
+
+
+def _empty(channels: int, moments: bool) -> Activation:
+    shape = (channels, channels) if moments else (channels,)
+    return Activation(np.zeros(channels, np.float32), np.zeros(shape, np.float64))
+
+
+def _reach(one: Activation, rows: np.ndarray) -> None:
+    reach = np.abs(rows).max(axis=0)
+    one.peak = np.maximum(one.peak, reach)
+    one.tops.append(float(reach.max()))
+    one.tokens += len(rows)
+
+
+def _flush(found: dict[str, Activation], waiting: dict[str, list[np.ndarray]]) -> None:
+    for name, parts in waiting.items():
+        if not parts:
+            continue
+        rows = np.concatenate(parts)
+        parts.clear()
+        one = found[name]
+        one.moments += rows.T @ rows if one.moments.ndim == 2 else (rows * rows).sum(axis=0)
+
+
+def _probed(program: Program, values: Sequence[ir.Value]) -> tuple[Program, list[str]]:
+    """A copy of `program` that gives `values`, each once, as outputs."""
+    copy = replace(program, model=program.model.clone())
+    names = list(dict.fromkeys(value.name or "" for value in values))
+    made = {output.name: output for node in copy.graph for output in node.outputs}
+    known = {output.name for output in copy.graph.outputs}
+    copy.graph.outputs.extend(made[name] for name in names if name not in known)
+    return copy, names
