@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,7 @@ from exporter import (
     asking,
     bundle,
     calibration,
+    companions,
     heads,
     pipeline,
     ranges,
@@ -24,25 +25,22 @@ from exporter import (
     verifying,
 )
 from exporter.bundle import Bundle, Manifest, Origin
-from exporter.encoder import TOKENIZER, open_encoder
+from exporter.encoder import open_encoder
 from exporter.errors import UsageError
 from exporter.model import Source, check_finite, open_model
 from exporter.options import NOTHING_ASKED, BuildOptions, check_taken
 from exporter.passes.set_precision import SetPrecision
 from exporter.pipeline import Options, Pipeline
 from exporter.probing import Drift, Look
-from exporter.program import Program, Reference, weights_aside
+from exporter.program import Program, Words, weights_aside
 from exporter.stages import Listener, Stages
-from exporter.weights import read_object
 from golden import store
 from golden.compare import Measurement
 from golden.gate import Verdict
 from golden.store import Goldens
 
 if TYPE_CHECKING:
-    from targets.base import Target
-
-_TOKENIZER_FILES = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+    from targets.base import Begun, Target
 
 
 @dataclass(frozen=True)
@@ -121,7 +119,10 @@ def export(
                 raise UsageError(f"--dump {options.dump} lies in --out; give it a place of its own")
             bundle.check_writable(options.dump, "--dump")
         asking.settle(pairs, build, asking.ANY_LENGTH)  # refuses what no length could make right
-        check_finite(source, stages.step)
+        with ThreadPoolExecutor(1) as pool:  # each reads all weights once, and waits for nothing
+            digests = pool.submit(lambda: source.digests)
+            check_finite(source, stages.step)
+            digests.result()
         origin = origin_of(source)
         stages.note(f"{source.name}, {len(source.modules)} modules, weights finite")
     with stages("goldens"):
@@ -131,30 +132,35 @@ def export(
         settled = asking.settle(pairs, build, max_length or goldens.max_length)
     drift = Drift(goldens, stages) if verify_each else None
     passes = Pipeline(options, drift)
-    program = prepare(source, stages, passes, trust_remote_code, max_length, dims)
-    common_looks = len(drift.looks) if drift is not None else 0
-    peaks: dict[str, float] = {}
-    if any(pipeline.asks_ranges(p, registry.target(t).typed) for t, p in pairs):
-        with stages("ranges"):
-            peaks = record_ranges(program, stages)
     results = []
-    with bundle.scratch(out) as scratch:
-        job = Job(source, origin, goldens, peaks, scratch, out, drift, common_looks, {})
+    with bundle.scratch(out) as scratch, ExitStack() as stack:
+        begun: dict[str, Begun | None] = {}
+
+        def loaded(words: Words) -> None:
+            """Let the targets start what needs no graph."""
+            words = words if max_length is None else replace(words, max_length=max_length)
+            for name in {target: None for target, _ in pairs if target not in begun}:
+                begun[name] = started = registry.target(name).begin(words, scratch)
+                if started is not None:
+                    stack.callback(started.close)
+
+        programs = [
+            prepare(source, stages, passes, trust_remote_code, max_length, dims, loaded=loaded)
+        ]
+        common_looks = len(drift.looks) if drift is not None else 0
+        peaks: dict[str, float] = {}
+        if any(pipeline.asks_ranges(p, registry.target(t).typed) for t, p in pairs):
+            with stages("ranges"):
+                peaks = record_ranges(programs[0], stages)
+        job = Job(source, origin, goldens, peaks, scratch, out, drift, common_looks, {}, begun)
         for index, (target, precision) in enumerate(pairs):
             # The last target may use the program up; the others get a copy that shares the weights.
             last = index == len(pairs) - 1
-            own = program if last else replace(program, model=program.model.clone())
-            results.append(
-                _one(
-                    job,
-                    own,
-                    passes.fork(f"{target}-{precision}"),
-                    target,
-                    precision,
-                    settled[target, precision],
-                    stages,
-                )
-            )
+            own = programs.pop() if last else _copy(programs[0])
+            fork = passes.fork(f"{target}-{precision}")
+            built = _build(job, own, fork, target, precision, settled[target, precision], stages)
+            del own  # what is measured is the artifact: the program would only fill memory
+            results.append(_prove(job, built, stages))
     return results
 
 
@@ -199,10 +205,11 @@ def prepare(
     trust_remote_code: bool = False,
     max_length: int | None = None,
     dims: Sequence[int] = (),
+    loaded: Callable[[Words], None] = lambda words: None,
 ) -> Program:
     """Trace, simplify and rewrite: the program that every target starts from, for texts of at most
-    `max_length` tokens and with the heads `dims`."""
-    program = traced(source, stages, trust_remote_code)
+    `max_length` tokens and with the heads `dims`. `loaded` is as in exporter.trace."""
+    program = traced(source, stages, trust_remote_code, loaded)
     if max_length is not None:
         program.contract = program.contract.model_copy(update={"max_length": max_length})
     if dims:
@@ -216,12 +223,19 @@ def prepare(
     return program
 
 
-def traced(source: Source, stages: Stages, trust_remote_code: bool = False) -> Program:
+def traced(
+    source: Source,
+    stages: Stages,
+    trust_remote_code: bool = False,
+    loaded: Callable[[Words], None] = lambda words: None,
+) -> Program:
     """Trace and simplify: the program before any pass."""
     with stages("trace"):
         from exporter.trace import trace
 
-        program = trace(source, trust_remote_code=trust_remote_code, progress=stages.detail)
+        program = trace(
+            source, trust_remote_code=trust_remote_code, progress=stages.detail, loaded=loaded
+        )
         stages.note(f"{len(program.graph)} nodes, {program.parameters() / 1e6:.1f} M parameters")
     with stages("simplify"):
         from exporter.simplify import simplify
@@ -254,9 +268,22 @@ class Job:
     common_looks: int
     proofs: dict[tuple[str, str], Measurement]
     """The emulator's figures by precision and graph."""
+    begun: Mapping[str, Begun | None]
+    """What goes on beside the export, by target."""
 
 
-def _one(
+@dataclass(frozen=True)
+class _Built:
+    """An artifact that is whole but for its verdict."""
+
+    bundle: Bundle
+    goldens: Goldens
+    emulable: Program | None
+    first_timing: int
+    first_look: int
+
+
+def _build(
     job: Job,
     program: Program,
     passes: Pipeline,
@@ -264,13 +291,14 @@ def _one(
     precision: str,
     options: BuildOptions,
     stages: Stages,
-) -> Result:
+) -> _Built:
+    """The target's files and all that lies beside them, sealed. Uses `program` up."""
     name = f"{target_name}-{precision}"
     target = registry.target(target_name)
     folder = job.scratch / name
     folder.mkdir()
-    first = len(stages.timings)
-    start = len(job.drift.looks) if job.drift is not None else 0
+    first_timing = len(stages.timings)
+    first_look = len(job.drift.looks) if job.drift is not None else 0
     with stages(f"build {name}"):
         census, attention = program.census(), program.attention()
         passes.run(program, pipeline.half(precision, job.peaks, target.typed))
@@ -281,8 +309,9 @@ def _one(
         contract = target.narrow(program.contract, options)
         goldens = job.goldens.within(contract.max_length)
         said = target.build(program, precision, folder, options)
-        _companions(job.source, program, goldens, folder)
-        said += target.finish(folder, contract, precision, _reference(job.source, goldens))
+        companions.write(job.source, program, goldens, folder)
+        reference = companions.reference(job.source, goldens)
+        said += target.finish(folder, contract, precision, reference, job.begun.get(target_name))
         manifest = bundle.seal(
             folder,
             {
@@ -291,7 +320,7 @@ def _one(
                 "precision": precision,
                 "contract": contract,
                 "origin": job.origin,
-                "versions": {**_versions(), **target.versions()},
+                "versions": {**companions.versions(), **target.versions()},
                 "passes": tuple(passes.reports),
                 "census": census,
                 "attention": attention,
@@ -302,11 +331,18 @@ def _one(
         )
         built = Bundle(folder, manifest, None)
         stages.note(f"{built.size / 1e6:.0f} MB")
-    encoder = open_encoder(built, proof=True)
+    return _Built(built, goldens, emulable, first_timing, first_look)
+
+
+def _prove(job: Job, built: _Built, stages: Stages) -> Result:
+    """Measure an artifact, judge it, and move it to its place."""
+    manifest, goldens, emulable = built.bundle.manifest, built.goldens, built.emulable
+    precision = manifest.precision
+    encoder = open_encoder(built.bundle, proof=True)
     measurement, verdict = verifying.measure(encoder, goldens, stages)
     further = verifying.heads(encoder, goldens, stages, emulable)
     verdict = verifying.with_heads(verdict, further, precision, goldens)
-    others = verifying.beside(built, goldens, stages)
+    others = verifying.beside(built.bundle, goldens, stages)
     proof = None
     if emulable is not None:
         key = (precision, _digest(emulable))
@@ -314,10 +350,10 @@ def _one(
             job.proofs[key] = verifying.emulated(emulable, precision, job.goldens, stages)
         proof = job.proofs[key]
         verdict = verifying.both(verdict, proof, precision, job.goldens)
-    timings = stages.timings[first:]
+    timings = stages.timings[built.first_timing :]
     looks: list[Look] = []
     if job.drift is not None:  # the common passes' and this artifact's own
-        looks = job.drift.looks[: job.common_looks] + job.drift.looks[start:]
+        looks = job.drift.looks[: job.common_looks] + job.drift.looks[built.first_look :]
     record = verifying.record(
         verdict,
         measurement,
@@ -326,11 +362,11 @@ def _one(
         others,
         proof,
         looks,
-        verifying.measured(built),
+        verifying.measured(built.bundle),
         further,
     )
-    bundle.write_verdict(folder, record)
-    path = bundle.publish(folder, job.out, name, verdict.passed)
+    bundle.write_verdict(built.bundle.path, record)
+    path = bundle.publish(built.bundle.path, job.out, built.bundle.name, verdict.passed)
     seconds = sum(timing.seconds for timing in timings)
     return Result(path, Bundle(path, manifest, record), measurement, verdict, seconds)
 
@@ -340,46 +376,21 @@ def _emulable(program: Program, precision: str, target: Target) -> Program | Non
     `precision`."""
     if precision == "fp32" or target.executes(precision):
         return None
-    copy = replace(program, model=program.model.clone())
+    copy = _copy(program)
     if not target.typed:
         SetPrecision(precision).rewrite(copy.model)
     return copy
+
+
+def _copy(program: Program) -> Program:
+    """A graph of its own; the weights are shared."""
+    return replace(program, model=program.model.clone())
 
 
 def _digest(program: Program) -> str:
     """What tells apart two graphs of one export; their weights follow from them."""
     with weights_aside(program.model):
         return hashlib.sha256(ir.to_proto(program.model).SerializeToString()).hexdigest()
-
-
-def _companions(source: Source, program: Program, goldens: Goldens, folder: Path) -> None:
-    """Everything beside the target's own files."""
-    (folder / TOKENIZER).write_text(program.tokenizer, encoding="utf-8")
-    for name in _TOKENIZER_FILES:
-        if (source.path / name).is_file():
-            shutil.copyfile(source.path / name, folder / name)
-    for path in source.licence_files:
-        shutil.copyfile(path, folder / path.name)
-    if source.card is not None:
-        shutil.copyfile(source.card, folder / "MODEL_CARD.md")
-    store.save(goldens, folder / bundle.GOLDEN)
-
-
-def _reference(source: Source, goldens: Goldens) -> Reference:
-    """What a target's `finish` may say of the source model."""
-    settings = source.path / "config_sentence_transformers.json"
-    said = read_object(settings) if settings.is_file() else {}
-    backbone = source.path / source.modules[0].path / "config.json"
-    return Reference(
-        config=read_object(backbone),
-        similarity=said.get("similarity_fn_name"),
-        token_ids={case.prompt + case.text: case.token_ids for case in goldens.cases},
-    )
-
-
-def _versions() -> dict[str, str]:
-    packages = ("torch", "transformers", "sentence-transformers", "tokenizers", "onnx", "onnx-ir")
-    return {name: version(name) for name in (*packages, "onnxscript", "onnxsim")}
 
 
 __all__ = ["Manifest", "Result", "export", "obtain_goldens", "prepare"]
