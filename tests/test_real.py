@@ -97,8 +97,8 @@ def test_a_short_text_beside_long_ones(encoder: Encoder) -> None:
 
 @pytest.mark.parametrize("hands", ["openvino alone", "openvino alone, theirs", "the library"])
 def test_other_hands_give_the_goldens(hands: str, tmp_path: Path) -> None:
-    """Ten texts of 2 to 600 tokens, in plain openvino and in SentenceTransformer(backend="openvino"),
-    in processes that know nothing of goldfold."""
+    """Ten texts of 2 to 600 tokens, in plain openvino and in sentence-transformers' openvino
+    backend, in processes that know nothing of goldfold."""
     from tests.targets import test_openvino_bundle as bundle
 
     artifact = Path(str(OUT)) / "openvino-fp32"

@@ -21,6 +21,7 @@ from exporter import dialect
 from exporter.errors import RewriteError
 from exporter.options import NOTHING_ASKED, BuildOptions
 from exporter.program import Program, infer_shapes, weights_aside, where
+from targets.openvino import precise
 from targets.openvino.shapes import Shapes
 
 XML = "openvino_model.xml"
@@ -47,6 +48,8 @@ def write(
     _name(converted)
     Shapes(options.batch or 0, options.buckets).note(converted)
     ov.save_model(converted, folder / XML, compress_to_fp16=False)
+    if precision == "bf16":
+        precise.mark(folder / XML, precise.stream(converted))
 
 
 def convert(model: ir.Model, precision: str = "fp32") -> tuple[ov.Model, list[np.ndarray]]:
