@@ -22,6 +22,7 @@ class OnnxRuntime(Target):
     extra = None
     precisions = ("fp32", "fp16")
     typed = True
+    call_tokens = 32  # as OpenVINO's
 
     def unavailable(self) -> str | None:
         return None  # ONNX Runtime is a core dependency

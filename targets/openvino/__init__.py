@@ -24,6 +24,7 @@ class OpenVino(Target):
     precisions = ("fp32", "fp16", "bf16")
     typed = False  # the plugin chooses where to round, from a hint
     takes = ("batch", "buckets")
+    call_tokens = 32  # docs/openvino.md: it differs by machine, and hardly matters
 
     def unavailable(self) -> str | None:
         return None if find_spec("openvino") else "the package openvino is not installed"

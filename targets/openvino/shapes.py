@@ -90,11 +90,11 @@ def padded(
         mask = np.pad(mask, ((0, 0), (0, columns)))
         size = shapes.batch or len(ids)
         # The last call is filled up with its last text.
-        rows = -len(ids) % size
-        filled = [np.pad(array, ((0, rows), (0, 0)), mode="edge") for array in (ids, mask)]
+        lacking = ((0, -len(ids) % size), (0, 0))
+        ids_all, mask_all = (np.pad(array, lacking, mode="edge") for array in (ids, mask))
         found = [
-            opened[length](*(array[place : place + size] for array in filled), output)
-            for place in range(0, len(ids), size)
+            opened[length](ids_all[place : place + size], mask_all[place : place + size], output)
+            for place in range(0, len(ids_all), size)
         ]
         return np.concatenate(found)[: len(ids)]
 
