@@ -34,8 +34,8 @@ SHAPES = (
     (1, 8), (1, 16), (1, 32), (1, 64), (1, 128), (1, 256), (1, 512), (2, 64), (4, 16), (4, 32),
     (8, 16), (8, 32), (8, 64), (16, 16), (16, 64), (32, 8), (32, 16), (32, 32), (32, 64),
 )  # fmt: skip
-CONSTANTS = (16, 32, 64, 128)
 FILLED = "filled"
+CONSTANTS = [16, 32, 64, 128]
 
 
 class Grouped(Encoder):
@@ -86,19 +86,23 @@ def line(rows: list[dict[str, float]], key: str) -> tuple[float, float]:
     return float(call), float(each)
 
 
-def streams(encoder: Grouped, texts: int, rounds: int) -> dict[str, dict[str, float]]:
+def streams(
+    encoder: Grouped, texts: int, size: int, rounds: int, constants: list[int]
+) -> dict[str, dict[str, float]]:
     """Seconds, calls and tokens of every way to group, over `rounds` streams."""
-    ways: dict[str, int | None] = {FILLED: None, **{str(c): c for c in CONSTANTS}}
-    total = {way: {"s": 0.0, "calls": 0, "real": 0, "padded": 0} for way in ways}
+    ways: dict[str, int | None] = {FILLED: None, **{str(c): c for c in constants}}
+    total = {way: {"s": 0.0, "cpu_s": 0.0, "calls": 0, "real": 0, "padded": 0} for way in ways}
     encoder.embed(stream.texts(8, seed=99))
     for place in range(rounds):
         drawn, order = stream.texts(texts, seed=place), list(ways)
         for way in order[place % len(order) :] + order[: place % len(order)]:
             encoder.call = ways[way]
-            started = time.perf_counter()
-            encoder.embed(drawn, prompt="")
             row = total[way]
-            row["s"] += time.perf_counter() - started
+            row["s"] -= time.perf_counter()
+            row["cpu_s"] -= time.process_time()
+            encoder.embed(drawn, prompt="", batch_size=size)
+            row["s"] += time.perf_counter()
+            row["cpu_s"] += time.process_time()
             row["calls"] += encoder.calls
             row["real"] += encoder.real
             row["padded"] += encoder.padded
@@ -111,6 +115,9 @@ def main(
         list[str] | None, typer.Option(help="What to compute in; the artifact's own by default.")
     ] = None,
     texts: Annotated[int, typer.Option(help="Texts in a stream.")] = 128,
+    batch_size: Annotated[int, typer.Option(help="The most texts in a call.")] = 32,
+    call: Annotated[list[int], typer.Option(help="What a call costs, in tokens.")] = CONSTANTS,
+    lines: Annotated[bool, typer.Option(help="Time single calls as well.")] = True,
     rounds: Annotated[int, typer.Option(help="Streams, and later calls at each shape.")] = 5,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write JSON here.")] = None,
 ) -> None:
@@ -122,26 +129,25 @@ def main(
         run = target.load(artifact, manifest.contract, asked, None)
         record: dict[str, Any] = {"precision": asked, "computes": target.executes(asked)}
         encoder = Grouped(opened, run)
-        record["shapes"] = shapes(encoder, rounds)
-        for key, said in (("ms", "again"), ("first_ms", "for the first time")):
-            call, each = line(record["shapes"], key)
-            record[f"{key}_line"] = {"call_ms": call, "each_ms": each, "call_tokens": call / each}
+        record["shapes"] = shapes(encoder, rounds) if lines else []
+        for key, said in (("ms", "again"), ("first_ms", "for the first time")) if lines else ():
+            each_call, each = line(record["shapes"], key)
+            record[f"{key}_line"] = {"call_ms": each_call, "token_ms": each}
             console.print(
-                f"{asked}, a shape {said}: {call:.1f} ms a call and {each:.3f} ms a token, "
-                f"so a call costs {call / each:.0f} tokens",
+                f"{asked}, a shape {said}: {each_call:.1f} ms a call and {each:.3f} ms a token, "
+                f"so a call costs {each_call / each:.0f} tokens",
                 highlight=False,
             )
-        record["streams"] = streams(encoder, texts, rounds)
+        record["streams"] = streams(encoder, texts, batch_size, rounds, call)
         table = Table(
             "a call costs, in tokens", title=f"{rounds} streams of {texts} texts, {asked}"
         )
-        for column in ("seconds", "against filled", "calls", "padding"):
+        for column in ("seconds", "of a CPU", "calls", "tokens", "padding"):
             table.add_column(column, justify="right")
-        usual = record["streams"][FILLED]["s"]
         for way, row in record["streams"].items():
             table.add_row(
-                way, f"{row['s']:.1f}", f"{usual / row['s']:.2f}×", f"{row['calls']}",
-                f"{1 - row['real'] / row['padded']:.1%}",
+                way, f"{row['s']:.1f}", f"{row['cpu_s']:.1f}", f"{row['calls']}",
+                f"{row['padded']}", f"{1 - row['real'] / row['padded']:.1%}",
             )  # fmt: skip
         console.print(table)
         records.append(record)
