@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -159,7 +160,8 @@ def export(
             own = programs.pop() if last else _copy(programs[0])
             fork = passes.fork(f"{target}-{precision}")
             built = _build(job, own, fork, target, precision, settled[target, precision], stages)
-            del own  # what is measured is the artifact: the program would only fill memory
+            del own  # what is measured is the artifact: the program would only fill memory,
+            gc.collect()  # and a graph is full of cycles
             results.append(_prove(job, built, stages))
     return results
 
