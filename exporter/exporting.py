@@ -145,9 +145,7 @@ def export(
                 if started is not None:
                     stack.callback(started.close)
 
-        programs = [
-            prepare(source, stages, passes, trust_remote_code, max_length, dims, loaded=loaded)
-        ]
+        programs = [prepare(source, stages, passes, trust_remote_code, max_length, dims, loaded)]
         common_looks = len(drift.looks) if drift is not None else 0
         peaks: dict[str, float] = {}
         if any(pipeline.asks_ranges(p, registry.target(t).typed) for t, p in pairs):
