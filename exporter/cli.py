@@ -80,8 +80,11 @@ def export(
     compatible: Annotated[
         list[str] | None, typer.Option(help="tensorrt: version or hardware; repeatable.")
     ] = None,
+    batch: Annotated[
+        int | None, typer.Option(help="openvino: texts in every call, filled up where they lack.")
+    ] = None,
     buckets: Annotated[
-        str | None, typer.Option(help="coreml: static lengths in tokens, as 128,512.")
+        str | None, typer.Option(help="coreml, openvino: static lengths in tokens, as 128,512.")
     ] = None,
     flexible: Annotated[
         bool,
@@ -106,6 +109,7 @@ def export(
         compute_capability=tuple(compute_capability or ()),
         profile=tuple(profile or ()),
         compatible=tuple(compatible or ()),
+        batch=batch,
         buckets=whole_numbers(buckets, "--buckets"),
         flexible=flexible,
         minimum_target=minimum_target,

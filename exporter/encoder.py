@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from tokenizers import Tokenizer
 
-from exporter import registry
+from exporter import batching, registry
 from exporter.bundle import Bundle, open_bundle
 from exporter.errors import ArtifactError, UsageError
 from exporter.program import Contract
 
 TOKENIZER = "tokenizer.json"
-
-_BATCH_TOKENS = 1 << 14
-"""A batch holds at most so many tokens, padding included, so that long texts do not fill memory."""
 
 
 def load(folder: str | Path, *, threads: int | None = None, check: bool = True) -> Encoder:
@@ -24,8 +21,10 @@ def load(folder: str | Path, *, threads: int | None = None, check: bool = True) 
 
     `check` reads every file once to compare its digest (about 1 s a gigabyte); `threads` limits the
     runtime. Raises ArtifactError for a damaged folder and for one that missed its gate, TargetError
-    where its runtime is not installed.
+    where its runtime is not installed, UsageError for fewer than one thread.
     """
+    if threads is not None and (not _is_whole(threads) or threads < 1):
+        raise UsageError(f"threads is {threads!r}; it must be a whole number from 1")
     return open_encoder(open_bundle(Path(folder), check_files=check), threads)
 
 
@@ -47,6 +46,7 @@ class Encoder:
     def __init__(self, bundle: Bundle, run) -> None:
         self.bundle = bundle
         self._run = run
+        self._call_tokens = registry.target(bundle.manifest.target).call_tokens
         try:
             self._tokenizer = Tokenizer.from_file(str(bundle.path / TOKENIZER))
         except Exception as error:
@@ -76,12 +76,13 @@ class Encoder:
             batch_size: the most texts in one call of the runtime.
 
         Raises:
-            UsageError: an unknown prompt, dims out of range, a batch size below 1.
+            UsageError: something that is not a text, an unknown prompt, dims out of range, a batch
+                size below 1.
         """
-        if batch_size < 1:
-            raise UsageError(f"batch_size is {batch_size}; it must be at least 1")
+        if not _is_whole(batch_size) or batch_size < 1:
+            raise UsageError(f"batch_size is {batch_size!r}; it must be a whole number from 1")
         dim = self._dims(dims)
-        texts = [texts] if isinstance(texts, str) else list(texts)
+        texts = _checked_texts(texts)
         prefix = self.prefix(prompt)
         token_ids = self.tokenize([prefix + text for text in texts])
         for row, ids in enumerate(token_ids):
@@ -89,10 +90,14 @@ class Encoder:
                 raise UsageError(f"text {row} ({texts[row][:40]!r}) has no tokens at all")
         made = dim if dim in self.contract.heads else self.contract.dim
         out = np.empty((len(texts), made), dtype=np.float32)
-        for rows in _batches([len(ids) for ids in token_ids], batch_size):
+        for rows in self.batches([len(ids) for ids in token_ids], batch_size):
             ids, mask = pad([token_ids[row] for row in rows], self.contract.pad_id)
             out[rows] = self.run(ids, mask, made)
         return out if dim == made else self._shorten(out, dim)
+
+    def batches(self, lengths: Sequence[int], size: int) -> list[list[int]]:
+        """Which rows go through the runtime together (exporter/batching.py)."""
+        return batching.batches(lengths, size, self._call_tokens)
 
     def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text, specials included, truncated to the model's maximum."""
@@ -167,8 +172,8 @@ class Encoder:
         full = self.contract.dim
         if dims is None:
             return full
-        if not 1 <= dims <= full:
-            raise UsageError(f"dims is {dims}; {self.contract.model} has 1 … {full}")
+        if not _is_whole(dims) or not 1 <= dims <= full:
+            raise UsageError(f"dims is {dims!r}; {self.contract.model} has 1 … {full}")
         return dims
 
     def _shorten(self, rows: np.ndarray, dim: int) -> np.ndarray:
@@ -177,6 +182,30 @@ class Encoder:
             # The floor is torch.nn.functional.normalize's: a zero row stays zero.
             short = short / np.maximum(np.linalg.norm(short, axis=1, keepdims=True), 1e-12)
         return np.ascontiguousarray(short, dtype=np.float32)
+
+
+def _is_whole(value: object) -> bool:
+    """numpy's integers too, but no bool."""
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+
+
+def _checked_texts(texts: str | Sequence[str]) -> list[str]:
+    """A list of what the tokenizer takes: strings of whole Unicode characters."""
+    if isinstance(texts, str):
+        texts = [texts]
+    elif isinstance(texts, (bytes, Mapping)) or not isinstance(texts, Iterable):
+        raise UsageError(f"embed takes a text or a list of texts, not {type(texts).__name__}")
+    found = list(texts)
+    for row, text in enumerate(found):
+        if not isinstance(text, str):
+            raise UsageError(f"text {row} is {type(text).__name__}; give strings")
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise UsageError(
+                f"text {row} holds half a character (a lone surrogate) at {error.start}"
+            ) from None
+    return found
 
 
 def pad(token_ids: Sequence[Sequence[int]], pad_id: int) -> tuple[np.ndarray, np.ndarray]:
@@ -188,16 +217,3 @@ def pad(token_ids: Sequence[Sequence[int]], pad_id: int) -> tuple[np.ndarray, np
         ids[row, : len(sequence)] = sequence
         mask[row, : len(sequence)] = 1
     return ids, mask
-
-
-def _batches(lengths: list[int], size: int) -> list[list[int]]:
-    """Rows grouped by like length, longest first, within `size` rows and _BATCH_TOKENS tokens."""
-    order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
-    batches: list[list[int]] = []
-    for row in order:
-        room = bool(batches) and (len(batches[-1]) + 1) * lengths[batches[-1][0]] <= _BATCH_TOKENS
-        if room and len(batches[-1]) < size:
-            batches[-1].append(row)
-        else:
-            batches.append([row])
-    return batches

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
-import shutil
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,35 +17,34 @@ from exporter import (
     __version__,
     asking,
     bundle,
-    calibration,
+    companions,
     heads,
+    locating,
     pipeline,
-    ranges,
     registry,
+    reporting,
     verifying,
 )
 from exporter.bundle import Bundle, Manifest, Origin
-from exporter.encoder import TOKENIZER, open_encoder
+from exporter.encoder import open_encoder
 from exporter.errors import UsageError
 from exporter.model import Source, check_finite, open_model
 from exporter.options import NOTHING_ASKED, BuildOptions, check_taken
 from exporter.passes.set_precision import SetPrecision
 from exporter.pipeline import Options, Pipeline
 from exporter.probing import Drift, Look
-from exporter.program import Program, Reference, weights_aside
-from exporter.quantize import plan
+from exporter.preparing import legal, peaks_for, prepare, quantize, record_ranges, rewrite, traced
+from exporter.program import Program, Words, weights_aside
 from exporter.quantize.recipe import Recipe
 from exporter.stages import Listener, Stages
-from exporter.weights import read_object
+from exporter.suspect import Made, Suspect
 from golden import store
 from golden.compare import Measurement
 from golden.gate import Verdict
 from golden.store import Goldens
 
 if TYPE_CHECKING:
-    from targets.base import Target
-
-_TOKENIZER_FILES = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+    from targets.base import Begun, Target
 
 
 @dataclass(frozen=True)
@@ -78,14 +78,14 @@ def export(
     max_length: int | None = None,
     dims: Sequence[int] = (),
     build: BuildOptions = NOTHING_ASKED,
+    locate: bool = True,
     listener: Listener | None = None,
 ) -> list[Result]:
     """Export `model` for every pair of target and precision, and verify each artifact.
 
     Args:
         model: a SentenceTransformer folder, or a hub id.
-        targets: names of targets; `precisions`: names of precisions, or of recipe files
-            (exporter/quantize/recipe.py). Every pair is built.
+        targets: names of targets; `precisions`: names of precisions. Every pair is built.
         out: where artifact folders go, as `out/<target>-<precision>`.
         name: what to call the model; its folder's name if not given.
         force: write into a folder that holds other things; only artifacts are ever replaced.
@@ -96,6 +96,7 @@ def export(
         dims: sizes of the embedding (Matryoshka); the largest is `sentence_embedding`, the others
             are further outputs. The model's own if not given.
         build: what is asked of the targets beyond precisions (exporter.options.BuildOptions).
+        locate: find out where an artifact that misses its gate goes wrong (exporter.locating).
         listener: is told what happens (exporter.stages.Listener).
 
     Returns:
@@ -111,9 +112,7 @@ def export(
     pipeline.check_skips(options.skip)
     cut = options.stop_after is not None or "set-precision" in options.skip
     if cut and any(precision != "fp32" for precision in asked):
-        raise UsageError(
-            "--stop-after and --skip set-precision would leave another precision than fp32 half done"
-        )
+        raise UsageError("--stop-after and --skip set-precision leave only fp32 whole")
     out = Path(out)
     stages = Stages(listener)
     with stages("open"):
@@ -125,7 +124,10 @@ def export(
                 raise UsageError(f"--dump {options.dump} lies in --out; give it a place of its own")
             bundle.check_writable(options.dump, "--dump")
         asking.settle(pairs, build, asking.ANY_LENGTH)  # refuses what no length could make right
-        check_finite(source, stages.step)
+        with ThreadPoolExecutor(1) as pool:  # each reads all weights once, and waits for nothing
+            digests = pool.submit(lambda: source.digests)
+            check_finite(source, stages.step)
+            digests.result()
         origin = origin_of(source)
         stages.note(f"{source.name}, {len(source.modules)} modules, weights finite")
     with stages("goldens"):
@@ -135,46 +137,61 @@ def export(
         settled = asking.settle(pairs, build, max_length or goldens.max_length)
     drift = Drift(goldens, stages) if verify_each else None
     passes = Pipeline(options, drift)
-    base = legal(source, stages, passes, trust_remote_code, max_length, dims)
-    looks = list(drift.looks) if drift is not None else []
     results: dict[tuple[str, str], Result] = {}
-    groups = _groups(pairs, asked)
-    with bundle.scratch(out) as scratch:
-        for number, (name_of_group, members) in enumerate(groups.items(), start=1):
-            recipe = asked.get(name_of_group)
-            # The last may use the program up; the others get a copy that shares the weights.
-            program = base if number == len(groups) else _copy(base)
-            run = passes if recipe is None else passes.fork(name_of_group)
-            begin = len(drift.looks) if drift is not None else 0
-            peaks = rewrite(program, recipe, [(t, p) for t, p in members], run, stages)
-            own_looks = looks + (drift.looks[begin:] if drift is not None else [])
-            job = Job(source, origin, goldens, peaks, scratch, out, drift, own_looks, {}, recipe)
-            for index, (target, precision) in enumerate(members, start=1):
-                results[target, precision] = _one(
-                    job,
-                    program if index == len(members) else _copy(program),
-                    run.fork(f"{target}-{precision}"),
-                    target,
-                    precision,
-                    settled[target, precision],
-                    stages,
-                )
+    trust = trust_remote_code if locate else None
+    with bundle.scratch(out) as scratch, ExitStack() as stack:
+        begun: dict[str, Begun | None] = {}
+
+        def loaded(words: Words) -> None:
+            """Let the targets start what needs no graph."""
+            words = words if max_length is None else replace(words, max_length=max_length)
+            for name in {target: None for target, _ in pairs if target not in begun}:
+                begun[name] = started = registry.target(name).begin(words, scratch)
+                if started is not None:
+                    stack.callback(started.close)
+
+        given = (source, stages, passes, trust_remote_code, max_length, dims, loaded)
+        groups = _groups(pairs, asked)
+        # Programs are popped where they are used up; others are copies that share the weights.
+        bases = [prepare(*given) if list(groups) == [""] else legal(*given)]
+        looks = list(drift.looks) if drift is not None else []
+        for group, members in groups.items():
+            recipe = asked.get(group)
+            programs = [bases.pop() if group == list(groups)[-1] else _copy(bases[0])]
+            run, first = passes, len(looks)
+            if recipe is not None:
+                run = passes.fork(group)
+            if list(groups) != [""]:
+                rewrite(programs[0], recipe, run, stages)
+            if recipe is None:
+                peaks = peaks_for(programs[0], members, stages)
+            else:
+                peaks = quantize(programs[0], recipe, run, stages, members)
+            seen = looks + (drift.looks[first:] if drift is not None else [])
+            job = Job(
+                source, origin, goldens, peaks, scratch, out, drift, seen, {}, begun, recipe, trust
+            )
+            for index, (target, precision) in enumerate(members):
+                own = programs.pop() if index == len(members) - 1 else _copy(programs[0])
+                fork = run.fork(f"{target}-{precision}")
+                with_these = settled[target, precision]
+                built = _build(job, own, fork, target, precision, with_these, stages)
+                del own  # what is measured is the artifact: the program would only fill memory,
+                gc.collect()  # and a graph is full of cycles
+                results[target, precision] = _prove(job, built, stages)
+    reporting.after_export(out, stages)
     return [results[pair] for pair in pairs]
 
 
 def _groups(
     pairs: Sequence[tuple[str, str]], asked: Mapping[str, Recipe | None]
 ) -> dict[str, list[tuple[str, str]]]:
-    """Pairs that start from one program: all floating precisions (""), and each recipe's."""
+    """Pairs that start from one program: all floating precisions ("", and they come first), and
+    each recipe's."""
     groups: dict[str, list[tuple[str, str]]] = {}
-    for target, precision in pairs:
-        group = "" if asked[precision] is None else precision
-        groups.setdefault(group, []).append((target, precision))
+    for pair in sorted(pairs, key=lambda pair: asked[pair[1]] is not None):
+        groups.setdefault("" if asked[pair[1]] is None else pair[1], []).append(pair)
     return groups
-
-
-def _copy(program: Program) -> Program:
-    return replace(program, model=program.model.clone())
 
 
 def origin_of(source: Source) -> Origin:
@@ -211,98 +228,6 @@ def obtain_goldens(
     return goldens
 
 
-def prepare(
-    source: Source,
-    stages: Stages,
-    passes: Pipeline,
-    trust_remote_code: bool = False,
-    max_length: int | None = None,
-    dims: Sequence[int] = (),
-) -> Program:
-    """Trace, simplify and rewrite: the program that every floating precision starts from, for texts
-    of at most `max_length` tokens and with the heads `dims`."""
-    program = legal(source, stages, passes, trust_remote_code, max_length, dims)
-    rewrite(program, None, (), passes, stages)
-    return program
-
-
-def legal(
-    source: Source,
-    stages: Stages,
-    passes: Pipeline,
-    trust_remote_code: bool = False,
-    max_length: int | None = None,
-    dims: Sequence[int] = (),
-) -> Program:
-    """Trace, simplify, and make legal everywhere: what the common laws start from."""
-    program = traced(source, stages, trust_remote_code)
-    if max_length is not None:
-        program.contract = program.contract.model_copy(update={"max_length": max_length})
-    if dims:
-        heads.add(program, dims)
-    passes.run(program, pipeline.EARLY)
-    return program
-
-
-def rewrite(
-    program: Program,
-    recipe: Recipe | None,
-    pairs: Sequence[tuple[str, str]],
-    passes: Pipeline,
-    stages: Stages,
-) -> dict[str, float]:
-    """The common laws, and the recipe's. Returns the largest magnitude of every value where a pair
-    of target and precision asks for them."""
-    gains = "full" if recipe is None or recipe.gains == "fold" else "none"
-    with stages("rewrite"):
-        passes.run(program, pipeline.common(program.contract, gains))
-        stages.note(
-            ", ".join(f"{r.name} ×{r.applied}" for r in passes.reports if r.applied)
-            + f"; {program.parameters() / 1e6:.1f} M parameters"
-        )
-    sequences: list[list[int]] = []
-    if recipe is not None:
-        sequences = calibration.short(program)
-        with stages("balance"):
-            passes.run(program, plan.balance(recipe, program, sequences, stages.step))
-    peaks: dict[str, float] = {}
-    typed = [(registry.floating(t, p), registry.target(t).typed) for t, p in pairs]
-    if any(pipeline.asks_ranges(floating, of_graph) for floating, of_graph in typed):
-        with stages("ranges"):
-            peaks = record_ranges(program, stages)
-    if recipe is not None:
-        with stages("quantize"):
-            before = program.parameters()
-            reports = passes.run(program, plan.laws(recipe, program, sequences, stages.step))
-            done = ", ".join(f"{r.name} ×{r.applied}" for r in reports if r.applied)
-            stages.note(f"{recipe.name}: {done or 'nothing'}; {before / 1e6:.1f} M parameters")
-    return peaks
-
-
-def traced(source: Source, stages: Stages, trust_remote_code: bool = False) -> Program:
-    """Trace and simplify: the program before any pass."""
-    with stages("trace"):
-        from exporter.trace import trace
-
-        program = trace(source, trust_remote_code=trust_remote_code, progress=stages.detail)
-        stages.note(f"{len(program.graph)} nodes, {program.parameters() / 1e6:.1f} M parameters")
-    with stages("simplify"):
-        from exporter.simplify import simplify
-
-        simplify(program)
-        stages.note(f"{len(program.graph)} nodes")
-    return program
-
-
-def record_ranges(program: Program, stages: Stages) -> dict[str, float]:
-    """The largest magnitude of every value on the calibration texts."""
-    sequences = calibration.sequences(program)
-    peaks = ranges.record(program, sequences, lambda done: stages.step(done, len(sequences)))
-    name, peak = max(peaks.items(), key=lambda item: item[1], default=("nothing", 0.0))
-    stages.note(f"{len(sequences)} calibration texts; the largest value is {peak:,.0f} at {name}")
-    return peaks
-
-
 @dataclass(frozen=True)
 class Job:
     """What all artifacts of one export share."""
@@ -318,10 +243,31 @@ class Job:
     """The drift after the passes that they share."""
     proofs: dict[tuple[str, str], Measurement]
     """The emulator's figures by precision and graph."""
+    begun: Mapping[str, Begun | None]
+    """What goes on beside the export, by target."""
     recipe: Recipe | None
+    trusts: bool | None
+    """Whether the model's code may run while a fault is located; None if none is to be."""
+
+    def gate(self, precision: str) -> str:
+        """The precision whose gate an artifact is held to."""
+        return precision if self.recipe is None else self.recipe.gate
 
 
-def _one(
+@dataclass(frozen=True)
+class _Built:
+    """An artifact that is whole but for its verdict."""
+
+    bundle: Bundle
+    goldens: Goldens
+    emulable: Program | None
+    made: Made | None
+    """How it came to be, if a fault is to be located."""
+    first_timing: int
+    first_look: int
+
+
+def _build(
     job: Job,
     program: Program,
     passes: Pipeline,
@@ -329,15 +275,15 @@ def _one(
     precision: str,
     options: BuildOptions,
     stages: Stages,
-) -> Result:
+) -> _Built:
+    """The target's files and all that lies beside them, sealed. Uses `program` up."""
     name = f"{target_name}-{precision}"
     target = registry.target(target_name)
     floating = registry.floating(target_name, precision)
-    gate = precision if job.recipe is None else job.recipe.gate
     folder = job.scratch / name
     folder.mkdir()
-    first = len(stages.timings)
-    start = len(job.drift.looks) if job.drift is not None else 0
+    first_timing = len(stages.timings)
+    first_look = len(job.drift.looks) if job.drift is not None else 0
     with stages(f"build {name}"):
         census, attention = program.census(), program.attention()
         passes.run(program, pipeline.half(floating, job.peaks, target.typed))
@@ -347,9 +293,16 @@ def _one(
         emulable = _emulable(program, floating, target) if target.typed else emulable
         contract = target.narrow(program.contract, options)
         goldens = job.goldens.within(contract.max_length)
+        made = None
+        if job.trusts is not None:
+            final = replace(_copy(program), contract=contract)
+            made = Made(
+                job.source, passes, final, emulable, target, floating, options, job.trusts
+            )
         said = target.build(program, floating, folder, options)
-        _companions(job.source, program, goldens, folder)
-        said += target.finish(folder, contract, floating, _reference(job.source, goldens))
+        companions.write(job.source, program, goldens, folder)
+        reference = companions.reference(job.source, goldens)
+        said += target.finish(folder, contract, floating, reference, job.begun.get(target_name))
         manifest = bundle.seal(
             folder,
             {
@@ -359,7 +312,7 @@ def _one(
                 "recipe": job.recipe,
                 "contract": contract,
                 "origin": job.origin,
-                "versions": {**_versions(), **target.versions()},
+                "versions": {**companions.versions(), **target.versions()},
                 "passes": tuple(passes.reports),
                 "census": census,
                 "attention": attention,
@@ -370,22 +323,32 @@ def _one(
         )
         built = Bundle(folder, manifest, None)
         stages.note(f"{built.size / 1e6:.0f} MB")
-    encoder = open_encoder(built, proof=True)
+    return _Built(built, goldens, emulable, made, first_timing, first_look)
+
+
+def _prove(job: Job, built: _Built, stages: Stages) -> Result:
+    """Measure an artifact, judge it, and move it to its place."""
+    manifest, goldens, emulable = built.bundle.manifest, built.goldens, built.emulable
+    gate = job.gate(manifest.precision)
+    encoder = open_encoder(built.bundle, proof=True)
     measurement, verdict = verifying.measure(encoder, goldens, stages)
     further = verifying.heads(encoder, goldens, stages, emulable)
     verdict = verifying.with_heads(verdict, further, gate, goldens)
-    others = verifying.beside(built, goldens, stages)
+    others = verifying.beside(built.bundle, goldens, stages)
     proof = None
     if emulable is not None:
-        key = (floating, _digest(emulable))
+        key = (manifest.floating, _digest(emulable))
         if key not in job.proofs:  # once for targets that were given the same graph
             job.proofs[key] = verifying.emulated(emulable, gate, job.goldens, stages)
         proof = job.proofs[key]
         verdict = verifying.both(verdict, proof, gate, job.goldens)
-    timings = stages.timings[first:]
+    location = None
+    if not verdict.passed and built.made is not None:
+        location = locating.locate(Suspect(built.made, goldens, measurement, proof), stages)
+    timings = stages.timings[built.first_timing :]
     looks: list[Look] = []
     if job.drift is not None:  # the common passes' and this artifact's own
-        looks = job.looks + job.drift.looks[start:]
+        looks = job.looks + job.drift.looks[built.first_look :]
     record = verifying.record(
         verdict,
         measurement,
@@ -394,11 +357,12 @@ def _one(
         others,
         proof,
         looks,
-        verifying.measured(built),
+        verifying.measured(built.bundle),
         further,
+        location,
     )
-    bundle.write_verdict(folder, record)
-    path = bundle.publish(folder, job.out, name, verdict.passed)
+    bundle.write_verdict(built.bundle.path, record)
+    path = bundle.publish(built.bundle.path, job.out, built.bundle.name, verdict.passed)
     seconds = sum(timing.seconds for timing in timings)
     return Result(path, Bundle(path, manifest, record), measurement, verdict, seconds)
 
@@ -408,10 +372,15 @@ def _emulable(program: Program, precision: str, target: Target) -> Program | Non
     `precision`."""
     if precision == "fp32" or target.executes(precision):
         return None
-    copy = replace(program, model=program.model.clone())
+    copy = _copy(program)
     if not target.typed:
         SetPrecision(precision).rewrite(copy.model)
     return copy
+
+
+def _copy(program: Program) -> Program:
+    """A graph of its own; the weights are shared."""
+    return replace(program, model=program.model.clone())
 
 
 def _digest(program: Program) -> str:
@@ -420,34 +389,12 @@ def _digest(program: Program) -> str:
         return hashlib.sha256(ir.to_proto(program.model).SerializeToString()).hexdigest()
 
 
-def _companions(source: Source, program: Program, goldens: Goldens, folder: Path) -> None:
-    """Everything beside the target's own files."""
-    (folder / TOKENIZER).write_text(program.tokenizer, encoding="utf-8")
-    for name in _TOKENIZER_FILES:
-        if (source.path / name).is_file():
-            shutil.copyfile(source.path / name, folder / name)
-    for path in source.licence_files:
-        shutil.copyfile(path, folder / path.name)
-    if source.card is not None:
-        shutil.copyfile(source.card, folder / "MODEL_CARD.md")
-    store.save(goldens, folder / bundle.GOLDEN)
-
-
-def _reference(source: Source, goldens: Goldens) -> Reference:
-    """What a target's `finish` may say of the source model."""
-    settings = source.path / "config_sentence_transformers.json"
-    said = read_object(settings) if settings.is_file() else {}
-    backbone = source.path / source.modules[0].path / "config.json"
-    return Reference(
-        config=read_object(backbone),
-        similarity=said.get("similarity_fn_name"),
-        token_ids={case.prompt + case.text: case.token_ids for case in goldens.cases},
-    )
-
-
-def _versions() -> dict[str, str]:
-    packages = ("torch", "transformers", "sentence-transformers", "tokenizers", "onnx", "onnx-ir")
-    return {name: version(name) for name in (*packages, "onnxscript", "onnxsim")}
-
-
-__all__ = ["Manifest", "Result", "export", "obtain_goldens", "prepare"]
+__all__ = [
+    "Manifest",
+    "Result",
+    "export",
+    "obtain_goldens",
+    "prepare",
+    "record_ranges",
+    "traced",
+]

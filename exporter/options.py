@@ -21,6 +21,8 @@ class BuildOptions(BaseModel):
     """Optimisation profiles, "1x1:8x128:32x512": least, usual and most batch × tokens."""
     compatible: tuple[str, ...] = ()
     """"version", "hardware": run on later TensorRT releases, on other architectures."""
+    batch: int | None = None
+    """Texts in every call; any number by default."""
     buckets: tuple[int, ...] = ()
     """Static lengths, in tokens, that one artifact holds."""
     flexible: bool = False

@@ -97,6 +97,17 @@ class Program:
 
 
 @dataclass(frozen=True)
+class Words:
+    """What an export knows of its texts once the model is loaded, before there is a graph."""
+
+    tokenizer: str
+    """As `Program.tokenizer`."""
+    max_length: int
+    """The most tokens a text may have."""
+    pad_id: int
+
+
+@dataclass(frozen=True)
 class Reference:
     """What is known of the source model besides its graph: what other tools ask a folder for."""
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from exporter.options import BuildOptions
 from exporter.passes.base import Pass
-from exporter.program import Contract, Program, Reference
+from exporter.program import Contract, Program, Reference, Words
 
 
 class Run(Protocol):
@@ -22,6 +22,14 @@ class Run(Protocol):
         self, input_ids: np.ndarray, attention_mask: np.ndarray, output: str | None = None
     ) -> np.ndarray:
         """`output` names one of the artifact's outputs (exporter/heads.py); its first if None."""
+        ...
+
+
+class Begun(Protocol):
+    """Work of a target's that goes on beside the export (`Target.begin`)."""
+
+    def close(self) -> None:
+        """End it, finished or not: no process of it is left afterwards. May be called twice."""
         ...
 
 
@@ -45,6 +53,9 @@ class Target(ABC):
     fixed scale)."""
     takes: ClassVar[tuple[str, ...]] = ()
     """The fields of BuildOptions that mean something to it."""
+    call_tokens: ClassVar[int] = 1 << 32
+    """What a call of the runtime costs beside its tokens, in tokens (exporter/batching.py). Where
+    it was not measured, so much that calls are as few as can be, and padding least only then."""
 
     @abstractmethod
     def unavailable(self) -> str | None:
@@ -65,6 +76,14 @@ class Target(ABC):
     def narrow(self, contract: Contract, options: BuildOptions) -> Contract:
         """What an artifact with these options promises: static lengths may shorten the texts."""
         return contract
+
+    def begin(self, words: Words, folder: Path) -> Begun | None:
+        """Start, beside the export, what needs no graph; None if there is nothing to start.
+
+        Called once an export, before the model is traced, for all artifacts of this target.
+        Returns at once. What it writes, it writes into `folder`; what goes wrong, `finish` says.
+        """
+        return None
 
     @abstractmethod
     def tail(
@@ -95,10 +114,17 @@ class Target(ABC):
         """
 
     def finish(
-        self, folder: Path, contract: Contract, precision: str, reference: Reference
+        self,
+        folder: Path,
+        contract: Contract,
+        precision: str,
+        reference: Reference,
+        begun: Begun | None = None,
     ) -> tuple[str, ...]:
         """Write what other tools open the artifact by, once `folder` holds all but its manifest:
-        deterministically. Returns what the manifest should say of it, one sentence each."""
+        deterministically. `begun` is what `begin` returned; its `close` is the caller's.
+
+        Returns what the manifest should say of it, one sentence each."""
         return ()
 
     @abstractmethod

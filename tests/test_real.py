@@ -7,6 +7,8 @@ GOLDFOLD_REAL_OUT=out .venv/bin/python -m pytest -m real tests/test_real.py
 from __future__ import annotations
 
 import os
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,7 @@ import pytest
 
 from exporter.bundle import open_bundle
 from exporter.encoder import Encoder, load
+from golden import store
 from golden.compare import reading
 
 OUT = os.environ.get("GOLDFOLD_REAL_OUT")
@@ -90,6 +93,26 @@ def test_a_short_text_beside_long_ones(encoder: Encoder) -> None:
     for row, length in enumerate(lengths):
         alone = encoder.run(ids[row : row + 1, :length], mask[row : row + 1, :length])[0]
         assert reading(together[row], alone).distance <= 1e-6
+
+
+@pytest.mark.parametrize("hands", ["openvino alone", "openvino alone, theirs", "the library"])
+def test_other_hands_give_the_goldens(hands: str, tmp_path: Path) -> None:
+    """Ten texts of 2 to 600 tokens, in plain openvino and in sentence-transformers' openvino
+    backend, in processes that know nothing of goldfold."""
+    from tests.targets import test_openvino_bundle as bundle
+
+    artifact = Path(str(OUT)) / "openvino-fp32"
+    goldens = store.load(artifact / "golden").within(600)
+    order = np.argsort([len(case.token_ids) for case in goldens.cases])
+    rows = order[np.linspace(0, len(order) - 1, 10).astype(int)]
+    ten = replace(
+        goldens,
+        cases=tuple(goldens.cases[row] for row in rows),
+        embeddings=goldens.embeddings[rows],
+    )
+    python = sys.executable if hands == "openvino alone" else bundle.peers_python()
+    code = bundle._LIBRARY if hands == "the library" else bundle._PLAIN
+    bundle.read(python, code, artifact, ten, tmp_path)
 
 
 def test_kernels_are_those_that_were_kept() -> None:

@@ -17,13 +17,14 @@ from torch.fx import config as fx_config
 from exporter import dialect
 from exporter.errors import ModelError, RewriteError
 from exporter.model import Source
-from exporter.program import BATCH, TOKENS, Contract, Program
+from exporter.program import BATCH, TOKENS, Contract, Program, Words
 from exporter.trace import attention
 from exporter.trace.lower import lower
 from exporter.trace.modules import Normalize, stage_of
 from exporter.trace.names import canonical
 
 Progress = Callable[[str], None]
+Loaded = Callable[[Words], None]
 
 
 class Whole(torch.nn.Module):
@@ -45,9 +46,16 @@ class Whole(torch.nn.Module):
 
 
 def trace(
-    source: Source, *, trust_remote_code: bool = False, progress: Progress = lambda text: None
+    source: Source,
+    *,
+    trust_remote_code: bool = False,
+    progress: Progress = lambda text: None,
+    loaded: Loaded = lambda words: None,
 ) -> Program:
     """Load the model behind `source` in float32 and trace it into a Program.
+
+    `loaded` is told of the model's tokenizer as soon as it is there, long before the graph is; it
+    is told again where the model is loaded again.
 
     Attention goes through goldfold.BandAttention where the model allows it and eagerly where it
     does not; the Program's notes say which and why. Raises ModelError if the model cannot be
@@ -55,25 +63,28 @@ def trace(
     """
     with _lean():
         try:
-            return _trace(source, attention.NAME, trust_remote_code, progress)
+            return _trace(source, attention.NAME, trust_remote_code, progress, loaded)
         except attention.Refused as refusal:
             note = f"traced with eager attention, masks included: {refusal}"
         progress(note)
-        program = _trace(source, "eager", trust_remote_code, progress)
+        program = _trace(source, "eager", trust_remote_code, progress, loaded)
     program.notes.append(note)
     return program
 
 
-def _trace(source: Source, implementation: str, trust: bool, progress: Progress) -> Program:
+def _trace(
+    source: Source, implementation: str, trust: bool, progress: Progress, loaded: Loaded
+) -> Program:
     progress("loading the model")
     model = _load(source, implementation, trust)
-    tokenizer = _tokenizer(model)
+    max_length = _max_length(model)
+    words = Words(_tokenizer(model), max_length, int(model.tokenizer.pad_token_id or 0))
+    loaded(words)
     trunk_module = model[0]
     stages = [s for i in range(1, len(model)) if (s := stage_of(model[i], i)) is not None]
     trunk: Any = trunk_module.auto_model
     whole = Whole(trunk, _output_of(trunk_module), stages).eval()
     trunk.config.use_cache = False
-    max_length = _max_length(model)
 
     with attention.registered(max_length) as recorder, _quiet():
         progress("tracing with torch.export")
@@ -97,13 +108,13 @@ def _trace(source: Source, implementation: str, trust: bool, progress: Progress)
         dim=_static_dim(graph_model),
         max_length=max_length,
         vocab_size=trunk.get_input_embeddings().num_embeddings,
-        pad_id=int(model.tokenizer.pad_token_id or 0),
+        pad_id=words.pad_id,
         normalized=normalized,
         prompts={k: v for k, v in model.prompts.items() if v},
         default_prompt_name=model.default_prompt_name,
     )
     canonical(graph_model)
-    return Program(graph_model, contract, tokenizer)
+    return Program(graph_model, contract, words.tokenizer)
 
 
 def _load(source: Source, implementation: str, trust: bool):

@@ -23,6 +23,7 @@ class OnnxRuntime(Target):
     precisions = ("fp32", "fp16")
     quantizes = frozenset({"int8", "int4", "static"})
     typed = True
+    call_tokens = 32  # as OpenVINO's
 
     def unavailable(self) -> str | None:
         return None  # ONNX Runtime is a core dependency

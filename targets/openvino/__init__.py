@@ -14,8 +14,8 @@ from exporter.options import BuildOptions
 from exporter.passes.band_local_attention import BandLocalAttention
 from exporter.passes.base import Pass
 from exporter.passes.expand_band_attention import ExpandBandAttention
-from exporter.program import Contract, Program, Reference
-from targets.base import Run, Target
+from exporter.program import Contract, Program, Reference, Words
+from targets.base import Begun, Run, Target
 
 
 class OpenVino(Target):
@@ -24,9 +24,21 @@ class OpenVino(Target):
     precisions = ("fp32", "fp16", "bf16")
     quantizes = frozenset({"int8", "int4", "static"})
     typed = False  # the plugin chooses where to round, from a hint
+    takes = ("batch", "buckets")
+    call_tokens = 32  # docs/openvino.md: it differs by machine, and hardly matters
 
     def unavailable(self) -> str | None:
         return None if find_spec("openvino") else "the package openvino is not installed"
+
+    def settle(self, precision: str, options: BuildOptions, max_length: int) -> BuildOptions:
+        from targets.openvino import shapes
+
+        return shapes.settle(options, max_length)
+
+    def begin(self, words: Words, folder: Path) -> Begun | None:
+        from targets.openvino import tokenizer
+
+        return tokenizer.begin(words, folder)
 
     def tail(
         self, precision: str, contract: Contract, peaks: Mapping[str, float]
@@ -53,16 +65,22 @@ class OpenVino(Target):
     ) -> tuple[str, ...]:
         from targets.openvino import build
 
-        build.write(program, precision, folder)
+        build.write(program, precision, folder, options)
         return ()
 
     def finish(
-        self, folder: Path, contract: Contract, precision: str, reference: Reference
+        self,
+        folder: Path,
+        contract: Contract,
+        precision: str,
+        reference: Reference,
+        begun: Begun | None = None,
     ) -> tuple[str, ...]:
         from targets.openvino import interop, tokenizer
 
         interop.write(folder, contract, precision, reference)
-        return (tokenizer.write(folder, contract, reference.token_ids),)
+        under_way = begun if isinstance(begun, tokenizer.Conversion) else None
+        return (tokenizer.write(folder, contract, reference.token_ids, under_way),)
 
     def load(self, folder: Path, contract: Contract, precision: str, threads: int | None) -> Run:
         from targets.openvino import run

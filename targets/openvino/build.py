@@ -19,7 +19,10 @@ from openvino import opset13 as ops
 
 from exporter import dialect
 from exporter.errors import RewriteError
+from exporter.options import NOTHING_ASKED, BuildOptions
 from exporter.program import Program, infer_shapes, weights_aside, where
+from targets.openvino import precise
+from targets.openvino.shapes import Shapes
 
 XML = "openvino_model.xml"
 HIDDEN = "last_hidden_state"
@@ -28,7 +31,9 @@ _NO_RULE = re.compile(r"(?:operations: |, )(\w+)-\d+")
 """The ops in the frontend's sentence "No conversion rule found for operations: Foo-23, Bar-23"."""
 
 
-def write(program: Program, precision: str, folder: Path) -> None:
+def write(
+    program: Program, precision: str, folder: Path, options: BuildOptions = NOTHING_ASKED
+) -> None:
     """Convert and save. Raises RewriteError if OpenVINO's frontend refuses an op."""
     for node in program.graph:
         if node.domain:
@@ -41,7 +46,10 @@ def write(program: Program, precision: str, folder: Path) -> None:
         port.get_tensor().set_names({name})
     converted.outputs[0].get_tensor().add_names({HIDDEN})
     _name(converted)
+    Shapes(options.batch or 0, options.buckets).note(converted)
     ov.save_model(converted, folder / XML, compress_to_fp16=False)
+    if precision == "bf16":
+        precise.mark(folder / XML, precise.stream(converted))
 
 
 def convert(model: ir.Model, precision: str = "fp32") -> tuple[ov.Model, list[np.ndarray]]:

@@ -43,6 +43,8 @@ model = ov.Core().compile_model(
 
 def embed(texts: list[str], prompt: str = {default}) -> np.ndarray:
     """float32 [N, {dim}]; `prompt` is the name of one of PROMPTS."""
+    if not texts:
+        return np.zeros((0, {dim}), np.float32)
     rows = tokenizer.encode_batch([PROMPTS[prompt] + text for text in texts])
     ids, mask = (np.array([getattr(r, key) for r in rows]) for key in ("ids", "attention_mask"))
     return np.array(model({{"{ids}": ids, "{mask}": mask}})["{output}"])  # the model keeps its own

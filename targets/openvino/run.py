@@ -1,4 +1,4 @@
-"""Compile and run `openvino_model.xml` on the CPU.
+"""Compile and run `openvino_model.xml` on the CPU, at open shapes or at those it says.
 
 The inference precision is always said: left to itself OpenVINO computes in bf16 on a machine with
 AMX, and a file that says f32 then gives bf16's answers.
@@ -16,6 +16,7 @@ from exporter.errors import ArtifactError
 from exporter.program import ATTENTION_MASK, INPUT_IDS, Contract
 from targets.base import Run
 from targets.openvino.build import XML
+from targets.openvino.shapes import Infer, Shapes, padded
 
 _HINTS = {"fp32": ("f32", "FP32"), "fp16": ("f16", "FP16"), "bf16": ("bf16", "BF16")}
 """INFERENCE_PRECISION_HINT and the capability it needs, by our precision."""
@@ -33,23 +34,34 @@ def hint(precision: str) -> tuple[str, bool]:
 
 
 def load(folder: Path, contract: Contract, precision: str, threads: int | None) -> Run:
-    """A callable over one infer request. Not for several threads at once: open one a thread."""
-    request = _compile(folder, precision, threads).create_infer_request()
+    """A callable over one infer request a shape. Not for several threads at once: open one a
+    thread."""
+    model = _read(folder)
+    shapes = Shapes.of(model)
+
+    def infer(length: int) -> Infer:
+        own = model if shapes == Shapes() else shapes.reshaped(model, length)
+        request = _compile(own, folder, precision, threads).create_infer_request()
+
+        def at_shape(ids: np.ndarray, mask: np.ndarray, output: str) -> np.ndarray:
+            feeds = {INPUT_IDS: ids, ATTENTION_MASK: mask}
+            return np.array(request.infer(feeds, share_inputs=True)[output], dtype=np.float32)
+
+        return at_shape
+
+    call = infer(0) if shapes == Shapes() else padded(shapes, infer, contract.pad_id)
 
     def run(
         input_ids: np.ndarray, attention_mask: np.ndarray, output: str | None = None
     ) -> np.ndarray:
-        results = request.infer(
-            {INPUT_IDS: input_ids, ATTENTION_MASK: attention_mask}, share_inputs=True
-        )
-        return np.array(results[output or contract.output], dtype=np.float32)
+        return call(input_ids, attention_mask, output or contract.output)
 
     return run
 
 
 def census(folder: Path) -> dict[str, int]:
     """Kernels of the compiled model by layer type, most frequent first."""
-    compiled = _compile(folder, "fp32", None)
+    compiled = _compile(_read(folder), folder, "fp32", None)
     counts: dict[str, int] = {}
     for op in compiled.get_runtime_model().get_ordered_ops():
         name = str(op.get_rt_info()["layerType"].astype(str))
@@ -57,7 +69,16 @@ def census(folder: Path) -> dict[str, int]:
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
-def _compile(folder: Path, precision: str, threads: int | None) -> ov.CompiledModel:
+def _read(folder: Path) -> ov.Model:
+    try:
+        return ov.Core().read_model(folder / XML)
+    except Exception as error:
+        raise _refused(folder, error) from error
+
+
+def _compile(
+    model: ov.Model, folder: Path, precision: str, threads: int | None
+) -> ov.CompiledModel:
     options: dict[str, Any] = {
         "INFERENCE_PRECISION_HINT": hint(precision)[0],
         "PERFORMANCE_HINT": "LATENCY",
@@ -65,7 +86,11 @@ def _compile(folder: Path, precision: str, threads: int | None) -> ov.CompiledMo
     if threads:
         options["INFERENCE_NUM_THREADS"] = threads
     try:
-        return ov.Core().compile_model(str(folder / XML), "CPU", options)
+        return ov.Core().compile_model(model, "CPU", options)
     except Exception as error:
-        lines = [line for line in str(error).splitlines() if line.strip()]
-        raise ArtifactError(f"OpenVINO refuses {folder / XML}: {(lines or [''])[-1]}") from error
+        raise _refused(folder, error) from error
+
+
+def _refused(folder: Path, error: Exception) -> ArtifactError:
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return ArtifactError(f"OpenVINO refuses {folder / XML}: {(lines or [''])[-1]}")

@@ -1,18 +1,19 @@
 """`tokenizer.json` → `openvino_tokenizer.xml` + `.bin`: text in, token ids out, in OpenVINO itself.
 
 OpenVINO Tokenizers' own converter writes it, in a process of its own: it names nodes by a number
-that counts all nodes its process ever made, and only a fresh count gives the same bytes twice. The
-model is kept if it gives every golden text the ids that the reference gave it, and not otherwise.
+that counts all nodes its process ever made, and only a fresh count gives the same bytes twice. It
+takes 11 s of one core for EmbeddingGemma's 262,144 tokens, so an export starts it as soon as the
+tokenizer is known, and it works while the model is traced. The model is kept if it gives every
+golden text the ids that the reference gave it, and not otherwise.
 """
 
 from __future__ import annotations
 
-import json
+import hashlib
 import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
-from functools import lru_cache
 from importlib.metadata import version
 from importlib.util import find_spec
 from itertools import takewhile
@@ -20,21 +21,119 @@ from pathlib import Path
 
 import numpy as np
 import openvino as ov
-from tokenizers import Tokenizer
 
-from exporter.program import INPUT_IDS, Contract
+from exporter.program import INPUT_IDS, Contract, Words
 
 XML = "openvino_tokenizer.xml"
 PACKAGE = "openvino_tokenizers"
 _FILES = (XML, "openvino_tokenizer.bin")
 _NOT = "openvino_tokenizer.xml is not written: "
+_SAID = "said.txt"
+_CHILD = f"""
+import json, os, sys, threading
+# Standard input ends with the process that opened it, however that ends.
+threading.Thread(target=lambda: (os.read(0, 1), os._exit(1)), daemon=True).start()
+from pathlib import Path
+from tokenizers import Tokenizer
+from {PACKAGE}.cli_tools.main import main
+place, length, pad_id = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+settings = {{
+    "tokenizer_class": "PreTrainedTokenizerFast",
+    "padding_side": "right",
+    "truncation_side": "right",
+    "pad_token": Tokenizer.from_file(str(place / "tokenizer.json")).id_to_token(pad_id),
+}}
+(place / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
+sys.argv[1:] = ["convert", str(place), "--output", str(place), "--max-length", length]
+main()
+"""
+
+Made = dict[str, bytes] | str
+"""The files that the converter wrote, by name; or the last line it said if it failed."""
+MADE: dict[str, Made] = {}
+"""What came of each conversion in this process: the artifacts of an export share their
+tokenizer."""
 
 
-def write(folder: Path, contract: Contract, token_ids: Mapping[str, tuple[int, ...]]) -> str:
+class Conversion:
+    """The converter at work in `place`. A process that ends with this one, and with `close`.
+
+    It reads a folder with just what it needs, so that no setting of the source's (a side to pad on,
+    a length, a class of its own) tells it anything but the contract does.
+    """
+
+    def __init__(self, words: Words, place: Path) -> None:
+        self.key = _key(words)
+        self._place = place
+        (place / "tokenizer.json").write_text(words.tokenizer, encoding="utf-8")
+        command = [
+            sys.executable, "-c", _CHILD, str(place), str(words.max_length), str(words.pad_id),
+        ]  # fmt: skip
+        with (place / _SAID).open("wb") as said:
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=said, stderr=subprocess.STDOUT
+            )
+
+    def result(self) -> Made:
+        """Wait for it. The same at every call."""
+        if self.key not in MADE:
+            code = self._process.wait()
+            MADE[self.key] = self._read(code)
+            self.close()
+        return MADE[self.key]
+
+    def _read(self, code: int) -> Made:
+        if code == 0 and all((self._place / name).is_file() for name in _FILES):
+            return {name: (self._place / name).read_bytes() for name in _FILES}
+        said = (self._place / _SAID).read_text("utf-8", "replace")
+        lines = [line for line in said.splitlines() if line.strip()] or ["it said nothing"]
+        return lines[-1].replace(str(self._place), "")  # a manifest names no place of a machine
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.wait()
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+
+
+def begin(words: Words, folder: Path) -> Conversion | None:
+    """Start a conversion in a folder of its own below `folder`; None where none is needed."""
+    if find_spec(PACKAGE) is None or _key(words) in MADE:
+        return None
+    return Conversion(words, Path(tempfile.mkdtemp(prefix="tokenizer-", dir=folder)))
+
+
+def convert(words: Words, begun: Conversion | None = None) -> Made:
+    """What came of `begun`, if it is of these words; else the same, done here and now."""
+    key = _key(words)
+    if key in MADE:
+        return MADE[key]
+    if begun is not None and begun.key == key:
+        return begun.result()
+    with tempfile.TemporaryDirectory() as scratch:
+        conversion = Conversion(words, Path(scratch))
+        try:
+            return conversion.result()
+        finally:
+            conversion.close()
+
+
+def _key(words: Words) -> str:
+    digest = hashlib.sha256(words.tokenizer.encode()).hexdigest()
+    return f"{digest} {words.max_length} {words.pad_id}"
+
+
+def write(
+    folder: Path,
+    contract: Contract,
+    token_ids: Mapping[str, tuple[int, ...]],
+    begun: Conversion | None = None,
+) -> str:
     """Convert the tokenizer.json of `folder` into it; returns what came of it, as a sentence."""
     if find_spec(PACKAGE) is None:
         return f"{_NOT}the package openvino-tokenizers is not installed"
-    made = convert((folder / "tokenizer.json").read_bytes(), contract.max_length, contract.pad_id)
+    tokenizer = (folder / "tokenizer.json").read_text("utf-8")
+    made = convert(Words(tokenizer, contract.max_length, contract.pad_id), begun)
     if isinstance(made, str):
         return f"{_NOT}openvino-tokenizers refuses the tokenizer: {made}"
     for name, content in made.items():
@@ -68,32 +167,3 @@ def differs(folder: Path, token_ids: Mapping[str, tuple[int, ...]]) -> str | Non
     if not wrong:
         return None
     return f"it gives {len(wrong)} of {len(token_ids)} golden texts other ids, first {wrong[0]}"
-
-
-@lru_cache(maxsize=2)
-def convert(tokenizer: bytes, max_length: int, pad_id: int) -> dict[str, bytes] | str:
-    """Run the converter: the files it writes, or the last line it said if it fails.
-
-    It reads a folder with just what it needs, so that no setting of the source's (a side to pad on,
-    a length, a class of its own) tells it anything but the contract does. Remembered, because the
-    artifacts of an export share their tokenizer, and EmbeddingGemma's takes 11 s of one core.
-    """
-    with tempfile.TemporaryDirectory() as scratch:
-        source = Path(scratch)
-        (source / "tokenizer.json").write_bytes(tokenizer)
-        settings = {
-            "tokenizer_class": "PreTrainedTokenizerFast",
-            "padding_side": "right",
-            "truncation_side": "right",
-            "pad_token": Tokenizer.from_buffer(tokenizer).id_to_token(pad_id),
-        }
-        (source / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
-        command = [
-            sys.executable, "-c", f"from {PACKAGE}.cli_tools.main import main; main()", "convert",
-            scratch, "--output", scratch, "--max-length", str(max_length),
-        ]  # fmt: skip
-        ended = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        if ended.returncode == 0 and all((source / name).is_file() for name in _FILES):
-            return {name: (source / name).read_bytes() for name in _FILES}
-    lines = [line for line in ended.stdout.splitlines() if line.strip()] or ["it said nothing"]
-    return lines[-1].replace(scratch, "")  # the manifest names no place of a machine

@@ -8,6 +8,7 @@ the fp32 gate's 1e-6.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from sentence_transformers import SentenceTransformer
 
 from exporter import load
 from exporter.bundle import open_bundle
-from exporter.encoder import Encoder, _batches, open_encoder, pad
+from exporter.encoder import Encoder, open_encoder, pad
 from exporter.errors import ArtifactError, UsageError
 from tests import models
 
@@ -150,12 +151,50 @@ def test_dims_are_cut_and_normalised_again(
         ({"prompt": "nonsense"}, r"no prompt 'nonsense'.*Clustering, STS, document, query"),
         ({"dims": 0}, "dims is 0.*1 … 48"),
         ({"dims": 49}, "dims is 49"),
+        ({"dims": 16.0}, "dims is 16.0"),
         ({"batch_size": 0}, "batch_size is 0"),
+        ({"batch_size": 2.5}, "batch_size is 2.5"),
+        ({"batch_size": True}, "batch_size is True"),
     ],
 )
 def test_embed_refuses(encoder: Encoder, options: dict, culprit: str) -> None:
     with pytest.raises(UsageError, match=culprit):
         encoder.embed(["text"], **options)
+
+
+@pytest.mark.parametrize(
+    ("texts", "culprit"),
+    [
+        (None, "not NoneType"),
+        (7, "not int"),
+        (b"bytes", "not bytes"),
+        ({"a": "b"}, "not dict"),
+        (["fine", None], "text 1 is NoneType"),
+        (["fine", "fine", 3.5], "text 2 is float"),
+        ([["nested"]], "text 0 is list"),
+        (["fine", "half \ud83d here"], "text 1 holds half a character.* at 5"),
+    ],
+)  # fmt: skip
+def test_embed_refuses_what_is_no_text(encoder: Encoder, texts: Any, culprit: str) -> None:
+    with pytest.raises(UsageError, match=culprit) as caught:
+        encoder.embed(texts)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_texts_that_only_look_hostile_are_right(encoder: Encoder) -> None:
+    """Nothing in a text is an instruction: specials spelt out, controls, one endless word."""
+    texts = ["<pad>", "<eos><bos>", "\0", "\x1b[2J", "a" * 5000, "\u202e", "\U0010ffff"]
+    found = encoder.embed(texts)
+    assert np.isfinite(found).all()
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, rtol=0, atol=1e-5)
+    for row, text in zip(found, texts, strict=True):
+        assert distance(encoder.embed(text), row[None]) <= 1e-6
+
+
+@pytest.mark.parametrize("threads", [0, -1, 1.5])
+def test_load_refuses_no_threads(artifacts: dict[str, Path], threads: Any) -> None:
+    with pytest.raises(UsageError, match=f"threads is {threads}"):
+        load(artifacts["openvino"], threads=threads)
 
 
 # --- run
@@ -213,6 +252,17 @@ ONES = np.ones((2, 4), dtype=np.int64)
         (ONES, ONES * [1, 0, 1, 0], "then zeros"),
         (np.ones((1, 601), int), np.ones((1, 601), int), "601 tokens.*takes 600"),
         ([[1, 2], [3]], [[1, 1], [1]], "same length"),
+        (ONES * 2**62, ONES, "0 … 399"),
+        (ONES * -(2**63), ONES, "0 … 399"),
+        ([[1, 2**70]], [[1, 1]], "object.*integers"),
+        (ONES * np.nan, ONES, "float64.*integers"),
+        (ONES, ONES * np.nan, "float64.*integers"),
+        (ONES.astype(bool), ONES, "bool.*integers"),
+        ([["one"]], [[1]], "integers"),
+        (None, None, "batch, tokens"),
+        (7, 1, "batch, tokens"),
+        (ONES[None], ONES[None], r"\(1, 2, 4\)"),
+        (np.zeros((0, 0), int), np.zeros((0, 0), int), r"\(0, 0\)"),
     ],
 )  # fmt: skip
 def test_run_refuses(encoder: Encoder, ids: np.ndarray, mask: np.ndarray, culprit: str) -> None:
@@ -236,16 +286,6 @@ def test_results_are_not_overwritten_by_the_next_call(encoder: Encoder) -> None:
 
 
 # --- the rest
-
-
-def test_batches_are_bounded_in_rows_and_in_tokens() -> None:
-    lengths = [600] * 40 + [3] * 100
-    batches = _batches(lengths, 32)
-    assert sorted(row for batch in batches for row in batch) == list(range(140))
-    assert all(len(batch) <= 32 for batch in batches)
-    assert all(len(batch) * max(lengths[row] for row in batch) <= 1 << 14 for batch in batches)
-    assert _batches([], 4) == []
-    assert _batches([1 << 15], 4) == [[0]]  # one text beyond the bound still goes in, alone
 
 
 def test_damaged_tokenizer_is_one_line(artifacts: dict[str, Path], tmp_path: Path) -> None:

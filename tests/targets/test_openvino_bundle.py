@@ -8,8 +8,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +19,7 @@ import pytest
 
 from benchmarks.speed import peers
 from exporter.bundle import open_bundle
-from exporter.program import Reference
+from exporter.program import Reference, Words
 from golden import store
 from golden.store import Goldens
 from targets.openvino import TARGET, tokenizer
@@ -148,11 +150,11 @@ def test_tokenizer_pads_on_the_right(artifact: Path, goldens: Goldens) -> None:
 
 
 def test_second_tokenizer_has_the_same_bytes(
-    artifact: Path, goldens: Goldens, tmp_path: Path
+    artifact: Path, goldens: Goldens, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     contract = open_bundle(artifact).manifest.contract
     shutil.copy(artifact / "tokenizer.json", tmp_path)
-    tokenizer.convert.cache_clear()
+    monkeypatch.setattr(tokenizer, "MADE", {})  # converted before, in this process
     tokenizer.write(tmp_path, contract, token_ids(goldens))
     for name in (tokenizer.XML, "openvino_tokenizer.bin"):
         assert (tmp_path / name).read_bytes() == (artifact / name).read_bytes()
@@ -169,6 +171,71 @@ def test_tokenizer_that_differs_is_not_written(
     said = tokenizer.write(tmp_path, contract, ids)
     assert f"1 of {len(ids)} golden texts other ids, first {text[:40]!r} from token 2 on" in said
     assert [path.name for path in tmp_path.iterdir()] == ["tokenizer.json"]
+
+
+_KILLED = """
+import os, signal, sys
+from pathlib import Path
+from exporter.program import Words
+from targets.openvino import tokenizer
+text = Path(sys.argv[1]).read_text("utf-8")
+begun = tokenizer.begin(Words(text, 600, 0), Path(sys.argv[2]))
+print(begun._process.pid, flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_conversion_ends_with_the_export_that_was_killed(artifact: Path, tmp_path: Path) -> None:
+    place, elsewhere = tmp_path / "scratch", tmp_path / "tmp"
+    place.mkdir()
+    elsewhere.mkdir()
+    done = subprocess.run(
+        [sys.executable, "-c", _KILLED, str(artifact / "tokenizer.json"), str(place)],
+        cwd=Path(__file__).parents[2],
+        env={**os.environ, "TMPDIR": str(elsewhere)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    pid, until = int(done.stdout), time.monotonic() + 20
+    while _alive(pid):
+        assert time.monotonic() < until, "the converter outlives its export"
+        time.sleep(0.05)
+    assert not list(elsewhere.iterdir())
+    assert not list(place.rglob(tokenizer.XML))  # it was ended, and did not merely finish
+
+
+def _alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_conversion_that_is_closed_leaves_no_process(artifact: Path, tmp_path: Path) -> None:
+    text = (artifact / "tokenizer.json").read_text("utf-8")
+    begun = TARGET.begin(Words(text, 17, 0), tmp_path)
+    assert isinstance(begun, tokenizer.Conversion)
+    begun.close()
+    begun.close()
+    assert begun._process.returncode == -signal.SIGKILL
+
+
+def test_conversion_is_begun_once(artifact: Path, tmp_path: Path) -> None:
+    """What an export has converted already, and what it began for other lengths."""
+    contract = open_bundle(artifact).manifest.contract
+    text = (artifact / "tokenizer.json").read_text("utf-8")
+    words = Words(text, contract.max_length, contract.pad_id)
+    assert TARGET.begin(words, tmp_path) is None
+    assert not list(tmp_path.iterdir())
+
+
+def test_refusal_of_the_converter_is_one_sentence(tmp_path: Path) -> None:
+    begun = tokenizer.begin(Words("{}", 5, 0), tmp_path)
+    said = tokenizer.convert(Words("{}", 5, 0), begun)
+    assert isinstance(said, str)
+    assert len(said.splitlines()) == 1
+    assert str(tmp_path) not in said
 
 
 def test_missing_package_is_said(

@@ -120,9 +120,10 @@ def _is_matrix(op) -> bool:
 
 
 def test_openvino_is_told_to_compute_in_f32(artifacts: dict[str, Path]) -> None:
-    from targets.openvino.run import _compile
+    from targets.openvino.run import _compile, _read
 
-    compiled = _compile(artifacts["openvino"], "fp32", 1)
+    folder = artifacts["openvino"]
+    compiled = _compile(_read(folder), folder, "fp32", 1)
     assert compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name() == "f32"
     assert compiled.get_property("INFERENCE_NUM_THREADS") == 1
 

@@ -1,0 +1,43 @@
+"""Which texts go through the runtime together: the batches that cost least, padding and calls
+counted.
+
+A batch is padded to its longest text, so a batch of n texts, the longest of w tokens, computes n·w
+tokens; and each call of the runtime costs something by itself, counted here in tokens too. Among
+all ways to group texts one that costs least keeps neighbours in order of length together: swap two
+texts so that the longer goes to the batch with the longest text, and no batch grows wider. So it is
+found exactly, over the sorted lengths, by what the first i texts cost at least:
+
+    cost(0) = 0,  cost(i) = min over n of cost(i − n) + call + n · length(i)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+BATCH_TOKENS = 1 << 14
+"""A batch holds at most so many tokens, padding included, so that long texts do not fill memory."""
+
+
+def batches(lengths: Sequence[int], size: int, call: int) -> list[list[int]]:
+    """Rows in batches of at most `size` texts and BATCH_TOKENS tokens, longest first.
+
+    `call` is what a call costs beside its tokens, in tokens. A text beyond BATCH_TOKENS goes alone.
+    """
+    order = sorted(range(len(lengths)), key=lambda row: lengths[row])
+    cost = np.zeros(len(order) + 1, dtype=np.int64)
+    taken = np.zeros(len(order) + 1, dtype=np.int64)
+    for end, row in enumerate(order, start=1):
+        width = lengths[row]
+        most = min(size, end, max(1, BATCH_TOKENS // max(width, 1)))
+        # Of n texts, most first: of equal costs the one with fewer calls is taken.
+        texts = np.arange(most, 0, -1)
+        costs = cost[end - most : end] + call + texts * width
+        best = int(costs.argmin())
+        cost[end], taken[end] = costs[best], texts[best]
+    found, end = [], len(order)
+    while end:
+        found.append(order[end - taken[end] : end][::-1])
+        end -= int(taken[end])
+    return found

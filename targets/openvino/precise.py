@@ -1,0 +1,52 @@
+"""Keep the residual stream in f32 where the rest is computed in bf16.
+
+Each layer adds to the stream what is small beside it, and bf16 has eight bits: most of what 48
+additions add is rounded away. The additions are a thousandth of the arithmetic. OpenVINO's CPU
+plugin computes a layer in f32, whatever the hint says, if the file marks it as precise; Python has
+no name for that mark, so it is written into the `.xml`.
+
+Norms cannot be marked: the plugin makes one kernel of each, and the mark is lost on the way.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from xml.sax.saxutils import escape
+
+import openvino as ov
+
+_MARK = (
+    "\t\t\t<rt_info>\n"
+    '\t\t\t\t<attribute name="precise" version="0" />\n'
+    "\t\t\t</rt_info>\n"
+)  # fmt: skip
+
+
+def stream(model: ov.Model) -> set[str]:
+    """Names of the additions of two computed values [batch, tokens, hidden]."""
+    found = set()
+    for op in model.get_ordered_ops():
+        if op.get_type_name() != "Add" or not op.get_output_element_type(0).is_real():
+            continue
+        shape = op.get_output_partial_shape(0)
+        if shape.rank.is_dynamic or len(shape) != 3 or shape[2].is_dynamic:
+            continue
+        terms = [op.input_value(place).get_node() for place in (0, 1)]
+        if not any(term.get_type_name() == "Constant" for term in terms):
+            found.add(op.get_friendly_name())
+    return found
+
+
+def mark(xml: Path, names: set[str]) -> None:
+    """Mark the layers called `names` in a file that OpenVINO wrote."""
+    wanted = {escape(name, {'"': "&quot;"}) for name in names}
+    lines: list[str] = []
+    here = False
+    for line in xml.read_text("utf-8").splitlines(keepends=True):
+        if line.startswith("\t\t<layer "):
+            here = line.split('name="', 1)[1].split('"', 1)[0] in wanted
+        elif here and line.startswith("\t\t\t<input>"):
+            lines.append(_MARK)
+            here = False
+        lines.append(line)
+    xml.write_text("".join(lines), "utf-8")

@@ -1,0 +1,101 @@
+"""Static shapes of an artifact: `--batch` and `--buckets`, all from one `.xml` and one `.bin`.
+
+The file itself stays open in both dimensions and says, in its `rt_info`, which shapes were asked
+for. Reshaping a model takes its constants along as they are, so every shape is compiled from the
+same weights, when it is first needed, and the folder holds nothing twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import openvino as ov
+
+from exporter.errors import TargetError
+from exporter.options import BuildOptions
+from exporter.program import ATTENTION_MASK, INPUT_IDS
+
+_PLACE = "goldfold"
+_KEYS = ("batch", "buckets")
+
+Infer = Callable[[np.ndarray, np.ndarray, str], np.ndarray]
+"""(ids, mask, output) → float32[B,D], at one shape."""
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """What an artifact's calls are padded to."""
+
+    batch: int = 0
+    """Texts in every call; 0 if any number."""
+    buckets: tuple[int, ...] = ()
+    """Lengths in tokens, ascending. Longer texts run at their own length."""
+
+    @classmethod
+    def of(cls, model: ov.Model) -> Shapes:
+        """What a model's file says."""
+        if not model.has_rt_info([_PLACE]):
+            return cls()
+        batch, buckets = (str(model.get_rt_info([_PLACE, key]).astype(str)) for key in _KEYS)
+        return cls(int(batch), tuple(int(length) for length in buckets.split()))
+
+    def note(self, model: ov.Model) -> None:
+        """Write it into a model, where there is anything to say."""
+        if self != Shapes():
+            model.set_rt_info(str(self.batch), [_PLACE, _KEYS[0]])
+            model.set_rt_info(" ".join(map(str, self.buckets)), [_PLACE, _KEYS[1]])
+
+    def length(self, tokens: int) -> int:
+        """The bucket for so many tokens; 0 where none is long enough."""
+        return next((length for length in self.buckets if length >= tokens), 0)
+
+    def reshaped(self, model: ov.Model, length: int) -> ov.Model:
+        """A copy for one length (0 is any), which shares the weights."""
+        copy = model.clone()
+        shape = ov.PartialShape([self.batch or -1, length or -1])
+        copy.reshape({INPUT_IDS: shape, ATTENTION_MASK: shape})
+        return copy
+
+
+def settle(options: BuildOptions, max_length: int) -> BuildOptions:
+    """`options` in order, for a model of `max_length` tokens.
+
+    Raises TargetError for a batch below one, and a bucket that is no length of the model's.
+    """
+    if options.batch is not None and options.batch < 1:
+        raise TargetError(f"openvino: a batch of {options.batch} texts holds nothing")
+    buckets = tuple(sorted(set(options.buckets)))
+    for bucket in buckets:
+        if not 1 <= bucket <= max_length:
+            raise TargetError(
+                f"openvino: a bucket of {bucket} tokens; the model takes 1 … {max_length}"
+            )
+    return options.model_copy(update={"buckets": buckets})
+
+
+def padded(
+    shapes: Shapes, infer: Callable[[int], Infer], pad_id: int
+) -> Callable[[np.ndarray, np.ndarray, str], np.ndarray]:
+    """A call of any shape through calls of these shapes. `infer` opens one length, 0 being any."""
+    opened: dict[int, Infer] = {}
+
+    def run(ids: np.ndarray, mask: np.ndarray, output: str) -> np.ndarray:
+        length = shapes.length(ids.shape[1])
+        if length not in opened:
+            opened[length] = infer(length)
+        columns = max(length - ids.shape[1], 0)
+        ids = np.pad(ids, ((0, 0), (0, columns)), constant_values=pad_id)
+        mask = np.pad(mask, ((0, 0), (0, columns)))
+        size = shapes.batch or len(ids)
+        # The last call is filled up with its last text.
+        lacking = ((0, -len(ids) % size), (0, 0))
+        ids_all, mask_all = (np.pad(array, lacking, mode="edge") for array in (ids, mask))
+        found = [
+            opened[length](ids_all[place : place + size], mask_all[place : place + size], output)
+            for place in range(0, len(ids_all), size)
+        ]
+        return np.concatenate(found)[: len(ids)]
+
+    return run
