@@ -215,6 +215,9 @@ def embed(
         Path | None, typer.Option(help="Write a .npy file instead of printing.")
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1)] = 32,
+    output: Annotated[
+        str, typer.Option(help="float32, int8, uint8, binary or ubinary.")
+    ] = "float32",
     threads: Threads = None,
     as_json: AsJson = False,
 ) -> None:
@@ -225,7 +228,7 @@ def embed(
         raise UsageError("give at least one text, or - to read lines from standard input")
     if texts == ["-"]:
         texts = [line.rstrip("\n") for line in sys.stdin]
-    rows = load(folder, threads=threads).embed(texts, prompt, dims, batch_size)
+    rows = load(folder, threads=threads).embed(texts, prompt, dims, batch_size, output)
     if save is not None:
         _save(save, rows)
         return

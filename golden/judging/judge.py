@@ -85,7 +85,7 @@ def judge(
         ours = _rows(embed, texts, "plain")
         theirs = goldens.embeddings
         for size in dims or sizes(ours.shape[1]):
-            metrics += _rank_metrics(*_cut((theirs, ours), size))
+            metrics += _rank_metrics(_cut((theirs, ours), size))
     if lee is not None:
         notice("Lee corpus")
         ours = _rows(embed, lee.texts, "plain")
@@ -93,7 +93,7 @@ def judge(
         theirs = _rows(reference, lee.texts, "plain")
         for size in dims or sizes(ours.shape[1]):
             notice(f"Lee corpus, {size} dimensions")
-            metrics += _lee_metrics(lee, *_cut((theirs, ours), size), resamples)
+            metrics += _lee_metrics(lee, _cut((theirs, ours), size), resamples)
     if pairs is not None:
         found = []
         for name, each in (("", embed), (", reference", reference)):
@@ -107,24 +107,25 @@ def judge(
     return Judgement(tuple(metrics), pairs.digest if pairs else "", resamples)
 
 
-def _rank_metrics(reference: np.ndarray, artifact: np.ndarray) -> list[Metric]:
+def _rank_metrics(rows: Sequence[np.ndarray]) -> list[Metric]:
+    """Of (the reference's goldens, ours)."""
+    reference, artifact = rows
     agreement, overlap = ranks.rank_agreement(reference, artifact)
     named = (("rank agreement", agreement), (f"top-{ranks.TOP} overlap", overlap))
     count, size = artifact.shape
     return [Metric(name, size, 1.0, value, 1 - value, None, count) for name, value in named]
 
 
-def _lee_metrics(
-    lee: Lee, reference: np.ndarray, artifact: np.ndarray, resamples: int
-) -> list[Metric]:
-    theirs, ours = ranks.similarities(reference), ranks.similarities(artifact)
+def _lee_metrics(lee: Lee, rows: Sequence[np.ndarray], resamples: int) -> list[Metric]:
+    """Of (the reference's texts, ours)."""
+    size, (theirs, ours) = rows[0].shape[1], map(ranks.similarities, rows)
     upper = np.triu_indices(len(lee.people), 1)
     metrics = []
     for name, correlation in (("Pearson", ranks.pearson), ("Spearman", ranks.spearman)):
-        scores = [correlation(lee.people[upper], matrix[upper]) for matrix in (theirs, ours)]
+        reference, artifact = (correlation(lee.people[upper], m[upper]) for m in (theirs, ours))
         lost, bound = bootstrap.pair_loss(correlation, lee.people, theirs, ours, resamples)
-        size, count = artifact.shape[1], len(upper[0])
-        metrics.append(Metric(f"Lee corpus, {name}", size, *scores, lost, bound, count))
+        name, count = f"Lee corpus, {name}", len(upper[0])
+        metrics.append(Metric(name, size, reference, artifact, lost, bound, count))
     return metrics
 
 
@@ -147,8 +148,9 @@ def _retrieval_metrics(
     metrics = []
     for name, score in scores.items():
         lost, bound = bootstrap.mean_loss(baseline, score, resamples)
-        means = float(baseline.mean()), float(score.mean())
-        metrics.append(Metric(name, queries.shape[1], *means, lost, bound, len(score)))
+        reference, artifact = float(baseline.mean()), float(score.mean())
+        size, count = queries.shape[1], len(score)
+        metrics.append(Metric(name, size, reference, artifact, lost, bound, count))
     return metrics
 
 
