@@ -85,7 +85,7 @@ def judge_artifacts(
         with stages(f"judge {opened.name}"):
             judgement = judge(
                 _embed(open_encoder(opened, threads, proof=True), stages),
-                reference.cached(origin.fingerprint, theirs, cache, log),
+                reference.cached(origin.fingerprint, theirs, cache, log, stages.step),
                 goldens=None if "ranks" in skip else goldens_of(opened),
                 lee=corpus,
                 pairs=retrieval,
@@ -108,7 +108,7 @@ def _reference(
     with stages("open"):
         source = open_model(model, trust_remote_code=trust)
         digests = {k: v for k, v in source.digests.items() if store.defines(k)}
-    made = reference.sentence_transformer(source.path, trust_remote_code=trust, step=stages.step)
+    made = reference.sentence_transformer(source.path, trust_remote_code=trust)
     return made, store.fingerprint(digests)
 
 

@@ -35,6 +35,9 @@ KINDS: Mapping[str, tuple[str, ...]] = {
 CHUNK = 32
 """Texts of like length that go in together."""
 
+BLOCK = 250
+"""Texts that the cache keeps together."""
+
 
 def prompt_of(kind: str, prompts: Mapping[str, str]) -> str:
     """The prefix that a model's `prompts` (name -> prefix) put before a text of `kind`; "" if
@@ -48,9 +51,7 @@ def chunks(texts: Sequence[str], size: int = CHUNK) -> list[list[int]]:
     return [order[begin : begin + size] for begin in range(0, len(order), size)]
 
 
-def sentence_transformer(
-    model_dir: Path, *, trust_remote_code: bool = False, step: Step = lambda done, total: None
-) -> Embed:
+def sentence_transformer(model_dir: Path, *, trust_remote_code: bool = False) -> Embed:
     """The model of `model_dir` in fp32. It is loaded at the first call.
 
     Raises GoldenError, then, where it cannot be loaded.
@@ -62,7 +63,7 @@ def sentence_transformer(
 
         if not opened:
             opened.append(open_reference(model_dir, trust_remote_code))
-        model, rows, done = opened[0], {}, 0
+        model, rows = opened[0], {}
         for chunk in chunks(texts):
             found = model.encode(
                 [texts[row] for row in chunk],
@@ -73,8 +74,6 @@ def sentence_transformer(
                 show_progress_bar=False,
             )
             rows.update(zip(chunk, found, strict=True))
-            done += len(chunk)
-            step(done, len(texts))
         return np.stack([rows[row] for row in range(len(texts))]).astype(np.float32, copy=False)
 
     return embed
@@ -85,15 +84,24 @@ def cached(
     make: Embed,
     folder: Path | None = None,
     note: Callable[[str], None] = lambda text: None,
+    step: Step = lambda done, total: None,
 ) -> Embed:
     """`make`, asked only for what `folder` (the user's cache by default) does not hold.
 
-    A damaged file is told through `note` and made again. A cache that cannot be written is told,
-    and done without.
+    Texts are kept in blocks of BLOCK, so what was made before a run was killed is not made again. A
+    damaged file is told through `note` and made again. A cache that cannot be written is told, and
+    done without.
     """
     place = folder or default_folder()
 
     def embed(texts: Sequence[str], kind: str) -> np.ndarray:
+        found = []
+        for begin in range(0, len(texts), BLOCK):
+            found.append(block_of(texts[begin : begin + BLOCK], kind))
+            step(min(begin + BLOCK, len(texts)), len(texts))
+        return np.concatenate(found)
+
+    def block_of(texts: Sequence[str], kind: str) -> np.ndarray:
         file = place / f"{fingerprint[:24]}-{digest(texts, kind)[:24]}.npz"
         if file.exists():
             found = _read(file, len(texts))

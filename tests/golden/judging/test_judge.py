@@ -15,6 +15,7 @@ from golden.judging import judge
 from golden.judging.lee import Lee
 from golden.judging.pairs import Pair, Pairs
 from golden.judging.reference import (
+    BLOCK,
     KINDS,
     Embed,
     cached,
@@ -135,6 +136,28 @@ def test_cache_is_asked_first_and_knows_texts_kind_and_model(tmp_path: Path) -> 
     assert len(list(tmp_path.iterdir())) == 5  # nothing half-written beside them
 
 
+def test_killed_run_goes_on_where_it_was(tmp_path: Path) -> None:
+    texts = [f"text {i}" for i in range(2 * BLOCK + 7)]
+    made = Counting()
+
+    def killed(some: Sequence[str], kind: str) -> np.ndarray:
+        if made.calls == 2:
+            raise KeyboardInterrupt
+        return made(some, kind)
+
+    with pytest.raises(KeyboardInterrupt):
+        cached("f" * 64, killed, tmp_path)(texts, "query")
+    steps: list[tuple[int, int]] = []
+
+    def record(done: int, total: int) -> None:
+        steps.append((done, total))
+
+    found = cached("f" * 64, made, tmp_path, step=record)(texts, "query")
+    assert steps[-1] == (len(texts), len(texts)) and len(steps) == 3
+    assert made.calls == 3
+    assert np.array_equal(found, toy()(texts, "query"))
+
+
 @pytest.mark.parametrize("damage", ["flip", "cut", "empty", "text", "other"])
 def test_damaged_cache_is_told_and_made_again(tmp_path: Path, damage: str) -> None:
     made, notes = Counting(), []
@@ -185,10 +208,8 @@ def test_prompts_and_chunks() -> None:
 def test_reference_is_sentence_transformers(minilm: Path) -> None:
     from sentence_transformers import SentenceTransformer
 
-    steps: list[tuple[int, int]] = []
     texts = ["a tulip", "how long do tulips last in a vase of water", "bread"]
-    found = sentence_transformer(minilm, step=lambda *at: steps.append(at))(texts, "query")
+    found = sentence_transformer(minilm)(texts, "query")
     expected = SentenceTransformer(str(minilm), device="cpu").encode(texts)
     assert found.dtype == np.float32
     assert np.abs(found - expected).max() < 1e-6
-    assert steps == [(3, 3)]
