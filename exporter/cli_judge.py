@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
 from rich.text import Text
 
 from exporter.cli_golden import Quiet, Trust
@@ -46,6 +44,7 @@ def judge(
     Loss is 1 − artifact/fp32. Its upper bound ends the 95 % interval of a paired bootstrap.
     """
     from exporter.judging import judge_artifacts
+    from golden.judging.report import table
 
     most = None if limit is None else _share(limit)
     if json_file is not None and not json_file.parent.is_dir():
@@ -66,7 +65,7 @@ def judge(
         log.print(Text(f"left out: {reason}"), soft_wrap=True)
     console = open_console()
     for one in found:
-        console.print(_table(one))
+        console.print(table(one.name, one.judgement))
     if json_file is not None:
         _write(json_file, found)
     if most is not None:
@@ -76,24 +75,6 @@ def judge(
 def add_to(app: typer.Typer) -> None:
     """Register the command."""
     app.command()(judge)
-
-
-def _table(one: Judged) -> Table:
-    shown = Table(title=one.name, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-    shown.add_column("metric")
-    for heading in ("dims", "n", "fp32", "artifact", "loss", "at most"):
-        shown.add_column(heading, justify="right", no_wrap=True)
-    for metric in one.judgement.metrics:
-        shown.add_row(
-            metric.name,
-            str(metric.dims),
-            str(metric.count),
-            f"{metric.reference:.4f}",
-            f"{metric.artifact:.4f}",
-            f"{metric.loss:.2%}",
-            "" if metric.upper is None else f"{metric.upper:.2%}",
-        )
-    return shown
 
 
 def _share(text: str) -> float:
