@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from exporter import bundle
+from exporter import bundle, registry
+from exporter.bundle import Bundle
 from exporter.encoder import Encoder, open_encoder
 from exporter.errors import UsageError
 from exporter.stages import Listener, Stages
-from exporter.verifying import goldens_of
+from exporter.verifying import goldens_of, measured
 from golden import store
 from golden.judging import Judgement, judge, lee, pairs, reference
 
@@ -23,7 +24,8 @@ PARTS = ("ranks", "lee", "retrieval")
 
 @dataclass(frozen=True)
 class Judged:
-    """One artifact's judgement. `missing` says in one line each what could not be measured."""
+    """One artifact's judgement. `missing` says in one line each what could not be measured, and
+    where something else was judged in the artifact's place."""
 
     path: Path
     name: str
@@ -93,8 +95,19 @@ def judge_artifacts(
             )
             worst = judgement.worst
             stages.note("" if worst is None else f"largest loss {worst.upper:.2%}, {worst.name}")
-        found.append(Judged(opened.path, opened.name, judgement, tuple(missing)))
+        found.append(Judged(opened.path, opened.name, judgement, (*missing, *_instead(opened))))
     return found
+
+
+def _instead(opened: Bundle) -> list[str]:
+    """What this machine judged where it cannot run the artifact, or not in its precision."""
+    manifest = opened.manifest
+    what, reason = measured(opened)
+    if reason:
+        return [f"{opened.path} itself: {reason}; judged instead: {what}"]
+    if not registry.target(manifest.target).executes(manifest.precision):
+        return [f"{opened.path} in {manifest.precision}: this machine computes it in fp32"]
+    return []
 
 
 def _reference(
