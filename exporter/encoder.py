@@ -80,9 +80,9 @@ class Encoder:
             batch_size: the most texts in one call of the runtime.
             output: `float32`, or fewer bits as sentence-transformers defines them: `int8`, `uint8`,
                 `binary`, `ubinary` (exporter/vectors.py says how).
-            ranges: least and largest value of each dimension, [2, D], for int8 and uint8. Best
-                taken from embeddings of the corpus; by default from the artifact's golden
-                embeddings. Both sides of a comparison need the same.
+            ranges: least and largest value of each dimension, [2, D], for int8 and uint8; by
+                default of the artifact's golden embeddings. Both sides of a comparison need the
+                same. One range -m … m for all dimensions keeps angles best (docs/judging.md).
 
         Raises:
             UsageError: an unknown prompt or output, dims out of range, a batch size below 1, ranges
