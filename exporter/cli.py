@@ -12,7 +12,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from exporter import __version__, cli_coreml, cli_laws
+from exporter import __version__, cli_coreml, cli_judge, cli_laws
 from exporter.cli_golden import AsJson, Quiet, Trust, golden_app, whole_numbers
 from exporter.console import listening, open_console
 from exporter.errors import GateMissed, OutputError, UsageError
@@ -32,6 +32,7 @@ app = typer.Typer(
 app.add_typer(golden_app, name="golden")
 cli_laws.add_to(app)
 cli_coreml.add_to(app)
+cli_judge.add_to(app)
 
 Threads = Annotated[int | None, typer.Option(min=1, help="Threads of the runtime.")]
 
@@ -218,6 +219,9 @@ def embed(
         Path | None, typer.Option(help="Write a .npy file instead of printing.")
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1)] = 32,
+    output: Annotated[
+        str, typer.Option(help="float32, int8, uint8, binary or ubinary.")
+    ] = "float32",
     threads: Threads = None,
     as_json: AsJson = False,
 ) -> None:
@@ -228,7 +232,7 @@ def embed(
         raise UsageError("give at least one text, or - to read lines from standard input")
     if texts == ["-"]:
         texts = [line.rstrip("\n") for line in sys.stdin]
-    rows = load(folder, threads=threads).embed(texts, prompt, dims, batch_size)
+    rows = load(folder, threads=threads).embed(texts, prompt, dims, batch_size, output)
     if save is not None:
         _save(save, rows)
         return

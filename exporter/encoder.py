@@ -8,10 +8,12 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer
 
-from exporter import batching, registry
-from exporter.bundle import Bundle, open_bundle
+from exporter import batching, registry, vectors
+from exporter.bundle import GOLDEN, Bundle, open_bundle
 from exporter.errors import ArtifactError, UsageError
 from exporter.program import Contract
+from golden import store
+from golden.errors import GoldenError
 
 TOKENIZER = "tokenizer.json"
 
@@ -64,6 +66,8 @@ class Encoder:
         prompt: str | None = None,
         dims: int | None = None,
         batch_size: int = 32,
+        output: str = "float32",
+        ranges: np.ndarray | None = None,
     ) -> np.ndarray:
         """Embed texts; float32 [N, D], rows in the order of `texts`.
 
@@ -74,11 +78,17 @@ class Encoder:
             dims: keep so many leading dimensions (Matryoshka) and normalise again; the artifact's
                 own head of that size does so where it has one.
             batch_size: the most texts in one call of the runtime.
+            output: `float32`, or fewer bits as sentence-transformers defines them: `int8`, `uint8`,
+                `binary`, `ubinary` (exporter/vectors.py says how).
+            ranges: least and largest value of each dimension, [2, D], for int8 and uint8; by
+                default of the artifact's golden embeddings. Both sides of a comparison need the
+                same. One range -m … m for all dimensions keeps angles best (docs/judging.md).
 
         Raises:
-            UsageError: something that is not a text, an unknown prompt, dims out of range, a batch
-                size below 1.
+            UsageError: something that is not a text, an unknown prompt or output, dims out of
+                range, a batch size below 1, ranges that do not fit.
         """
+        vectors.check_output(output)
         if not _is_whole(batch_size) or batch_size < 1:
             raise UsageError(f"batch_size is {batch_size!r}; it must be a whole number from 1")
         dim = self._dims(dims)
@@ -93,7 +103,8 @@ class Encoder:
         for rows in self.batches([len(ids) for ids in token_ids], batch_size):
             ids, mask = pad([token_ids[row] for row in rows], self.contract.pad_id)
             out[rows] = self.run(ids, mask, made)
-        return out if dim == made else self._shorten(out, dim)
+        rows = out if dim == made else self._shorten(out, dim)
+        return vectors.quantize(rows, output, ranges, lambda: self._golden_ranges(dim))
 
     def batches(self, lengths: Sequence[int], size: int) -> list[list[int]]:
         """Which rows go through the runtime together (exporter/batching.py)."""
@@ -175,6 +186,15 @@ class Encoder:
         if not _is_whole(dims) or not 1 <= dims <= full:
             raise UsageError(f"dims is {dims!r}; {self.contract.model} has 1 … {full}")
         return dims
+
+    def _golden_ranges(self, dim: int) -> np.ndarray:
+        """Of the goldens that travel with the artifact, cut to `dim`; float32 [2, dim]."""
+        try:
+            stored = store.load(self.bundle.path / GOLDEN).embeddings
+        except GoldenError as error:
+            raise ArtifactError(f"{self.bundle.path} is damaged: {error}") from None
+        full = stored.shape[1] == dim
+        return vectors.ranges_of(stored if full else self._shorten(stored, dim))
 
     def _shorten(self, rows: np.ndarray, dim: int) -> np.ndarray:
         short = rows[:, :dim]

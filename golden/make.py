@@ -49,7 +49,7 @@ def make(
     Raises GoldenError where the model cannot be loaded, gives no maximum length, gives a
     non-finite or zero embedding, or knows none of the ids in `only`.
     """
-    model = _open(model_dir, trust_remote_code)
+    model = open_reference(model_dir, trust_remote_code)
     max_length = model.max_seq_length
     if not isinstance(max_length, int) or not 0 < max_length <= _LONGEST:
         raise GoldenError(f"{name} declares no usable maximum length ({max_length})")
@@ -98,7 +98,8 @@ def is_unit(embeddings: np.ndarray) -> bool:
     return bool((np.abs(norms - 1.0) < 1e-5).all())
 
 
-def _open(model_dir: Path, trust_remote_code: bool) -> SentenceTransformer:
+def open_reference(model_dir: Path, trust_remote_code: bool) -> SentenceTransformer:
+    """The model in fp32 on the CPU. Raises GoldenError where it cannot be loaded."""
     import torch
     from sentence_transformers import SentenceTransformer
 

@@ -1,0 +1,108 @@
+"""`goldfold judge`: what an artifact's errors cost its users."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.text import Text
+
+from exporter.cli_golden import Quiet, Trust
+from exporter.console import listening, open_console
+from exporter.errors import GateMissed, OutputError, UsageError
+
+if TYPE_CHECKING:
+    from exporter.judging import Judged
+
+
+def judge(
+    artifacts: Annotated[list[Path], typer.Argument(help="Artifact folders of one model.")],
+    model: Annotated[
+        str | None,
+        typer.Option(help="The source model: needed until its fp32 embeddings are kept."),
+    ] = None,
+    pairs: Annotated[int, typer.Option(help="Docstrings and functions to retrieve.")] = 3000,
+    skip: Annotated[
+        list[str] | None, typer.Option(help="ranks, lee or retrieval; repeatable.")
+    ] = None,
+    limit: Annotated[
+        str | None,
+        typer.Option(help="Exit with 1 if an upper bound of retrieval's or Lee's loss exceeds it."),
+    ] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write all figures here.")
+    ] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads of the runtime.")] = None,
+    trust_remote_code: Trust = False,
+    quiet: Quiet = False,
+) -> None:
+    """Judge ARTIFACTS against fp32: rank agreement, people's judgements, code retrieval.
+
+    Loss is 1 − artifact/fp32. Its upper bound ends the 95 % interval of a paired bootstrap.
+    """
+    from exporter.judging import judge_artifacts
+    from golden.judging.report import table
+
+    most = None if limit is None else _share(limit)
+    if json_file is not None and not json_file.parent.is_dir():
+        raise OutputError(f"cannot write {json_file}: there is no folder {json_file.parent}")
+    log = open_console(stderr=True)
+    with listening(quiet) as listener:
+        found = judge_artifacts(
+            artifacts,
+            model=model,
+            count=pairs,
+            skip=skip or (),
+            threads=threads,
+            trust_remote_code=trust_remote_code,
+            listener=listener,
+            log=lambda text: log.print(Text(f"warning: {text}"), soft_wrap=True),
+        )
+    for reason in dict.fromkeys(reason for one in found for reason in one.missing):
+        log.print(Text(f"left out: {reason}"), soft_wrap=True)
+    console = open_console()
+    for one in found:
+        console.print(table(one.name, one.judgement))
+    if json_file is not None:
+        _write(json_file, found)
+    if most is not None:
+        _hold(found, most)
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the command."""
+    app.command()(judge)
+
+
+def _share(text: str) -> float:
+    """`0.5%` → 0.005, `0.005` → 0.005."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?|\.\d+)\s*(%?)", text.strip())
+    if match is None:
+        raise UsageError(f"--limit {text!r} is no share such as 0.5%")
+    return float(match[1]) / (100 if match[2] else 1)
+
+
+def _hold(found: list[Judged], limit: float) -> None:
+    """Raise GateMissed naming the worst figure of each artifact over the limit."""
+    if all(one.judgement.worst is None for one in found):
+        raise UsageError("--limit needs retrieval or the Lee corpus; nothing with a bound was run")
+    over = [
+        f"{one.path}: {worst.name} at {worst.dims} dims loses up to {worst.upper:.2%}"
+        for one in found
+        if (worst := one.judgement.worst) is not None and (worst.upper or 0.0) > limit
+    ]
+    if over:
+        raise GateMissed(f"more than {limit:.2%} lost: {'; '.join(over)}")
+
+
+def _write(file: Path, found: list[Judged]) -> None:
+    fresh = file.with_name(f".{file.name}.new")
+    try:
+        fresh.write_text(json.dumps([one.to_json() for one in found], indent=1) + "\n", "utf-8")
+        fresh.replace(file)
+    except OSError as error:
+        fresh.unlink(missing_ok=True)
+        raise OutputError(f"cannot write {file}: {error.strerror}") from None

@@ -1,0 +1,171 @@
+"""Judge embeddings against the reference's: rank agreement, people's judgements, code retrieval."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from golden.errors import GoldenError
+from golden.judging import bootstrap, ranks
+from golden.judging.lee import Lee
+from golden.judging.pairs import Pairs
+from golden.judging.reference import Embed
+from golden.store import Goldens
+
+SHORTER = 256
+"""The second size of a model that has more; of a smaller one it is a quarter."""
+
+Notice = Callable[[str], None]
+"""Called with what is embedded or measured next."""
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One figure at one size. `loss` is 1 - artifact/reference; `upper` ends its 95 % interval
+    above, None where nothing is resampled. `count` is of queries, pairs or texts."""
+
+    name: str
+    dims: int
+    reference: float
+    artifact: float
+    loss: float
+    upper: float | None
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """All figures of an artifact; `pairs_digest` names the retrieval set ("" if it was skipped)."""
+
+    metrics: tuple[Metric, ...]
+    pairs_digest: str
+    resamples: int
+
+    @property
+    def worst(self) -> Metric | None:
+        """The float embeddings' metric with the largest upper bound: what a limit is held
+        against."""
+        bounded = [m for m in self.metrics if m.upper is not None and "embeddings" not in m.name]
+        return max(bounded, key=lambda m: m.upper or 0.0, default=None)
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object."""
+        return asdict(self)
+
+
+def sizes(dim: int) -> tuple[int, int]:
+    """The sizes that a model of `dim` dimensions is judged at: its own, and 256 or a quarter."""
+    return dim, SHORTER if dim > SHORTER else max(1, dim // 4)
+
+
+def judge(
+    embed: Embed,
+    reference: Embed,
+    *,
+    goldens: Goldens | None = None,
+    lee: Lee | None = None,
+    pairs: Pairs | None = None,
+    dims: Sequence[int] | None = None,
+    resamples: int = bootstrap.RESAMPLES,
+    notice: Notice = lambda what: None,
+) -> Judgement:
+    """Measure `embed` against `reference` on what is given; None leaves a part out.
+
+    `goldens` are the reference's own rows. `dims` are sizes to cut to (normalised again); the
+    reference is first cut to what `embed` gives, so an artifact of 256 dimensions is judged as one.
+    Raises GoldenError for embeddings that are not finite, of the wrong shape, or too few.
+    """
+    metrics: list[Metric] = []
+    if goldens is not None:
+        notice("golden texts")
+        texts = [case.prompt + case.text for case in goldens.cases]
+        ours = _rows(embed, texts, "plain")
+        theirs = goldens.embeddings
+        for size in dims or sizes(ours.shape[1]):
+            metrics += _rank_metrics(_cut((theirs, ours), size))
+    if lee is not None:
+        notice("Lee corpus")
+        ours = _rows(embed, lee.texts, "plain")
+        notice("Lee corpus, reference")
+        theirs = _rows(reference, lee.texts, "plain")
+        for size in dims or sizes(ours.shape[1]):
+            notice(f"Lee corpus, {size} dimensions")
+            metrics += _lee_metrics(lee, _cut((theirs, ours), size), resamples)
+    if pairs is not None:
+        found = []
+        for name, each in (("", embed), (", reference", reference)):
+            for kind, texts in (("query", pairs.queries), ("document", pairs.documents)):
+                notice(f"{kind} texts{name}")
+                found.append(_rows(each, texts, kind))
+        for size in dims or sizes(found[0].shape[1]):
+            notice(f"retrieval, {size} dimensions")
+            stored = None if goldens is None else ranks.normalised(goldens.embeddings, size)
+            metrics += _retrieval_metrics(_cut(found, size), stored, resamples)
+    return Judgement(tuple(metrics), pairs.digest if pairs else "", resamples)
+
+
+def _rank_metrics(rows: Sequence[np.ndarray]) -> list[Metric]:
+    """Of (the reference's goldens, ours)."""
+    reference, artifact = rows
+    agreement, overlap = ranks.rank_agreement(reference, artifact)
+    named = (("rank agreement", agreement), (f"top-{ranks.TOP} overlap", overlap))
+    count, size = artifact.shape
+    return [Metric(name, size, 1.0, value, 1 - value, None, count) for name, value in named]
+
+
+def _lee_metrics(lee: Lee, rows: Sequence[np.ndarray], resamples: int) -> list[Metric]:
+    """Of (the reference's texts, ours)."""
+    size, (theirs, ours) = rows[0].shape[1], map(ranks.similarities, rows)
+    upper = np.triu_indices(len(lee.people), 1)
+    metrics = []
+    for name, correlation in (("Pearson", ranks.pearson), ("Spearman", ranks.spearman)):
+        reference, artifact = (correlation(lee.people[upper], m[upper]) for m in (theirs, ours))
+        lost, bound = bootstrap.pair_loss(correlation, lee.people, theirs, ours, resamples)
+        name, count = f"Lee corpus, {name}", len(upper[0])
+        metrics.append(Metric(name, size, reference, artifact, lost, bound, count))
+    return metrics
+
+
+def _retrieval_metrics(
+    rows: Sequence[np.ndarray], stored: np.ndarray | None, resamples: int
+) -> list[Metric]:
+    """Of (our queries, our documents, the reference's queries, its documents). The ranges of int8
+    are those of the stored goldens, or of the documents where there are none: a dimension's own, as
+    sentence-transformers takes them, or one for all, which keeps angles."""
+    queries, documents, their_queries, their_documents = rows
+    baseline = ranks.ndcg(their_queries, their_documents)
+    source = documents if stored is None else stored
+    own = np.stack([source.min(axis=0), source.max(axis=0)])
+    one = np.outer([-1, 1], np.full(source.shape[1], np.abs(source).max()))
+    whole, even = ([ranks.int8(side, r) for side in (queries, documents)] for r in (own, one))
+    packed = [ranks.bits(side) for side in (queries, documents)]
+    scores = {
+        "retrieval nDCG@10": ranks.ndcg(queries, documents),
+        "retrieval nDCG@10, int8 embeddings": ranks.ndcg_int8(*whole),
+        "retrieval nDCG@10, int8 embeddings, one range": ranks.ndcg_int8(*even),
+        "retrieval nDCG@10, binary embeddings": ranks.ndcg_binary(*packed),
+    }
+    metrics = []
+    for name, score in scores.items():
+        lost, bound = bootstrap.mean_loss(baseline, score, resamples)
+        reference, artifact = float(baseline.mean()), float(score.mean())
+        size, count = queries.shape[1], len(score)
+        metrics.append(Metric(name, size, reference, artifact, lost, bound, count))
+    return metrics
+
+
+def _rows(embed: Embed, texts: Sequence[str], kind: str) -> np.ndarray:
+    rows = np.asarray(embed(list(texts), kind))
+    if rows.ndim != 2 or len(rows) != len(texts):
+        raise GoldenError(f"{len(texts)} texts gave embeddings of shape {rows.shape}")
+    return rows
+
+
+def _cut(every: Sequence[np.ndarray], size: int) -> list[np.ndarray]:
+    short = min(rows.shape[1] for rows in every)
+    if not 1 <= size <= short:
+        raise GoldenError(f"embeddings of {short} dimensions cannot be judged at {size}")
+    return [ranks.normalised(rows, size) for rows in every]

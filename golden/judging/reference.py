@@ -1,0 +1,171 @@
+"""The fp32 embeddings that artifacts are judged against: sentence-transformers on the CPU, as in
+golden/make.py, made once and kept in the user's cache.
+
+A file of the cache is named after the model's fingerprint and the digest of the texts it embeds, so
+a changed model or a changed set never meets the wrong numbers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import tempfile
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from golden.errors import GoldenError
+
+Embed = Callable[[Sequence[str], str], np.ndarray]
+"""(texts, kind) -> float32 [N, D], rows in the texts' order. A kind picks the prompt."""
+
+Step = Callable[[int, int], None]
+"""Called with (texts done, texts in all)."""
+
+KINDS: Mapping[str, tuple[str, ...]] = {
+    "query": ("query",),
+    "document": ("document", "passage"),
+    "plain": (),
+}
+"""Kind -> names that models give its prompt. "plain" never has one."""
+
+CHUNK = 32
+"""Texts of like length that go in together."""
+
+BLOCK = 250
+"""Texts that the cache keeps together."""
+
+
+def prompt_of(kind: str, prompts: Mapping[str, str]) -> str:
+    """The prefix that a model's `prompts` (name -> prefix) put before a text of `kind`; "" if
+    none."""
+    return next((prompts[name] for name in KINDS[kind] if name in prompts), "")
+
+
+def chunks(texts: Sequence[str], size: int = CHUNK) -> list[list[int]]:
+    """Rows of `texts` by like length, longest first."""
+    order = sorted(range(len(texts)), key=lambda row: -len(texts[row]))
+    return [order[begin : begin + size] for begin in range(0, len(order), size)]
+
+
+def sentence_transformer(model_dir: Path, *, trust_remote_code: bool = False) -> Embed:
+    """The model of `model_dir` in fp32. It is loaded at the first call.
+
+    Raises GoldenError, then, where it cannot be loaded.
+    """
+    opened = []
+
+    def embed(texts: Sequence[str], kind: str) -> np.ndarray:
+        from golden.make import open_reference
+
+        if not opened:
+            opened.append(open_reference(model_dir, trust_remote_code))
+        model, rows = opened[0], {}
+        for chunk in chunks(texts):
+            found = model.encode(
+                [texts[row] for row in chunk],
+                prompt=prompt_of(kind, model.prompts),
+                batch_size=CHUNK,
+                normalize_embeddings=False,
+                convert_to_numpy=True,
+                show_progress_bar=False,
+            )
+            rows.update(zip(chunk, found, strict=True))
+        return np.stack([rows[row] for row in range(len(texts))]).astype(np.float32, copy=False)
+
+    return embed
+
+
+def cached(
+    fingerprint: str,
+    make: Embed,
+    folder: Path | None = None,
+    note: Callable[[str], None] = lambda text: None,
+    step: Step = lambda done, total: None,
+) -> Embed:
+    """`make`, asked only for what `folder` (the user's cache by default) does not hold.
+
+    Texts are kept in blocks of BLOCK, so what was made before a run was killed is not made again. A
+    damaged file is told through `note` and made again. A cache that cannot be written is told, and
+    done without.
+    """
+    place = folder or default_folder()
+
+    def embed(texts: Sequence[str], kind: str) -> np.ndarray:
+        found = []
+        for begin in range(0, len(texts), BLOCK):
+            found.append(block_of(texts[begin : begin + BLOCK], kind))
+            step(min(begin + BLOCK, len(texts)), len(texts))
+        return np.concatenate(found)
+
+    def block_of(texts: Sequence[str], kind: str) -> np.ndarray:
+        file = place / f"{fingerprint[:24]}-{digest(texts, kind)[:24]}.npz"
+        if file.exists():
+            found = _read(file, len(texts))
+            if found is not None:
+                return found
+            note(f"{file} is damaged and made again")
+        rows = make(texts, kind)
+        try:
+            _write(file, rows)
+        except OSError as error:
+            note(f"cannot keep {file}: {error.strerror}")
+        return rows
+
+    return embed
+
+
+def default_folder() -> Path:
+    """~/.cache/goldfold/judging, or the same under XDG_CACHE_HOME."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "goldfold" / "judging"
+
+
+def digest(texts: Sequence[str], kind: str) -> str:
+    """sha256 of a kind and its texts, in their order."""
+    state = hashlib.sha256(kind.encode())
+    for text in texts:
+        raw = text.encode("utf-8", "surrogatepass")
+        state.update(len(raw).to_bytes(8, "little") + raw)
+    return state.hexdigest()
+
+
+def refusing(reason: str) -> Embed:
+    """An Embed for where no model is at hand: it raises GoldenError(reason)."""
+
+    def embed(texts: Sequence[str], kind: str) -> np.ndarray:
+        raise GoldenError(reason)
+
+    return embed
+
+
+def _read(file: Path, count: int) -> np.ndarray | None:
+    """The rows of a cache file; None if it is damaged."""
+    try:
+        with np.load(file, allow_pickle=False) as archive:
+            rows, sha256 = archive["rows"], str(archive["sha256"])
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return None
+    whole = rows.ndim == 2 and len(rows) == count and rows.dtype == np.float32
+    return rows if whole and _sha256(rows) == sha256 else None
+
+
+def _write(file: Path, rows: np.ndarray) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    raw = io.BytesIO()
+    np.savez(raw, rows=rows, sha256=np.array(_sha256(rows)))
+    handle, fresh = tempfile.mkstemp(prefix=f".{file.stem}.", dir=file.parent)
+    try:
+        with os.fdopen(handle, "wb") as out:
+            out.write(raw.getvalue())
+        Path(fresh).replace(file)
+    except BaseException:
+        Path(fresh).unlink(missing_ok=True)
+        raise
+
+
+def _sha256(rows: np.ndarray) -> str:
+    return hashlib.sha256(np.ascontiguousarray(rows).tobytes()).hexdigest()
