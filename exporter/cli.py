@@ -12,7 +12,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from exporter import __version__, cli_coreml, cli_laws
+from exporter import __version__, cli_coreml, cli_laws, cli_report
 from exporter.cli_golden import AsJson, Quiet, Trust, golden_app, whole_numbers
 from exporter.console import listening, open_console
 from exporter.errors import GateMissed, OutputError, UsageError
@@ -32,6 +32,7 @@ app = typer.Typer(
 app.add_typer(golden_app, name="golden")
 cli_laws.add_to(app)
 cli_coreml.add_to(app)
+cli_report.add_to(app)
 
 Threads = Annotated[int | None, typer.Option(min=1, help="Threads of the runtime.")]
 
@@ -165,6 +166,7 @@ def _artifacts(folders: list[Path]) -> list[Path]:
 
 def _show(results: list[Result], as_json: bool) -> None:
     """The table, the reasons of what failed, and GateMissed if anything did."""
+    from golden.compare import summary
     from golden.report import Row, reasons, table
 
     if as_json:
@@ -179,9 +181,7 @@ def _show(results: list[Result], as_json: bool) -> None:
                         "seconds": round(r.seconds, 3),
                         "passed": r.passed,
                         "reasons": r.verdict.reasons,
-                        "measurement": {
-                            k: v for k, v in r.measurement.to_json().items() if k != "rows"
-                        },
+                        "measurement": summary(r.measurement),
                     }
                     for r in results
                 ],

@@ -21,6 +21,7 @@ from exporter import (
     pipeline,
     ranges,
     registry,
+    reporting,
     verifying,
 )
 from exporter.bundle import Bundle, Manifest, Origin
@@ -155,6 +156,7 @@ def export(
                     stages,
                 )
             )
+    reporting.after_export(out, stages)
     return results
 
 
