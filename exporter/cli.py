@@ -65,6 +65,9 @@ def export(
     verify_each: Annotated[
         bool, typer.Option("--verify-each", help="Record the drift after every pass.")
     ] = False,
+    no_locate: Annotated[
+        bool, typer.Option("--no-locate", help="Do not look where a missed gate comes from.")
+    ] = False,
     max_length: Annotated[
         int | None, typer.Option(help="The most tokens of a text; the model's own by default.")
     ] = None,
@@ -131,6 +134,7 @@ def export(
             max_length=max_length,
             dims=whole_numbers(dims, "--dims"),
             build=build,
+            locate=not no_locate,
             listener=listener,
         )
     _show(results, as_json)
@@ -197,6 +201,11 @@ def _show(results: list[Result], as_json: bool) -> None:
             out_console.print(Text(str(result.path), "dim"), soft_wrap=True)
         if not all(r.passed for r in results):
             log_console.print(reasons(rows))
+        for result in results:
+            verdict = result.bundle.verdict
+            if verdict is not None and verdict.location is not None:
+                said = f"{result.bundle.name}: {verdict.location.sentence}"
+                log_console.print(Text(said), soft_wrap=True)
     failed = [str(r.path) for r in results if not r.passed]
     if failed:
         raise GateMissed(f"missed the golden gate: {', '.join(failed)}")

@@ -18,6 +18,7 @@ from exporter import (
     bundle,
     calibration,
     heads,
+    locating,
     pipeline,
     ranges,
     registry,
@@ -34,6 +35,7 @@ from exporter.pipeline import Options, Pipeline
 from exporter.probing import Drift, Look
 from exporter.program import Program, Reference, weights_aside
 from exporter.stages import Listener, Stages
+from exporter.suspect import Made, Suspect
 from exporter.weights import read_object
 from golden import store
 from golden.compare import Measurement
@@ -77,6 +79,7 @@ def export(
     max_length: int | None = None,
     dims: Sequence[int] = (),
     build: BuildOptions = NOTHING_ASKED,
+    locate: bool = True,
     listener: Listener | None = None,
 ) -> list[Result]:
     """Export `model` for every pair of target and precision, and verify each artifact.
@@ -94,6 +97,7 @@ def export(
         dims: sizes of the embedding (Matryoshka); the largest is `sentence_embedding`, the others
             are further outputs. The model's own if not given.
         build: what is asked of the targets beyond precisions (exporter.options.BuildOptions).
+        locate: find out where an artifact that misses its gate goes wrong (exporter.locating).
         listener: is told what happens (exporter.stages.Listener).
 
     Returns:
@@ -140,7 +144,8 @@ def export(
             peaks = record_ranges(program, stages)
     results = []
     with bundle.scratch(out) as scratch:
-        job = Job(source, origin, goldens, peaks, scratch, out, drift, common_looks, {})
+        trust = trust_remote_code if locate else None
+        job = Job(source, origin, goldens, peaks, scratch, out, drift, common_looks, {}, trust)
         for index, (target, precision) in enumerate(pairs):
             # The last target may use the program up; the others get a copy that shares the weights.
             last = index == len(pairs) - 1
@@ -256,6 +261,8 @@ class Job:
     common_looks: int
     proofs: dict[tuple[str, str], Measurement]
     """The emulator's figures by precision and graph."""
+    trusts: bool | None
+    """Whether the model's code may run while a fault is located; None if none is to be."""
 
 
 def _one(
@@ -282,6 +289,7 @@ def _one(
         emulable = _emulable(program, precision, target) if target.typed else emulable
         contract = target.narrow(program.contract, options)
         goldens = job.goldens.within(contract.max_length)
+        final = replace(program, model=program.model.clone(), contract=contract)
         said = target.build(program, precision, folder, options)
         _companions(job.source, program, goldens, folder)
         said += target.finish(folder, contract, precision, _reference(job.source, goldens))
@@ -316,6 +324,10 @@ def _one(
             job.proofs[key] = verifying.emulated(emulable, precision, job.goldens, stages)
         proof = job.proofs[key]
         verdict = verifying.both(verdict, proof, precision, job.goldens)
+    location = None
+    if not verdict.passed and job.trusts is not None:
+        made = Made(job.source, passes, final, emulable, target, precision, options, job.trusts)
+        location = locating.locate(Suspect(made, goldens, measurement, proof), stages)
     timings = stages.timings[first:]
     looks: list[Look] = []
     if job.drift is not None:  # the common passes' and this artifact's own
@@ -330,6 +342,7 @@ def _one(
         looks,
         verifying.measured(built),
         further,
+        location,
     )
     bundle.write_verdict(folder, record)
     path = bundle.publish(folder, job.out, name, verdict.passed)
