@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from exporter.reporting.collect import ArtifactFigures, Report, TextFigures
 from golden.report import human_size
@@ -50,6 +50,7 @@ class Dot:
     """Written beside it."""
     side: str = "start"
     """Which end of the label is at the dot."""
+    radius: float = 3.0
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ def overview(report: Report) -> Plot | None:
     shown = [a for a in report.artifacts if a.judged and math.isfinite(a.judged.larger)]
     if len(shown) < 2:
         return None
-    sizes = [a.bytes for a in shown]
+    sizes, kinds = [a.bytes for a in shown], list(dict.fromkeys(a.target for a in shown))
     x = _linear("size", min([*sizes, 0]), max(sizes) * 1.12, human_size)
     y = _decades("worst 1−cos", [a.judged.larger for a in shown if a.judged])
     dots = [
@@ -98,6 +99,7 @@ def overview(report: Report) -> Plot | None:
             _y(y.at(a.judged.larger)),
             f"t-{a.target} {'bad' if a.state != 'passed' else ''}",
             f"{a.folder}: {human_size(a.bytes)}, worst 1−cos {a.judged.larger:.1e}",
+            radius=max(3.0, 8.0 - 1.7 * kinds.index(a.target)),  # one on another shows as rings
         )
         for a in shown
         if a.judged
@@ -110,7 +112,7 @@ def overview(report: Report) -> Plot | None:
         _x_ticks(x),
         _y_ticks(y),
         tuple(_labelled(dots, [a.precision for a in shown])),
-        key=tuple((f"t-{a}", a) for a in dict.fromkeys(a.target for a in shown)),
+        key=tuple((f"t-{kind}", kind) for kind in kinds),
     )
 
 
@@ -124,7 +126,7 @@ def _labelled(dots: Sequence[Dot], labels: Sequence[str]) -> Iterable[Dot]:
             yield dot
             continue
         taken.append((dot.x, dot.y, label))
-        yield Dot(dot.x, dot.y, dot.style, dot.title, label, side)
+        yield replace(dot, label=label, side=side)
 
 
 def by_length(artifact: ArtifactFigures) -> Plot | None:
@@ -157,6 +159,7 @@ def by_length(artifact: ArtifactFigures) -> Plot | None:
                 _y(y.at(figure)),
                 f"w-{way} {'bad' if artifact.limit and figure > artifact.limit else ''}",
                 f"{text.id} ({way}): {text.tokens} tokens, 1−cos {figure:.1e}",
+                radius=4.3 if way == "padded" else 2.6,
             )
             for text, way, figure in found
         ),
@@ -171,7 +174,7 @@ def similarities(artifact: ArtifactFigures) -> Plot | None:
         return None
     most = max((abs(y) for _, y in artifact.pairs), default=0.0) or 1e-12
     low, high = min(x for x, _ in artifact.pairs), max(x for x, _ in artifact.pairs)
-    x = _linear("golden similarity", low - 0.02, high + 0.02, lambda v: f"{v:.1f}")
+    x = _linear("golden similarity", low - 0.02, high + 0.02, lambda v: f"{v + 0:.3g}")
     y = Axis(
         "artifact − golden",
         -1.15 * most,
@@ -229,7 +232,7 @@ def _decades(title: str, values: Sequence[float]) -> Axis:
     """A logarithmic axis of whole decades around `values`."""
     low = max(min(values), FLOOR)
     high = max([*values, FLOOR])
-    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high) + 0.15)
+    first, last = math.floor(math.log10(low) - 0.15), math.ceil(math.log10(high) + 0.15)
     step = max(1, math.ceil((last - first) / 6))
     powers = range(first, last + 1, step)
     return Axis(
