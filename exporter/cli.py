@@ -12,7 +12,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from exporter import __version__, cli_coreml, cli_laws, cli_report
+from exporter import __version__, cli_coreml, cli_laws, cli_report, cli_trust
 from exporter.cli_golden import AsJson, Quiet, Trust, golden_app, whole_numbers
 from exporter.console import listening, open_console
 from exporter.errors import GateMissed, OutputError, UsageError
@@ -33,6 +33,7 @@ app.add_typer(golden_app, name="golden")
 cli_laws.add_to(app)
 cli_coreml.add_to(app)
 cli_report.add_to(app)
+cli_trust.add_to(app)
 
 Threads = Annotated[int | None, typer.Option(min=1, help="Threads of the runtime.")]
 
