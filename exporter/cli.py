@@ -146,6 +146,12 @@ def verify(
     folders: Annotated[
         list[Path], typer.Argument(help="Artifact folders, or one that holds them.")
     ],
+    signature: Annotated[
+        Path | None, typer.Option(help="Check this signature of the one artifact first.")
+    ] = None,
+    public_key: Annotated[
+        Path | None, typer.Option(help="The key that the signature must be of, in PEM.")
+    ] = None,
     threads: Threads = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
@@ -153,9 +159,21 @@ def verify(
     """Check every digest of an artifact, and run its goldens again."""
     from exporter.verifying import verify as run
 
+    if signature is not None or public_key is not None:
+        _check_signature(_artifacts(folders), signature, public_key)
     with listening(quiet or as_json) as listener:
         results = [run(path, threads=threads, listener=listener) for path in _artifacts(folders)]
     _show(results, as_json)
+
+
+def _check_signature(paths: list[Path], signature: Path | None, key: Path | None) -> None:
+    from exporter.signing import check
+
+    if signature is None or key is None:
+        raise UsageError("--signature and --public-key go together")
+    if len(paths) != 1:
+        raise UsageError(f"--signature is of one artifact, and {len(paths)} are given")
+    check(paths[0], signature, key)
 
 
 def _artifacts(folders: list[Path]) -> list[Path]:

@@ -1,4 +1,4 @@
-"""`goldfold diff`: what two artifacts differ in."""
+"""`goldfold diff` and `goldfold sign`: what two artifacts differ in, and whose an artifact is."""
 
 from __future__ import annotations
 
@@ -44,6 +44,20 @@ def diff(
         raise typer.Exit(1)
 
 
+def sign(
+    folder: Annotated[Path, typer.Argument(help="An artifact folder.")],
+    key: Annotated[Path, typer.Option(help="A private elliptic-curve key, in PEM.")],
+    signature: Annotated[
+        Path | None, typer.Option(help="File to write; FOLDER.sig by default.")
+    ] = None,
+) -> None:
+    """Sign an artifact with a key of yours. Everything but its verdict is signed."""
+    from exporter.signing import sign as run
+
+    open_console().print(Text(str(run(folder, key, signature))), soft_wrap=True)
+
+
 def add_to(app: typer.Typer) -> None:
-    """Make `diff` a command of `app`."""
+    """Make both commands of `app`."""
     app.command()(diff)
+    app.command()(sign)
