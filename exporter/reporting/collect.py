@@ -5,6 +5,7 @@ Nothing is measured here. All figures come from each artifact's manifest.json an
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -72,6 +73,15 @@ class Figures(_Record):
         return max(_infinite(self.worst), _infinite(self.worst_padded))
 
 
+class DriftStep(_Record):
+    """1−cos over the short texts after one pass; null where an embedding is not finite."""
+
+    after: str
+    worst: float | None
+    mean: float | None
+    worst_id: str
+
+
 class ArtifactFigures(_Record):
     """One artifact folder. Of a damaged one only `folder`, `state` and `reasons` are known."""
 
@@ -96,7 +106,7 @@ class ArtifactFigures(_Record):
     """(golden similarity, artifact's minus golden) of a drawn sample of pairs of texts."""
     heads: dict[str, dict[str, Any]] = {}
     beside: dict[str, dict[str, Any]] = {}
-    drift: tuple[Look, ...] = ()
+    drift: tuple[DriftStep, ...] = ()
     location: Location | None = None
     """Where one that missed its gate goes wrong."""
     build_seconds: float | None = None
@@ -230,7 +240,7 @@ def _judged(opened: Bundle, verdict: VerdictRecord) -> dict[str, Any]:
         "pairs": (emulated or measurement).get("pairs") or measurement.get("pairs", ()),
         "heads": verdict.heads,
         "beside": verdict.beside,
-        "drift": verdict.drift,
+        "drift": tuple(map(_step, verdict.drift)),
         "location": verdict.location,
         "build_seconds": seconds.get(f"build {opened.name}"),
         "golden_seconds": seconds.get(f"verify {opened.name}"),
@@ -248,6 +258,15 @@ def _what(verdict: VerdictRecord) -> str:
 
 def _summary(record: dict[str, Any]) -> Figures:
     return Figures(**{key: _number(record[key]) for key in Figures.model_fields})
+
+
+def _step(look: Look) -> DriftStep:
+    finite = {key: _finite(getattr(look, key)) for key in ("worst", "mean")}
+    return DriftStep(after=look.after, worst_id=look.worst_id, **finite)
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def _number(value: Any) -> Any:

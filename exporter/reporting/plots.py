@@ -203,14 +203,17 @@ def drift(artifact: ArtifactFigures) -> Plot | None:
     looks = artifact.drift
     if len(looks) < 2:
         return None
-    y = _decades("worst 1−cos", [look.worst for look in looks if math.isfinite(look.worst)])
+    worst = [look.worst for look in looks if look.worst is not None]
+    y = _decades("worst 1−cos", worst or [1.0])
     x = Axis("pass", 0.0, len(looks) - 1.0, False, ())
     dots = [
         Dot(
             _x(0.02 + 0.96 * x.at(index)),
-            _y(y.at(look.worst)),
-            "w-alone" + ("" if math.isfinite(look.worst) else " bad"),
-            f"{index + 1}. after {look.after}: worst {look.worst:.1e} ({look.worst_id})",
+            _y(y.at(y.high if look.worst is None else look.worst)),
+            "w-alone" + (" bad" if look.worst is None else ""),
+            f"{index + 1}. after {look.after}: worst "
+            + ("not finite" if look.worst is None else f"{look.worst:.1e}")
+            + f" ({look.worst_id})",
         )
         for index, look in enumerate(looks)
     ]

@@ -35,6 +35,10 @@ def out(artifacts: dict[str, Path], tmp_path: Path) -> Path:
     verdict = json.loads((broken / bundle.VERDICT).read_text())
     row = verdict["measurement"]["rows"][2]
     row["alone"]["distance"], row["padded"]["distance"] = 0.25, "inf"
+    verdict["drift"] = [
+        {"after": "fold-norm-gain", "worst": 1e-12, "mean": 1e-13, "worst_id": "empty"},
+        {"after": "set-precision", "worst": "Infinity", "mean": "Infinity", "worst_id": "empty"},
+    ]
     verdict["passed"] = False
     verdict["reasons"] = [
         f"1-cos of {row['id']} (alone) is 2.50e-01, over the fp32 limit of 1e-08.",
@@ -157,6 +161,13 @@ def test_infinite_is_null_in_the_record(out: Path) -> None:
     failed = next(a for a in record["artifacts"] if a["state"] == "failed")
     text = failed["texts"][2]
     assert (text["alone"], text["padded"], text["worst"]) == (0.25, None, None)
+    assert [step["worst"] for step in failed["drift"]] == [1e-12, None]
+    shown = page(collect([out]))
+    assert "Drift after each pass" in shown and "after set-precision: worst not finite" in shown
+    verdict = bundle.open_bundle(out / failed["folder"], unverified=True).verdict
+    assert verdict is not None and verdict.drift[1].worst == float("inf")
+    again = VerdictRecord.model_validate_json(verdict.model_dump_json())
+    assert again == verdict  # an infinite drift does not make an artifact unreadable
     assert collect([out]).artifacts[3].ranked[0].id == text["id"]
 
 
