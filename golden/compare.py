@@ -247,7 +247,7 @@ def sampled_pairs(
 
     Rounded to what a picture can show. Pairs with a row that is not finite, or zero, are left out.
     """
-    usable = np.isfinite(embeddings).all(axis=1) & embeddings.any(axis=1)
+    usable = np.asarray(np.isfinite(embeddings).all(axis=1) & embeddings.any(axis=1))
     first, second = np.triu_indices(len(goldens), k=1)
     if len(first) > most:
         kept = np.sort(np.random.default_rng(0).choice(len(first), most, replace=False))
