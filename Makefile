@@ -49,8 +49,9 @@ export: $(STAMP) need-model  ## export MODEL to OUT for TARGETS in PRECISION, an
 verify: $(STAMP)  ## check every artifact in OUT again
 	$(BIN)/goldfold verify $(OUT)
 
-docs: $(STAMP)  ## write docs/passes.md from the docstrings, docs/families.md from a run of them all
+docs: $(STAMP)  ## write docs/passes.md, docs/schema/ and, from a run of them all, docs/families.md
 	$(BIN)/python -m exporter.lawbook > docs/passes.md
+	$(BIN)/python -m exporter.schemas docs/schema
 	$(BIN)/python -m tests.families
 
 bench: $(STAMP) need-model  ## what an export of MODEL costs, stage by stage

@@ -26,6 +26,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from exporter import registry
 from exporter.errors import ArtifactError, OutputError
+from exporter.location import Location
 from exporter.options import NOTHING_ASKED, BuildOptions
 from exporter.pipeline import PassReport
 from exporter.probing import Look
@@ -37,6 +38,8 @@ MANIFEST = "manifest.json"
 VERDICT = "verdict.json"
 GOLDEN = "golden"
 FAILED = ".failed"
+REPORT = ("report.html", "report.json", "junit.xml")
+"""What lies beside artifacts and says what they come to (exporter/reporting/)."""
 _KIND = "goldfold.artifact/"
 FORMAT = "goldfold.artifact/3"
 _SCRATCH = ".goldfold-"
@@ -134,6 +137,8 @@ class VerdictRecord(BaseModel):
     """The further heads, by output, on the short texts; "… emulated" with every value rounded."""
     drift: tuple[Look, ...] = ()
     """The drift after every pass, where the export was asked for it."""
+    location: Location | None = None
+    """Where one that missed its gate goes wrong, as its export found it (exporter/locating.py)."""
     timings: tuple[Timing, ...]
     passes_seconds: dict[str, float] = {}
     machine: dict[str, str] = {}
@@ -162,7 +167,7 @@ def seal(folder: Path, manifest: dict[str, Any]) -> Manifest:
     `files`."""
     files = {
         key: FileEntry(sha256=digest(folder / key), size=(folder / key).stat().st_size)
-        for key in sorted(_files(folder))
+        for key in sorted(files_of(folder))
     }
     sealed = Manifest(files=files, **manifest)
     (folder / MANIFEST).write_bytes(sealed.to_bytes())
@@ -189,7 +194,7 @@ def open_bundle(path: Path, *, check_files: bool = True, unverified: bool = Fals
     if not path.is_dir():
         raise ArtifactError(f"{path} is not an artifact folder: there is no such folder")
     manifest = read_manifest(path)
-    found, named = set(_files(path)), set(manifest.files)
+    found, named = set(files_of(path)), set(manifest.files)
     if missing := sorted(key for key in named if not (path / key).is_file()):
         raise ArtifactError(f"{path} is damaged: {missing[0]} is missing; export it again")
     if extra := sorted(found - named):
@@ -262,7 +267,7 @@ def digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _files(folder: Path) -> Iterator[str]:
+def files_of(folder: Path) -> Iterator[str]:
     """Paths of all files, posix, relative; but for the manifest, the verdict, and the bytecode that
     Python leaves when an artifact's own loader is imported."""
     for path in folder.rglob("*"):
@@ -294,7 +299,9 @@ def check_output(out: Path, names: list[str], force: bool) -> None:
                 raise OutputError(f"{path} is in the way and no artifact of goldfold; move it away")
     if force:
         return
-    others = [p.name for p in out.iterdir() if not p.name.startswith(_SCRATCH)]
+    ours = (_SCRATCH, *(f".{name}." for name in REPORT))
+    others = [p.name for p in out.iterdir() if not p.name.startswith(ours)]
+    others = [name for name in others if name not in REPORT]
     if others and not any(is_artifact(out / name) for name in others):
         raise OutputError(
             f"{out} holds something else ({sorted(others)[0]}); "

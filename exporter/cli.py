@@ -12,7 +12,15 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from exporter import __version__, cli_coreml, cli_judge, cli_laws
+from exporter import (
+    __version__,
+    cli_coreml,
+    cli_judge,
+    cli_laws,
+    cli_quantize,
+    cli_report,
+    cli_trust,
+)
 from exporter.cli_golden import AsJson, Quiet, Trust, golden_app, whole_numbers
 from exporter.console import listening, open_console
 from exporter.errors import GateMissed, OutputError, UsageError
@@ -33,6 +41,9 @@ app.add_typer(golden_app, name="golden")
 cli_laws.add_to(app)
 cli_coreml.add_to(app)
 cli_judge.add_to(app)
+cli_quantize.add_to(app)
+cli_report.add_to(app)
+cli_trust.add_to(app)
 
 Threads = Annotated[int | None, typer.Option(min=1, help="Threads of the runtime.")]
 
@@ -64,6 +75,9 @@ def export(
     ] = None,
     verify_each: Annotated[
         bool, typer.Option("--verify-each", help="Record the drift after every pass.")
+    ] = False,
+    no_locate: Annotated[
+        bool, typer.Option("--no-locate", help="Do not look where a missed gate comes from.")
     ] = False,
     max_length: Annotated[
         int | None, typer.Option(help="The most tokens of a text; the model's own by default.")
@@ -135,6 +149,7 @@ def export(
             max_length=max_length,
             dims=whole_numbers(dims, "--dims"),
             build=build,
+            locate=not no_locate,
             listener=listener,
         )
     _show(results, as_json)
@@ -145,6 +160,12 @@ def verify(
     folders: Annotated[
         list[Path], typer.Argument(help="Artifact folders, or one that holds them.")
     ],
+    signature: Annotated[
+        Path | None, typer.Option(help="Check this signature of the one artifact first.")
+    ] = None,
+    public_key: Annotated[
+        Path | None, typer.Option(help="The key that the signature must be of, in PEM.")
+    ] = None,
     threads: Threads = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
@@ -152,9 +173,21 @@ def verify(
     """Check every digest of an artifact, and run its goldens again."""
     from exporter.verifying import verify as run
 
+    if signature is not None or public_key is not None:
+        _check_signature(_artifacts(folders), signature, public_key)
     with listening(quiet or as_json) as listener:
         results = [run(path, threads=threads, listener=listener) for path in _artifacts(folders)]
     _show(results, as_json)
+
+
+def _check_signature(paths: list[Path], signature: Path | None, key: Path | None) -> None:
+    from exporter.signing import check
+
+    if signature is None or key is None:
+        raise UsageError("--signature and --public-key go together")
+    if len(paths) != 1:
+        raise UsageError(f"--signature is of one artifact, and {len(paths)} are given")
+    check(paths[0], signature, key)
 
 
 def _artifacts(folders: list[Path]) -> list[Path]:
@@ -170,6 +203,7 @@ def _artifacts(folders: list[Path]) -> list[Path]:
 
 def _show(results: list[Result], as_json: bool) -> None:
     """The table, the reasons of what failed, and GateMissed if anything did."""
+    from golden.compare import summary
     from golden.report import Row, reasons, table
 
     if as_json:
@@ -184,9 +218,7 @@ def _show(results: list[Result], as_json: bool) -> None:
                         "seconds": round(r.seconds, 3),
                         "passed": r.passed,
                         "reasons": r.verdict.reasons,
-                        "measurement": {
-                            k: v for k, v in r.measurement.to_json().items() if k != "rows"
-                        },
+                        "measurement": summary(r.measurement),
                     }
                     for r in results
                 ],
@@ -202,6 +234,11 @@ def _show(results: list[Result], as_json: bool) -> None:
             out_console.print(Text(str(result.path), "dim"), soft_wrap=True)
         if not all(r.passed for r in results):
             log_console.print(reasons(rows))
+        for result in results:
+            verdict = result.bundle.verdict
+            if verdict is not None and verdict.location is not None:
+                said = f"{result.bundle.name}: {verdict.location.sentence}"
+                log_console.print(Text(said), soft_wrap=True)
     failed = [str(r.path) for r in results if not r.passed]
     if failed:
         raise GateMissed(f"missed the golden gate: {', '.join(failed)}")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import typer
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from exporter.console import open_console
+from exporter.quantize.recipe import Choice
 
 
 def recipes() -> None:
@@ -27,7 +29,11 @@ def recipes() -> None:
     open_console().print(shown)
 
 
-def _bits(choice) -> str:
+def _bits(choice: Choice) -> str:
     if not choice.bits:
         return "floating"
     return f"int{choice.bits}" + (f", blocks of {choice.block}" if choice.block else "")
+
+
+def add_to(app: typer.Typer) -> None:
+    app.command()(recipes)

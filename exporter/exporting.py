@@ -32,8 +32,8 @@ from exporter.model import Source, check_finite, open_model
 from exporter.options import NOTHING_ASKED, BuildOptions, check_taken
 from exporter.passes.set_precision import SetPrecision
 from exporter.pipeline import Options, Pipeline
-from exporter.probing import Drift, Look
 from exporter.preparing import legal, peaks_for, prepare, quantize, record_ranges, rewrite, traced
+from exporter.probing import Drift, Look
 from exporter.program import Program, Words, weights_aside
 from exporter.quantize.recipe import Recipe
 from exporter.stages import Listener, Stages
@@ -296,9 +296,7 @@ def _build(
         made = None
         if job.trusts is not None:
             final = replace(_copy(program), contract=contract)
-            made = Made(
-                job.source, passes, final, emulable, target, floating, options, job.trusts
-            )
+            made = Made(job.source, passes, final, emulable, target, floating, options, job.trusts)
         said = target.build(program, floating, folder, options)
         companions.write(job.source, program, goldens, folder)
         reference = companions.reference(job.source, goldens)

@@ -3,13 +3,14 @@ in full. Targets that hand a runtime or a compiler a file of ONNX write it here.
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import onnx
 import onnx_ir as ir
 
 from exporter import dialect
-from exporter.errors import RewriteError
+from exporter.errors import ArtifactError, RewriteError
 from exporter.program import Program, infer_shapes, where
 
 MODEL = "model.onnx"
@@ -41,3 +42,32 @@ def write(program: Program, folder: Path, target: str) -> None:
     except Exception as error:
         reason = (str(error).strip().splitlines() or [""])[0]
         raise RewriteError(f"onnx.checker refuses {path.name}: {reason}") from error
+
+
+def parts(path: Path) -> dict[str, str]:
+    """Nodes in words and constants by digest, by name. Raises ArtifactError if `path` is
+    damaged."""
+    try:
+        model = ir.load(path)
+        found = {
+            f"constant {name}": _digest(value) for name, value in model.graph.initializers.items()
+        }
+    except Exception as error:
+        reason = (str(error).splitlines() or [""])[0]
+        raise ArtifactError(f"cannot read {path}: {reason}") from error
+    for value in (*model.graph.inputs, *model.graph.outputs):
+        found[f"value {value.name}"] = f"{value.dtype} {value.shape}"
+    for place, node in enumerate(model.graph):
+        attributes = ", ".join(f"{k}={v.value!r}" for k, v in sorted(node.attributes.items()))
+        given = ", ".join("" if value is None else value.name or "" for value in node.inputs)
+        made = ", ".join(value.name or "" for value in node.outputs)
+        found[f"node {node.name or place}"] = f"{made} = {node.op_type}({given}) {{{attributes}}}"
+    return found
+
+
+def _digest(value: ir.Value) -> str:
+    tensor = value.const_value
+    if tensor is None:
+        return "nothing"
+    held = hashlib.sha256(tensor.tobytes()).hexdigest()[:16]
+    return f"{tensor.dtype} {tensor.shape} sha256 {held}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import onnx
@@ -125,19 +125,27 @@ class Pipeline:
     reports: list[PassReport] = field(default_factory=list)
     trail: list[tuple[str, str]] = field(default_factory=list)
     """(pass, place) of every application that counts, in order."""
+    before: Program | None = None
+    """The program before its first pass; shares its weights. For exporter/locating.py."""
+    laws: list[Pass] = field(default_factory=list)
+    """Every pass that ran, in order."""
 
     def run(self, program: Program, passes: Iterable[Pass]) -> list[PassReport]:
         """Apply `passes` in order, with a legality check after each. Changes `program` in place.
 
         Returns this call's reports. Raises RewriteError if a pass leaves an illegal graph.
         """
+        if self.before is None:
+            self.before = replace(program, model=program.model.clone())
         return [self._one(program, law) for law in passes if self._runs(law)]
 
     def fork(self, folder: str) -> Pipeline:
         """A pipeline that goes on from here by itself, and dumps into a sub-folder."""
         dump = self.options.dump / folder if self.options.dump is not None else None
         options = Options(self.options.skip, self.options.stop_after, dump)
-        return Pipeline(options, self.after, list(self.reports), list(self.trail))
+        return Pipeline(
+            options, self.after, list(self.reports), list(self.trail), self.before, list(self.laws)
+        )
 
     def _runs(self, law: Pass) -> bool:
         return law.required or law.name not in self.options.skip
@@ -162,6 +170,7 @@ class Pipeline:
             seconds=round(time.perf_counter() - started, 3),
         )
         self.reports.append(report)
+        self.laws.append(law)
         if not law.required:
             self.trail += [(law.name, place) for place in log.applied]
         if self.options.dump is not None:

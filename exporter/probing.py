@@ -25,9 +25,12 @@ SHORT = 300
 
 
 class Look(BaseModel):
-    """Drift at one point: 1−cos over the short goldens, infinite where a value is not finite."""
+    """Drift at one point: 1−cos over the short goldens, infinite where a value is not finite.
 
-    model_config = ConfigDict(frozen=True)
+    JSON has no infinity: it is written, and read, as the string "Infinity".
+    """
+
+    model_config = ConfigDict(frozen=True, ser_json_inf_nan="strings")
 
     after: str
     """Name of the pass before this look."""

@@ -12,6 +12,7 @@ from exporter import emulate as emulation
 from exporter.bundle import GOLDEN, Bundle, Manifest, VerdictRecord
 from exporter.encoder import Encoder, open_encoder
 from exporter.errors import ArtifactError
+from exporter.location import Location
 from exporter.probing import SHORT, Look
 from exporter.program import Program
 from exporter.stages import Listener, Stages, Timing
@@ -72,8 +73,8 @@ def _carry(opened: Bundle, verdict: Verdict, fresh: VerdictRecord) -> tuple[Verd
     old = opened.verdict
     if old is None or old.emulated is None:
         if _executes(opened.manifest):
-            drift = () if old is None else old.drift
-            return verdict, fresh.model_copy(update={"drift": drift})
+            kept = {} if old is None else {"drift": old.drift, "location": _still(old, verdict)}
+            return verdict, fresh.model_copy(update=kept)
         # What the runtime computes in f32 here proves the weights, not the precision.
         unproved = f"{EMULATED} nothing proves {opened.manifest.floating} here; export it again."
         verdict = Verdict(False, (*verdict.reasons, unproved))
@@ -88,10 +89,15 @@ def _carry(opened: Bundle, verdict: Verdict, fresh: VerdictRecord) -> tuple[Verd
     kept = {
         "emulated": old.emulated,
         "drift": old.drift,
+        "location": _still(old, verdict),
         "heads": {**fresh.heads, **rounded},
     }
     update = {"passed": verdict.passed, "reasons": verdict.reasons, **kept}
     return verdict, fresh.model_copy(update=update)
+
+
+def _still(old: VerdictRecord, verdict: Verdict) -> Location | None:
+    return None if verdict.passed else old.location
 
 
 def goldens_of(opened: Bundle) -> Goldens:
@@ -236,6 +242,7 @@ def record(
     drift: Sequence[Look] = (),
     where: tuple[str, str] = ("the artifact", ""),
     heads: Mapping[str, Measurement] | None = None,
+    location: Location | None = None,
 ) -> VerdictRecord:
     """What goes into verdict.json: everything that differs from run to run."""
     measured, not_run = where
@@ -248,6 +255,7 @@ def record(
         beside=_summaries(beside),
         heads=_summaries(heads),
         drift=tuple(drift),
+        location=location,
         timings=tuple(timings),
         passes_seconds={report.name: report.seconds for report in manifest.passes},
         machine={
@@ -262,7 +270,4 @@ def record(
 
 def _summaries(found: Mapping[str, Measurement] | None) -> dict[str, dict]:
     """Measurements without their rows."""
-    return {
-        name: {key: value for key, value in one.to_json().items() if key != "rows"}
-        for name, one in (found or {}).items()
-    }
+    return {name: compare.summary(one) for name, one in (found or {}).items()}

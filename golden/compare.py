@@ -74,6 +74,8 @@ class Measurement:
     rows: tuple[TextRow, ...]
     similarity_alone: float
     similarity_padded: float
+    pairs: tuple[tuple[float, float], ...] = ()
+    """For pictures: (g_i.g_j, e_i.e_j - g_i.g_j) of a drawn sample of pairs, texts run alone."""
 
     @property
     def worst(self) -> float:
@@ -118,6 +120,12 @@ class Measurement:
             "worst_id": self.worst_id,
         }
         return _without_inf({**asdict(self), **summary})
+
+
+def summary(measurement: Measurement) -> dict[str, Any]:
+    """`to_json` without what there is one of a text or a pair."""
+    record = measurement.to_json()
+    return {key: value for key, value in record.items() if key not in ("rows", "pairs")}
 
 
 def token_faults(tokenize: Tokenize, goldens: Goldens) -> list[TokenFault]:
@@ -181,6 +189,7 @@ def measure(
         ),
         similarity_alone=similarity_error(alone, reference),
         similarity_padded=similarity_error(padded, reference),
+        pairs=sampled_pairs(alone, reference),
     )
 
 
@@ -229,6 +238,27 @@ def similarity_error(embeddings: np.ndarray, goldens: np.ndarray) -> float:
         return float("inf")
     e, g = unit(embeddings), unit(goldens)
     return float(np.abs(e @ e.T - g @ g.T).max(initial=0.0))
+
+
+def sampled_pairs(
+    embeddings: np.ndarray, goldens: np.ndarray, most: int = 400
+) -> tuple[tuple[float, float], ...]:
+    """(g_i.g_j, e_i.e_j - g_i.g_j) of at most `most` pairs i < j, always the same ones.
+
+    Rounded to what a picture can show. Pairs with a row that is not finite, or zero, are left out.
+    """
+    usable = np.asarray(np.isfinite(embeddings).all(axis=1) & embeddings.any(axis=1))
+    first, second = np.triu_indices(len(goldens), k=1)
+    if len(first) > most:
+        kept = np.sort(np.random.default_rng(0).choice(len(first), most, replace=False))
+        first, second = first[kept], second[kept]
+    kept = usable[first] & usable[second]
+    first, second = first[kept], second[kept]
+    g = unit(goldens)
+    e = unit(np.where(usable[:, None], embeddings, 1.0))
+    there = (g[first] * g[second]).sum(axis=1)
+    apart = (e[first] * e[second]).sum(axis=1) - there
+    return tuple((round(float(x), 5), float(f"{y:.2e}")) for x, y in zip(there, apart, strict=True))
 
 
 def unit(rows: np.ndarray) -> np.ndarray:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,7 +64,8 @@ def make(
     cases: list[Case] = []
     rows: list[np.ndarray] = []
     for done, draft in enumerate(plan, start=1):
-        ids, row = _encode(model, draft)
+        with _one_thread():
+            ids, row = _encode(model, draft)
         if not np.isfinite(row).all() or not row.any():
             raise GoldenError(f"the reference's embedding of {draft.id!r} is not finite, or zero")
         if len(ids) > max_length:
@@ -115,6 +116,20 @@ def open_reference(model_dir: Path, trust_remote_code: bool) -> SentenceTransfor
             )
     except (OSError, ValueError, ImportError, KeyError) as error:
         raise GoldenError(f"sentence-transformers cannot load {model_dir}: {error}") from error
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """How a matrix product is split among threads decides in which order it is summed: with one,
+    the same machine gives the same last bits whatever the number it would take."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _count(model: SentenceTransformer, text: str) -> int:

@@ -148,6 +148,12 @@ class Target(ABC):
         """Other runtimes on what `stand_in` runs, by name: for the record, not for the gate."""
         return {}
 
+    def parts(self, folder: Path) -> dict[str, str]:
+        """The nodes and constants of its own file by name, each in words or by a digest: what
+        `goldfold diff` compares. Empty where nothing can be said. Raises ArtifactError if the file
+        is damaged."""
+        return {}
+
     @abstractmethod
     def census(self, folder: Path) -> dict[str, int]:
         """What the runtime really executes: kernels or nodes by kind, most frequent first."""

@@ -1,4 +1,4 @@
-"""Integers and scales for a matrix: the grid, where its scale lies, and which integer a weight gets.
+"""Integers and scales for a matrix: the grid, where its scale lies, and the integer of each weight.
 
 Matrices here are [channels, inputs], one scale a channel, or one a block of `block` neighbouring
 inputs of a channel. Everything is symmetric: no zero-points, which TensorRT does not take.

@@ -11,8 +11,8 @@ import numpy as np
 import onnx_ir as ir
 
 from exporter.passes.base import Equality, Pass
-from exporter.program import add_constant, constant, insert_before, unique_name
 from exporter.passes.grid import Grid, Quantized, nearest
+from exporter.program import add_constant, constant, insert_before, unique_name
 
 
 @dataclass(frozen=True)

@@ -1,23 +1,23 @@
 """A recipe: which matrices become integers of how many bits, and what else is done for it.
 
-    summary = "…"
-    gains = "balance"            # the norms' gains: "fold", "keep" or "balance"
-    alpha = 0.5                  # balance: how much of the spread the weights take over
+summary = "…"
+gains = "balance"            # the norms' gains: "fold", "keep" or "balance"
+alpha = 0.5                  # balance: how much of the spread the weights take over
 
-    [weights]                    # every linear map …
-    bits = 8                     # 8, 4, or 0 for floating point
-    block = 0                    # one scale for so many neighbouring inputs; 0 is one a channel
-    rounding = "nearest"         # or "compensated"
-    activations = "none"         # what it reads: "none" or "static" (8 bits, one scale)
+[weights]                    # every linear map …
+bits = 8                     # 8, 4, or 0 for floating point
+block = 0                    # one scale for so many neighbouring inputs; 0 is one a channel
+rounding = "nearest"         # or "compensated"
+activations = "none"         # what it reads: "none" or "static" (8 bits, one scale)
 
-    [table]                      # … the table of embeddings …
-    bits = 8
+[table]                      # … the table of embeddings …
+bits = 8
 
-    [[rule]]                     # … and what is different; later rules win
-    kinds = ["down"]             # exporter/quantize/sites.py has the list
-    first = 4                    # in the first four layers alone
-    layers = "encoder.layers.?"  # a pattern of source modules; all where it is missing
-    activations = "none"
+[[rule]]                     # … and what is different; later rules win
+kinds = ["down"]             # exporter/quantize/sites.py has the list
+first = 4                    # in the first four layers alone
+layers = "encoder.layers.?"  # a pattern of source modules; all where it is missing
+activations = "none"
 """
 
 from __future__ import annotations

@@ -2,9 +2,11 @@
 
 `attention.py` says how transformers' attention becomes one op, `modules.py` how
 sentence-transformers' modules become tensor functions, `capture.py` runs torch's exporter and hands
-over a `Program`, for which `lower.py` and `plain.py` take the shortest way to ONNX.
+over a `Program`, for which `lower.py` and `plain.py` take the shortest way to ONNX. `watch.py`
+looks into the model itself.
 """
 
 from exporter.trace.capture import trace
+from exporter.trace.watch import watch
 
-__all__ = ["trace"]
+__all__ = ["trace", "watch"]

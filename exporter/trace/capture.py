@@ -80,11 +80,9 @@ def _trace(
     max_length = _max_length(model)
     words = Words(_tokenizer(model), max_length, int(model.tokenizer.pad_token_id or 0))
     loaded(words)
-    trunk_module = model[0]
-    stages = [s for i in range(1, len(model)) if (s := stage_of(model[i], i)) is not None]
-    trunk: Any = trunk_module.auto_model
-    whole = Whole(trunk, _output_of(trunk_module), stages).eval()
-    trunk.config.use_cache = False
+    whole = _whole(model)
+    trunk: Any = whole.transformer
+    stages = list(whole.stages)
 
     with attention.registered(max_length) as recorder, _quiet():
         progress("tracing with torch.export")
@@ -115,6 +113,18 @@ def _trace(
     )
     canonical(graph_model)
     return Program(graph_model, contract, words.tokenizer)
+
+
+def load_whole(source: Source, trust_remote_code: bool = False) -> Whole:
+    """The model in torch, with eager attention, under the names that traced nodes bear."""
+    return _whole(_load(source, "eager", trust_remote_code))
+
+
+def _whole(model) -> Whole:
+    stages = [s for i in range(1, len(model)) if (s := stage_of(model[i], i)) is not None]
+    trunk: Any = model[0].auto_model
+    trunk.config.use_cache = False
+    return Whole(trunk, _output_of(model[0]), stages).eval()
 
 
 def _load(source: Source, implementation: str, trust: bool):

@@ -63,6 +63,11 @@ class CoreMl(Target):
 
         return run.load(folder, contract, threads)
 
+    def parts(self, folder: Path) -> dict[str, str]:
+        from targets.coreml import parts
+
+        return parts.parts(folder)
+
     def census(self, folder: Path) -> dict[str, int]:
         from targets.coreml import run
 

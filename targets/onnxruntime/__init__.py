@@ -52,6 +52,9 @@ class OnnxRuntime(Target):
     def load(self, folder: Path, contract: Contract, precision: str, threads: int | None) -> Run:
         return run.load(folder, contract, threads)
 
+    def parts(self, folder: Path) -> dict[str, str]:
+        return onnxfile.parts(folder / onnxfile.MODEL)
+
     def census(self, folder: Path) -> dict[str, int]:
         return run.census(folder)
 

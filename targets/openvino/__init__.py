@@ -87,6 +87,11 @@ class OpenVino(Target):
 
         return run.load(folder, contract, precision, threads)
 
+    def parts(self, folder: Path) -> dict[str, str]:
+        from targets.openvino import parts
+
+        return parts.parts(folder)
+
     def census(self, folder: Path) -> dict[str, int]:
         from targets.openvino import run
 

@@ -126,6 +126,9 @@ class TensorRt(Target):
             return {}  # ONNX Runtime has no bf16, and in fp32 it is what stands in
         return {"ONNX Runtime": _read(folder, contract, interpret.runner)}
 
+    def parts(self, folder: Path) -> dict[str, str]:
+        return onnxfile.parts(folder / onnxfile.MODEL)
+
     def census(self, folder: Path) -> dict[str, int]:
         from targets.tensorrt import run
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from golden.compare import measure, mixed_batches, reading, token_faults
+from golden.compare import measure, mixed_batches, reading, sampled_pairs, token_faults
 from golden.errors import GoldenError
 from golden.store import Goldens
 from tests.golden.golden_toys import goldens_of
@@ -148,3 +148,19 @@ def test_token_faults_name_the_first_difference(toy: Goldens) -> None:
     assert faults["text-7"].position == 7 and faults["text-7"].expected == (8,)
     with pytest.raises(GoldenError, match="returned 0 of 9"):
         token_faults(lambda batch: [], toy)
+
+
+def test_sampled_pairs_say_what_changed_and_leave_out_what_is_unusable() -> None:
+    rng = np.random.default_rng(3)
+    goldens = rng.standard_normal((40, 8))
+    assert all(apart == 0.0 for _, apart in sampled_pairs(goldens * 2.0, goldens))
+    moved = goldens.copy()
+    moved[3] = -moved[3]
+    found = sampled_pairs(moved, goldens)
+    assert len(found) == 400 and found == sampled_pairs(moved, goldens)
+    changed = [(there, apart) for there, apart in found if apart]
+    assert 0 < len(changed) < 40
+    assert all(abs(apart + 2 * there) < 1e-2 for there, apart in changed)
+    moved[3], moved[4] = np.nan, 0.0
+    kept = sampled_pairs(moved, goldens)
+    assert 300 < len(kept) < 400 and all(np.isfinite(pair).all() for pair in kept)

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from exporter.bundle import REPORT
+
 PAIR = ("--target", "onnxruntime", "--precision", "fp32")
 
 
@@ -32,7 +34,9 @@ def refused(outcome: Outcome, code: int, *culprits: object) -> None:
 
 
 def names(folder: Path) -> set[str]:
-    return {path.name for path in folder.iterdir()} if folder.exists() else set()
+    """What lies in a folder, but for the report that every export leaves."""
+    found = {path.name for path in folder.iterdir()} if folder.exists() else set()
+    return found - {*REPORT}
 
 
 def flip(file: Path) -> None:

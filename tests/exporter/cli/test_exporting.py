@@ -101,8 +101,10 @@ def hang(program, folder, target):
 onnxfile.write = hang
 pipeline.Pipeline.run = lambda self, program, passes: []
 exporting.prepare = lambda *args: SimpleNamespace(
-    census=dict, attention=dict, contract=SimpleNamespace(max_length=600)
+    census=dict, attention=dict, contract=SimpleNamespace(max_length=600),
+    model=SimpleNamespace(clone=dict),
 )
+exporting.replace = lambda program, **changes: program
 exporting.obtain_goldens = lambda *args: store.load(Path(goldens))
 sys.argv = ["goldfold", "export", model, "--target", "onnxruntime", "--out", out]
 cli.main()

@@ -80,5 +80,8 @@ def test_an_input_that_no_text_has_keeps_its_rounded_weight() -> None:
     matrix, moments = _matrix(5), np.eye(64)
     moments[7] = 0.0
     grid = Grid(8)
-    moved, rounded = compensated(matrix, grid, Order.of(moments)), nearest(matrix, grid, np.ones(64))
+    moved, rounded = (
+        compensated(matrix, grid, Order.of(moments)),
+        nearest(matrix, grid, np.ones(64)),
+    )
     assert (np.abs(moved.dense()[:, 7] - matrix[:, 7]) <= rounded.scale[:, 0] / 2 * 1.001).all()

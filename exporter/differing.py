@@ -1,0 +1,86 @@
+"""What differs between two artifacts: what they say of themselves, their files, and what is in
+them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from exporter import bundle, registry
+from exporter.errors import GoldfoldError
+
+ABSENT = "absent"
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One thing that is not the same in `a` and in `b`; ABSENT where only the other has it."""
+
+    kind: str
+    """`manifest`, `file` or `part`: a node, a constant or an operation of the target's own file."""
+    name: str
+    a: str
+    b: str
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.name}: {self.a} → {self.b}"
+
+
+def differences(a: Path, b: Path) -> list[Difference]:
+    """Everything that differs, but for verdicts, which differ from run to run. Empty if equal.
+
+    Files are compared by what they hold now. Raises ArtifactError for a folder whose manifest
+    cannot be read.
+    """
+    first, second = bundle.read_manifest(a), bundle.read_manifest(b)
+    found = list(_between("manifest", _said(first), _said(second)))
+    files = list(_between("file", _digests(a), _digests(b)))
+    found += files
+    if files and first.target == second.target:
+        found += _between("part", _parts(first.target, a), _parts(first.target, b))
+    return found
+
+
+def _between(kind: str, a: Mapping[str, str], b: Mapping[str, str]) -> Iterator[Difference]:
+    for name in dict.fromkeys([*a, *b]):
+        mine, other = a.get(name, ABSENT), b.get(name, ABSENT)
+        if mine != other:
+            yield Difference(kind, name, mine, other)
+
+
+def _said(manifest: bundle.Manifest) -> dict[str, str]:
+    """The manifest as dotted fields; files are compared by themselves."""
+    record = json.loads(manifest.to_bytes())
+    del record["sha256"], record["files"]
+    return dict(_flat(record, ""))
+
+
+def _flat(value: Any, name: str) -> Iterator[tuple[str, str]]:
+    if isinstance(value, dict) and value:
+        for key, item in value.items():
+            yield from _flat(item, f"{name}.{key}" if name else key)
+    elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
+        for index, item in enumerate(value):
+            # A pass is known by its name, wherever it stands.
+            label = item.get("name", index) if isinstance(item, dict) else index
+            yield from _flat(item, f"{name}.{label}")
+    else:
+        yield name, json.dumps(value, ensure_ascii=False)
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    return {
+        key: f"sha256 {bundle.digest(folder / key)[:16]}, {(folder / key).stat().st_size:,} bytes"
+        for key in sorted(bundle.files_of(folder))
+        if (folder / key).is_file()
+    }
+
+
+def _parts(target: str, folder: Path) -> dict[str, str]:
+    try:
+        return registry.target(target).parts(folder)
+    except GoldfoldError as error:
+        return {"all": f"cannot be read: {error}"}
