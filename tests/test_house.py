@@ -116,7 +116,7 @@ def test_there_is_a_house_to_look_at() -> None:
 
 
 def test_reader_of_imports_sees_every_kind() -> None:
-    assert "exporter.trace" in imports_of("exporter.exporting").later
+    assert "exporter.trace" in imports_of("exporter.preparing").later
     assert "exporter.dialect" in imports_of("exporter.legality").loaded
     assert "torch" in imports_of("exporter.trace.capture").loaded
     assert "torch" in imports_of("golden.make").later

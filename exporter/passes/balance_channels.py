@@ -299,8 +299,9 @@ def _attended(x: ir.Value) -> Maker | str | None:
     result, values = node.outputs[0], node.inputs[2]
     if values is None or values.shape is None or result.shape is None:
         return None
-    heads, groups, depth = result.shape[1], values.shape[1], values.shape[3]
-    if not (isinstance(heads, int) and isinstance(groups, int) and isinstance(depth, int)):
+    sizes = (result.shape[1], values.shape[1], values.shape[3])
+    heads, groups, depth = (size if isinstance(size, int) else 0 for size in sizes)
+    if not heads or not groups or not depth:
         return None
     if heads * depth != width or len(result.uses()) != 1:
         return None

@@ -82,6 +82,8 @@ def _compile(
     options: dict[str, Any] = {
         "INFERENCE_PRECISION_HINT": hint(precision)[0],
         "PERFORMANCE_HINT": "LATENCY",
+        # Left to itself it rounds what integer weights are multiplied with: docs/quantization.md.
+        "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0",
     }
     if threads:
         options["INFERENCE_NUM_THREADS"] = threads

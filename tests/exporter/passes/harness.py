@@ -352,7 +352,8 @@ def assert_holds(this: Pass, text: str, weights: dict[str, np.ndarray], feeds: A
         before, model = build(text, weights), build(text, weights)
         assert this.rewrite(model).applied, "the pass does not apply to its own example"
         assert faults(model) == []
-        assert_bound(before, model, feeds, this.kind)  # type: ignore[attr-defined]
+        if hasattr(this, "kind"):  # integers: tests/exporter/quantize/test_laws.py has the bound
+            assert_bound(before, model, feeds, this.kind)  # type: ignore[attr-defined]
         assert_settled(this, model)
         return
     wide = this.equality is Equality.REAL

@@ -1,0 +1,104 @@
+"""What the integer laws promise: within half a step, and the same numbers in every spelling."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from exporter.passes import law
+from exporter.passes.grid import Grid, nearest
+from exporter.passes.quantize_activations import QuantizeActivations
+from exporter.passes.quantize_weights import QuantizeWeights
+from exporter.program import Contract, Program
+from exporter.quantize.dense import dense
+from tests.exporter.passes import drawing, harness
+
+_CONTRACT = Contract(
+    model="example", dim=1, max_length=1, vocab_size=1, pad_id=0, normalized=False
+)  # fmt: skip
+EXAMPLES = [
+    pytest.param(
+        dataclasses.replace(this, **one.options), one.before, id=f"{this.name}-{one.title}"
+    )
+    for this in (QuantizeWeights(), QuantizeActivations())
+    for one in law.read(this).examples
+]
+
+
+@pytest.mark.parametrize(("this", "text"), EXAMPLES)
+@given(data=st.data())
+@settings(max_examples=10, deadline=None)
+def test_integers_are_within_half_a_step(this, text: str, data: st.DataObject) -> None:
+    """Σ |x_j| s/2 over the inputs for weights, Σ s/2 |W_j| for activations; a row of a table, s/2."""
+    drawn, feeds = data.draw(drawing.draws(text))
+    weights = {
+        name: drawing.numbers(array.shape, "normal", 1) if array.dtype.kind == "f" else array
+        for name, array in drawn.items()
+    }
+    feeds = {
+        name: drawing.numbers(array.shape, "normal", 2) if array.dtype.kind == "f" else array
+        for name, array in feeds.items()
+    }
+    before, model = harness.build(text, weights), harness.build(text, weights)
+    exact = harness.runtime(before, feeds)
+    assert this.rewrite(model).applied
+    got = harness.runtime(model, feeds)
+    for one, two in zip(exact, got, strict=True):
+        assert np.abs(one - two).max() <= _bound(this, weights, feeds, one) and (one != two).any()
+
+
+def _bound(this, weights, feeds, like: np.ndarray) -> float:
+    noise = 1e-3 * float(np.abs(like).max()) + 1e-6  # f32, and the scale's 11 bits
+    if isinstance(this, QuantizeActivations):
+        step = dict(this.scales)["x"]
+        beyond = np.maximum(np.abs(feeds["x"]) - 127 * step, step / 2).max()
+        reach = max(
+            float(np.abs(weights[w].astype(float)).sum(axis=0).max() * np.abs(weights[s]).max())
+            for w, s in (("w", "s"), ("v", "r"))
+        )
+        return beyond * reach + noise
+    name = "table" if "table" in weights else "w"
+    matrix = weights[name] if name == "table" else weights[name].T
+    step = nearest(matrix, Grid(this.bits, this.block)).scale.max()
+    reach = 1.0 if name == "table" else float(np.abs(feeds["x"]).sum(axis=1).max())
+    return step / 2 * reach + noise
+
+
+def test_columns_of_a_table_ride_on_the_factor_that_follows_it() -> None:
+    text = """f (int64[B,T] ids, float[50,6] table, float c) => (float[B,T,6] y)
+    {
+        x = Gather(table, ids)
+        y = Mul(x, c)
+    }"""
+    rng = np.random.default_rng(0)
+    table = rng.standard_normal((50, 6)).astype(np.float32)
+    table[:, 2] *= 40
+    weights = {"table": table, "c": np.float32(3.0)}
+    model = harness.build(text, weights)
+    name = next(iter(node.inputs[0].name for node in model.graph if node.op_type == "Gather"))
+    columns = np.sqrt((table**2).mean(axis=0))
+    found = nearest(table, Grid(8), columns=columns)
+    assert QuantizeWeights(plan={name: found}).rewrite(model).applied
+    assert [node.op_type for node in model.graph] == ["DequantizeLinear", "Gather", "Mul"]
+    feeds = {"ids": np.arange(50, dtype=np.int64).reshape(5, 10)}
+    got = harness.runtime(model, feeds)[0].reshape(50, 6)
+    error = np.abs(got - 3 * table) / columns
+    plain = np.abs(nearest(table, Grid(8)).dense() * 3 - 3 * table) / columns
+    assert error.mean() < 0.5 * plain.mean()
+
+
+def test_dense_is_what_the_integers_mean() -> None:
+    text = law.read(QuantizeWeights).examples[2].before
+    rng = np.random.default_rng(1)
+    weights = {"w": rng.standard_normal((8, 6)).astype(np.float32)}
+    model = harness.build(text, weights)
+    QuantizeWeights(block=4).rewrite(model)
+    feeds = {"x": rng.standard_normal((3, 8)).astype(np.float32)}
+    opened = dense(Program(model, _CONTRACT)).model
+    assert [node.op_type for node in opened.graph] == ["MatMul"]
+    a, b = harness.runtime(model, feeds)[0], harness.runtime(opened, feeds)[0]
+    assert np.allclose(a, b, rtol=1e-5, atol=1e-6)
