@@ -36,7 +36,8 @@ class Planned:
 def check(recipe: Recipe, program: Program) -> list[Planned]:
     """What the recipe says of every site of `program`, in order.
 
-    Raises UsageError for a rule that covers nothing, and for a block that divides no row.
+    Raises UsageError for a rule that covers nothing, a block that divides no row, and activations
+    that no integer kernel takes.
     """
     found = all_sites.find(program)
     for rule in recipe.rules:
@@ -49,6 +50,11 @@ def check(recipe: Recipe, program: Program) -> list[Planned]:
     planned = [Planned(site, recipe.choice(site)) for site in found]
     for one in planned:
         inputs, block = one.site.matrix.shape[1], one.choice.block
+        if one.choice.activations == "static" and (block or one.choice.bits == 4):
+            raise UsageError(
+                f"recipe {recipe.name}: {one.site.place} ({one.site.kind}) has static activations: "
+                "integer kernels then want 8 bits and one scale a channel (block = 0)"
+            )
         if one.choice.bits and block and inputs % block:
             raise UsageError(
                 f"recipe {recipe.name}: {one.site.place} ({one.site.kind}) has {inputs} inputs, no "

@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 
 from exporter.errors import ArtifactError
+from exporter.interpret import EXACT
 from exporter.onnxfile import MODEL
 from exporter.program import ATTENTION_MASK, INPUT_IDS, Contract
 from targets.base import Run
@@ -46,6 +47,7 @@ def _open(path: Path, threads: int | None, optimised: Path | None = None):
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    options.add_session_config_entry(*EXACT)
     if threads:
         options.intra_op_num_threads = threads
     if optimised is not None:

@@ -62,6 +62,7 @@ def convert(model: ir.Model, precision: str = "fp32") -> tuple[ov.Model, list[np
     infer_shapes(model)
     with weights_aside(model) as aside:
         matrices = {v.name for v in aside if _is_matrix(v)}
+        scales = {v.name for v in aside if _is_scale(v)}
         tensors = {v.name: v.const_value for v in aside}
         graph = io.BytesIO(ir.to_proto(model).SerializeToString())
     try:
@@ -80,7 +81,8 @@ def convert(model: ir.Model, precision: str = "fp32") -> tuple[ov.Model, list[np
             continue
         nibbles = tensor.dtype in (ir.DataType.INT4, ir.DataType.UINT4)
         array = _packed(tensor) if nibbles else np.ascontiguousarray(tensor.numpy())
-        half = precision == "fp16" and tensor.name in matrices and array.dtype == np.float32
+        half = tensor.name in scales or (precision == "fp16" and tensor.name in matrices)
+        half = half and array.dtype == np.float32
         if half:
             array = array.astype(np.float16)
         held.append(array)
@@ -110,6 +112,15 @@ def _is_matrix(value: ir.Value) -> bool:
     """Whether a constant is a projection's or an embedding's: what fp16 stores in half precision.
     Gains and rotary tables are a thousandth of the bytes, and rounding them costs more."""
     return all(node.op_type in ("MatMul", "Gemm", "Gather") for node, _ in value.uses())
+
+
+def _is_scale(value: ir.Value) -> bool:
+    """Whether a constant is the scale of integers, of numbers that fp16 holds as they are."""
+    uses = list(value.uses())
+    if not uses or any(n.op_type != "DequantizeLinear" or index != 1 for n, index in uses):
+        return False
+    array = value.const_value.numpy() if value.const_value is not None else np.zeros(0)
+    return bool((array.astype(np.float16).astype(array.dtype) == array).all())
 
 
 def _cannot_spell(node: ir.Node) -> RewriteError:

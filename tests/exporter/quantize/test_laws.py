@@ -33,7 +33,7 @@ EXAMPLES = [
 @given(data=st.data())
 @settings(max_examples=10, deadline=None)
 def test_integers_are_within_half_a_step(this, text: str, data: st.DataObject) -> None:
-    """Σ |x_j| s/2 over the inputs for weights, Σ s/2 |W_j| for activations; a row of a table, s/2."""
+    """Σ |x_j| s/2 over inputs for weights, Σ s/2 |W_j| for activations; in a table, s/2."""
     drawn, feeds = data.draw(drawing.draws(text))
     weights = {
         name: drawing.numbers(array.shape, "normal", 1) if array.dtype.kind == "f" else array

@@ -1,0 +1,129 @@
+"""A whole small encoder quantized: sites by what they are there for, the plan, what is refused."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from exporter import interpret, pipeline
+from exporter.errors import RewriteError, UsageError
+from exporter.program import Program, constant
+from exporter.quantize import plan, sites, statistics
+from exporter.quantize.dense import dense
+from exporter.quantize.recipe import Recipe
+
+SEQUENCES = [[2, 5, 9, 1], [2, 40, 41, 42, 43, 44, 1], [2, 7, 1]]
+
+
+def _recipe(**given) -> Recipe:
+    return Recipe.model_validate({"name": "mine", **given})
+
+
+def _quantized(program: Program, recipe: Recipe) -> Program:
+    copy = replace(program, model=program.model.clone())
+    pipeline.run(copy, plan.balance(recipe, copy, SEQUENCES))
+    pipeline.run(copy, plan.laws(recipe, copy, SEQUENCES))
+    return copy
+
+
+def _run(program: Program) -> np.ndarray:
+    run = interpret.runner(program)
+    rows = [np.array([ids], np.int64) for ids in SEQUENCES]
+    return np.concatenate([run(row, np.ones_like(row)) for row in rows]).astype(np.float64)
+
+
+@pytest.fixture(scope="module")
+def program(legal_gemma: Program) -> Program:
+    copy = replace(legal_gemma, model=legal_gemma.model.clone())
+    pipeline.run(copy, pipeline.common(copy.contract, "none"))
+    return copy
+
+
+def test_sites_are_known_by_what_they_are_there_for(program: Program) -> None:
+    found = sites.find(program)
+    layers = sum(node.op_type == "BandAttention" for node in program.graph)
+    kinds = Counter(site.kind for site in found)
+    each = ("query", "key", "value", "output", "gate", "up", "down")
+    assert kinds == {"table": 1, "head": 1, **dict.fromkeys(each, layers)}
+    for site in found:
+        if site.kind in each:  # names serve as the check here, never in the code
+            part = {"output": "o_proj", "query": "q_proj", "key": "k_proj", "value": "v_proj"}
+            assert site.place.endswith(part.get(site.kind, f"{site.kind}_proj"))
+            assert f"layers.{site.depth}." in site.place
+
+
+@pytest.mark.parametrize("gains", ["keep", "balance"])
+@pytest.mark.parametrize("rounding", ["nearest", "compensated"])
+def test_eight_bits_stay_close(program: Program, gains: str, rounding: str) -> None:
+    weights = {"bits": 8, "rounding": rounding}
+    made = _quantized(program, _recipe(gains=gains, weights=weights, table={"bits": 8}))
+    exact, got = _run(program), _run(made)
+    assert 1e-9 < (1 - (exact * got).sum(axis=1)).max() < 1e-3
+    # Multiplying the integers out gives the same numbers.
+    assert np.abs(_run(dense(made)) - got).max() < 1e-5
+
+
+def test_blocks_of_four_bits_static_activations_and_rules(program: Program) -> None:
+    made = _quantized(
+        program,
+        _recipe(
+            weights={"bits": 4, "block": 16, "rounding": "compensated"},
+            rule=[{"kinds": ["head"], "bits": 0},
+                  {"first": 1, "bits": 8, "block": 0, "activations": "static"}],
+        ),
+    )  # fmt: skip
+    census = Counter(node.op_type for node in made.graph)
+    layers = sum(node.op_type == "BandAttention" for node in program.graph)
+    assert census["QuantizeLinear"] == 4  # q/k/v and gate/up share theirs
+    kinds = Counter(str(v.dtype) for v in made.graph.initializers.values())
+    assert kinds["INT4"] == 7 * (layers - 1)
+    exact, got = _run(program), _run(made)
+    assert (1 - (exact * got).sum(axis=1)).max() < 0.1
+
+
+def test_balancing_changes_nothing_but_rounding(program: Program) -> None:
+    copy = replace(program, model=program.model.clone())
+    recipe = _recipe(gains="balance", alpha=0.5, weights={"bits": 8})
+    reports = pipeline.run(copy, plan.balance(recipe, copy, SEQUENCES))
+    layers = sum(node.op_type == "BandAttention" for node in program.graph)
+    assert reports[0].applied == 4 * layers  # two norms, attention's values, the gated product
+    assert np.abs(_run(copy) - _run(program)).max() < 1e-5
+
+
+def test_statistics_are_those_of_the_values(program: Program) -> None:
+    site = next(s for s in sites.find(program) if s.kind == "down")
+    assert site.x is not None
+    seen = statistics.record(program, [site.x], SEQUENCES)[site.x.name or ""]
+    assert seen.tokens == sum(map(len, SEQUENCES)) and len(seen.tops) == len(SEQUENCES)
+    assert np.isclose(max(seen.tops), seen.peak.max())
+    assert np.allclose(seen.moments, seen.moments.T, rtol=1e-4)
+    alone = statistics.record(program, [site.x], SEQUENCES, moments=False)[site.x.name or ""]
+    assert np.allclose(np.diag(seen.moments), alone.moments, rtol=1e-4)
+
+
+def test_what_cannot_be_is_refused_by_name(program: Program) -> None:
+    with pytest.raises(UsageError, match=r"fits nothing .* it has, for example, table in"):
+        plan.laws(_recipe(rule=[{"layers": "nowhere.*", "bits": 8}]), program, SEQUENCES)
+    with pytest.raises(UsageError, match="no whole number of blocks of 7"):
+        plan.laws(_recipe(weights={"bits": 8, "block": 7}), program, SEQUENCES)
+    static = _recipe(weights={"bits": 8, "activations": "static"})
+    with pytest.raises(UsageError, match="needs calibration texts, and there are none"):
+        plan.laws(static, program, [])
+    both = _recipe(weights={"bits": 8, "block": 16, "activations": "static"})
+    with pytest.raises(UsageError, match="want 8 bits and one scale a channel"):
+        plan.laws(both, program, SEQUENCES)
+
+
+def test_calibration_that_sees_nan_is_refused(program: Program) -> None:
+    copy = replace(program, model=program.model.clone())
+    gain = next(n.inputs[1] for n in copy.graph if n.op_type == "RMSNormalization")
+    array = np.array(constant(gain))
+    array[0] = np.nan
+    gain.const_value = ir.tensor(array, name=gain.name)
+    static = _recipe(weights={"bits": 8, "activations": "static"})
+    with pytest.raises(RewriteError, match=r"calibration text 1 makes .* infinite or NaN"):
+        plan.laws(static, copy, SEQUENCES)

@@ -1,0 +1,79 @@
+"""Recipes: what a file may say, which matrices a rule covers, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from exporter import asking
+from exporter.errors import TargetError, UsageError
+from exporter.quantize import recipe
+from exporter.quantize.recipe import Recipe
+from golden.gate import GATES
+
+
+def _recipe(**given) -> Recipe:
+    return Recipe.model_validate({"name": "mine", **given})
+
+
+def test_every_shipped_recipe_is_read_and_has_a_gate() -> None:
+    found = recipe.shipped()
+    assert "int8-weights" in found
+    for name, one in found.items():
+        assert one.name == name and one.summary and one.gate in GATES and one.needs
+
+
+@pytest.mark.parametrize(
+    ("given", "gate"),
+    [
+        ({"weights": {"bits": 8}}, "int8-weights"),
+        ({"weights": {"bits": 8, "activations": "static"}}, "int8"),
+        ({"weights": {"bits": 8}, "rule": [{"kinds": ["gate"], "activations": "static"}]}, "int8"),
+        ({"weights": {"bits": 4, "block": 32}}, "int4"),
+        ({"weights": {"bits": 8}, "rule": [{"first": 2, "bits": 4}]}, "int4"),
+        ({"weights": {"bits": 8}, "table": {"bits": 4, "block": 32}}, "small"),
+    ],
+)
+def test_the_coarsest_thing_in_it_sets_the_gate(given: dict, gate: str) -> None:
+    assert _recipe(**given).gate == gate
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("weights = 3", "weights"),
+        ("[weights]\nbits = 7", "weights.bits"),
+        ("[weights]\nbitz = 8", "weights.bitz"),
+        ("[[rule]]\nkinds = ['banana']", "no kind is called 'banana'"),
+        ("[table]\nbits = 8\nactivations = 'static'", "no activations"),
+        ("alpha = 2", "alpha"),
+        ("weights = {bits", "not TOML"),
+    ],
+)
+def test_a_file_that_is_no_recipe_is_one_line(tmp_path: Path, text: str, says: str) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text(text)
+    with pytest.raises(UsageError) as refused:
+        recipe.find(str(file))
+    assert says in str(refused.value) and len(str(refused.value).splitlines()) == 1
+
+
+def test_a_missing_file_and_an_unknown_name_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="cannot be read"):
+        asking.recipes([str(tmp_path / "none.toml")])
+    with pytest.raises(UsageError, match="unknown precision 'int9'; known: fp32"):
+        asking.recipes(["int9"])
+
+
+def test_a_file_may_not_take_the_name_of_another_precision(tmp_path: Path) -> None:
+    file = tmp_path / "fp16.toml"
+    file.write_text("[weights]\nbits = 8")
+    with pytest.raises(UsageError, match="rename"):
+        asking.recipes([str(file)])
+
+
+def test_bits_that_a_target_lacks_are_refused_before_any_work() -> None:
+    four = _recipe(weights={"bits": 4, "block": 32})
+    with pytest.raises(TargetError, match="it has no int4"):
+        asking.pairs(["coreml"], {"mine": four})
