@@ -314,7 +314,7 @@ def _attended(x: ir.Value) -> Maker | str | None:
         if made is not None:
             if made.weight.shape[1] != groups * depth:
                 return None
-            head, channel = np.divmod(np.arange(width), depth)
+            head, channel = np.divmod(np.arange(heads * depth), depth)
             tie = head // (heads // groups) * depth + channel
             return Maker(None, made, groups * depth, tie)
         if maker is None or maker.domain or maker.op_type not in _MOVERS:

@@ -79,10 +79,11 @@ def test_columns_of_a_table_ride_on_the_factor_that_follows_it() -> None:
     table[:, 2] *= 40
     weights = {"table": table, "c": np.float32(3.0)}
     model = harness.build(text, weights)
-    name = next(iter(node.inputs[0].name for node in model.graph if node.op_type == "Gather"))
+    stored = next(node.inputs[0] for node in model.graph if node.op_type == "Gather")
+    assert stored is not None and stored.name
     columns = np.sqrt((table**2).mean(axis=0))
     found = nearest(table, Grid(8), columns=columns)
-    assert QuantizeWeights(plan={name: found}).rewrite(model).applied
+    assert QuantizeWeights(plan={stored.name: found}).rewrite(model).applied
     assert [node.op_type for node in model.graph] == ["DequantizeLinear", "Gather", "Mul"]
     feeds = {"ids": np.arange(50, dtype=np.int64).reshape(5, 10)}
     got = harness.runtime(model, feeds)[0].reshape(50, 6)

@@ -121,6 +121,7 @@ def test_what_cannot_be_is_refused_by_name(program: Program) -> None:
 def test_calibration_that_sees_nan_is_refused(program: Program) -> None:
     copy = replace(program, model=program.model.clone())
     gain = next(n.inputs[1] for n in copy.graph if n.op_type == "RMSNormalization")
+    assert gain is not None
     array = np.array(constant(gain))
     array[0] = np.nan
     gain.const_value = ir.tensor(array, name=gain.name)
