@@ -14,7 +14,7 @@ import onnx_ir as ir
 import pytest
 
 import targets.openvino.build as openvino_build
-from exporter import bundle, export, exporting, layers, locating, pipeline
+from exporter import bundle, export, exporting, layers, locating, pipeline, preparing
 from exporter.location import Location
 from exporter.model import open_model
 from exporter.passes.base import Equality, Pass
@@ -43,7 +43,7 @@ def quick(
     """Spare an export its trace and its reference. What it returns plants a fault in the trace."""
     goldens = store.load(exported.artifacts["onnxruntime"] / "golden").within(300)
     monkeypatch.setattr(exporting, "obtain_goldens", lambda *args: goldens)
-    monkeypatch.setattr(exporting, "traced", lambda *args: copy_of(traced))
+    monkeypatch.setattr(preparing, "traced", lambda *args: copy_of(traced))
 
     def plant(fault: Callable[[Program], None]) -> None:
         def faulty(*args: Any) -> Program:
@@ -51,7 +51,7 @@ def quick(
             fault(copy)
             return copy
 
-        monkeypatch.setattr(exporting, "traced", faulty)
+        monkeypatch.setattr(preparing, "traced", faulty)
 
     return plant
 
@@ -121,7 +121,13 @@ def test_fault_in_a_pass_is_found(
 ) -> None:
     rest = pipeline.common
     monkeypatch.setattr(
-        pipeline, "common", lambda contract: (*rest(contract)[:3], WrongLaw(), *rest(contract)[3:])
+        pipeline,
+        "common",
+        lambda contract, gains="full": (
+            *rest(contract, gains)[:3],
+            WrongLaw(),
+            *rest(contract, gains)[3:],
+        ),
     )
     found = located(tiny, tmp_path, "onnxruntime")
     assert (found.kind, found.law, found.layer) == ("pass", "wrong-law", LAYER)
