@@ -58,7 +58,9 @@ def export(
     target: Annotated[list[str], typer.Option(help="As `goldfold targets` lists; repeatable.")] = [  # noqa: B006
         "openvino"
     ],
-    precision: Annotated[list[str], typer.Option(help="fp32, fp16, bf16; repeatable.")] = ["fp32"],  # noqa: B006
+    precision: Annotated[
+        list[str], typer.Option(help="fp32, fp16, bf16, a recipe or its file; repeatable.")
+    ] = ["fp32"],  # noqa: B006
     out: Annotated[Path, typer.Option(help="Artifact folders go here.")] = Path("out"),
     name: Annotated[str | None, typer.Option(help="What to call the model.")] = None,
     force: Annotated[
@@ -343,10 +345,11 @@ def targets() -> None:
     """List the targets, what they offer, and whether they work on this machine."""
     from exporter import registry
 
-    shown = Table("target", "precisions", "here", title="Targets", title_justify="left")
+    shown = Table("target", "precisions", "integers", "here", title="Targets", title_justify="left")
     for name in registry.names():
         target = registry.target(name)
-        shown.add_row(name, ", ".join(target.precisions), _works(target))
+        integers = ", ".join(sorted(target.quantizes)) or "none"
+        shown.add_row(name, ", ".join(target.precisions), integers, _works(target))
     out_console.print(shown)
 
 

@@ -7,7 +7,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from exporter.console import open_console
-from exporter.quantize.recipe import Choice
+from exporter.quantize.recipe import Choice, Recipe
 
 
 def recipes() -> None:
@@ -23,7 +23,7 @@ def recipes() -> None:
     for name, one in recipe.shipped().items():
         gate = GATES[one.gate]
         shown.add_row(
-            name, _bits(one.weights), _bits(one.table), one.weights.activations,
+            name, _bits(one.weights), _bits(one.table), _activations(one),
             f"{gate.worst:.0e}, {gate.mean:.0e}", one.summary,
         )  # fmt: skip
     open_console().print(shown)
@@ -33,6 +33,10 @@ def _bits(choice: Choice) -> str:
     if not choice.bits:
         return "floating"
     return f"int{choice.bits}" + (f", blocks of {choice.block}" if choice.block else "")
+
+
+def _activations(recipe: Recipe) -> str:
+    return "static" if "static" in recipe.needs else "floating"
 
 
 def add_to(app: typer.Typer) -> None:

@@ -85,7 +85,8 @@ def export(
 
     Args:
         model: a SentenceTransformer folder, or a hub id.
-        targets: names of targets; `precisions`: names of precisions. Every pair is built.
+        targets: names of targets; `precisions`: names of precisions, or files of recipes
+            (exporter/quantize/recipe.py). Every pair is built.
         out: where artifact folders go, as `out/<target>-<precision>`.
         name: what to call the model; its folder's name if not given.
         force: write into a folder that holds other things; only artifacts are ever replaced.
@@ -158,9 +159,8 @@ def export(
         for group, members in groups.items():
             recipe = asked.get(group)
             programs = [bases.pop() if group == list(groups)[-1] else _copy(bases[0])]
-            run, first = passes, len(looks)
-            if recipe is not None:
-                run = passes.fork(group)
+            run = passes if recipe is None else passes.fork(group)
+            first = 0 if drift is None else len(drift.looks)
             if list(groups) != [""]:
                 rewrite(programs[0], recipe, run, stages)
             if recipe is None:
@@ -296,7 +296,8 @@ def _build(
         made = None
         if job.trusts is not None:
             final = replace(_copy(program), contract=contract)
-            made = Made(job.source, passes, final, emulable, target, floating, options, job.trusts)
+            names = (floating, precision, job.gate(precision))
+            made = Made(job.source, passes, final, emulable, target, *names, options, job.trusts)
         said = target.build(program, floating, folder, options)
         companions.write(job.source, program, goldens, folder)
         reference = companions.reference(job.source, goldens)

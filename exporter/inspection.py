@@ -105,5 +105,6 @@ def inspect(folder: Path, census: bool = False) -> Inspection:
     counts = None
     if census:
         manifest = opened.manifest
-        counts = registry.offered(manifest.target, manifest.precision).census(folder)
+        target = registry.offered(manifest.target, manifest.precision, manifest.needs)
+        counts = target.census(folder)
     return Inspection(opened, counts)

@@ -105,8 +105,8 @@ def _instead(opened: Bundle) -> list[str]:
     what, reason = measured(opened)
     if reason:
         return [f"{opened.path} itself: {reason}; judged instead: {what}"]
-    if not registry.target(manifest.target).executes(manifest.precision):
-        return [f"{opened.path} in {manifest.precision}: this machine computes it in fp32"]
+    if not registry.target(manifest.target).executes(manifest.floating):
+        return [f"{opened.path} in {manifest.floating}: this machine computes it in fp32"]
     return []
 
 

@@ -162,7 +162,7 @@ def _rounding(
 
     found = _first(look, 0.0, rounding=True)
     why = (
-        f"This is the rounding of {suspect.made.precision}, not a fault: before its values are"
+        f"This is the rounding of {suspect.made.asked}, not a fault: before its values are"
         " rounded the program is within the limit."
     )
     return _said(suspect, probe, "rounding", distance, why, found, law.name if law else "")
@@ -196,7 +196,7 @@ def _in_build(suspect: Suspect, probe: Probe, stages: Stages) -> Location:
     distance = distances["built"]
     if distances.get("wide", np.inf) <= suspect.limit:
         why = (
-            f"This is the rounding of {suspect.made.precision} in {suspect.made.target.name}'s"
+            f"This is the rounding of {suspect.made.asked} in {suspect.made.target.name}'s"
             " runtime, not a fault: the same file computed in fp32 is within the limit."
         )
         return _said(suspect, probe, "rounding", distance, why, found)

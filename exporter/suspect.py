@@ -42,6 +42,11 @@ class Made:
     """The program whose rounded run was judged as well, where it was."""
     target: Target
     precision: str
+    """What is computed in around integers, if there are any."""
+    asked: str
+    """The precision by its own name, a recipe's as well."""
+    gate: str
+    """The precision whose gate it is held to."""
     options: BuildOptions
     trusts: bool = False
     """Whether code that comes with the model may run."""
@@ -59,7 +64,7 @@ class Suspect:
 
     @property
     def limit(self) -> float:
-        return GATES[self.made.precision].worst
+        return GATES[self.made.gate].worst
 
     @property
     def noise(self) -> float:

@@ -54,9 +54,8 @@ class BalanceChannels(Pass):
 
     holds:
         n(x) · g W = n(x) · (g/t) (diag(t) W); (a ∘ (x V)) W = (a ∘ (x V diag(1/t))) (diag(t) W);
-        (A (x V)) W = (A (x V diag(1/t))) (diag(t) W) for attention's weights A; t has no zeros. The
-        factors are powers of two times their mean only where that is what comes out: real, not
-        exact.
+        (A (x V)) W = (A (x V diag(1/t))) (diag(t) W) for attention's weights A; t has no
+        zeros
 
     needs:
         every reader of x is a linear map with a constant weight; nobody else reads what carries it

@@ -31,8 +31,8 @@ class QuantizeWeights(Pass):
     """A constant matrix of a linear map, or a table that is looked up in, is stored as integers
     with a scale a channel, or a scale for each block of neighbouring inputs, behind a
     DequantizeLinear. A table may leave one factor a column to the multiplication behind the lookup:
-    one column of EmbeddingGemma's is the largest of its row in 94 of 100 rows, and would set the
-    scale of all others.
+    one column of EmbeddingGemma's is the largest of nearly every row, and would set the scale of
+    all others.
 
     Which integers is the business of `plan` (exporter/quantize/plan.py); without one, all matrices
     are rounded to the nearest of `bits`, in blocks of `block`.

@@ -1,1 +1,1 @@
-"""Quantization: recipe, statistics, parameters, Q/DQ in the graph, and the search among recipes."""
+"""Quantization: recipe, sites, statistics, integers and steps, and the laws that place them."""

@@ -36,7 +36,7 @@ from exporter.quantize.sites import KINDS, Site
 SHIPPED = Path(__file__).parent / "recipes"
 
 Bits = Literal[0, 4, 8]
-Rounding = Literal["nearest", "compensated", "exact"]
+Rounding = Literal["nearest", "compensated"]
 Activations = Literal["none", "static"]
 
 
@@ -48,8 +48,7 @@ class Choice(BaseModel):
     bits: Bits = 0
     block: int = Field(default=0, ge=0)
     rounding: Rounding = "nearest"
-    """"nearest"; "compensated": GPTQ; "exact": the matrix lies on its grid already, or export
-    fails."""
+    """"compensated" is GPTQ."""
     activations: Activations = "none"
 
     @property

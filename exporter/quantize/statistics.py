@@ -7,7 +7,7 @@ Only sums leave here, so memory is the same for ten texts and ten thousand.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_ir as ir
@@ -31,8 +31,6 @@ class Activation:
     """f64 [channels, channels], the sum of x xᵀ; `moments / tokens` is its mean. Its diagonal
     alone, [channels], where no more was asked for."""
     tokens: int = 0
-    tops: list[float] = field(default_factory=list)
-    """The largest magnitude in each text."""
 
     @property
     def strength(self) -> np.ndarray:
@@ -91,9 +89,7 @@ def _empty(channels: int, moments: bool) -> Activation:
 
 
 def _reach(one: Activation, rows: np.ndarray) -> None:
-    reach = np.abs(rows).max(axis=0)
-    one.peak = np.maximum(one.peak, reach)
-    one.tops.append(float(reach.max()))
+    one.peak = np.maximum(one.peak, np.abs(rows).max(axis=0))
     one.tokens += len(rows)
 
 

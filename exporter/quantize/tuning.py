@@ -1,4 +1,4 @@
-"""The tuning texts as token ids: what a search among recipes measures its trials on."""
+"""The tuning texts as token ids: what recipes are compared on before one is chosen."""
 
 from __future__ import annotations
 

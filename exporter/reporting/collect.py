@@ -204,7 +204,7 @@ def _figures(path: Path, check_files: bool) -> ArtifactFigures:
 def _known(opened: Bundle) -> dict[str, Any]:
     """What the manifest says."""
     manifest: Manifest = opened.manifest
-    gate = GATES.get(manifest.precision)
+    gate = GATES.get(manifest.gate)
     return {
         "name": opened.name,
         "target": manifest.target,

@@ -8,6 +8,7 @@ from itertools import combinations, pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks.batching import filled
 from exporter.batching import BATCH_TOKENS, batches
 
 FEWEST = 1 << 32
@@ -16,18 +17,6 @@ LENGTHS = st.lists(st.integers(1, 700), max_size=60)
 
 def cost(found: Sequence[Sequence[int]], lengths: Sequence[int], call: int) -> int:
     return sum(call + len(rows) * max(lengths[row] for row in rows) for rows in found)
-
-
-def filled(lengths: Sequence[int], size: int) -> list[list[int]]:
-    """Batches filled one after the other, longest text first: the usual way."""
-    found: list[list[int]] = []
-    for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):
-        room = bool(found) and (len(found[-1]) + 1) * lengths[found[-1][0]] <= BATCH_TOKENS
-        if room and len(found[-1]) < size:
-            found[-1].append(row)
-        else:
-            found.append([row])
-    return found
 
 
 @given(LENGTHS, st.integers(1, 40), st.sampled_from([0, 1, 64, 500, FEWEST]))

@@ -187,6 +187,17 @@ def test_rounding_is_called_rounding(
     assert found.layer
 
 
+def test_rounding_to_integers_is_held_to_its_own_gate(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(gate.GATES, "int8-weights", gate.Gate(worst=1e-7))
+    recipe = tmp_path / "eight.toml"
+    recipe.write_text("gains = 'keep'\n[weights]\nbits = 8\n")
+    found = located(tiny, tmp_path / "out", "onnxruntime", str(recipe))
+    assert (found.kind, found.law) == ("rounding", "quantize-weights")
+    assert "rounding of eight, not a fault" in found.sentence and "limit 1e-07" in found.sentence
+
+
 def test_rounding_of_a_runtime_is_called_rounding(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -55,7 +55,8 @@ def quantized(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
         "openvino-fp32", "openvino-mine", "onnxruntime-fp32", "onnxruntime-mine",
     ]  # fmt: skip
     assert all(result.passed for result in results[::2])
-    # A tiny random model may miss the gate of a trained one; it is never far from it.
+    # A random model may miss the gate of a trained one; 0.02 is four times that gate's worst text,
+    # and an integer read with a wrong scale is far beyond it.
     assert all(result.measurement.mean < 0.02 for result in results)
     return {result.bundle.name: result.path for result in results}
 
@@ -94,10 +95,11 @@ def test_integers_are_smaller_and_close(quantized: dict[str, Path]) -> None:
         path = quantized[f"{target}-mine"]
         weights = sum(f.stat().st_size for f in path.glob("*model*") if f.suffix != ".xml")
         whole = quantized[f"{target}-fp32"]
+        # A quarter of the bytes in most matrices; the head, norms and rotary tables stay f32.
         assert weights < 0.6 * sum(
             f.stat().st_size for f in whole.glob("*model*") if f.suffix != ".xml"
         )
         if path.name.endswith(".failed"):
             continue
         got = load(path).embed(["How do plants eat?", "ok"])
-        assert ((exact * got).sum(axis=1) > 0.97).all()
+        assert ((exact * got).sum(axis=1) > 1 - 0.02).all()  # as above

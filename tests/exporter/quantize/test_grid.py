@@ -73,7 +73,7 @@ def test_compensation_brings_the_outputs_closer(grid: Grid) -> None:
     def cost(found: Quantized) -> float:
         return float(np.linalg.norm(x @ (found.dense() - matrix).T))
 
-    assert cost(moved) < 0.7 * cost(rounded)
+    assert cost(moved) < 0.7 * cost(rounded)  # inputs so correlated let most of an error move on
 
 
 def test_an_input_that_no_text_has_keeps_its_rounded_weight() -> None:

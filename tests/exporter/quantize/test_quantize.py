@@ -62,8 +62,10 @@ def test_eight_bits_stay_close(program: Program, gains: str, rounding: str) -> N
     weights = {"bits": 8, "rounding": rounding}
     made = _quantized(program, _recipe(gains=gains, weights=weights, table={"bits": 8}))
     exact, got = _run(program), _run(made)
+    # A weight is off by at most 1/254 of its channel's largest: r = 4e-3 a map, and the maps of a
+    # small model in a row add up to no more than √(2 · 1e-3) = 4.5e-2, eleven of them.
     assert 1e-9 < (1 - (exact * got).sum(axis=1)).max() < 1e-3
-    # Multiplying the integers out gives the same numbers.
+    # Multiplying the integers out gives the same numbers, to the order of f32's sums.
     assert np.abs(_run(dense(made)) - got).max() < 1e-5
 
 
@@ -82,6 +84,7 @@ def test_blocks_of_four_bits_static_activations_and_rules(program: Program) -> N
     kinds = Counter(str(v.dtype) for v in made.graph.initializers.values())
     assert kinds["INT4"] == 7 * (layers - 1)
     exact, got = _run(program), _run(made)
+    # Of 4 bits a weight is off by up to 1/14 of its block's largest: r = 7e-2 a map; six in a row.
     assert (1 - (exact * got).sum(axis=1)).max() < 0.1
 
 
@@ -98,8 +101,7 @@ def test_statistics_are_those_of_the_values(program: Program) -> None:
     site = next(s for s in sites.find(program) if s.kind == "down")
     assert site.x is not None
     seen = statistics.record(program, [site.x], SEQUENCES)[site.x.name or ""]
-    assert seen.tokens == sum(map(len, SEQUENCES)) and len(seen.tops) == len(SEQUENCES)
-    assert np.isclose(max(seen.tops), seen.peak.max())
+    assert seen.tokens == sum(map(len, SEQUENCES))
     assert np.allclose(seen.moments, seen.moments.T, rtol=1e-4)
     alone = statistics.record(program, [site.x], SEQUENCES, moments=False)[site.x.name or ""]
     assert np.allclose(np.diag(seen.moments), alone.moments, rtol=1e-4)
