@@ -14,6 +14,14 @@ from exporter.passes.base import Equality, Pass
 from exporter.passes.grid import Grid, Quantized, nearest
 from exporter.program import add_constant, constant, insert_before, unique_name
 
+DYNAMIC = "goldfold.dynamic_quantization_group_size"
+"""A graph's metadata: the groups in which a runtime may round what integers are multiplied with."""
+
+
+def dynamic_group(graph: ir.Graph) -> int:
+    """What a graph says under DYNAMIC; 0 where it says nothing."""
+    return int(graph.metadata_props.get(DYNAMIC, "0"))
+
 
 @dataclass(frozen=True)
 class Held:
@@ -101,6 +109,9 @@ class QuantizeWeights(Pass):
     block: int = 0
     plan: Mapping[str, Quantized] | None = field(default=None, compare=False)
     """By the name of the constant, which nothing may rename in between; None quantizes all."""
+    dynamic: int = 0
+    """Runtimes may round what the integers are multiplied with, as they go, in groups of so many
+    inputs: the graph says so, in DYNAMIC; 0 forbids it."""
 
     def match(self, node: ir.Node) -> Held | None:
         if node.domain or node.op_type not in ("Gather", "MatMul", "Gemm"):
@@ -145,6 +156,8 @@ class QuantizeWeights(Pass):
     def _write(self, match: Held) -> ir.Value:
         graph, stored = match.node.graph, match.stored
         assert graph is not None
+        if self.dynamic:
+            graph.metadata_props[DYNAMIC] = str(self.dynamic)
         if self.plan is not None:
             found = self.plan[stored.name or ""]
         else:

@@ -127,7 +127,7 @@ def laws(
             assert site.x is not None
             steps[site.x.name or ""] = step(seen)
         progress(done, len(planned))
-    weights = (QuantizeWeights(plan=integers),) if integers else ()
+    weights = (QuantizeWeights(plan=integers, dynamic=recipe.dynamic),) if integers else ()
     return (*weights, *((QuantizeActivations(tuple(steps.items())),) if steps else ()))
 
 

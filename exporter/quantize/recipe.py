@@ -3,6 +3,8 @@
 summary = "…"
 gains = "balance"            # the norms' gains: "fold", "keep" or "balance"
 alpha = 0.5                  # balance: how much of the spread the weights take over
+dynamic = 128                # runtimes that can may round what integers are multiplied with as
+                             # they go, in groups of so many inputs, or of a smaller block
 
 [weights]                    # every linear map …
 bits = 8                     # 8, 4, or 0 for floating point
@@ -96,6 +98,7 @@ class Recipe(BaseModel):
     summary: str = ""
     gains: Literal["fold", "keep", "balance"] = "balance"
     alpha: float = Field(default=0.0, ge=0.0, le=1.0)
+    dynamic: int = Field(default=0, ge=0, multiple_of=16)
     weights: Choice = Choice()
     table: Choice = Choice()
     rules: tuple[Rule, ...] = Field(default=(), alias="rule")
@@ -104,6 +107,8 @@ class Recipe(BaseModel):
     def _possible(self) -> Recipe:
         if self.table.activations != "none":
             raise ValueError("a table reads token ids: it has no activations to quantize")
+        if self.dynamic and "static" in self._steps:
+            raise ValueError("activations have either steps that are fixed or dynamic ones")
         return self
 
     def choice(self, site: Site) -> Choice:
@@ -118,20 +123,22 @@ class Recipe(BaseModel):
     def needs(self) -> frozenset[str]:
         """What a target must take (Target.quantizes)."""
         bits = {self.weights.bits, self.table.bits, *(rule.bits for rule in self.rules)}
-        steps = {self.weights.activations, *(rule.activations for rule in self.rules)}
-        return frozenset(f"int{n}" for n in bits if n) | (steps & {"static"})
+        return frozenset(f"int{n}" for n in bits if n) | (self._steps & {"static"})
+
+    @property
+    def _steps(self) -> set[str]:
+        return {self.weights.activations, *(rule.activations or "none" for rule in self.rules)}
 
     @property
     def gate(self) -> str:
         """The precision whose gate an artifact is held to: that of the coarsest thing in it."""
         weights = [self.weights.bits, *(rule.bits for rule in self.rules if rule.bits is not None)]
-        activations = [self.weights.activations, *(rule.activations for rule in self.rules)]
         table = [rule.bits for rule in self.rules if "table" in rule.kinds and rule.bits]
         if 4 in (self.table.bits, *table):
             return "small"
         if 4 in weights:
             return "int4"
-        return "int8" if "static" in activations else "int8-weights"
+        return "int8" if "static" in self._steps or self.dynamic else "int8-weights"
 
 
 def shipped() -> dict[str, Recipe]:

@@ -20,6 +20,7 @@ from openvino import opset13 as ops
 from exporter import dialect
 from exporter.errors import RewriteError
 from exporter.options import NOTHING_ASKED, BuildOptions
+from exporter.passes.quantize_weights import dynamic_group
 from exporter.program import Program, infer_shapes, weights_aside, where
 from targets.openvino import precise
 from targets.openvino.shapes import Shapes
@@ -27,6 +28,9 @@ from targets.openvino.shapes import Shapes
 XML = "openvino_model.xml"
 HIDDEN = "last_hidden_state"
 """A second name of the first output: sentence-transformers knows no other (interop.py)."""
+GROUP = "DYNAMIC_QUANTIZATION_GROUP_SIZE"
+_RUNTIME = "runtime_options"
+"""The section of a model's file whose options hold for whoever compiles it and says no other."""
 _NO_RULE = re.compile(r"(?:operations: |, )(\w+)-\d+")
 """The ops in the frontend's sentence "No conversion rule found for operations: Foo-23, Bar-23"."""
 
@@ -46,10 +50,18 @@ def write(
         port.get_tensor().set_names({name})
     converted.outputs[0].get_tensor().add_names({HIDDEN})
     _name(converted)
+    converted.set_rt_info(str(dynamic_group(program.graph)), [_RUNTIME, GROUP])
     Shapes(options.batch or 0, options.buckets).note(converted)
     ov.save_model(converted, folder / XML, compress_to_fp16=False)
     if precision == "bf16":
         precise.mark(folder / XML, precise.stream(converted))
+
+
+def group(model: ov.Model) -> str:
+    """How many inputs share a step where a model's file lets the plugin round what integers are
+    multiplied with; "0", not at all, is what older files mean."""
+    place = [_RUNTIME, GROUP]
+    return str(model.get_rt_info(place).astype(str)) if model.has_rt_info(place) else "0"
 
 
 def convert(model: ir.Model, precision: str = "fp32") -> tuple[ov.Model, list[np.ndarray]]:
@@ -61,7 +73,11 @@ def convert(model: ir.Model, precision: str = "fp32") -> tuple[ov.Model, list[np
     model.opset_imports.pop(dialect.DOMAIN, None)
     infer_shapes(model)
     with weights_aside(model) as aside:
-        matrices = {v.name for v in aside if _is_matrix(v)}
+        # Around integers in bf16, constants of half precision are eight times closer than results.
+        small = precision == "bf16" and _has_integers(model)
+        wanted = ("MatMul", "Gemm", "Gather", "Slice") if small else ("MatMul", "Gemm", "Gather")
+        halved = precision == "fp16" or small
+        matrices = {v.name for v in aside if halved and _is_matrix(v, wanted)}
         scales = {v.name for v in aside if _is_scale(v)}
         tensors = {v.name: v.const_value for v in aside}
         graph = io.BytesIO(ir.to_proto(model).SerializeToString())
@@ -81,8 +97,7 @@ def convert(model: ir.Model, precision: str = "fp32") -> tuple[ov.Model, list[np
             continue
         nibbles = tensor.dtype in (ir.DataType.INT4, ir.DataType.UINT4)
         array = _packed(tensor) if nibbles else np.ascontiguousarray(tensor.numpy())
-        half = tensor.name in scales or (precision == "fp16" and tensor.name in matrices)
-        half = half and array.dtype == np.float32
+        half = tensor.name in scales | matrices and array.dtype == np.float32
         if half:
             array = array.astype(np.float16)
         held.append(array)
@@ -108,10 +123,15 @@ def _packed(tensor: ir.TensorProtocol) -> np.ndarray:
     return np.frombuffer(tensor.tobytes(), np.uint8)
 
 
-def _is_matrix(value: ir.Value) -> bool:
+def _is_matrix(value: ir.Value, readers: tuple[str, ...]) -> bool:
     """Whether a constant is a projection's or an embedding's: what fp16 stores in half precision.
-    Gains and rotary tables are a thousandth of the bytes, and rounding them costs more."""
-    return all(node.op_type in ("MatMul", "Gemm", "Gather") for node, _ in value.uses())
+    Gains are a thousandth of the bytes, and so are rotary tables, which Slice reads: to round them
+    costs more than it saves, unless integers have made all the rest small."""
+    return all(node.op_type in readers for node, _ in value.uses())
+
+
+def _has_integers(model: ir.Model) -> bool:
+    return any(node.op_type == "DequantizeLinear" for node in model.graph)
 
 
 def _is_scale(value: ir.Value) -> bool:

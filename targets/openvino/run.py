@@ -15,7 +15,7 @@ import openvino as ov
 from exporter.errors import ArtifactError
 from exporter.program import ATTENTION_MASK, INPUT_IDS, Contract
 from targets.base import Run
-from targets.openvino.build import XML
+from targets.openvino.build import GROUP, XML, group
 from targets.openvino.shapes import Infer, Shapes, padded
 
 _HINTS = {"fp32": ("f32", "FP32"), "fp16": ("f16", "FP16"), "bf16": ("bf16", "BF16")}
@@ -83,7 +83,7 @@ def _compile(
         "INFERENCE_PRECISION_HINT": hint(precision)[0],
         "PERFORMANCE_HINT": "LATENCY",
         # Left to itself it rounds what integer weights are multiplied with: docs/quantization.md.
-        "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0",
+        GROUP: group(model),
     }
     if threads:
         options["INFERENCE_NUM_THREADS"] = threads

@@ -64,7 +64,7 @@ def quantized(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
 def test_the_manifest_says_what_is_in_it(quantized: dict[str, Path]) -> None:
     manifest = read_manifest(quantized["openvino-mine"])
     assert manifest.recipe is not None and manifest.recipe.name == "mine"
-    assert (manifest.gate, manifest.floating) == ("int8", "fp32")
+    assert (manifest.gate, manifest.floating) == ("int8", "bf16")
     assert manifest.needs == {"int8", "static"}
     applied = {report.name: report.applied for report in manifest.passes}
     assert applied["quantize-weights"] and applied["quantize-activations"]
@@ -103,3 +103,31 @@ def test_integers_are_smaller_and_close(quantized: dict[str, Path]) -> None:
             continue
         got = load(path).embed(["How do plants eat?", "ok"])
         assert ((exact * got).sum(axis=1) > 1 - 0.02).all()  # as above
+
+
+DYNAMIC = """
+gains = "keep"
+dynamic = 32
+[weights]
+bits = 8
+[table]
+bits = 8
+"""
+
+
+def test_what_integers_meet_is_rounded_as_the_file_says_and_not_otherwise(
+    quantized: dict[str, Path], tiny: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "going.toml").write_text(DYNAMIC)
+    (tmp_path / "exact.toml").write_text(DYNAMIC.replace("dynamic = 32\n", ""))
+    recipes = [str(tmp_path / f"{name}.toml") for name in ("going", "exact")]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(golden.make, "make", partial(golden.make.make, only=GOLDEN_TEXTS))
+        going, exact = export(tiny, ["openvino"], recipes, tmp_path / "out", locate=False)
+    assert going.bundle.manifest.gate == "int8" and exact.bundle.manifest.gate == "int8-weights"
+    files = {result.path: result.path / "openvino_model.xml" for result in (going, exact)}
+    said = [ov.Core().compile_model(file, "CPU") for file in files.values()]  # as others open it
+    groups = [int(one.get_property("DYNAMIC_QUANTIZATION_GROUP_SIZE")) for one in said]
+    assert groups == [32, 0]
+    # The integers are the same; only what they are multiplied with is rounded, or not.
+    assert 0 <= exact.measurement.mean < going.measurement.mean < 0.02

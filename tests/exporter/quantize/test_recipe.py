@@ -29,6 +29,7 @@ def test_every_shipped_recipe_is_read_and_has_a_gate() -> None:
     [
         ({"weights": {"bits": 8}}, "int8-weights"),
         ({"weights": {"bits": 8, "activations": "static"}}, "int8"),
+        ({"weights": {"bits": 8}, "dynamic": 128}, "int8"),
         ({"weights": {"bits": 8}, "rule": [{"kinds": ["gate"], "activations": "static"}]}, "int8"),
         ({"weights": {"bits": 4, "block": 32}}, "int4"),
         ({"weights": {"bits": 8}, "rule": [{"first": 2, "bits": 4}]}, "int4"),
