@@ -11,6 +11,8 @@ import onnx_ir as ir
 from exporter import dialect
 from exporter.passes.attention import is_lookup, serves_attention
 from exporter.passes.base import Equality, Pass
+from exporter.passes.grid import Grid
+from exporter.passes.pattern import producer
 from exporter.passes.scale_residual import FP16_MAX, HEADROOM
 from exporter.program import (
     TOKENS,
@@ -54,6 +56,13 @@ class SetPrecision(Pass):
     that follows, one vector a text. `stream` "half" gives the stream up, for hardware that has no
     f32, and `head` "half" the linear maps on whole texts, for hardware whose matrix units have no
     f32. `part` "attention" is for two kinds in one program.
+
+    Weights that are integers are dequantized in half precision, scales and all: a recipe's scales
+    are numbers that fp16 holds, so the same bits. bf16 does not hold them: there the weights are
+    dequantized in f32, and rounded then. Products of integers with integers (what a linear map
+    reads was rounded to 8 bits, too) stay in f32: in fp16 TensorRT lays their sums down as halves
+    before it multiplies by the scales, and a sum of 768 products reaches far beyond 65,504
+    (docs/tensorrt.md).
 
     holds:
         f(x) = f32(f_half(half(x))) up to one rounding a value: 2^-11 of it in fp16, 2^-8 in bf16
@@ -103,6 +112,25 @@ class SetPrecision(Pass):
             h = Div(x, c)
             hh = Cast <to: int = 10> (h)
             yh = MatMul(hh, w)
+            y = Cast <to: int = 1> (yh)
+        }
+
+    options: integer weights
+        kind: fp16
+
+    before: integer weights
+        f (float[batch,tokens,4] x, int8[4,6] w, float[6] s) => (float[batch,tokens,6] y)
+        {
+            d = DequantizeLinear <axis: int = 1> (w, s)
+            y = MatMul(x, d)
+        }
+
+    after: integer weights
+        f (float[batch,tokens,4] x, int8[4,6] w, float16[6] s) => (float[batch,tokens,6] y)
+        {
+            xh = Cast <to: int = 10> (x)
+            d = DequantizeLinear <axis: int = 1> (w, s)
+            yh = MatMul(xh, d)
             y = Cast <to: int = 1> (yh)
         }
 
@@ -164,6 +192,30 @@ class SetPrecision(Pass):
             h = MatMul(x, w)
         }
 
+    options: integers that reach too far
+        kind: fp16
+
+    refuses: integers that reach too far
+        f (float[batch,tokens,4] x, int8[4,6] w) => (float[batch,tokens,6] y)
+        {
+            s = Constant <value_float: float = 600.0> ()
+            d = DequantizeLinear(w, s)
+            y = MatMul(x, d)
+        }
+
+    options: a product of integers
+        kind: fp16
+
+    refuses: a product of integers
+        f (float[batch,tokens,4] x, int8[4,6] w, float[6] s, float step)
+            => (float[batch,tokens,6] y)
+        {
+            q = QuantizeLinear(x, step)
+            r = DequantizeLinear(q, step)
+            d = DequantizeLinear <axis: int = 1> (w, s)
+            y = MatMul(r, d)
+        }
+
     options: a head on one vector a text
         kind: bf16
 
@@ -197,7 +249,7 @@ class SetPrecision(Pass):
         whole = shape is not None and not any(str(d) in (TOKENS, "None") for d in shape)
         if whole and not (self.head == "half" and node.op_type in ("MatMul", "Gemm")):
             return None
-        if self.stream == "f32" and _is_stream(node):
+        if _is_integer_product(node) or (self.stream == "f32" and _is_stream(node)):
             return None
         return None if _is_positional(node) else Half(node, KINDS[self.kind])
 
@@ -210,6 +262,8 @@ class SetPrecision(Pass):
             if peak * HEADROOM > FP16_MAX:
                 return f"{value.name if value else ''} reaches {peak:,.0f} on calibration texts"
         for value in match.node.inputs:
+            if (reach := _reach(value)) > FP16_MAX:
+                return f"its weights {value.name if value else ''} may reach {reach:,.0f}"
             array = constant(value)
             if array is None or array.dtype != np.float32 or not array.size:
                 continue
@@ -247,14 +301,42 @@ def _is_stream(node: ir.Node) -> bool:
     )
 
 
+def _is_integer_product(node: ir.Node) -> bool:
+    """Whether `node` multiplies weights with what was rounded to 8 bits."""
+    rounded = producer(node.inputs[0], "DequantizeLinear") if node.inputs else None
+    return rounded is not None and producer(rounded.inputs[0], "QuantizeLinear") is not None
+
+
+def _dequantized(value: ir.Value | None) -> tuple[ir.Node, np.ndarray] | None:
+    """The DequantizeLinear of constants that makes `value`, and its scale; None if there is
+    none."""
+    node = producer(value, "DequantizeLinear")
+    if node is None or any(v is not None and v.const_value is None for v in node.inputs):
+        return None
+    scale = constant(node.inputs[1])
+    return None if scale is None else (node, scale)
+
+
+def _reach(value: ir.Value | None) -> float:
+    """The most that dequantized weights can be, 0 for anything else."""
+    found = _dequantized(value)
+    if found is None:
+        return 0.0
+    numbers = found[0].inputs[0]
+    bits = numbers.dtype.bitwidth if numbers is not None and numbers.dtype is not None else 8
+    return float(np.abs(found[1]).max(initial=0.0)) * -Grid(bits).low
+
+
 def _half(value: ir.Value, kind: ir.DataType, before: ir.Node, memo: dict) -> ir.Value:
     """`value` in half precision: the constant converted, what a half node made, or a Cast."""
     key = (value, kind)
     if key in memo:
         return memo[key]
-    array = constant(value)
+    array, integers = constant(value), _dequantized(value)
     assert before.graph is not None
-    if array is not None:
+    if integers is not None and kind == ir.DataType.FLOAT16:
+        memo[key] = _dequantize(*integers, value, before)
+    elif array is not None:
         if kind == ir.DataType.FLOAT16 and float(np.abs(array).max(initial=0)) > FP16_MAX:
             array = np.clip(array, -_HIDDEN, _HIDDEN)  # one number that hides tokens: refuses()
         memo[key] = add_constant(before.graph, f"{value.name}", array.astype(kind.numpy()))
@@ -267,6 +349,19 @@ def _half(value: ir.Value, kind: ir.DataType, before: ir.Node, memo: dict) -> ir
         insert_before(before, [cast], where(before))
         memo[key] = out
     return memo[key]
+
+
+def _dequantize(node: ir.Node, scale: np.ndarray, value: ir.Value, before: ir.Node) -> ir.Value:
+    """What `node` makes of its integers, with scales and results in fp16."""
+    graph = before.graph
+    assert graph is not None
+    half = add_constant(graph, f"{node.inputs[1].name}", scale.astype(np.float16))  # type: ignore[union-attr]
+    made = ir.node("DequantizeLinear", [node.inputs[0], half, *node.inputs[2:]], node.attributes)
+    out = made.outputs[0]
+    out.name = made.name = unique_name(graph, f"{value.name}.half")
+    out.type, out.shape = ir.TensorType(ir.DataType.FLOAT16), value.shape
+    insert_before(before, [made], where(before))
+    return out
 
 
 def _widen(value: ir.Value, kind: ir.DataType, node: ir.Node, memo: dict) -> None:
