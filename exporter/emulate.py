@@ -87,7 +87,7 @@ def _dequantize(model: ir.Model) -> None:
             continue
         value = node.outputs[0]
         whole = _dense(numbers, scale, node)
-        if value.dtype in HALF:
+        if value.dtype is not None and value.dtype in HALF:
             kind = value.dtype.numpy()
             flat = whole.reshape(-1)
             for start in range(0, flat.size, _CHUNK):

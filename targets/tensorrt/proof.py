@@ -91,13 +91,15 @@ def look(engine: Path, onnx_file: Path) -> Holding:
 def _forms(value: ir.Value, tensor: ir.TensorProtocol) -> Iterator[tuple[np.ndarray, int]]:
     """The bytes of a weight as an engine may hold it, and how many rows they are."""
     reader, index = next(iter(value.uses()), (None, 0))
-    dequantizes = reader is not None and reader.op_type == "DequantizeLinear"
-    if dequantizes and index == 1 and (step := _step(reader.outputs[0])) is not None:
+    if reader is None or reader.op_type != "DequantizeLinear":
+        yield _laid(tensor)
+        return
+    if index == 1 and (step := _step(reader.outputs[0])) is not None:
         # Both are numbers that fp16 holds: 11 bits times 11 bits, which f32 has exactly.
         yield _laid(ir.tensor(tensor.numpy().astype(np.float32) * step))
         return
     yield _laid(tensor)
-    if dequantizes and "block_size" in reader.attributes and len(tensor.shape) == 2:
+    if "block_size" in reader.attributes and len(tensor.shape) == 2:
         turned = np.ascontiguousarray(tensor.numpy().T)
         yield _laid(ir.tensor(turned, dtype=tensor.dtype))
 
