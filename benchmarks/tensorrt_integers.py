@@ -130,7 +130,7 @@ def main(
         raise SystemExit(
             "error: this is a table of TensorRT for RTX, which is not what builds here"
         )
-    rows = []
+    rows: list[tuple[str, str, dict[str, list[str]]]] = []
     for form in FORMS:
         for precision in TARGET.precisions:
             ways: dict[str, list[str]] = {}
@@ -142,16 +142,19 @@ def main(
                 if result["built"] and not result["held"]:
                     way += ", integers NOT FOUND"
                 ways.setdefault(way, []).append(capability)
-            rows.append({"form": form.title, "precision": precision, "ways": ways})
+            rows.append((form.title, precision, ways))
     table = Table(box=SIMPLE_HEAD, title=f"Integers, {TARGET.versions()}")
     for heading in ("form", "around", "what the compiler does"):
         table.add_column(heading)
-    for row in rows:
-        ways = "; ".join(f"{way}: {', '.join(where)}" for way, where in row["ways"].items())
-        table.add_row(row["form"], row["precision"], ways)
+    for title, precision, ways in rows:
+        said = "; ".join(f"{way}: {', '.join(where)}" for way, where in ways.items())
+        table.add_row(title, precision, said)
     open_console().print(table)
     if json_file is not None:
-        record = {"versions": TARGET.versions(), "rows": rows}
+        record = {
+            "versions": TARGET.versions(),
+            "rows": [dict(zip(("form", "around", "ways"), row, strict=True)) for row in rows],
+        }
         json_file.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 

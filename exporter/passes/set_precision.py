@@ -11,8 +11,7 @@ import onnx_ir as ir
 from exporter import dialect
 from exporter.passes.attention import is_lookup, serves_attention
 from exporter.passes.base import Equality, Pass
-from exporter.passes.grid import Grid
-from exporter.passes.pattern import producer
+from exporter.passes.integers import dequantized, multiplies_integers, reach
 from exporter.passes.scale_residual import FP16_MAX, HEADROOM
 from exporter.program import (
     TOKENS,
@@ -249,7 +248,7 @@ class SetPrecision(Pass):
         whole = shape is not None and not any(str(d) in (TOKENS, "None") for d in shape)
         if whole and not (self.head == "half" and node.op_type in ("MatMul", "Gemm")):
             return None
-        if _is_integer_product(node) or (self.stream == "f32" and _is_stream(node)):
+        if multiplies_integers(node) or (self.stream == "f32" and _is_stream(node)):
             return None
         return None if _is_positional(node) else Half(node, KINDS[self.kind])
 
@@ -262,8 +261,8 @@ class SetPrecision(Pass):
             if peak * HEADROOM > FP16_MAX:
                 return f"{value.name if value else ''} reaches {peak:,.0f} on calibration texts"
         for value in match.node.inputs:
-            if (reach := _reach(value)) > FP16_MAX:
-                return f"its weights {value.name if value else ''} may reach {reach:,.0f}"
+            if (most := reach(value)) > FP16_MAX:
+                return f"its weights {value.name if value else ''} may reach {most:,.0f}"
             array = constant(value)
             if array is None or array.dtype != np.float32 or not array.size:
                 continue
@@ -301,38 +300,12 @@ def _is_stream(node: ir.Node) -> bool:
     )
 
 
-def _is_integer_product(node: ir.Node) -> bool:
-    """Whether `node` multiplies weights with what was rounded to 8 bits."""
-    rounded = producer(node.inputs[0], "DequantizeLinear") if node.inputs else None
-    return rounded is not None and producer(rounded.inputs[0], "QuantizeLinear") is not None
-
-
-def _dequantized(value: ir.Value | None) -> tuple[ir.Node, np.ndarray] | None:
-    """The DequantizeLinear of constants that makes `value`, and its scale; None if there is
-    none."""
-    node = producer(value, "DequantizeLinear")
-    if node is None or any(v is not None and v.const_value is None for v in node.inputs):
-        return None
-    scale = constant(node.inputs[1])
-    return None if scale is None else (node, scale)
-
-
-def _reach(value: ir.Value | None) -> float:
-    """The most that dequantized weights can be, 0 for anything else."""
-    found = _dequantized(value)
-    if found is None:
-        return 0.0
-    numbers = found[0].inputs[0]
-    bits = numbers.dtype.bitwidth if numbers is not None and numbers.dtype is not None else 8
-    return float(np.abs(found[1]).max(initial=0.0)) * -Grid(bits).low
-
-
 def _half(value: ir.Value, kind: ir.DataType, before: ir.Node, memo: dict) -> ir.Value:
     """`value` in half precision: the constant converted, what a half node made, or a Cast."""
     key = (value, kind)
     if key in memo:
         return memo[key]
-    array, integers = constant(value), _dequantized(value)
+    array, integers = constant(value), dequantized(value)
     assert before.graph is not None
     if integers is not None and kind == ir.DataType.FLOAT16:
         memo[key] = _dequantize(*integers, value, before)

@@ -19,9 +19,9 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
+from exporter.passes.integers import multiplies_integers
 from exporter.passes.pattern import producer
 from exporter.program import constant
-from targets.tensorrt.settings import multiplies_integers
 
 LEAST = 4096
 """Smaller weights are not looked for: a gain of all ones stands in many places."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from exporter.errors import RewriteError, TargetError
+from exporter.passes.integers import multiplies_integers
 from exporter.passes.pattern import producer
 from exporter.program import Program, constant, where
 
@@ -162,16 +163,6 @@ def check_graph(program: Program, capabilities: Sequence[str]) -> None:
                     f"{node.op_type} {node.name} (from {where(node)}) has a zero-point that is "
                     "not 0; TensorRT takes symmetric quantization only"
                 )
-
-
-def multiplies_integers(node: ir.Node) -> bool:
-    """Whether `node` is a matrix product of integer weights and of what was rounded to int8."""
-    if node.op_type not in ("MatMul", "Gemm"):
-        return False
-    x, weight = (producer(value, "DequantizeLinear") for value in node.inputs[:2])
-    return (
-        weight is not None and x is not None and producer(x.inputs[0], "QuantizeLinear") is not None
-    )
 
 
 def _check_product(node: ir.Node, capabilities: Sequence[str]) -> None:
