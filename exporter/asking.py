@@ -74,12 +74,18 @@ def shortened(goldens: Goldens, max_length: int | None) -> Goldens:
 
 
 def settle(
-    pairs: Sequence[tuple[str, str]], asked: BuildOptions, max_length: int
+    pairs: Sequence[tuple[str, str]],
+    recipes: Mapping[str, Recipe | None],
+    asked: BuildOptions,
+    max_length: int,
 ) -> dict[tuple[str, str], BuildOptions]:
-    """What each pair is built with, refused here if its target cannot do it."""
+    """What each pair is built with, refused here if its target cannot do it. `recipes` is what each
+    precision quantizes (see the function of that name)."""
     settled = {}
     for name, precision in pairs:
         target = registry.target(name)
         floating = registry.floating(name, precision)
-        settled[name, precision] = target.settle(floating, asked.only(target.takes), max_length)
+        recipe = recipes[precision]
+        own = target.allow(recipe.needs if recipe else (), asked.only(target.takes))
+        settled[name, precision] = target.settle(floating, own, max_length)
     return settled

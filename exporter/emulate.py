@@ -21,9 +21,13 @@ from exporter import dialect, interpret
 from exporter.passes.attention import Emitter
 from exporter.passes.expand_band_attention import ExpandBandAttention
 from exporter.passes.linear import take_over
-from exporter.program import Program, infer_shapes
+from exporter.passes.pattern import attribute
+from exporter.program import Program, add_constant, constant, drop_unused, infer_shapes
 
 HALF = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
+
+_CHUNK = 1 << 22
+"""Numbers that are dequantized at once: a table is never held three times."""
 
 
 def runner(program: Program) -> interpret.Run:
@@ -40,6 +44,7 @@ def emulated(program: Program) -> Program:
     _open_attention(copy.graph)
     infer_shapes(copy.model)  # a value without a type could not be rounded
     graph = copy.graph
+    _dequantize(copy.model)
     for value in list(graph.initializers.values()):
         tensor = value.const_value
         if tensor is not None and tensor.dtype in HALF:
@@ -67,6 +72,47 @@ def _open_attention(graph: ir.Graph) -> None:
         scale = node.attributes["scale"].value
         band = dialect.Band(scale, window=0, causal=False, softcap=0.0)  # the mask holds the rest
         take_over(node.outputs[0], Emitter(node, memo).attend(q, k, v, mask, band))
+
+
+def _dequantize(model: ir.Model) -> None:
+    """Weights that are integers become what DequantizeLinear makes of them, once and for all calls:
+    an integer times its scale, which f32 holds exactly, rounded to the declared type."""
+    graph = model.graph
+    for node in list(graph):
+        if node.op_type != "DequantizeLinear" or node.domain:
+            continue
+        numbers, scale = constant(node.inputs[0]), constant(node.inputs[1])
+        zero = constant(node.inputs[2]) if len(node.inputs) > 2 else None
+        if numbers is None or scale is None or (zero is not None and zero.any()):
+            continue
+        value = node.outputs[0]
+        whole = _dense(numbers, scale, node)
+        if value.dtype is not None and value.dtype in HALF:
+            kind = value.dtype.numpy()
+            flat = whole.reshape(-1)
+            for start in range(0, flat.size, _CHUNK):
+                part = flat[start : start + _CHUNK]
+                part[:] = part.astype(kind)
+        made = add_constant(graph, f"{value.name}.dense", whole)
+        value.replace_all_uses_with(made, replace_graph_outputs=True)
+    drop_unused(model)
+
+
+def _dense(numbers: np.ndarray, scale: np.ndarray, node: ir.Node) -> np.ndarray:
+    """f32: every integer times its scale, one for all, one along an axis, or one a block there."""
+    whole, scale = numbers.astype(np.float32), scale.astype(np.float32)
+    if not scale.ndim:
+        whole *= scale
+        return whole
+    axis = int(attribute(node, "axis", 1)) % whole.ndim
+    block = int(attribute(node, "block_size", 0))
+    if not block:
+        whole *= scale.reshape([-1 if place == axis else 1 for place in range(whole.ndim)])
+        return whole
+    sizes = whole.shape
+    parts = whole.reshape(*sizes[:axis], sizes[axis] // block, block, *sizes[axis + 1 :])
+    parts *= np.expand_dims(scale, axis + 1)
+    return whole
 
 
 def _round(graph: ir.Graph, node: ir.Node, value: ir.Value) -> None:

@@ -124,7 +124,7 @@ def export(
             if options.dump.resolve().is_relative_to(out.resolve()):
                 raise UsageError(f"--dump {options.dump} lies in --out; give it a place of its own")
             bundle.check_writable(options.dump, "--dump")
-        asking.settle(pairs, build, asking.ANY_LENGTH)  # refuses what no length could make right
+        asking.settle(pairs, asked, build, asking.ANY_LENGTH)  # refuses what no length puts right
         with ThreadPoolExecutor(1) as pool:  # each reads all weights once, and waits for nothing
             digests = pool.submit(lambda: source.digests)
             check_finite(source, stages.step)
@@ -135,7 +135,7 @@ def export(
         goldens = obtain_goldens(source, origin, stages, trust_remote_code)
         goldens = asking.shortened(goldens, max_length)
         heads.check(dims, goldens.dim)
-        settled = asking.settle(pairs, build, max_length or goldens.max_length)
+        settled = asking.settle(pairs, asked, build, max_length or goldens.max_length)
     drift = Drift(goldens, stages) if verify_each else None
     passes = Pipeline(options, drift)
     results: dict[tuple[str, str], Result] = {}

@@ -44,6 +44,16 @@ def write(program: Program, folder: Path, target: str) -> None:
         raise RewriteError(f"onnx.checker refuses {path.name}: {reason}") from error
 
 
+def quantized(path: Path) -> bool:
+    """Whether the file holds integers that are dequantized. Raises ArtifactError if it is
+    damaged."""
+    try:
+        return any(node.op_type == "DequantizeLinear" for node in ir.load(path).graph)
+    except Exception as error:
+        reason = (str(error).splitlines() or [""])[0]
+        raise ArtifactError(f"cannot read {path}: {reason}") from error
+
+
 def parts(path: Path) -> dict[str, str]:
     """Nodes in words and constants by digest, by name. Raises ArtifactError if `path` is
     damaged."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import ClassVar, Protocol
 
@@ -65,6 +65,13 @@ class Target(ABC):
         """Why this machine, able to build, cannot run the artifact in `folder`, or any; None if it
         can."""
         return None
+
+    def allow(self, needs: Collection[str], options: BuildOptions) -> BuildOptions:
+        """`options` as asked, narrowed to what takes integers of the kinds `needs` (`quantizes`).
+
+        Raises TargetError where the two do not go together. Called before `settle`.
+        """
+        return options
 
     def settle(self, precision: str, options: BuildOptions, max_length: int) -> BuildOptions:
         """`options` with this target's defaults filled in, for a model of `max_length` tokens.

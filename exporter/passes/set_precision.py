@@ -11,6 +11,7 @@ import onnx_ir as ir
 from exporter import dialect
 from exporter.passes.attention import is_lookup, serves_attention
 from exporter.passes.base import Equality, Pass
+from exporter.passes.integers import dequantized, multiplies_integers, reach
 from exporter.passes.scale_residual import FP16_MAX, HEADROOM
 from exporter.program import (
     TOKENS,
@@ -54,6 +55,13 @@ class SetPrecision(Pass):
     that follows, one vector a text. `stream` "half" gives the stream up, for hardware that has no
     f32, and `head` "half" the linear maps on whole texts, for hardware whose matrix units have no
     f32. `part` "attention" is for two kinds in one program.
+
+    Weights that are integers are dequantized in half precision, scales and all: a recipe's scales
+    are numbers that fp16 holds, so the same bits. bf16 does not hold them: there the weights are
+    dequantized in f32, and rounded then. Products of integers with integers (what a linear map
+    reads was rounded to 8 bits, too) stay in f32: in fp16 TensorRT lays their sums down as halves
+    before it multiplies by the scales, and a sum of 768 products reaches far beyond 65,504
+    (docs/tensorrt.md).
 
     holds:
         f(x) = f32(f_half(half(x))) up to one rounding a value: 2^-11 of it in fp16, 2^-8 in bf16
@@ -103,6 +111,25 @@ class SetPrecision(Pass):
             h = Div(x, c)
             hh = Cast <to: int = 10> (h)
             yh = MatMul(hh, w)
+            y = Cast <to: int = 1> (yh)
+        }
+
+    options: integer weights
+        kind: fp16
+
+    before: integer weights
+        f (float[batch,tokens,4] x, int8[4,6] w, float[6] s) => (float[batch,tokens,6] y)
+        {
+            d = DequantizeLinear <axis: int = 1> (w, s)
+            y = MatMul(x, d)
+        }
+
+    after: integer weights
+        f (float[batch,tokens,4] x, int8[4,6] w, float16[6] s) => (float[batch,tokens,6] y)
+        {
+            xh = Cast <to: int = 10> (x)
+            d = DequantizeLinear <axis: int = 1> (w, s)
+            yh = MatMul(xh, d)
             y = Cast <to: int = 1> (yh)
         }
 
@@ -164,6 +191,30 @@ class SetPrecision(Pass):
             h = MatMul(x, w)
         }
 
+    options: integers that reach too far
+        kind: fp16
+
+    refuses: integers that reach too far
+        f (float[batch,tokens,4] x, int8[4,6] w) => (float[batch,tokens,6] y)
+        {
+            s = Constant <value_float: float = 600.0> ()
+            d = DequantizeLinear(w, s)
+            y = MatMul(x, d)
+        }
+
+    options: a product of integers
+        kind: fp16
+
+    refuses: a product of integers
+        f (float[batch,tokens,4] x, int8[4,6] w, float[6] s, float step)
+            => (float[batch,tokens,6] y)
+        {
+            q = QuantizeLinear(x, step)
+            r = DequantizeLinear(q, step)
+            d = DequantizeLinear <axis: int = 1> (w, s)
+            y = MatMul(r, d)
+        }
+
     options: a head on one vector a text
         kind: bf16
 
@@ -197,7 +248,7 @@ class SetPrecision(Pass):
         whole = shape is not None and not any(str(d) in (TOKENS, "None") for d in shape)
         if whole and not (self.head == "half" and node.op_type in ("MatMul", "Gemm")):
             return None
-        if self.stream == "f32" and _is_stream(node):
+        if multiplies_integers(node) or (self.stream == "f32" and _is_stream(node)):
             return None
         return None if _is_positional(node) else Half(node, KINDS[self.kind])
 
@@ -210,6 +261,8 @@ class SetPrecision(Pass):
             if peak * HEADROOM > FP16_MAX:
                 return f"{value.name if value else ''} reaches {peak:,.0f} on calibration texts"
         for value in match.node.inputs:
+            if (most := reach(value)) > FP16_MAX:
+                return f"its weights {value.name if value else ''} may reach {most:,.0f}"
             array = constant(value)
             if array is None or array.dtype != np.float32 or not array.size:
                 continue
@@ -252,9 +305,11 @@ def _half(value: ir.Value, kind: ir.DataType, before: ir.Node, memo: dict) -> ir
     key = (value, kind)
     if key in memo:
         return memo[key]
-    array = constant(value)
+    array, integers = constant(value), dequantized(value)
     assert before.graph is not None
-    if array is not None:
+    if integers is not None and kind == ir.DataType.FLOAT16:
+        memo[key] = _dequantize(*integers, value, before)
+    elif array is not None:
         if kind == ir.DataType.FLOAT16 and float(np.abs(array).max(initial=0)) > FP16_MAX:
             array = np.clip(array, -_HIDDEN, _HIDDEN)  # one number that hides tokens: refuses()
         memo[key] = add_constant(before.graph, f"{value.name}", array.astype(kind.numpy()))
@@ -267,6 +322,19 @@ def _half(value: ir.Value, kind: ir.DataType, before: ir.Node, memo: dict) -> ir
         insert_before(before, [cast], where(before))
         memo[key] = out
     return memo[key]
+
+
+def _dequantize(node: ir.Node, scale: np.ndarray, value: ir.Value, before: ir.Node) -> ir.Value:
+    """What `node` makes of its integers, with scales and results in fp16."""
+    graph = before.graph
+    assert graph is not None
+    half = add_constant(graph, f"{node.inputs[1].name}", scale.astype(np.float16))  # type: ignore[union-attr]
+    made = ir.node("DequantizeLinear", [node.inputs[0], half, *node.inputs[2:]], node.attributes)
+    out = made.outputs[0]
+    out.name = made.name = unique_name(graph, f"{value.name}.half")
+    out.type, out.shape = ir.TensorType(ir.DataType.FLOAT16), value.shape
+    insert_before(before, [made], where(before))
+    return out
 
 
 def _widen(value: ir.Value, kind: ir.DataType, node: ir.Node, memo: dict) -> None:

@@ -4,7 +4,7 @@ where there is one."""
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 import onnx_ir as ir
@@ -26,6 +26,8 @@ class TensorRt(Target):
     extra = "tensorrt"
     precisions = ("fp32", "fp16", "bf16")
     typed = True
+    rest = "fp16"  # whose numbers a recipe's scales are; and weights around integers stay small
+    quantizes = frozenset({"int8", "int4", "static"})
     takes = ("compute_capability", "profile", "compatible")
 
     def unavailable(self) -> str | None:
@@ -45,6 +47,15 @@ class TensorRt(Target):
         if found.capability not in capabilities:
             return f"the engine is for {', '.join(capabilities)}, and this is {found.capability}"
         return None
+
+    def allow(self, needs: Collection[str], options: BuildOptions) -> BuildOptions:
+        if vendor.builder() == vendor.ENTERPRISE:
+            return options  # settle says which architecture there is; check_graph what it lacks
+        found = settings.parse_capabilities(options.compute_capability, "", vendor.capabilities())
+        for kind in sorted(needs):
+            asked = found if options.compute_capability else ()
+            found = settings.parse_capabilities(asked, kind, found)
+        return options.model_copy(update={"compute_capability": found})
 
     def settle(self, precision: str, options: BuildOptions, max_length: int) -> BuildOptions:
         profiles = [settings.parse_profile(text, max_length) for text in options.profile]
@@ -124,6 +135,8 @@ class TensorRt(Target):
     ) -> dict[str, Run]:
         if self.cannot_run(folder) is None or precision != "fp16":
             return {}  # ONNX Runtime has no bf16, and in fp32 it is what stands in
+        if onnxfile.quantized(folder / onnxfile.MODEL):
+            return {}  # it would dequantize the table whole, at every call
         return {"ONNX Runtime": _read(folder, contract, interpret.runner)}
 
     def parts(self, folder: Path) -> dict[str, str]:

@@ -134,8 +134,9 @@ def _said(module: str, holding: proof.Holding, options: BuildOptions) -> tuple[s
     if isinstance(found, str):
         built += "; numbers proved on its ONNX; engine not executed on this machine"
     whole = not holding.missing
+    kinds = f", {holding.integers:,} of them integers" if holding.integers else ""
     held = (
-        f"of {holding.weights:,} bytes of weights of {proof.LEAST:,} bytes and more, "
+        f"of {holding.weights:,} bytes of weights of {proof.LEAST:,} bytes and more{kinds}, "
         f"{'all' if whole else f'{holding.found:,}'} stand in the engine bit by bit; the engine "
         f"has {holding.engine:,} bytes, {holding.engine / max(1, holding.weights):.3f} times that"
     )

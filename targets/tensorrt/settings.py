@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from exporter.errors import RewriteError, TargetError
+from exporter.passes.integers import multiplies_integers
+from exporter.passes.pattern import producer
 from exporter.program import Program, constant, where
 
 _CAPABILITY = re.compile(r"sm(\d{2,3})", re.IGNORECASE)
@@ -19,11 +21,16 @@ LEAST_FOR_PRECISION = {
     "fp32": (80, "Turing's compiler refuses f32 matrix products"),
     "fp16": (75, "tensor cores begin there"),
     "bf16": (80, "bf16 begins with Ampere"),
-    "int4": (80, "blocks of int4 begin with Ampere"),
+    "int8": (75, "tensor cores begin there"),
+    "int4": (80, "int4 begins with Ampere"),
+    "static": (80, "Turing's compiler refuses f32 sums of integer products, and fp16 overflows"),
     "fp8": (89, "fp8 begins with Ada"),
 }
-"""The oldest architecture for a precision, and why: for the first three as the compiler itself says
-when asked to build (tests/targets/tensorrt), for int4 and fp8 in NVIDIA's support matrices."""
+"""The oldest architecture for a precision or for a kind of integers (Target.quantizes), and why: as
+the compiler itself says when asked to build (tests/targets/tensorrt), for fp8 in NVIDIA's support
+matrices."""
+
+_NAMES = {"static": "int8 activations"}
 
 _LEAST_FOR_TYPE = {
     ir.DataType.BFLOAT16: "bf16",
@@ -122,7 +129,8 @@ def parse_capabilities(
                 f"unknown compute capability {text!r}; this compiler builds for {', '.join(known)}"
             )
         if number(name) < least:
-            raise TargetError(f"{precision} needs sm{least} or later, not {name}: {why}")
+            named = _NAMES.get(precision, precision)
+            raise TargetError(f"{named} needs sm{least} or later, not {name}: {why}")
         found.append(name)
     return tuple(sorted(set(found), key=number))
 
@@ -133,24 +141,21 @@ def number(capability: str) -> int:
 
 
 def check_graph(program: Program, capabilities: Sequence[str]) -> None:
-    """Refuse, in words, what NVIDIA's compiler would: a type that an architecture lacks, and
-    zero-points that are not zero.
+    """Refuse, in words, what NVIDIA's compiler would: a type or a product of integers that an
+    architecture lacks, such a product with scales for blocks, and zero-points that are not zero.
 
-    Raises TargetError for the first, RewriteError for the second; both name node and module.
+    Raises TargetError for what an architecture lacks, RewriteError for the others; all name node
+    and module.
     """
     for node in program.graph:
+        if multiplies_integers(node):
+            _check_product(node, capabilities)
         for value in (*node.inputs, *node.outputs):
             kind = None if value is None else value.dtype
             precision = _LEAST_FOR_TYPE.get(kind) if kind is not None else None
             if precision is None:
                 continue
-            least, why = LEAST_FOR_PRECISION[precision]
-            for capability in capabilities:
-                if number(capability) < least:
-                    raise TargetError(
-                        f"{capability} cannot hold the {precision} of {node.name} "
-                        f"(from {where(node)}): {why}; leave {capability} out"
-                    )
+            _check_architectures(node, precision, "hold", capabilities)
         if node.op_type in ("QuantizeLinear", "DequantizeLinear") and len(node.inputs) > 2:
             zero = constant(node.inputs[2])
             if node.inputs[2] is not None and (zero is None or zero.any()):
@@ -158,3 +163,26 @@ def check_graph(program: Program, capabilities: Sequence[str]) -> None:
                     f"{node.op_type} {node.name} (from {where(node)}) has a zero-point that is "
                     "not 0; TensorRT takes symmetric quantization only"
                 )
+
+
+def _check_product(node: ir.Node, capabilities: Sequence[str]) -> None:
+    _check_architectures(node, "static", "multiply", capabilities)
+    weight = producer(node.inputs[1], "DequantizeLinear")
+    if weight is not None and "block_size" in weight.attributes:
+        raise RewriteError(
+            f"{node.op_type} {node.name} (from {where(node)}) multiplies int8 activations with "
+            "weights that have scales for blocks, which TensorRT does not; give all maps that read "
+            "one value static activations and block = 0, or none"
+        )
+
+
+def _check_architectures(
+    node: ir.Node, precision: str, verb: str, capabilities: Sequence[str]
+) -> None:
+    least, why = LEAST_FOR_PRECISION[precision]
+    for capability in capabilities:
+        if number(capability) < least:
+            raise TargetError(
+                f"{capability} cannot {verb} the {_NAMES.get(precision, precision)} of {node.name} "
+                f"(from {where(node)}): {why}; leave {capability} out"
+            )

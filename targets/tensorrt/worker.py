@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 import time
 from collections import Counter
@@ -27,10 +28,14 @@ def build(spec: dict, folder: Path, engine: Path) -> dict:
     trt = import_module(spec["module"])
     said: list[str] = []
 
+    plan: list[dict] = []
+
     class Log(trt.ILogger):
         def log(self, severity, message):
             if severity <= trt.ILogger.Severity.ERROR:
                 said.append(message)
+            elif message.startswith("Layers:"):
+                plan.extend(_plan(message))
 
     log = Log()
     started = time.perf_counter()
@@ -55,6 +60,8 @@ def build(spec: dict, folder: Path, engine: Path) -> dict:
                 layer.attention.decomposable = True
 
     config = builder.create_builder_config()
+    if spec.get("explain"):
+        config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     config.clear_flag(trt.BuilderFlag.TF32)  # on by default: f32 would be computed in 10 bits
     result["tf32"] = config.get_flag(trt.BuilderFlag.TF32)
     if hasattr(config, "num_compute_capabilities"):  # TensorRT for RTX alone
@@ -75,9 +82,27 @@ def build(spec: dict, folder: Path, engine: Path) -> dict:
         with engine.open("wb") as file:
             file.write(built)
     result["built"] = built is not None
+    result["plan"] = plan
     result["seconds"] = time.perf_counter() - started
     result["peak_bytes"] = _peak()
     return result
+
+
+def _plan(message: str) -> list[dict]:
+    """The kernels that the compiler chose, as its log has them: name, kind, and the types of what
+    each reads and makes. Complete only where `explain` is asked for."""
+    found = []
+    for part in re.split(r"(?:^|\n)\s*Name: ", message.partition("I/O Tensors:")[0])[1:]:
+        if (kind := re.search(r"LayerType: (\w+)", part)) is None:
+            continue
+        into, _, out = part.partition("Outputs: ")
+        kernel = {"name": part.partition(",")[0], "kind": kind[1]}
+        kernel |= {
+            key: re.findall(r"Datatype: (\w+)", text)
+            for key, text in (("reads", into), ("makes", out))
+        }
+        found.append(kernel)
+    return found
 
 
 def _peak() -> int:

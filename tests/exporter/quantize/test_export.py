@@ -1,4 +1,4 @@
-"""A quantized export from end to end: one graph for two targets, and the integers that they
+"""A quantized export from end to end: one graph for all targets, and the integers that they
 store."""
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from onnx import numpy_helper
 import golden.make
 from exporter import export, load
 from exporter.bundle import read_manifest
+from exporter.options import BuildOptions
+from targets.tensorrt import vendor
 from tests.conftest import GOLDEN_TEXTS
 
 RECIPE = """
@@ -51,10 +53,19 @@ def quantized(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
             folder / "out",
             locate=False,
         )
-    assert [result.bundle.name for result in results] == [
+        if vendor.builder() == vendor.RTX:
+            results += export(
+                tiny,
+                ["openvino", "tensorrt"],
+                [str(folder / "mine.toml")],
+                folder / "both",
+                build=BuildOptions(compute_capability=("sm86",), profile=("1x1:2x16:4x600",)),
+                locate=False,
+            )[1:]
+    assert [result.bundle.name for result in results][:4] == [
         "openvino-fp32", "openvino-mine", "onnxruntime-fp32", "onnxruntime-mine",
     ]  # fmt: skip
-    assert all(result.passed for result in results[::2])
+    assert results[0].passed and results[2].passed
     # A random model may miss the gate of a trained one; 0.02 is four times that gate's worst text,
     # and an integer read with a wrong scale is far beyond it.
     assert all(result.measurement.mean < 0.02 for result in results)
@@ -70,13 +81,37 @@ def test_the_manifest_says_what_is_in_it(quantized: dict[str, Path]) -> None:
     assert applied["quantize-weights"] and applied["quantize-activations"]
 
 
-def test_targets_store_the_same_integers(quantized: dict[str, Path]) -> None:
-    graph = onnx.load(quantized["onnxruntime-mine"] / "model.onnx").graph
-    ours = {
+def integers(path: Path) -> set[bytes]:
+    """Every array of int8 in an artifact's ONNX."""
+    return {
         tensor.tobytes()
-        for one in graph.initializer
+        for one in onnx.load(path / "model.onnx").graph.initializer
         if (tensor := numpy_helper.to_array(one)).dtype == np.int8 and tensor.size > 1
     }
+
+
+@pytest.mark.skipif(vendor.builder() != vendor.RTX, reason="TensorRT for RTX is not installed")
+def test_tensorrt_stores_them_too_with_the_same_scales(quantized: dict[str, Path]) -> None:
+    """Exported beside another target than ONNX Runtime was: calibration gives the same again. Its
+    scales are fp16, and lose nothing by it."""
+    assert integers(quantized["tensorrt-mine"]) == integers(quantized["onnxruntime-mine"])
+    assert read_manifest(quantized["tensorrt-mine"]).floating == "fp16"
+    scales: dict[str, set[tuple[float, ...]]] = {}
+    for target in ("onnxruntime", "tensorrt"):
+        graph = onnx.load(quantized[f"{target}-mine"] / "model.onnx").graph
+        arrays = {one.name: numpy_helper.to_array(one) for one in graph.initializer}
+        scales[target] = {
+            tuple(arrays[node.input[1]].astype(np.float64).reshape(-1))
+            for node in graph.node
+            if node.op_type == "DequantizeLinear"
+        }
+    # ONNX Runtime's table has no DequantizeLinear: its rows are looked up first.
+    assert len(scales["onnxruntime"]) > 10
+    assert scales["onnxruntime"] < scales["tensorrt"]
+
+
+def test_targets_store_the_same_integers(quantized: dict[str, Path]) -> None:
+    ours = integers(quantized["onnxruntime-mine"])
     model = ov.Core().read_model(quantized["openvino-mine"] / "openvino_model.xml")
     theirs = {
         op.get_data().tobytes()

@@ -67,6 +67,52 @@ def test_a_flipped_bit_a_transposed_and_a_widened_weight_are_not_found(
         assert held.found == v.nbytes
 
 
+INTEGERS = """
+f (float16[B,64] x, int4[64,256] w, float16[2,256] s, int8[64,128] v, float[128] t, float[B,64] z,
+   float step) => (float16[B,256] y, float[B,128] u)
+{
+    d = DequantizeLinear <axis: int = 0, block_size: int = 32> (w, s)
+    y = MatMul(x, d)
+    q = QuantizeLinear(z, step)
+    r = DequantizeLinear(q, step)
+    e = DequantizeLinear <axis: int = 1> (v, t)
+    u = MatMul(r, e)
+}
+"""
+
+
+def test_integers_are_found_as_the_compiler_lays_them_down(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(proof, "LEAST", 512)  # so that the scales are looked for
+    rng, step = np.random.default_rng(3), np.float32(0.0625)
+    fours, bytes_ = rng.integers(-8, 8, (64, 256)), rng.integers(-127, 128, (64, 128))
+    blocks = rng.uniform(0.1, 1, (2, 256)).astype(np.float16)
+    channels = rng.uniform(0.1, 1, 128).astype(np.float16).astype(np.float32)
+    weights = {"w": fours, "s": blocks, "v": bytes_, "t": channels, "step": step}
+    path = tmp_path / "model.onnx"
+    ir.save(law.graph(INTEGERS, weights), path, external_data="model.onnx.data")
+
+    def packed(array: np.ndarray) -> bytes:
+        pairs = (array.reshape(-1, 2) & 15).astype(np.uint8)
+        return (pairs[:, 0] | pairs[:, 1] << 4).tobytes()
+
+    whole = {
+        "w": packed(fours.T),
+        "s": blocks.T.tobytes(),
+        "v": bytes_.astype(np.int8).tobytes(),
+        "t": (channels * step).tobytes(),
+    }
+    held = proof.look(engine(tmp_path, *whole.values()), path)
+    assert held.missing == ()
+    assert held.integers == 64 * 256 // 2 + 64 * 128
+    # Not what the compiler multiplies by, and not integers but what they stand for.
+    dense = (bytes_ * channels).astype(np.float16)
+    for name, other in (("t", channels.tobytes()), ("v", dense.tobytes())):
+        held = proof.look(engine(tmp_path, *(whole | {name: other}).values()), path)
+        assert [missing for missing, _ in held.missing] == [name]
+
+
 def test_a_missing_weight_and_bytes_too_many_are_faults() -> None:
     size, code = 30_000_000, 9_000_000
     assert proof.Holding(size + code, size, ()).fault(1) is None
