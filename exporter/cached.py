@@ -202,7 +202,7 @@ def _put_back(
         if path not in files:
             files[path] = np.asarray(np.memmap(path, np.uint8, "r"))
         array = _view(files[path], lies)
-        array = array.astype(np.float32) if lies.file else array
+        array = array.astype(np.float32, copy=False) if lies.file else array
         value = inputs[name]
         graph.inputs.remove(value)
         value.const_value = ir.tensor(array.T if lies.turned else array, name=name)
