@@ -96,7 +96,9 @@ def main(
             raise SystemExit(f"error: {error}") from None
     work = [row for row in meter.rows if not str(row["stage"]).startswith("verify")]
     checks = [row for row in meter.rows if str(row["stage"]).startswith("verify")]
-    table = Table("stage", title=f"Export of {Path(model).name}, {', '.join(precision)}", title_justify="left")
+    table = Table(
+        "stage", title=f"Export of {Path(model).name}, {', '.join(precision)}", title_justify="left"
+    )
     table.add_column("seconds", justify="right")
     table.add_column("peak resident", justify="right")
     for row in work:

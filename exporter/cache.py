@@ -18,7 +18,7 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -114,6 +114,27 @@ class Cache:
         finally:
             if fresh is not None:
                 shutil.rmtree(fresh, ignore_errors=True)
+
+    def files(self, stage: str, **parts: Any) -> dict[str, bytes] | None:
+        """What `keep` was given under the same parts; `remarks` says where it comes from."""
+
+        def read(folder: Path) -> dict[str, bytes]:
+            paths = [path for path in sorted(folder.iterdir()) if path.name != _INDEX]
+            return {path.name: path.read_bytes() for path in paths}
+
+        found = self.get(stage, key(**parts), read)
+        if found is not None:
+            self.remark(f"{stage} from the cache")
+        return found
+
+    def keep(self, stage: str, files: Mapping[str, bytes], **parts: Any) -> None:
+        """Keep files by name, of a stage that follows from `parts`; see `key`."""
+
+        def write(folder: Path) -> None:
+            for name, raw in files.items():
+                (folder / name).write_bytes(raw)
+
+        self.put(stage, key(**parts), write)
 
     def remark(self, text: str) -> None:
         """Have `remarks` say this."""

@@ -149,7 +149,7 @@ def export(
             """Let the targets start what needs no graph."""
             words = words if max_length is None else replace(words, max_length=max_length)
             for name in {target: None for target, _ in pairs if target not in begun}:
-                begun[name] = started = registry.target(name).begin(words, scratch)
+                begun[name] = started = registry.target(name).begin(words, scratch, kept)
                 if started is not None:
                     stack.callback(started.close)
 
