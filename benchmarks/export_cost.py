@@ -1,11 +1,16 @@
 """What an export costs, stage by stage: wall seconds and peak resident memory.
 
-    .venv/bin/python benchmarks/export_cost.py MODEL [--target openvino ...] [--json FILE]
+    .venv/bin/python benchmarks/export_cost.py MODEL [--target openvino ...] [--precision fp32 ...]
+                                          [--cache] [--within TOKENS] [--json FILE]
 
 Peak resident memory is the kernel's VmHWM, reset before every stage, so it counts everything that
 was resident at once: memory-mapped files as well. Where a process of ours works beside the export,
 its memory is added: twenty times a second both are read, and the greatest sum counts. Verification
 is shown apart: it is not part of the cost of writing an artifact. Linux only.
+
+Every stage is worked through unless --cache lets finished ones be taken from the user's cache; what
+it costs to keep them is then in the first run. --within leaves longer golden texts out, so that one
+need not wait for a verification that is not looked at.
 """
 
 from __future__ import annotations
@@ -23,6 +28,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from exporter import exporting
 from exporter.errors import GoldfoldError
 from exporter.exporting import export
 
@@ -79,18 +85,26 @@ class Meter:
 def main(
     model: Annotated[str, typer.Argument(help="A SentenceTransformer folder, or a hub id.")],
     target: Annotated[list[str], typer.Option()] = ["openvino", "onnxruntime"],  # noqa: B006
+    precision: Annotated[list[str], typer.Option()] = ["fp32"],  # noqa: B006
+    cache: Annotated[bool, typer.Option("--cache", help="Use the cache of stages.")] = False,
+    within: Annotated[int | None, typer.Option(help="Tokens of the longest golden text.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write JSON here.")] = None,
 ) -> None:
     """Export once and print the table."""
     meter = Meter()
+    obtain = exporting.obtain_goldens
+    if within is not None:
+        exporting.obtain_goldens = lambda *given: obtain(*given).within(within)
     with tempfile.TemporaryDirectory() as out:
         try:
-            results = export(model, target, ("fp32",), out, listener=meter)
+            results = export(model, target, precision, out, cache=cache, listener=meter)
         except GoldfoldError as error:
             raise SystemExit(f"error: {error}") from None
     work = [row for row in meter.rows if not str(row["stage"]).startswith("verify")]
     checks = [row for row in meter.rows if str(row["stage"]).startswith("verify")]
-    table = Table("stage", title=f"Export of {Path(model).name}, fp32", title_justify="left")
+    table = Table(
+        "stage", title=f"Export of {Path(model).name}, {', '.join(precision)}", title_justify="left"
+    )
     table.add_column("seconds", justify="right")
     table.add_column("peak resident", justify="right")
     for row in work:

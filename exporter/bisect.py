@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from exporter.cache import open_cache
 from exporter.errors import UsageError
 from exporter.model import check_finite, open_model
 from exporter.passes.base import Pass
@@ -41,12 +42,13 @@ def search(
     limit: float | None,
     *,
     trust_remote_code: bool = False,
+    cache: bool = True,
     listener: Listener | None = None,
 ) -> Culprit | None:
     """Open and trace `model`, then bisect the passes of `precision` on its short goldens.
 
     Half precision is bisected on its typed program, in the emulator. `limit` is the precision's
-    gate by default. Raises GoldfoldError as `export` does.
+    gate by default; `cache` is as in `export`. Raises GoldfoldError as `export` does.
     """
     from exporter import exporting, pipeline
     from exporter.probing import look
@@ -60,21 +62,21 @@ def search(
     bound = GATES[precision].worst if limit is None else limit
     if not 0 < bound < 2:
         raise UsageError(f"--limit is {bound}; 1−cos lies between 0 and 2")
-    stages = Stages(listener)
+    stages, kept = Stages(listener), open_cache(cache)
     with stages("open"):
         source = open_model(model, trust_remote_code=trust_remote_code)
         check_finite(source, stages.step)
         origin = exporting.origin_of(source)
     with stages("goldens"):
         goldens = exporting.obtain_goldens(source, origin, stages, trust_remote_code)
-    program = exporting.traced(source, stages, trust_remote_code)
+    program = exporting.traced(source, stages, trust_remote_code, cache=kept)
     passes = (*pipeline.EARLY, *pipeline.common(program.contract))
     peaks: dict[str, float] = {}
     if pipeline.asks_ranges(precision, typed=True):
         with stages("ranges"):
             rewritten = replace(program, model=program.model.clone())
             pipeline.run(rewritten, passes)
-            peaks = exporting.record_ranges(rewritten, stages)
+            peaks = exporting.record_ranges(rewritten, stages, kept)
     passes = (*passes, *pipeline.half(precision, peaks, typed=True))
     with stages("bisect"):
         return bisect(program, passes, lambda p: look(p, goldens), bound, stages.detail)

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from exporter import (
     __version__,
+    cli_cache,
     cli_coreml,
     cli_judge,
     cli_laws,
@@ -21,6 +22,7 @@ from exporter import (
     cli_report,
     cli_trust,
 )
+from exporter.cli_cache import NoCache
 from exporter.cli_golden import AsJson, Quiet, Trust, golden_app, whole_numbers
 from exporter.console import listening, open_console
 from exporter.errors import GateMissed, OutputError, UsageError
@@ -39,6 +41,7 @@ app = typer.Typer(
 )
 app.add_typer(golden_app, name="golden")
 cli_laws.add_to(app)
+cli_cache.add_to(app)
 cli_coreml.add_to(app)
 cli_judge.add_to(app)
 cli_quantize.add_to(app)
@@ -113,6 +116,7 @@ def export(
     minimum_target: Annotated[
         str | None, typer.Option(help="coreml: the oldest system to run on, as iOS18.")
     ] = None,
+    no_cache: NoCache = False,
     trust_remote_code: Trust = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
@@ -152,6 +156,7 @@ def export(
             dims=whole_numbers(dims, "--dims"),
             build=build,
             locate=not no_locate,
+            cache=not no_cache,
             listener=listener,
         )
     _show(results, as_json)

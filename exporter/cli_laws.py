@@ -11,6 +11,7 @@ from rich.markdown import Markdown
 from rich.table import Table
 from rich.text import Text
 
+from exporter.cli_cache import NoCache
 from exporter.console import listening, open_console
 from exporter.errors import GateMissed
 
@@ -40,6 +41,7 @@ def bisect(
     limit: Annotated[
         float | None, typer.Option(help="1−cos to stay below; the precision's gate by default.")
     ] = None,
+    no_cache: NoCache = False,
     trust_remote_code: Annotated[bool, typer.Option("--trust-remote-code")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q")] = False,
 ) -> None:
@@ -52,6 +54,7 @@ def bisect(
             precision,
             limit,
             trust_remote_code=trust_remote_code,
+            cache=not no_cache,
             listener=listener,
         )
     if culprit is None:

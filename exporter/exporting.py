@@ -26,6 +26,7 @@ from exporter import (
     verifying,
 )
 from exporter.bundle import Bundle, Manifest, Origin
+from exporter.cache import open_cache
 from exporter.encoder import open_encoder
 from exporter.errors import UsageError
 from exporter.model import Source, check_finite, open_model
@@ -79,6 +80,7 @@ def export(
     dims: Sequence[int] = (),
     build: BuildOptions = NOTHING_ASKED,
     locate: bool = True,
+    cache: bool = True,
     listener: Listener | None = None,
 ) -> list[Result]:
     """Export `model` for every pair of target and precision, and verify each artifact.
@@ -98,6 +100,7 @@ def export(
             are further outputs. The model's own if not given.
         build: what is asked of the targets beyond precisions (exporter.options.BuildOptions).
         locate: find out where an artifact that misses its gate goes wrong (exporter.locating).
+        cache: take finished stages from the user's cache, and keep them there (exporter.cache).
         listener: is told what happens (exporter.stages.Listener).
 
     Returns:
@@ -114,8 +117,7 @@ def export(
     cut = options.stop_after is not None or "set-precision" in options.skip
     if cut and any(precision != "fp32" for precision in asked):
         raise UsageError("--stop-after and --skip set-precision leave only fp32 whole")
-    out = Path(out)
-    stages = Stages(listener)
+    out, stages, kept = Path(out), Stages(listener), open_cache(cache)
     with stages("open"):
         source = open_model(model, name=name, trust_remote_code=trust_remote_code)
         names = [f"{target}-{precision}" for target, precision in pairs]
@@ -147,26 +149,24 @@ def export(
             """Let the targets start what needs no graph."""
             words = words if max_length is None else replace(words, max_length=max_length)
             for name in {target: None for target, _ in pairs if target not in begun}:
-                begun[name] = started = registry.target(name).begin(words, scratch)
+                begun[name] = started = registry.target(name).begin(words, scratch, kept)
                 if started is not None:
                     stack.callback(started.close)
 
-        given = (source, stages, passes, trust_remote_code, max_length, dims, loaded)
         groups = _groups(pairs, asked)
         # Programs are popped where they are used up; others are copies that share the weights.
-        bases = [prepare(*given) if list(groups) == [""] else legal(*given)]
+        bases = [legal(source, stages, passes, trust_remote_code, max_length, dims, loaded, kept)]
         looks = list(drift.looks) if drift is not None else []
         for group, members in groups.items():
             recipe = asked.get(group)
             programs = [bases.pop() if group == list(groups)[-1] else _copy(bases[0])]
-            run = passes if recipe is None else passes.fork(group)
+            run = passes.fork(group)  # of "" as well: one group's laws are not another's
             first = 0 if drift is None else len(drift.looks)
-            if list(groups) != [""]:
-                rewrite(programs[0], recipe, run, stages)
+            rewrite(programs[0], recipe, run, stages)
             if recipe is None:
-                peaks = peaks_for(programs[0], members, stages)
+                peaks = peaks_for(programs[0], members, stages, kept)
             else:
-                peaks = quantize(programs[0], recipe, run, stages, members)
+                peaks = quantize(programs[0], recipe, run, stages, members, kept)
             seen = looks + (drift.looks[first:] if drift is not None else [])
             job = Job(
                 source, origin, goldens, peaks, scratch, out, drift, seen, {}, begun, recipe, trust

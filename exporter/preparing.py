@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
-from exporter import calibration, heads, pipeline, ranges, registry
+import numpy as np
+
+from exporter import cached, calibration, heads, pipeline, ranges, registry
+from exporter.cache import Cache
 from exporter.model import Source
 from exporter.pipeline import Pipeline
 from exporter.program import Program, Words
@@ -23,10 +27,11 @@ def prepare(
     max_length: int | None = None,
     dims: Sequence[int] = (),
     loaded: Loaded = lambda words: None,
+    cache: Cache | None = None,
 ) -> Program:
     """Trace, simplify and rewrite: the program that every floating precision starts from, for texts
     of at most `max_length` tokens and with the heads `dims`. `loaded` is as in exporter.trace."""
-    program = legal(source, stages, passes, trust_remote_code, max_length, dims, loaded)
+    program = legal(source, stages, passes, trust_remote_code, max_length, dims, loaded, cache)
     rewrite(program, None, passes, stages)
     return program
 
@@ -39,9 +44,10 @@ def legal(
     max_length: int | None = None,
     dims: Sequence[int] = (),
     loaded: Loaded = lambda words: None,
+    cache: Cache | None = None,
 ) -> Program:
     """Trace, simplify, and make legal everywhere: what the common laws start from."""
-    program = traced(source, stages, trust_remote_code, loaded)
+    program = traced(source, stages, trust_remote_code, loaded, cache)
     if max_length is not None:
         program.contract = program.contract.model_copy(update={"max_length": max_length})
     if dims:
@@ -67,18 +73,21 @@ def quantize(
     passes: Pipeline,
     stages: Stages,
     pairs: Sequence[tuple[str, str]],
+    cache: Cache | None = None,
 ) -> dict[str, float]:
     """What the recipe says, on a program that `rewrite` has seen. Returns the largest magnitude of
     every value where one of `pairs` (target, precision) asks for it, as `peaks_for` does."""
     with stages("calibrate"):
         plan.check(recipe, program)
         sequences = calibration.short(program)
-        passes.run(program, plan.balance(recipe, program, sequences, stages.step))
-        stages.note(f"{len(sequences)} texts")
-    peaks = peaks_for(program, pairs, stages)  # integers change no value beyond their rounding
+        keep = partial(cached.measured, cache, program, sequences, recipe)
+        passes.run(program, plan.balance(recipe, program, sequences, stages.step, keep))
+        stages.note(f"{len(sequences)} texts{_remarks(cache)}")
+    peaks = peaks_for(program, pairs, stages, cache)  # integers change no value beyond rounding
     with stages("quantize"):
-        reports = passes.run(program, plan.laws(recipe, program, sequences, stages.step))
-        stages.note(", ".join(f"{r.name} ×{r.applied}" for r in reports if r.applied) or "nothing")
+        laws = plan.laws(recipe, program, sequences, stages.step, keep)
+        applied = [f"{r.name} ×{r.applied}" for r in passes.run(program, laws) if r.applied]
+        stages.note((", ".join(applied) or "nothing") + _remarks(cache))
     return peaks
 
 
@@ -87,39 +96,70 @@ def traced(
     stages: Stages,
     trust_remote_code: bool = False,
     loaded: Loaded = lambda words: None,
+    cache: Cache | None = None,
 ) -> Program:
-    """Trace and simplify: the program before any pass."""
+    """Trace and simplify: the program before any pass, or the one that `cache` holds."""
+    if trust_remote_code:
+        cache = None  # code that comes with a model may do what its files do not say
     with stages("trace"):
+        program = None if cache is None else cached.find_trace(cache, source)
+        if program is not None:
+            contract = program.contract
+            loaded(Words(program.tokenizer, contract.max_length, contract.pad_id))
+            stages.note(f"{_size(program)}{_remarks(cache)}")
+            return program
         from exporter.trace import trace
 
         program = trace(
             source, trust_remote_code=trust_remote_code, progress=stages.detail, loaded=loaded
         )
-        stages.note(f"{len(program.graph)} nodes, {program.parameters() / 1e6:.1f} M parameters")
+        stages.note(f"{_size(program)}{_remarks(cache)}")
     with stages("simplify"):
         from exporter.simplify import simplify
 
         simplify(program)
-        stages.note(f"{len(program.graph)} nodes")
+        if cache is not None:
+            cached.keep_trace(cache, source, program)
+        stages.note(f"{len(program.graph)} nodes{_remarks(cache)}")
     return program
 
 
 def peaks_for(
-    program: Program, pairs: Sequence[tuple[str, str]], stages: Stages
+    program: Program,
+    pairs: Sequence[tuple[str, str]],
+    stages: Stages,
+    cache: Cache | None = None,
 ) -> dict[str, float]:
     """`record_ranges`, where a pair of target and precision asks for it; else nothing."""
     for target, precision in pairs:
         floating = registry.floating(target, precision)
         if pipeline.asks_ranges(floating, registry.target(target).typed):
             with stages("ranges"):
-                return record_ranges(program, stages)
+                return record_ranges(program, stages, cache)
     return {}
 
 
-def record_ranges(program: Program, stages: Stages) -> dict[str, float]:
+def record_ranges(program: Program, stages: Stages, cache: Cache | None = None) -> dict[str, float]:
     """The largest magnitude of every value on the calibration texts."""
     sequences = calibration.sequences(program)
-    peaks = ranges.record(program, sequences, lambda done: stages.step(done, len(sequences)))
+
+    def make() -> cached.Arrays:
+        found = ranges.record(program, sequences, lambda done: stages.step(done, len(sequences)))
+        return {name: np.array(peak) for name, peak in found.items()}
+
+    arrays = cached.measured(cache, program, sequences, None, "ranges", make)
+    peaks = {name: float(peak) for name, peak in arrays.items()}
     name, peak = max(peaks.items(), key=lambda item: item[1], default=("nothing", 0.0))
-    stages.note(f"{len(sequences)} calibration texts; the largest value is {peak:,.0f} at {name}")
+    stages.note(
+        f"{len(sequences)} calibration texts; the largest value is {peak:,.0f} at {name}"
+        f"{_remarks(cache)}"
+    )
     return peaks
+
+
+def _size(program: Program) -> str:
+    return f"{len(program.graph)} nodes, {program.parameters() / 1e6:.1f} M parameters"
+
+
+def _remarks(cache: Cache | None) -> str:
+    return "" if cache is None else cache.remarks()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
@@ -31,6 +31,14 @@ class Begun(Protocol):
     def close(self) -> None:
         """End it, finished or not: no process of it is left afterwards. May be called twice."""
         ...
+
+
+class Kept(Protocol):
+    """Finished work that outlives an export (exporter/cache.py): files by name, under all that they
+    follow from. May forget anything at any time."""
+
+    def files(self, stage: str, **parts: Any) -> dict[str, bytes] | None: ...
+    def keep(self, stage: str, files: Mapping[str, bytes], **parts: Any) -> None: ...
 
 
 class Target(ABC):
@@ -84,8 +92,9 @@ class Target(ABC):
         """What an artifact with these options promises: static lengths may shorten the texts."""
         return contract
 
-    def begin(self, words: Words, folder: Path) -> Begun | None:
-        """Start, beside the export, what needs no graph; None if there is nothing to start.
+    def begin(self, words: Words, folder: Path, kept: Kept | None = None) -> Begun | None:
+        """Start, beside the export, what needs no graph; None if there is nothing to start, as
+        where `kept` has it already.
 
         Called once an export, before the model is traced, for all artifacts of this target.
         Returns at once. What it writes, it writes into `folder`; what goes wrong, `finish` says.

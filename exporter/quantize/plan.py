@@ -3,7 +3,7 @@ laws that put them into the graph."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +23,14 @@ from exporter.quantize.sites import Site
 from exporter.quantize.statistics import Activation
 
 Progress = Callable[[int, int], None]
+Arrays = dict[str, np.ndarray]
+Keep = Callable[[str, Callable[[], Arrays]], Arrays]
+"""(what, make) → what `make` gives, or gave another time for the same program, recipe and texts."""
+
+
+def now(what: str, make: Callable[[], Arrays]) -> Arrays:
+    """Keep nothing."""
+    return make()
 
 
 @dataclass(frozen=True)
@@ -75,6 +83,7 @@ def balance(
     program: Program,
     sequences: Sequence[Sequence[int]],
     progress: Progress = lambda done, total: None,
+    keep: Keep = now,
 ) -> tuple[Pass, ...]:
     """The law that prepares `program` for being quantized, if the recipe asks for it: before the
     statistics, which look at what it leaves."""
@@ -83,10 +92,14 @@ def balance(
     if not recipe.alpha:
         return (BalanceChannels(),)
     values = [site.x for site in all_sites.find(program) if site.x is not None]
-    found = statistics.record(
-        program, values, sequences, False, lambda done: progress(done, len(sequences))
-    )
-    return (BalanceChannels(recipe.alpha, {name: one.peak for name, one in found.items()}),)
+
+    def reach() -> Arrays:
+        found = statistics.record(
+            program, values, sequences, False, lambda done: progress(done, len(sequences))
+        )
+        return {name: one.peak for name, one in found.items()}
+
+    return (BalanceChannels(recipe.alpha, keep("balance", reach)),)
 
 
 def laws(
@@ -94,21 +107,52 @@ def laws(
     program: Program,
     sequences: Sequence[Sequence[int]],
     progress: Progress = lambda done, total: None,
+    keep: Keep = now,
 ) -> tuple[Pass, ...]:
     """The laws that quantize `program`, with their numbers.
 
     Args:
         sequences: token ids of the calibration texts. Not run where the recipe asks for none.
         progress: called with (done, total) texts, then matrices.
+        keep: is asked for what takes work.
 
     Raises:
         UsageError: a rule that covers nothing, no calibration texts where they are needed.
         RewriteError: a calibration text makes a value infinite or NaN.
     """
     planned = check(recipe, program)
-    asked = [one.site.x for one in planned if one.site.x is not None and _wants(one.choice)]
-    if asked and not sequences:
+    if any(one.site.x is not None and _wants(one.choice) for one in planned) and not sequences:
         raise UsageError(f"recipe {recipe.name} needs calibration texts, and there are none")
+    first: dict[str, Planned] = {}
+    for one in planned:
+        if one.choice.bits:
+            first.setdefault(one.site.stored.name or "", one)
+    worked: Arrays = {}
+    if any(map(_is_work, first.values())) or any(_wants(one.choice) for one in planned):
+        worked = keep("integers", lambda: _work(planned, first, program, sequences, progress))
+    integers = {
+        name: _gathered(worked, name, one) if _is_work(one) else _rounded(one)
+        for name, one in first.items()
+    }
+    values = dict.fromkeys(
+        one.site.x.name or ""
+        for one in planned
+        if one.choice.bits and one.choice.activations == "static" and one.site.x is not None
+    )
+    steps = tuple((name, float(worked[f"{name}/step"])) for name in values)
+    weights = (QuantizeWeights(plan=integers, dynamic=recipe.dynamic),) if integers else ()
+    return (*weights, *((QuantizeActivations(steps),) if steps else ()))
+
+
+def _work(
+    planned: Sequence[Planned],
+    first: Mapping[str, Planned],
+    program: Program,
+    sequences: Sequence[Sequence[int]],
+    progress: Progress,
+) -> Arrays:
+    """All that needs statistics or a search: integers of each of `first`, and steps, by name."""
+    asked = [one.site.x for one in planned if one.site.x is not None and _wants(one.choice)]
     moments = any(one.choice.rounding == "compensated" and one.choice.bits for one in planned)
     found: dict[str, Activation] = {}
     if asked:
@@ -116,19 +160,32 @@ def laws(
             program, asked, sequences, moments, lambda done: progress(done, len(sequences))
         )
     orders = _Orders()
-    integers: dict[str, Quantized] = {}
-    steps: dict[str, float] = {}
+    arrays: Arrays = {}
     for done, one in enumerate(planned, start=1):
-        site, choice = one.site, one.choice
-        seen = found.get(site.x.name or "") if site.x is not None else None
-        if choice.bits and (site.stored.name or "") not in integers:
-            integers[site.stored.name or ""] = _rounded(site, choice, seen, orders)
-        if choice.bits and choice.activations == "static" and seen is not None:
-            assert site.x is not None
-            steps[site.x.name or ""] = step(seen)
+        name, x = one.site.stored.name or "", one.site.x
+        seen = found.get(x.name or "") if x is not None else None
+        if first.get(name) is one and _is_work(one):
+            arrays |= _spread(name, _rounded(one, seen, orders))
+        if one.choice.bits and one.choice.activations == "static" and seen is not None:
+            assert x is not None
+            arrays[f"{x.name or ''}/step"] = np.array(step(seen))
         progress(done, len(planned))
-    weights = (QuantizeWeights(plan=integers, dynamic=recipe.dynamic),) if integers else ()
-    return (*weights, *((QuantizeActivations(tuple(steps.items())),) if steps else ()))
+    return arrays
+
+
+def _is_work(one: Planned) -> bool:
+    """Whether integers take more than rounding to the nearest."""
+    return one.choice.bits == 4 or (one.choice.rounding == "compensated" and one.site.x is not None)
+
+
+def _spread(name: str, found: Quantized) -> Arrays:
+    columns = {} if found.columns is None else {f"{name}/columns": found.columns}
+    return {f"{name}/numbers": found.numbers, f"{name}/scale": found.scale, **columns}
+
+
+def _gathered(arrays: Arrays, name: str, one: Planned) -> Quantized:
+    numbers, scale = arrays[f"{name}/numbers"], arrays[f"{name}/scale"]
+    return Quantized(one.choice.grid, numbers, scale, arrays.get(f"{name}/columns"))
 
 
 def _wants(choice: Choice) -> bool:
@@ -152,10 +209,15 @@ class _Orders:
 
 
 def _rounded(
-    site: Site, choice: Choice, seen: Activation | None, orders: Callable[[Activation], Order]
+    one: Planned, seen: Activation | None = None, orders: _Orders | None = None
 ) -> Quantized:
-    matrix = site.matrix
-    if choice.rounding == "compensated" and seen is not None and seen.moments.ndim == 2:
+    site, choice, matrix = one.site, one.choice, one.site.matrix
+    if (
+        orders is not None
+        and choice.rounding == "compensated"
+        and seen is not None
+        and seen.moments.ndim == 2
+    ):
         return compensated(matrix, choice.grid, orders(seen))
     if site.kind == "table":
         return nearest(matrix, choice.grid, search=choice.bits < 8, columns=sizes(matrix))

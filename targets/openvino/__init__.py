@@ -15,7 +15,7 @@ from exporter.passes.band_local_attention import BandLocalAttention
 from exporter.passes.base import Pass
 from exporter.passes.expand_band_attention import ExpandBandAttention
 from exporter.program import Contract, Program, Reference, Words
-from targets.base import Begun, Run, Target
+from targets.base import Begun, Kept, Run, Target
 
 
 class OpenVino(Target):
@@ -36,10 +36,10 @@ class OpenVino(Target):
 
         return shapes.settle(options, max_length)
 
-    def begin(self, words: Words, folder: Path) -> Begun | None:
+    def begin(self, words: Words, folder: Path, kept: Kept | None = None) -> Begun | None:
         from targets.openvino import tokenizer
 
-        return tokenizer.begin(words, folder)
+        return tokenizer.begin(words, folder, kept)
 
     def tail(
         self, precision: str, contract: Contract, peaks: Mapping[str, float]

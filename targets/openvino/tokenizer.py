@@ -18,17 +18,22 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from itertools import takewhile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import openvino as ov
 
 from exporter.program import INPUT_IDS, Contract, Words
 
+if TYPE_CHECKING:
+    from targets.base import Kept
+
 XML = "openvino_tokenizer.xml"
 PACKAGE = "openvino_tokenizers"
 _FILES = (XML, "openvino_tokenizer.bin")
 _NOT = "openvino_tokenizer.xml is not written: "
 _SAID = "said.txt"
+_STAGE = "tokenizer"
 _CHILD = f"""
 import json, os, sys, threading
 # Standard input ends with the process that opened it, however that ends.
@@ -62,8 +67,9 @@ class Conversion:
     a length, a class of its own) tells it anything but the contract does.
     """
 
-    def __init__(self, words: Words, place: Path) -> None:
+    def __init__(self, words: Words, place: Path, kept: Kept | None = None) -> None:
         self.key = _key(words)
+        self._kept = kept
         self._place = place
         (place / "tokenizer.json").write_text(words.tokenizer, encoding="utf-8")
         command = [
@@ -78,8 +84,10 @@ class Conversion:
         """Wait for it. The same at every call."""
         if self.key not in MADE:
             code = self._process.wait()
-            MADE[self.key] = self._read(code)
+            MADE[self.key] = made = self._read(code)
             self.close()
+            if self._kept is not None and not isinstance(made, str):
+                self._kept.keep(_STAGE, made, **_parts(self.key))
         return MADE[self.key]
 
     def _read(self, code: int) -> Made:
@@ -96,11 +104,16 @@ class Conversion:
             self._process.stdin.close()
 
 
-def begin(words: Words, folder: Path) -> Conversion | None:
+def begin(words: Words, folder: Path, kept: Kept | None = None) -> Conversion | None:
     """Start a conversion in a folder of its own below `folder`; None where none is needed."""
-    if find_spec(PACKAGE) is None or _key(words) in MADE:
+    key = _key(words)
+    if find_spec(PACKAGE) is None or key in MADE:
         return None
-    return Conversion(words, Path(tempfile.mkdtemp(prefix="tokenizer-", dir=folder)))
+    found = None if kept is None else kept.files(_STAGE, **_parts(key))
+    if found is not None and set(found) == {*_FILES}:
+        MADE[key] = found
+        return None
+    return Conversion(words, Path(tempfile.mkdtemp(prefix="tokenizer-", dir=folder)), kept)
 
 
 def convert(words: Words, begun: Conversion | None = None) -> Made:
@@ -116,6 +129,12 @@ def convert(words: Words, begun: Conversion | None = None) -> Made:
             return conversion.result()
         finally:
             conversion.close()
+
+
+def _parts(key: str) -> dict[str, str]:
+    """What the converter's files follow from."""
+    names = ("openvino", "openvino-tokenizers", "transformers", "tokenizers")
+    return {"words": key, "child": _CHILD, **{name: version(name) for name in names}}
 
 
 def _key(words: Words) -> str:

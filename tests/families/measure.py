@@ -76,6 +76,7 @@ def show(family: Family, scratch: Path) -> Shown:
             [target for target in TARGETS if target in here()],
             PRECISIONS,
             scratch / "out",
+            cache=False,
             build=BuildOptions(buckets=BUCKETS if "coreml" in here() else ()),
         )
     figures: Figures = {}
@@ -104,15 +105,14 @@ def show(family: Family, scratch: Path) -> Shown:
 def _kept() -> Iterator[list[Program]]:
     """Few golden texts, and the program before any target's laws, kept beside the export."""
     kept: list[Program] = []
-    prepare = exporting.prepare
+    rewrite = exporting.rewrite
 
-    def keep(*given, **options) -> Program:
-        program = prepare(*given, **options)
+    def keep(program: Program, *given) -> None:
+        rewrite(program, *given)
         kept.append(_copy(program))
-        return program
 
     few = partial(golden.make.make, only=TEXTS)
-    with patch.object(exporting, "prepare", keep), patch.object(golden.make, "make", few):
+    with patch.object(exporting, "rewrite", keep), patch.object(golden.make, "make", few):
         yield kept
 
 

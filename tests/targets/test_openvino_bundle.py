@@ -19,6 +19,7 @@ import pytest
 
 from benchmarks.speed import peers
 from exporter.bundle import open_bundle
+from exporter.cache import Cache
 from exporter.program import Reference, Words
 from golden import store
 from golden.store import Goldens
@@ -228,6 +229,25 @@ def test_conversion_is_begun_once(artifact: Path, tmp_path: Path) -> None:
     words = Words(text, contract.max_length, contract.pad_id)
     assert TARGET.begin(words, tmp_path) is None
     assert not list(tmp_path.iterdir())
+
+
+def test_conversion_outlives_its_process_where_it_is_kept(
+    artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = Cache(tmp_path / "stages")
+    words = Words((artifact / "tokenizer.json").read_text("utf-8"), 17, 0)
+    monkeypatch.setattr(tokenizer, "MADE", {})
+    begun = TARGET.begin(words, tmp_path, kept)
+    made = tokenizer.convert(words, begun)  # type: ignore[arg-type]
+    assert set(made) == {tokenizer.XML, "openvino_tokenizer.bin"}
+    monkeypatch.setattr(tokenizer, "MADE", {})
+    assert TARGET.begin(words, tmp_path, kept) is None
+    assert tokenizer.convert(words) == made
+    assert kept.remarks() == "; tokenizer from the cache"
+    monkeypatch.setattr(tokenizer, "MADE", {})
+    other = TARGET.begin(Words(words.tokenizer, 18, 0), tmp_path, kept)
+    assert other is not None
+    other.close()
 
 
 def test_refusal_of_the_converter_is_one_sentence(tmp_path: Path) -> None:

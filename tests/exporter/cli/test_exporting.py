@@ -100,7 +100,8 @@ def hang(program, folder, target):
 
 onnxfile.write = hang
 pipeline.Pipeline.run = lambda self, program, passes: []
-exporting.prepare = lambda *args: SimpleNamespace(
+exporting.rewrite = lambda *args: None
+exporting.legal = lambda *args: SimpleNamespace(
     census=dict, attention=dict, contract=SimpleNamespace(max_length=600),
     model=SimpleNamespace(clone=dict),
 )

@@ -1,0 +1,84 @@
+"""`goldfold cache`: what finished stages are kept on this machine, and how to be rid of them."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Annotated
+
+import typer
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from rich.text import Text
+
+from exporter import cache as stages
+from exporter.cli_golden import AsJson
+from exporter.console import open_console
+from exporter.errors import UsageError
+
+NoCache = Annotated[
+    bool,
+    typer.Option("--no-cache", help="Neither take finished stages from the cache nor keep them."),
+]
+
+cache_app = typer.Typer(
+    help=(
+        "Finished stages that exports keep: traced programs, and what quantization measured. "
+        f"They lie in ~/.cache/goldfold/stages, or where {stages.FOLDER} says (empty: no cache), "
+        f"and take at most {stages.SIZE} gigabytes ({stages.DEFAULT_GB:g} by default): the least "
+        "recently used go first."
+    ),
+    no_args_is_help=True,
+)
+
+
+@cache_app.command("list")
+def list_entries(as_json: AsJson = False) -> None:
+    """List what is kept, the most recently used first."""
+    found = _cache().entries()[::-1]
+    if as_json:
+        rows = [
+            {"stage": e.stage, "path": str(e.path), "bytes": e.size, "used": e.used} for e in found
+        ]
+        print(json.dumps(rows, ensure_ascii=False, indent=1))
+        return
+    shown = Table("stage", "MB", "used", "entry", box=SIMPLE_HEAD, pad_edge=False)
+    for entry in found:
+        used = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.used))
+        name = entry.path.name.rpartition("-")[2]
+        shown.add_row(entry.stage, f"{entry.size / 1e6:,.1f}", used, name[:16])
+    open_console().print(shown)
+
+
+@cache_app.command()
+def size(as_json: AsJson = False) -> None:
+    """Say where the cache lies, how large it is and how large it may become."""
+    cache = _cache()
+    found = cache.entries()
+    held = sum(entry.size for entry in found)
+    if as_json:
+        said = {"folder": str(cache.folder), "entries": len(found), "bytes": held}
+        print(json.dumps({**said, "limit": cache.limit}, ensure_ascii=False, indent=1))
+        return
+    line = f"{cache.folder}: {len(found)} entries, {held / 1e6:,.1f} MB of {cache.limit / 1e9:g} GB"
+    open_console().print(Text(line), soft_wrap=True)
+
+
+@cache_app.command()
+def clear() -> None:
+    """Remove all of it."""
+    cache = _cache()
+    line = f"{cache.folder}: {cache.clear()} entries removed"
+    open_console().print(Text(line), soft_wrap=True)
+
+
+def _cache() -> stages.Cache:
+    """The user's cache. Raises UsageError if it is switched off."""
+    cache = stages.open_cache()
+    if cache is None:
+        raise UsageError(f"{stages.FOLDER} is empty, so there is no cache; name a folder in it")
+    return cache
+
+
+def add_to(app: typer.Typer) -> None:
+    app.add_typer(cache_app, name="cache")
