@@ -25,7 +25,7 @@ KINDS = {"fp16": ir.DataType.FLOAT16, "bf16": ir.DataType.BFLOAT16}
 LOW = frozenset({
     "Add", "Sub", "Mul", "Div", "Neg", "MatMul", "Gemm", "Gather", "Gelu", "Tanh", "Sigmoid",
     "Relu", "Erf", "Softmax", "Where", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Slice",
-    "Split", "Concat", "Expand", "goldfold.BandAttention",
+    "Split", "Concat", "Expand", "DequantizeLinear", "goldfold.BandAttention",
 })  # fmt: skip
 """Ops that are computed in half precision where they work on tokens. Any other stays in f32."""
 
@@ -54,6 +54,9 @@ class SetPrecision(Pass):
     that follows, one vector a text. `stream` "half" gives the stream up, for hardware that has no
     f32, and `head` "half" the linear maps on whole texts, for hardware whose matrix units have no
     f32. `part` "attention" is for two kinds in one program.
+
+    Integers become half-precision numbers where they are dequantized, if their scales are numbers
+    of that kind; else what they become is cast. Activations are quantized from f32.
 
     holds:
         f(x) = f32(f_half(half(x))) up to one rounding a value: 2^-11 of it in fp16, 2^-8 in bf16
@@ -152,6 +155,35 @@ class SetPrecision(Pass):
             hh = MatMul(m, o)
             h = Cast <to: int = 1> (hh)
             y = MatMul(h, up)
+        }
+
+    options: integers
+        kind: fp16
+
+    before: integers
+        f (float[batch,tokens,4] x, int8[4,4] w, int8 zero, float[4] b)
+            => (float[batch,tokens,4] y)
+        {
+            step = Constant <value_float: float = 0.25> ()
+            scale = Constant <value_floats: floats = [0.5, 0.25, 1.0, 0.75]> ()
+            q = QuantizeLinear(x, step, zero)
+            x8 = DequantizeLinear(q, step, zero)
+            d = DequantizeLinear <axis: int = 1> (w, scale)
+            h = MatMul(x8, d)
+            y = Add(h, b)
+        }
+
+    after: integers
+        f (float[batch,tokens,4] x, int8[4,4] w, int8 zero, float16 r, float16[4] s,
+           float16[4] b) => (float[batch,tokens,4] y)
+        {
+            step = Constant <value_float: float = 0.25> ()
+            q = QuantizeLinear(x, step, zero)
+            x8 = DequantizeLinear(q, r, zero)
+            d = DequantizeLinear <axis: int = 1> (w, s)
+            h = MatMul(x8, d)
+            yh = Add(h, b)
+            y = Cast <to: int = 1> (yh)
         }
 
     options: too large for fp16 with headroom
@@ -258,6 +290,8 @@ def _half(value: ir.Value, kind: ir.DataType, before: ir.Node, memo: dict) -> ir
         if kind == ir.DataType.FLOAT16 and float(np.abs(array).max(initial=0)) > FP16_MAX:
             array = np.clip(array, -_HIDDEN, _HIDDEN)  # one number that hides tokens: refuses()
         memo[key] = add_constant(before.graph, f"{value.name}", array.astype(kind.numpy()))
+    elif (narrow := _dequantized(value, kind)) is not None:
+        memo[key] = narrow
     else:
         # Unique: a second application may find what the first has called so.
         name = unique_name(before.graph, f"{value.name}.half")
@@ -267,6 +301,29 @@ def _half(value: ir.Value, kind: ir.DataType, before: ir.Node, memo: dict) -> ir
         insert_before(before, [cast], where(before))
         memo[key] = out
     return memo[key]
+
+
+def _dequantized(value: ir.Value, kind: ir.DataType) -> ir.Value | None:
+    """The integers behind `value` dequantized to half precision, rounded once as a Cast would; None
+    if `value` is no constant's DequantizeLinear, or its scales are no numbers of `kind`."""
+    node = value.producer()
+    if node is None or node.op_type != "DequantizeLinear" or node.domain or node.graph is None:
+        return None
+    scale = constant(node.inputs[1])
+    if scale is None or any(constant(v) is None for v in node.inputs if v is not None):
+        return None
+    half = scale.astype(kind.numpy())
+    if "output_dtype" in node.attributes or not (half.astype(scale.dtype) == scale).all():
+        return None
+    steps = add_constant(node.graph, f"{node.inputs[1].name}", half)  # type: ignore[union-attr]
+    inputs = [node.inputs[0], steps, *node.inputs[2:]]
+    attributes = {name: one.value for name, one in node.attributes.items()}
+    narrow = ir.node("DequantizeLinear", inputs, attributes)
+    out = narrow.outputs[0]
+    out.name = narrow.name = unique_name(node.graph, f"{value.name}.half")
+    out.type, out.shape = ir.TensorType(kind), value.shape
+    insert_before(node, [narrow])
+    return out
 
 
 def _widen(value: ir.Value, kind: ir.DataType, node: ir.Node, memo: dict) -> None:
