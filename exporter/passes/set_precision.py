@@ -11,6 +11,7 @@ import onnx_ir as ir
 from exporter import dialect
 from exporter.passes.attention import is_lookup, serves_attention
 from exporter.passes.base import Equality, Pass
+from exporter.passes.integers import dequantized, in_half, is_integer_product, reach_of
 from exporter.passes.scale_residual import FP16_MAX, HEADROOM
 from exporter.program import (
     TOKENS,
@@ -25,7 +26,7 @@ KINDS = {"fp16": ir.DataType.FLOAT16, "bf16": ir.DataType.BFLOAT16}
 LOW = frozenset({
     "Add", "Sub", "Mul", "Div", "Neg", "MatMul", "Gemm", "Gather", "Gelu", "Tanh", "Sigmoid",
     "Relu", "Erf", "Softmax", "Where", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Slice",
-    "Split", "Concat", "Expand", "DequantizeLinear", "goldfold.BandAttention",
+    "Split", "Concat", "Expand", "goldfold.BandAttention",
 })  # fmt: skip
 """Ops that are computed in half precision where they work on tokens. Any other stays in f32."""
 
@@ -55,8 +56,13 @@ class SetPrecision(Pass):
     f32, and `head` "half" the linear maps on whole texts, for hardware whose matrix units have no
     f32. `part` "attention" is for two kinds in one program.
 
-    Integers become half-precision numbers where they are dequantized, if their scales are numbers
-    of that kind; else what they become is cast. Activations are quantized from f32.
+    Weights that are integers are dequantized in half precision, scales and all: a recipe's scales
+    are numbers that fp16 holds, so the same bits. bf16 does not hold them: there the weights are
+    dequantized in f32, and rounded then. Products of integers with integers (what a linear map
+    reads was rounded to 8 bits, too) stay in f32: in fp16 TensorRT lays their sums down as halves
+    before it multiplies by the scales, and a sum of 768 products reaches far beyond 65,504
+    (docs/tensorrt.md). `products` "half" takes them as well, for hardware that multiplies by the
+    scales first.
 
     holds:
         f(x) = f32(f_half(half(x))) up to one rounding a value: 2^-11 of it in fp16, 2^-8 in bf16
@@ -109,6 +115,25 @@ class SetPrecision(Pass):
             y = Cast <to: int = 1> (yh)
         }
 
+    options: integer weights
+        kind: fp16
+
+    before: integer weights
+        f (float[batch,tokens,4] x, int8[4,6] w, float[6] s) => (float[batch,tokens,6] y)
+        {
+            d = DequantizeLinear <axis: int = 1> (w, s)
+            y = MatMul(x, d)
+        }
+
+    after: integer weights
+        f (float[batch,tokens,4] x, int8[4,6] w, float16[6] s) => (float[batch,tokens,6] y)
+        {
+            xh = Cast <to: int = 10> (x)
+            d = DequantizeLinear <axis: int = 1> (w, s)
+            yh = MatMul(xh, d)
+            y = Cast <to: int = 1> (yh)
+        }
+
     options: attention alone
         kind: fp16
         part: attention
@@ -157,35 +182,6 @@ class SetPrecision(Pass):
             y = MatMul(h, up)
         }
 
-    options: integers
-        kind: fp16
-
-    before: integers
-        f (float[batch,tokens,4] x, int8[4,4] w, int8 zero, float[4] b)
-            => (float[batch,tokens,4] y)
-        {
-            step = Constant <value_float: float = 0.25> ()
-            scale = Constant <value_floats: floats = [0.5, 0.25, 1.0, 0.75]> ()
-            q = QuantizeLinear(x, step, zero)
-            x8 = DequantizeLinear(q, step, zero)
-            d = DequantizeLinear <axis: int = 1> (w, scale)
-            h = MatMul(x8, d)
-            y = Add(h, b)
-        }
-
-    after: integers
-        f (float[batch,tokens,4] x, int8[4,4] w, int8 zero, float16 r, float16[4] s,
-           float16[4] b) => (float[batch,tokens,4] y)
-        {
-            step = Constant <value_float: float = 0.25> ()
-            q = QuantizeLinear(x, step, zero)
-            x8 = DequantizeLinear(q, r, zero)
-            d = DequantizeLinear <axis: int = 1> (w, s)
-            h = MatMul(x8, d)
-            yh = Add(h, b)
-            y = Cast <to: int = 1> (yh)
-        }
-
     options: too large for fp16 with headroom
         kind: fp16
         peaks: h = 9000
@@ -194,6 +190,60 @@ class SetPrecision(Pass):
         f (float[batch,tokens,4] x, float[4,4] w) => (float[batch,tokens,4] h)
         {
             h = MatMul(x, w)
+        }
+
+    options: integers that reach too far
+        kind: fp16
+
+    refuses: integers that reach too far
+        f (float[batch,tokens,4] x, int8[4,6] w) => (float[batch,tokens,6] y)
+        {
+            s = Constant <value_float: float = 600.0> ()
+            d = DequantizeLinear(w, s)
+            y = MatMul(x, d)
+        }
+
+    options: a product of integers
+        kind: fp16
+
+    refuses: a product of integers
+        f (float[batch,tokens,4] x, int8[4,6] w, float[6] s, float step)
+            => (float[batch,tokens,6] y)
+        {
+            q = QuantizeLinear(x, step)
+            r = DequantizeLinear(q, step)
+            d = DequantizeLinear <axis: int = 1> (w, s)
+            y = MatMul(r, d)
+        }
+
+    options: a product of integers, too
+        kind: fp16
+        products: half
+
+    before: a product of integers, too
+        f (float[batch,tokens,4] x, int8[4,6] w, int8 zero, float[6] b)
+            => (float[batch,tokens,6] y)
+        {
+            step = Constant <value_float: float = 0.25> ()
+            s = Constant <value_floats: floats = [0.5, 0.25, 1.0, 0.75, 2.0, 1.5]> ()
+            q = QuantizeLinear(x, step, zero)
+            x8 = DequantizeLinear(q, step, zero)
+            d = DequantizeLinear <axis: int = 1> (w, s)
+            h = MatMul(x8, d)
+            y = Add(h, b)
+        }
+
+    after: a product of integers, too
+        f (float[batch,tokens,4] x, int8[4,6] w, int8 zero, float16 r, float16[6] s, float16[6] b)
+            => (float[batch,tokens,6] y)
+        {
+            step = Constant <value_float: float = 0.25> ()
+            q = QuantizeLinear(x, step, zero)
+            x8 = DequantizeLinear(q, r, zero)
+            d = DequantizeLinear <axis: int = 1> (w, s)
+            h = MatMul(x8, d)
+            yh = Add(h, b)
+            y = Cast <to: int = 1> (yh)
         }
 
     options: a head on one vector a text
@@ -212,6 +262,8 @@ class SetPrecision(Pass):
     """"f32", or "half": what the sums of the residual stream are computed in."""
     head: str = "f32"
     """"f32", or "half": what linear maps on whole texts are computed in."""
+    products: str = "f32"
+    """"f32", or "half": what integers are multiplied with integers in."""
     part: str = "all"
     """"all", or "attention": attention, the linear maps that make and read its values, and tables
     of embeddings. What another kind is to have, a second application takes."""
@@ -231,6 +283,8 @@ class SetPrecision(Pass):
             return None
         if self.stream == "f32" and _is_stream(node):
             return None
+        if self.products == "f32" and is_integer_product(node):
+            return None
         return None if _is_positional(node) else Half(node, KINDS[self.kind])
 
     def refuses(self, match: Half) -> str | None:
@@ -242,6 +296,8 @@ class SetPrecision(Pass):
             if peak * HEADROOM > FP16_MAX:
                 return f"{value.name if value else ''} reaches {peak:,.0f} on calibration texts"
         for value in match.node.inputs:
+            if (reach := reach_of(value)) > FP16_MAX:
+                return f"its weights {value.name if value else ''} may reach {reach:,.0f}"
             array = constant(value)
             if array is None or array.dtype != np.float32 or not array.size:
                 continue
@@ -284,14 +340,14 @@ def _half(value: ir.Value, kind: ir.DataType, before: ir.Node, memo: dict) -> ir
     key = (value, kind)
     if key in memo:
         return memo[key]
-    array = constant(value)
+    array, integers = constant(value), dequantized(value)
     assert before.graph is not None
-    if array is not None:
+    if integers is not None and kind == ir.DataType.FLOAT16:
+        memo[key] = in_half(*integers, value, before)
+    elif array is not None:
         if kind == ir.DataType.FLOAT16 and float(np.abs(array).max(initial=0)) > FP16_MAX:
             array = np.clip(array, -_HIDDEN, _HIDDEN)  # one number that hides tokens: refuses()
         memo[key] = add_constant(before.graph, f"{value.name}", array.astype(kind.numpy()))
-    elif (narrow := _dequantized(value, kind)) is not None:
-        memo[key] = narrow
     else:
         # Unique: a second application may find what the first has called so.
         name = unique_name(before.graph, f"{value.name}.half")
@@ -301,29 +357,6 @@ def _half(value: ir.Value, kind: ir.DataType, before: ir.Node, memo: dict) -> ir
         insert_before(before, [cast], where(before))
         memo[key] = out
     return memo[key]
-
-
-def _dequantized(value: ir.Value, kind: ir.DataType) -> ir.Value | None:
-    """The integers behind `value` dequantized to half precision, rounded once as a Cast would; None
-    if `value` is no constant's DequantizeLinear, or its scales are no numbers of `kind`."""
-    node = value.producer()
-    if node is None or node.op_type != "DequantizeLinear" or node.domain or node.graph is None:
-        return None
-    scale = constant(node.inputs[1])
-    if scale is None or any(constant(v) is None for v in node.inputs if v is not None):
-        return None
-    half = scale.astype(kind.numpy())
-    if "output_dtype" in node.attributes or not (half.astype(scale.dtype) == scale).all():
-        return None
-    steps = add_constant(node.graph, f"{node.inputs[1].name}", half)  # type: ignore[union-attr]
-    inputs = [node.inputs[0], steps, *node.inputs[2:]]
-    attributes = {name: one.value for name, one in node.attributes.items()}
-    narrow = ir.node("DequantizeLinear", inputs, attributes)
-    out = narrow.outputs[0]
-    out.name = narrow.name = unique_name(node.graph, f"{value.name}.half")
-    out.type, out.shape = ir.TensorType(kind), value.shape
-    insert_before(node, [narrow])
-    return out
 
 
 def _widen(value: ir.Value, kind: ir.DataType, node: ir.Node, memo: dict) -> None:
