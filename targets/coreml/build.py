@@ -156,16 +156,18 @@ def save(made: Any, package: Path, system: vendor.System) -> None:
 def serialise(made: Any, weights: Path, system: vendor.System) -> Any:
     """The package's protobuf; `weights` gets weight.bin."""
     from coremltools.converters.mil.backend.mil import load as backend
+    from coremltools.converters.mil.mil import types
 
     class Exporter(backend.MILProtoExporter):
         """Weights reach the file without the copies that coremltools' own writing makes of each."""
 
         def create_file_value(self, var: Any) -> Any:
             known = self.weight_id_to_file_value.get(var.op.weight_id)
-            if known is not None or var.op.weight_id is None or var.val.dtype not in _BITS:
+            word = types.builtin_to_string(var.dtype)
+            if known is not None or var.op.weight_id is None or word not in _BITS:
                 return known if known is not None else super().create_file_value(var)
             path = self.get_weight_path(var.op)
-            method, seen_as = _BITS[var.val.dtype]
+            method, seen_as = _BITS[word]
             array = np.ascontiguousarray(var.val).reshape(-1)
             offset = getattr(self.get_blob_writer(path), method)(array.view(seen_as))
             value = backend.create_file_value_tensor(
@@ -196,9 +198,13 @@ def serialise(made: Any, weights: Path, system: vendor.System) -> Any:
 
 
 _BITS = {
-    np.dtype(np.float32): ("write_float_data", np.float32),
-    np.dtype(np.float16): ("write_fp16_data", np.uint16),
-    np.dtype(np.int32): ("write_int32_data", np.int32),
+    "fp32": ("write_float_data", np.float32),
+    "fp16": ("write_fp16_data", np.uint16),
+    "int32": ("write_int32_data", np.int32),
+    "int8": ("write_int8_data", np.int8),
+    "uint8": ("write_uint8_data", np.uint8),
+    "int4": ("write_int4_data", np.int8),  # it packs two numbers into a byte
+    "uint4": ("write_uint4_data", np.uint8),
 }
 """Type → the blob writer's method for it, and as what that wants to see the bits."""
 
