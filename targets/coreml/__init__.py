@@ -9,7 +9,6 @@ from typing import Any
 
 from exporter.options import BuildOptions
 from exporter.passes.base import Pass
-from exporter.passes.set_precision import SetPrecision
 from exporter.passes.sink_dequantize_past_gather import SinkDequantizePastGather
 from exporter.program import Contract, Program
 from targets.base import Run, Target
@@ -24,6 +23,7 @@ class CoreMl(Target):
     rest = "fp16"  # whose numbers a recipe's scales are, and what the Neural Engine computes in
     quantizes = frozenset({"int8", "int4", "static"})
     typed = True
+    products = "half"  # the Neural Engine takes no others
     takes = ("buckets", "flexible", "minimum_target")
 
     def unavailable(self) -> str | None:
@@ -47,10 +47,7 @@ class CoreMl(Target):
         self, precision: str, contract: Contract, peaks: Mapping[str, float]
     ) -> tuple[Pass, ...]:
         # Attention is spelt by its own row, with masks that are constants of the bucket.
-        table = SinkDequantizePastGather()  # or it is dequantized whole, wherever that is done
-        if precision != "fp16":
-            return (table,)
-        return (SetPrecision("fp16", products="half"), table)  # as all that the Engine takes
+        return (SinkDequantizePastGather(),)  # or a table is dequantized whole
 
     def executes(self, precision: str) -> bool:
         return True  # the evaluator rounds every value that is typed fp16; Core ML computes so
