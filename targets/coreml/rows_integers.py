@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from targets.coreml.fold import fold
 from targets.coreml.integers import Integers, opened
 from targets.coreml.lower import Emit, Row
 
@@ -38,10 +39,8 @@ def dequantize(emit: Emit, node: ir.Node) -> Any:
         return emit("dequantize", input=x, **_given(emit, len(x.shape), scale, zero))
     value, result = node.inputs[0], node.outputs[0]
     assert value is not None
-    if value.dtype not in _STORED or not numbers.ndim:
-        raise emit.fault(
-            f"MIL stores no constant of {value.dtype}{list(numbers.shape)} in integers"
-        )
+    if value.dtype not in _STORED or not numbers.ndim:  # a bias of 32 bits, a number
+        return fold(node, [emit.function.array(one) for one in node.inputs])[0]
     shape = _blocks(emit, numbers.shape, scale)
     zero = None if zero is None else zero.reshape(shape)
     held = Integers(numbers, scale.reshape(shape), zero, result.name or "")
