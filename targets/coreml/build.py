@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 
 from exporter.errors import RewriteError
 from exporter.options import BuildOptions
@@ -40,23 +41,32 @@ def write(program: Program, folder: Path, options: BuildOptions) -> tuple[str, .
     system = vendor.system(options.minimum_target or vendor.DEFAULT_SYSTEM)
     save(milprogram(program, system, options), folder / PACKAGE, system)
     (folder / LOADER).write_text(_swift(program, options), encoding="utf-8")
-    return said(options, system)
+    return said(options, system, _quantized(program))
 
 
-def said(options: BuildOptions, system: vendor.System) -> tuple[str, ...]:
+def _quantized(program: Program) -> bool:
+    kinds = (ir.DataType.INT8, ir.DataType.UINT8, ir.DataType.INT4, ir.DataType.UINT4)
+    return any(value.dtype in kinds for value in program.graph.initializers.values())
+
+
+def said(options: BuildOptions, system: vendor.System, quantized: bool) -> tuple[str, ...]:
     """What the manifest says of a build: what it holds, and what has been seen of it."""
     held = (
-        f"One function for any length, for {system.name} and later. A flexible length costs the "
+        f"One function for any length, for {system.devices} and later. A flexible length costs the "
         "Neural Engine: Core ML then runs on the CPU and the GPU."
         if options.flexible
         else f"Static lengths of {', '.join(map(str, options.buckets))} tokens, batch 1, for "
-        f"{system.name} and later."
+        f"{system.devices} and later."
+    )
+    integers = (
+        "Weights lie in the file as integers; whether Core ML opens them when it loads the package "
+        "or while it runs, and which unit multiplies integers, was not seen.",
     )
     seen = (
         "Off macOS its numbers come from goldfold's evaluator of MIL programs, which rounds every "
         "value typed fp16; the Neural Engine's arithmetic and placement were not seen."
     )
-    return held, seen
+    return (held, *(integers if quantized else ()), seen)
 
 
 def _swift(program: Program, options: BuildOptions) -> str:
