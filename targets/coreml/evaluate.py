@@ -45,14 +45,14 @@ class Evaluator:
         package: Package,
         function: str | None = None,
         precision: str = "declared",
-        widened: dict[Any, np.ndarray] | None = None,
+        widened: dict[Any, Any] | None = None,
     ) -> None:
         if precision not in PRECISIONS:
             raise UsageError(f"no precision {precision!r}; there are {', '.join(PRECISIONS)}")
         self.function = package.function(function)
         self.working = np.float64 if precision == "f64" else np.float32
         self.rounds = precision == "declared"
-        self.widened = {} if widened is None else widened
+        self.widened: dict[Any, Any] = {} if widened is None else widened
         for operation in self.function.operations:
             if operation.op not in TABLE or "blocks" in operation.inputs:
                 raise ArtifactError(
@@ -102,6 +102,7 @@ class Evaluator:
         if key not in self.widened:
             made = np.asarray(TABLE[operation.op](operands))
             self.widened[key] = self._settled(operation, operation.outputs[0][0], kind, made)
+            # As below: what a key speaks of has to live as long as it.
             self.widened[key, "of"] = [operands.raw(name) for name in operation.inputs]
         return self.widened[key]
 

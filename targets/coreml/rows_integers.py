@@ -53,7 +53,7 @@ def quantize(emit: Emit, node: ir.Node) -> Any:
     x = emit.var(0)
     scale, zero = _parameters(emit)
     made = node.outputs[0].dtype
-    if made not in _BYTES:
+    if made is None or made not in _BYTES:
         raise emit.fault(f"MIL quantizes values to 8 bits, not to {made}")
     given = _given(emit, len(x.shape), scale, zero)
     return emit("quantize", input=x, output_dtype=_BYTES[made], **given)
