@@ -194,9 +194,9 @@ class _Operands:
 
 def _identity(array: Any) -> Any:
     """What tells apart two constants: a large one by where it lies, a small one by its bytes."""
-    if not isinstance(array, np.ndarray) or array.nbytes <= 64:
-        return np.asarray(array).tobytes()
-    return (array.__array_interface__["data"][0], array.shape, array.dtype.str, array.strides)
+    array = np.asarray(array)
+    held = array.tobytes() if array.nbytes <= 64 else array.__array_interface__["data"][0]
+    return (held, array.shape, array.dtype.str, array.strides)
 
 
 _LEAST_NORMAL = 2.0**-14

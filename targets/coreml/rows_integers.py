@@ -64,6 +64,8 @@ def _parameters(emit: Emit) -> tuple[np.ndarray, np.ndarray | None]:
     scale, zero = emit.known(1), emit.known(2)
     if scale is None or (emit.operand(2) is not None and zero is None):
         raise emit.fault("its scale or its zero depends on the text")
+    if scale.size == 1:  # one for all, however many axes say so
+        scale, zero = scale.reshape(()), None if zero is None else zero.reshape(())
     return scale, zero if zero is not None and zero.any() else None
 
 

@@ -215,6 +215,8 @@ def test_rows_of_a_table_are_looked_up_as_integers(
 
 ACTIVATIONS = {
     "one step": ("float s, int8 z", "(x, s, z)", "(q, s, z)", {"z": np.int8(0)}),
+    "a list of one": ("float[1] s, int8[1] z", "<axis: int = 0> (x, s, z)",
+                      "<axis: int = 0> (q, s, z)", {"z": np.array([0], np.int8)}),
     "a zero": ("float s, uint8 z", "(x, s, z)", "(q, s, z)", {"z": np.uint8(131)}),
     "a step a channel": ("float[6] s, int8[6] z", "<axis: int = 2> (x, s, z)",
                          "<axis: int = 2> (q, s, z)", {"z": integers("int8", 6)}),
@@ -232,6 +234,7 @@ def test_values_are_rounded_as_onnx_says(what: str, tmp_path: Path) -> None:
     }}"""
     # Powers of two, so that f64 and f32 agree on every quotient, ties among them.
     steps = 2.0 ** RNG.integers(-5, -2, 6) if "channel" in what else np.array(0.0625)
+    steps = steps.reshape(1) if "list" in what else steps
     x = np.round(floats(1, 7, 6, low=-12, high=12) * 64) / np.float32(64)
     weights = {"s": steps.astype(np.float32), **weights}
     found, expected, package = both(text, weights, {"x": x}, tmp_path)
