@@ -286,7 +286,7 @@ def _build(
     first_look = len(job.drift.looks) if job.drift is not None else 0
     with stages(f"build {name}"):
         census, attention = program.census(), program.attention()
-        passes.run(program, pipeline.half(floating, job.peaks, target.typed))
+        passes.run(program, pipeline.half(floating, job.peaks, target.typed, target.products))
         # A typed target is proved on its very graph; a hinted one on the graph it would have.
         emulable = None if target.typed else _emulable(program, floating, target)
         passes.run(program, target.tail(floating, program.contract, job.peaks))

@@ -65,14 +65,17 @@ def asks_ranges(precision: str, typed: bool) -> bool:
     return precision == "fp16" or (precision == "bf16" and typed)
 
 
-def half(precision: str, peaks: dict[str, float], typed: bool) -> tuple[Pass, ...]:
+def half(
+    precision: str, peaks: dict[str, float], typed: bool, products: str = "f32"
+) -> tuple[Pass, ...]:
     """What half precision asks for, after the common laws and before the target's own.
 
     In bf16, attention and its linear maps are computed in fp16 if their values leave room: eight
     times closer, on the same units, and scores are what bf16 rounds worst (docs/fp16.md).
 
     `peaks` are the largest magnitudes on calibration texts (exporter/ranges.py); `typed` says that
-    the graph's types are the precision, rather than a hint to the runtime.
+    the graph's types are the precision, rather than a hint to the runtime; `products` is
+    set-precision's.
     """
     if precision == "fp32":
         return ()
@@ -83,7 +86,7 @@ def half(precision: str, peaks: dict[str, float], typed: bool) -> tuple[Pass, ..
         attention = SetPrecision("fp16", part="attention", peaks=tuple(peaks.items()))
         return (attention, SetPrecision(precision))
     # After the scale: a constant that fp16 cannot hold has become one it can.
-    return (*scale, SetPrecision(precision))
+    return (*scale, SetPrecision(precision, products=products))
 
 
 class PassReport(BaseModel):

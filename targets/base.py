@@ -59,6 +59,9 @@ class Target(ABC):
     quantizes: ClassVar[frozenset[str]] = frozenset()
     """What integers it takes, of "int8", "int4" (weights) and "static" (activations of int8 with a
     fixed scale)."""
+    products: ClassVar[str] = "f32"
+    """What it multiplies integers with integers in, where the rest is half precision: "f32", or
+    "half" (SetPrecision.products)."""
     takes: ClassVar[tuple[str, ...]] = ()
     """The fields of BuildOptions that mean something to it."""
     call_tokens: ClassVar[int] = 1 << 32

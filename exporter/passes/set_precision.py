@@ -11,7 +11,7 @@ import onnx_ir as ir
 from exporter import dialect
 from exporter.passes.attention import is_lookup, serves_attention
 from exporter.passes.base import Equality, Pass
-from exporter.passes.integers import dequantized, multiplies_integers, reach
+from exporter.passes.integers import dequantized, in_half, multiplies_integers, reach_of
 from exporter.passes.scale_residual import FP16_MAX, HEADROOM
 from exporter.program import (
     TOKENS,
@@ -61,7 +61,8 @@ class SetPrecision(Pass):
     dequantized in f32, and rounded then. Products of integers with integers (what a linear map
     reads was rounded to 8 bits, too) stay in f32: in fp16 TensorRT lays their sums down as halves
     before it multiplies by the scales, and a sum of 768 products reaches far beyond 65,504
-    (docs/tensorrt.md).
+    (docs/tensorrt.md). `products` "half" takes them as well, for hardware that multiplies by the
+    scales first.
 
     holds:
         f(x) = f32(f_half(half(x))) up to one rounding a value: 2^-11 of it in fp16, 2^-8 in bf16
@@ -215,6 +216,36 @@ class SetPrecision(Pass):
             y = MatMul(r, d)
         }
 
+    options: a product of integers, too
+        kind: fp16
+        products: half
+
+    before: a product of integers, too
+        f (float[batch,tokens,4] x, int8[4,6] w, int8 zero, float[6] b)
+            => (float[batch,tokens,6] y)
+        {
+            step = Constant <value_float: float = 0.25> ()
+            s = Constant <value_floats: floats = [0.5, 0.25, 1.0, 0.75, 2.0, 1.5]> ()
+            q = QuantizeLinear(x, step, zero)
+            x8 = DequantizeLinear(q, step, zero)
+            d = DequantizeLinear <axis: int = 1> (w, s)
+            h = MatMul(x8, d)
+            y = Add(h, b)
+        }
+
+    after: a product of integers, too
+        f (float[batch,tokens,4] x, int8[4,6] w, int8 zero, float16 r, float16[6] s, float16[6] b)
+            => (float[batch,tokens,6] y)
+        {
+            step = Constant <value_float: float = 0.25> ()
+            q = QuantizeLinear(x, step, zero)
+            x8 = DequantizeLinear(q, r, zero)
+            d = DequantizeLinear <axis: int = 1> (w, s)
+            h = MatMul(x8, d)
+            yh = Add(h, b)
+            y = Cast <to: int = 1> (yh)
+        }
+
     options: a head on one vector a text
         kind: bf16
 
@@ -231,6 +262,8 @@ class SetPrecision(Pass):
     """"f32", or "half": what the sums of the residual stream are computed in."""
     head: str = "f32"
     """"f32", or "half": what linear maps on whole texts are computed in."""
+    products: str = "f32"
+    """"f32", or "half": what integers are multiplied with integers in."""
     part: str = "all"
     """"all", or "attention": attention, the linear maps that make and read its values, and tables
     of embeddings. What another kind is to have, a second application takes."""
@@ -248,7 +281,9 @@ class SetPrecision(Pass):
         whole = shape is not None and not any(str(d) in (TOKENS, "None") for d in shape)
         if whole and not (self.head == "half" and node.op_type in ("MatMul", "Gemm")):
             return None
-        if multiplies_integers(node) or (self.stream == "f32" and _is_stream(node)):
+        if self.stream == "f32" and _is_stream(node):
+            return None
+        if self.products == "f32" and multiplies_integers(node):
             return None
         return None if _is_positional(node) else Half(node, KINDS[self.kind])
 
@@ -261,8 +296,8 @@ class SetPrecision(Pass):
             if peak * HEADROOM > FP16_MAX:
                 return f"{value.name if value else ''} reaches {peak:,.0f} on calibration texts"
         for value in match.node.inputs:
-            if (most := reach(value)) > FP16_MAX:
-                return f"its weights {value.name if value else ''} may reach {most:,.0f}"
+            if (reach := reach_of(value)) > FP16_MAX:
+                return f"its weights {value.name if value else ''} may reach {reach:,.0f}"
             array = constant(value)
             if array is None or array.dtype != np.float32 or not array.size:
                 continue
@@ -308,7 +343,7 @@ def _half(value: ir.Value, kind: ir.DataType, before: ir.Node, memo: dict) -> ir
     array, integers = constant(value), dequantized(value)
     assert before.graph is not None
     if integers is not None and kind == ir.DataType.FLOAT16:
-        memo[key] = _dequantize(*integers, value, before)
+        memo[key] = in_half(*integers, value, before)
     elif array is not None:
         if kind == ir.DataType.FLOAT16 and float(np.abs(array).max(initial=0)) > FP16_MAX:
             array = np.clip(array, -_HIDDEN, _HIDDEN)  # one number that hides tokens: refuses()
@@ -322,19 +357,6 @@ def _half(value: ir.Value, kind: ir.DataType, before: ir.Node, memo: dict) -> ir
         insert_before(before, [cast], where(before))
         memo[key] = out
     return memo[key]
-
-
-def _dequantize(node: ir.Node, scale: np.ndarray, value: ir.Value, before: ir.Node) -> ir.Value:
-    """What `node` makes of its integers, with scales and results in fp16."""
-    graph = before.graph
-    assert graph is not None
-    half = add_constant(graph, f"{node.inputs[1].name}", scale.astype(np.float16))  # type: ignore[union-attr]
-    made = ir.node("DequantizeLinear", [node.inputs[0], half, *node.inputs[2:]], node.attributes)
-    out = made.outputs[0]
-    out.name = made.name = unique_name(graph, f"{value.name}.half")
-    out.type, out.shape = ir.TensorType(ir.DataType.FLOAT16), value.shape
-    insert_before(before, [made], where(before))
-    return out
 
 
 def _widen(value: ir.Value, kind: ir.DataType, node: ir.Node, memo: dict) -> None:

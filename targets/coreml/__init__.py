@@ -9,6 +9,7 @@ from typing import Any
 
 from exporter.options import BuildOptions
 from exporter.passes.base import Pass
+from exporter.passes.sink_dequantize_past_gather import SinkDequantizePastGather
 from exporter.program import Contract, Program
 from targets.base import Run, Target
 from targets.coreml import vendor
@@ -19,7 +20,10 @@ class CoreMl(Target):
     name = "coreml"
     extra = "coreml"
     precisions = ("fp32", "fp16")
+    rest = "fp16"  # whose numbers a recipe's scales are, and what the Neural Engine computes in
+    quantizes = frozenset({"int8", "int4", "static"})
     typed = True
+    products = "half"  # the Neural Engine takes no others
     takes = ("buckets", "flexible", "minimum_target")
 
     def unavailable(self) -> str | None:
@@ -42,7 +46,8 @@ class CoreMl(Target):
     def tail(
         self, precision: str, contract: Contract, peaks: Mapping[str, float]
     ) -> tuple[Pass, ...]:
-        return ()  # attention is spelt by its own row, with masks that are constants of the bucket
+        # Attention is spelt by its own row, with masks that are constants of the bucket.
+        return (SinkDequantizePastGather(),)  # or a table is dequantized whole
 
     def executes(self, precision: str) -> bool:
         return True  # the evaluator rounds every value that is typed fp16; Core ML computes so

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 
 from exporter.errors import RewriteError
 from exporter.options import BuildOptions
@@ -40,23 +41,32 @@ def write(program: Program, folder: Path, options: BuildOptions) -> tuple[str, .
     system = vendor.system(options.minimum_target or vendor.DEFAULT_SYSTEM)
     save(milprogram(program, system, options), folder / PACKAGE, system)
     (folder / LOADER).write_text(_swift(program, options), encoding="utf-8")
-    return said(options, system)
+    return said(options, system, _quantized(program))
 
 
-def said(options: BuildOptions, system: vendor.System) -> tuple[str, ...]:
+def _quantized(program: Program) -> bool:
+    kinds = (ir.DataType.INT8, ir.DataType.UINT8, ir.DataType.INT4, ir.DataType.UINT4)
+    return any(value.dtype in kinds for value in program.graph.initializers.values())
+
+
+def said(options: BuildOptions, system: vendor.System, quantized: bool) -> tuple[str, ...]:
     """What the manifest says of a build: what it holds, and what has been seen of it."""
     held = (
-        f"One function for any length, for {system.name} and later. A flexible length costs the "
+        f"One function for any length, for {system.devices} and later. A flexible length costs the "
         "Neural Engine: Core ML then runs on the CPU and the GPU."
         if options.flexible
         else f"Static lengths of {', '.join(map(str, options.buckets))} tokens, batch 1, for "
-        f"{system.name} and later."
+        f"{system.devices} and later."
+    )
+    integers = (
+        "Weights lie in the file as integers; whether Core ML opens them when it loads the package "
+        "or while it runs, and which unit multiplies integers, was not seen.",
     )
     seen = (
         "Off macOS its numbers come from goldfold's evaluator of MIL programs, which rounds every "
         "value typed fp16; the Neural Engine's arithmetic and placement were not seen."
     )
-    return held, seen
+    return (held, *(integers if quantized else ()), seen)
 
 
 def _swift(program: Program, options: BuildOptions) -> str:
@@ -156,16 +166,18 @@ def save(made: Any, package: Path, system: vendor.System) -> None:
 def serialise(made: Any, weights: Path, system: vendor.System) -> Any:
     """The package's protobuf; `weights` gets weight.bin."""
     from coremltools.converters.mil.backend.mil import load as backend
+    from coremltools.converters.mil.mil import types
 
     class Exporter(backend.MILProtoExporter):
         """Weights reach the file without the copies that coremltools' own writing makes of each."""
 
         def create_file_value(self, var: Any) -> Any:
             known = self.weight_id_to_file_value.get(var.op.weight_id)
-            if known is not None or var.op.weight_id is None or var.val.dtype not in _BITS:
+            word = types.builtin_to_string(var.dtype)
+            if known is not None or var.op.weight_id is None or word not in _BITS:
                 return known if known is not None else super().create_file_value(var)
             path = self.get_weight_path(var.op)
-            method, seen_as = _BITS[var.val.dtype]
+            method, seen_as = _BITS[word]
             array = np.ascontiguousarray(var.val).reshape(-1)
             offset = getattr(self.get_blob_writer(path), method)(array.view(seen_as))
             value = backend.create_file_value_tensor(
@@ -196,9 +208,13 @@ def serialise(made: Any, weights: Path, system: vendor.System) -> Any:
 
 
 _BITS = {
-    np.dtype(np.float32): ("write_float_data", np.float32),
-    np.dtype(np.float16): ("write_fp16_data", np.uint16),
-    np.dtype(np.int32): ("write_int32_data", np.int32),
+    "fp32": ("write_float_data", np.float32),
+    "fp16": ("write_fp16_data", np.uint16),
+    "int32": ("write_int32_data", np.int32),
+    "int8": ("write_int8_data", np.int8),
+    "uint8": ("write_uint8_data", np.uint8),
+    "int4": ("write_int4_data", np.int8),  # it packs two numbers into a byte
+    "uint4": ("write_uint4_data", np.uint8),
 }
 """Type → the blob writer's method for it, and as what that wants to see the bits."""
 

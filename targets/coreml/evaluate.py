@@ -33,7 +33,8 @@ class Evaluator:
         package: as targets.coreml.package.read gives it.
         function: its name; the package's default if None.
         precision: one of PRECISIONS.
-        widened: weights in the working type, to be shared by evaluators of one package.
+        widened: weights in the working type, and compressed ones opened, to be shared by
+            evaluators of one package.
 
     Raises ArtifactError for an operation that is not known, UsageError for a function or precision
     that is not there.
@@ -44,14 +45,14 @@ class Evaluator:
         package: Package,
         function: str | None = None,
         precision: str = "declared",
-        widened: dict[Any, np.ndarray] | None = None,
+        widened: dict[Any, Any] | None = None,
     ) -> None:
         if precision not in PRECISIONS:
             raise UsageError(f"no precision {precision!r}; there are {', '.join(PRECISIONS)}")
         self.function = package.function(function)
         self.working = np.float64 if precision == "f64" else np.float32
         self.rounds = precision == "declared"
-        self.widened = {} if widened is None else widened
+        self.widened: dict[Any, Any] = {} if widened is None else widened
         for operation in self.function.operations:
             if operation.op not in TABLE or "blocks" in operation.inputs:
                 raise ArtifactError(
@@ -71,7 +72,7 @@ class Evaluator:
         for place, operation in enumerate(self.function.operations):
             try:
                 with np.errstate(all="ignore"):  # overflow shows as inf, and is looked for
-                    made = TABLE[operation.op](_Operands(self, operation, values))
+                    made = self._made(operation, values)
                 results = made if isinstance(made, (list, tuple)) else [made]
                 pairs = list(zip(operation.outputs, results, strict=True))
             except (ArtifactError, UsageError):
@@ -88,6 +89,22 @@ class Evaluator:
             for name in self._last.get(place, ()):
                 values.pop(name, None)
         return {name: self._output(name, values) for name in self.function.outputs}
+
+    def _made(self, operation: Operation, values: dict[str, np.ndarray]) -> Any:
+        """The results of one operation. Compressed weights are opened once for all evaluators that
+        share `widened`, and kept as they are stored then."""
+        operands = _Operands(self, operation, values)
+        if not operation.op.startswith("constexpr_"):
+            return TABLE[operation.op](operands)
+        given = tuple(sorted((name, _identity(operands.raw(name))) for name in operation.inputs))
+        kind = operation.outputs[0][1]
+        key = (operation.op, given, kind, self.working, self.rounds)
+        if key not in self.widened:
+            made = np.asarray(TABLE[operation.op](operands))
+            self.widened[key] = self._settled(operation, operation.outputs[0][0], kind, made)
+            # As below: what a key speaks of has to live as long as it.
+            self.widened[key, "of"] = [operands.raw(name) for name in operation.inputs]
+        return self.widened[key]
 
     def _inputs(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         wanted = self.function.inputs
@@ -173,6 +190,13 @@ class _Operands:
         if not isinstance(given, np.ndarray):
             return given
         return self.evaluator.widen(given) if wide else given
+
+
+def _identity(array: Any) -> Any:
+    """What tells apart two constants: a large one by where it lies, a small one by its bytes."""
+    array = np.asarray(array)
+    held = array.tobytes() if array.nbytes <= 64 else array.__array_interface__["data"][0]
+    return (held, array.shape, array.dtype.str, array.strides)
 
 
 _LEAST_NORMAL = 2.0**-14

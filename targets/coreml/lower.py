@@ -20,7 +20,7 @@ import onnx_ir as ir
 from exporter import dialect
 from exporter.errors import GoldfoldError, RewriteError, TargetError
 from exporter.program import Program, constant, where
-from targets.coreml import vendor
+from targets.coreml import integers, vendor
 from targets.coreml.fold import fold
 from targets.coreml.vendor import System
 
@@ -41,7 +41,7 @@ KINDS = {
     ir.DataType.INT32: "int32",
     ir.DataType.BOOL: "bool",
 }
-"""MIL's word for an ONNX type. Its integers have 32 bits."""
+"""MIL's word for an ONNX type. Its integers have 32 bits, but where they are quantized numbers."""
 
 Row = Callable[["Emit", ir.Node], Any]
 """Writes one node: returns a MIL var, a list of them, or an array that has become known."""
@@ -65,6 +65,8 @@ class Function:
     rows: dict[str, Row]
     known: dict[ir.Value, np.ndarray] = field(default_factory=dict)
     vars: dict[ir.Value, Any] = field(default_factory=dict)
+    integers: dict[ir.Value, integers.Integers] = field(default_factory=dict)
+    """Constants that stay integers in the file."""
     done: set[ir.Node] = field(default_factory=set)
     memo: dict[Any, Any] = field(default_factory=dict)
     taken: set[str] = field(default_factory=set)
@@ -115,6 +117,11 @@ class Emit:
         """Operand `index` as an array if it is known while building."""
         return self.function.array(self.operand(index))
 
+    def integers(self, index: int) -> integers.Integers | None:
+        """Operand `index` if it is a constant that stays integers."""
+        value = self.operand(index)
+        return None if value is None else self.function.integers.get(value)
+
     def operand(self, index: int) -> ir.Value | None:
         """Operand `index` as an ONNX value; None if it is left out."""
         inputs = self.node.inputs
@@ -132,6 +139,8 @@ class Emit:
         function = self.function
         if value in function.vars:
             return function.vars[value]
+        if value in function.integers:
+            return integers.opened(self, function.integers[value])
         array = function.array(value)
         if array is None:
             raise self.fault(f"its input {value.name} was never written")
@@ -174,20 +183,34 @@ class Emit:
             memo[key] = make()
         return memo[key]
 
+    def has(self, op: str) -> bool:
+        """Whether the system has MIL's `op`."""
+        return self._first_with(op) is None
+
     def fault(self, reason: str) -> RewriteError:
         return cannot_spell(self.node, reason)
 
     def _check_system(self, op: str) -> None:
+        first = self._first_with(op)
+        if first is not None:
+            raise self.too_old(f"MIL's {op}", first)
+
+    def _first_with(self, op: str) -> str | None:
+        """The first system with MIL's `op`, if the one at hand has it not."""
         from coremltools.converters.mil.mil.ops.registry import SSAOpRegistry
 
         versions = SSAOpRegistry.core_ops.get(op)
-        if versions and self.function.system.word not in versions:
-            first = min(versions, key=int).name
-            raise TargetError(
-                f"{dialect.op_of(self.node)} (node {self.node.name}, from {where(self.node)}) "
-                f"needs MIL's {op}, which {self.function.system.name} does not have; "
-                f"give --minimum-target {first}"
-            )
+        if not versions or self.function.system.word in versions:
+            return None
+        return min(versions, key=int).name
+
+    def too_old(self, what: str, first: str) -> TargetError:
+        """The error for what only `first` and later systems have."""
+        return TargetError(
+            f"{dialect.op_of(self.node)} (node {self.node.name}, from {where(self.node)}) "
+            f"needs {what}, which {self.function.system.name} does not have; "
+            f"give --minimum-target {first}"
+        )
 
 
 def cannot_spell(node: ir.Node, reason: str = "") -> RewriteError:
@@ -226,7 +249,9 @@ def write(function: Function, inputs: dict[str, Any]) -> list[Any]:
 def _one(function: Function, node: ir.Node) -> None:
     emit = Emit(function, node)
     arrays = [function.array(value) for value in node.inputs]
-    if all(a is not None or v is None for a, v in zip(arrays, node.inputs, strict=True)):
+    known = all(a is not None or v is None for a, v in zip(arrays, node.inputs, strict=True))
+    opens = dialect.op_of(node) == "DequantizeLinear"  # folded, it would lie there in floats
+    if known and not opens:
         for value, array in zip(node.outputs, fold(node, arrays), strict=True):
             function.known[value] = array
         return

@@ -1,4 +1,4 @@
-"""What MIL's ops that move, select and measure mean, in numpy, and how compressed weights are
+"""What MIL's ops that move, select and measure mean, in numpy, and how integers are made and
 opened."""
 
 from __future__ import annotations
@@ -196,6 +196,32 @@ def blockwise_shift_scale(get: Operands) -> np.ndarray:
     return shifted * spread(scale)
 
 
+def _along(get: Operands, small: Any, rank: int) -> Any:
+    """A vector laid along `axis` of a value of `rank` axes; a single number as it is."""
+    if np.ndim(small) == 0:
+        return small
+    axis = int(get("axis")) % rank
+    return np.reshape(small, [-1 if place == axis else 1 for place in range(rank)])
+
+
+def quantize(get: Operands) -> np.ndarray:
+    """clip(round(x / scale) + zero_point), halves to even."""
+    x, zero, word = get("input"), get("zero_point"), str(get("output_dtype"))
+    numbers = np.rint(x / _along(get, get("scale"), x.ndim))
+    if zero is not None:
+        numbers = numbers + _along(get, zero, x.ndim).astype(x.dtype)
+    held = np.iinfo(word)
+    return np.clip(numbers, held.min, held.max).astype(word)
+
+
+def dequantize(get: Operands) -> np.ndarray:
+    """scale · (x − zero_point)."""
+    x, zero = get("input").astype(get.working), get("zero_point")
+    if zero is not None:
+        x = x - _along(get, zero, x.ndim).astype(get.working)
+    return x * _along(get, get("scale"), x.ndim)
+
+
 MOVING: dict[str, Numeric] = {
     "reshape": reshape, "transpose": transpose, "expand_dims": expand_dims, "squeeze": squeeze,
     "slice_by_index": slice_by_index, "slice_by_size": slice_by_size, "split": split,
@@ -205,5 +231,6 @@ MOVING: dict[str, Numeric] = {
     "one_hot": one_hot, "topk": topk, "argsort": argsort, "reverse": reverse,
     "constexpr_affine_dequantize": affine_dequantize,
     "constexpr_blockwise_shift_scale": blockwise_shift_scale,
+    "quantize": quantize, "dequantize": dequantize,
 }  # fmt: skip
 """MIL op → what it moves."""

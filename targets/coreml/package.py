@@ -26,8 +26,8 @@ _MOST = 1 << 31
 """Numbers in one value; EmbeddingGemma's table has a tenth of that."""
 _KINDS = {
     1: "bool", 2: "string", 10: "fp16", 11: "fp32", 12: "fp64",
-    21: "int8", 22: "int16", 23: "int32", 24: "int64",
-    31: "uint8", 32: "uint16", 33: "uint32", 34: "uint64",
+    21: "int8", 22: "int16", 23: "int32", 24: "int64", 25: "int4",
+    31: "uint8", 32: "uint16", 33: "uint32", 34: "uint64", 35: "uint4",
 }  # fmt: skip
 """MIL's types by the number that the protobuf has for them."""
 
@@ -35,7 +35,10 @@ NUMPY = {
     "bool": np.bool_, "fp16": np.float16, "fp32": np.float32, "fp64": np.float64,
     "int8": np.int8, "int16": np.int16, "int32": np.int32, "int64": np.int64,
     "uint8": np.uint8, "uint16": np.uint16, "uint32": np.uint32, "uint64": np.uint64,
+    "int4": np.int8, "uint4": np.uint8,
 }  # fmt: skip
+_NIBBLES = ("int4", "uint4")
+"""Numbers of 4 bits have a byte each once they are read; in the file, two share one."""
 
 
 @dataclass(frozen=True)
@@ -157,10 +160,11 @@ class _Blobs:
     def __init__(self, data: Path) -> None:
         self.data = data
         self.maps: dict[str, np.ndarray] = {}
+        self.unpacked: dict[tuple[str, int, Kind], np.ndarray] = {}
 
     def read(self, name: str, offset: int, kind: Kind) -> np.ndarray:
-        """The array at `offset` of the file `name`, a view. Its header is checked against
-        `kind`."""
+        """The array at `offset` of the file `name`: a view, but of 4 bits. Its header is checked
+        against `kind`."""
         path = self.data / name.removeprefix("@model_path/")
         if not path.resolve().is_relative_to(self.data.resolve()):
             raise ArtifactError(f"{self.data} is damaged: {name} lies outside the package")
@@ -177,12 +181,28 @@ class _Blobs:
         size, start = (int(number) for number in head[8:24].view("<u8"))
         if kind.word not in NUMPY or kind.shape is None or None in kind.shape:
             raise ArtifactError(f"{path}: weights of type {kind} are not known here")
-        wanted = int(np.prod(kind.shape, dtype=np.int64)) * np.dtype(NUMPY[kind.word]).itemsize  # type: ignore[arg-type]
+        count = math.prod(size or 0 for size in kind.shape)
+        small = kind.word in _NIBBLES
+        wanted = -(-count // 2) if small else count * np.dtype(NUMPY[kind.word]).itemsize
         if size != wanted or start + size > len(whole):
             raise ArtifactError(
                 f"{path} is damaged: the weight at byte {offset} has {size} bytes for {kind}"
             )
-        return whole[start : start + size].view(NUMPY[kind.word]).reshape(kind.shape)  # type: ignore[arg-type]
+        held = whole[start : start + size]
+        if not small:
+            return held.view(NUMPY[kind.word]).reshape(kind.shape)  # type: ignore[arg-type]
+        if (name, offset, kind) not in self.unpacked:  # once for functions that share it
+            self.unpacked[name, offset, kind] = _unpacked(held, kind)
+        return self.unpacked[name, offset, kind]
+
+
+def _unpacked(held: np.ndarray, kind: Kind) -> np.ndarray:
+    """Numbers of 4 bits, the first in the lower half of a byte, each in a byte of its own."""
+    pairs = np.stack([held & 15, held >> 4], axis=-1).reshape(-1)
+    numbers = pairs[: math.prod(size or 0 for size in kind.shape or ())]
+    if kind.word == "int4":
+        numbers = ((numbers ^ 8) - np.uint8(8)).view(np.int8)
+    return numbers.reshape(kind.shape)  # type: ignore[arg-type]
 
 
 def _kind(proto: Any) -> Kind:
@@ -218,6 +238,8 @@ def _value(proto: Any, blobs: _Blobs) -> Any:
     if kind.word == "string":
         return values[0] if kind.shape == () else list(values)
     wanted = np.dtype(NUMPY[kind.word])
+    if which == "bytes" and kind.word in _NIBBLES:
+        return _unpacked(np.frombuffer(values, np.uint8), kind)
     array = np.frombuffer(values, wanted) if which == "bytes" else np.array(values, dtype=wanted)
     return array.reshape(kind.shape)  # type: ignore[arg-type]
 

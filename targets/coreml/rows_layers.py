@@ -9,6 +9,7 @@ import onnx_ir as ir
 
 from exporter import dialect
 from targets.coreml.lower import Emit, Row
+from targets.coreml.rows_integers import matrix
 from targets.coreml.rows_math import kind, number
 from targets.coreml.rows_tensor import is_open
 
@@ -17,31 +18,26 @@ _TYPES = {"fp16": np.float16, "fp32": np.float32}
 
 def matmul(emit: Emit, node: ir.Node) -> Any:
     """`linear` where the right side is a matrix of weights, with the bias that is added to it."""
-    weights = emit.known(1)
-    if weights is None or weights.ndim != 2 or emit.known(0) is not None:
-        return emit("matmul", x=emit.var(0), y=emit.var(1))
     x = emit.var(0)
-    if len(x.shape) > 3:
+    weights = None
+    if emit.known(0) is None and emit.integers(0) is None and len(x.shape) <= 3:
+        weights = matrix(emit, 1, turned=True)
+    if weights is None:
         return emit("matmul", x=x, y=emit.var(1))
-    value = node.inputs[1]
-    assert value is not None
-    return _linear(emit, node, x, weights.T, f"{value.name} transposed")
+    return _linear(emit, node, x, weights)
 
 
 def gemm(emit: Emit, node: ir.Node) -> Any:
     """alpha A B + beta C."""
-    a, b = emit.var(0), emit.known(1)
+    a = emit.var(0)
     alpha, beta = emit.attribute("alpha", 1.0), emit.attribute("beta", 1.0)
     turned_a, turned_b = (bool(emit.attribute(name, 0)) for name in ("transA", "transB"))
     shift = emit.known(2)
-    simple = alpha == beta == 1.0 and not turned_a and b is not None
+    simple = alpha == beta == 1.0 and not turned_a
     if simple and (emit.operand(2) is None or (shift is not None and shift.ndim == 1)):
-        assert b is not None
-        value = node.inputs[1]
-        assert value is not None
-        weights = b if turned_b else b.T
-        name = value.name if turned_b else f"{value.name} transposed"
-        return _linear(emit, node, a, weights, name, shift)
+        weights = matrix(emit, 1, turned=not turned_b)
+        if weights is not None:
+            return _linear(emit, node, a, weights, shift)
     last = alpha == 1.0 and emit.operand(2) is None
     product = emit(
         "matmul", None if last else "product", x=a, y=emit.var(1),
@@ -59,36 +55,26 @@ def gemm(emit: Emit, node: ir.Node) -> Any:
 
 
 def _linear(
-    emit: Emit,
-    node: ir.Node,
-    x: Any,
-    weights: np.ndarray,
-    name: str | None,
-    shift: np.ndarray | None = None,
+    emit: Emit, node: ir.Node, x: Any, weights: Any, shift: np.ndarray | None = None
 ) -> Any:
-    """x Wᵀ + b for weights [N, K], a view. The Add of a bias that alone reads the product is
-    written with it."""
-    added = None if shift is not None else _bias(emit, node, weights.shape[0])
+    """x Wᵀ + b for weights [N, K]. The Add of a bias that alone reads the product is written with
+    it."""
+    width = int(weights.shape[0])
+    added = None if shift is not None else _bias(emit, node, width)
     if added is not None:
         node, bias = added[0], emit.of(added[1])
     elif shift is not None:
         bias = emit.constant(shift, "bias")
     else:
-        zeros = np.zeros(weights.shape[0], dtype=weights.dtype)
-        bias = emit.function.const(zeros, f"zeros_{weights.shape[0]}")
-    held = emit.constant(weights, "weight", name if _is_weight(emit, 1) else None)
+        zeros = np.zeros(width, dtype=_TYPES[kind(weights)])
+        bias = emit.function.const(zeros, f"zeros_{width}")
     writer = Emit(emit.function, node)
-    made = writer("linear", x=x, weight=held, bias=bias)
+    made = writer("linear", x=x, weight=weights, bias=bias)
     if added is None:
         return made
     emit.function.vars[node.outputs[0]] = made
     emit.function.done.add(node)
     return None
-
-
-def _is_weight(emit: Emit, index: int) -> bool:
-    value = emit.operand(index)
-    return value is not None and value.const_value is not None
 
 
 def _bias(emit: Emit, node: ir.Node, width: int) -> tuple[ir.Node, ir.Value] | None:

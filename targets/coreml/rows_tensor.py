@@ -10,6 +10,9 @@ import onnx_ir as ir
 from targets.coreml.lower import Emit, Row
 from targets.coreml.rows_math import kind
 
+BYTES = "iOS17"
+"""The first system that looks up bytes, and casts them."""
+
 
 def is_open(size: Any) -> bool:
     """Whether a size of a shape is not fixed (a flexible length)."""
@@ -212,6 +215,8 @@ def _indices(emit: Emit, axis: int) -> Any:
 def _gathering(op: str) -> Row:
     def row(emit: Emit, node: ir.Node) -> Any:
         x = emit.var(0)
+        if kind(x) in ("int8", "uint8") and emit.function.system.name < BYTES:
+            raise emit.too_old("to look up bytes", BYTES)
         axis = emit.attribute("axis", 0) % len(x.shape)
         return emit(op, x=x, indices=_indices(emit, axis), axis=axis)
 

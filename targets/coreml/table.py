@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from targets.coreml import rows_layers, rows_math, rows_tensor
+from targets.coreml import rows_integers, rows_layers, rows_math, rows_tensor
 from targets.coreml.lower import Row
 
-ROWS: dict[str, Row] = {**rows_math.ROWS, **rows_tensor.ROWS, **rows_layers.ROWS}
+ROWS: dict[str, Row] = {
+    **rows_math.ROWS, **rows_tensor.ROWS, **rows_layers.ROWS, **rows_integers.ROWS,
+}  # fmt: skip

@@ -74,6 +74,14 @@ class System:
     word: Any
 
     @property
+    def devices(self) -> str:
+        """Whose it is, in words."""
+        macs = next(
+            n for n, found in SYSTEMS.items() if n.startswith("macos") and found == self.name
+        )
+        return f"{self.name} and macOS{macs.removeprefix('macos')}"
+
+    @property
     def several(self) -> bool:
         """Whether its packages may hold several functions."""
         return self.name >= MULTIFUNCTION

@@ -124,6 +124,52 @@ def test_targets_store_the_same_integers(quantized: dict[str, Path]) -> None:
     assert len(theirs) == len(ours)
 
 
+@pytest.fixture(scope="module")
+def core_ml(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same recipe for Core ML, exported by itself: calibration gives the same again."""
+    pytest.importorskip("coremltools")
+    folder = tmp_path_factory.mktemp("core-ml")
+    (folder / "mine.toml").write_text(RECIPE)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(golden.make, "make", partial(golden.make.make, only=GOLDEN_TEXTS))
+        (result,) = export(
+            tiny,
+            ["coreml"],
+            [str(folder / "mine.toml")],
+            folder / "out",
+            build=BuildOptions(buckets=(32,)),
+            locate=False,
+        )
+    assert result.measurement.mean < 0.02  # as above
+    return result.path
+
+
+def test_core_ml_stores_them_too(quantized: dict[str, Path], core_ml: Path) -> None:
+    """As they are, or transposed, which is how its linear maps want them; the table too."""
+    from targets.coreml.package import read
+
+    manifest = read_manifest(core_ml)
+    assert (manifest.gate, manifest.floating) == ("int8", "fp16")
+    assert any("lie in the file as integers" in sentence for sentence in manifest.built)
+    assert any("iOS18 and macOS15" in sentence for sentence in manifest.built)
+    graph = onnx.load(quantized["onnxruntime-mine"] / "model.onnx").graph
+    arrays = [numpy_helper.to_array(one) for one in graph.initializer]
+    wanted = [array for array in arrays if array.dtype == np.int8 and array.size > 1]
+    function = read(core_ml / "model.mlpackage").function()
+    given = [value for op in function.operations for value in op.inputs.values()]
+    held = {
+        (array.shape, array.tobytes())
+        for array in (*given, *function.constants.values())
+        if isinstance(array, np.ndarray) and array.dtype == np.int8 and array.size > 1
+    }
+    assert len(held) == len(wanted) > 10
+    for array in wanted:
+        ways = [(one.shape, np.ascontiguousarray(one).tobytes()) for one in (array, array.T)]
+        assert held & set(ways)
+    counts = {op.op for op in function.operations}
+    assert {"quantize", "dequantize", "constexpr_blockwise_shift_scale"} <= counts
+
+
 def test_integers_are_smaller_and_close(quantized: dict[str, Path]) -> None:
     exact = load(quantized["openvino-fp32"]).embed(["How do plants eat?", "ok"])
     for target in ("openvino", "onnxruntime"):

@@ -100,6 +100,7 @@ def lowered(
 def _numbers_out(graph: ir.Graph) -> None:
     """MIL's outputs are numbers in 32 bits; other types are cast to them."""
     wider = {ir.DataType.BOOL: ir.DataType.INT32, ir.DataType.FLOAT16: ir.DataType.FLOAT}
+    wider |= dict.fromkeys((ir.DataType.INT8, ir.DataType.UINT8), ir.DataType.INT32)
     for place, value in enumerate(graph.outputs):
         if value.dtype in wider:
             cast = ir.node("Cast", [value], {"to": wider[value.dtype].value}, name=f"cast{place}")
@@ -123,7 +124,8 @@ class Given:
 
 
 def inferred(op: str, parameters: Mapping[str, Any]) -> Any:
-    """What coremltools itself infers for one op on constants; None if it infers nothing."""
+    """What coremltools itself infers for one op on constants, or makes of it when it opens
+    compressed weights; None if it does neither."""
     from coremltools.converters.mil.mil import Function
 
     mb = vendor.builder()
@@ -132,4 +134,7 @@ def inferred(op: str, parameters: Mapping[str, Any]) -> Any:
         made = getattr(mb, op)(**parameters)
         function.set_outputs([function.inputs["unused"]])
     several = made if isinstance(made, (list, tuple)) else [made]
+    opens = getattr(several[0].op, "materialized_val_inference", None)
+    if several[0].val is None and opens is not None:
+        return [opens()]
     return [var.val for var in several]

@@ -114,6 +114,32 @@ def cases() -> list[tuple[str, dict[str, Any]]]:
              for a in (True, False)]  # fmt: skip
     made += [("argsort", {"x": floats(2, 5), "axis": -1, "ascending": a}) for a in (True, False)]
     made.append(("reverse", {"x": floats(2, 3), "axes": np.array([1], np.int32)}))
+    return made + quantized()
+
+
+def quantized() -> list[tuple[str, dict[str, Any]]]:
+    """Integers made of values, and values of integers: one scale, several, blocks of them."""
+    made: list[tuple[str, dict[str, Any]]] = []
+    halves = np.arange(-8, 9, dtype=np.float32) / 2  # ties, at a scale of 1
+    for word, low in (("int8", -128), ("uint8", 0)):
+        zero = np.dtype(word).type(low + 100)
+        bytes_ = RNG.integers(low, low + 256, (4, 6)).astype(word)
+        zeros = RNG.integers(low, low + 256, 6).astype(word)
+        how = {"output_dtype": word}
+        made.append(("quantize", {"input": halves, "scale": np.float32(1), **how}))
+        values = floats(4, 6, low=-99, high=99)  # many beyond what 8 bits hold
+        scale = floats(6, low=0.1, high=0.5)
+        made.append(("quantize", {"input": values, "scale": np.float32(0.3), "zero_point": zero,
+                                  **how}))  # fmt: skip
+        each = {"scale": scale, "zero_point": zeros, "axis": 1}
+        made.append(("quantize", {"input": values, **each, **how}))
+        made.append(("dequantize", {"input": bytes_, "scale": np.float32(0.3), "zero_point": zero}))
+        made.append(("dequantize", {"input": bytes_, **each}))
+        made.append(("constexpr_affine_dequantize", {"quantized_data": bytes_, **each}))
+        blocks = {"data": bytes_, "scale": floats(4, 2, low=0.1)}
+        made.append(("constexpr_blockwise_shift_scale", blocks))
+        offset = RNG.integers(low, low + 100, (4, 2)).astype(word)
+        made.append(("constexpr_blockwise_shift_scale", {**blocks, "offset": offset}))
     return made
 
 
@@ -152,8 +178,7 @@ def test_what_coremltools_does_not_infer_is_as_documented() -> None:
 
 def test_every_op_has_a_case_or_a_reason() -> None:
     from_torch = {"einsum", "scaled_dot_product_attention", "fill_like"}
-    compressed = {op for op in TABLE if op.startswith("constexpr_")}
-    assert set(TABLE) - {op for op, _ in cases()} == from_torch | compressed
+    assert set(TABLE) - {op for op, _ in cases()} == from_torch
 
 
 def test_interleaved_concat_is_as_documented() -> None:
@@ -161,23 +186,6 @@ def test_interleaved_concat_is_as_documented() -> None:
     values = [np.array([[1, 2], [3, 4]]), np.array([[5, 6], [7, 8]])]
     made = TABLE["concat"](Given({"values": values, "axis": 0, "interleave": True}))
     np.testing.assert_array_equal(made, [[1, 2], [5, 6], [3, 4], [7, 8]])
-
-
-@pytest.mark.parametrize("dtype", [np.int8, np.uint8])
-def test_compressed_weights_are_opened_as_coremltools_opens_them(dtype: type) -> None:
-    from coremltools.converters.mil.mil.ops.defs.iOS16 import constexpr_affine_dequantize
-
-    data = RNG.integers(0, 100, (4, 6)).astype(dtype)
-    scale, zero = floats(4, low=0.1), RNG.integers(0, 100, 4).astype(dtype)
-    wanted = constexpr_affine_dequantize.decompress(data, zero, scale, 0)
-    given = Given({"quantized_data": data, "scale": scale, "zero_point": zero, "axis": 0})
-    np.testing.assert_allclose(
-        TABLE["constexpr_affine_dequantize"](given), wanted, rtol=2.0**-22  # one product, in f32
-    )  # fmt: skip
-    blocks = floats(4, 2, low=0.1)
-    given = Given({"data": data, "scale": blocks, "offset": zero.reshape(4, 1)})
-    wide = np.repeat(blocks, 3, 1) * (data.astype(np.float32) - zero.reshape(4, 1))
-    np.testing.assert_array_equal(TABLE["constexpr_blockwise_shift_scale"](given), wide)
 
 
 def test_rounding_to_fp16_is_numpys() -> None:

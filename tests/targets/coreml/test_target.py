@@ -13,7 +13,7 @@ import pytest
 
 pytest.importorskip("coremltools")
 
-from exporter import exporting, packaged, pipeline, registry
+from exporter import exporting, packaged, registry
 from exporter.encoder import open_encoder
 from exporter.errors import ArtifactError, RewriteError, TargetError, UsageError
 from exporter.options import NOTHING_ASKED, BuildOptions
@@ -33,7 +33,6 @@ TARGET = registry.target("coreml")
 
 def build(folder: Path, options: BuildOptions = NOTHING_ASKED, program=None):
     program = program or small.program()
-    pipeline.run(program, TARGET.tail("fp32", program.contract, {}))
     settled = TARGET.settle("fp32", options, program.contract.max_length)
     folder.mkdir(parents=True, exist_ok=True)
     said = TARGET.build(program, "fp32", folder, settled)

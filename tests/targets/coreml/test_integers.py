@@ -1,0 +1,426 @@
+"""Quantized graphs in Core ML packages: what lies in the file, what it means, what is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import onnx_ir as ir
+import onnxruntime
+import pytest
+
+pytest.importorskip("coremltools")
+
+from exporter import pipeline, registry
+from exporter.errors import GoldfoldError, RewriteError, TargetError
+from exporter.options import BuildOptions
+from exporter.passes import law
+from exporter.passes.quantize_activations import QuantizeActivations
+from exporter.passes.quantize_weights import QuantizeWeights
+from exporter.passes.sink_dequantize_past_gather import SinkDequantizePastGather
+from exporter.program import Program, infer_shapes
+from targets.coreml import vendor
+from targets.coreml.build import Place
+from targets.coreml.evaluate import Evaluator
+from targets.coreml.layout import DATA, WEIGHTS
+from targets.coreml.package import MilFunction, Package, read
+from tests.exporter import small
+from tests.targets.coreml.mil import CONTRACT, KINDS, _numbers_out, package_of
+
+TARGET = registry.target("coreml")
+RNG = np.random.default_rng(5)
+
+Arrays = Mapping[str, np.ndarray]
+
+
+def floats(*shape: int, low: float = -4, high: float = 4) -> np.ndarray:
+    return RNG.uniform(low, high, shape).astype(np.float32)
+
+
+def integers(kind: str, *shape: int) -> np.ndarray:
+    bits = 4 if kind.endswith("4") else 8
+    low = 0 if kind.startswith("u") else -(1 << (bits - 1))
+    wide = RNG.integers(low, low + (1 << bits), shape)
+    return wide.astype(getattr(ml_dtypes, kind) if bits == 4 else kind)
+
+
+def both(
+    text: str, weights: Arrays, feeds: Arrays, folder: Path, system: str = "iOS18"
+) -> tuple[np.ndarray, np.ndarray, Package]:
+    """(through a package, in f64; by ONNX Runtime, in f32; the package)"""
+    model = law.graph(text, dict(weights))
+    infer_shapes(model)
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(ir.to_proto(model).SerializeToString(), options)
+    (expected,) = session.run(None, dict(feeds))
+    package = packed(model, feeds, folder, system)
+    return Evaluator(package, precision="f64")(feeds)["y"], expected, package
+
+
+def packed(model: ir.Model, feeds: Arrays, folder: Path, system: str = "iOS18") -> Package:
+    program = Program(model, CONTRACT)
+    SinkDequantizePastGather().rewrite(model)
+    _numbers_out(model.graph)
+    places = {name: Place(array.shape, KINDS[str(array.dtype)]) for name, array in feeds.items()}
+    return package_of(program, places, folder, system)
+
+
+def ops(package: Package) -> dict[str, int]:
+    made: dict[str, int] = {}
+    for operation in package.function().operations:
+        made[operation.op] = made.get(operation.op, 0) + 1
+    return made
+
+
+def stored(function: MilFunction) -> list[np.ndarray]:
+    """Every array of 8-bit integers, or fewer, that a function reads."""
+    given = [value for op in function.operations for value in op.inputs.values()]
+    arrays = [a for a in (*given, *function.constants.values()) if isinstance(a, np.ndarray)]
+    return [a for a in arrays if a.dtype.itemsize == 1 and a.dtype.kind in "iu"]
+
+
+# --- weights
+
+MAPS = {
+    "a channel": ("int8[8,6] w, float[6] s", "<axis: int = 1> (w, s)", "int8", (6,)),
+    "one": ("uint8[8,6] w, float s", "(w, s)", "uint8", ()),
+    "a block": ("int8[8,6] w, float[2,6] s", "<axis: int = 0, block_size: int = 4> (w, s)",
+                "int8", (2, 6)),
+    "a zero": ("uint8[8,6] w, float[6] s, uint8[6] z", "<axis: int = 1> (w, s, z)", "uint8", (6,)),
+    "four bits": ("int4[8,6] w, float[2,6] s", "<axis: int = 0, block_size: int = 4> (w, s)",
+                  "int4", (2, 6)),
+    "four bits and a zero": ("uint4[8,6] w, float[6] s, uint4[6] z", "<axis: int = 1> (w, s, z)",
+                             "uint4", (6,)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", MAPS)
+@pytest.mark.parametrize("rank", [2, 4])
+def test_weights_stay_integers(what: str, rank: int, tmp_path: Path) -> None:
+    """A map of 4 axes is a `matmul`, which reads them as they are; others are `linear`, turned."""
+    names, call, kind, scales = MAPS[what]
+    outer = "T" if rank == 2 else "B,2,T"
+    text = f"""
+    f (float[{outer},8] x, {names}) => (float[{outer},6] y)
+    {{
+        d = DequantizeLinear {call}
+        y = MatMul(x, d)
+    }}"""
+    weights = {"w": integers(kind, 8, 6), "s": floats(*scales, low=0.1)}
+    if ", z)" in call:
+        weights["z"] = integers(kind, 6)
+    x = floats(3, 8) if rank == 2 else floats(1, 2, 3, 8)
+    found, expected, package = both(text, weights, {"x": x}, tmp_path)
+    # ONNX Runtime's f32: 8 terms of up to 4 · 4 · 255.
+    np.testing.assert_allclose(found, expected, rtol=0, atol=8 * 2.0**-23 * 8 * 4 * 4 * 255)
+    assert ops(package)["constexpr_blockwise_shift_scale"] == 1
+    (held, *_) = stored(package.function())
+    wide = weights["w"].astype(np.int16)
+    np.testing.assert_array_equal(held, wide.T if rank == 2 else wide)
+    assert package.system == 9
+
+
+@pytest.mark.parametrize(("kind", "shape"), [("int4", (3, 3)), ("uint4", (5, 5)), ("int4", (1, 3))])
+def test_odd_counts_of_four_bits(kind: str, shape: tuple[int, int], tmp_path: Path) -> None:
+    """Few enough lie in the program itself; of an odd number, half a byte is idle."""
+    k, n = shape
+    text = f"""
+    f (float[T,{k}] x, {kind}[{k},{n}] w, float[{n}] s) => (float[T,{n}] y)
+    {{
+        d = DequantizeLinear <axis: int = 1> (w, s)
+        y = MatMul(x, d)
+    }}"""
+    weights = {"w": integers(kind, k, n), "s": floats(n, low=0.1)}
+    found, expected, _ = both(text, weights, {"x": floats(2, k)}, tmp_path)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=k * 2.0**-23 * k * 4 * 4 * 15)
+
+
+@pytest.mark.parametrize("kind", ["int4", "uint4", "int8", "uint8"])
+def test_coremltools_reads_the_same_integers(kind: str, tmp_path: Path) -> None:
+    """Its own reader of weight files against ours: how two numbers share a byte is its format."""
+    from coremltools.libmilstoragepython import _BlobStorageReader
+
+    numbers = integers(kind, 8, 6)
+    text = f"""
+    f (float[T,8] x, {kind}[8,6] w, float[6] s) => (float[T,6] y)
+    {{
+        d = DequantizeLinear <axis: int = 1> (w, s)
+        y = MatMul(x, d)
+    }}"""
+    weights = {"w": numbers, "s": floats(6, low=0.1)}
+    package = packed(law.graph(text, weights), {"x": floats(2, 8)}, tmp_path)
+    file = package.path / DATA / WEIGHTS
+    reader = _BlobStorageReader(str(file))
+    theirs = np.array(getattr(reader, f"read_{kind}_data")(64)).astype(np.int16)
+    np.testing.assert_array_equal(theirs.reshape(6, 8), numbers.astype(np.int16).T)
+    np.testing.assert_array_equal(stored(package.function())[0], theirs.reshape(6, 8))
+    assert file.stat().st_size <= 128 + numbers.size // (2 if kind.endswith("4") else 1) + 64
+
+
+def test_other_constants_are_dequantized_while_building(tmp_path: Path) -> None:
+    """A bias of 32 bits, as other quantizers write it."""
+    text = """
+    f (float[T,4] x) => (float[T,4] y)
+    {
+        b = Constant <value: tensor = int32[4] {100, -200, 300, 4000}> ()
+        s = Constant <value_float: float = 0.125> ()
+        d = DequantizeLinear(b, s)
+        y = Add(x, d)
+    }"""
+    found, expected, package = both(text, {}, {"x": floats(2, 4)}, tmp_path)
+    np.testing.assert_allclose(found, expected, rtol=2.0**-22)
+    assert ops(package) == {"add": 1, "identity": 1}
+
+
+# --- tables
+
+
+@pytest.mark.parametrize(
+    ("names", "call", "kind", "scales"),
+    [
+        ("int8[50,8] w, float[50] s", "<axis: int = 0> (w, s)", "int8", (50,)),
+        ("uint8[50,8] w, float s", "(w, s)", "uint8", ()),
+        ("int8[50,8] w, float[50,2] s", "<axis: int = 1, block_size: int = 4> (w, s)", "int8",
+         (50, 2)),
+        ("int4[50,8] w, float[50,2] s", "<axis: int = 1, block_size: int = 4> (w, s)", "int4",
+         (50, 2)),
+    ],
+)  # fmt: skip
+def test_rows_of_a_table_are_looked_up_as_integers(
+    names: str, call: str, kind: str, scales: tuple[int, ...], tmp_path: Path
+) -> None:
+    text = f"""
+    f (int64[B,T] ids, {names}) => (float[B,T,8] y)
+    {{
+        d = DequantizeLinear {call}
+        y = Gather(d, ids)
+    }}"""
+    weights = {"w": integers(kind, 50, 8), "s": floats(*scales, low=0.1)}
+    feeds = {"ids": RNG.integers(0, 50, (1, 5))}
+    found, expected, package = both(text, weights, feeds, tmp_path)
+    np.testing.assert_allclose(found, expected, rtol=2.0**-22)
+    made = ops(package)
+    assert made["gather"] >= 1 and not any(op.startswith("constexpr") for op in made)
+    of_table = next(op for op in package.function().operations if op.op == "gather")
+    assert of_table.outputs[0][1].word in ("int8", "uint8")
+    rows = 50 * 8 // (2 if kind == "int4" else 1)
+    scale = weights["s"].nbytes
+    assert (package.path / DATA / WEIGHTS).stat().st_size < rows + scale + 64 * 8
+
+
+# --- activations
+
+ACTIVATIONS = {
+    "one step": ("float s, int8 z", "(x, s, z)", "(q, s, z)", {"z": np.int8(0)}),
+    "a list of one": ("float[1] s, int8[1] z", "<axis: int = 0> (x, s, z)",
+                      "<axis: int = 0> (q, s, z)", {"z": np.array([0], np.int8)}),
+    "a zero": ("float s, uint8 z", "(x, s, z)", "(q, s, z)", {"z": np.uint8(131)}),
+    "a step a channel": ("float[6] s, int8[6] z", "<axis: int = 2> (x, s, z)",
+                         "<axis: int = 2> (q, s, z)", {"z": integers("int8", 6)}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", ACTIVATIONS)
+def test_values_are_rounded_as_onnx_says(what: str, tmp_path: Path) -> None:
+    names, down, up, weights = ACTIVATIONS[what]
+    text = f"""
+    f (float[B,T,6] x, {names}) => (float[B,T,6] y)
+    {{
+        q = QuantizeLinear {down}
+        y = DequantizeLinear {up}
+    }}"""
+    # Powers of two, so that f64 and f32 agree on every quotient, ties among them.
+    steps = 2.0 ** RNG.integers(-5, -2, 6) if "channel" in what else np.array(0.0625)
+    steps = steps.reshape(1) if "list" in what else steps
+    x = np.round(floats(1, 7, 6, low=-12, high=12) * 64) / np.float32(64)
+    weights = {"s": steps.astype(np.float32), **weights}
+    found, expected, package = both(text, weights, {"x": x}, tmp_path)
+    np.testing.assert_array_equal(found, expected)
+    assert ops(package) == {"quantize": 1, "dequantize": 1, "identity": 1}
+    assert len(np.unique(expected)) > 20 and np.abs(x).max() > np.abs(expected).max()
+
+
+# --- what systems have
+
+CHANNEL = """
+f (float[T,8] x, int8[8,6] w, float[6] s) => (float[T,6] y)
+{
+    d = DequantizeLinear <axis: int = 1> (w, s)
+    y = MatMul(x, d)
+}"""
+BLOCK = """
+f (float[T,8] x, int8[8,6] w, float[2,6] s) => (float[T,6] y)
+{
+    d = DequantizeLinear <axis: int = 0, block_size: int = 4> (w, s)
+    y = MatMul(x, d)
+}"""
+PAIR = """
+f (float[T,8] x, float s, int8 z) => (float[T,8] y)
+{
+    q = QuantizeLinear(x, s, z)
+    y = DequantizeLinear(q, s, z)
+}"""
+TABLE = """
+f (int64[B,T] x, int8[9,8] w, float s) => (float[B,T,8] y)
+{
+    d = DequantizeLinear(w, s)
+    y = Gather(d, x)
+}"""
+
+
+@pytest.mark.parametrize(("system", "number"), [("iOS16", 7), ("iOS17", 8)])
+def test_a_scale_a_channel_suits_older_systems(system: str, number: int, tmp_path: Path) -> None:
+    weights = {"w": integers("int8", 8, 6), "s": floats(6, low=0.1)}
+    found, expected, package = both(CHANNEL, weights, {"x": floats(3, 8)}, tmp_path, system)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=8 * 2.0**-23 * 8 * 4 * 4 * 127)
+    assert ops(package)["constexpr_affine_dequantize"] == 1
+    assert package.system == number
+
+
+@pytest.mark.parametrize(
+    ("text", "system", "reason"),
+    [
+        (BLOCK, "iOS17", "constexpr_blockwise_shift_scale, which iOS17 .* --minimum-target iOS18"),
+        (PAIR, "iOS16", "MIL's quantize, which iOS16 does not have; give --minimum-target iOS17"),
+        (
+            TABLE,
+            "iOS16",
+            "to look up bytes, which iOS16 does not have; give --minimum-target iOS17",
+        ),
+    ],
+)
+def test_a_system_that_is_too_old_is_named(
+    text: str, system: str, reason: str, tmp_path: Path
+) -> None:
+    feeds = {"x": np.ones((1, 2), np.int64) if text is TABLE else floats(3, 8)}
+    model = law.graph(text)
+    infer_shapes(model)
+    with pytest.raises(TargetError, match=reason) as caught:
+        packed(model, feeds, tmp_path, system)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("f (float[T,8] x) => (float[T,8] y) {"
+         " s = Constant <value_float: float = 0.5> () "
+         " z = Constant <value: tensor = int16[1] {0}> () "
+         " q = QuantizeLinear(x, s, z) y = DequantizeLinear(q, s, z) }", "to 8 bits, not to INT16"),
+        ("f (float[4,8] x, float[4,2] s) => (float[4,8] y) {"
+         " q = QuantizeLinear <axis: int = 1, block_size: int = 4> (x, s)"
+         " y = DequantizeLinear <axis: int = 1, block_size: int = 4> (q, s) }", "none for blocks"),
+        ("f (float[T,8] x) => (float[T,8] y) {"
+         " k = Constant <value_ints: ints = [0, 1]> ()"
+         " s = ReduceMax <keepdims: int = 0> (x, k) z = Constant <value: tensor = int8 {0}> ()"
+         " q = QuantizeLinear(x, s, z) y = DequantizeLinear(q, s, z) }", "depends on the text"),
+    ],
+)  # fmt: skip
+def test_forms_that_mil_has_not_are_refused_by_name(text: str, reason: str, tmp_path: Path) -> None:
+    text = text.replace("float[4,8] x", "float[N,8] x").replace("float[4,8] y", "float[N,8] y")
+    model = law.graph(text)
+    infer_shapes(model)
+    with pytest.raises(
+        RewriteError, match=f"coreml cannot spell QuantizeLinear .*{reason}"
+    ) as caught:
+        packed(model, {"x": floats(4, 8)}, tmp_path)
+    assert isinstance(caught.value, GoldfoldError) and len(str(caught.value).splitlines()) == 1
+
+
+# --- a whole program
+
+
+def quantized(bits: int = 8, block: int = 0) -> Program:
+    """The small program in integers, in half precision around them."""
+    program = small.program()
+    laws = [QuantizeWeights(bits, block)]
+    scales = (("h", 0.0625),)
+    pipeline.run(program, [*laws, *([] if block or bits == 4 else [QuantizeActivations(scales)])])
+    pipeline.run(program, pipeline.half(TARGET.rest, {}, TARGET.typed, TARGET.products))
+    pipeline.run(program, TARGET.tail(TARGET.rest, program.contract, {}))
+    return program
+
+
+def build(folder: Path, program: Program, **asked: tuple[int, ...]) -> Path:
+    settled = TARGET.settle("fp16", BuildOptions(**asked), program.contract.max_length)  # type: ignore[arg-type]
+    folder.mkdir()
+    TARGET.build(program, "fp16", folder, settled)
+    return folder / "model.mlpackage"
+
+
+@pytest.mark.parametrize(("bits", "block"), [(8, 0), (8, 8), (4, 8)])
+def test_two_builds_of_integers_give_the_same_bytes(bits: int, block: int, tmp_path: Path) -> None:
+    made = []
+    for name in ("one", "two"):
+        path = build(tmp_path / name, quantized(bits, block), buckets=(4, 16))
+        files = sorted(file for file in path.rglob("*") if file.is_file())
+        made.append([(file.relative_to(path), file.read_bytes()) for file in files])
+    assert made[0] == made[1] and len(made[0]) == 3
+
+
+def test_functions_share_integers_and_are_opened_once(tmp_path: Path) -> None:
+    path = build(tmp_path / "built", quantized(8, 8), buckets=(4, 16))
+    package = read(path)
+    short, long = (stored(package.functions[f"tokens_{n}"]) for n in (4, 16))
+    assert len(short) == len(long) == 3  # two matrices and the table
+    assert all(np.shares_memory(a, b) for a, b in zip(short, long, strict=True))
+    widened: dict = {}
+    for name, width in (("tokens_4", 4), ("tokens_16", 16)):
+        feeds = {n: np.ones((1, width), int) for n in ("input_ids", "attention_mask")}
+        Evaluator(package, name, "declared", widened)(feeds)
+    opened = [key for key in widened if key[0] == "constexpr_blockwise_shift_scale"]
+    assert len(opened) == 2
+    # int8, and fp16 scales for each 8 of 40 numbers, and a scale a row of the table.
+    numbers = 2 * small.DIM**2 + small.VOCAB_SIZE * small.DIM
+    single = build(tmp_path / "single", quantized(8, 8), buckets=(4,))
+    size = (single / DATA / WEIGHTS).stat().st_size
+    assert numbers < size < numbers * (1 + 2 / 8) + 64 * 20
+
+
+def test_integer_products_are_fp16_between_their_steps(tmp_path: Path) -> None:
+    """Activations are rounded from f32 and come back as fp16, which `linear` then reads."""
+    function = read(build(tmp_path / "built", quantized(), buckets=(4,))).function()
+    made = {name: kind.word for op in function.operations for name, kind in op.outputs}
+    linears = [op for op in function.operations if op.op == "linear"]
+    steps = [op for op in function.operations if op.op in ("quantize", "dequantize")]
+    assert [op.op for op in steps] == ["quantize", "dequantize"]
+    assert made[steps[0].inputs["input"].name] == "fp32"
+    assert len(linears) == 2
+    for op in linears:
+        assert op.inputs["x"].name == steps[1].outputs[0][0]
+        assert op.outputs[0][1].word == "fp16"
+        assert made[op.inputs["weight"].name] == "fp16"
+
+
+@pytest.mark.parametrize(("bits", "block"), [(8, 0), (4, 8)])
+def test_coremltools_takes_the_written_program(bits: int, block: int, tmp_path: Path) -> None:
+    """It reads every operation back and infers all types and shapes anew."""
+    from coremltools.converters.mil.frontend.milproto.load import load
+
+    path = build(tmp_path / "built", quantized(bits, block), buckets=(4,))
+    spec = vendor.coremltools().utils.load_spec(str(path))
+    assert spec.specificationVersion == 9
+    program = load(spec, 9, str(path / DATA / "weights"))
+    program.validate()
+    theirs = [op.op_type for op in program.functions["main"].operations]
+    for op, count in ops(read(path)).items():
+        assert theirs.count(op) == count
+    for op in program.functions["main"].operations:
+        if op.op_type == "constexpr_blockwise_shift_scale":
+            assert np.isfinite(op.materialized_val_inference()).all()
+
+
+def test_a_floating_export_of_the_same_is_larger(tmp_path: Path) -> None:
+    floating = small.program()
+    pipeline.run(floating, pipeline.half("fp16", {}, typed=True))
+    sizes = [
+        (build(tmp_path / name, program, buckets=(16,)) / DATA / WEIGHTS).stat().st_size
+        for name, program in (("fp16", floating), ("int8", quantized()), ("int4", quantized(4, 8)))
+    ]
+    numbers = 2 * small.DIM**2 + small.VOCAB_SIZE * small.DIM
+    scales = 2 * numbers // 8  # bytes; of blocks, that is
+    assert sizes[0] - sizes[1] > 0.8 * numbers
+    assert sizes[1] - sizes[2] > 0.8 * (numbers / 2 - scales)
