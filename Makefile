@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format golden export verify docs bench speed clean
+.PHONY: help setup demo test lint format golden export verify report ci ci-export ci-verify ci-report docs pages bench speed clean
 
 PYTHON    ?= python3
 VENV      := .venv
@@ -49,7 +49,11 @@ export: $(STAMP) need-model  ## export MODEL to OUT for TARGETS in PRECISION, an
 verify: $(STAMP)  ## check every artifact in OUT again
 	$(BIN)/goldfold verify $(OUT)
 
-docs: $(STAMP)  ## write docs/passes.md, docs/schema/ and, from a run of them all, docs/families.md
+docs: $(STAMP)  ## build the site of docs/ into site/; strict, offline, every link checked
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	@echo site/index.html
+
+pages: $(STAMP)  ## write docs/passes.md, docs/schema/ and, from a run of them all, docs/families.md
 	$(BIN)/python -m exporter.lawbook > docs/passes.md
 	$(BIN)/python -m exporter.schemas docs/schema
 	$(BIN)/python -m tests.families
@@ -61,7 +65,7 @@ speed: $(STAMP) need-model  ## OUT's OpenVINO artifact of MODEL against optimum-
 	$(BIN)/python benchmarks/openvino_speed.py $(MODEL) --artifact $(OUT)/openvino-fp32 --picture docs/pictures/openvino_speed.png
 
 clean:  ## remove what make made
-	rm -rf $(VENV) demo out .pytest_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf $(VENV) demo out site .pytest_cache .ruff_cache .hypothesis *.egg-info
 
 .PHONY: need-model
 need-model:
