@@ -17,6 +17,7 @@ from exporter import (
     cli_coreml,
     cli_judge,
     cli_laws,
+    cli_layout,
     cli_quantize,
     cli_report,
     cli_trust,
@@ -41,6 +42,7 @@ app.add_typer(golden_app, name="golden")
 cli_laws.add_to(app)
 cli_coreml.add_to(app)
 cli_judge.add_to(app)
+cli_layout.add_to(app)
 cli_quantize.add_to(app)
 cli_report.add_to(app)
 cli_trust.add_to(app)

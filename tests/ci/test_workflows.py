@@ -1,4 +1,4 @@
-"""The workflows: their form, and the reusable one's export job run for good on a small real model."""
+"""The workflows: their form, and the reusable one's export job run on a small real model."""
 
 from __future__ import annotations
 
@@ -129,9 +129,7 @@ def test_a_missed_gate_fails_the_job_and_is_reported(
     tiny: Path, tmp_path: Path, checkout: dict[str, str]
 ) -> None:
     shutil.copytree(tiny, tmp_path / "model")
-    (tmp_path / "coarse.toml").write_text(
-        'gains = "fold"\n[weights]\nbits = 4\n[table]\nbits = 8\n[[rule]]\nkinds = ["head"]\nbits = 4\n'
-    )
+    (tmp_path / "coarse.toml").write_text('gains = "fold"\n[weights]\nbits = 4\n')
     environment = {
         **os.environ, **checkout, "MODEL": "model", "TARGETS": "openvino",
         "PRECISION": "coarse.toml", "OPTIONS": "--no-locate --max-length 32", "OUT": "out",
