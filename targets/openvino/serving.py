@@ -127,7 +127,8 @@ def _with_tokens(folder: Path, contract: Contract, precision: str, place: Path) 
     widened.output(0).get_tensor().set_names({HIDDEN})
     result = ops.result(widened.output(0))
     result.set_friendly_name(f"{contract.output}.served.result")
-    served = ov.Model([result], model.get_parameters(), model.get_friendly_name())
+    inputs, title = model.get_parameters(), model.get_friendly_name()
+    served = ov.Model([result], inputs, title)  # type: ignore[reportGeneralTypeIssues]
     ov.save_model(served, place / XML, compress_to_fp16=False)
     if names := precise.marked(folder / XML):
         precise.mark(place / XML, names)
