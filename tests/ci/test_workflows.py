@@ -49,6 +49,17 @@ def test_every_input_is_used_and_every_used_one_declared() -> None:
     assert {step["run"] for step in steps(EXPORT) if "run" in step} == OURS
 
 
+def test_what_a_job_sets_is_what_make_is_to_read() -> None:
+    makefile = (ROOT / "Makefile").read_text("utf-8")
+    variables = set(re.findall(r"^([A-Z]+) +[?:]?=", makefile, re.MULTILINE))
+    assert {"PYTHON", "VENV", "MODEL"} <= variables
+    asked = {"EXTRAS", "MODEL", "REVISION", "TARGETS", "PRECISION", "OPTIONS", "OUT"}
+    for job in EXPORT["jobs"].values():
+        given = {*EXPORT["env"], *job["env"]}
+        assert given & variables <= asked, "make would take this for its own"
+    assert asked <= set(EXPORT["jobs"]["export"]["env"])
+
+
 def test_devices_wait_for_the_export_and_take_its_artifact() -> None:
     jobs = EXPORT["jobs"]
     (uploaded,) = (s for s in jobs["export"]["steps"] if "upload" in s.get("uses", ""))

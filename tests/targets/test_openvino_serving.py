@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import subprocess
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import openvino as ov
 import pytest
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from exporter import cli
 from exporter.bundle import open_bundle
 from exporter.errors import ArtifactError, OutputError, TargetError, UsageError
 from exporter.laying import LaidOut, lay_out
@@ -248,6 +250,20 @@ def test_an_artifact_without_the_server_s_tokenizer_is_refused(
     contract = open_bundle(artifact).manifest.contract
     with pytest.raises(TargetError, match="its ids differed"):
         serving.lay_out(folder, contract, "fp32", "ovms", tmp_path / "out")
+
+
+def test_the_command(artifact: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def run(*words: object) -> int:
+        return cli.guarded(partial(cli.app, args=["layout", *map(str, words)]), False)
+
+    out = tmp_path / "models"
+    assert run(artifact, "--for", "ovms", "--out", out) == 0
+    said = capsys.readouterr().out
+    assert str(out) in said and "POST /v3/embeddings" in said and "knows no prompts" in said
+    assert run(artifact, "--for", "ovms", "--out", out) == 5
+    assert run(artifact, "--for", "triton", "--out", tmp_path / "x") == 2
+    assert run(tmp_path / "none", "--for", "ovms", "--out", tmp_path / "x") == 6
+    assert capsys.readouterr().err.count("error: ") == 3
 
 
 def test_what_fails_leaves_nothing(artifact: Path, tmp_path: Path, monkeypatch) -> None:
