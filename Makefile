@@ -1,8 +1,9 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format golden export verify docs bench speed clean
+.PHONY: help setup demo test lint format golden export verify report ci ci-export ci-verify ci-report ci-device docs pages bench speed clean
 
 PYTHON    ?= python3
-VENV      := .venv
+HERE      := $(dir $(lastword $(MAKEFILE_LIST)))
+VENV      := $(HERE).venv
 BIN       := $(VENV)/bin
 STAMP     := $(VENV)/.installed
 
@@ -10,19 +11,23 @@ MODEL     ?=
 TARGETS   ?= openvino onnxruntime
 PRECISION ?= fp32
 OUT       ?= out
+EXTRAS    ?= dev
+REVISION  ?=
+OPTIONS   ?=
+export BIN
 
 help:  ## what can be made
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo "  Variables: MODEL=folder-or-hub-id TARGETS=\"openvino onnxruntime\" PRECISION=fp32 OUT=out"
+	@echo "  Variables: MODEL=folder-or-hub-id TARGETS=\"openvino onnxruntime\" PRECISION=fp32 OUT=out; for ci also REVISION OPTIONS"
 
 setup: $(STAMP)  ## a virtual environment with the exact versions of constraints.txt
 
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): $(HERE)pyproject.toml $(HERE)constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("goldfold needs Python 3.11, 3.12 or 3.13, not " + sys.version.split()[0]) if not (3, 11) <= sys.version_info < (3, 14) else None'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing (a few minutes the first time) ..."
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(HERE)constraints.txt torch
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(HERE)constraints.txt --editable '$(HERE).[$(EXTRAS)]'
 	@touch $@
 
 demo: $(STAMP)  ## export a small real model for every target, verify it, and use it
@@ -49,7 +54,33 @@ export: $(STAMP) need-model  ## export MODEL to OUT for TARGETS in PRECISION, an
 verify: $(STAMP)  ## check every artifact in OUT again
 	$(BIN)/goldfold verify $(OUT)
 
-docs: $(STAMP)  ## write docs/passes.md, docs/schema/ and, from a run of them all, docs/families.md
+report: $(STAMP)  ## write OUT/report.html, report.json and junit.xml of what lies in OUT
+	$(BIN)/goldfold report $(OUT)
+
+ci: $(STAMP) need-model  ## what the workflow for users does: export MODEL, verify it anew, report
+	@status=0; for step in ci-export ci-verify ci-report; do \
+	  $(MAKE) --no-print-directory -f $(firstword $(MAKEFILE_LIST)) $$step || status=1; done; exit $$status
+
+ci-export: $(STAMP) need-model
+	folder="$$($(HERE).ci/model '$(MODEL)' '$(REVISION)')" && $(BIN)/goldfold export "$$folder" \
+	  $(foreach t,$(TARGETS),--target $(t)) $(foreach p,$(PRECISION),--precision $(p)) \
+	  --out '$(OUT)' $(OPTIONS)
+
+ci-verify: $(STAMP)
+	$(BIN)/goldfold verify '$(OUT)'
+
+ci-report: $(STAMP)
+	$(BIN)/goldfold report '$(OUT)'
+
+ci-device: $(STAMP)  ## on a Mac or beside a GPU: run OUT's artifacts of TARGETS on the device itself
+	$(BIN)/goldfold verify $(foreach t,$(TARGETS),$(wildcard $(OUT)/$(t)-*))
+	$(BIN)/goldfold report '$(OUT)'
+
+docs: $(STAMP)  ## build the site of docs/ into site/; strict, offline, every link checked
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	@echo site/index.html
+
+pages: $(STAMP)  ## write docs/passes.md, docs/schema/ and, from a run of them all, docs/families.md
 	$(BIN)/python -m exporter.lawbook > docs/passes.md
 	$(BIN)/python -m exporter.schemas docs/schema
 	$(BIN)/python -m tests.families
@@ -61,7 +92,7 @@ speed: $(STAMP) need-model  ## OUT's OpenVINO artifact of MODEL against optimum-
 	$(BIN)/python benchmarks/openvino_speed.py $(MODEL) --artifact $(OUT)/openvino-fp32 --picture docs/pictures/openvino_speed.png
 
 clean:  ## remove what make made
-	rm -rf $(VENV) demo out .pytest_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf $(VENV) demo out site .pytest_cache .ruff_cache .hypothesis *.egg-info
 
 .PHONY: need-model
 need-model:

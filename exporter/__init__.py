@@ -3,7 +3,8 @@
     from exporter import export, load, verify
 
 `export` writes artifact folders, `load` opens one for use, `verify` measures one against its golden
-embeddings. The names are imported when first used, so that `import exporter` costs nothing.
+embeddings. What they take, return and raise is here as well. The names are imported when first
+used, so that `import exporter` costs nothing.
 """
 
 from __future__ import annotations
@@ -11,19 +12,64 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from exporter.encoder import Encoder as Encoder
     from exporter.encoder import load as load
+    from exporter.errors import ArtifactError as ArtifactError
+    from exporter.errors import GateMissed as GateMissed
+    from exporter.errors import GoldfoldError as GoldfoldError
+    from exporter.errors import ModelError as ModelError
+    from exporter.errors import OutputError as OutputError
+    from exporter.errors import RewriteError as RewriteError
+    from exporter.errors import TargetError as TargetError
+    from exporter.errors import UsageError as UsageError
+    from exporter.exporting import Result as Result
     from exporter.exporting import export as export
+    from exporter.options import BuildOptions as BuildOptions
+    from exporter.program import Contract as Contract
     from exporter.verifying import verify as verify
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "export", "load", "verify"]
 
 # No module bears the name of its function: importing it would put it in the function's place.
 _HOMES = {
+    "ArtifactError": "exporter.errors",
+    "BuildOptions": "exporter.options",
+    "Contract": "exporter.program",
+    "Encoder": "exporter.encoder",
+    "GateMissed": "exporter.errors",
+    "GoldfoldError": "exporter.errors",
+    "ModelError": "exporter.errors",
+    "OutputError": "exporter.errors",
+    "Result": "exporter.exporting",
+    "RewriteError": "exporter.errors",
+    "TargetError": "exporter.errors",
+    "UsageError": "exporter.errors",
     "export": "exporter.exporting",
     "load": "exporter.encoder",
     "verify": "exporter.verifying",
 }
+__all__ = [
+    "ArtifactError",
+    "BuildOptions",
+    "Contract",
+    "Encoder",
+    "GateMissed",
+    "GoldfoldError",
+    "ModelError",
+    "OutputError",
+    "Result",
+    "RewriteError",
+    "TargetError",
+    "UsageError",
+    "__version__",
+    "export",
+    "load",
+    "verify",
+]
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
 
 
 def __getattr__(name: str) -> Any:

@@ -18,6 +18,7 @@ from exporter import (
     cli_coreml,
     cli_judge,
     cli_laws,
+    cli_layout,
     cli_quantize,
     cli_report,
     cli_trust,
@@ -44,6 +45,7 @@ cli_laws.add_to(app)
 cli_cache.add_to(app)
 cli_coreml.add_to(app)
 cli_judge.add_to(app)
+cli_layout.add_to(app)
 cli_quantize.add_to(app)
 cli_report.add_to(app)
 cli_trust.add_to(app)

@@ -12,7 +12,7 @@ from exporter.passes.base import Pass
 
 _HEAD = """# The laws
 
-Generated from the passes' docstrings by `make docs`; a test fails when this page is stale. The
+Generated from the passes' docstrings by `make pages`; a test fails when this page is stale. The
 examples are the tests: each *before* is rewritten, compared with *after*, and both are run on drawn
 numbers. They run in this order.
 

@@ -64,6 +64,8 @@ class Target(ABC):
     "half" (SetPrecision.products)."""
     takes: ClassVar[tuple[str, ...]] = ()
     """The fields of BuildOptions that mean something to it."""
+    layouts: ClassVar[tuple[str, ...]] = ()
+    """Servers that its artifacts can be laid out for (`lay_out`)."""
     call_tokens: ClassVar[int] = 1 << 32
     """What a call of the runtime costs beside its tokens, in tokens (exporter/batching.py). Where
     it was not measured, so much that calls are as few as can be, and padding least only then."""
@@ -166,6 +168,14 @@ class Target(ABC):
     ) -> dict[str, Run]:
         """Other runtimes on what `stand_in` runs, by name: for the record, not for the gate."""
         return {}
+
+    def lay_out(
+        self, folder: Path, contract: Contract, precision: str, layout: str, out: Path
+    ) -> tuple[str, ...]:
+        """Write the artifact in `folder` as one of `layouts` into the empty folder `out`. Returns
+        what a person should know, one sentence each. Raises TargetError if the artifact lacks
+        what the server needs."""
+        raise NotImplementedError
 
     def parts(self, folder: Path) -> dict[str, str]:
         """The nodes and constants of its own file by name, each in words or by a digest: what

@@ -26,6 +26,7 @@ class OpenVino(Target):
     quantizes = frozenset({"int8", "int4", "static"})
     typed = False  # the plugin chooses where to round, from a hint
     takes = ("batch", "buckets")
+    layouts = ("ovms", "sentence-transformers")
     call_tokens = 32  # docs/openvino.md: it differs by machine, and hardly matters
 
     def unavailable(self) -> str | None:
@@ -87,6 +88,13 @@ class OpenVino(Target):
         from targets.openvino import run
 
         return run.load(folder, contract, precision, threads)
+
+    def lay_out(
+        self, folder: Path, contract: Contract, precision: str, layout: str, out: Path
+    ) -> tuple[str, ...]:
+        from targets.openvino import serving
+
+        return serving.lay_out(folder, contract, precision, layout, out)
 
     def parts(self, folder: Path) -> dict[str, str]:
         from targets.openvino import parts

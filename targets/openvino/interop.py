@@ -19,7 +19,7 @@ from targets.openvino.build import HIDDEN, XML
 LOADER = "load.py"
 _TRANSFORMER = "sentence_transformers.models.Transformer"
 """The class by the name that every version of the library knows."""
-_HINTS = {"fp32": "f32", "fp16": "f32", "bf16": "bf16"}
+HINTS = {"fp32": "f32", "fp16": "f32", "bf16": "bf16"}
 """What a machine that we do not know should compute in. Asked for f16, one with bf16 alone would
 silently take that; fp16's weights computed in f32 are what the gate measured (run.py)."""
 
@@ -51,7 +51,7 @@ def embed(texts: list[str], prompt: str = {default}) -> np.ndarray:
 
 def write(folder: Path, contract: Contract, precision: str, reference: Reference) -> None:
     """Write the configuration files and the loader beside what `folder` holds already."""
-    hint = _HINTS[precision]
+    hint = HINTS[precision]
     for name, content in {
         "config.json": _config(contract, reference),
         "modules.json": [{"idx": 0, "name": "0", "path": "", "type": _TRANSFORMER}],

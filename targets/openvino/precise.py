@@ -11,6 +11,7 @@ Norms cannot be marked: the plugin makes one kernel of each, and the mark is los
 from __future__ import annotations
 
 from pathlib import Path
+from xml.etree import ElementTree
 from xml.sax.saxutils import escape
 
 import openvino as ov
@@ -35,6 +36,13 @@ def stream(model: ov.Model) -> set[str]:
         if not any(term.get_type_name() == "Constant" for term in terms):
             found.add(op.get_friendly_name())
     return found
+
+
+def marked(xml: Path) -> set[str]:
+    """Names of the layers that a file marks. OpenVINO reads the marks and does not write them."""
+    layers = ElementTree.parse(xml).getroot().iterfind("layers/layer")
+    mark = "rt_info/attribute[@name='precise']"
+    return {layer.attrib["name"] for layer in layers if layer.find(mark) is not None}
 
 
 def mark(xml: Path, names: set[str]) -> None:

@@ -145,7 +145,7 @@ def test_a_dump_that_cannot_be_written_is_refused_before_any_work(
 
 def test_the_page_of_laws_is_fresh() -> None:
     page = (ROOT / "docs" / "passes.md").read_text("utf-8")
-    assert page == lawbook.page(), "docs/passes.md is stale: run make docs"
+    assert page == lawbook.page(), "docs/passes.md is stale: run make pages"
 
 
 def test_an_unknown_law_is_refused_with_the_known_ones() -> None:

@@ -1,4 +1,4 @@
-"""Run every family and write docs/families.md: `make docs` calls this.
+"""Run every family and write docs/families.md: `make pages` calls this.
 
 python -m tests.families
 """

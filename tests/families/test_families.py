@@ -20,7 +20,7 @@ def test_a_family_passes_everywhere_as_the_page_says(family: Family, tmp_path: P
     if found:
         lines = "\n".join(f"  {fault}" for fault in found)
         pytest.fail(
-            f"docs/families.md is stale for {family.name}; make docs\n{lines}", pytrace=False
+            f"docs/families.md is stale for {family.name}; make pages\n{lines}", pytrace=False
         )
 
 

@@ -196,7 +196,7 @@ def test_command_says_where_and_how_many(out: Path, tmp_path: Path) -> None:
 def test_published_schemas_are_current() -> None:
     for name, model in SCHEMAS.items():
         held = (ROOT / "docs" / "schema" / name).read_text("utf-8")
-        assert held == text_of(model), f"docs/schema/{name} is stale: run make docs"
+        assert held == text_of(model), f"docs/schema/{name} is stale: run make pages"
 
 
 def test_files_keep_to_their_schemas(out: Path) -> None:

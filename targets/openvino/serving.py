@@ -1,0 +1,188 @@
+"""The artifact as servers want it: OpenVINO Model Server, and sentence-transformers' hub layout.
+
+OpenVINO Model Server's text endpoint (`/v3/embeddings`) pools and normalises by itself. It looks
+for an output of three axes, [batch, tokens, size], and refuses a model without one; our graph ends
+in the embedding, [batch, size]. So it is given an axis of one token, of which pooling by the first
+token gives back the very same numbers, and is told not to normalise. The axis is read from a
+constant that the graph holds already, so the weights' file stays what it was, byte for byte.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import openvino as ov
+from openvino import opset13 as ops
+
+from exporter.errors import ArtifactError, RewriteError, TargetError
+from exporter.program import ATTENTION_MASK, INPUT_IDS, Contract
+from targets.openvino import precise, tokenizer
+from targets.openvino.build import HIDDEN, XML
+from targets.openvino.interop import HINTS
+
+OVMS = "ovms"
+LIBRARY = "sentence-transformers"
+LAYOUTS = (OVMS, LIBRARY)
+SUBFOLDER = "openvino"
+"""Where sentence-transformers looks for the model of its backend of that name."""
+_BIN = XML.replace(".xml", ".bin")
+_OURS = ("load.py", "manifest.json", "verdict.json")
+_GRAPH = """\
+input_stream: "REQUEST_PAYLOAD:input"
+output_stream: "RESPONSE_PAYLOAD:output"
+
+node {{
+  name: "{name}"
+  calculator: "EmbeddingsCalculatorOV"
+  input_side_packet: "EMBEDDINGS_NODE_RESOURCES:embeddings_servable"
+  input_stream: "REQUEST_PAYLOAD:input"
+  output_stream: "RESPONSE_PAYLOAD:output"
+  node_options: {{
+    [type.googleapis.com / mediapipe.EmbeddingsCalculatorOVOptions]: {{
+      models_path: "./"
+      pooling: CLS  # of the one token there is: the embedding as it stands
+      normalize_embeddings: false  # the model does, if it does
+      target_device: "CPU"
+      plugin_config: '{plugin}'
+    }}
+  }}
+}}
+"""
+
+
+def lay_out(
+    folder: Path, contract: Contract, precision: str, layout: str, out: Path
+) -> tuple[str, ...]:
+    """Write `layout` of the artifact in `folder` into the empty folder `out`; big files are hard
+    links where the file system has them.
+
+    Returns what a person should know, one sentence each. Raises TargetError where the artifact
+    lacks what the server needs, RewriteError if the model for it differs from the artifact's.
+    """
+    return (_ovms if layout == OVMS else _library)(folder, contract, precision, out)
+
+
+def _library(folder: Path, contract: Contract, precision: str, out: Path) -> tuple[str, ...]:
+    """As on the hub: configurations in front, the model in `openvino/`."""
+    for path in sorted(folder.iterdir()):
+        if not path.is_file() or path.name in _OURS or path.name.startswith(tokenizer.PACKAGE[:-1]):
+            continue
+        _link(path, out / SUBFOLDER / path.name if path.name in (XML, _BIN) else out / path.name)
+    return (f'SentenceTransformer("{out.name}", backend="openvino") opens it',)
+
+
+def _ovms(folder: Path, contract: Contract, precision: str, out: Path) -> tuple[str, ...]:
+    """`config.json`, a graph for texts, and a versioned model for token ids."""
+    if not (folder / tokenizer.XML).is_file():
+        raise TargetError(
+            f"{folder} has no {tokenizer.XML}, which the server needs: its ids differed from the "
+            f"goldens' (`goldfold inspect {folder}` says where); serve it by sentence-transformers"
+        )
+    name, tensors = contract.model, f"{contract.model}-tensors"
+    plugin = {
+        "INFERENCE_PRECISION_HINT": HINTS[precision],
+        "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0",
+        "NUM_STREAMS": "1",
+    }
+    texts = out / name
+    texts.mkdir(parents=True)
+    _with_tokens(folder, contract, precision, texts)
+    for path in sorted(folder.glob("*token*")):
+        _link(path, texts / path.name)
+    config = json.loads((folder / "config.json").read_text("utf-8"))
+    config["max_position_embeddings"] = contract.max_length  # what the server takes as the most
+    _write(texts / "config.json", config)
+    graph = _GRAPH.format(name=name, plugin=json.dumps(plugin))
+    (texts / "graph.pbtxt").write_text(graph, encoding="utf-8")
+    for part in (XML, _BIN):
+        _link(folder / part, out / tensors / "1" / part)
+    served = {"name": tensors, "base_path": tensors, "target_device": "CPU"}
+    _write(
+        out / "config.json",
+        {
+            "model_config_list": [{"config": {**served, "plugin_config": plugin}}],
+            "mediapipe_config_list": [{"name": name, "base_path": name}],
+        },
+    )
+    said = [f"texts: POST /v3/embeddings, model {name!r}", f"token ids: model {tensors!r}"]
+    if contract.prompts:
+        said.append("the server knows no prompts: put them before the texts (docs/serving.md)")
+    return tuple(said)
+
+
+def _with_tokens(folder: Path, contract: Contract, precision: str, place: Path) -> None:
+    """Write the model with its first output as [batch, 1, size] into `place`."""
+    try:
+        model = ov.Core().read_model(folder / XML)
+    except RuntimeError as error:
+        reason = (str(error).splitlines() or [""])[-1]
+        raise ArtifactError(f"OpenVINO refuses {folder / XML}: {reason}") from None
+    embedding = model.output(contract.output).get_node().input_value(0)
+    widened = ops.unsqueeze(embedding, _one(model))
+    widened.set_friendly_name(f"{contract.output}.served")
+    widened.output(0).get_tensor().set_names({HIDDEN})
+    result = ops.result(widened.output(0))
+    result.set_friendly_name(f"{contract.output}.served.result")
+    inputs, title = model.get_parameters(), model.get_friendly_name()
+    served = ov.Model([result], inputs, title)  # type: ignore[reportGeneralTypeIssues]
+    ov.save_model(served, place / XML, compress_to_fp16=False)
+    if names := precise.marked(folder / XML):
+        precise.mark(place / XML, names)
+    _compare(folder / XML, place / XML, contract, precision)
+    if _alike(folder / _BIN, place / _BIN):
+        (place / _BIN).unlink()
+        _link(folder / _BIN, place / _BIN)
+
+
+def _one(model: ov.Model) -> ov.Node:
+    """The axis 1: a constant that the model holds, or a new one."""
+    for op in model.get_ordered_ops():
+        if op.get_type_name() == "Constant" and op.get_output_element_type(0) == ov.Type.i64:
+            data = op.get_data()
+            if data.size == 1 and data.ndim <= 1 and int(data.reshape(-1)[0]) == 1:
+                return op
+    return ops.constant(np.array([1], dtype=np.int64))
+
+
+def _compare(ours: Path, served: Path, contract: Contract, precision: str) -> None:
+    """Raise RewriteError unless both give the same bits, for a short and a padded longer row."""
+    rng = np.random.default_rng(0)
+    length = min(16, contract.max_length)
+    ids = rng.integers(0, contract.vocab_size, (2, length), dtype=np.int64)
+    mask = np.ones_like(ids)
+    mask[1, length // 2 :] = 0
+    hint = {"INFERENCE_PRECISION_HINT": HINTS[precision], "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0}
+    found = []
+    for path, name in ((ours, contract.output), (served, HIDDEN)):
+        compiled = ov.Core().compile_model(path, "CPU", hint)
+        found.append(np.array(compiled({INPUT_IDS: ids, ATTENTION_MASK: mask})[name]))
+        del compiled
+    if not np.array_equal(found[0], found[1][:, 0]):
+        raise RewriteError(f"{served.name} for the server differs from the artifact's")
+
+
+def _alike(one: Path, other: Path, chunk: int = 1 << 24) -> bool:
+    if one.stat().st_size != other.stat().st_size:
+        return False
+    with one.open("rb") as a, other.open("rb") as b:
+        while block := a.read(chunk):
+            if block != b.read(chunk):
+                return False
+    return True
+
+
+def _link(source: Path, place: Path) -> None:
+    """The same file under another name; a copy across file systems."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source, place)
+    except OSError:
+        shutil.copyfile(source, place)
+
+
+def _write(path: Path, content: dict) -> None:
+    path.write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")

@@ -1,0 +1,106 @@
+"""The package is typed for those who use it: the wheel says so, and a consumer's code checks."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+CONSUMER = """
+from pathlib import Path
+
+import numpy as np
+
+from exporter import (
+    BuildOptions, Contract, Encoder, GateMissed, GoldfoldError, Result, export, load, verify,
+)
+
+results: list[Result] = export("model", ["openvino"], out=Path("out"), build=BuildOptions(batch=1))
+path: Path = results[0].path
+passed: bool = verify(path, threads=1).passed
+encoder: Encoder = load(path)
+contract: Contract = encoder.contract
+rows: np.ndarray = encoder.embed(["a text"], prompt="query", dims=256)
+vector: np.ndarray = encoder.run(np.ones((1, 2), np.int64), np.ones((1, 2), np.int64))
+try:
+    load("out")
+except GateMissed as missed:
+    code: int = missed.code
+except GoldfoldError:
+    raise
+"""
+WRONG = {
+    "load(3)": "reportArgumentType",
+    "export('model', dims='256')": "reportArgumentType",
+    "verify('out').pased": "reportAttributeAccessIssue",
+    "load('out').embed(['a'], dims='256')": "reportArgumentType",
+}
+
+
+def checked(text: str, place: Path) -> list[dict]:
+    """pyright's faults of a file that lies outside the project."""
+    file = place / "consumer.py"
+    file.write_text(text, "utf-8")
+    settings = {
+        "typeCheckingMode": "strict",
+        "extraPaths": [str(ROOT)],
+        "reportUnusedExpression": False,
+        "reportMissingTypeStubs": False,
+    }
+    (place / "pyrightconfig.json").write_text(json.dumps(settings), "utf-8")
+    pytest.importorskip("pyright", reason="pyright is not installed")
+    command = [sys.executable, "-m", "pyright", "--outputjson", "--pythonpath", sys.executable]
+    done = subprocess.run(command, cwd=place, capture_output=True, text=True, check=False)
+    return json.loads(done.stdout)["generalDiagnostics"]
+
+
+def test_a_consumer_s_code_checks_strictly(tmp_path: Path) -> None:
+    faults = checked(CONSUMER, tmp_path)
+    assert not faults, "\n".join(fault["message"] for fault in faults)
+
+
+def test_a_consumer_s_mistakes_are_told(tmp_path: Path) -> None:
+    head = "from exporter import export, load, verify\n"
+    faults = checked(head + "\n".join(WRONG) + "\n", tmp_path)
+    told = {fault["range"]["start"]["line"]: fault["rule"] for fault in faults}
+    assert [told.get(line) for line in range(1, len(WRONG) + 1)] == list(WRONG.values()), faults
+
+
+def test_public_names_are_there_and_said() -> None:
+    import exporter
+
+    for name in exporter.__all__:
+        assert getattr(exporter, name) is not None, name
+    assert set(exporter.__all__) <= set(dir(exporter))
+    page = (ROOT / "docs" / "api.md").read_text("utf-8")
+    homes = {getattr(exporter, n).__module__ for n in exporter.__all__ if n != "__version__"}
+    for home in homes:
+        assert f"::: {home}" in page, f"docs/api.md says nothing of {home}"
+
+
+def test_importing_the_package_loads_nothing_heavy() -> None:
+    code = (
+        "import sys, exporter; from exporter import GoldfoldError, BuildOptions, Contract; "
+        "print(sorted({'torch', 'transformers', 'openvino', 'onnxruntime'} & sys.modules.keys()))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_wheel_says_that_it_is_typed(tmp_path: Path) -> None:
+    pytest.importorskip("hatchling", reason="hatchling, which builds the wheel, is not installed")
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    (wheel,) = tmp_path.glob("*.whl")
+    names = set(zipfile.ZipFile(wheel).namelist())
+    assert {f"{package}/py.typed" for package in ("exporter", "targets", "golden")} <= names
+    assert not [name for name in names if name.startswith(("tests/", "docs/", "site/"))]
