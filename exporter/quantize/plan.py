@@ -3,7 +3,7 @@ laws that put them into the graph."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +23,8 @@ from exporter.quantize.sites import Site
 from exporter.quantize.statistics import Activation
 
 Progress = Callable[[int, int], None]
+Rounded = MutableMapping[tuple[str, Choice], Quantized]
+"""Integers that were worked out before, by constant and choice."""
 
 
 @dataclass(frozen=True)
@@ -94,12 +96,17 @@ def laws(
     program: Program,
     sequences: Sequence[Sequence[int]],
     progress: Progress = lambda done, total: None,
+    known: Mapping[str, Activation] | None = None,
+    rounded: Rounded | None = None,
 ) -> tuple[Pass, ...]:
     """The laws that quantize `program`, with their numbers.
 
     Args:
         sequences: token ids of the calibration texts. Not run where the recipe asks for none.
         progress: called with (done, total) texts, then matrices.
+        known: statistics of `program` that were recorded before, moments included; no text is
+            run then.
+        rounded: integers of matrices of `program`; read, and filled.
 
     Raises:
         UsageError: a rule that covers nothing, no calibration texts where they are needed.
@@ -107,11 +114,11 @@ def laws(
     """
     planned = check(recipe, program)
     asked = [one.site.x for one in planned if one.site.x is not None and _wants(one.choice)]
-    if asked and not sequences:
+    if asked and not sequences and known is None:
         raise UsageError(f"recipe {recipe.name} needs calibration texts, and there are none")
     moments = any(one.choice.rounding == "compensated" and one.choice.bits for one in planned)
-    found: dict[str, Activation] = {}
-    if asked:
+    found: Mapping[str, Activation] = known or {}
+    if asked and known is None:
         found = statistics.record(
             program, asked, sequences, moments, lambda done: progress(done, len(sequences))
         )
@@ -121,8 +128,12 @@ def laws(
     for done, one in enumerate(planned, start=1):
         site, choice = one.site, one.choice
         seen = found.get(site.x.name or "") if site.x is not None else None
-        if choice.bits and (site.stored.name or "") not in integers:
-            integers[site.stored.name or ""] = _rounded(site, choice, seen, orders)
+        name = site.stored.name or ""
+        if choice.bits and name not in integers:
+            held = None if rounded is None else rounded.get((name, choice))
+            integers[name] = held or _rounded(site, choice, seen, orders)
+            if rounded is not None:
+                rounded[name, choice] = integers[name]
         if choice.bits and choice.activations == "static" and seen is not None:
             assert site.x is not None
             steps[site.x.name or ""] = step(seen)
