@@ -37,8 +37,7 @@ def cheapest(costs: Sequence[np.ndarray], loads: Sequence[np.ndarray]) -> tuple[
 def greedy(costs: Sequence[np.ndarray], loads: Sequence[np.ndarray]) -> tuple[int, ...] | None:
     """From the least loads on, the step that saves most for the load it adds, while one fits."""
     chosen = [int(load.max(axis=1).argmin()) for load in loads]
-    total = sum(load[o] for load, o in zip(loads, chosen, strict=True))
-    assert isinstance(total, np.ndarray)
+    total = np.sum([load[o] for load, o in zip(loads, chosen, strict=True)], axis=0)
     if (total > 1 + _ROUND).any():
         return None
     while True:
@@ -66,7 +65,7 @@ def cost(costs: Sequence[np.ndarray], chosen: Sequence[int]) -> float:
 
 def fits(loads: Sequence[np.ndarray], chosen: Sequence[int]) -> bool:
     """Whether every row holds."""
-    total = sum(load[o] for load, o in zip(loads, chosen, strict=True))
+    total = np.sum([load[o] for load, o in zip(loads, chosen, strict=True)], axis=0)
     return bool(np.all(total <= 1 + _ROUND))
 
 

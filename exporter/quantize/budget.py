@@ -42,7 +42,7 @@ class Budget:
     def __str__(self) -> str:
         pairs = (("worst_cos", self.worst), ("mean_cos", self.mean))
         given = [(name, limit) for name, limit in pairs if limit is not None]
-        return ", ".join(f"{name} >= {1 - limit:.10g}" for name, limit in given)
+        return ", ".join(f"{name} >= {1 - limit:.15g}" for name, limit in given)
 
 
 def parse(texts: Sequence[str]) -> Budget:

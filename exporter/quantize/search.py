@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from exporter import registry
-from exporter.errors import GateMissed, UsageError
+from exporter.errors import UsageError
 from exporter.exporting import origin_of
 from exporter.model import check_finite, open_model
 from exporter.quantize import assign, ground, groups, timing, trials
@@ -274,7 +274,7 @@ def _probe(
     asked = [(group, c) for group in found for c in group.options if c.bits]
     recipes = [
         groups.recipe(
-            "probe", found, [c if one is group else groups.FLOAT for one in found], objective, False
+            "probe", found, [c if one is group else groups.FLOAT for one in found], objective, True
         )
         for group, c in asked
     ]
@@ -300,7 +300,8 @@ def _rounds(
                 break
             before.add(picked)
             chosen = tuple(g.options[o] for g, o in zip(seen.groups, picked, strict=True))
-            recipe = groups.recipe(name, seen.groups, chosen, seen.objective, True)
+            summary = f"found by a search for {seen.objective}: {seen.budget}"
+            recipe = groups.recipe(name, seen.groups, chosen, seen.objective, True, summary)
             tried = runner([recipe])[0]
             step = Step(
                 chosen, recipe, calls.estimate(picked), tried,
@@ -332,9 +333,3 @@ def _best(seen: Found) -> Step | None:
     if best is None or seen.floating is None or best[0] >= seen.floating.total:
         return None
     return best[1]
-
-
-def refuse(seen: Found) -> None:
-    """Raise GateMissed if nothing was found."""
-    if seen.best is None:
-        raise GateMissed(seen.failure())

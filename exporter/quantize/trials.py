@@ -142,7 +142,7 @@ class Runner:
 
         threads = max(1, (os.cpu_count() or 1) // self.jobs) if self.dask is None else None
         with _backend(self.dask):
-            parallel = Parallel(n_jobs=self.jobs, return_as="generator_unordered", batch_size=1)
+            parallel = Parallel(n_jobs=self.jobs, return_as="generator_unordered")
             tasks = (delayed(one)(self.folder, recipe, threads) for recipe in recipes)
             yield from parallel(tasks)  # type: ignore[misc]
 
