@@ -6,9 +6,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
-import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -16,7 +15,15 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
-from exporter import __version__, calibration, companions, interpret, pipeline, preparing
+from exporter import (
+    __version__,
+    bundle,
+    calibration,
+    companions,
+    interpret,
+    pipeline,
+    preparing,
+)
 from exporter.batching import batches
 from exporter.errors import ArtifactError, OutputError
 from exporter.model import Source
@@ -59,7 +66,7 @@ class Ground:
         copy = replace(self.program, model=self.program.model.clone())
         slow = any(recipe.choice(site).rounding == "compensated" for site in self.sites())
         laws = plan.laws(recipe, copy, (), known=self.known, rounded=self.rounded if slow else None)
-        pipeline.run(copy, laws)
+        Pipeline(before=self.program).run(copy, laws)
         return copy
 
     def errors(self, program: Program, threads: int | None = None) -> np.ndarray:
@@ -157,27 +164,19 @@ def load(folder: Path) -> Ground:
     return Ground(folder, program, known, record["texts"], exact)
 
 
-class _whole:
+@contextmanager
+def _whole(folder: Path) -> Iterator[Path]:
     """A fresh folder that takes its place when all is written, and vanishes otherwise."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def __enter__(self) -> Path:
-        try:
-            self.folder.parent.mkdir(parents=True, exist_ok=True)
-            self.fresh = Path(tempfile.mkdtemp(prefix=".ground-", dir=self.folder.parent))
-        except OSError as error:
-            raise OutputError(f"cannot write {self.folder}: {error.strerror}") from None
-        return self.fresh
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if kind is None:
-            self.fresh.rename(self.folder)
-            return
-        shutil.rmtree(self.fresh, ignore_errors=True)
-        if isinstance(error, OSError):
-            raise OutputError(f"cannot write {self.folder}: {error.strerror}") from None
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with bundle.scratch(folder.parent) as scratch:
+            fresh = scratch / folder.name
+            fresh.mkdir()
+            yield fresh
+            if not folder.exists():  # another search was quicker
+                fresh.rename(folder)
+    except OSError as error:
+        raise OutputError(f"cannot write {folder}: {error.strerror}") from None
 
 
 def _unit(rows: np.ndarray) -> np.ndarray:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from exporter import registry
+from exporter import bundle, registry
 from exporter.errors import UsageError
 from exporter.exporting import origin_of
 from exporter.model import check_finite, open_model
@@ -226,6 +226,7 @@ def _ground(
         known = folder.is_dir()
         stages.note(f"{source.name}, {'known from before' if known else 'new'}")
         if not known:
+            bundle.check_writable(state, "--state")
             check_finite(source, stages.step)
     if not known:
         ground.make(source, gains, folder, stages, trust_remote_code)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from exporter import calibration
+from exporter import calibration, interpret
 from exporter.quantize import timing, tuning
 
 
@@ -15,6 +15,12 @@ def few(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(calibration, "texts", lambda: calibrated)
     patch.setattr(tuning, "_LENGTHS", (60,))
     patch.setattr(calibration, "_LENGTHS", (60,))
+    real = interpret.Session.__init__  # a second thread would only wait for the first
+
+    def one_thread(self, model, optimise=True, threads=None) -> None:
+        real(self, model, optimise, 1)
+
+    patch.setattr(interpret.Session, "__init__", one_thread)
     patch.setattr(timing, "_RUNS", 2)
     patch.setattr(timing, "_SECONDS", 0.0)
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from exporter import cli, console
+from exporter import cli, console, preparing
 from exporter.errors import TargetError, UsageError
 from exporter.program import Program
 from exporter.quantize import budget, groups, outcome, plan, sites, trials
@@ -25,6 +25,7 @@ from exporter.quantize import recipe as recipes
 from exporter.quantize import search as searching
 from exporter.quantize.recipe import Choice
 from exporter.quantize.search import Found, search
+from tests.conftest import copy_of
 from tests.exporter.quantize.few import few
 
 TAKES = frozenset({"int8", "int4", "static"})
@@ -33,9 +34,11 @@ ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _few() -> Iterator[None]:
+def _few(legal_gemma: Program) -> Iterator[None]:
+    """Few texts, and one trace for all."""
     with pytest.MonkeyPatch.context() as patch:
         few(patch)
+        patch.setattr(preparing, "legal", lambda *args: copy_of(legal_gemma))
         yield
 
 
