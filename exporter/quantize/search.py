@@ -88,29 +88,23 @@ class Found:
     texts: int = 0
     seconds: float = 0.0
 
-    @property
-    def nearest(self) -> Step | None:
-        """The one that uses least of the budget, among those that round anything."""
-        rounding = [step for step in self.steps if any(c.bits for c in step.chosen)]
-        return min(rounding, key=lambda step: step.strain, default=None)
-
     def failure(self) -> str:
         """Why there is no best, in one sentence."""
-        near = self.nearest
-        if near is None:
-            return f"no recipe holds {self.budget}: what rounds least already misses it"
-        if near.strain <= 1:
-            timed = near.timed.total if near.timed else 0.0
-            own = self.floating.total if self.floating else 0.0
+        holding = [step.timed.total for step in self.steps if step.strain <= 1 and step.timed]
+        if holding and self.floating is not None:
             return (
-                f"nothing that holds {self.budget} is faster than floating point on "
-                f"{self.target}: {timed:.1f} ms at best, against {own:.1f} ms"
+                f"nothing found that holds {self.budget} is faster than floating point on "
+                f"{self.target}: {min(holding):.1f} ms at best, against {self.floating.total:.1f}"
             )
-        errors = near.tried.array
+        tried = [(f"joint trial {n}", step.tried) for n, step in enumerate(self.steps, start=1)]
+        tried += [(f"{groups.word(p.choice)} for {p.group.name} alone", p.tried)
+                  for p in self.probes]  # fmt: skip
+        if not tried:
+            return f"{self.target} takes no integers that fit {self.model}"
+        what, near = min(tried, key=lambda pair: self.budget.strain(pair[1].array))
         return (
-            f"no recipe found holds {self.budget}; the nearest, {near.bytes / 1e6:.1f} MB of "
-            f"weights against {self.floating_bytes / 1e6:.1f} MB, has worst_cos "
-            f"{1 - errors.max():.6f} and mean_cos {1 - errors.mean():.6f} on the tuning texts"
+            f"no recipe found holds {self.budget}; the nearest, {what}, has worst_cos "
+            f"{_cosine(near.array.max())} and mean_cos {_cosine(near.array.mean())}"
         )
 
 
@@ -147,6 +141,11 @@ class Calls:
         if real.max() > 1:
             self.ratio = self.ratio * (1 + self.haste)
             self.haste *= 2
+
+
+def _cosine(error: float) -> str:
+    """1 − error, with enough digits to tell it from 1."""
+    return f"{1 - error:.{max(6, 2 - int(np.floor(np.log10(max(error, 1e-12)))))}f}"
 
 
 def search(
@@ -294,26 +293,31 @@ def _rounds(
     """Choose, measure, learn, until nothing cheaper is believed in or nothing is rounded."""
     before: set[tuple[int, ...]] = set()
     held = 0
+
+    def measure(picked: tuple[int, ...]) -> Step:
+        chosen = tuple(g.options[o] for g, o in zip(seen.groups, picked, strict=True))
+        summary = f"found by a search for {seen.objective}: {seen.budget}"
+        recipe = groups.recipe(name, seen.groups, chosen, seen.objective, True, summary)
+        tried = runner([recipe])[0]
+        size = sum(group.bytes(c) for group, c in zip(seen.groups, chosen, strict=True))
+        cost, strain = assign.cost(calls.costs, picked), seen.budget.strain(tried.array)
+        return Step(chosen, recipe, calls.estimate(picked), tried, size, cost, strain)
+
     with stages("joint trials"):
         for number in range(1, _ROUNDS + 1):
             picked = calls.choose()
             if picked is None or picked in before or not any(picked) or held > _LOOSEN:
                 break
             before.add(picked)
-            chosen = tuple(g.options[o] for g, o in zip(seen.groups, picked, strict=True))
-            summary = f"found by a search for {seen.objective}: {seen.budget}"
-            recipe = groups.recipe(name, seen.groups, chosen, seen.objective, True, summary)
-            tried = runner([recipe])[0]
-            step = Step(
-                chosen, recipe, calls.estimate(picked), tried,
-                sum(group.bytes(c) for group, c in zip(seen.groups, chosen, strict=True)),
-                assign.cost(calls.costs, picked), seen.budget.strain(tried.array),
-            )  # fmt: skip
+            step = measure(picked)
             held += step.strain <= 1
             seen.steps.append(step)
-            calls.learn(picked, tried.array)
+            calls.learn(picked, step.tried.array)
             stages.detail(f"joint trial {number}: {step.strain:.2f} of the budget")
-        stages.note(f"{len(seen.steps)}, {held} of them within the budget")
+        alone = None if held else _alone(seen, calls)
+        if alone is not None:
+            seen.steps.append(measure(alone))
+        stages.note(f"{len(seen.steps)}, {held + (alone is not None)} of them within the budget")
     if watch is None:
         return
     with stages(f"time on {seen.target}"):
@@ -322,6 +326,22 @@ def _rounds(
         for done, step in enumerate(seen.steps, start=1):
             step.timed = watch(step.recipe)
             stages.step(done, len(seen.steps))
+
+
+def _alone(seen: Found, calls: Calls) -> tuple[int, ...] | None:
+    """Where no choice for all groups holds: the cheapest single group that does, as a choice. It
+    was measured already."""
+    found: list[tuple[float, tuple[int, ...]]] = []
+    floating = assign.cost(calls.costs, (0,) * len(seen.groups))
+    for probe in seen.probes:
+        picked = tuple(
+            group.options.index(probe.choice) if group is probe.group else 0
+            for group in seen.groups
+        )
+        cost = assign.cost(calls.costs, picked)
+        if seen.budget.holds(probe.tried.array) and cost < floating:
+            found.append((cost, picked))
+    return min(found, default=(0.0, None))[1]
 
 
 def _best(seen: Found) -> Step | None:

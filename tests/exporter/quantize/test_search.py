@@ -101,7 +101,9 @@ def test_estimate_is_near_what_is_measured(found: Found) -> None:
 def test_nothing_is_offered_where_nothing_holds(tiny: Path, state: Path, found: Found) -> None:
     none = search(str(tiny), budget.Budget(worst=1e-11), "size", state, "mine")
     assert none.best is None
-    assert "no recipe holds worst_cos >= 0.99999999999: " in none.failure()
+    assert "no recipe found holds worst_cos >= 0.99999999999; the nearest" in none.failure()
+    least = min(p.tried.array.max() for p in none.probes)
+    assert f"worst_cos {1 - least:.8f}"[:-1] in none.failure()
 
 
 def test_a_budget_that_the_estimate_misses_is_repaired(
@@ -125,6 +127,17 @@ def test_a_budget_that_the_estimate_misses_is_repaired(
     assert repaired.best.strain <= 1
     assert found.best is not None
     assert found.best.bytes < repaired.best.bytes < repaired.floating_bytes
+
+
+def test_what_one_group_alone_holds_is_not_given_up(
+    tiny: Path, state: Path, found: Found, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where every choice for all misses, the best single group is still an answer."""
+    monkeypatch.setattr(searching.Calls, "choose", lambda self: None)
+    alone = search(str(tiny), BOUNDS, "size", state, "mine")
+    assert alone.best is not None
+    assert sum(choice.bits > 0 for choice in alone.best.chosen) == 1
+    assert alone.ran == 0
 
 
 @pytest.mark.parametrize("objective", ["size", "speed"])
@@ -302,7 +315,7 @@ def test_command_fails_with_the_nearest(
     out = tmp_path / "mine.toml"
     args = ("--budget", "worst_cos>=0.99999999999", "--out", out, "--state", state, "--quiet")
     assert _run(tiny, *args) == 1
-    assert "no recipe holds" in capsys.readouterr().err
+    assert "no recipe found holds" in capsys.readouterr().err
     assert not out.exists()
 
 
