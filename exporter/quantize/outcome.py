@@ -153,9 +153,17 @@ def path(found: Found) -> Table:
             f"{errors.mean():.1e}",
             f"{step.estimate.mean():.1e}",
             f"{step.strain:.2f}",
-            "[bold green]chosen[/]" if step is found.best else "" if step.strain <= 1 else "misses",
+            _word(found, step),
         )
     return shown
+
+
+def _word(found: Found, step: Step) -> str:
+    if step is found.best:
+        return "[bold green]chosen[/]"
+    if step.share != 1:
+        return f"for {step.share:g} of it"
+    return "" if step.strain <= 1 else "misses"
 
 
 def assignment(found: Found, step: Step) -> Table:
@@ -201,7 +209,7 @@ def to_json(found: Found) -> dict[str, Any]:
         "joint": [
             {
                 "options": named(step.chosen), "bytes": step.bytes, "cost": step.cost,
-                "strain": step.strain, "estimated": step.estimate.tolist(),
+                "strain": step.strain, "share": step.share, "estimated": step.estimate.tolist(),
                 "errors": step.tried.errors, "seconds": step.tried.seconds,
                 "timed": timed(step.timed), "recipe": step.recipe.model_dump(mode="json"),
                 "chosen": step is found.best,

@@ -33,6 +33,9 @@ than it must, doubled each time, so that far fewer end in floating point everywh
 _HASTE = 0.02
 _LOOSEN = 4
 """Measurements after one that holds, in search of something cheaper."""
+_FRONT = (1 / 16, 1 / 4, 4.0)
+"""Budgets, as shares of the one asked for, that are tried as well: what a little more quality would
+cost, and what a little less would save."""
 _FLOOR = 1e-3
 """Shares of the budget below which a ratio of two of them says nothing."""
 _SMALL = 1e-4
@@ -63,6 +66,8 @@ class Step:
     """What the objective was estimated at."""
     strain: float
     """How much of the budget it uses; above 1 it does not hold."""
+    share: float = 1.0
+    """The share of the budget that it was chosen for."""
     timed: Timed | None = None
 
 
@@ -121,10 +126,10 @@ class Calls:
     haste: float = _HASTE
     taught: bool = False
 
-    def choose(self) -> tuple[int, ...] | None:
-        loads = [
-            np.stack([self.budget.loads(row) * self.ratio for row in rows]) for rows in self.errors
-        ]
+    def choose(self, share: float = 1.0) -> tuple[int, ...] | None:
+        """The cheapest choice that should hold so much of the budget."""
+        scale = self.ratio / share
+        loads = [np.stack([self.budget.loads(row) * scale for row in rows]) for rows in self.errors]
         return assign.cheapest(self.costs, loads)
 
     def estimate(self, picked: Sequence[int]) -> np.ndarray:
@@ -294,14 +299,14 @@ def _rounds(
     before: set[tuple[int, ...]] = set()
     held = 0
 
-    def measure(picked: tuple[int, ...]) -> Step:
+    def measure(picked: tuple[int, ...], share: float = 1.0) -> Step:
         chosen = tuple(g.options[o] for g, o in zip(seen.groups, picked, strict=True))
         summary = f"found by a search for {seen.objective}: {seen.budget}"
         recipe = groups.recipe(name, seen.groups, chosen, seen.objective, True, summary)
         tried = runner([recipe])[0]
         size = sum(group.bytes(c) for group, c in zip(seen.groups, chosen, strict=True))
         cost, strain = assign.cost(calls.costs, picked), seen.budget.strain(tried.array)
-        return Step(chosen, recipe, calls.estimate(picked), tried, size, cost, strain)
+        return Step(chosen, recipe, calls.estimate(picked), tried, size, cost, strain, share)
 
     with stages("joint trials"):
         for number in range(1, _ROUNDS + 1):
@@ -317,7 +322,13 @@ def _rounds(
         alone = None if held else _alone(seen, calls)
         if alone is not None:
             seen.steps.append(measure(alone))
-        stages.note(f"{len(seen.steps)}, {held + (alone is not None)} of them within the budget")
+        for share in _FRONT:
+            picked = calls.choose(share)
+            if picked is not None and picked not in before and any(picked):
+                before.add(picked)
+                seen.steps.append(measure(picked, share))
+        holding = sum(step.strain <= 1 for step in seen.steps)
+        stages.note(f"{len(seen.steps)}, {holding} of them within the budget")
     if watch is None:
         return
     with stages(f"time on {seen.target}"):

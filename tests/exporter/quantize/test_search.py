@@ -82,6 +82,13 @@ def test_what_is_written_is_what_was_found(found: Found, tmp_path: Path) -> None
     assert "chosen" in capture.get()
 
 
+def test_the_front_goes_beyond_the_budget_on_both_sides(found: Found) -> None:
+    by_share = {step.share: step for step in found.steps}
+    assert {0.25, 4.0} < by_share.keys()
+    assert by_share[0.25].bytes > by_share[1.0].bytes > by_share[4.0].bytes
+    assert by_share[0.25].strain < by_share[1.0].strain < by_share[4.0].strain
+
+
 def test_a_second_search_runs_nothing(found: Found, tiny: Path, state: Path) -> None:
     again = search(str(tiny), BOUNDS, "size", state, "other")
     assert again.ran == 0
@@ -133,7 +140,7 @@ def test_what_one_group_alone_holds_is_not_given_up(
     tiny: Path, state: Path, found: Found, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where every choice for all misses, the best single group is still an answer."""
-    monkeypatch.setattr(searching.Calls, "choose", lambda self: None)
+    monkeypatch.setattr(searching.Calls, "choose", lambda self, share=1.0: None)
     alone = search(str(tiny), BOUNDS, "size", state, "mine")
     assert alone.best is not None
     assert sum(choice.bits > 0 for choice in alone.best.chosen) == 1
