@@ -90,8 +90,8 @@ def test_assignment_holds_and_is_the_cheapest(
     assert assign.cost(costs, found) <= assign.cost(costs, simple)
     every = product(*(range(len(c)) for c in costs))
     least = min(assign.cost(costs, one) for one in every if assign.fits(loads, one))
-    # HiGHS is asked for 1e-6 of the largest cost, and takes sums that are that much above 1.
-    assert assign.cost(costs, found) <= least + 1e-4
+    # HiGHS is asked for 1e-3 of the cost; its own tolerances are far below.
+    assert assign.cost(costs, found) <= least * (1 + 1.1e-3) + 1e-6
 
 
 def test_what_cannot_hold_has_no_assignment() -> None:
