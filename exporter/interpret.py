@@ -38,10 +38,11 @@ _INLINE = 1024
 class Session:
     """An ONNX Runtime session over a model in memory; its weights are shared, not copied."""
 
-    def __init__(self, model: ir.Model, optimise: bool = True) -> None:
+    def __init__(self, model: ir.Model, optimise: bool = True, threads: int | None = None) -> None:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads or 0  # 0: one a core
         options.log_severity_level = 3
         options.add_session_config_entry(*EXACT)
         if not optimise:
@@ -84,11 +85,11 @@ class Session:
         return [np.asarray(array) for array in self._session.run(list(outputs), feeds)]
 
 
-def runner(program: Program, optimise: bool = True) -> Run:
+def runner(program: Program, optimise: bool = True, threads: int | None = None) -> Run:
     """A callable that runs `program` on token ids and a mask. Raises RewriteError if ORT refuses
     it."""
     try:
-        made = Session(program.model, optimise)
+        made = Session(program.model, optimise, threads)
     except Exception as error:
         reason = (str(error).splitlines() or [""])[0]
         raise RewriteError(f"ONNX Runtime refuses the graph: {reason}") from error

@@ -3,8 +3,9 @@ laws that put them into the graph."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -23,6 +24,8 @@ from exporter.quantize.sites import Site
 from exporter.quantize.statistics import Activation
 
 Progress = Callable[[int, int], None]
+Rounded = MutableMapping[tuple[str, Choice], Quantized]
+"""Integers that were worked out before, by constant and choice."""
 Arrays = dict[str, np.ndarray]
 Keep = Callable[[str, Callable[[], Arrays]], Arrays]
 """(what, make) → what `make` gives, or gave another time for the same program, recipe and texts."""
@@ -108,6 +111,8 @@ def laws(
     sequences: Sequence[Sequence[int]],
     progress: Progress = lambda done, total: None,
     keep: Keep = now,
+    known: Mapping[str, Activation] | None = None,
+    rounded: Rounded | None = None,
 ) -> tuple[Pass, ...]:
     """The laws that quantize `program`, with their numbers.
 
@@ -115,13 +120,17 @@ def laws(
         sequences: token ids of the calibration texts. Not run where the recipe asks for none.
         progress: called with (done, total) texts, then matrices.
         keep: is asked for what takes work.
+        known: statistics of `program` that were recorded before, moments included; no text is
+            run then.
+        rounded: integers of matrices of `program` that took work; read, and filled.
 
     Raises:
         UsageError: a rule that covers nothing, no calibration texts where they are needed.
         RewriteError: a calibration text makes a value infinite or NaN.
     """
     planned = check(recipe, program)
-    if any(one.site.x is not None and _wants(one.choice) for one in planned) and not sequences:
+    asked = any(one.site.x is not None and _wants(one.choice) for one in planned)
+    if asked and not sequences and known is None:
         raise UsageError(f"recipe {recipe.name} needs calibration texts, and there are none")
     first: dict[str, Planned] = {}
     for one in planned:
@@ -129,7 +138,8 @@ def laws(
             first.setdefault(one.site.stored.name or "", one)
     worked: Arrays = {}
     if any(map(_is_work, first.values())) or any(_wants(one.choice) for one in planned):
-        worked = keep("integers", lambda: _work(planned, first, program, sequences, progress))
+        work = partial(_work, planned, first, program, sequences, progress, known, rounded)
+        worked = keep("integers", work)
     integers = {
         name: _gathered(worked, name, one) if _is_work(one) else _rounded(one)
         for name, one in first.items()
@@ -150,12 +160,14 @@ def _work(
     program: Program,
     sequences: Sequence[Sequence[int]],
     progress: Progress,
+    known: Mapping[str, Activation] | None,
+    rounded: Rounded | None,
 ) -> Arrays:
     """All that needs statistics or a search: integers of each of `first`, and steps, by name."""
     asked = [one.site.x for one in planned if one.site.x is not None and _wants(one.choice)]
     moments = any(one.choice.rounding == "compensated" and one.choice.bits for one in planned)
-    found: dict[str, Activation] = {}
-    if asked:
+    found: Mapping[str, Activation] = known or {}
+    if asked and known is None:
         found = statistics.record(
             program, asked, sequences, moments, lambda done: progress(done, len(sequences))
         )
@@ -165,7 +177,11 @@ def _work(
         name, x = one.site.stored.name or "", one.site.x
         seen = found.get(x.name or "") if x is not None else None
         if first.get(name) is one and _is_work(one):
-            arrays |= _spread(name, _rounded(one, seen, orders))
+            held = None if rounded is None else rounded.get((name, one.choice))
+            held = held or _rounded(one, seen, orders)
+            if rounded is not None:
+                rounded[name, one.choice] = held
+            arrays |= _spread(name, held)
         if one.choice.bits and one.choice.activations == "static" and seen is not None:
             assert x is not None
             arrays[f"{x.name or ''}/step"] = np.array(step(seen))

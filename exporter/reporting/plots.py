@@ -7,8 +7,9 @@ give the same bytes.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from exporter.reporting.collect import ArtifactFigures, Report, TextFigures
 from golden.report import human_size
@@ -228,6 +229,56 @@ def drift(artifact: ArtifactFigures) -> Plot | None:
         _y_ticks(y),
         tuple(dots),
         path=path,
+    )
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One point of a front: less of both is better."""
+
+    x: float
+    y: float
+    style: str
+    title: str
+    label: str = ""
+
+
+def front(
+    title: str,
+    note: str,
+    axis: str,
+    measure: str,
+    candidates: Sequence[Candidate],
+    limit: float | None,
+    name: Callable[[Any], str] = human_size,
+    key: tuple[tuple[str, str], ...] = (),
+) -> Plot:
+    """What quality costs: `candidates` by what they cost and by 1−cos, with a line through those
+    that no other beats at both. There is one at least.
+
+    Args:
+        axis, measure: what x and y are called; `name` writes a tick of x.
+        limit: a 1−cos to draw a rule at.
+    """
+    x = _linear(axis, 0.0, max(one.x for one in candidates) * 1.15, name)
+    y = _decades(measure, [one.y for one in candidates] + ([limit] if limit else []))
+    dots = [Dot(_x(x.at(c.x)), _y(y.at(c.y)), c.style, c.title, radius=4.0) for c in candidates]
+    best: list[Candidate] = []
+    for one in sorted(candidates, key=lambda c: (c.x, c.y)):
+        if not best or one.y < best[-1].y:
+            best.append(one)
+    points = [f"{_x(x.at(one.x))},{_y(y.at(one.y))}" for one in best]
+    return Plot(
+        title,
+        note,
+        x.title,
+        y.title,
+        _x_ticks(x),
+        _y_ticks(y),
+        tuple(_labelled(dots, [c.label for c in candidates])),
+        rules=(Rule(_y(y.at(limit)), f"budget {limit:.1g}"),) if limit else (),
+        path="M" + "L".join(points) if len(points) > 1 else "",
+        key=key,
     )
 
 
