@@ -122,7 +122,7 @@ def scales(
 
 
 def _representable(scale: np.ndarray) -> np.ndarray:
-    """Scales rounded to fp16, and none of them 0 or infinite: what is too large even so is clipped."""
+    """Scales rounded to fp16, none of them 0 or infinite; what is too large even so is clipped."""
     half = np.minimum(scale, np.finfo(np.float16).max).astype(np.float16)
     return np.where(half > 0, half, np.float16(1)).astype(np.float32)
 
