@@ -106,13 +106,13 @@ def scales(
     blocks = grid.blocks(inputs)
     parts = matrix.reshape(channels, blocks, -1)
     widest = np.maximum(parts.max(axis=2) / grid.high, parts.min(axis=2) / grid.low)
-    full = _representable(widest)
+    full = representable(widest)
     if not search:
         return full
     weight = 1.0 if importance is None else importance.reshape(blocks, -1).astype(np.float32)
     best, least = full, np.full(full.shape, np.inf, np.float32)
     for ratio in _RATIOS:
-        tried = _representable(full * np.float32(ratio))
+        tried = representable(full * np.float32(ratio))
         steps = tried[:, :, None]
         error = parts - np.clip(np.rint(parts / steps), grid.low, grid.high) * steps
         cost = (error * error * weight).sum(axis=2)
@@ -121,7 +121,7 @@ def scales(
     return best
 
 
-def _representable(scale: np.ndarray) -> np.ndarray:
+def representable(scale: np.ndarray) -> np.ndarray:
     """Scales rounded to fp16, none of them 0 or infinite; what is too large even so is clipped."""
     half = np.minimum(scale, np.finfo(np.float16).max).astype(np.float16)
     return np.where(half > 0, half, np.float16(1)).astype(np.float32)

@@ -19,6 +19,7 @@ from exporter.program import Program
 from exporter.quantize import sites as all_sites
 from exporter.quantize import statistics
 from exporter.quantize.compensate import Order, compensated
+from exporter.quantize.ongrid import recovered
 from exporter.quantize.recipe import Choice, Recipe
 from exporter.quantize.sites import Site
 from exporter.quantize.statistics import Activation
@@ -125,7 +126,8 @@ def laws(
         rounded: integers of matrices of `program` that took work; read, and filled.
 
     Raises:
-        UsageError: a rule that covers nothing, no calibration texts where they are needed.
+        UsageError: a rule that covers nothing, no calibration texts where they are needed, a matrix
+            off the grid that it should lie on.
         RewriteError: a calibration text makes a value infinite or NaN.
     """
     planned = check(recipe, program)
@@ -191,7 +193,8 @@ def _work(
 
 def _is_work(one: Planned) -> bool:
     """Whether integers take more than rounding to the nearest."""
-    return one.choice.bits == 4 or (one.choice.rounding == "compensated" and one.site.x is not None)
+    compensates = one.choice.rounding == "compensated" and one.site.x is not None
+    return one.choice.bits == 4 or compensates or one.choice.rounding == "on-grid"
 
 
 def _spread(name: str, found: Quantized) -> Arrays:
@@ -206,9 +209,9 @@ def _gathered(arrays: Arrays, name: str, one: Planned) -> Quantized:
 
 def _wants(choice: Choice) -> bool:
     """Whether a choice cannot be made without statistics."""
-    return bool(choice.bits) and (
-        choice.activations == "static" or choice.bits == 4 or choice.rounding == "compensated"
-    )
+    searched = choice.bits == 4 and choice.rounding == "nearest"
+    weighed = searched or choice.rounding == "compensated"
+    return bool(choice.bits) and (choice.activations == "static" or weighed)
 
 
 class _Orders:
@@ -228,6 +231,8 @@ def _rounded(
     one: Planned, seen: Activation | None = None, orders: _Orders | None = None
 ) -> Quantized:
     site, choice, matrix = one.site, one.choice, one.site.matrix
+    if choice.rounding == "on-grid":
+        return _recovered(site, choice)
     if (
         orders is not None
         and choice.rounding == "compensated"
@@ -239,6 +244,17 @@ def _rounded(
         return nearest(matrix, choice.grid, search=choice.bits < 8, columns=sizes(matrix))
     importance = None if seen is None else seen.strength
     return nearest(matrix, choice.grid, importance, search=choice.bits < 8)
+
+
+def _recovered(site: Site, choice: Choice) -> Quantized:
+    found = recovered(site.matrix, choice.grid)
+    if found is None:
+        each = f"blocks of {choice.block}" if choice.block else "channels"
+        raise UsageError(
+            f"{site.place} ({site.kind}) does not lie on a grid of {choice.bits} bits with a scale "
+            f"for {each}: say the grid that the checkpoint was trained with, or another rounding"
+        )
+    return found
 
 
 def step(seen: Activation) -> float:

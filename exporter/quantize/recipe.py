@@ -9,7 +9,7 @@ dynamic = 128                # runtimes that can may round what integers are mul
 [weights]                    # every linear map …
 bits = 8                     # 8, 4, or 0 for floating point
 block = 0                    # one scale for so many neighbouring inputs; 0 is one a channel
-rounding = "nearest"         # or "compensated"
+rounding = "nearest"         # or "compensated", or "on-grid"
 activations = "none"         # what it reads: "none" or "static" (8 bits, one scale)
 
 [table]                      # … the table of embeddings …
@@ -38,7 +38,7 @@ from exporter.quantize.sites import KINDS, Site
 SHIPPED = Path(__file__).parent / "recipes"
 
 Bits = Literal[0, 4, 8]
-Rounding = Literal["nearest", "compensated"]
+Rounding = Literal["nearest", "compensated", "on-grid"]
 Activations = Literal["none", "static"]
 
 
@@ -50,7 +50,8 @@ class Choice(BaseModel):
     bits: Bits = 0
     block: int = Field(default=0, ge=0)
     rounding: Rounding = "nearest"
-    """"compensated" is GPTQ."""
+    """"compensated" is GPTQ; "on-grid" finds the integers that the matrix was made of, and refuses
+    one that was not."""
     activations: Activations = "none"
 
     @property
