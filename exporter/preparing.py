@@ -120,6 +120,7 @@ def record_ranges(program: Program, stages: Stages) -> dict[str, float]:
     """The largest magnitude of every value on the calibration texts."""
     sequences = calibration.sequences(program)
     peaks = ranges.record(program, sequences, lambda done: stages.step(done, len(sequences)))
-    name, peak = max(peaks.items(), key=lambda item: item[1], default=("nothing", 0.0))
+    own = [(peak, name) for name, peak in peaks.items() if not name.endswith(ranges.SCORES)]
+    peak, name = max(own, default=(0.0, "nothing"))
     stages.note(f"{len(sequences)} calibration texts; the largest value is {peak:,.0f} at {name}")
     return peaks
