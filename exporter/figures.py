@@ -12,7 +12,7 @@ class LayerLook(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
     layer: str
-    """As the source model calls it."""
+    """As the source model calls it; the last one is `sentence_embedding`, against its golden."""
     worst: float
     worst_id: str
 

@@ -32,15 +32,15 @@ def layers(artifact: ArtifactFigures) -> Plot | None:
     )
     every = max(1, round(len(found) / 12))
     numbers = tuple(
-        Tick(dot.x, step.layer.rpartition(".")[2])
+        Tick(dot.x, step.layer.rpartition(".")[2] if "." in step.layer else "out")
         for index, (dot, step) in enumerate(zip(dots, found, strict=True))
-        if index % every == 0
+        if index % every == 0 or "." not in step.layer
     )
     rounded = "" if artifact.emulated is None else ", every value rounded in emulation"
     return Plot(
         "Drift by layer",
         f"The artifact's program{rounded}, against the source model in torch: what leaves each"
-        " layer, the worst of a few short texts.",
+        " layer, and the embedding (out) against its golden; the worst of a few short texts.",
         x.title,
         y.title,
         numbers,

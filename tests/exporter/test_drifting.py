@@ -42,10 +42,11 @@ def test_drift_after_every_layer_and_ranges_are_recorded(tiny: Path, tmp_path: P
     records = [result.bundle.verdict for result in (whole, half)]
     assert all(record is not None for record in records)
     exact, rounded = (record for record in records if record is not None)
-    names = [look.layer for look in exact.layers]
+    *names, last = [look.layer for look in exact.layers]
+    assert last == "sentence_embedding"
     assert names == [f"transformer.layers.{i}" for i in range(len(names))] and len(names) > 1
     assert all(look.worst < 1e-11 for look in exact.layers)
-    assert [look.layer for look in rounded.layers] == names
+    assert [look.layer for look in rounded.layers] == [*names, last]
     assert all(1e-10 < look.worst < 1e-4 for look in rounded.layers)
     assert exact.ranges == ()
     found = {row.kind: row for row in rounded.ranges}
