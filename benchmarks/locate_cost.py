@@ -5,9 +5,10 @@ answer is right.
 
 A fault is planted in one layer: `weight` scales a quarter of the rows of its attention's output
 projection by 1.1 in the traced program; `build` gives its last norm another epsilon in what
-OpenVINO is handed. The export is a real one in fp32, but for the golden texts: only those of up to
-300 tokens, since locating looks at one, whatever their number. Seconds are of the stage `locate`;
-those of the whole export stand beside them. Peak resident memory is the kernel's VmHWM during the
+OpenVINO is handed; `none` plants nothing, and times the look at every layer that `--verify-each`
+takes at an artifact that passes. The export is a real one in fp32, but for the golden texts: only those of up to
+300 tokens, since locating looks at one, whatever their number. Seconds are of the stage `locate` (or
+`layers`); those of the whole export stand beside them. Peak resident memory is the kernel's VmHWM during the
 stage. Linux only.
 """
 
@@ -27,11 +28,13 @@ from export_cost import Meter
 import targets.openvino.build as openvino_build
 from exporter import exporting, preparing
 from exporter.errors import GoldfoldError
-from exporter.probing import SHORT
+from exporter.probing import SHORT, Drift, Look
 from exporter.program import MODULE, Program
 
 OUTPUTS = ("o_proj", "attention.output.dense", "attn.Wo", "attn.o")
 """How the modules of output projections end, by family."""
+
+NOTHING: dict[str, Any] = {"after": "", "worst": 0.0, "mean": 0.0, "worst_id": ""}
 
 
 def in_layer(graph: ir.Graph, layer: int) -> list[ir.Node]:
@@ -78,14 +81,16 @@ def plant(fault: str, layer: int) -> None:
         preparing.traced = wrong_trace
     elif fault == "build":
         openvino_build.convert = wrong_build
+    elif fault == "none":  # the looks between passes are not what is timed
+        exporting.Drift = lambda *args: Drift(*args, looker=lambda *_: Look(**NOTHING))
     else:
-        raise SystemExit(f"error: --fault {fault}; there are weight and build")
+        raise SystemExit(f"error: --fault {fault}; there are weight, build and none")
 
 
 def main(
     model: Annotated[str, typer.Argument(help="A SentenceTransformer folder, or a hub id.")],
     layer: Annotated[int, typer.Option(min=0, help="Where the fault is.")] = 12,
-    fault: Annotated[str, typer.Option(help="weight or build.")] = "weight",
+    fault: Annotated[str, typer.Option(help="weight, build or none.")] = "weight",
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write JSON here.")] = None,
 ) -> None:
     """Plant, export once, and print what was found and what that took."""
@@ -93,23 +98,31 @@ def main(
     meter = Meter()
     with tempfile.TemporaryDirectory() as out:
         try:
-            (result,) = exporting.export(model, ["openvino"], ["fp32"], out, listener=meter)
+            (result,) = exporting.export(
+                model, ["openvino"], ["fp32"], out, verify_each=fault == "none", listener=meter
+            )
         except GoldfoldError as error:
             raise SystemExit(f"error: {error}") from None
-    found = None if result.bundle.verdict is None else result.bundle.verdict.location
-    if found is None:
+    verdict = result.bundle.verdict
+    assert verdict is not None
+    found, stage = verdict.location, "layers" if fault == "none" else "locate"
+    if found is None and fault != "none":
         raise SystemExit("error: the artifact passed, or nothing was located: no fault to find")
-    row = next(row for row in meter.rows if row["stage"] == "locate")
-    rest = sum(float(one["seconds"]) for one in meter.rows if one["stage"] != "locate")
-    print(f"{found.kind}, {found.layer}, {found.module}: {found.sentence}")
-    print(f"locate {row['seconds']:.1f} s, peak {row['peak_gb']:.2f} GB; the rest {rest:.1f} s")
+    row = next(row for row in meter.rows if row["stage"] == stage)
+    rest = sum(float(one["seconds"]) for one in meter.rows if one["stage"] != stage)
+    if found is not None:
+        print(f"{found.kind}, {found.layer}, {found.module}: {found.sentence}")
+    for look in verdict.layers:
+        print(f"{look.layer}: 1−cos {look.worst:.1e} ({look.worst_id})")
+    print(f"{stage} {row['seconds']:.1f} s, peak {row['peak_gb']:.2f} GB; the rest {rest:.1f} s")
     if json_file is not None:
         record = {
             "model": Path(model).name,
             "machine": {"processor": platform.machine(), "system": platform.system()},
             "versions": dict(result.bundle.manifest.versions),
             "planted": {"fault": fault, "layer": layer},
-            "found": found.model_dump(mode="json"),
+            "found": None if found is None else found.model_dump(mode="json"),
+            "layers": [look.model_dump(mode="json") for look in verdict.layers],
             "stages": meter.rows,
         }
         json_file.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
