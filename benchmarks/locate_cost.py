@@ -6,10 +6,10 @@ answer is right.
 A fault is planted in one layer: `weight` scales a quarter of the rows of its attention's output
 projection by 1.1 in the traced program; `build` gives its last norm another epsilon in what
 OpenVINO is handed; `none` plants nothing, and times the look at every layer that `--verify-each`
-takes at an artifact that passes. The export is a real one in fp32, but for the golden texts: only those of up to
-300 tokens, since locating looks at one, whatever their number. Seconds are of the stage `locate` (or
-`layers`); those of the whole export stand beside them. Peak resident memory is the kernel's VmHWM during the
-stage. Linux only.
+takes at an artifact that passes. The export is a real one in fp32, but for the golden texts: only
+those of up to 300 tokens, since locating looks at one, whatever their number. Seconds are of the
+stage `locate` (or `layers`); those of the whole export stand beside them. Peak resident memory is
+the kernel's VmHWM during the stage. Linux only.
 """
 
 from __future__ import annotations
