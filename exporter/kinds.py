@@ -19,6 +19,7 @@ from exporter.ranges import SCORES
 
 STREAM = "residual stream"
 ATTENTION_SCORES = "attention scores"
+OTHER = "other"
 _ACTIVATIONS = frozenset({"Gelu", "Erf", "Tanh", "Sigmoid", "Relu"})
 _MOVERS = frozenset({"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Split", "Cast"})
 
@@ -56,12 +57,12 @@ def _kind(node: ir.Node, found: Mapping[ir.Value, str]) -> str:
     if op == "MatMul":  # attention as the source model spells it
         return ATTENTION_SCORES if _reaches_softmax(node) else "attention's output"
     if op == "Add" and len(computed) == 2:
-        return found.get(computed[0], "") if _reaches_softmax(node) else STREAM
+        return found.get(computed[0], OTHER) if _reaches_softmax(node) else STREAM
     if op == "Mul" and len(computed) == 2:
         return "MLP product"
     # A bias, a factor, or a move: still the value that it reads.
-    known = [found[v] for v in computed if v in found]
-    return known[0] if known else "other"
+    known = [found[v] for v in computed if found.get(v, OTHER) != OTHER]
+    return known[0] if known else OTHER
 
 
 def _fixed(value: ir.Value) -> bool:
@@ -98,7 +99,7 @@ def summary(
     grouped: dict[str, list[tuple[float, float, str]]] = {}
     for name, peak in peaks.items():
         own = name.removesuffix(SCORES)
-        kind = ATTENTION_SCORES if own != name else kinds.get(name, "other")
+        kind = ATTENTION_SCORES if own != name else kinds.get(name, OTHER)
         grouped.setdefault(kind, []).append((peak, peak * 2.0 ** -exponents.get(name, 0), own))
     found = []
     for kind, rows in grouped.items():
