@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format golden export verify docs bench speed clean
+.PHONY: help setup demo test lint format golden export verify report docs bench speed clean
 
 PYTHON    ?= python3
 VENV      := .venv
@@ -48,6 +48,9 @@ export: $(STAMP) need-model  ## export MODEL to OUT for TARGETS in PRECISION, an
 
 verify: $(STAMP)  ## check every artifact in OUT again
 	$(BIN)/goldfold verify $(OUT)
+
+report: $(STAMP)  ## report.html, report.json and junit.xml of OUT, every artifact timed in turn
+	$(BIN)/goldfold report $(OUT) --speed
 
 docs: $(STAMP)  ## write docs/passes.md, docs/schema/ and, from a run of them all, docs/families.md
 	$(BIN)/python -m exporter.lawbook > docs/passes.md
