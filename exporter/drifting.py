@@ -7,6 +7,8 @@ Runtime, rounded to its types where it has half ones.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import onnx_ir as ir
 
@@ -51,7 +53,7 @@ def _compared(made: Made, goldens: Goldens, stages: Stages) -> tuple[LayerLook, 
     half = is_half(program)
     stages.detail("the program")
     here = layers.values_of(program, ids, mask, numbered, rounded=half)
-    for name in _moved(made, program):
+    for name in moved(made.pipeline.trail, program):
         here.pop(name, None)
     embedded = (emulate.runner if half else interpret.runner)(program)(ids, mask)
     stages.detail("the source model")
@@ -69,9 +71,12 @@ def _compared(made: Made, goldens: Goldens, stages: Stages) -> tuple[LayerLook, 
     return tuple(worst.values())
 
 
-def _moved(made: Made, program: Program) -> list[str]:
-    """The layer that is pooled as it stands, if a law has moved its gain behind the pooling."""
-    if not any(law == "sink-linear-past-mean" for law, _ in made.pipeline.trail):
+def moved(trail: Sequence[tuple[str, str]], program: Program) -> list[str]:
+    """The layer that is pooled as it stands, if a law has moved its gain behind the pooling.
+
+    `trail` is as in exporter.pipeline.Pipeline.
+    """
+    if not any(law == "sink-linear-past-mean" for law, _ in trail):
         return []
     return [
         name

@@ -12,6 +12,7 @@ import pytest
 from exporter import bundle, drifting, export, exporting, kinds, preparing, ranges
 from exporter.bundle import VerdictRecord
 from exporter.model import open_model
+from exporter.passes import law
 from exporter.passes.scale_residual import FP16_MAX, ScaleResidual
 from exporter.program import MODULE, Program
 from exporter.simplify import simplify
@@ -19,6 +20,7 @@ from exporter.trace import trace
 from exporter.verifying import verify
 from golden import store
 from tests.conftest import Exported, copy_of
+from tests.exporter import small
 
 
 @pytest.fixture(scope="module")
@@ -128,3 +130,35 @@ def test_names_of_numbered_layers() -> None:
     assert drifting.numbered("transformer.layers.3.mlp.up") == "transformer.layers.3"
     assert drifting.numbered("transformer.embeddings.word") == ""
     assert drifting.numbered("stages.1.linear") == ""
+
+
+@pytest.mark.parametrize("between", ["nothing", "cast", "norm"])
+def test_layer_whose_gain_went_behind_the_pooling_is_left_out(between: str) -> None:
+    middle = {
+        "nothing": "c = Identity(a)",
+        "cast": "c = Cast <to: int = 1> (a)",
+        "norm": "c = LayerNormalization(a, g)",
+    }[between]
+    model = law.graph(
+        f"""
+        f (float[batch,tokens,4] x, float[4,4] w, float[4] g) => (float[batch,4] y)
+        {{
+            a = MatMul(x, w)
+            {middle}
+            axis = Constant <value: tensor = int64[1] {{1}}> ()
+            y = ReduceMean <keepdims: int = 0> (c, axis)
+        }}
+        """
+    )
+    places = {"a": "transformer.layers.0.out", "c": "stages.0", "y": "stages.0"}
+    if between == "norm":
+        places["c"] = "transformer.norm"
+    if between == "cast":
+        places["c"] = "transformer"
+    for node in model.graph:
+        node.metadata_props[MODULE] = places.get(node.outputs[0].name or "", "")
+    program = Program(model, small.program().contract)
+    trail = [("sink-linear-past-mean", "stages.0")]
+    expected = [] if between == "norm" else ["transformer.layers.0"]
+    assert drifting.moved(trail, program) == expected
+    assert drifting.moved([], program) == []
