@@ -18,15 +18,19 @@ _NEAR = 58, 13
 
 def front(report: Report) -> tuple[str, ...]:
     """Folders of the passed artifacts that no other passed one beats: at least as small, as fast at
-    every shape and as close to the reference, and better in one. Speed counts where all were timed
-    in the same turns."""
+    every shape and as close to the reference, and better in one. Speed counts between two
+    that were timed in the same turns."""
     able = [a for a in report.artifacts if a.state == "passed" and a.judged is not None]
-    scores = {a.folder: _score(a, report, _comparable(able)) for a in able}
     return tuple(
-        name
-        for name, mine in scores.items()
-        if not any(_beats(other, mine) for key, other in scores.items() if key != name)
+        mine.folder
+        for mine in able
+        if not any(_better(other, mine, report) for other in able if other is not mine)
     )
+
+
+def _better(a: ArtifactFigures, b: ArtifactFigures, report: Report) -> bool:
+    same = a.speed is not None and b.speed is not None and a.speed.taken == b.speed.taken
+    return _beats(_score(a, report, same), _score(b, report, same))
 
 
 def _score(artifact: ArtifactFigures, report: Report, timed: bool) -> tuple[float, ...]:
@@ -37,12 +41,6 @@ def _score(artifact: ArtifactFigures, report: Report, timed: bool) -> tuple[floa
 
 def _beats(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
     return all(x <= y for x, y in zip(a, b, strict=True)) and a != b
-
-
-def _comparable(artifacts: Sequence[ArtifactFigures]) -> bool:
-    """Whether all were timed, in the same turns."""
-    speeds = [artifact.speed for artifact in artifacts]
-    return bool(speeds) and None not in speeds and len({s.taken for s in speeds if s}) == 1
 
 
 def pictures(report: Report) -> list[Plot]:
