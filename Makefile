@@ -54,8 +54,8 @@ export: $(STAMP) need-model  ## export MODEL to OUT for TARGETS in PRECISION, an
 verify: $(STAMP)  ## check every artifact in OUT again
 	$(BIN)/goldfold verify $(OUT)
 
-report: $(STAMP)  ## write OUT/report.html, report.json and junit.xml of what lies in OUT
-	$(BIN)/goldfold report $(OUT)
+report: $(STAMP)  ## report.html, report.json and junit.xml of OUT, every artifact timed in turn
+	$(BIN)/goldfold report $(OUT) --speed
 
 ci: $(STAMP) need-model  ## what the workflow for users does: export MODEL, verify it anew, report
 	@status=0; for step in ci-export ci-verify ci-report; do \

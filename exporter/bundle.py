@@ -26,6 +26,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from exporter import registry
 from exporter.errors import ArtifactError, OutputError
+from exporter.figures import KindRange, LayerLook, Speed
 from exporter.location import Location
 from exporter.options import NOTHING_ASKED, BuildOptions
 from exporter.pipeline import PassReport
@@ -137,6 +138,12 @@ class VerdictRecord(BaseModel):
     """The further heads, by output, on the short texts; "… emulated" with every value rounded."""
     drift: tuple[Look, ...] = ()
     """The drift after every pass, where the export was asked for it."""
+    layers: tuple[LayerLook, ...] = ()
+    """Likewise after every layer, against the source model (exporter/drifting.py)."""
+    ranges: tuple[KindRange, ...] = ()
+    """How large values get, where half precision asked for that."""
+    speed: Speed | None = None
+    """What `goldfold report --speed` measured last."""
     location: Location | None = None
     """Where one that missed its gate goes wrong, as its export found it (exporter/locating.py)."""
     timings: tuple[Timing, ...]

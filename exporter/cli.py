@@ -81,7 +81,7 @@ def export(
         Path | None, typer.Option(help="Write the graph after every pass into this folder.")
     ] = None,
     verify_each: Annotated[
-        bool, typer.Option("--verify-each", help="Record the drift after every pass.")
+        bool, typer.Option("--verify-each", help="Record the drift after every pass and layer.")
     ] = False,
     no_locate: Annotated[
         bool, typer.Option("--no-locate", help="Do not look where a missed gate comes from.")

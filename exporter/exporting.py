@@ -18,7 +18,9 @@ from exporter import (
     asking,
     bundle,
     companions,
+    drifting,
     heads,
+    kinds,
     locating,
     pipeline,
     registry,
@@ -29,6 +31,7 @@ from exporter.bundle import Bundle, Manifest, Origin
 from exporter.cache import open_cache
 from exporter.encoder import open_encoder
 from exporter.errors import UsageError
+from exporter.figures import KindRange, LayerLook
 from exporter.model import Source, check_finite, open_model
 from exporter.options import NOTHING_ASKED, BuildOptions, check_taken
 from exporter.passes.set_precision import SetPrecision
@@ -94,7 +97,7 @@ def export(
         force: write into a folder that holds other things; only artifacts are ever replaced.
         trust_remote_code: run code and unpickle weights that come with the model.
         options: passes to skip, where to stop, where to dump (exporter.pipeline.Options).
-        verify_each: measure the drift after every pass, and record it in verdict.json.
+        verify_each: record the drift after every pass and, with `locate`, every layer.
         max_length: the most tokens a text may have; the model's own number if not given.
         dims: sizes of the embedding (Matryoshka); the largest is `sentence_embedding`, the others
             are further outputs. The model's own if not given.
@@ -265,6 +268,7 @@ class _Built:
     """How it came to be, if a fault is to be located."""
     first_timing: int
     first_look: int
+    ranges: tuple[KindRange, ...]
 
 
 def _build(
@@ -286,7 +290,10 @@ def _build(
     first_look = len(job.drift.looks) if job.drift is not None else 0
     with stages(f"build {name}"):
         census, attention = program.census(), program.attention()
+        peaks = job.peaks if pipeline.asks_ranges(floating, target.typed) else {}
+        named = kinds.named(program) if peaks else {}
         passes.run(program, pipeline.half(floating, job.peaks, target.typed, target.products))
+        ranges = kinds.summary(named, peaks, program, target.typed)
         # A typed target is proved on its very graph; a hinted one on the graph it would have.
         emulable = None if target.typed else _emulable(program, floating, target)
         passes.run(program, target.tail(floating, program.contract, job.peaks))
@@ -322,7 +329,7 @@ def _build(
         )
         built = Bundle(folder, manifest, None)
         stages.note(f"{built.size / 1e6:.0f} MB")
-    return _Built(built, goldens, emulable, made, first_timing, first_look)
+    return _Built(built, goldens, emulable, made, first_timing, first_look, ranges)
 
 
 def _prove(job: Job, built: _Built, stages: Stages) -> Result:
@@ -344,10 +351,12 @@ def _prove(job: Job, built: _Built, stages: Stages) -> Result:
     location = None
     if not verdict.passed and built.made is not None:
         location = locating.locate(Suspect(built.made, goldens, measurement, proof), stages)
-    timings = stages.timings[built.first_timing :]
     looks: list[Look] = []
+    inside: tuple[LayerLook, ...] = ()
     if job.drift is not None:  # the common passes' and this artifact's own
         looks = job.looks + job.drift.looks[built.first_look :]
+        inside = () if built.made is None else drifting.by_layer(built.made, goldens, stages)
+    timings = stages.timings[built.first_timing :]
     record = verifying.record(
         verdict,
         measurement,
@@ -359,7 +368,7 @@ def _prove(job: Job, built: _Built, stages: Stages) -> Result:
         verifying.measured(built.bundle),
         further,
         location,
-    )
+    ).model_copy(update={"layers": inside, "ranges": built.ranges})
     bundle.write_verdict(built.bundle.path, record)
     path = bundle.publish(built.bundle.path, job.out, built.bundle.name, verdict.passed)
     seconds = sum(timing.seconds for timing in timings)
@@ -388,12 +397,4 @@ def _digest(program: Program) -> str:
         return hashlib.sha256(ir.to_proto(program.model).SerializeToString()).hexdigest()
 
 
-__all__ = [
-    "Manifest",
-    "Result",
-    "export",
-    "obtain_goldens",
-    "prepare",
-    "record_ranges",
-    "traced",
-]
+__all__ = ["Manifest", "Result", "export", "obtain_goldens", "prepare", "record_ranges", "traced"]

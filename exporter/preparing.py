@@ -149,7 +149,8 @@ def record_ranges(program: Program, stages: Stages, cache: Cache | None = None) 
 
     arrays = cached.measured(cache, program, sequences, None, "ranges", make)
     peaks = {name: float(peak) for name, peak in arrays.items()}
-    name, peak = max(peaks.items(), key=lambda item: item[1], default=("nothing", 0.0))
+    own = [(peak, name) for name, peak in peaks.items() if not name.endswith(ranges.SCORES)]
+    peak, name = max(own, default=(0.0, "nothing"))
     stages.note(
         f"{len(sequences)} calibration texts; the largest value is {peak:,.0f} at {name}"
         f"{_remarks(cache)}"

@@ -9,8 +9,11 @@ from dataclasses import replace
 import numpy as np
 import onnx_ir as ir
 
-from exporter import interpret
+from exporter import dialect, interpret
 from exporter.program import ATTENTION_MASK, INPUT_IDS, Program
+
+SCORES = ".scores"
+"""How a key ends that is no value's: of the scores inside an attention, which are at most this."""
 
 
 def record(
@@ -21,6 +24,8 @@ def record(
     """Largest |x| by value name over all sequences, each run alone in f32.
 
     Non-finite values count as infinity. Only the maxima leave the runtime, so memory stays flat.
+    Of goldfold.BandAttention, whose scores are no value of the graph, `OUTPUT.scores` is a bound:
+    |q·k| ≤ |q| |k|, the longest of each, times the scale.
     """
     probed, names = _probed(program)
     session = interpret.Session(probed.model)
@@ -54,4 +59,31 @@ def _probed(program: Program) -> tuple[Program, list[str]]:
                 copy.graph.insert_after(node, [absolute, peak])
                 copy.graph.outputs.append(peak.outputs[0])
                 names.append(value.name)
+        if dialect.is_band_attention(node) and node.outputs[0].name:
+            names.append(_scores(copy, node))
     return copy, names
+
+
+def _scores(program: Program, attention: ir.Node) -> str:
+    """Add the output `name.peak` that bounds the scores of `attention`; returns `name`."""
+    name = f"{attention.outputs[0].name}{SCORES}"
+    scale = ir.tensor(np.array(abs(dialect.Band.of(attention).scale), dtype=np.float32))
+    axis = ir.tensor(np.array([-1], dtype=np.int64))
+    nodes, longest = [], []
+    for place, value in zip("qk", attention.inputs, strict=False):
+        along = ir.node("Constant", [], {"value": axis}, name=f"{name}.{place}.axis")
+        length = ir.node("ReduceL2", [value, along.outputs[0]], name=f"{name}.{place}.length")
+        most = ir.node("ReduceMax", [length.outputs[0]], {"keepdims": 0}, name=f"{name}.{place}")
+        nodes += [along, length, most]
+        longest.append(most.outputs[0])
+    factor = ir.node("Constant", [], {"value": scale}, name=f"{name}.scale")
+    product = ir.node("Mul", longest, name=f"{name}.product")
+    bound = ir.node("Mul", [product.outputs[0], factor.outputs[0]], name=f"{name}.peak")
+    nodes += [factor, product, bound]
+    for node in nodes:
+        node.outputs[0].name = node.name
+    bound.outputs[0].type = ir.TensorType(ir.DataType.FLOAT)
+    bound.outputs[0].shape = ir.Shape([])
+    program.graph.insert_after(attention, nodes)
+    program.graph.outputs.append(bound.outputs[0])
+    return name

@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from exporter import bundle, registry
 from exporter import emulate as emulation
@@ -73,7 +73,7 @@ def _carry(opened: Bundle, verdict: Verdict, fresh: VerdictRecord) -> tuple[Verd
     old = opened.verdict
     if old is None or old.emulated is None:
         if _executes(opened.manifest):
-            kept = {} if old is None else {"drift": old.drift, "location": _still(old, verdict)}
+            kept = {} if old is None else _kept(old, verdict)
             return verdict, fresh.model_copy(update=kept)
         # What the runtime computes in f32 here proves the weights, not the precision.
         unproved = f"{EMULATED} nothing proves {opened.manifest.floating} here; export it again."
@@ -88,16 +88,17 @@ def _carry(opened: Bundle, verdict: Verdict, fresh: VerdictRecord) -> tuple[Verd
     verdict = Verdict(verdict.passed and not emulated, (*verdict.reasons, *emulated))
     kept = {
         "emulated": old.emulated,
-        "drift": old.drift,
-        "location": _still(old, verdict),
         "heads": {**fresh.heads, **rounded},
+        **_kept(old, verdict),
     }
     update = {"passed": verdict.passed, "reasons": verdict.reasons, **kept}
     return verdict, fresh.model_copy(update=update)
 
 
-def _still(old: VerdictRecord, verdict: Verdict) -> Location | None:
-    return None if verdict.passed else old.location
+def _kept(old: VerdictRecord, verdict: Verdict) -> dict[str, Any]:
+    """What no verification measures: drift, ranges, speed, and where a failed one goes wrong."""
+    kept = {name: getattr(old, name) for name in ("drift", "layers", "ranges", "speed")}
+    return {**kept, "location": None if verdict.passed else old.location}
 
 
 def goldens_of(opened: Bundle) -> Goldens:

@@ -24,15 +24,15 @@ def is_lookup(node: ir.Node) -> bool:
 def serves_attention(node: ir.Node) -> bool:
     """Whether `node` is attention, or a linear map that makes its operands or reads its result, or
     stands between the two."""
-    return dialect.is_band_attention(node) or _makes(node) or _reads(node)
+    return dialect.is_band_attention(node) or feeds_attention(node) or _reads(node)
 
 
-def _makes(node: ir.Node) -> bool:
+def feeds_attention(node: ir.Node) -> bool:
     """Whether all of what `node` gives goes into attention, moved, biased or normed on the way."""
     readers = [reader for value in node.outputs for reader, _ in value.uses()]
     return bool(readers) and all(
         dialect.is_band_attention(reader)
-        or ((_moves(reader) or dialect.op_of(reader) in dialect.NORMS) and _makes(reader))
+        or ((_moves(reader) or dialect.op_of(reader) in dialect.NORMS) and feeds_attention(reader))
         for reader in readers
     )
 

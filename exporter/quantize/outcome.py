@@ -13,13 +13,14 @@ from rich.table import Table
 from exporter.errors import OutputError, UsageError
 from exporter.quantize import recipe as recipes
 from exporter.quantize import trials
+from exporter.quantize.front import Candidate, front
 from exporter.quantize.groups import word
 from exporter.quantize.recipe import Choice, Recipe
 from exporter.quantize.search import Found, Step
 from exporter.quantize.timing import SHAPES, Timed
 from exporter.registry import FLOATS
 from exporter.reporting import plots
-from exporter.reporting.plots import Candidate, Plot
+from exporter.reporting.plots import Plot
 from golden.gate import GATES
 
 FORMAT = "goldfold.search/1"
@@ -231,9 +232,8 @@ def pictures_of(found: Found) -> list[Plot]:
     measure = "worst 1−cos" if by_worst else "mean 1−cos"
     key = (("chosen", "chosen"), ("holds", "within budget"), ("misses", "misses"))
     drawn = [
-        plots.front(
+        front(
             f"{found.model}: size and quality",
-            "",
             "weights",
             measure,
             [_point(found, step, step.bytes, by_worst) for step in found.steps],
@@ -248,9 +248,7 @@ def pictures_of(found: Found) -> list[Plot]:
         if found.floating is not None:
             title += f"; float {found.floating.total:.0f} ms"
         axis = "milliseconds, " + " + ".join(f"{b} × {t}" for b, t in SHAPES) + " tokens"
-        drawn.append(
-            plots.front(title, "", axis, measure, points, limit, lambda ms: f"{ms:g}", key)
-        )
+        drawn.append(front(title, axis, measure, points, limit, lambda ms: f"{ms:g}", key))
     return drawn
 
 

@@ -53,7 +53,7 @@ def check(recipe: Recipe, program: Program) -> list[Planned]:
     """
     found = all_sites.find(program)
     for rule in recipe.rules:
-        if not any(rule.covers(site) for site in found):
+        if not rule.optional and not any(rule.covers(site) for site in found):
             kinds = ", ".join(rule.kinds) or "any kind"
             raise UsageError(
                 f"recipe {recipe.name}: a rule for {kinds} in {rule.layers!r} fits nothing in "

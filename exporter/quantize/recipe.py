@@ -20,6 +20,7 @@ kinds = ["down"]             # exporter/quantize/sites.py has the list
 first = 4                    # in the first four layers alone
 layers = "encoder.layers.?"  # a pattern of source modules; all where it is missing
 activations = "none"
+optional = false             # a rule that fits nothing is an error unless this is true
 """
 
 from __future__ import annotations
@@ -67,6 +68,8 @@ class Rule(BaseModel):
     kinds: tuple[str, ...] = ()
     layers: str = "*"
     first: int | None = Field(default=None, ge=1)
+    optional: bool = False
+    """Whether the rule may fit nothing, as in recipes for models of any form."""
     bits: Bits | None = None
     block: int | None = Field(default=None, ge=0)
     rounding: Rounding | None = None
@@ -86,7 +89,7 @@ class Rule(BaseModel):
         return (not self.kinds or site.kind in self.kinds) and fnmatchcase(site.place, pattern)
 
     def change(self, choice: Choice) -> Choice:
-        given = self.model_dump(exclude={"kinds", "layers", "first"}, exclude_none=True)
+        given = self.model_dump(exclude={"kinds", "layers", "first", "optional"}, exclude_none=True)
         return choice.model_copy(update=given)
 
 

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict
 from exporter import __version__, bundle
 from exporter.bundle import Bundle, FileEntry, Manifest, Origin, VerdictRecord
 from exporter.errors import ArtifactError
+from exporter.figures import KindRange, LayerLook, Speed
 from exporter.location import Location
 from exporter.pipeline import PassReport
 from exporter.probing import Look
@@ -23,7 +24,7 @@ from golden import store
 from golden.errors import GoldenError
 from golden.gate import GATES
 
-FORMAT = "goldfold.report/1"
+FORMAT = "goldfold.report/2"
 _WAYS = ("alone", "padded")
 
 State = Literal["passed", "failed", "unverified", "damaged"]
@@ -82,6 +83,25 @@ class DriftStep(_Record):
     worst_id: str
 
 
+class LayerStep(_Record):
+    """1−cos against the source model after one layer; null where a value is not finite."""
+
+    layer: str
+    worst: float | None
+    worst_id: str
+
+
+class KindFigures(_Record):
+    """The largest magnitude of one kind of value (exporter/figures.py); null where not finite."""
+
+    kind: str
+    peak: float | None
+    scaled: float | None
+    at: str
+    values: int
+    half: bool
+
+
 class ArtifactFigures(_Record):
     """One artifact folder. Of a damaged one only `folder`, `state` and `reasons` are known."""
 
@@ -107,6 +127,12 @@ class ArtifactFigures(_Record):
     heads: dict[str, dict[str, Any]] = {}
     beside: dict[str, dict[str, Any]] = {}
     drift: tuple[DriftStep, ...] = ()
+    layers: tuple[LayerStep, ...] = ()
+    """On a few short texts, where the export was asked for drift."""
+    ranges: tuple[KindFigures, ...] = ()
+    """On calibration texts, where half precision asked for them."""
+    speed: Speed | None = None
+    """What `goldfold report --speed` measured last."""
     location: Location | None = None
     """Where one that missed its gate goes wrong."""
     build_seconds: float | None = None
@@ -132,6 +158,17 @@ class ArtifactFigures(_Record):
         return self.emulated or self.measured
 
     @property
+    def share(self) -> float | None:
+        """Worst 1−cos as a share of the limit: 1 is the gate. None where there is none."""
+        judged = self.judged
+        return None if judged is None or not self.limit else judged.larger / self.limit
+
+    def per_text(self, batch: int, tokens: int) -> float | None:
+        """Median milliseconds a text of that shape, if it was timed."""
+        pace = None if self.speed is None else self.speed.at(batch, tokens)
+        return None if pace is None else pace.per_text
+
+    @property
     def ranked(self) -> tuple[TextFigures, ...]:
         """Its texts from worst to best."""
         return tuple(sorted(self.texts, key=lambda text: -_infinite(text.worst)))
@@ -146,12 +183,19 @@ class ArtifactFigures(_Record):
 class Report(_Record):
     """All artifacts of a folder, side by side."""
 
-    format: Literal["goldfold.report/1"] = FORMAT
+    format: Literal["goldfold.report/2"] = FORMAT
     goldfold: str
     """The version that wrote the report."""
     passed: bool
     """Whether there is an artifact, and every one reproduces its golden embeddings."""
     artifacts: tuple[ArtifactFigures, ...]
+
+    @property
+    def timed(self) -> tuple[tuple[int, int], ...]:
+        """(batch, tokens) of every shape that any artifact was timed at."""
+        speeds = (a.speed for a in self.artifacts if a.speed is not None)
+        paces = (pace for speed in speeds for pace in speed.shapes)
+        return tuple(sorted({(pace.batch, pace.tokens) for pace in paces}))
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -165,14 +209,19 @@ def collect(folders: Sequence[Path], *, check_files: bool = True) -> Report:
 
     `check_files=False` looks at sizes only. Raises ArtifactError if there is no artifact at all.
     """
+    found = tuple(_figures(path, check_files) for path in artifacts_in(folders))
+    passed = all(artifact.state == "passed" for artifact in found)
+    return Report(goldfold=__version__, passed=passed, artifacts=found)
+
+
+def artifacts_in(folders: Sequence[Path]) -> list[Path]:
+    """Every artifact folder in `folders`, once. Raises ArtifactError if there is none."""
     paths = [path for folder in folders for path in _artifacts(folder)]
     if not paths:
         raise ArtifactError(
             f"{', '.join(map(str, folders))} holds no artifact; `goldfold export` writes some"
         )
-    found = tuple(_figures(path, check_files) for path in dict.fromkeys(paths))
-    passed = all(artifact.state == "passed" for artifact in found)
-    return Report(goldfold=__version__, passed=passed, artifacts=found)
+    return list(dict.fromkeys(paths))
 
 
 def _artifacts(folder: Path) -> Iterable[Path]:
@@ -241,6 +290,9 @@ def _judged(opened: Bundle, verdict: VerdictRecord) -> dict[str, Any]:
         "heads": verdict.heads,
         "beside": verdict.beside,
         "drift": tuple(map(_step, verdict.drift)),
+        "layers": tuple(map(_layer, verdict.layers)),
+        "ranges": tuple(map(_kind, verdict.ranges)),
+        "speed": verdict.speed,
         "location": verdict.location,
         "build_seconds": seconds.get(f"build {opened.name}"),
         "golden_seconds": seconds.get(f"verify {opened.name}"),
@@ -263,6 +315,15 @@ def _summary(record: dict[str, Any]) -> Figures:
 def _step(look: Look) -> DriftStep:
     finite = {key: _finite(getattr(look, key)) for key in ("worst", "mean")}
     return DriftStep(after=look.after, worst_id=look.worst_id, **finite)
+
+
+def _layer(look: LayerLook) -> LayerStep:
+    return LayerStep(layer=look.layer, worst=_finite(look.worst), worst_id=look.worst_id)
+
+
+def _kind(row: KindRange) -> KindFigures:
+    finite = {"peak": _finite(row.peak), "scaled": _finite(row.scaled)}
+    return KindFigures(**{**row.model_dump(), **finite})
 
 
 def _finite(value: float) -> float | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from exporter.reporting import plots
+from exporter.reporting import front, inside, plots
 from exporter.reporting.collect import ArtifactFigures, Report
 from golden.report import human_size
 
@@ -27,7 +27,9 @@ def page(report: Report) -> str:
     return environment.get_template(TEMPLATE).render(
         report=report,
         known=[a for a in report.artifacts if a.name],
-        overview=plots.overview(report),
+        overview=front.pictures(report),
+        best=front.front(report),
+        speeds=_speeds(report),
         pictures={a.folder: _pictures(a) for a in report.artifacts},
         refusals=_refusals(report),
         passes=_passes(report),
@@ -37,8 +39,36 @@ def page(report: Report) -> str:
 
 
 def _pictures(artifact: ArtifactFigures) -> list[plots.Plot]:
-    drawn = (plots.by_length(artifact), plots.similarities(artifact), plots.drift(artifact))
+    drawn = (
+        plots.by_length(artifact),
+        plots.similarities(artifact),
+        plots.drift(artifact),
+        inside.layers(artifact),
+        inside.headroom(artifact),
+    )
     return [plot for plot in drawn if plot is not None]
+
+
+def _speeds(report: Report) -> list[str]:
+    """On what machine and beside what artifacts were timed, each once."""
+    said: dict[str, None] = {}
+    for speed in (a.speed for a in report.artifacts if a.speed is not None):
+        threads = (
+            "threads as each runtime chooses"
+            if speed.threads is None
+            else (f"{speed.threads} threads")
+        )
+        busy = (
+            ""
+            if speed.others is None
+            else (f"; other work took {speed.others:.0%} of the processors")
+        )
+        turns = ", ".join(speed.beside)
+        said[
+            f"Timed {speed.taken} on {speed.cpu}, {speed.processors} processors, {threads}{busy};"
+            f" in turn: {turns}."
+        ] = None
+    return list(said)
 
 
 def _refusals(report: Report) -> dict[str, list[str]]:
@@ -87,4 +117,4 @@ def _figure(value: Any) -> str:
 
 
 def _power(value: float) -> str:
-    return plots._power(value)
+    return plots.power(value)

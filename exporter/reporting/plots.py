@@ -7,11 +7,10 @@ give the same bytes.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from exporter.reporting.collect import ArtifactFigures, Report, TextFigures
+from exporter.reporting.collect import ArtifactFigures, TextFigures
 from golden.report import human_size
 
 WIDTH, HEIGHT = 460, 250
@@ -56,10 +55,23 @@ class Dot:
 
 @dataclass(frozen=True)
 class Rule:
-    """A horizontal line with a word on it."""
+    """A horizontal line with a word on it; a vertical one where it has an x."""
 
     y: float
     label: str
+    x: float | None = None
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A line from one point to another."""
+
+    x1: float
+    y1: float
+    x2: float
+    y2: float
+    style: str
+    """A CSS class of the page."""
 
 
 @dataclass(frozen=True)
@@ -84,50 +96,10 @@ class Plot:
     """A line through points, as SVG writes one."""
     key: tuple[tuple[str, str], ...] = ()
     """(style, meaning) of the dots."""
-
-
-def overview(report: Report) -> Plot | None:
-    """Size against the worst text of every artifact: small and close is down and left."""
-    shown = [a for a in report.artifacts if a.judged and math.isfinite(a.judged.larger)]
-    if len(shown) < 2:
-        return None
-    sizes, kinds = [a.bytes for a in shown], list(dict.fromkeys(a.target for a in shown))
-    x = _linear("size", min([*sizes, 0]), max(sizes) * 1.12, human_size)
-    y = _decades("worst 1−cos", [a.judged.larger for a in shown if a.judged])
-    dots = [
-        Dot(
-            _x(x.at(a.bytes)),
-            _y(y.at(a.judged.larger)),
-            f"t-{a.target} {'bad' if a.state != 'passed' else ''}",
-            f"{a.folder}: {human_size(a.bytes)}, worst 1−cos {a.judged.larger:.1e}",
-            radius=max(3.0, 8.0 - 1.7 * kinds.index(a.target)),  # one on another shows as rings
-        )
-        for a in shown
-        if a.judged
-    ]
-    return Plot(
-        "Size and quality",
-        "Each artifact once; down and left is better. Point at a dot for its figures.",
-        x.title,
-        y.title,
-        _x_ticks(x),
-        _y_ticks(y),
-        tuple(_labelled(dots, [a.precision for a in shown])),
-        key=tuple((f"t-{kind}", kind) for kind in kinds),
-    )
-
-
-def _labelled(dots: Sequence[Dot], labels: Sequence[str]) -> Iterable[Dot]:
-    """The dots with their labels, but for those that would lie on another's."""
-    taken: list[tuple[float, float, str]] = []
-    for dot, label in zip(dots, labels, strict=True):
-        near = [t for t in taken if abs(t[0] - dot.x) < 52 and abs(t[1] - dot.y) < 13]
-        side = "end" if dot.x > WIDTH - 80 else "start"
-        if near:
-            yield dot
-            continue
-        taken.append((dot.x, dot.y, label))
-        yield replace(dot, label=label, side=side)
+    bars: tuple[Bar, ...] = ()
+    """Drawn behind the dots."""
+    left: int = LEFT
+    """Where the plot begins, in pixels: further right where the labels of y are words."""
 
 
 def by_length(artifact: ArtifactFigures) -> Plot | None:
@@ -142,7 +114,7 @@ def by_length(artifact: ArtifactFigures) -> Plot | None:
     if not found:
         return None
     limits = [artifact.limit] if artifact.limit else []
-    y = _decades("1−cos", [figure for *_, figure in found] + limits)
+    y = decades("1−cos", [figure for *_, figure in found] + limits)
     longest = max(text.tokens for text, *_ in found)
     ticks = tuple((float(2**k), str(2**k)) for k in range(0, 20, 2) if 2**k <= longest)
     x = Axis("tokens", 0.8, longest * 1.25, True, ticks)
@@ -152,19 +124,19 @@ def by_length(artifact: ArtifactFigures) -> Plot | None:
         + (", every value rounded to its type in emulation." if rounded else "."),
         x.title,
         y.title,
-        _x_ticks(x),
-        _y_ticks(y),
+        x_ticks(x),
+        y_ticks(y),
         tuple(
             Dot(
-                _x(x.at(text.tokens)),
-                _y(y.at(figure)),
+                x_of(x.at(text.tokens)),
+                y_of(y.at(figure)),
                 f"w-{way} {'bad' if artifact.limit and figure > artifact.limit else ''}",
                 f"{text.id} ({way}): {text.tokens} tokens, 1−cos {figure:.1e}",
                 radius=4.3 if way == "padded" else 2.6,
             )
             for text, way, figure in found
         ),
-        rules=tuple(Rule(_y(y.at(limit)), f"limit {limit:.0e}") for limit in limits),
+        rules=tuple(Rule(y_of(y.at(limit)), f"limit {limit:.0e}") for limit in limits),
         key=(("w-alone", "alone"), ("w-padded", "padded")),
     )
 
@@ -175,13 +147,13 @@ def similarities(artifact: ArtifactFigures) -> Plot | None:
         return None
     most = max((abs(y) for _, y in artifact.pairs), default=0.0) or 1e-12
     low, high = min(x for x, _ in artifact.pairs), max(x for x, _ in artifact.pairs)
-    x = _linear("golden similarity", low - 0.02, high + 0.02, lambda v: f"{v + 0:.3g}")
+    x = linear("golden similarity", low - 0.02, high + 0.02, lambda v: f"{v + 0:.3g}")
     y = Axis(
         "artifact − golden",
         -1.15 * most,
         1.15 * most,
         False,
-        ((-most, _power(-most)), (0.0, "0"), (most, _power(most))),
+        ((-most, power(-most)), (0.0, "0"), (most, power(most))),
     )
     return Plot(
         "Similarities, golden against artifact",
@@ -189,13 +161,13 @@ def similarities(artifact: ArtifactFigures) -> Plot | None:
         " that did not change.",
         x.title,
         y.title,
-        _x_ticks(x),
-        _y_ticks(y),
+        x_ticks(x),
+        y_ticks(y),
         tuple(
-            Dot(_x(x.at(a)), _y(y.at(b)), "w-alone", f"golden {a:.3f}, artifact {b:+.1e}")
+            Dot(x_of(x.at(a)), y_of(y.at(b)), "w-alone", f"golden {a:.3f}, artifact {b:+.1e}")
             for a, b in artifact.pairs
         ),
-        rules=(Rule(_y(y.at(0.0)), ""),),
+        rules=(Rule(y_of(y.at(0.0)), ""),),
     )
 
 
@@ -205,12 +177,12 @@ def drift(artifact: ArtifactFigures) -> Plot | None:
     if len(looks) < 2:
         return None
     worst = [look.worst for look in looks if look.worst is not None]
-    y = _decades("worst 1−cos", worst or [1.0])
+    y = decades("worst 1−cos", worst or [1.0])
     x = Axis("pass", 0.0, len(looks) - 1.0, False, ())
     dots = [
         Dot(
-            _x(0.02 + 0.96 * x.at(index)),
-            _y(y.at(y.high if look.worst is None else look.worst)),
+            x_of(0.02 + 0.96 * x.at(index)),
+            y_of(y.at(y.high if look.worst is None else look.worst)),
             "w-alone" + (" bad" if look.worst is None else ""),
             f"{index + 1}. after {look.after}: worst "
             + ("not finite" if look.worst is None else f"{look.worst:.1e}")
@@ -226,63 +198,13 @@ def drift(artifact: ArtifactFigures) -> Plot | None:
         x.title,
         y.title,
         numbers,
-        _y_ticks(y),
+        y_ticks(y),
         tuple(dots),
         path=path,
     )
 
 
-@dataclass(frozen=True)
-class Candidate:
-    """One point of a front: less of both is better."""
-
-    x: float
-    y: float
-    style: str
-    title: str
-    label: str = ""
-
-
-def front(
-    title: str,
-    note: str,
-    axis: str,
-    measure: str,
-    candidates: Sequence[Candidate],
-    limit: float | None,
-    name: Callable[[Any], str] = human_size,
-    key: tuple[tuple[str, str], ...] = (),
-) -> Plot:
-    """What quality costs: `candidates` by what they cost and by 1−cos, with a line through those
-    that no other beats at both. There is one at least.
-
-    Args:
-        axis, measure: what x and y are called; `name` writes a tick of x.
-        limit: a 1−cos to draw a rule at.
-    """
-    x = _linear(axis, 0.0, max(one.x for one in candidates) * 1.15, name)
-    y = _decades(measure, [one.y for one in candidates] + ([limit] if limit else []))
-    dots = [Dot(_x(x.at(c.x)), _y(y.at(c.y)), c.style, c.title, radius=4.0) for c in candidates]
-    best: list[Candidate] = []
-    for one in sorted(candidates, key=lambda c: (c.x, c.y)):
-        if not best or one.y < best[-1].y:
-            best.append(one)
-    points = [f"{_x(x.at(one.x))},{_y(y.at(one.y))}" for one in best]
-    return Plot(
-        title,
-        note,
-        x.title,
-        y.title,
-        _x_ticks(x),
-        _y_ticks(y),
-        tuple(_labelled(dots, [c.label for c in candidates])),
-        rules=(Rule(_y(y.at(limit)), f"budget {limit:.1g}"),) if limit else (),
-        path="M" + "L".join(points) if len(points) > 1 else "",
-        key=key,
-    )
-
-
-def _decades(title: str, values: Sequence[float]) -> Axis:
+def decades(title: str, values: Sequence[float]) -> Axis:
     """A logarithmic axis of whole decades around `values`."""
     low = max(min(values), FLOOR)
     high = max([*values, FLOOR])
@@ -290,11 +212,11 @@ def _decades(title: str, values: Sequence[float]) -> Axis:
     step = max(1, math.ceil((last - first) / 6))
     powers = range(first, last + 1, step)
     return Axis(
-        title, 10.0**first, 10.0**last, True, tuple((10.0**p, _power(10.0**p)) for p in powers)
+        title, 10.0**first, 10.0**last, True, tuple((10.0**p, power(10.0**p)) for p in powers)
     )
 
 
-def _linear(title: str, low: float, high: float, name) -> Axis:
+def linear(title: str, low: float, high: float, name) -> Axis:
     """A linear axis with at most six round ticks."""
     span = high - low or 1.0
     step = 10.0 ** math.floor(math.log10(span / 2))
@@ -313,7 +235,7 @@ def _linear(title: str, low: float, high: float, name) -> Axis:
 _RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
-def _power(value: float) -> str:
+def power(value: float) -> str:
     """1e-8 → 10⁻⁸, 3.2e-7 → 3.2·10⁻⁷."""
     mantissa, exponent = f"{value:.1e}".split("e")
     raised = str(int(exponent)).translate(_RAISED)
@@ -322,17 +244,19 @@ def _power(value: float) -> str:
     return f"{mantissa.replace('-', '−')}·10{raised}"
 
 
-def _x(share: float) -> float:
-    return round(LEFT + share * (WIDTH - LEFT - RIGHT), 1)
+def x_of(share: float, left: int = LEFT) -> float:
+    """Pixels of 0 … 1 along the plot, which begins at `left`."""
+    return round(left + share * (WIDTH - left - RIGHT), 1)
 
 
-def _y(share: float) -> float:
+def y_of(share: float) -> float:
+    """Pixels of 0 … 1 from the bottom of the plot."""
     return round(TOP + (1.0 - share) * (HEIGHT - TOP - BOTTOM), 1)
 
 
-def _x_ticks(axis: Axis) -> tuple[Tick, ...]:
-    return tuple(Tick(_x(axis.at(value)), label) for value, label in axis.ticks)
+def x_ticks(axis: Axis) -> tuple[Tick, ...]:
+    return tuple(Tick(x_of(axis.at(value)), label) for value, label in axis.ticks)
 
 
-def _y_ticks(axis: Axis) -> tuple[Tick, ...]:
-    return tuple(Tick(_y(axis.at(value)), label) for value, label in axis.ticks)
+def y_ticks(axis: Axis) -> tuple[Tick, ...]:
+    return tuple(Tick(y_of(axis.at(value)), label) for value, label in axis.ticks)
