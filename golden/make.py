@@ -68,8 +68,11 @@ def make(
         try:
             with _one_thread():
                 ids, row = _encode(model, draft)
-        except RuntimeError as error:  # torch's, of sizes that do not go together
-            raise GoldenError(f"sentence-transformers cannot run {model_dir}: {error}") from error
+        except GoldenError:
+            raise
+        except Exception as error:  # torch's of sizes that do not fit, and whatever a setting does
+            said = f"{type(error).__name__}: {error}"
+            raise GoldenError(f"sentence-transformers cannot run {model_dir}: {said}") from error
         if not np.isfinite(row).all() or not row.any():
             raise GoldenError(
                 f"{model_dir}: the reference's embedding of {draft.id!r} is not finite, or zero"

@@ -124,8 +124,9 @@ def _spread(pool: list[tuple[str, Way]], share: int, rng: np.random.Generator) -
     times: dict[str, int] = {}
     ranked = []
     for place, (key, way) in enumerate(order):
-        times[way.name] = times.get(way.name, 0) + 1
-        ranked.append((times[way.name], place, (key, way)))
+        kind = way.name.removesuffix(", resealed")
+        times[kind] = times.get(kind, 0) + 1
+        ranked.append((times[kind], place, (key, way)))
     return [item for _, _, item in sorted(ranked, key=lambda rank: rank[:2])[:share]]
 
 
