@@ -63,7 +63,8 @@ def torture(
     found = found or Found()
     rng = np.random.default_rng(seed)
     for target in targets:
-        share = kills // len(targets) + (target == targets[0]) * (kills % len(targets))
+        # Three of ten: an export for OpenVINO, whose tokenizer is converted, costs twice as much.
+        share = kills * 3 // 10 if target == "openvino" else kills - kills * 3 // 10
         name = f"{target}-fp32"
         old = (earlier / name / "manifest.json").read_bytes()
         whole = room / "whole"
@@ -91,6 +92,7 @@ def torture(
                 outcome = cell.attempt(_export(model, out, target, moment), room)
                 found.by_event += 1
             found.kills += 1
+            print(f"kill {found.kills} of {kills}", file=sys.stderr, flush=True)
             what = f"{target}, killed at {moment:.2f}{' s' if number % 2 else '. event'}"
             if outcome.code >= 0:
                 found.too_late += 1
