@@ -55,8 +55,10 @@ def attempt(work: Callable[[], int], room: Path, seconds: float = 120.0) -> Outc
         code, usage = _wait(pid, start + seconds)
         took = time.monotonic() - start
         grown = max(0, usage.ru_maxrss * 1024 - born)
-        texts = [path.read_text("utf-8", "replace") for path in (out, err) if path.exists()]
-    return Outcome(code, *[*texts, "", ""][:2], took, grown)
+        printed, complained = (
+            path.read_text("utf-8", "replace") if path.exists() else "" for path in (out, err)
+        )
+    return Outcome(code, printed, complained, took, grown)
 
 
 def _child(work: Callable[[], int], room: Path, out: Path, err: Path) -> None:

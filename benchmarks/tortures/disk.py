@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -58,7 +58,7 @@ def size_of(folder: Path) -> int:
 
 def torture(
     model: Path, earlier: Path, room: Path, disks: int, seed: int, found: Found | None = None,
-    targets: tuple[str, ...] = ground.TARGETS,
+    targets: tuple[str, ...] = ground.TARGETS, each: Callable[[], None] = lambda: None,
 ) -> Found:  # fmt: skip
     """`disks` exports of `model` for each target, each on a disk with less free than it needs."""
     found = found or Found()
@@ -73,6 +73,7 @@ def torture(
                 with disk(room / "disk", held + free + (64 << 10)) as out:
                     shutil.copytree(earlier / name, out / name)
                     _one(model, out, target, free, earlier / name, room, found)
+                each()
             except PermissionError as error:
                 found.skipped = f"no file system may be mounted here: {error}"
                 return found

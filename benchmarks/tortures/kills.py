@@ -56,7 +56,7 @@ class Found:
 
 def torture(
     model: Path, earlier: Path, room: Path, kills: int, seed: int, found: Found | None = None,
-    targets: tuple[str, ...] = ground.TARGETS,
+    targets: tuple[str, ...] = ground.TARGETS, each: Callable[[], None] = lambda: None,
 ) -> Found:  # fmt: skip
     """Kill `kills` exports of `model`, over the artifacts in `earlier`, which are of another
     model, and into nothing, in turn."""
@@ -92,7 +92,6 @@ def torture(
                 outcome = cell.attempt(_export(model, out, target, moment), room)
                 found.by_event += 1
             found.kills += 1
-            print(f"kill {found.kills} of {kills}", file=sys.stderr, flush=True)
             what = f"{target}, killed at {moment:.2f}{' s' if number % 2 else '. event'}"
             if outcome.code >= 0:
                 found.too_late += 1
@@ -100,6 +99,7 @@ def torture(
                 f"{what}: {why}" for why in _judge(out, name, had, old, new, room, found)
             ]
             _next(model, out, target, new, what, room, found)
+            each()
     for name in ("out", "whole"):
         shutil.rmtree(room / name, ignore_errors=True)
     return found
@@ -108,13 +108,14 @@ def torture(
 def _export(model: Path, out: Path, target: str, event: int | None = None) -> Callable[[], int]:
     def work() -> int:
         ground.few_texts()
+        last = BEYOND if event is None else event
         if event is not None:
             count = [0]
 
             def watch(name: str, args: tuple) -> None:
                 if _counts(name, args, out):
                     count[0] += 1
-                    if count[0] > event:
+                    if count[0] > last:
                         os.kill(os.getpid(), signal.SIGKILL)
 
             sys.addaudithook(watch)
