@@ -6,6 +6,7 @@ then has room for only a part of the next. The sizes are drawn over all that an 
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
@@ -94,7 +95,8 @@ def _one(
         return
     found.refused += 1
     said = outcome.err.strip()
-    short = f"code {outcome.code}: {said.replace(str(out), 'OUT')}"[:160]
+    short = f"code {outcome.code}: {said.replace(str(out), 'OUT')}"
+    short = re.sub(r"\.goldfold-[^/]+", ".goldfold-…", re.sub(r" \(.*|; make .*", "", short))[:160]
     found.messages[short] = found.messages.get(short, 0) + 1
     if outcome.sudden or "Traceback (most" in said or len(said.splitlines()) != 1:
         found.broken.append(f"{what}: code {outcome.code}, not one line: {said[:300]}")
