@@ -17,7 +17,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -27,6 +27,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from exporter import registry
 from exporter.errors import ArtifactError, OutputError
 from exporter.figures import KindRange, LayerLook, Speed
+from exporter.files import is_alive, is_full, read_record
 from exporter.location import Location
 from exporter.options import NOTHING_ASKED, BuildOptions
 from exporter.pipeline import PassReport
@@ -44,6 +45,7 @@ REPORT = ("report.html", "report.json", "junit.xml")
 _KIND = "goldfold.artifact/"
 FORMAT = "goldfold.artifact/3"
 _SCRATCH = ".goldfold-"
+_RETIRED = "retired-"
 _OWNER = re.compile(r"\.goldfold-([1-9][0-9]{0,8})-")
 
 
@@ -185,6 +187,7 @@ def write_verdict(folder: Path, record: VerdictRecord) -> None:
     """Write or replace verdict.json, whole or not at all."""
     fresh = folder / f"{VERDICT}.new"
     try:
+        fresh.unlink(missing_ok=True)  # a link would be written through
         fresh.write_text(record.model_dump_json(indent=1) + "\n", encoding="utf-8")
         fresh.replace(folder / VERDICT)
     except OSError as error:
@@ -221,7 +224,7 @@ def open_bundle(path: Path, *, check_files: bool = True, unverified: bool = Fals
 def read_manifest(path: Path) -> Manifest:
     """Read manifest.json and check its own digest. Raises ArtifactError."""
     try:
-        raw = (path / MANIFEST).read_bytes()
+        raw = read_record(path / MANIFEST)
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise ArtifactError(f"{path} is not an artifact: {MANIFEST}: {reason}") from None
@@ -245,6 +248,8 @@ def read_manifest(path: Path) -> Manifest:
         pure = Path(key)
         if pure.is_absolute() or ".." in pure.parts:
             raise ArtifactError(f"{path} is damaged: {MANIFEST} names {key}, outside the folder")
+        if min(key, default="") < " " or any(len(part.encode()) > 255 for part in pure.parts):
+            raise ArtifactError(f"{path} is damaged: {MANIFEST} names {key[:80]!r}, no file's name")
     return manifest
 
 
@@ -260,7 +265,7 @@ def _read_verdict(path: Path) -> VerdictRecord | None:
     if not file.exists():
         return None
     try:
-        return VerdictRecord.model_validate_json(file.read_bytes())
+        return VerdictRecord.model_validate_json(read_record(file))
     except (ValidationError, OSError) as error:
         raise ArtifactError(
             f"{path} is damaged: {VERDICT} is malformed: {_first_error(error)}; "
@@ -289,7 +294,7 @@ def files_of(folder: Path) -> Iterator[str]:
 def is_artifact(path: Path) -> bool:
     """Whether `path` looks like something `export` wrote, whole or damaged."""
     try:
-        return _KIND.encode() in (path / MANIFEST).read_bytes()
+        return _KIND.encode() in read_record(path / MANIFEST)
     except OSError:
         return False
 
@@ -333,26 +338,37 @@ def check_writable(folder: Path, option: str) -> None:
 @contextmanager
 def scratch(out: Path) -> Iterator[Path]:
     """A hidden working folder in `out`, gone afterwards whatever happens. Clears dead ones
-    first."""
+    first.
+
+    Raises OutputError for whatever goes wrong in it while the disk is full: each library that
+    writes there has words of its own for that, and some have none.
+    """
     for stale in out.glob(f"{_SCRATCH}*"):
         owner = _OWNER.match(stale.name)
-        if owner and not _alive(int(owner[1])):
+        if owner and not is_alive(int(owner[1])):
+            _put_back(stale, out)
             shutil.rmtree(stale, ignore_errors=True)
-    folder = Path(tempfile.mkdtemp(prefix=f"{_SCRATCH}{os.getpid()}-", dir=out))
+    folder = None
     try:
+        folder = Path(tempfile.mkdtemp(prefix=f"{_SCRATCH}{os.getpid()}-", dir=out))
         yield folder
+    except Exception as error:
+        if is_full(out, error):
+            raise OutputError(
+                f"cannot write to {out}: No space left on device; make some, or choose another"
+            ) from error
+        raise
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True
+def _put_back(stale: Path, out: Path) -> None:
+    """Put an artifact back that `publish` had taken from its place when its process was killed."""
+    for retired in stale.glob(f"{_RETIRED}*/*"):
+        if not retired.name.endswith(FAILED) and not (out / retired.name).exists():
+            with suppress(OSError):
+                retired.rename(out / retired.name)
 
 
 def publish(built: Path, out: Path, name: str, passed: bool) -> Path:
@@ -362,7 +378,7 @@ def publish(built: Path, out: Path, name: str, passed: bool) -> Path:
     `out/name.failed`, and an earlier good one is left where it is.
     """
     place = out / (name if passed else f"{name}{FAILED}")
-    retired = Path(tempfile.mkdtemp(prefix="retired-", dir=built.parent))
+    retired = Path(tempfile.mkdtemp(prefix=_RETIRED, dir=built.parent))
     if place.is_symlink() or place.exists():
         place.rename(retired / place.name)
     try:

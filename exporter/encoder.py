@@ -9,8 +9,8 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from exporter import batching, registry, vectors
-from exporter.bundle import GOLDEN, Bundle, open_bundle
-from exporter.errors import ArtifactError, UsageError
+from exporter.bundle import GOLDEN, MANIFEST, Bundle, open_bundle
+from exporter.errors import ArtifactError, TargetError, UsageError
 from exporter.program import Contract
 from golden import store
 from golden.errors import GoldenError
@@ -37,7 +37,14 @@ def open_encoder(bundle: Bundle, threads: int | None = None, proof: bool = False
     cannot run it (targets/base.py).
     """
     manifest = bundle.manifest
-    target = registry.offered(manifest.target, manifest.precision, manifest.needs)
+    if manifest.target not in registry.names():
+        raise ArtifactError(f"{bundle.path}: {MANIFEST} names no target here: {manifest.target!r}")
+    if manifest.recipe is None and manifest.precision not in registry.FLOATS:
+        raise ArtifactError(f"{bundle.path}: {MANIFEST} has no recipe for {manifest.precision!r}")
+    try:
+        target = registry.offered(manifest.target, manifest.precision, manifest.needs)
+    except TargetError as error:
+        raise TargetError(f"{bundle.path}: {error}") from None
     opened = target.stand_in if proof and target.cannot_run(bundle.path) else target.load
     return Encoder(bundle, opened(bundle.path, manifest.contract, manifest.floating, threads))
 
@@ -147,7 +154,13 @@ class Encoder:
             raise UsageError(
                 f"{contract.model} has no head of {dims} dimensions here; it has {known}"
             )
-        return np.asarray(self._run(ids, mask, contract.output_of(dims)), dtype=np.float32)
+        rows = np.asarray(self._run(ids, mask, contract.output_of(dims)), dtype=np.float32)
+        if rows.shape != (len(ids), dims):
+            raise ArtifactError(
+                f"{self.bundle.path} is damaged: it gives {rows.shape}, and its {MANIFEST} says "
+                f"{(len(ids), dims)}"
+            )
+        return rows
 
     def call(self, input_ids: np.ndarray, attention_mask: np.ndarray, output: str) -> np.ndarray:
         """`run`, by the name of an output."""

@@ -118,6 +118,7 @@ def open_model(
         ModelError: one line saying what is wrong, where, and what to do.
     """
     path, default_name = _locate(name_or_path, trust_remote_code)
+    weights.check_files(path)
     modules = _read_modules(path, trust_remote_code)
     weight_files: list[Path] = []
     for module in modules:
@@ -236,6 +237,10 @@ def _read_module(file: Path, place: int, entry: Any) -> ModuleSpec:
         raise refusal(
             f"{file}: module {place} has the path {relative!r}, which leaves the model's folder; "
             "that is refused, because it would read files that are not the model's"
+        )
+    if any(len(part.encode("utf-8", "replace")) > 255 for part in relative.split("/")):
+        raise refusal(
+            f"{file}: the path of module {place} has {len(relative)} letters: no folder's"
         )
     return ModuleSpec(place, entry["name"], relative, entry["type"])
 

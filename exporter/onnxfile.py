@@ -10,7 +10,7 @@ import onnx
 import onnx_ir as ir
 
 from exporter import dialect
-from exporter.errors import ArtifactError, RewriteError
+from exporter.errors import ArtifactError, OutputError, RewriteError
 from exporter.program import Program, infer_shapes, where
 
 MODEL = "model.onnx"
@@ -24,8 +24,8 @@ them."""
 def write(program: Program, folder: Path, target: str) -> None:
     """Write `MODEL` and `DATA` into `folder`.
 
-    Raises RewriteError, naming `target`, the op, its node and source module, if the program is not
-    plain, legal ONNX.
+    Raises OutputError where the disk is full, and RewriteError, naming `target`, the op, its node
+    and source module, if the program is not plain, legal ONNX.
     """
     model = program.model
     for node in model.graph:
@@ -36,7 +36,12 @@ def write(program: Program, folder: Path, target: str) -> None:
     model.opset_imports.pop(dialect.DOMAIN, None)
     infer_shapes(model)
     path = folder / MODEL
-    ir.save(model, path, external_data=DATA, size_threshold_bytes=_INLINE)
+    try:
+        ir.save(model, path, external_data=DATA, size_threshold_bytes=_INLINE)
+    except OSError as error:
+        # numpy, which writes the weights, says how much was written, and not why no more was.
+        said = error.strerror or f"the disk takes no more ({error})"
+        raise OutputError(f"cannot write {path}: {said}; make room, or choose another") from error
     try:
         onnx.checker.check_model(str(path), full_check=True)
     except Exception as error:

@@ -39,16 +39,16 @@ class Contract(BaseModel):
     right."""
     output: str = EMBEDDING
     """float32[batch, dim]."""
-    dim: int = Field(gt=0)
-    """Size of the full embedding."""
+    dim: int = Field(gt=0, le=1 << 20)
+    """Size of the full embedding. No model comes near these limits; a manifest that lies might."""
     heads: tuple[int, ...] = ()
     """Sizes of further outputs, `sentence_embedding_256` and so on: leading dimensions of the
     embedding, normalised by themselves where the model normalises."""
-    max_length: int = Field(gt=0)
+    max_length: int = Field(gt=0, le=1 << 31)
     """The most tokens a text may have, specials included; longer texts are truncated."""
-    vocab_size: int = Field(gt=0)
+    vocab_size: int = Field(gt=0, le=1 << 31)
     """Token ids are 0 … vocab_size − 1."""
-    pad_id: int = Field(ge=0)
+    pad_id: int = Field(ge=0, le=1 << 31)
     normalized: bool
     """Whether the model itself ends in L2 normalisation."""
     prompts: dict[str, str] = {}

@@ -90,6 +90,24 @@ def read_object(path: Path) -> dict[str, Any]:
     return value
 
 
+_FILES = (".json", ".safetensors", ".model", ".txt")
+
+
+def check_files(folder: Path) -> None:
+    """Refuse what stands where a file should and is none: a pipe would be waited for without end, a
+    device read without end, and a link to nowhere would pass for a file that is not there."""
+    for top, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if name[0] != ".")
+        for name in folders:
+            if name.endswith(_FILES):
+                raise refusal(f"{Path(top, name)}: is a folder where a file is expected")
+        for name in sorted(files):
+            file = Path(top, name)
+            if name[0] != "." and not file.is_file():
+                kind = "no file of bytes" if file.exists() else "a link that leads nowhere"
+                raise refusal(f"{file}: is {kind}; fetch the model again, or remove it")
+
+
 def digest_file(path: Path) -> str:
     """The sha256 of a file, in hex."""
     try:

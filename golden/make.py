@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 from collections.abc import Callable, Collection, Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
@@ -64,10 +65,18 @@ def make(
     cases: list[Case] = []
     rows: list[np.ndarray] = []
     for done, draft in enumerate(plan, start=1):
-        with _one_thread():
-            ids, row = _encode(model, draft)
+        try:
+            with _one_thread():
+                ids, row = _encode(model, draft)
+        except GoldenError:
+            raise
+        except Exception as error:  # torch's of sizes that do not fit, and whatever a setting does
+            said = f"{type(error).__name__}: {error}"
+            raise GoldenError(f"sentence-transformers cannot run {model_dir}: {said}") from error
         if not np.isfinite(row).all() or not row.any():
-            raise GoldenError(f"the reference's embedding of {draft.id!r} is not finite, or zero")
+            raise GoldenError(
+                f"{model_dir}: the reference's embedding of {draft.id!r} is not finite, or zero"
+            )
         if len(ids) > max_length:
             raise GoldenError(f"the reference read {len(ids)} tokens of {draft.id!r} uncut")
         cases.append(Case(draft.id, draft.kind, draft.text, draft.prompt, ids))
@@ -105,8 +114,7 @@ def open_reference(model_dir: Path, trust_remote_code: bool) -> SentenceTransfor
     from sentence_transformers import SentenceTransformer
 
     try:
-        # transformers draws a progress bar of its own, and asks nobody.
-        with contextlib.redirect_stderr(io.StringIO()):
+        with _quiet():
             return SentenceTransformer(
                 str(model_dir),
                 device="cpu",
@@ -114,8 +122,26 @@ def open_reference(model_dir: Path, trust_remote_code: bool) -> SentenceTransfor
                 local_files_only=True,
                 trust_remote_code=trust_remote_code,
             )
-    except (OSError, ValueError, ImportError, KeyError) as error:
-        raise GoldenError(f"sentence-transformers cannot load {model_dir}: {error}") from error
+    except Exception as error:
+        # What a damaged setting sets off is of any kind, a TypeError as well as a RuntimeError.
+        said = " ".join(str(error).split())[:600] or "no reason given"
+        kind = type(error).__name__
+        raise GoldenError(
+            f"sentence-transformers cannot load {model_dir}: {kind}: {said}"
+        ) from error
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """transformers draws a progress bar and prints a table of what does not fit, and asks nobody;
+    what matters of it is in what it raises."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        logging.disable(level)
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
 import os
 import re
 import shutil
@@ -172,12 +173,26 @@ def load(folder: Path) -> Goldens:
             normalized=_typed(record, "normalized", bool),
             provenance=_typed(record, "provenance", dict),
             cases=tuple(_case(entry) for entry in _typed(record, "cases", list)),
-            embeddings=np.load(io.BytesIO(raw), allow_pickle=False),
+            embeddings=_numbers(raw),
         )
-    except (ValueError, TypeError, KeyError, EOFError) as error:
+    except (ValueError, TypeError, KeyError, EOFError, OverflowError) as error:
         raise GoldenError(f"{folder}: {_RECORD} is malformed: {error}") from None
     _check(goldens, str(folder))
     return goldens
+
+
+def _numbers(raw: bytes) -> np.ndarray:
+    """The array of an .npy file. ValueError if the file is shorter than its header says: numpy
+    takes memory for all of it before it reads."""
+    file = io.BytesIO(raw)
+    version = np.lib.format.read_magic(file)
+    read = {(1, 0): np.lib.format.read_array_header_1_0}.get(version)
+    if read is None:
+        raise ValueError(f"{_NUMBERS} has the version {version}, not (1, 0)")
+    shape, _, kind = read(file)
+    if math.prod(shape) * kind.itemsize != len(raw) - file.tell():
+        raise ValueError(f"{_NUMBERS} does not hold the {shape} numbers that it says")
+    return np.load(io.BytesIO(raw), allow_pickle=False)
 
 
 def find(fingerprint: str, roots: Iterable[Path] = (STORE,)) -> Path | None:
@@ -198,7 +213,7 @@ def _record(folder: Path) -> dict[str, Any]:
         record = json.loads((folder / _RECORD).read_bytes())
     except OSError as error:
         raise GoldenError(f"{folder}: cannot read {_RECORD}: {error.strerror}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise GoldenError(f"{folder}: {_RECORD} is no JSON: {error}") from None
     if not isinstance(record, dict):
         raise GoldenError(f"{folder}: {_RECORD} holds no object")

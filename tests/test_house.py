@@ -189,6 +189,7 @@ def test_target_imports_no_vendor_but_its_own() -> None:
     ("module", "below"),
     [
         ("exporter.errors", ()),
+        ("exporter.files", ()),
         ("exporter.stages", ()),
         ("exporter.options", ("exporter.errors",)),
         ("exporter.dialect", ()),

@@ -18,7 +18,7 @@ import openvino as ov
 from openvino import opset13 as ops
 
 from exporter import dialect
-from exporter.errors import RewriteError
+from exporter.errors import OutputError, RewriteError
 from exporter.options import NOTHING_ASKED, BuildOptions
 from exporter.passes.quantize_weights import dynamic_group
 from exporter.program import Program, infer_shapes, weights_aside, where
@@ -38,7 +38,8 @@ _NO_RULE = re.compile(r"(?:operations: |, )(\w+)-\d+")
 def write(
     program: Program, precision: str, folder: Path, options: BuildOptions = NOTHING_ASKED
 ) -> None:
-    """Convert and save. Raises RewriteError if OpenVINO's frontend refuses an op."""
+    """Convert and save. Raises RewriteError if OpenVINO's frontend refuses an op, OutputError
+    where the disk is full."""
     for node in program.graph:
         if node.domain:
             raise _cannot_spell(node)
@@ -52,7 +53,14 @@ def write(
     _name(converted)
     converted.set_rt_info(str(dynamic_group(program.graph)), [_RUNTIME, GROUP])
     Shapes(options.batch or 0, options.buckets).note(converted)
-    ov.save_model(converted, folder / XML, compress_to_fp16=False)
+    try:
+        ov.save_model(converted, folder / XML, compress_to_fp16=False)
+    except RuntimeError as error:
+        if "iostream" not in str(error):
+            raise
+        raise OutputError(
+            f"cannot write {folder / XML}: the disk takes no more; make room, or choose another"
+        ) from error
     if precision == "bf16":
         precise.mark(folder / XML, precise.stream(converted))
 
