@@ -42,16 +42,19 @@ def to_toml(recipe: Recipe, comment: Sequence[str] = ()) -> str:
     lines = [f"# {line}" for line in comment]
     lines += [f"summary = {_text(recipe.summary)}", f"gains = {_text(recipe.gains)}"]
     lines += [f"alpha = {recipe.alpha}"] if recipe.alpha else []
+    lines += [f"dynamic = {recipe.dynamic}"] if recipe.dynamic else []
     for name, choice in (("weights", recipe.weights), ("table", recipe.table)):
         lines += ["", f"[{name}]", *_choice(choice.model_dump())]
     for rule in recipe.rules:
         said = rule.model_dump(exclude_none=True)
+        optional = said.pop("optional")
         kinds, layers = said.pop("kinds"), said.pop("layers")
         first = said.pop("first", None)
         lines += ["", "[[rule]]"]
         lines += [f"kinds = [{', '.join(map(_text, kinds))}]"] if kinds else []
         lines += [f"layers = {_text(layers)}"] if layers != "*" else []
         lines += [f"first = {first}"] if first is not None else []
+        lines += ["optional = true"] if optional else []
         lines += _choice(said)
     return "\n".join(lines) + "\n"
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from exporter import asking
+from exporter import asking, registry
 from exporter.errors import TargetError, UsageError
 from exporter.quantize import recipe
 from exporter.quantize.recipe import Recipe
@@ -74,7 +74,10 @@ def test_a_file_may_not_take_the_name_of_another_precision(tmp_path: Path) -> No
         asking.recipes([str(file)])
 
 
-def test_bits_that_a_target_lacks_are_refused_before_any_work() -> None:
+def test_bits_that_a_target_lacks_are_refused_before_any_work(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(type(registry.target("coreml")), "quantizes", frozenset({"int8"}))
     four = _recipe(weights={"bits": 4, "block": 32})
     with pytest.raises(TargetError, match="it has no int4"):
         asking.pairs(["coreml"], {"mine": four})

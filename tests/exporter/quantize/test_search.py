@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from exporter import cli, console, preparing
+from exporter import cli, console, preparing, registry
 from exporter.errors import TargetError, UsageError
 from exporter.program import Program
 from exporter.quantize import budget, groups, outcome, plan, sites, trials
@@ -338,6 +338,9 @@ def test_command_writes_and_prints(
     assert {p.name for p in tmp_path.iterdir()} == {"mine.toml", "mine.svg", "mine.trials.json"}
 
 
-def test_no_target_without_integers(tiny: Path, tmp_path: Path) -> None:
+def test_no_target_without_integers(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(type(registry.target("coreml")), "quantizes", frozenset())
     with pytest.raises(UsageError, match="takes no integers"):
         search(str(tiny), BOUNDS, "size", tmp_path, "mine", target="coreml")
