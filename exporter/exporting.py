@@ -293,7 +293,7 @@ def _build(
         peaks = job.peaks if pipeline.asks_ranges(floating, target.typed) else {}
         named = kinds.named(program) if peaks else {}
         passes.run(program, pipeline.half(floating, job.peaks, target.typed, target.products))
-        ranges = kinds.summary(named, peaks, program, target.typed)
+        ranges = kinds.summary(named, peaks, program, target.typed) if peaks else ()
         # A typed target is proved on its very graph; a hinted one on the graph it would have.
         emulable = None if target.typed else _emulable(program, floating, target)
         passes.run(program, target.tail(floating, program.contract, job.peaks))

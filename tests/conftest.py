@@ -15,6 +15,9 @@ from exporter.pipeline import PassReport, Pipeline
 from exporter.program import Program
 from exporter.stages import Stages
 
+# Before anything imports it: its asserts are explained as those of a test are.
+pytest.register_assert_rewrite("tests.exporter.passes.harness")
+
 # Before torch is loaded: on models this small a second thread only waits for the first, and on a
 # machine with other work to do it waits forty times as long as the work takes.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

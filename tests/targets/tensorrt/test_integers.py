@@ -223,7 +223,7 @@ def results(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Resul
     names = [folder / "right.toml", folder / "wrong.toml"]
     for name in names:
         name.write_text(RECIPE)
-    right, seen = set_precision._dequantize, []
+    right, seen = set_precision.in_half, []
 
     def moving(node: ir.Node, scale: np.ndarray, value: ir.Value, before: ir.Node) -> ir.Value:
         if "layers.0.self_attn.k_proj" in before.metadata_props[MODULE]:
@@ -233,7 +233,7 @@ def results(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Resul
 
     asked = BuildOptions(compute_capability=("sm75",), profile=PROFILE)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(set_precision, "_dequantize", moving)
+        patch.setattr(set_precision, "in_half", moving)
         patch.setattr(golden.make, "make", partial(golden.make.make, only=GOLDEN_TEXTS[:12]))
         patch.setattr(calibration, "texts", lambda: GOLDEN_TEXTS)  # words, and few
         first, second = export(
