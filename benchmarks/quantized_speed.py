@@ -3,8 +3,9 @@
     .venv/bin/python benchmarks/quantized_speed.py out/openvino-int8 out/openvino-int8-weights \
         --bf16 out/openvino-fp32 --bf16 PEER/openvino_model.xml
 
-An artifact is compiled as goldfold loads it (f32 around integers) and, marked so, with the bf16
-hint around them; each --bf16, a folder or an .xml, with the bf16 hint. Every round times each once;
+An artifact is compiled with f32 around its integers and, marked so, with the bf16 hint around them;
+what integers are multiplied with is rounded as its own file says. Each --bf16, a folder or an .xml,
+is compiled with the bf16 hint. Every round times each once;
 medians of wall time count, and processor time stands beside them, which other work on the machine
 disturbs less.
 """
@@ -60,11 +61,7 @@ def main(
 
 def _open(path: Path, hint: str) -> ov.InferRequest:
     file = next(path.glob("*model.xml")) if path.is_dir() else path
-    options = {
-        "INFERENCE_PRECISION_HINT": hint,
-        "PERFORMANCE_HINT": "LATENCY",
-        "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0",
-    }
+    options = {"INFERENCE_PRECISION_HINT": hint, "PERFORMANCE_HINT": "LATENCY"}
     return ov.Core().compile_model(str(file), "CPU", options).create_infer_request()
 
 

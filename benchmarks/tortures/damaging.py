@@ -13,19 +13,8 @@ import numpy as np
 
 from benchmarks.tortures import cell, ground
 from benchmarks.tortures.cell import Outcome
-from benchmarks.tortures.damage import (
-    ANY,
-    JSON,
-    MANIFEST,
-    MODULES,
-    NPY,
-    ONNX,
-    SAFETENSORS,
-    VERDICT,
-    XML,
-    Way,
-    sealed,
-)
+from benchmarks.tortures.damage import ANY, JSON, MANIFEST, MODULES, VERDICT, Way, sealed
+from benchmarks.tortures.headers import NPY, ONNX, SAFETENSORS, XML
 
 SECONDS = 60.0
 """What one command may take: an export of the tiny model that nothing stops takes a few."""

@@ -18,6 +18,7 @@ import onnx_ir as ir
 from exporter import (
     __version__,
     bundle,
+    cached,
     calibration,
     companions,
     interpret,
@@ -103,6 +104,7 @@ def key_of(fingerprint: str, gains: Recipe) -> str:
         "goldfold": __version__,
         "model": fingerprint,
         "gains": [gains.gains, gains.alpha],
+        "code": cached.code((*cached.TRACING, *cached.MEASURING)),
         "versions": {**companions.versions(), **packages},
         "texts": [calibration.texts(), tuning.texts()],
     }

@@ -60,7 +60,7 @@ class Stopwatch:
         contract = program.contract
         program = replace(program, tokenizer=self.ground.program.tokenizer)
         peaks = preparing.peaks_for(program, [(self.target, recipe.name)], self.stages)
-        pipeline.run(program, pipeline.half(target.rest, peaks, target.typed))
+        pipeline.run(program, pipeline.half(target.rest, peaks, target.typed, target.products))
         pipeline.run(program, target.tail(target.rest, contract, peaks))
         options = target.settle(target.rest, BuildOptions(), contract.max_length)
         with tempfile.TemporaryDirectory(prefix="goldfold-") as folder:

@@ -5,8 +5,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -22,9 +20,7 @@ from exporter.cache import FOLDER, Cache, key
 from exporter.exporting import Result
 from exporter.model import open_model
 from exporter.program import Program, add_constant
-from exporter.simplify import simplify
-from exporter.stages import Stages
-from exporter.trace import trace
+from exporter.stages import Silent, Stages
 from golden import store
 from tests.conftest import Exported, copy_of
 from tests.test_house import imports_of, is_in
@@ -46,13 +42,6 @@ activations = "static"
 kinds = ["down"]
 rounding = "nearest"
 """
-
-
-@pytest.fixture(scope="module")
-def traced(tiny: Path) -> Program:
-    program = trace(open_model(tiny))
-    simplify(program)
-    return program
 
 
 @pytest.fixture
@@ -88,20 +77,11 @@ def quick(
     return done
 
 
-class Notes:
+class Notes(Silent):
     """A listener that keeps the notes of the stages."""
 
     def __init__(self) -> None:
         self.said: dict[str, str] = {}
-
-    def begin(self, stage: str) -> None:
-        pass
-
-    def detail(self, text: str) -> None:
-        pass
-
-    def step(self, done: int, total: int) -> None:
-        pass
 
     def end(self, stage: str, seconds: float, note: str) -> None:
         self.said[stage] = note
@@ -366,76 +346,3 @@ def test_key_changes_with_code_and_libraries(
     said = cached.surroundings()
     assert said["torch"] and said["onnx-ir"] and said["goldfold"]
     assert key(**said) != key(**{**said, "torch": "0"})
-
-
-# --- processes
-
-EXPORTING = """
-import os, sys, time
-from pathlib import Path
-from types import ModuleType
-
-model, home, own = sys.argv[1], Path(sys.argv[2]), sys.argv[3]
-os.environ["GOLDFOLD_CACHE"] = str(home / "stages")
-
-from exporter import cached, exporting, preparing
-from exporter.cache import Cache
-from golden import store
-
-def tracing(source, **options):
-    # Each waits for the other, so that both have found nothing, and both keep what they made.
-    (home / f"{own}.traces").touch()
-    while len(list(home.glob("*.traces"))) < 2:
-        time.sleep(0.01)
-    return cached.find_trace(Cache(home / "given"), source)
-
-# No torch: what is tested is how two processes get on.
-for name, work in ("trace", tracing), ("simplify", lambda program: None):
-    stub = sys.modules[f"exporter.{name}"] = ModuleType(name)
-    setattr(stub, name, work)
-goldens = store.load(home / "golden").within(20)
-exporting.obtain_goldens = lambda *args: goldens
-texts = preparing.calibration.sequences
-preparing.calibration.sequences = lambda program: texts(program)[::20]
-(result,) = exporting.export(model, ["onnxruntime"], ["fp16"], home / "out")
-assert result.passed
-"""
-
-
-@pytest.fixture(scope="module")
-def together(
-    tiny: Path, traced: Program, exported: Exported, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
-    """Two exports of one model to one place with one cache, at once."""
-    home = tmp_path_factory.mktemp("together")
-    shutil.copytree(exported.artifacts["onnxruntime"] / "golden", home / "golden")
-    cached.keep_trace(Cache(home / "given"), open_model(tiny), traced)
-    running = [
-        subprocess.Popen(
-            [sys.executable, "-c", EXPORTING, str(tiny), str(home), str(own)],
-            cwd=ROOT,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for own in range(2)
-    ]
-    for process in running:
-        _, said = process.communicate(timeout=120)
-        assert process.returncode == 0, said
-    return home
-
-
-def test_two_exports_at_once_both_end_well(together: Path) -> None:
-    assert len(list(together.glob("*.traces"))) == 2
-    opened = bundle.open_bundle(together / "out" / "onnxruntime-fp16")
-    assert opened.verdict is not None and opened.verdict.passed
-    assert not list((together / "out").glob(".goldfold-*"))
-    kept = sorted(path.name.partition("-")[0] for path in (together / "stages").iterdir())
-    assert kept == ["ranges", "trace"]
-
-
-def test_what_they_left_serves_the_next(together: Path, tiny: Path, traced: Program) -> None:
-    found = cached.find_trace(Cache(together / "stages"), open_model(tiny))
-    assert found is not None
-    _same(traced, found)

@@ -11,23 +11,13 @@ import pytest
 
 from exporter import bundle, drifting, export, exporting, kinds, preparing, ranges
 from exporter.bundle import VerdictRecord
-from exporter.model import open_model
 from exporter.passes import law
 from exporter.passes.scale_residual import FP16_MAX, ScaleResidual
 from exporter.program import MODULE, Program
-from exporter.simplify import simplify
-from exporter.trace import trace
 from exporter.verifying import verify
 from golden import store
 from tests.conftest import Exported, copy_of
 from tests.exporter import small
-
-
-@pytest.fixture(scope="module")
-def traced(tiny: Path) -> Program:
-    program = trace(open_model(tiny))
-    simplify(program)
-    return program
 
 
 @pytest.fixture

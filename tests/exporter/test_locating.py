@@ -16,24 +16,14 @@ import pytest
 import targets.openvino.build as openvino_build
 from exporter import bundle, export, exporting, layers, locating, pipeline, preparing
 from exporter.location import Location
-from exporter.model import open_model
 from exporter.passes.base import Equality, Pass
 from exporter.program import MODULE, Program
 from exporter.reporting import collect
 from exporter.reporting.page import page
-from exporter.simplify import simplify
-from exporter.trace import trace
 from golden import gate, store
 from tests.conftest import Exported, copy_of
 
 LAYER = "transformer.layers.1"
-
-
-@pytest.fixture(scope="module")
-def traced(tiny: Path) -> Program:
-    program = trace(open_model(tiny))
-    simplify(program)
-    return program
 
 
 @pytest.fixture(autouse=True)

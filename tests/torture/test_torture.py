@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.tortures import damage, damaging, ground, inputs
+from benchmarks.tortures import damage, damaging, ground, headers, inputs
 from exporter import bundle, load
 from exporter.bundle import open_bundle
 from exporter.encoder import Encoder
@@ -83,8 +83,8 @@ def ways() -> list[tuple[str, damage.Way]]:
 
 def test_drawn_damage_holds_every_way() -> None:
     drawn = {harm.way.name.removesuffix(", resealed") for harm in damaging.draw(200, 0)}
-    pools = (damage.ANY, damage.JSON, damage.SAFETENSORS, damage.MODULES, damage.MANIFEST,
-             damage.NPY, damage.ONNX, damage.XML, damage.VERDICT)  # fmt: skip
+    pools = (damage.ANY, damage.JSON, headers.SAFETENSORS, damage.MODULES, damage.MANIFEST,
+             headers.NPY, headers.ONNX, headers.XML, damage.VERDICT)  # fmt: skip
     assert drawn == {way.name for pool in pools for way in pool}
     assert [str(harm) for harm in damaging.draw(40, 5)] == [str(h) for h in damaging.draw(40, 5)]
 
@@ -120,7 +120,7 @@ def test_fresh_verdict_is_not_written_through_a_link(
 def test_numbers_that_a_file_only_claims_take_no_memory(
     artifacts: dict[str, Path], tmp_path: Path
 ) -> None:
-    for place, way in enumerate(map(damage.sealed, damage.NPY)):
+    for place, way in enumerate(map(damage.sealed, headers.NPY)):
         room = tmp_path / str(place)
         room.mkdir()
         folder = spoilt(artifacts["onnxruntime"], room, "golden/embeddings.npy", way)
@@ -133,7 +133,7 @@ def test_what_is_no_file_of_openvinos_is_not_tried_as_other_formats(
     artifacts: dict[str, Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     folder = spoilt(artifacts["openvino"], tmp_path, "openvino_model.xml", damage.sealed(
-        damage.XML[0]))  # fmt: skip
+        headers.XML[0]))  # fmt: skip
     with pytest.raises(ArtifactError) as caught:
         load(folder, threads=1)
     one_line(caught, "openvino_model.xml")

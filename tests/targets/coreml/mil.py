@@ -16,7 +16,7 @@ from exporter.program import Contract, Program
 from targets.coreml import build, vendor
 from targets.coreml.build import Place
 from targets.coreml.evaluate import Evaluator
-from targets.coreml.package import Package, read
+from targets.coreml.package import MilFunction, Package, read
 
 KINDS = {"float32": "fp32", "float16": "fp16", "int64": "int32", "int32": "int32", "bool": "bool"}
 CONTRACT = Contract(
@@ -138,3 +138,18 @@ def inferred(op: str, parameters: Mapping[str, Any]) -> Any:
     if several[0].val is None and opens is not None:
         return [opens()]
     return [var.val for var in several]
+
+
+def ops(package: Package) -> dict[str, int]:
+    """How often each operation stands in its function."""
+    made: dict[str, int] = {}
+    for operation in package.function().operations:
+        made[operation.op] = made.get(operation.op, 0) + 1
+    return made
+
+
+def stored(function: MilFunction) -> list[np.ndarray]:
+    """Every array of 8-bit integers, or fewer, that a function reads."""
+    given = [value for op in function.operations for value in op.inputs.values()]
+    arrays = [a for a in (*given, *function.constants.values()) if isinstance(a, np.ndarray)]
+    return [a for a in arrays if a.dtype.itemsize == 1 and a.dtype.kind in "iu"]
