@@ -122,6 +122,8 @@ def _bits(choice: Choice) -> str:
 
 
 def _activations(recipe: Recipe) -> str:
+    if recipe.dynamic:
+        return f"dynamic, {recipe.dynamic}"
     return "static" if "static" in recipe.needs else "floating"
 
 

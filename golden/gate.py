@@ -14,7 +14,7 @@ EmbeddingGemma-300M, up to 2,048 tokens):
 - bf16, 2e-4:  r = 2.0e-2, 5 roundings of 2^-8; an honest build shows 7.9e-5.
 
 Integers round so coarsely that the mean is bounded, too. Their limits are what users are promised,
-as cosines: weights of 8 bits 0.999 at worst and 0.9997 on average; static activations 0.995 and
+as cosines: weights of 8 bits 0.999 at worst and 0.9997 on average; rounded activations 0.995 and
 0.999; weights of 4 bits 0.98 and 0.99; "small", a table of 4 bits, 0.96 and 0.98.
 
 What bugs cost in floating point (worst text): a norm's eps not rescaled, 4e-2; no sliding window,
