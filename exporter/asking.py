@@ -84,8 +84,8 @@ def settle(
     settled = {}
     for name, precision in pairs:
         target = registry.target(name)
-        floating = registry.floating(name, precision)
         recipe = recipes[precision]
+        floating = registry.floating(name, precision, recipe and recipe.around)
         own = target.allow(recipe.needs if recipe else (), asked.only(target.takes))
         settled[name, precision] = target.settle(floating, own, max_length)
     return settled

@@ -104,7 +104,8 @@ class Manifest(BaseModel):
     @property
     def floating(self) -> str:
         """What is computed in where there are no integers."""
-        return registry.floating(self.target, self.precision)
+        around = self.recipe and self.recipe.around
+        return registry.floating(self.target, self.precision, around)
 
     @property
     def needs(self) -> frozenset[str]:

@@ -283,7 +283,7 @@ def _build(
     """The target's files and all that lies beside them, sealed. Uses `program` up."""
     name = f"{target_name}-{precision}"
     target = registry.target(target_name)
-    floating = registry.floating(target_name, precision)
+    floating = registry.floating(target_name, precision, job.recipe and job.recipe.around)
     folder = job.scratch / name
     folder.mkdir()
     first_timing = len(stages.timings)

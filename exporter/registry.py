@@ -35,9 +35,13 @@ def target(name: str) -> Target:
     raise TargetError(f"unknown target {name!r}; known targets: {', '.join(names())}")
 
 
-def floating(name: str, precision: str) -> str:
-    """What the target computes in around integers; `precision` itself where there are none."""
-    return precision if precision in FLOATS else target(name).rest
+def floating(name: str, precision: str, around: str | None = None) -> str:
+    """What the target computes in around integers, as Recipe.around wants it; `precision` itself
+    where there are none."""
+    if precision in FLOATS:
+        return precision
+    found = target(name)
+    return found.close_rest or found.rest if around == "close" else found.rest
 
 
 def offered(name: str, precision: str, needs: Collection[str] = ()) -> Target:

@@ -56,6 +56,8 @@ class Target(ABC):
     rest: ClassVar[str] = "fp32"
     """The floating precision of what a recipe leaves in floating point: what methods are given as
     `precision` where integers are asked for."""
+    close_rest: ClassVar[str | None] = None
+    """The same for recipes that ask for it to be close (Recipe.around); `rest` if None."""
     quantizes: ClassVar[frozenset[str]] = frozenset()
     """What integers it takes, of "int8", "int4" (weights) and "static" (activations of int8 with a
     fixed scale)."""

@@ -42,6 +42,7 @@ def to_toml(recipe: Recipe, comment: Sequence[str] = ()) -> str:
     lines = [f"# {line}" for line in comment]
     lines += [f"summary = {_text(recipe.summary)}", f"gains = {_text(recipe.gains)}"]
     lines += [f"alpha = {recipe.alpha}"] if recipe.alpha else []
+    lines += [f"around = {_text(recipe.around)}"] if recipe.around != "fast" else []
     lines += [f"dynamic = {recipe.dynamic}"] if recipe.dynamic else []
     for name, choice in (("weights", recipe.weights), ("table", recipe.table)):
         lines += ["", f"[{name}]", *_choice(choice.model_dump())]

@@ -5,6 +5,8 @@ gains = "balance"            # the norms' gains: "fold", "keep" or "balance"
 alpha = 0.5                  # balance: how much of the spread the weights take over
 dynamic = 128                # runtimes that can may round what integers are multiplied with as
                              # they go, in groups of so many inputs, or of a smaller block
+around = "fast"              # "close" has OpenVINO compute the rest in f32 instead of bf16; where
+                             # half precision is fp16, that is close as it is
 
 [weights]                    # every linear map …
 bits = 8                     # 8, 4, or 0 for floating point
@@ -103,6 +105,7 @@ class Recipe(BaseModel):
     gains: Literal["fold", "keep", "balance"] = "balance"
     alpha: float = Field(default=0.0, ge=0.0, le=1.0)
     dynamic: int = Field(default=0, ge=0, multiple_of=16)
+    around: Literal["fast", "close"] = "fast"
     weights: Choice = Choice()
     table: Choice = Choice()
     rules: tuple[Rule, ...] = Field(default=(), alias="rule")

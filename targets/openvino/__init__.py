@@ -23,6 +23,7 @@ class OpenVino(Target):
     extra = "openvino"
     precisions = ("fp32", "fp16", "bf16")
     rest = "bf16"
+    close_rest = "fp32"
     quantizes = frozenset({"int8", "int4", "static"})
     typed = False  # the plugin chooses where to round, from a hint
     takes = ("batch", "buckets")

@@ -200,12 +200,15 @@ def test_what_integers_meet_is_rounded_as_the_file_says_and_not_otherwise(
     quantized: dict[str, Path], tiny: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "going.toml").write_text(DYNAMIC)
-    (tmp_path / "exact.toml").write_text(DYNAMIC.replace("dynamic = 32\n", ""))
+    close = DYNAMIC.replace("dynamic = 32", 'around = "close"')
+    (tmp_path / "exact.toml").write_text(close)
     recipes = [str(tmp_path / f"{name}.toml") for name in ("going", "exact")]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(golden.make, "make", partial(golden.make.make, only=GOLDEN_TEXTS))
         going, exact = export(tiny, ["openvino"], recipes, tmp_path / "out", locate=False)
     assert going.bundle.manifest.gate == "int8" and exact.bundle.manifest.gate == "int8-weights"
+    floats = [result.bundle.manifest.floating for result in (going, exact)]
+    assert floats == ["bf16", "fp32"]
     files = {result.path: result.path / "openvino_model.xml" for result in (going, exact)}
     said = [ov.Core().compile_model(file, "CPU") for file in files.values()]  # as others open it
     groups = [int(one.get_property("DYNAMIC_QUANTIZATION_GROUP_SIZE")) for one in said]
