@@ -82,10 +82,8 @@ def convert(model: ir.Model, precision: str = "fp32") -> tuple[ov.Model, list[np
     infer_shapes(model)
     with weights_aside(model) as aside:
         # Around integers in bf16, constants of half precision are eight times closer than results.
-        small = precision == "bf16" and _has_integers(model)
-        wanted = ("MatMul", "Gemm", "Gather", "Slice") if small else ("MatMul", "Gemm", "Gather")
-        halved = precision == "fp16" or small
-        matrices = {v.name for v in aside if halved and _is_matrix(v, wanted)}
+        halved = precision == "fp16" or (precision == "bf16" and _has_integers(model))
+        matrices = {v.name for v in aside if halved and _is_matrix(v)}
         scales = {v.name for v in aside if _is_scale(v)}
         tensors = {v.name: v.const_value for v in aside}
         graph = io.BytesIO(ir.to_proto(model).SerializeToString())
@@ -131,11 +129,10 @@ def _packed(tensor: ir.TensorProtocol) -> np.ndarray:
     return np.frombuffer(tensor.tobytes(), np.uint8)
 
 
-def _is_matrix(value: ir.Value, readers: tuple[str, ...]) -> bool:
+def _is_matrix(value: ir.Value) -> bool:
     """Whether a constant is a projection's or an embedding's: what fp16 stores in half precision.
-    Gains are a thousandth of the bytes, and so are rotary tables, which Slice reads: to round them
-    costs more than it saves, unless integers have made all the rest small."""
-    return all(node.op_type in readers for node, _ in value.uses())
+    Gains and rotary tables are a thousandth of the bytes, and rounding them costs more."""
+    return all(node.op_type in ("MatMul", "Gemm", "Gather") for node, _ in value.uses())
 
 
 def _has_integers(model: ir.Model) -> bool:
