@@ -28,7 +28,7 @@ _BLOCKS = (32, 16, 8)
 _GAINS: dict[Objective, tuple[Literal["keep", "balance"], float]] = {
     "size": ("keep", 0.0), "speed": ("balance", 0.8),
 }  # fmt: skip
-"""As in the shipped recipes: int8-weights, and int8, whose activations are integers too."""
+"""As in the shipped recipes: int8-weights, and int8-static, whose activations are integers too."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -21,7 +21,7 @@ from openvino import opset13 as ops
 from exporter.errors import ArtifactError, RewriteError, TargetError
 from exporter.program import ATTENTION_MASK, INPUT_IDS, Contract
 from targets.openvino import precise, tokenizer
-from targets.openvino.build import HIDDEN, XML
+from targets.openvino.build import GROUP, HIDDEN, XML, group
 from targets.openvino.interop import HINTS
 
 OVMS = "ovms"
@@ -83,14 +83,12 @@ def _ovms(folder: Path, contract: Contract, precision: str, out: Path) -> tuple[
             f"goldens' (`goldfold inspect {folder}` says where); serve it by sentence-transformers"
         )
     name, tensors = contract.model, f"{contract.model}-tensors"
-    plugin = {
-        "INFERENCE_PRECISION_HINT": HINTS[precision],
-        "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0",
-        "NUM_STREAMS": "1",
-    }
+    model = _read(folder / XML)
+    exact = {"INFERENCE_PRECISION_HINT": HINTS[precision], GROUP: group(model)}
+    plugin = {**exact, "NUM_STREAMS": "1"}
     texts = out / name
     texts.mkdir(parents=True)
-    _with_tokens(folder, contract, precision, texts)
+    _with_tokens(model, folder, contract, exact, texts)
     for path in sorted(folder.glob("*token*")):
         _link(path, texts / path.name)
     config = json.loads((folder / "config.json").read_text("utf-8"))
@@ -114,13 +112,19 @@ def _ovms(folder: Path, contract: Contract, precision: str, out: Path) -> tuple[
     return tuple(said)
 
 
-def _with_tokens(folder: Path, contract: Contract, precision: str, place: Path) -> None:
-    """Write the model with its first output as [batch, 1, size] into `place`."""
+def _read(file: Path) -> ov.Model:
     try:
-        model = ov.Core().read_model(folder / XML)
+        return ov.Core().read_model(file)
     except RuntimeError as error:
         reason = (str(error).splitlines() or [""])[-1]
-        raise ArtifactError(f"OpenVINO refuses {folder / XML}: {reason}") from None
+        raise ArtifactError(f"OpenVINO refuses {file}: {reason}") from None
+
+
+def _with_tokens(
+    model: ov.Model, folder: Path, contract: Contract, exact: dict[str, str], place: Path
+) -> None:
+    """Write the model in `folder` with its first output as [batch, 1, size] into `place`. Both are
+    compared as `exact` has OpenVINO compute them."""
     embedding = model.output(contract.output).get_node().input_value(0)
     widened = ops.unsqueeze(embedding, _one(model))
     widened.set_friendly_name(f"{contract.output}.served")
@@ -132,7 +136,7 @@ def _with_tokens(folder: Path, contract: Contract, precision: str, place: Path) 
     ov.save_model(served, place / XML, compress_to_fp16=False)
     if names := precise.marked(folder / XML):
         precise.mark(place / XML, names)
-    _compare(folder / XML, place / XML, contract, precision)
+    _compare(folder / XML, place / XML, contract, exact)
     if _alike(folder / _BIN, place / _BIN):
         (place / _BIN).unlink()
         _link(folder / _BIN, place / _BIN)
@@ -148,17 +152,16 @@ def _one(model: ov.Model) -> ov.Node:
     return ops.constant(np.array([1], dtype=np.int64))
 
 
-def _compare(ours: Path, served: Path, contract: Contract, precision: str) -> None:
+def _compare(ours: Path, served: Path, contract: Contract, exact: dict[str, str]) -> None:
     """Raise RewriteError unless both give the same bits, for a short and a padded longer row."""
     rng = np.random.default_rng(0)
     length = min(16, contract.max_length)
     ids = rng.integers(0, contract.vocab_size, (2, length), dtype=np.int64)
     mask = np.ones_like(ids)
     mask[1, length // 2 :] = 0
-    hint = {"INFERENCE_PRECISION_HINT": HINTS[precision], "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0}
     found = []
     for path, name in ((ours, contract.output), (served, HIDDEN)):
-        compiled = ov.Core().compile_model(path, "CPU", hint)
+        compiled = ov.Core().compile_model(path, "CPU", exact)
         found.append(np.array(compiled({INPUT_IDS: ids, ATTENTION_MASK: mask})[name]))
         del compiled
     if not np.array_equal(found[0], found[1][:, 0]):

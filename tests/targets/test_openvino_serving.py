@@ -27,7 +27,7 @@ from exporter.errors import ArtifactError, OutputError, TargetError, UsageError
 from exporter.laying import LaidOut, lay_out
 from golden import store
 from golden.store import Goldens
-from targets.openvino import TARGET, precise, serving
+from targets.openvino import TARGET, build, precise, serving
 from tests.targets import test_openvino_bundle as readers
 
 LIMIT = 1e-8
@@ -274,3 +274,21 @@ def test_what_fails_leaves_nothing(artifact: Path, tmp_path: Path, monkeypatch) 
     with pytest.raises(KeyboardInterrupt):
         lay_out(artifact, "ovms", tmp_path / "out")
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_server_rounds_what_integers_meet_as_the_artifact_says(
+    artifact: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(artifact, tmp_path / "artifact"))
+    contract = open_bundle(artifact).manifest.contract
+    said = (folder / build.XML).read_text("utf-8")
+    nothing = f'<{build.GROUP} value="0" />'
+    assert nothing in said
+    (folder / build.XML).write_text(said.replace(nothing, nothing.replace("0", "64")), "utf-8")
+    serving.lay_out(folder, contract, "fp32", serving.OVMS, tmp_path / "served")
+    (entry,) = Config.model_validate_json(
+        (tmp_path / "served/config.json").read_text()
+    ).model_config_list
+    assert entry.config.plugin_config[build.GROUP] == "64"
+    graph = (tmp_path / "served" / contract.model / "graph.pbtxt").read_text()
+    assert f'"{build.GROUP}": "64"' in graph
