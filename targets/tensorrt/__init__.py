@@ -49,8 +49,8 @@ class TensorRt(Target):
         return None
 
     def allow(self, needs: Collection[str], options: BuildOptions) -> BuildOptions:
-        if vendor.builder() == vendor.ENTERPRISE:
-            return options  # settle says which architecture there is; check_graph what it lacks
+        if not needs or vendor.builder() == vendor.ENTERPRISE:
+            return options  # settle says which architectures there are; check_graph what they lack
         found = settings.parse_capabilities(options.compute_capability, "", vendor.capabilities())
         for kind in sorted(needs):
             asked = found if options.compute_capability else ()

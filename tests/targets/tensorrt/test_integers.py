@@ -190,6 +190,7 @@ def test_architectures_follow_from_the_integers() -> None:
     assert TARGET.allow(("int8",), nothing).compute_capability == known
     for needs in (("int4",), ("int8", "static")):
         assert TARGET.allow(needs, nothing).compute_capability == known[1:]
+    assert TARGET.allow((), nothing) == nothing  # a choice that settle makes by the precision
     asked = BuildOptions(compute_capability=("sm75", "sm86"))
     assert TARGET.allow((), asked) == TARGET.allow(("int8",), asked) == asked
     for kind, says in (("int4", "int4 needs sm80"), ("static", "int8 activations needs? sm80")):
