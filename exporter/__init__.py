@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from exporter.errors import RewriteError as RewriteError
     from exporter.errors import TargetError as TargetError
     from exporter.errors import UsageError as UsageError
-    from exporter.exporting import Result as Result
     from exporter.exporting import export as export
     from exporter.options import BuildOptions as BuildOptions
     from exporter.program import Contract as Contract
+    from exporter.proving import Result as Result
     from exporter.verifying import verify as verify
 
 __version__ = "0.1.0"
@@ -40,7 +40,7 @@ _HOMES = {
     "GoldfoldError": "exporter.errors",
     "ModelError": "exporter.errors",
     "OutputError": "exporter.errors",
-    "Result": "exporter.exporting",
+    "Result": "exporter.proving",
     "RewriteError": "exporter.errors",
     "TargetError": "exporter.errors",
     "UsageError": "exporter.errors",

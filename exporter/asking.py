@@ -51,6 +51,15 @@ def pairs(targets: Sequence[str], asked: Mapping[str, Recipe | None]) -> list[tu
     return found
 
 
+def check_judged(asked: Mapping[str, Recipe | None]) -> None:
+    """Refuse to judge an export in which nothing is quantized (see `recipes`)."""
+    if all(recipe is None for recipe in asked.values()):
+        raise UsageError(
+            f"--judge holds integers to what they may lose, and {', '.join(asked)} has none;"
+            " `goldfold judge ARTIFACT` judges any artifact"
+        )
+
+
 def check_sizes(dims: Sequence[int], max_length: int | None) -> None:
     """Refuse, without knowing the model, what no model has."""
     if any(dim < 1 for dim in dims) or (max_length is not None and max_length < 1):

@@ -26,7 +26,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from exporter import registry
 from exporter.errors import ArtifactError, OutputError
-from exporter.figures import KindRange, LayerLook, Speed
+from exporter.figures import KindRange, LayerLook, Losses, Speed
 from exporter.files import is_alive, is_full, read_record
 from exporter.location import Location
 from exporter.options import NOTHING_ASKED, BuildOptions
@@ -145,6 +145,8 @@ class VerdictRecord(BaseModel):
     """Likewise after every layer, against the source model (exporter/drifting.py)."""
     ranges: tuple[KindRange, ...] = ()
     """How large values get, where half precision asked for that."""
+    losses: Losses | None = None
+    """What users feel of its integers; null where it has none."""
     speed: Speed | None = None
     """What `goldfold report --speed` measured last."""
     location: Location | None = None

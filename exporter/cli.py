@@ -6,11 +6,10 @@ import json
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from rich.table import Table
-from rich.text import Text
 
 from exporter import (
     __version__,
@@ -25,12 +24,11 @@ from exporter import (
 )
 from exporter.cli_cache import NoCache
 from exporter.cli_golden import AsJson, Quiet, Trust, golden_app, whole_numbers
+from exporter.cli_judge import JudgeToo
+from exporter.cli_results import show
 from exporter.console import listening, open_console
-from exporter.errors import GateMissed, OutputError, UsageError
+from exporter.errors import OutputError, UsageError
 from exporter.guard import guarded
-
-if TYPE_CHECKING:
-    from exporter.exporting import Result
 
 app = typer.Typer(
     name="goldfold",
@@ -118,6 +116,7 @@ def export(
     minimum_target: Annotated[
         str | None, typer.Option(help="coreml: the oldest system to run on, as iOS18.")
     ] = None,
+    judge: JudgeToo = False,
     no_cache: NoCache = False,
     trust_remote_code: Trust = False,
     quiet: Quiet = False,
@@ -159,9 +158,10 @@ def export(
             build=build,
             locate=not no_locate,
             cache=not no_cache,
+            judge=judge,
             listener=listener,
         )
-    _show(results, as_json)
+    show(results, as_json)
 
 
 @app.command()
@@ -175,7 +175,12 @@ def verify(
     public_key: Annotated[
         Path | None, typer.Option(help="The key that the signature must be of, in PEM.")
     ] = None,
+    judge: JudgeToo = False,
+    model: Annotated[
+        str | None, typer.Option(help="--judge: the source, until its fp32 embeddings are kept.")
+    ] = None,
     threads: Threads = None,
+    trust_remote_code: Trust = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
@@ -184,9 +189,13 @@ def verify(
 
     if signature is not None or public_key is not None:
         _check_signature(_artifacts(folders), signature, public_key)
+    if model is not None and not judge:
+        raise UsageError("--model is what --judge compares with; give both")
     with listening(quiet or as_json) as listener:
-        results = [run(path, threads=threads, listener=listener) for path in _artifacts(folders)]
-    _show(results, as_json)
+        paths = _artifacts(folders)
+        judges = cli_judge.judges_for(model, trust_remote_code, listener) if judge else False
+        results = [run(path, threads=threads, judge=judges, listener=listener) for path in paths]
+    show(results, as_json)
 
 
 def _check_signature(paths: list[Path], signature: Path | None, key: Path | None) -> None:
@@ -208,49 +217,6 @@ def _artifacts(folders: list[Path]) -> list[Path]:
         inside = sorted(p for p in folder.glob("*") if is_artifact(p)) if folder.is_dir() else []
         paths += inside if inside and not is_artifact(folder) else [folder]
     return paths
-
-
-def _show(results: list[Result], as_json: bool) -> None:
-    """The table, the reasons of what failed, and GateMissed if anything did."""
-    from golden.compare import summary
-    from golden.report import Row, reasons, table
-
-    if as_json:
-        print(
-            json.dumps(
-                [
-                    {
-                        "path": str(r.path),
-                        "target": r.bundle.manifest.target,
-                        "precision": r.bundle.manifest.precision,
-                        "bytes": r.bundle.size,
-                        "seconds": round(r.seconds, 3),
-                        "passed": r.passed,
-                        "reasons": r.verdict.reasons,
-                        "measurement": summary(r.measurement),
-                    }
-                    for r in results
-                ],
-                indent=1,
-            )
-        )
-    else:
-        rows = [
-            Row(r.bundle.name, r.bundle.size, r.seconds, r.measurement, r.verdict) for r in results
-        ]
-        out_console.print(table(rows))
-        for result in results:
-            out_console.print(Text(str(result.path), "dim"), soft_wrap=True)
-        if not all(r.passed for r in results):
-            log_console.print(reasons(rows))
-        for result in results:
-            verdict = result.bundle.verdict
-            if verdict is not None and verdict.location is not None:
-                said = f"{result.bundle.name}: {verdict.location.sentence}"
-                log_console.print(Text(said), soft_wrap=True)
-    failed = [str(r.path) for r in results if not r.passed]
-    if failed:
-        raise GateMissed(f"missed the golden gate: {', '.join(failed)}")
 
 
 @app.command()
@@ -338,7 +304,7 @@ def demo(
         results = run(
             folder, works, ("fp32", "fp16"), out, name=packaged.MINILM.name, listener=listener
         )
-    _show(results, as_json=False)
+    show(results, as_json=False)
     texts = ["How do plants eat?", "Leaves turn light into sugar.", "The train leaves at noon."]
     question, *answers = load(results[0].path).embed(texts)
     shown = Table(f"similarity to “{texts[0]}”", "", title="Try it", title_justify="left")

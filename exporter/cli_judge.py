@@ -13,9 +13,20 @@ from rich.text import Text
 from exporter.cli_golden import Quiet, Trust
 from exporter.console import listening, open_console
 from exporter.errors import GateMissed, OutputError, UsageError
+from exporter.stages import Listener, Stages
 
 if TYPE_CHECKING:
-    from exporter.judging import Judged
+    from exporter.judging import Judged, Judges
+
+
+JudgeToo = Annotated[
+    bool,
+    typer.Option(
+        "--judge",
+        help="Hold what is quantized to its limit on retrieval as well. Takes minutes for each"
+        " artifact, and once as long as fp32 needs for 6,000 texts.",
+    ),
+]
 
 
 def judge(
@@ -59,17 +70,30 @@ def judge(
             threads=threads,
             trust_remote_code=trust_remote_code,
             listener=listener,
-            log=lambda text: log.print(Text(f"warning: {text}"), soft_wrap=True),
+            log=_warn,
         )
     for reason in dict.fromkeys(reason for one in found for reason in one.missing):
         log.print(Text(f"left out: {reason}"), soft_wrap=True)
     console = open_console()
     for one in found:
         console.print(table(one.name, one.judgement))
+        console.print(Text(one.sentence), soft_wrap=True)
     if json_file is not None:
         _write(json_file, found)
     if most is not None:
         _hold(found, most)
+
+
+def judges_for(model: str | None, trust_remote_code: bool, listener: Listener | None) -> Judges:
+    """Who judges all artifacts of one `goldfold verify`."""
+    from exporter.judging import convene, fp32_of
+
+    stages = Stages(listener)
+    return convene(stages, fp32_of(model, stages, trust_remote_code), log=_warn)
+
+
+def _warn(text: str) -> None:
+    open_console(stderr=True).print(Text(f"warning: {text}"), soft_wrap=True)
 
 
 def add_to(app: typer.Typer) -> None:

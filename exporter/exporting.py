@@ -3,69 +3,46 @@
 from __future__ import annotations
 
 import gc
-import hashlib
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import onnx_ir as ir
 
 from exporter import (
     __version__,
     asking,
     bundle,
     companions,
-    drifting,
     heads,
     kinds,
-    locating,
     pipeline,
+    proving,
     registry,
     reporting,
-    verifying,
 )
 from exporter.bundle import Bundle, Manifest, Origin
 from exporter.cache import open_cache
-from exporter.encoder import open_encoder
 from exporter.errors import UsageError
-from exporter.figures import KindRange, LayerLook
+from exporter.judging import Fp32, convene
 from exporter.model import Source, check_finite, open_model
 from exporter.options import NOTHING_ASKED, BuildOptions, check_taken
 from exporter.passes.set_precision import SetPrecision
 from exporter.pipeline import Options, Pipeline
 from exporter.preparing import legal, peaks_for, prepare, quantize, record_ranges, rewrite, traced
-from exporter.probing import Drift, Look
-from exporter.program import Program, Words, weights_aside
+from exporter.probing import Drift
+from exporter.program import Program, Words
+from exporter.proving import Built, Job, Result
 from exporter.quantize.recipe import Recipe
 from exporter.stages import Listener, Stages
-from exporter.suspect import Made, Suspect
+from exporter.suspect import Made
 from golden import store
-from golden.compare import Measurement
-from golden.gate import Verdict
+from golden.judging.reference import sentence_transformer
 from golden.store import Goldens
 
 if TYPE_CHECKING:
     from targets.base import Begun, Target
-
-
-@dataclass(frozen=True)
-class Result:
-    """One artifact of an export or a verification."""
-
-    path: Path
-    """Where it is; ends in `.failed` if it missed its gate."""
-    bundle: Bundle
-    measurement: Measurement
-    verdict: Verdict
-    seconds: float
-    """What building and verifying took."""
-
-    @property
-    def passed(self) -> bool:
-        return self.verdict.passed
 
 
 def export(
@@ -84,6 +61,7 @@ def export(
     build: BuildOptions = NOTHING_ASKED,
     locate: bool = True,
     cache: bool = True,
+    judge: bool = False,
     listener: Listener | None = None,
 ) -> list[Result]:
     """Export `model` for every pair of target and precision, and verify each artifact.
@@ -104,6 +82,8 @@ def export(
         build: what is asked of the targets beyond precisions (exporter.options.BuildOptions).
         locate: find out where an artifact that misses its gate goes wrong (exporter.locating).
         cache: take finished stages from the user's cache, and keep them there (exporter.cache).
+        judge: judge every quantized artifact on the Lee corpus and code retrieval, and hold it to
+            its gate's limit: minutes for each, and once for the fp32 reference (exporter.losses).
         listener: is told what happens (exporter.stages.Listener).
 
     Returns:
@@ -120,6 +100,8 @@ def export(
     cut = options.stop_after is not None or "set-precision" in options.skip
     if cut and any(precision != "fp32" for precision in asked):
         raise UsageError("--stop-after and --skip set-precision leave only fp32 whole")
+    if judge:
+        asking.check_judged(asked)
     out, stages, kept = Path(out), Stages(listener), open_cache(cache)
     with stages("open"):
         source = open_model(model, name=name, trust_remote_code=trust_remote_code)
@@ -141,6 +123,10 @@ def export(
         goldens = asking.shortened(goldens, max_length)
         heads.check(dims, goldens.dim)
         settled = asking.settle(pairs, asked, build, max_length or goldens.max_length)
+    judges = None
+    if judge:
+        fp32 = sentence_transformer(source.path, trust_remote_code=trust_remote_code)
+        judges = convene(stages, Fp32(source.name, origin.fingerprint, fp32))
     drift = Drift(goldens, stages) if verify_each else None
     passes = Pipeline(options, drift)
     results: dict[tuple[str, str], Result] = {}
@@ -171,9 +157,8 @@ def export(
             else:
                 peaks = quantize(programs[0], recipe, run, stages, members, kept)
             seen = looks + (drift.looks[first:] if drift is not None else [])
-            job = Job(
-                source, origin, goldens, peaks, scratch, out, drift, seen, {}, begun, recipe, trust
-            )
+            shared = (source, origin, goldens, peaks, scratch, out, drift, seen, {}, begun)
+            job = Job(*shared, recipe, trust, judges)
             for index, (target, precision) in enumerate(members):
                 own = programs.pop() if index == len(members) - 1 else _copy(programs[0])
                 fork = run.fork(f"{target}-{precision}")
@@ -181,7 +166,7 @@ def export(
                 built = _build(job, own, fork, target, precision, with_these, stages)
                 del own  # what is measured is the artifact: the program would only fill memory,
                 gc.collect()  # and a graph is full of cycles
-                results[target, precision] = _prove(job, built, stages)
+                results[target, precision] = proving.prove(job, built, stages)
     reporting.after_export(out, stages)
     return [results[pair] for pair in pairs]
 
@@ -231,46 +216,6 @@ def obtain_goldens(
     return goldens
 
 
-@dataclass(frozen=True)
-class Job:
-    """What all artifacts of one export share."""
-
-    source: Source
-    origin: Origin
-    goldens: Goldens
-    peaks: dict[str, float]
-    scratch: Path
-    out: Path
-    drift: Drift | None
-    looks: list[Look]
-    """The drift after the passes that they share."""
-    proofs: dict[tuple[str, str], Measurement]
-    """The emulator's figures by precision and graph."""
-    begun: Mapping[str, Begun | None]
-    """What goes on beside the export, by target."""
-    recipe: Recipe | None
-    trusts: bool | None
-    """Whether the model's code may run while a fault is located; None if none is to be."""
-
-    def gate(self, precision: str) -> str:
-        """The precision whose gate an artifact is held to."""
-        return precision if self.recipe is None else self.recipe.gate
-
-
-@dataclass(frozen=True)
-class _Built:
-    """An artifact that is whole but for its verdict."""
-
-    bundle: Bundle
-    goldens: Goldens
-    emulable: Program | None
-    made: Made | None
-    """How it came to be, if a fault is to be located."""
-    first_timing: int
-    first_look: int
-    ranges: tuple[KindRange, ...]
-
-
 def _build(
     job: Job,
     program: Program,
@@ -279,7 +224,7 @@ def _build(
     precision: str,
     options: BuildOptions,
     stages: Stages,
-) -> _Built:
+) -> Built:
     """The target's files and all that lies beside them, sealed. Uses `program` up."""
     name = f"{target_name}-{precision}"
     target = registry.target(target_name)
@@ -329,50 +274,7 @@ def _build(
         )
         built = Bundle(folder, manifest, None)
         stages.note(f"{built.size / 1e6:.0f} MB")
-    return _Built(built, goldens, emulable, made, first_timing, first_look, ranges)
-
-
-def _prove(job: Job, built: _Built, stages: Stages) -> Result:
-    """Measure an artifact, judge it, and move it to its place."""
-    manifest, goldens, emulable = built.bundle.manifest, built.goldens, built.emulable
-    gate = job.gate(manifest.precision)
-    encoder = open_encoder(built.bundle, proof=True)
-    measurement, verdict = verifying.measure(encoder, goldens, stages)
-    further = verifying.heads(encoder, goldens, stages, emulable)
-    verdict = verifying.with_heads(verdict, further, gate, goldens)
-    others = verifying.beside(built.bundle, goldens, stages)
-    proof = None
-    if emulable is not None:
-        key = (manifest.floating, _digest(emulable))
-        if key not in job.proofs:  # once for targets that were given the same graph
-            job.proofs[key] = verifying.emulated(emulable, gate, job.goldens, stages)
-        proof = job.proofs[key]
-        verdict = verifying.both(verdict, proof, gate, job.goldens)
-    location = None
-    if not verdict.passed and built.made is not None:
-        location = locating.locate(Suspect(built.made, goldens, measurement, proof), stages)
-    looks: list[Look] = []
-    inside: tuple[LayerLook, ...] = ()
-    if job.drift is not None:  # the common passes' and this artifact's own
-        looks = job.looks + job.drift.looks[built.first_look :]
-        inside = () if built.made is None else drifting.by_layer(built.made, goldens, stages)
-    timings = stages.timings[built.first_timing :]
-    record = verifying.record(
-        verdict,
-        measurement,
-        manifest,
-        timings,
-        others,
-        proof,
-        looks,
-        verifying.measured(built.bundle),
-        further,
-        location,
-    ).model_copy(update={"layers": inside, "ranges": built.ranges})
-    bundle.write_verdict(built.bundle.path, record)
-    path = bundle.publish(built.bundle.path, job.out, built.bundle.name, verdict.passed)
-    seconds = sum(timing.seconds for timing in timings)
-    return Result(path, Bundle(path, manifest, record), measurement, verdict, seconds)
+    return Built(built, goldens, emulable, made, first_timing, first_look, ranges)
 
 
 def _emulable(program: Program, precision: str, target: Target) -> Program | None:
@@ -389,12 +291,6 @@ def _emulable(program: Program, precision: str, target: Target) -> Program | Non
 def _copy(program: Program) -> Program:
     """A graph of its own; the weights are shared."""
     return replace(program, model=program.model.clone())
-
-
-def _digest(program: Program) -> str:
-    """What tells apart two graphs of one export; their weights follow from them."""
-    with weights_aside(program.model):
-        return hashlib.sha256(ir.to_proto(program.model).SerializeToString()).hexdigest()
 
 
 __all__ = ["Manifest", "Result", "export", "obtain_goldens", "prepare", "record_ranges", "traced"]

@@ -74,3 +74,36 @@ class Speed(BaseModel):
         """The times of one shape, if it was timed."""
         found = (one for one in self.shapes if (one.batch, one.tokens) == (batch, tokens))
         return next(found, None)
+
+
+class Loss(BaseModel):
+    """One figure of what users feel, at one size (golden/judging/judge.py, Metric). `loss` is
+    1 − artifact/reference, `upper` ends its 95 % interval above; null where it is not finite."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    dims: int
+    reference: float
+    artifact: float
+    loss: float | None
+    upper: float | None
+    count: int
+    """Of queries, pairs or texts."""
+
+
+class Losses(BaseModel):
+    """What users feel of a quantized artifact's errors (exporter/losses.py). Rank agreement among
+    the goldens always; the Lee corpus and retrieval where they were judged."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    figures: tuple[Loss, ...]
+    limit: float | None
+    """The gate: the share of retrieval's nDCG@10 that may be lost, held against `upper`."""
+    judged: str | None = None
+    """When retrieval was, in UTC; null if it was not, and the gate has 1−cos alone."""
+    pairs_digest: str = ""
+    """Of the retrieval set."""
+    missing: tuple[str, ...] = ()
+    """What was not measured, and what was judged in the artifact's place, one sentence each."""

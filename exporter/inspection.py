@@ -9,7 +9,7 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from exporter import registry
+from exporter import losses, registry
 from exporter.bundle import Bundle, open_bundle
 from golden.report import human_size
 
@@ -49,11 +49,13 @@ class Inspection:
         contract = manifest.contract
         table = Table(title=str(self.bundle.path), title_justify="left", show_header=False)
         prompts = ", ".join(contract.prompts) or "none"
+        lost = None if verdict is None else verdict.losses
         state = "never verified" if verdict is None else "PASS" if verdict.passed else "FAIL"
         for key, value in (
             ("model", f"{contract.model} (licence: {manifest.origin.licence or 'not stated'})"),
             ("target", f"{manifest.target}, {manifest.precision}"),
             ("verdict", state),
+            *((("losses", losses.sentence(lost)),) if lost is not None else ()),
             (
                 "embedding",
                 f"{contract.dim} × float32, {'unit' if contract.normalized else 'free'} length",

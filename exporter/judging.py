@@ -9,17 +9,25 @@ from typing import Any
 
 import numpy as np
 
-from exporter import bundle, registry
+from exporter import bundle, losses, registry
 from exporter.bundle import Bundle
 from exporter.encoder import Encoder, open_encoder
 from exporter.errors import UsageError
 from exporter.stages import Listener, Stages
 from exporter.verifying import goldens_of, measured
-from golden import store
+from golden import gate, store
 from golden.judging import Judgement, judge, lee, pairs, reference
+from golden.judging.lee import Lee
+from golden.judging.pairs import Pairs
+from golden.store import Goldens
 
 PARTS = ("ranks", "lee", "retrieval")
 """What can be left out: rank agreement among the goldens, the Lee corpus, code retrieval."""
+
+TOKENS = 128
+"""About what the longest text of the retrieval set has (golden/judging/pairs.py)."""
+
+Log = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -31,11 +39,119 @@ class Judged:
     name: str
     judgement: Judgement
     missing: tuple[str, ...]
+    gate: str
+    """The precision whose gate it is held to."""
+
+    @property
+    def sentence(self) -> str:
+        """Whether the gate on retrieval holds, in one line."""
+        limit = gate.gate_for(self.gate).loss
+        if limit is None:
+            return f"the gate of {self.gate} has no limit on retrieval"
+        said = losses.said_of(self.judgement.metrics, limit)
+        if not any(metric.name == gate.RETRIEVAL for metric in self.judgement.metrics):
+            return f"{said}: the gate of {self.gate} was not judged"
+        over = gate.judge_losses(self.judgement.metrics, self.gate)
+        return f"{said}: the gate of {self.gate} {'is missed' if over else 'holds'}"
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object."""
         named = {"path": str(self.path), "artifact": self.name, "missing": list(self.missing)}
-        return {**named, **self.judgement.to_json()}
+        return {**named, "gate": self.sentence, **self.judgement.to_json()}
+
+
+@dataclass(frozen=True)
+class Fp32:
+    """A source model in fp32, which artifacts of that model alone are judged against."""
+
+    name: str
+    fingerprint: str
+    embed: reference.Embed
+
+    def check(self, opened: Bundle) -> None:
+        """Raise UsageError for an artifact of another model."""
+        if self.fingerprint != opened.manifest.origin.fingerprint:
+            raise UsageError(f"{opened.path} was not exported from {self.name}")
+
+
+@dataclass(frozen=True)
+class Judges:
+    """What all artifacts of a run are judged on, and where the fp32 reference comes from."""
+
+    lee: Lee | None
+    pairs: Pairs | None
+    missing: tuple[str, ...]
+    """Why a part is left out, one line each."""
+    fp32: Fp32 | None
+    """None if the cache must do."""
+    cache: Path | None
+    log: Log
+
+    def judge(
+        self,
+        opened: Bundle,
+        stages: Stages,
+        threads: int | None = None,
+        goldens: Goldens | None = None,
+    ) -> Judgement:
+        """One artifact's judgement, inside a stage; rank agreement only with `goldens`.
+
+        Raises GoldenError where the reference is neither kept nor at hand, Unrankable for an
+        embedding that is not finite.
+        """
+        origin = opened.manifest.origin
+        if self.fp32 is None:
+            theirs = reference.refusing(
+                f"no fp32 reference of {origin.name} on these texts is kept yet; "
+                "give its source with --model"
+            )
+        else:
+            self.fp32.check(opened)
+            theirs = self.fp32.embed
+        return judge(
+            _embed(open_encoder(opened, threads, proof=True), stages),
+            reference.cached(origin.fingerprint, theirs, self.cache, self.log, stages.step),
+            goldens=goldens,
+            lee=self.lee,
+            pairs=self.pairs,
+            notice=stages.detail,
+        )
+
+    def missing_of(self, opened: Bundle) -> tuple[str, ...]:
+        """What was left out, and what this machine judges in an artifact's place."""
+        return (*self.missing, *_instead(opened))
+
+
+def convene(
+    stages: Stages,
+    fp32: Fp32 | None,
+    *,
+    count: int | None = None,
+    skip: Collection[str] = (),
+    cache: Path | None = None,
+    log: Log = lambda text: None,
+) -> Judges:
+    """Read what artifacts are judged on. `count` is of retrieval pairs, pairs.LEAST by default.
+
+    Raises UsageError for an unknown part or too few pairs, GoldenError where fewer are installed.
+    """
+    count = pairs.LEAST if count is None else count
+    if unknown := sorted(set(skip) - set(PARTS)):
+        raise UsageError(f"--skip {unknown[0]}: known parts are {', '.join(PARTS)}")
+    if count < 20:
+        raise UsageError(f"--pairs is {count}; fewer than 20 say nothing")
+    missing: list[str] = []
+    corpus = retrieval = None
+    if "lee" not in skip:
+        reason = lee.unavailable()
+        missing += [reason] if reason else []
+        corpus = None if reason else lee.load()
+    if "retrieval" not in skip:
+        with stages("retrieval pairs"):
+            retrieval = pairs.collect(count)
+            found = len(retrieval.pairs)
+            stages.note(f"{found} docstrings and functions, digest {retrieval.digest[:12]}")
+    return Judges(corpus, retrieval, tuple(missing), fp32, cache, log)
 
 
 def judge_artifacts(
@@ -48,7 +164,7 @@ def judge_artifacts(
     trust_remote_code: bool = False,
     cache: Path | None = None,
     listener: Listener | None = None,
-    log: Callable[[str], None] = lambda text: None,
+    log: Log = lambda text: None,
 ) -> list[Judged]:
     """Judge every artifact folder, one that missed its gate as well.
 
@@ -58,71 +174,53 @@ def judge_artifacts(
     Raises UsageError for an unknown part, too few pairs or a model that is not the artifact's;
     ArtifactError for a damaged folder; GoldenError where a reference is needed and none is at hand.
     """
-    if unknown := sorted(set(skip) - set(PARTS)):
-        raise UsageError(f"--skip {unknown[0]}: known parts are {', '.join(PARTS)}")
-    if count < 20:
-        raise UsageError(f"--pairs is {count}; fewer than 20 say nothing")
-    stages, missing = Stages(listener), []
+    stages = Stages(listener)
     bundles = [bundle.open_bundle(Path(folder), unverified=True) for folder in folders]
-    make, fingerprint = _reference(model, trust_remote_code, stages)
-    for opened in bundles:
-        if fingerprint not in (None, opened.manifest.origin.fingerprint):
-            raise UsageError(f"{opened.path} was not exported from {model}")
-    corpus = retrieval = None
-    if "lee" not in skip:
-        reason = lee.unavailable()
-        missing += [reason] if reason else []
-        corpus = None if reason else lee.load()
-    if "retrieval" not in skip:
-        with stages("retrieval pairs"):
-            retrieval = pairs.collect(count)
-            stages.note(f"{count} docstrings and functions, digest {retrieval.digest[:12]}")
+    fp32 = fp32_of(model, stages, trust_remote_code)
+    if fp32 is not None:
+        for opened in bundles:
+            fp32.check(opened)
+    judges = convene(stages, fp32, count=count, skip=skip, cache=cache, log=log)
     found = []
     for opened in bundles:
-        origin = opened.manifest.origin
-        theirs = make or reference.refusing(
-            f"no fp32 reference of {origin.name} on these texts is kept yet; "
-            "give its source with --model"
-        )
+        goldens = None if "ranks" in skip else goldens_of(opened)
         with stages(f"judge {opened.name}"):
-            judgement = judge(
-                _embed(open_encoder(opened, threads, proof=True), stages),
-                reference.cached(origin.fingerprint, theirs, cache, log, stages.step),
-                goldens=None if "ranks" in skip else goldens_of(opened),
-                lee=corpus,
-                pairs=retrieval,
-                notice=stages.detail,
-            )
+            judgement = judges.judge(opened, stages, threads, goldens)
             worst = judgement.worst
             stages.note("" if worst is None else f"largest loss {worst.upper:.2%}, {worst.name}")
-        found.append(Judged(opened.path, opened.name, judgement, (*missing, *_instead(opened))))
+        missing, held = judges.missing_of(opened), opened.manifest.gate
+        found.append(Judged(opened.path, opened.name, judgement, missing, held))
     return found
 
 
-def _instead(opened: Bundle) -> list[str]:
-    """What this machine judged where it cannot run the artifact, or not in its precision."""
-    manifest = opened.manifest
-    what, reason = measured(opened)
-    if reason:
-        return [f"{opened.path} itself: {reason}; judged instead: {what}"]
-    if not registry.target(manifest.target).executes(manifest.floating):
-        return [f"{opened.path} in {manifest.floating}: this machine computes it in fp32"]
-    return []
-
-
-def _reference(
-    model: str | None, trust: bool, stages: Stages
-) -> tuple[reference.Embed | None, str | None]:
-    """(the source model in fp32, its fingerprint), or nothing where none is named."""
+def fp32_of(model: str | None, stages: Stages, trust_remote_code: bool = False) -> Fp32 | None:
+    """The source model, or None where none is named."""
     if model is None:
-        return None, None
+        return None
     from exporter.model import open_model
 
     with stages("open"):
-        source = open_model(model, trust_remote_code=trust)
+        source = open_model(model, trust_remote_code=trust_remote_code)
         digests = {k: v for k, v in source.digests.items() if store.defines(k)}
-    made = reference.sentence_transformer(source.path, trust_remote_code=trust)
-    return made, store.fingerprint(digests)
+    embed = reference.sentence_transformer(source.path, trust_remote_code=trust_remote_code)
+    return Fp32(model, store.fingerprint(digests), embed)
+
+
+def _instead(opened: Bundle) -> list[str]:
+    """What this machine judged where it cannot run the artifact, or not in its precision; and
+    whether the artifact reads less of a text than the reference."""
+    manifest, said = opened.manifest, []
+    what, reason = measured(opened)
+    if reason:
+        said.append(f"{opened.name} itself: {reason}; judged instead: {what}")
+    elif not registry.target(manifest.target).executes(manifest.floating):
+        said.append(f"{opened.name} in {manifest.floating}: this machine computes it in fp32")
+    if manifest.contract.max_length < TOKENS:
+        said.append(
+            f"{opened.name} reads {manifest.contract.max_length} tokens of a text, the reference"
+            " more: what is lost is lost by that as well"
+        )
+    return said
 
 
 def _embed(encoder: Encoder, stages: Stages) -> reference.Embed:

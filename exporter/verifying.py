@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from exporter import bundle, registry
+from exporter import bundle, losses, registry
 from exporter import emulate as emulation
 from exporter.bundle import GOLDEN, Bundle, Manifest, VerdictRecord
 from exporter.encoder import Encoder, open_encoder
@@ -23,7 +23,8 @@ from golden.gate import Verdict
 from golden.store import Goldens
 
 if TYPE_CHECKING:
-    from exporter.exporting import Result
+    from exporter.judging import Judges
+    from exporter.proving import Result
 
 EMULATED = "Emulated:"
 """How a reason starts that the emulator gave."""
@@ -33,14 +34,27 @@ HEAD_EMULATED = " emulated"
 
 
 def verify(
-    folder: str | Path, *, threads: int | None = None, listener: Listener | None = None
+    folder: str | Path,
+    *,
+    threads: int | None = None,
+    judge: bool | Judges = False,
+    model: str | None = None,
+    trust_remote_code: bool = False,
+    listener: Listener | None = None,
 ) -> Result:
     """Check every digest of an artifact folder, run its goldens again, and renew its verdict.json.
 
+    `judge` judges a quantized artifact on the Lee corpus and retrieval, and holds it to its limit
+    (exporter.losses); several verifications may share what exporter.judging.convene returns. It
+    needs the source `model` until its fp32 embeddings are kept. Without it, what was judged before
+    stays in the verdict.
+
     Works on artifacts that missed their gate as well. A missed gate does not raise: look at
-    `.passed`. Raises ArtifactError, naming the file, for a damaged folder.
+    `.passed`. Raises ArtifactError, naming the file, for a damaged folder; UsageError for a model
+    that is not the artifact's; GoldenError where one is needed to judge and none is given.
     """
-    from exporter.exporting import Result
+    from exporter.judging import convene, fp32_of
+    from exporter.proving import Result
 
     path = Path(folder)
     stages = Stages(listener)
@@ -48,11 +62,16 @@ def verify(
         opened = bundle.open_bundle(path, unverified=True)
         stages.note(f"{len(opened.manifest.files)} files, every digest right")
     goldens = goldens_of(opened)
+    judges = None if isinstance(judge, bool) else judge
+    if judge is True and opened.manifest.recipe is not None:
+        judges = convene(stages, fp32_of(model, stages, trust_remote_code))
     encoder = open_encoder(opened, threads, proof=True)
     measurement, verdict = measure(encoder, goldens, stages)
     further = heads(encoder, goldens, stages)
     verdict = with_heads(verdict, further, opened.manifest.gate, goldens)
     others = beside(opened, goldens, stages, threads)
+    lost = losses.of(opened, goldens, measurement, stages, judges, threads)
+    verdict = losses.hold(verdict, lost, opened.manifest.gate)
     fresh = record(
         verdict,
         measurement,
@@ -61,7 +80,7 @@ def verify(
         others,
         where=measured(opened),
         heads=further,
-    )
+    ).model_copy(update={"losses": lost})
     verdict, fresh = _carry(opened, verdict, fresh)
     bundle.write_verdict(path, fresh)
     seconds = sum(timing.seconds for timing in stages.timings)

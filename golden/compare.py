@@ -6,7 +6,7 @@ numpy only, all arithmetic in f64. What is acceptable is the gate's business, no
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -76,6 +76,8 @@ class Measurement:
     similarity_padded: float
     pairs: tuple[tuple[float, float], ...] = ()
     """For pictures: (g_i.g_j, e_i.e_j - g_i.g_j) of a drawn sample of pairs, texts run alone."""
+    embeddings: np.ndarray | None = field(default=None, compare=False, repr=False)
+    """f64 [N, dim] of the texts run alone; in no record."""
 
     @property
     def worst(self) -> float:
@@ -119,7 +121,9 @@ class Measurement:
             "mean_padded": self.mean_padded,
             "worst_id": self.worst_id,
         }
-        return _without_inf({**asdict(self), **summary})
+        record = asdict(replace(self, embeddings=None))
+        del record["embeddings"]
+        return _without_inf({**record, **summary})
 
 
 def summary(measurement: Measurement) -> dict[str, Any]:
@@ -190,6 +194,7 @@ def measure(
         similarity_alone=similarity_error(alone, reference),
         similarity_padded=similarity_error(padded, reference),
         pairs=sampled_pairs(alone, reference),
+        embeddings=alone,
     )
 
 

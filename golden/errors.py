@@ -1,4 +1,4 @@
-"""The one exception of this package."""
+"""The exceptions of this package."""
 
 from __future__ import annotations
 
@@ -13,3 +13,7 @@ class GoldenError(Exception):
 
     def __init__(self, message: str) -> None:
         super().__init__(" ".join(message.split()))
+
+
+class Unrankable(GoldenError):
+    """An embedding is not finite, or zero, so that nothing can be ranked by it."""

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict
 from exporter import __version__, bundle
 from exporter.bundle import Bundle, FileEntry, Manifest, Origin, VerdictRecord
 from exporter.errors import ArtifactError
-from exporter.figures import KindRange, LayerLook, Speed
+from exporter.figures import KindRange, LayerLook, Losses, Speed
 from exporter.location import Location
 from exporter.pipeline import PassReport
 from exporter.probing import Look
@@ -24,7 +24,7 @@ from golden import store
 from golden.errors import GoldenError
 from golden.gate import GATES
 
-FORMAT = "goldfold.report/2"
+FORMAT = "goldfold.report/3"
 _WAYS = ("alone", "padded")
 
 State = Literal["passed", "failed", "unverified", "damaged"]
@@ -131,6 +131,9 @@ class ArtifactFigures(_Record):
     """On a few short texts, where the export was asked for drift."""
     ranges: tuple[KindFigures, ...] = ()
     """On calibration texts, where half precision asked for them."""
+    losses: Losses | None = None
+    """What users feel of its integers; null where it has none, or was verified before that was
+    looked at."""
     speed: Speed | None = None
     """What `goldfold report --speed` measured last."""
     location: Location | None = None
@@ -183,7 +186,7 @@ class ArtifactFigures(_Record):
 class Report(_Record):
     """All artifacts of a folder, side by side."""
 
-    format: Literal["goldfold.report/2"] = FORMAT
+    format: Literal["goldfold.report/3"] = FORMAT
     goldfold: str
     """The version that wrote the report."""
     passed: bool
@@ -292,6 +295,7 @@ def _judged(opened: Bundle, verdict: VerdictRecord) -> dict[str, Any]:
         "drift": tuple(map(_step, verdict.drift)),
         "layers": tuple(map(_layer, verdict.layers)),
         "ranges": tuple(map(_kind, verdict.ranges)),
+        "losses": verdict.losses,
         "speed": verdict.speed,
         "location": verdict.location,
         "build_seconds": seconds.get(f"build {opened.name}"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from exporter.reporting import front, inside, plots
+from exporter.reporting import felt, front, inside, plots
 from exporter.reporting.collect import ArtifactFigures, Report
 from golden.report import human_size
 
@@ -35,6 +35,9 @@ def page(report: Report) -> str:
         passes=_passes(report),
         versions=_versions(report),
         box=plots,
+        felt=felt.rows(report),
+        felt_names=felt.NAMES,
+        felt_said=felt.said(report),
     )
 
 

@@ -15,8 +15,16 @@ from golden.judging.pairs import Pairs
 from golden.judging.reference import Embed
 from golden.store import Goldens
 
+RETRIEVAL = "retrieval nDCG@10"
+"""The figure that a gate's `loss` bounds (golden/gate.py)."""
+
 SHORTER = 256
 """The second size of a model that has more; of a smaller one it is a quarter."""
+
+RANKS = ("rank agreement", f"top-{ranks.TOP} overlap")
+"""The figures of the goldens alone."""
+
+_LIMITED = (RETRIEVAL, "Lee corpus, Pearson", "Lee corpus, Spearman")
 
 Notice = Callable[[str], None]
 """Called with what is embedded or measured next."""
@@ -46,9 +54,9 @@ class Judgement:
 
     @property
     def worst(self) -> Metric | None:
-        """The float embeddings' metric with the largest upper bound: what a limit is held
-        against."""
-        bounded = [m for m in self.metrics if m.upper is not None and "embeddings" not in m.name]
+        """Of retrieval and the Lee corpus, with float embeddings, the metric with the largest
+        upper bound: what `goldfold judge --limit` is held against."""
+        bounded = [m for m in self.metrics if m.upper is not None and m.name in _LIMITED]
         return max(bounded, key=lambda m: m.upper or 0.0, default=None)
 
     def to_json(self) -> dict[str, Any]:
@@ -83,9 +91,7 @@ def judge(
         notice("golden texts")
         texts = [case.prompt + case.text for case in goldens.cases]
         ours = _rows(embed, texts, "plain")
-        theirs = goldens.embeddings
-        for size in dims or sizes(ours.shape[1]):
-            metrics += _rank_metrics(_cut((theirs, ours), size))
+        metrics += rank_metrics(goldens.embeddings, ours, dims, resamples)
     if lee is not None:
         notice("Lee corpus")
         ours = _rows(embed, lee.texts, "plain")
@@ -107,13 +113,22 @@ def judge(
     return Judgement(tuple(metrics), pairs.digest if pairs else "", resamples)
 
 
-def _rank_metrics(rows: Sequence[np.ndarray]) -> list[Metric]:
-    """Of (the reference's goldens, ours)."""
-    reference, artifact = rows
-    agreement, overlap = ranks.rank_agreement(reference, artifact)
-    named = (("rank agreement", agreement), (f"top-{ranks.TOP} overlap", overlap))
-    count, size = artifact.shape
-    return [Metric(name, size, 1.0, value, 1 - value, None, count) for name, value in named]
+def rank_metrics(
+    reference: np.ndarray,
+    artifact: np.ndarray,
+    dims: Sequence[int] | None = None,
+    resamples: int = bootstrap.RESAMPLES,
+) -> list[Metric]:
+    """How alike the goldens' rows [N, D] and ours rank each other at each size; texts are
+    resampled. The reference agrees with itself wholly: 1. Raises GoldenError as `judge` does."""
+    metrics = []
+    for size in dims or sizes(artifact.shape[1]):
+        agreements, overlaps = ranks.rank_agreements(*_cut((reference, artifact), size))
+        for name, scores in zip(RANKS, (agreements, overlaps), strict=True):
+            lost, upper = bootstrap.mean_loss(np.ones(len(scores)), scores, resamples)
+            mean = float(scores.mean())
+            metrics.append(Metric(name, size, 1.0, mean, lost, upper, len(scores)))
+    return metrics
 
 
 def _lee_metrics(lee: Lee, rows: Sequence[np.ndarray], resamples: int) -> list[Metric]:
@@ -143,10 +158,10 @@ def _retrieval_metrics(
     whole, even = ([ranks.int8(side, r) for side in (queries, documents)] for r in (own, one))
     packed = [ranks.bits(side) for side in (queries, documents)]
     scores = {
-        "retrieval nDCG@10": ranks.ndcg(queries, documents),
-        "retrieval nDCG@10, int8 embeddings": ranks.ndcg_int8(*whole),
-        "retrieval nDCG@10, int8 embeddings, one range": ranks.ndcg_int8(*even),
-        "retrieval nDCG@10, binary embeddings": ranks.ndcg_binary(*packed),
+        RETRIEVAL: ranks.ndcg(queries, documents),
+        f"{RETRIEVAL}, int8 embeddings": ranks.ndcg_int8(*whole),
+        f"{RETRIEVAL}, int8 embeddings, one range": ranks.ndcg_int8(*even),
+        f"{RETRIEVAL}, binary embeddings": ranks.ndcg_binary(*packed),
     }
     metrics = []
     for name, score in scores.items():

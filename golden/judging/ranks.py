@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from golden.errors import GoldenError
+from golden.errors import GoldenError, Unrankable
 
 TOP = 10
 """How far down a list people look: nDCG@10, and the overlap of the ten nearest."""
@@ -45,17 +45,17 @@ def similarities(rows: np.ndarray) -> np.ndarray:
 def normalised(rows: np.ndarray, dims: int | None = None) -> np.ndarray:
     """The first `dims` components of [N, D], each row divided by its norm; f64.
 
-    Raises GoldenError for a row that is not finite, or zero.
+    Raises Unrankable for a row that is not finite, or zero.
     """
     cut = np.asarray(rows, dtype=np.float64)[:, :dims]
     norms = np.linalg.norm(cut, axis=1, keepdims=True)
     if not np.isfinite(norms).all() or not norms.all():
-        raise GoldenError("an embedding is not finite, or zero: there is nothing to rank")
+        raise Unrankable("an embedding is not finite, or zero: there is nothing to rank")
     return cut / norms
 
 
-def rank_agreement(reference: np.ndarray, artifact: np.ndarray) -> tuple[float, float]:
-    """(mean Spearman, mean overlap of the ten nearest) over the rows of both similarity matrices.
+def rank_agreements(reference: np.ndarray, artifact: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(Spearman, overlap of the ten nearest) of each row [N] of both similarity matrices.
 
     Row i ranks every other text by its similarity to text i. Needs more than two texts.
     """
@@ -71,7 +71,7 @@ def rank_agreement(reference: np.ndarray, artifact: np.ndarray) -> tuple[float, 
         agreements.append(spearman(a, b))
         nearest = [set(np.argsort(-row, kind="stable")[:top].tolist()) for row in (a, b)]
         overlaps.append(len(nearest[0] & nearest[1]) / top)
-    return float(np.mean(agreements)), float(np.mean(overlaps))
+    return np.array(agreements), np.array(overlaps)
 
 
 def ndcg(queries: np.ndarray, documents: np.ndarray) -> np.ndarray:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from exporter import export, exporting
+from exporter import export, exporting, proving
 from golden import store
 from tests.conftest import Exported, copy_of
 
@@ -18,7 +18,7 @@ def test_last_program_is_gone_before_its_artifact_is_measured(
     goldens = store.load(exported.artifacts["onnxruntime"] / "golden")
     held: list[weakref.ref] = []
     alive: list[bool] = []
-    prove = exporting._prove
+    prove = proving.prove
 
     def prepared(*args, **options):
         program = copy_of(exported.program)
@@ -32,7 +32,7 @@ def test_last_program_is_gone_before_its_artifact_is_measured(
     monkeypatch.setattr(exporting, "obtain_goldens", lambda *args: goldens)
     monkeypatch.setattr(exporting, "legal", prepared)
     monkeypatch.setattr(exporting, "rewrite", lambda *args: None)
-    monkeypatch.setattr(exporting, "_prove", proved)
+    monkeypatch.setattr(proving, "prove", proved)
     results = export(tiny, ["onnxruntime"], ["fp32", "fp16"], tmp_path / "out")
     assert [result.passed for result in results] == [True, True]
     assert alive == [True, False]  # the second artifact has used it up

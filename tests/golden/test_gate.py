@@ -13,7 +13,8 @@ from rich.console import Console
 from golden import report
 from golden.compare import Measurement, TokenFault, measure
 from golden.errors import GoldenError
-from golden.gate import GATES, judge
+from golden.gate import GATES, judge, judge_losses
+from golden.judging import RETRIEVAL, Metric
 from golden.store import Goldens
 from tests.golden.golden_toys import goldens_of
 
@@ -145,3 +146,34 @@ def test_report_shows_verdicts_and_reasons(toy: Goldens) -> None:
 )
 def test_sizes(size: int, shown: str) -> None:
     assert report.human_size(size) == shown
+
+
+def lost(upper: float | None, dims: int = 768, name: str = RETRIEVAL, reference: float = 0.7):
+    return Metric(name, dims, reference, reference, 0.0, upper, 3000)
+
+
+def test_what_is_promised_of_retrieval_is_what_the_gate_holds() -> None:
+    promised = {"int8-weights": 0.003, "int8": 0.005, "int4": 0.015}
+    assert {name: own.loss for name, own in GATES.items() if own.loss is not None} == promised
+    for precision, limit in promised.items():
+        good = [lost(0.99 * limit), lost(-0.1, 256)]
+        assert judge_losses(good, precision) == ()
+        for dims in (768, 256):  # either size misses alone
+            (reason,) = judge_losses([*good, lost(1.01 * limit, dims)], precision)
+            assert f"at {dims} dims" in reason and f"{limit:.2%}" in reason
+
+
+@pytest.mark.parametrize("upper", [None, math.nan, math.inf])
+def test_a_loss_that_is_no_number_is_over_the_limit(upper: float | None) -> None:
+    assert len(judge_losses([lost(upper)], "int8")) == 1
+
+
+def test_no_retrieval_holds_no_limit_and_the_rest_bounds_nothing() -> None:
+    (reason,) = judge_losses([lost(0.0, name="Lee corpus, Pearson")], "int8")
+    assert "not judged" in reason
+    assert judge_losses([lost(0.0), lost(0.9, name="Lee corpus, Pearson")], "int8") == ()
+    (reason,) = judge_losses([lost(0.0, reference=0.0)], "int8")
+    assert "finds nothing" in reason
+    assert judge_losses([lost(0.9)], "small") == judge_losses([], "fp32") == ()
+    with pytest.raises(GoldenError, match="int3"):
+        judge_losses([], "int3")

@@ -7,10 +7,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from exporter import cli, exporting
 from golden import store
+from golden.judging import pairs
+from golden.judging.pairs import Pair, Pairs
 from tests.conftest import Exported
 from tests.exporter.cli.outcome import Outcome, Run
 
@@ -35,6 +38,17 @@ def quick(exported: Exported, monkeypatch: pytest.MonkeyPatch) -> store.Goldens:
     monkeypatch.setattr(exporting, "legal", lambda *args: exported.copy())
     monkeypatch.setattr(exporting, "rewrite", lambda *args: None)
     return goldens
+
+
+@pytest.fixture
+def few_pairs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Pairs that need no scan of what is installed and that even a random model finds, forty of
+    them at most, and a cache of the test's own."""
+    drawn = np.random.default_rng(1).integers(0, 1000, (40, 12))
+    texts = [" ".join(map(str, row)) for row in drawn]
+    made = [Pair(f"{text} ?", f"{text} !") for text in texts]
+    monkeypatch.setattr(pairs, "collect", lambda count: Pairs(tuple(made[:count]), f"{count:064d}"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
 @pytest.fixture

@@ -10,25 +10,13 @@ import numpy as np
 import pytest
 
 from exporter.encoder import Encoder
-from golden.judging import pairs as pairs_module
-from golden.judging.pairs import Pair, Pairs
 from tests import models
 from tests.exporter.cli.outcome import Run, names, refused
 
 FEW = ("--pairs", 40, "--threads", 1)
 
 
-@pytest.fixture(autouse=True)
-def _few_pairs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Pairs that need no scan of what is installed and that even a random model finds, and a cache
-    of the test's own."""
-    drawn = np.random.default_rng(1).integers(0, 1000, (40, 12))
-    texts = [" ".join(map(str, row)) for row in drawn]
-    made = [Pair(f"{text} ?", f"{text} !") for text in texts]
-    monkeypatch.setattr(
-        pairs_module, "collect", lambda count: Pairs(tuple(made[:count]), f"{count:064d}")
-    )
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+pytestmark = pytest.mark.usefixtures("few_pairs")
 
 
 def test_good_artifacts_lose_nothing_and_the_reference_is_kept(

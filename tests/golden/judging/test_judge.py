@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from golden.errors import GoldenError
-from golden.judging import judge
+from golden.judging import RANKS, judge, rank_metrics
 from golden.judging.lee import Lee
 from golden.judging.pairs import Pair, Pairs
 from golden.judging.reference import (
@@ -70,6 +70,7 @@ def test_reference_against_itself_loses_nothing() -> None:
         if "embeddings" not in metric.name:
             assert metric.loss == pytest.approx(0.0, abs=1e-12), metric
             assert metric.upper is None or metric.upper == pytest.approx(0.0, abs=1e-12)
+        assert metric.upper is not None  # every figure is bounded, rank agreement too
     names = {metric.name for metric in found.metrics}
     assert {"rank agreement", "Lee corpus, Spearman", "retrieval nDCG@10"} <= names
     assert json.loads(json.dumps(found.to_json()))["pairs_digest"] == "d" * 64
@@ -88,6 +89,13 @@ def test_noise_costs_and_bits_cost_more() -> None:
     assert found.worst.upper == max(
         m.upper for m in found.metrics if m.upper and "embeddings" not in m.name
     )
+    theirs = np.random.default_rng(3).standard_normal((30, 64))
+    ours = theirs + 0.3 * np.random.default_rng(4).standard_normal(theirs.shape)
+    found = rank_metrics(theirs, ours)
+    assert [(m.name, m.dims) for m in found] == [(n, d) for d in (64, 16) for n in RANKS]
+    for one in found:
+        assert 0 < one.loss == pytest.approx(1 - one.artifact)
+        assert one.upper is not None and one.loss < one.upper < one.loss + 0.2
 
 
 def test_small_artifact_is_judged_at_its_own_size() -> None:

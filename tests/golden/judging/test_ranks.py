@@ -27,10 +27,12 @@ def test_correlations_are_scipys_with_ties_too() -> None:
 
 def test_rank_agreement_is_one_for_the_same_order_and_falls_with_noise() -> None:
     rows = drawn(3, 40, 16)
-    assert ranks.rank_agreement(rows, rows * 3.0) == (pytest.approx(1.0), 1.0)
-    little, much = (ranks.rank_agreement(rows, rows + s * drawn(4, 40, 16)) for s in (0.02, 1.0))
-    assert 1 > little[0] > much[0]
-    assert little[1] > much[1]
+    same, all_ten = ranks.rank_agreements(rows, rows * 3.0)
+    assert same.shape == all_ten.shape == (40,)
+    assert same == pytest.approx(1.0) and (all_ten == 1.0).all()
+    little, much = (ranks.rank_agreements(rows, rows + s * drawn(4, 40, 16)) for s in (0.02, 1.0))
+    assert 1 > little[0].mean() > much[0].mean()
+    assert little[1].mean() > much[1].mean()
 
 
 def test_ndcg_is_scikit_learns() -> None:
@@ -80,4 +82,4 @@ def test_unusable_embeddings_are_refused() -> None:
     with pytest.raises(GoldenError, match="not finite"):
         ranks.ndcg(rows, rows)
     with pytest.raises(GoldenError, match="too few"):
-        ranks.rank_agreement(rows[:2], rows[:2])
+        ranks.rank_agreements(rows[:2], rows[:2])
