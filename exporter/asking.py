@@ -10,6 +10,7 @@ from exporter.errors import UsageError
 from exporter.options import BuildOptions
 from exporter.quantize import recipe as recipes_of
 from exporter.quantize.recipe import Recipe
+from golden.judging.pairs import LEAST
 from golden.store import Goldens
 
 ANY_LENGTH = 1 << 62
@@ -51,8 +52,16 @@ def pairs(targets: Sequence[str], asked: Mapping[str, Recipe | None]) -> list[tu
     return found
 
 
-def check_judged(asked: Mapping[str, Recipe | None]) -> None:
-    """Refuse to judge an export in which nothing is quantized (see `recipes`)."""
+def check_pairs(pairs: int) -> None:
+    """Refuse to hold a limit with fewer than it was set for: ten that are all found prove
+    nothing."""
+    if pairs < LEAST:
+        raise UsageError(f"--pairs is {pairs}; the gate on retrieval takes {LEAST} or more")
+
+
+def check_judged(asked: Mapping[str, Recipe | None], pairs: int) -> None:
+    """Refuse to judge an export in which nothing is quantized (see `recipes`), or by too few."""
+    check_pairs(pairs)
     if all(recipe is None for recipe in asked.values()):
         raise UsageError(
             f"--judge holds integers to what they may lose, and {', '.join(asked)} has none;"

@@ -24,7 +24,7 @@ from exporter import (
 )
 from exporter.cli_cache import NoCache
 from exporter.cli_golden import AsJson, Quiet, Trust, golden_app, whole_numbers
-from exporter.cli_judge import JudgeToo
+from exporter.cli_judge import Count, JudgeToo
 from exporter.cli_results import show
 from exporter.console import listening, open_console
 from exporter.errors import OutputError, UsageError
@@ -117,6 +117,7 @@ def export(
         str | None, typer.Option(help="coreml: the oldest system to run on, as iOS18.")
     ] = None,
     judge: JudgeToo = False,
+    pairs: Count = 3000,
     no_cache: NoCache = False,
     trust_remote_code: Trust = False,
     quiet: Quiet = False,
@@ -159,6 +160,7 @@ def export(
             locate=not no_locate,
             cache=not no_cache,
             judge=judge,
+            pairs=pairs,
             listener=listener,
         )
     show(results, as_json)
@@ -176,6 +178,7 @@ def verify(
         Path | None, typer.Option(help="The key that the signature must be of, in PEM.")
     ] = None,
     judge: JudgeToo = False,
+    pairs: Count = 3000,
     model: Annotated[
         str | None, typer.Option(help="--judge: the source, until its fp32 embeddings are kept.")
     ] = None,
@@ -193,7 +196,7 @@ def verify(
         raise UsageError("--model is what --judge compares with; give both")
     with listening(quiet or as_json) as listener:
         paths = _artifacts(folders)
-        judges = cli_judge.judges_for(model, trust_remote_code, listener) if judge else False
+        judges = cli_judge.judges_for(model, pairs, trust_remote_code, listener) if judge else False
         results = [run(path, threads=threads, judge=judges, listener=listener) for path in paths]
     show(results, as_json)
 

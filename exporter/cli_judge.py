@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from exporter.judging import Judged, Judges
 
 
+Count = Annotated[int, typer.Option("--pairs", help="Docstrings and functions to retrieve.")]
 JudgeToo = Annotated[
     bool,
     typer.Option(
@@ -35,7 +36,7 @@ def judge(
         str | None,
         typer.Option(help="The source model: needed until its fp32 embeddings are kept."),
     ] = None,
-    pairs: Annotated[int, typer.Option(help="Docstrings and functions to retrieve.")] = 3000,
+    pairs: Count = 3000,
     skip: Annotated[
         list[str] | None, typer.Option(help="ranks, lee or retrieval; repeatable.")
     ] = None,
@@ -84,12 +85,16 @@ def judge(
         _hold(found, most)
 
 
-def judges_for(model: str | None, trust_remote_code: bool, listener: Listener | None) -> Judges:
+def judges_for(
+    model: str | None, pairs: int, trust_remote_code: bool, listener: Listener | None
+) -> Judges:
     """Who judges all artifacts of one `goldfold verify`."""
+    from exporter.asking import check_pairs
     from exporter.judging import convene, fp32_of
 
+    check_pairs(pairs)
     stages = Stages(listener)
-    return convene(stages, fp32_of(model, stages, trust_remote_code), log=_warn)
+    return convene(stages, fp32_of(model, stages, trust_remote_code), count=pairs, log=_warn)
 
 
 def _warn(text: str) -> None:

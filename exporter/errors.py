@@ -5,7 +5,7 @@ that line and exits with `code`; nothing else is ever shown unless `--debug` ask
 
 | code | class | meaning |
 |---|---|---|
-| 1 | `GateMissed` | an artifact was built and does not reproduce its golden embeddings |
+| 1 | `GateMissed` | an artifact was built and missed its gate: golden embeddings, or retrieval |
 | 2 | `UsageError` | the command line asks for something that does not exist |
 | 3 | `ModelError` | the source model cannot be opened, is unsafe, or holds the unknown |
 | 4 | `TargetError` | a target is not installed here, or does not offer what was asked of it |

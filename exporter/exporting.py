@@ -38,6 +38,7 @@ from exporter.quantize.recipe import Recipe
 from exporter.stages import Listener, Stages
 from exporter.suspect import Made
 from golden import store
+from golden.judging.pairs import LEAST
 from golden.judging.reference import sentence_transformer
 from golden.store import Goldens
 
@@ -62,6 +63,7 @@ def export(
     locate: bool = True,
     cache: bool = True,
     judge: bool = False,
+    pairs: int = LEAST,
     listener: Listener | None = None,
 ) -> list[Result]:
     """Export `model` for every pair of target and precision, and verify each artifact.
@@ -84,6 +86,7 @@ def export(
         cache: take finished stages from the user's cache, and keep them there (exporter.cache).
         judge: judge every quantized artifact on the Lee corpus and code retrieval, and hold it to
             its gate's limit: minutes for each, and once for the fp32 reference (exporter.losses).
+        pairs: how many docstrings and functions; more of them leave less to chance.
         listener: is told what happens (exporter.stages.Listener).
 
     Returns:
@@ -93,7 +96,7 @@ def export(
         GoldfoldError of the kind that says whose fault it is, before anything is written.
     """
     asked = asking.recipes(precisions)
-    pairs = asking.pairs(targets, asked)
+    wanted = asking.pairs(targets, asked)
     asking.check_sizes(dims, max_length)
     check_taken(build, {name: registry.target(name).takes for name in targets})
     pipeline.check_skips(options.skip)
@@ -101,17 +104,17 @@ def export(
     if cut and any(precision != "fp32" for precision in asked):
         raise UsageError("--stop-after and --skip set-precision leave only fp32 whole")
     if judge:
-        asking.check_judged(asked)
+        asking.check_judged(asked, pairs)
     out, stages, kept = Path(out), Stages(listener), open_cache(cache)
     with stages("open"):
         source = open_model(model, name=name, trust_remote_code=trust_remote_code)
-        names = [f"{target}-{precision}" for target, precision in pairs]
+        names = [f"{target}-{precision}" for target, precision in wanted]
         bundle.check_output(out, names, force)
         if options.dump is not None:
             if options.dump.resolve().is_relative_to(out.resolve()):
                 raise UsageError(f"--dump {options.dump} lies in --out; give it a place of its own")
             bundle.check_writable(options.dump, "--dump")
-        asking.settle(pairs, asked, build, asking.ANY_LENGTH)  # refuses what no length puts right
+        asking.settle(wanted, asked, build, asking.ANY_LENGTH)  # refuses what no length puts right
         with ThreadPoolExecutor(1) as pool:  # each reads all weights once, and waits for nothing
             digests = pool.submit(lambda: source.digests)
             check_finite(source, stages.step)
@@ -122,11 +125,11 @@ def export(
         goldens = obtain_goldens(source, origin, stages, trust_remote_code)
         goldens = asking.shortened(goldens, max_length)
         heads.check(dims, goldens.dim)
-        settled = asking.settle(pairs, asked, build, max_length or goldens.max_length)
+        settled = asking.settle(wanted, asked, build, max_length or goldens.max_length)
     judges = None
     if judge:
         fp32 = sentence_transformer(source.path, trust_remote_code=trust_remote_code)
-        judges = convene(stages, Fp32(source.name, origin.fingerprint, fp32))
+        judges = convene(stages, Fp32(source.name, origin.fingerprint, fp32), count=pairs)
     drift = Drift(goldens, stages) if verify_each else None
     passes = Pipeline(options, drift)
     results: dict[tuple[str, str], Result] = {}
@@ -137,12 +140,12 @@ def export(
         def loaded(words: Words) -> None:
             """Let the targets start what needs no graph."""
             words = words if max_length is None else replace(words, max_length=max_length)
-            for name in {target: None for target, _ in pairs if target not in begun}:
+            for name in {target: None for target, _ in wanted if target not in begun}:
                 begun[name] = started = registry.target(name).begin(words, scratch, kept)
                 if started is not None:
                     stack.callback(started.close)
 
-        groups = _groups(pairs, asked)
+        groups = _groups(wanted, asked)
         # Programs are popped where they are used up; others are copies that share the weights.
         bases = [legal(source, stages, passes, trust_remote_code, max_length, dims, loaded, kept)]
         looks = list(drift.looks) if drift is not None else []
@@ -168,7 +171,7 @@ def export(
                 gc.collect()  # and a graph is full of cycles
                 results[target, precision] = proving.prove(job, built, stages)
     reporting.after_export(out, stages)
-    return [results[pair] for pair in pairs]
+    return [results[pair] for pair in wanted]
 
 
 def _groups(

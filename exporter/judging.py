@@ -126,16 +126,15 @@ def convene(
     stages: Stages,
     fp32: Fp32 | None,
     *,
-    count: int | None = None,
+    count: int = pairs.LEAST,
     skip: Collection[str] = (),
     cache: Path | None = None,
     log: Log = lambda text: None,
 ) -> Judges:
-    """Read what artifacts are judged on. `count` is of retrieval pairs, pairs.LEAST by default.
+    """Read what artifacts are judged on. `count` is of retrieval pairs.
 
     Raises UsageError for an unknown part or too few pairs, GoldenError where fewer are installed.
     """
-    count = pairs.LEAST if count is None else count
     if unknown := sorted(set(skip) - set(PARTS)):
         raise UsageError(f"--skip {unknown[0]}: known parts are {', '.join(PARTS)}")
     if count < 20:

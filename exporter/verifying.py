@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from exporter import bundle, losses, registry
+from exporter import asking, bundle, losses, registry
 from exporter import emulate as emulation
 from exporter.bundle import GOLDEN, Bundle, Manifest, VerdictRecord
 from exporter.encoder import Encoder, open_encoder
@@ -20,6 +20,7 @@ from golden import compare, gate, store
 from golden.compare import Measurement
 from golden.errors import GoldenError
 from golden.gate import Verdict
+from golden.judging.pairs import LEAST
 from golden.store import Goldens
 
 if TYPE_CHECKING:
@@ -39,15 +40,16 @@ def verify(
     threads: int | None = None,
     judge: bool | Judges = False,
     model: str | None = None,
+    pairs: int = LEAST,
     trust_remote_code: bool = False,
     listener: Listener | None = None,
 ) -> Result:
     """Check every digest of an artifact folder, run its goldens again, and renew its verdict.json.
 
-    `judge` judges a quantized artifact on the Lee corpus and retrieval, and holds it to its limit
-    (exporter.losses); several verifications may share what exporter.judging.convene returns. It
-    needs the source `model` until its fp32 embeddings are kept. Without it, what was judged before
-    stays in the verdict.
+    `judge` judges a quantized artifact on the Lee corpus and the retrieval of so many `pairs`, and
+    holds it to its limit (exporter.losses); several verifications may share what
+    exporter.judging.convene returns. It needs the source `model` until its fp32 embeddings are
+    kept. Without it, what was judged before stays in the verdict.
 
     Works on artifacts that missed their gate as well. A missed gate does not raise: look at
     `.passed`. Raises ArtifactError, naming the file, for a damaged folder; UsageError for a model
@@ -57,6 +59,8 @@ def verify(
     from exporter.proving import Result
 
     path = Path(folder)
+    if judge is True:
+        asking.check_pairs(pairs)
     stages = Stages(listener)
     with stages("open"):
         opened = bundle.open_bundle(path, unverified=True)
@@ -64,7 +68,7 @@ def verify(
     goldens = goldens_of(opened)
     judges = None if isinstance(judge, bool) else judge
     if judge is True and opened.manifest.recipe is not None:
-        judges = convene(stages, fp32_of(model, stages, trust_remote_code))
+        judges = convene(stages, fp32_of(model, stages, trust_remote_code), count=pairs)
     encoder = open_encoder(opened, threads, proof=True)
     measurement, verdict = measure(encoder, goldens, stages)
     further = heads(encoder, goldens, stages)

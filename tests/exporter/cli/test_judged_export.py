@@ -162,6 +162,7 @@ def test_unjudged_is_said_until_a_verification_judges(
     asked = ("verify", folder, "--quiet")
     refused(goldfold(*asked, "--judge"), 3, "--model")
     refused(goldfold(*asked, "--model", tiny), 2, "--judge")
+    refused(goldfold(*asked, "--model", tiny, "--judge", "--pairs", 2999), 2, "--pairs", 3000)
     outcome = goldfold(*asked, "--judge", "--model", tiny)
     assert outcome.code == 0, outcome
     assert "loses at most" in outcome.out and "over 40 pairs instead of 3000" in outcome.out
@@ -174,8 +175,10 @@ def test_unjudged_is_said_until_a_verification_judges(
     assert "the gate of int8-weights is missed" in outcome.out
 
 
-def test_only_integers_are_judged(
+def test_only_integers_are_judged_and_never_by_a_few(
     goldfold: Run, untraced: None, tiny: Path, tmp_path: Path
 ) -> None:
     asked = ("--precision", "fp16", "--out", tmp_path / "out", "--judge")
     refused(goldfold("export", tiny, *ONE, *asked), 2, "--judge", "fp16")
+    asked = ("--precision", "int8", "--out", tmp_path / "out", "--judge", "--pairs", 100)
+    refused(goldfold("export", tiny, *ONE, *asked), 2, "--pairs", 3000)
