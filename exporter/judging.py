@@ -87,29 +87,23 @@ class Judges:
     cache: Path | None
     log: Log
 
-    def judge(
-        self,
-        opened: Bundle,
-        stages: Stages,
-        threads: int | None = None,
-        goldens: Goldens | None = None,
-    ) -> Judgement:
+    def judge(self, encoder: Encoder, stages: Stages, goldens: Goldens | None = None) -> Judgement:
         """One artifact's judgement, inside a stage; rank agreement only with `goldens`.
 
         Raises GoldenError where the reference is neither kept nor at hand, Unrankable for an
         embedding that is not finite.
         """
-        origin = opened.manifest.origin
+        origin = encoder.bundle.manifest.origin
         if self.fp32 is None:
             theirs = reference.refusing(
                 f"no fp32 reference of {origin.name} on these texts is kept yet; "
                 "give its source with --model"
             )
         else:
-            self.fp32.check(opened)
+            self.fp32.check(encoder.bundle)
             theirs = self.fp32.embed
         return judge(
-            _embed(open_encoder(opened, threads, proof=True), stages),
+            _embed(encoder, stages),
             reference.cached(origin.fingerprint, theirs, self.cache, self.log, stages.step),
             goldens=goldens,
             lee=self.lee,
@@ -184,7 +178,8 @@ def judge_artifacts(
     for opened in bundles:
         goldens = None if "ranks" in skip else goldens_of(opened)
         with stages(f"judge {opened.name}"):
-            judgement = judges.judge(opened, stages, threads, goldens)
+            encoder = open_encoder(opened, threads, proof=True)
+            judgement = judges.judge(encoder, stages, goldens)
             worst = judgement.worst
             stages.note("" if worst is None else f"largest loss {worst.upper:.2%}, {worst.name}")
         missing, held = judges.missing_of(opened), opened.manifest.gate

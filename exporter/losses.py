@@ -13,7 +13,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from exporter.bundle import Bundle
+from exporter.encoder import Encoder
 from exporter.figures import Loss, Losses
 from exporter.stages import Stages
 from golden import gate
@@ -29,21 +29,22 @@ if TYPE_CHECKING:
 
 UNJUDGED = "Retrieval and the Lee corpus were not judged; goldfold verify --judge does that."
 
+_UNUSABLE = "Nothing could be judged:"
+
 
 def of(
-    opened: Bundle,
+    encoder: Encoder,
     goldens: Goldens,
     measurement: Measurement,
     stages: Stages,
     judges: Judges | None = None,
-    threads: int | None = None,
 ) -> Losses | None:
     """What the artifact loses; None for one without integers.
 
     Without `judges`, what an earlier verdict says of retrieval is kept: the files are the same.
     Raises GoldenError where a reference is needed and none is at hand.
     """
-    manifest = opened.manifest
+    opened, manifest = encoder.bundle, encoder.bundle.manifest
     if manifest.recipe is None:
         return None
     limit = gate.gate_for(manifest.gate).loss
@@ -57,9 +58,9 @@ def of(
     digest, said = "", judges.missing_of(opened)
     with stages(f"judge {opened.name}"):
         try:
-            judgement = judges.judge(opened, stages, threads)
+            judgement = judges.judge(encoder, stages)
         except Unrankable as error:
-            said = (f"Nothing could be judged: {error}.", *said)
+            said = (f"{_UNUSABLE} {error}.", *said)
         else:
             digest = judgement.pairs_digest
             # What fewer bits an embedding cost is the model's doing, not the artifact's.
@@ -76,10 +77,12 @@ def of(
 
 
 def hold(verdict: Verdict, losses: Losses | None, precision: str) -> Verdict:
-    """The verdict with the gate on retrieval, where retrieval was judged."""
+    """The verdict with the gate on retrieval, where retrieval was judged. Embeddings that are no
+    numbers fail where there is no limit, too."""
     if losses is None or losses.judged is None:
         return verdict
-    reasons = (*verdict.reasons, *gate.judge_losses(_metrics(losses), precision))
+    unusable = (one for one in losses.missing if one.startswith(_UNUSABLE))
+    reasons = (*verdict.reasons, *gate.judge_losses(_metrics(losses), precision), *unusable)
     return Verdict(not reasons, reasons)
 
 

@@ -113,7 +113,7 @@ def prove(job: Job, built: Built, stages: Stages) -> Result:
         looks = job.looks + job.drift.looks[built.first_look :]
         inside = () if built.made is None else drifting.by_layer(built.made, goldens, stages)
     # Where a loss in retrieval comes from, no golden text shows: located is what 1−cos misses.
-    lost = losses.of(built.bundle, goldens, measurement, stages, job.judges)
+    lost = losses.of(encoder, goldens, measurement, stages, job.judges)
     verdict = losses.hold(verdict, lost, gate)
     timings = stages.timings[built.first_timing :]
     record = verifying.record(

@@ -74,7 +74,7 @@ def verify(
     further = heads(encoder, goldens, stages)
     verdict = with_heads(verdict, further, opened.manifest.gate, goldens)
     others = beside(opened, goldens, stages, threads)
-    lost = losses.of(opened, goldens, measurement, stages, judges, threads)
+    lost = losses.of(encoder, goldens, measurement, stages, judges)
     verdict = losses.hold(verdict, lost, opened.manifest.gate)
     fresh = record(
         verdict,
