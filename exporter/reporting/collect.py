@@ -190,7 +190,7 @@ class Report(_Record):
     goldfold: str
     """The version that wrote the report."""
     passed: bool
-    """Whether there is an artifact, and every one reproduces its golden embeddings."""
+    """Whether there is an artifact, and every one passed its gate."""
     artifacts: tuple[ArtifactFigures, ...]
 
     @property
