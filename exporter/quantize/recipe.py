@@ -19,7 +19,7 @@ bits = 8
 
 [[rule]]                     # … and what is different; later rules win
 kinds = ["down"]             # exporter/quantize/sites.py has the list
-first = 4                    # in the first four layers alone
+first = 4                    # in the first four layers alone; 0.25 is the first quarter
 layers = "encoder.layers.?"  # a pattern of source modules; all where it is missing
 activations = "none"
 optional = false             # a rule that fits nothing is an error unless this is true
@@ -69,7 +69,8 @@ class Rule(BaseModel):
 
     kinds: tuple[str, ...] = ()
     layers: str = "*"
-    first: int | None = Field(default=None, ge=1)
+    first: int | float | None = Field(default=None, gt=0)
+    """The first layers alone: how many, or which share of all."""
     optional: bool = False
     """Whether the rule may fit nothing, as in recipes for models of any form."""
     bits: Bits | None = None
@@ -82,12 +83,16 @@ class Rule(BaseModel):
         for kind in self.kinds:
             if kind not in KINDS:
                 raise ValueError(f"no kind is called {kind!r}; there are {', '.join(KINDS)}")
+        if self.first is not None and self.first > 1 and self.first != int(self.first):
+            raise ValueError(f"first is {self.first}: a number of layers, or a share below 1")
         return self
 
     def covers(self, site: Site) -> bool:
         pattern = self.layers if "*" in self.layers or "?" in self.layers else f"{self.layers}*"
-        if self.first is not None and (site.kind == "table" or site.depth >= self.first):
-            return False
+        if self.first is not None:
+            last = self.first if self.first >= 1 else self.first * site.layers
+            if site.kind == "table" or site.depth >= last:
+                return False
         return (not self.kinds or site.kind in self.kinds) and fnmatchcase(site.place, pattern)
 
     def change(self, choice: Choice) -> Choice:
@@ -114,8 +119,6 @@ class Recipe(BaseModel):
     def _possible(self) -> Recipe:
         if self.table.activations != "none":
             raise ValueError("a table reads token ids: it has no activations to quantize")
-        if self.dynamic and "static" in self._steps:
-            raise ValueError("activations have either steps that are fixed or dynamic ones")
         return self
 
     def choice(self, site: Site) -> Choice:

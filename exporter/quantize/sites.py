@@ -8,7 +8,7 @@ reaches the second operand of attention makes keys.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_ir as ir
@@ -44,6 +44,8 @@ class Site:
     """None for a table."""
     depth: int = 0
     """How many layers are done in front of it, counted by their last map (`down`)."""
+    layers: int = 0
+    """How many there are."""
 
     @property
     def place(self) -> str:
@@ -75,7 +77,9 @@ class Site:
 def find(program: Program) -> list[Site]:
     """Every site of `program` in the graph's order. Call it after the common laws: they decide
     which maps there are."""
-    return list(_sites(program))
+    found = list(_sites(program))
+    layers = sum(site.kind == "down" for site in found)
+    return [replace(site, layers=layers) for site in found]
 
 
 def _sites(program: Program) -> Iterator[Site]:

@@ -62,7 +62,8 @@ def write(
             f"cannot write {folder / XML}: the disk takes no more; make room, or choose another"
         ) from error
     if precision == "bf16":
-        precise.mark(folder / XML, precise.stream(converted))
+        share = precise.EARLY if dynamic_group(program.graph) else 1.0
+        precise.mark(folder / XML, precise.stream(converted, share))
 
 
 def group(model: ov.Model) -> str:
@@ -81,9 +82,12 @@ def convert(model: ir.Model, precision: str = "fp32") -> tuple[ov.Model, list[np
     model.opset_imports.pop(dialect.DOMAIN, None)
     infer_shapes(model)
     with weights_aside(model) as aside:
-        # Around integers in bf16, constants of half precision are eight times closer than results.
-        halved = precision == "fp16" or (precision == "bf16" and _has_integers(model))
-        matrices = {v.name for v in aside if halved and _is_matrix(v)}
+        coarse = _has_integers(model)
+        matrices = {
+            v.name
+            for v in aside
+            if (precision == "fp16" and _is_matrix(v)) or (coarse and _is_plane(v))
+        }
         scales = {v.name for v in aside if _is_scale(v)}
         tensors = {v.name: v.const_value for v in aside}
         graph = io.BytesIO(ir.to_proto(model).SerializeToString())
@@ -133,6 +137,14 @@ def _is_matrix(value: ir.Value) -> bool:
     """Whether a constant is a projection's or an embedding's: what fp16 stores in half precision.
     Gains and rotary tables are a thousandth of the bytes, and rounding them costs more."""
     return all(node.op_type in ("MatMul", "Gemm", "Gather") for node, _ in value.uses())
+
+
+def _is_plane(value: ir.Value) -> bool:
+    """Whether a constant has two dimensions and is no integers' scale: beside integers, rounding it
+    to fp16 costs nothing that can be seen, rotary tables included."""
+    readers = [node.op_type for node, _ in value.uses()]
+    rank = len(value.shape) if value.shape is not None else 0
+    return rank == 2 and "DequantizeLinear" not in readers
 
 
 def _has_integers(model: ir.Model) -> bool:

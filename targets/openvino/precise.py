@@ -10,6 +10,7 @@ Norms cannot be marked: the plugin makes one kernel of each, and the mark is los
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from xml.etree import ElementTree
 from xml.sax.saxutils import escape
@@ -23,9 +24,16 @@ _MARK = (
 )  # fmt: skip
 
 
-def stream(model: ov.Model) -> set[str]:
-    """Names of the additions of two computed values [batch, tokens, hidden]."""
-    found = set()
+EARLY = 0.25
+"""How much of the stream is worth it where integers meet rounded activations: what errs in the
+first layers is carried through all the others, and beyond them nothing is gained that can be seen
+(docs/quantization.md)."""
+
+
+def stream(model: ov.Model, share: float = 1.0) -> set[str]:
+    """Names of the additions of two computed values [batch, tokens, hidden]; the first `share` of
+    them."""
+    found: list[str] = []
     for op in model.get_ordered_ops():
         if op.get_type_name() != "Add" or not op.get_output_element_type(0).is_real():
             continue
@@ -34,8 +42,8 @@ def stream(model: ov.Model) -> set[str]:
             continue
         terms = [op.input_value(place).get_node() for place in (0, 1)]
         if not any(term.get_type_name() == "Constant" for term in terms):
-            found.add(op.get_friendly_name())
-    return found
+            found.append(op.get_friendly_name())
+    return set(found[: math.ceil(share * len(found))])
 
 
 def marked(xml: Path) -> set[str]:

@@ -16,6 +16,7 @@ import golden.make
 from exporter import export, load
 from exporter.bundle import read_manifest
 from exporter.options import BuildOptions
+from targets.openvino import precise
 from targets.tensorrt import vendor
 from tests.conftest import GOLDEN_TEXTS
 
@@ -213,5 +214,17 @@ def test_what_integers_meet_is_rounded_as_the_file_says_and_not_otherwise(
     said = [ov.Core().compile_model(file, "CPU") for file in files.values()]  # as others open it
     groups = [int(one.get_property("DYNAMIC_QUANTIZATION_GROUP_SIZE")) for one in said]
     assert groups == [32, 0]
+    # Of the stream, the first quarter alone is kept in f32 beside rounded activations.
+    additions = precise.stream(ov.Core().read_model(files[going.path]))
+    marked = [len(precise.marked(file)) for file in files.values()]
+    assert marked == [-(-len(additions) // 4), 0] and len(additions) > 4
+    # Matrices and rotary tables that are no integers lie there in fp16.
+    for file in files.values():
+        kinds = {
+            op.get_element_type().get_type_name()
+            for op in ov.Core().read_model(file).get_ops()
+            if op.get_type_name() == "Constant" and len(op.get_output_shape(0)) == 2
+        }
+        assert kinds == {"i8", "f16"}
     # The integers are the same; only what they are multiplied with is rounded, or not.
     assert 0 <= exact.measurement.mean < going.measurement.mean < 0.02

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import onnx_ir as ir
 import pytest
 
 from exporter import asking, registry
 from exporter.errors import TargetError, UsageError
 from exporter.quantize import recipe
 from exporter.quantize.recipe import Recipe
+from exporter.quantize.sites import Site
 from golden.gate import GATES
 
 
@@ -40,6 +42,14 @@ def test_the_coarsest_thing_in_it_sets_the_gate(given: dict, gate: str) -> None:
     assert _recipe(**given).gate == gate
 
 
+@pytest.mark.parametrize(("first", "covered"), [(2, 2), (0.25, 3), (0.3, 4), (1, 1), (0.01, 1)])
+def test_the_first_layers_are_counted_or_a_share(first: float, covered: int) -> None:
+    rule = _recipe(rule=[{"first": first, "bits": 0}]).rules[0]
+    sites = [Site("down", ir.node("MatMul", []), None, depth, layers=12) for depth in range(12)]
+    assert [rule.covers(site) for site in sites] == [at < covered for at in range(12)]
+    assert not rule.covers(Site("table", ir.node("Gather", []), None, layers=12))
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [
@@ -49,6 +59,8 @@ def test_the_coarsest_thing_in_it_sets_the_gate(given: dict, gate: str) -> None:
         ("[[rule]]\nkinds = ['banana']", "no kind is called 'banana'"),
         ("[table]\nbits = 8\nactivations = 'static'", "no activations"),
         ("alpha = 2", "alpha"),
+        ("[[rule]]\nfirst = 1.5\nbits = 8", "a number of layers, or a share below 1"),
+        ("[[rule]]\nfirst = 0\nbits = 8", "first"),
         ("weights = {bits", "not TOML"),
     ],
 )
