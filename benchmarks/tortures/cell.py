@@ -91,7 +91,10 @@ def _wait(pid: int, until: float) -> tuple[int, resource.struct_rusage]:
         if found:
             return os.waitstatus_to_exitcode(status), usage
         if time.monotonic() > until:
-            os.killpg(pid, signal.SIGKILL)
+            try:
+                os.killpg(pid, signal.SIGKILL)
+            except ProcessLookupError:  # so soon that it leads no group yet
+                os.kill(pid, signal.SIGKILL)
             _, _, usage = os.wait4(pid, 0)
             return TIMED_OUT, usage
         time.sleep(0.01)
