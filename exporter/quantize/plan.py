@@ -152,7 +152,9 @@ def laws(
         if one.choice.bits and one.choice.activations == "static" and one.site.x is not None
     )
     steps = tuple((name, float(worked[f"{name}/step"])) for name in values)
-    weights = (QuantizeWeights(plan=integers, dynamic=recipe.dynamic),) if integers else ()
+    rows = [one.site.matrix.shape[1] for one in first.values() if one.site.linear is not None]
+    group = recipe.group(min(rows, default=0))
+    weights = (QuantizeWeights(plan=integers, dynamic=group),) if integers else ()
     return (*weights, *((QuantizeActivations(steps),) if steps else ()))
 
 

@@ -51,6 +51,17 @@ def test_the_first_layers_are_counted_or_a_share(first: float, covered: int) -> 
 
 
 @pytest.mark.parametrize(
+    ("dynamic", "row", "group"),
+    [(0, 768, 0), (128, 384, 128), (0.17, 768, 128), (0.17, 384, 64), (0.17, 1024, 160),
+     (0.17, 32, 16)],
+)  # fmt: skip
+def test_groups_are_counted_or_a_share_of_the_shortest_row(
+    dynamic: float, row: int, group: int
+) -> None:
+    assert _recipe(dynamic=dynamic).group(row) == group
+
+
+@pytest.mark.parametrize(
     ("text", "says"),
     [
         ("weights = 3", "weights"),
@@ -59,6 +70,7 @@ def test_the_first_layers_are_counted_or_a_share(first: float, covered: int) -> 
         ("[[rule]]\nkinds = ['banana']", "no kind is called 'banana'"),
         ("[table]\nbits = 8\nactivations = 'static'", "no activations"),
         ("alpha = 2", "alpha"),
+        ("dynamic = 100", "a multiple of 16, or a share below 1"),
         ("[[rule]]\nfirst = 1.5\nbits = 8", "a number of layers, or a share below 1"),
         ("[[rule]]\nfirst = 0\nbits = 8", "first"),
         ("weights = {bits", "not TOML"),
