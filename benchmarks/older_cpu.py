@@ -24,7 +24,12 @@ from rich.table import Table
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
+
+from exporter.console import open_console  # noqa: E402
+
 RESULTS = ROOT / "benchmarks" / "results" / "older_cpu.json"
+KINDS = ("BF16", "FP16", "FP32", "INT8")
+"""Of what OpenVINO says that a CPU can, what numbers are computed in."""
 
 
 def measure(folder: Path, tokens: int) -> dict[str, Any]:
@@ -72,14 +77,11 @@ def main(
                 raise SystemExit(f"error: {folder.name} on {name}: {ended.stderr[-500:]}")
             found = json.loads(ended.stdout.splitlines()[-1])
             record[f"{folder.name} on {name}"] = found
-            can = " ".join(set(found["capabilities"]) & {"BF16", "FP16", "FP32", "INT8"})
+            can = " ".join(kind for kind in found["capabilities"] if kind in KINDS)
             shown.add_row(
                 folder.name, name, can, str(found["texts"]),
                 f"{found['worst']:.1e}", f"{found['mean']:.1e}",
             )  # fmt: skip
-    typer.echo("")
-    from exporter.console import open_console
-
     open_console().print(shown)
     RESULTS.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 

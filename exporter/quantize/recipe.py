@@ -70,7 +70,7 @@ class Rule(BaseModel):
 
     kinds: tuple[str, ...] = ()
     layers: str = "*"
-    first: int | float | None = Field(default=None, gt=0)
+    first: int | float | None = Field(default=None, gt=0, allow_inf_nan=False)
     """The first layers alone: how many, or which share of all."""
     optional: bool = False
     """Whether the rule may fit nothing, as in recipes for models of any form."""
@@ -110,7 +110,7 @@ class Recipe(BaseModel):
     summary: str = ""
     gains: Literal["fold", "keep", "balance"] = "balance"
     alpha: float = Field(default=0.0, ge=0.0, le=1.0)
-    dynamic: int | float = Field(default=0, ge=0)
+    dynamic: int | float = Field(default=0, ge=0, allow_inf_nan=False)
     around: Literal["fast", "close"] = "fast"
     weights: Choice = Choice()
     table: Choice = Choice()

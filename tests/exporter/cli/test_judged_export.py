@@ -63,6 +63,13 @@ def spoil(
     monkeypatch.setattr(Encoder, "embed", spoilt)
 
 
+@pytest.fixture
+def loose(quick: Goldens, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A limit that honest integers hold, and no Lee corpus: a second of resampling less."""
+    limit(monkeypatch, LOOSE)
+    monkeypatch.setattr("golden.judging.lee._folder", lambda: None)
+
+
 def losses_of(path: Path) -> Losses:
     verdict = open_bundle(path, unverified=True).verdict
     assert verdict is not None and verdict.losses is not None
@@ -105,14 +112,12 @@ def test_a_judged_artifact_says_what_it_loses_and_keeps_it(
 
 def test_artifact_that_finds_less_fails_the_build_though_its_goldens_are_right(
     goldfold: Run,
-    quick: Goldens,
+    loose: None,
     tiny: Path,
     recipe: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    limit(monkeypatch, LOOSE)
-    monkeypatch.setattr("golden.judging.lee._folder", lambda: None)  # a second of resampling less
     spoil(monkeypatch, lambda rows, drawn: rows + 0.4 * drawn)
     out = tmp_path / "out"
     outcome = goldfold("export", tiny, *ONE, "--precision", recipe, "--out", out, "--judge")
@@ -138,14 +143,12 @@ def test_artifact_that_finds_less_fails_the_build_though_its_goldens_are_right(
 
 def test_unjudged_is_said_until_a_verification_judges(
     goldfold: Run,
-    quick: Goldens,
+    loose: None,
     tiny: Path,
     recipe: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    limit(monkeypatch, LOOSE)
-    monkeypatch.setattr("golden.judging.lee._folder", lambda: None)
     out = tmp_path / "out"
     outcome = goldfold("export", tiny, *ONE, "--precision", recipe, "--out", out)
     assert outcome.code == 0, outcome

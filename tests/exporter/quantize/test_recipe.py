@@ -73,6 +73,8 @@ def test_groups_are_counted_or_a_share_of_the_shortest_row(
         ("dynamic = 100", "a multiple of 16, or a share below 1"),
         ("[[rule]]\nfirst = 1.5\nbits = 8", "a number of layers, or a share below 1"),
         ("[[rule]]\nfirst = 0\nbits = 8", "first"),
+        ("[[rule]]\nfirst = inf\nbits = 8", "finite"),
+        ("dynamic = inf", "finite"),
         ("weights = {bits", "not TOML"),
     ],
 )
