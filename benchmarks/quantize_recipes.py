@@ -21,14 +21,14 @@ import typer
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from exporter import calibration, exporting, interpret
+from exporter import exporting, interpret
 from exporter.console import listening, open_console
 from exporter.errors import GoldfoldError
 from exporter.model import open_model
 from exporter.pipeline import Pipeline
 from exporter.preparing import legal, rewrite
 from exporter.program import Program
-from exporter.quantize import plan, tuning
+from exporter.quantize import corpus, plan, tuning
 from exporter.quantize import recipe as recipes
 from exporter.quantize.dense import dense
 from exporter.stages import Stages
@@ -76,7 +76,7 @@ def _row(name: str, base: Program, stages: Stages, tuned, golden) -> dict[str, f
     started = time.perf_counter()
     program = replace(base, model=base.model.clone())
     rewrite(program, found, Pipeline(), stages)
-    sequences = calibration.short(program)
+    sequences = corpus.steering(found, program)
     with stages(f"quantize {found.name}"):
         run = Pipeline()
         run.run(program, plan.balance(found, program, sequences, stages.step))

@@ -12,7 +12,7 @@ from exporter.cache import Cache
 from exporter.model import Source
 from exporter.pipeline import Pipeline
 from exporter.program import Program, Words
-from exporter.quantize import plan
+from exporter.quantize import corpus, plan
 from exporter.quantize.recipe import Recipe
 from exporter.stages import Stages
 
@@ -79,7 +79,7 @@ def quantize(
     every value where one of `pairs` (target, precision) asks for it, as `peaks_for` does."""
     with stages("calibrate"):
         plan.check(recipe, program)
-        sequences = calibration.short(program)
+        sequences = corpus.steering(recipe, program)
         keep = partial(cached.measured, cache, program, sequences, recipe)
         passes.run(program, plan.balance(recipe, program, sequences, stages.step, keep))
         stages.note(f"{len(sequences)} texts{_remarks(cache)}")

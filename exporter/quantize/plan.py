@@ -18,6 +18,7 @@ from exporter.passes.quantize_weights import QuantizeWeights
 from exporter.program import Program
 from exporter.quantize import sites as all_sites
 from exporter.quantize import statistics
+from exporter.quantize.chain import chained
 from exporter.quantize.compensate import Order, compensated
 from exporter.quantize.ongrid import recovered
 from exporter.quantize.recipe import Choice, Recipe
@@ -132,7 +133,8 @@ def laws(
     """
     planned = check(recipe, program)
     asked = any(one.site.x is not None and _wants(one.choice) for one in planned)
-    if asked and not sequences and known is None:
+    chains = any(one.choice.rounding == "chained" and one.choice.bits for one in planned)
+    if not sequences and ((asked and known is None) or chains):
         raise UsageError(f"recipe {recipe.name} needs calibration texts, and there are none")
     first: dict[str, Planned] = {}
     for one in planned:
@@ -177,10 +179,13 @@ def _work(
         )
     orders = _Orders()
     arrays: Arrays = {}
+    links = {name: one for name, one in first.items() if one.choice.rounding == "chained"}
+    if links:
+        arrays = _chain(links, first, program, sequences, progress)
     for done, one in enumerate(planned, start=1):
         name, x = one.site.stored.name or "", one.site.x
         seen = found.get(x.name or "") if x is not None else None
-        if first.get(name) is one and _is_work(one):
+        if first.get(name) is one and _is_work(one) and name not in links:
             held = None if rounded is None else rounded.get((name, one.choice))
             held = held or _rounded(one, seen, orders)
             if rounded is not None:
@@ -193,10 +198,27 @@ def _work(
     return arrays
 
 
+def _chain(
+    links: Mapping[str, Planned],
+    first: Mapping[str, Planned],
+    program: Program,
+    sequences: Sequence[Sequence[int]],
+    progress: Progress,
+) -> Arrays:
+    """The integers of `links`, one after the other, behind all else that is rounded."""
+    known = {name: (one.site, _rounded(one)) for name, one in first.items() if name not in links}
+    sites = {name: (one.site, one.choice.grid) for name, one in links.items()}
+    found = chained(program, sites, known, sequences, progress)
+    spread: Arrays = {}
+    for name, one in found.items():
+        spread |= _spread(name, one)
+    return spread
+
+
 def _is_work(one: Planned) -> bool:
     """Whether integers take more than rounding to the nearest."""
-    compensates = one.choice.rounding == "compensated" and one.site.x is not None
-    return one.choice.bits == 4 or compensates or one.choice.rounding == "on-grid"
+    learns = one.choice.rounding in ("compensated", "chained") and one.site.x is not None
+    return one.choice.bits == 4 or learns or one.choice.rounding == "on-grid"
 
 
 def _spread(name: str, found: Quantized) -> Arrays:

@@ -12,7 +12,7 @@ around = "fast"              # "close" has OpenVINO compute the rest in f32 inst
 [weights]                    # every linear map …
 bits = 8                     # 8, 4, or 0 for floating point
 block = 0                    # one scale for so many neighbouring inputs; 0 is one a channel
-rounding = "nearest"         # or "compensated", or "on-grid"
+rounding = "nearest"         # or "compensated", "chained", "on-grid"
 activations = "none"         # what it reads: "none" or "static" (8 bits, one scale)
 
 [table]                      # … the table of embeddings …
@@ -42,7 +42,7 @@ from exporter.quantize.sites import KINDS, Site
 SHIPPED = Path(__file__).parent / "recipes"
 
 Bits = Literal[0, 4, 8]
-Rounding = Literal["nearest", "compensated", "on-grid"]
+Rounding = Literal["nearest", "compensated", "chained", "on-grid"]
 Activations = Literal["none", "static"]
 
 
@@ -54,8 +54,9 @@ class Choice(BaseModel):
     bits: Bits = 0
     block: int = Field(default=0, ge=0)
     rounding: Rounding = "nearest"
-    """"compensated" is GPTQ; "on-grid" finds the integers that the matrix was made of, and refuses
-    one that was not."""
+    """"compensated" is GPTQ; "chained" is that, matrix after matrix, each on what the rounded ones
+    before it make (exporter/quantize/chain.py); "on-grid" finds the integers that the matrix was
+    made of, and refuses one that was not."""
     activations: Activations = "none"
 
     @property
@@ -120,6 +121,8 @@ class Recipe(BaseModel):
     def _possible(self) -> Recipe:
         if self.table.activations != "none":
             raise ValueError("a table reads token ids: it has no activations to quantize")
+        if self.table.rounding == "chained":
+            raise ValueError("a table is rounded first: there is nothing to chain it to")
         if self.dynamic >= 1 and self.dynamic % 16:
             raise ValueError(f"dynamic is {self.dynamic}: a multiple of 16, or a share below 1")
         return self
@@ -137,6 +140,11 @@ class Recipe(BaseModel):
         if not 0 < self.dynamic < 1:
             return int(self.dynamic)
         return max(16, int(self.dynamic * shortest) // 16 * 16)
+
+    @property
+    def chains(self) -> bool:
+        """Whether matrices are rounded one after the other, which takes many texts."""
+        return "chained" in {self.weights.rounding, *(rule.rounding for rule in self.rules)}
 
     @property
     def needs(self) -> frozenset[str]:

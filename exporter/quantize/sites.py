@@ -60,6 +60,12 @@ class Site:
         return value
 
     @property
+    def turned(self) -> bool:
+        """Whether the graph holds [inputs, channels]."""
+        flipped = self.node.attributes.get("transB")
+        return self.linear is not None and (flipped is None or not flipped.value)
+
+    @property
     def x(self) -> ir.Value | None:
         """What a linear map reads; None for a table."""
         return None if self.linear is None else self.linear.x

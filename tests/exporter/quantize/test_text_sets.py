@@ -1,5 +1,5 @@
-"""Three sets of texts: calibration for statistics, tuning for the search, golden for the gate. None
-may hold what another holds, and each must be broad."""
+"""Four sets of texts: calibration for statistics, corpus for chained rounding, tuning for the
+search, golden for the gate. None may hold what another holds, and each must be broad."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 import golden.texts as golden_texts
 from exporter import calibration
 from exporter.model import open_model
-from exporter.quantize import tuning
+from exporter.quantize import corpus, tuning
 from exporter.trace import trace
 from tests import models
 
@@ -33,6 +33,7 @@ SETS: dict[str, Callable[[], tuple[str, ...]]] = {
     "golden": golden_set,
     "calibration": calibration.texts,
     "tuning": tuning.texts,
+    "corpus": corpus.texts,
 }
 PAIRS = tuple(itertools.combinations(SETS, 2))
 
@@ -67,7 +68,7 @@ def test_no_run_of_words_stands_in_two_sets(one: str, other: str) -> None:
     assert not runs[0] & runs[1]
 
 
-@pytest.mark.parametrize("name", ["calibration", "tuning"])
+@pytest.mark.parametrize("name", ["calibration", "tuning", "corpus"])
 def test_no_text_stands_twice_in_a_set(name: str) -> None:
     texts = SETS[name]()
     assert len(set(map(plain, texts))) == len(texts)
@@ -87,6 +88,13 @@ def test_sets_are_broad(name: str, least: int, most: int) -> None:
     assert any(unicodedata.category(c) in ("Cc", "Cf") for text in texts for c in text)
 
 
+def test_the_corpus_is_many_times_as_large_as_calibration() -> None:
+    texts = corpus.texts()
+    assert sum(map(len, texts)) > 10 * sum(map(len, calibration.texts()))
+    assert len(scripts(texts)) >= 25
+    assert any(len(text) > 350 for text in texts)
+
+
 def test_detectors_see_what_they_look_for() -> None:
     assert plain("…  ＦＵＬＬ\n") == plain("... full")
     long = "one two three four five six seven eight nine"
@@ -97,7 +105,11 @@ def test_detectors_see_what_they_look_for() -> None:
 def test_sequences_carry_prompts_and_stay_within_the_model(tmp_path: Path) -> None:
     program = trace(open_model(models.build("gemma3", tmp_path / "model")))
     longest = program.contract.max_length
-    found = {"tuning": tuning.sequences(program), "calibration": calibration.sequences(program)}
+    found = {
+        "tuning": tuning.sequences(program),
+        "calibration": calibration.sequences(program),
+        "corpus": corpus.sequences(program),
+    }
     for ids in itertools.chain.from_iterable(found.values()):
         assert 1 <= len(ids) <= longest
     assert {len(ids) for ids in found["tuning"]} >= {min(120, longest)}

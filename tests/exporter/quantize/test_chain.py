@@ -1,0 +1,150 @@
+"""Rounding one matrix after the other: what it reads on the way is what runs, and it pays."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from exporter import calibration, pipeline
+from exporter.errors import RewriteError, UsageError
+from exporter.passes.grid import Grid, nearest
+from exporter.program import Program, constant
+from exporter.quantize import corpus, plan, sites, statistics, tuning
+from exporter.quantize.ground import embed
+from exporter.quantize.recipe import Recipe
+from exporter.quantize.walk import Walk
+
+SEQUENCES = [[2, 5, 9, 1], [2, 40, 41, 42, 43, 44, 1], [2, 7, 1]]
+
+
+@pytest.fixture(scope="module")
+def program(legal_gemma: Program) -> Program:
+    copy = replace(legal_gemma, model=legal_gemma.model.clone())
+    pipeline.run(copy, pipeline.common(copy.contract, "none"))
+    return copy
+
+
+def _recipe(rounding: str, **given) -> Recipe:
+    return Recipe.model_validate({
+        "name": "mine",
+        "weights": {"bits": 4, "block": 16, "rounding": rounding},
+        "table": {"bits": 8},
+        "rule": [{"kinds": ["head"], "bits": 0}],
+        **given,
+    })  # fmt: skip
+
+
+def _quantized(program: Program, recipe: Recipe, texts: list[list[int]]) -> Program:
+    copy = replace(program, model=program.model.clone())
+    pipeline.run(copy, plan.laws(recipe, copy, texts))
+    return copy
+
+
+def _maps(program: Program) -> dict[str, sites.Site]:
+    return {s.stored.name or "": s for s in sites.find(program) if s.kind not in ("table", "head")}
+
+
+def test_exact_values_on_the_way_are_those_of_the_program(program: Program) -> None:
+    maps = _maps(program)
+    values = list(dict.fromkeys(site.x for site in maps.values() if site.x is not None))
+    given = {name: _constant(site) for name, site in maps.items()}
+    seen = statistics.record(program, values, SEQUENCES)
+    walk, stops = Walk(program, SEQUENCES, given, dict(given)), []
+    for value, held in walk.stops(values):
+        stops.append(value.name)
+        exact, rounded = (
+            np.concatenate(rows)
+            for rows in zip(*(b.rows(value.name or "") for b in held), strict=True)
+        )
+        one = seen[value.name or ""]
+        assert len(exact) == one.tokens == sum(map(len, SEQUENCES))  # no padding among them
+        assert np.allclose(exact.T @ exact, one.moments, rtol=1e-4, atol=1e-4)
+        assert np.array_equal(exact, rounded)  # the same weights on both sides
+        shares = np.concatenate([batch.shares(int(batch.real.sum())) for batch in held])
+        assert shares.sum() == pytest.approx(len(SEQUENCES))
+    assert len(stops) == len(values)
+
+
+def test_rounded_values_on_the_way_are_those_of_the_quantized_program(program: Program) -> None:
+    maps = _maps(program)
+    found = {name: nearest(site.matrix, Grid(4, 16)) for name, site in maps.items()}
+    given = {name: _constant(site) for name, site in maps.items()}
+    rounded = {name: _as(site, found[name].dense()) for name, site in maps.items()}
+    other = replace(program, model=program.model.clone())
+    for name, array in rounded.items():
+        other.graph.initializers[name].const_value = ir.tensor(array, name=name)
+    last = [site.x for site in maps.values() if site.x is not None][-1]
+    seen = statistics.record(other, [_named(other, last.name or "")], SEQUENCES)
+    walk = Walk(program, SEQUENCES, given, rounded)
+    ((_, held),) = walk.stops([last])
+    rows = np.concatenate([batch.rows(last.name or "")[1] for batch in held])
+    assert np.allclose(rows.T @ rows, seen[last.name or ""].moments, rtol=1e-4, atol=1e-4)
+
+
+def test_a_chain_errs_less_than_matrices_rounded_each_by_itself(program: Program) -> None:
+    texts = corpus.sequences(program)[::12]
+    judged = [ids for ids in tuning.sequences(program) if len(ids) < 60]
+    exact = embed(program, judged)
+
+    def mean(rounding: str) -> float:
+        made = _quantized(program, _recipe(rounding), texts)
+        return float((1 - (exact * embed(made, judged)).sum(axis=1)).mean())
+
+    alone, chained = mean("compensated"), mean("chained")
+    assert 1e-4 < chained < 0.75 * alone
+
+
+def test_a_chain_goes_on_from_what_is_rounded_otherwise(program: Program) -> None:
+    rules = [
+        {"kinds": ["head"], "bits": 0},
+        {"kinds": ["value"], "bits": 8, "block": 0, "rounding": "nearest"},
+        {"kinds": ["down"], "bits": 0},
+    ]
+    made = _quantized(program, _recipe("chained", rule=rules), SEQUENCES)
+    kinds = [str(v.dtype) for v in made.graph.initializers.values()]
+    layers = sum(node.op_type == "BandAttention" for node in program.graph)
+    assert kinds.count("INT4") == 5 * layers  # q, k, output, gate, up
+    assert kinds.count("INT8") == layers + 1  # v, and the table
+
+
+def test_what_cannot_be_chained_is_refused(program: Program) -> None:
+    with pytest.raises(ValueError, match="a table is rounded first"):
+        _recipe("nearest", table={"bits": 8, "rounding": "chained"})
+    with pytest.raises(UsageError, match="needs calibration texts, and there are none"):
+        plan.laws(_recipe("chained"), program, [])
+    with pytest.raises(UsageError, match="needs calibration texts, and there are none"):
+        plan.laws(_recipe("chained"), program, [], known={})
+
+
+def test_a_text_that_makes_nan_is_refused(program: Program) -> None:
+    copy = replace(program, model=program.model.clone())
+    gain = next(n.inputs[1] for n in copy.graph if n.op_type == "RMSNormalization")
+    assert gain is not None
+    array = np.array(constant(gain))
+    array[0] = np.nan
+    gain.const_value = ir.tensor(array, name=gain.name)
+    with pytest.raises(RewriteError, match=r"calibration text makes .* infinite or NaN"):
+        plan.laws(_recipe("chained"), copy, SEQUENCES)
+
+
+def test_only_chained_recipes_read_the_many_texts(program: Program) -> None:
+    few, many = (corpus.steering(_recipe(r), program) for r in ("compensated", "chained"))
+    assert few == calibration.short(program)
+    assert many == few + corpus.sequences(program) and len(many) > 4 * len(few)
+
+
+def _constant(site: sites.Site) -> np.ndarray:
+    array = constant(site.stored)
+    assert array is not None
+    return array
+
+
+def _as(site: sites.Site, matrix: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(matrix.T) if site.turned else matrix
+
+
+def _named(program: Program, name: str) -> ir.Value:
+    return next(v for node in program.graph for v in node.outputs if v.name == name)
