@@ -75,7 +75,7 @@ def look(engine: Path, onnx_file: Path) -> Holding:
         held = np.frombuffer(raw, dtype=np.uint8)
         for name, value in model.graph.initializers.items():
             tensor = value.const_value
-            if tensor is None or tensor.nbytes < LEAST:
+            if tensor is None or tensor.nbytes < LEAST or not _is_weight(tensor):
                 continue
             size = int(tensor.nbytes)
             total += size
@@ -86,6 +86,12 @@ def look(engine: Path, onnx_file: Path) -> Holding:
         del held
     missing.sort(key=lambda entry: -entry[1])
     return Holding(size, total, tuple(missing), integers)
+
+
+def _is_weight(tensor: ir.TensorProtocol) -> bool:
+    """Whether numbers are computed with. Positions and types of tokens are looked up with, and a
+    compiler that works them out beforehand keeps none of them."""
+    return tensor.dtype.is_floating_point() or tensor.dtype in INTEGERS
 
 
 def _forms(value: ir.Value, tensor: ir.TensorProtocol) -> Iterator[tuple[np.ndarray, int]]:

@@ -54,6 +54,20 @@ def test_merged_weights_are_found_row_by_row(tmp_path: Path, onnx_file: Path) ->
     assert held.missing == ()
 
 
+def test_what_is_looked_up_with_is_no_weight(tmp_path: Path) -> None:
+    text = """
+    f (int64[B,T] at, int64[1,512] types) => (int64[B,T] y)
+    {
+        y = GatherElements <axis: int = 1> (types, at)
+    }
+    """
+    model = law.graph(text, {"types": np.arange(512, dtype=np.int64)[None]})
+    path = tmp_path / "model.onnx"
+    ir.save(model, path, external_data="model.onnx.data")
+    held = proof.look(engine(tmp_path, b"folded"), path)
+    assert held.missing == () and held.weights == 0
+
+
 def test_a_flipped_bit_a_transposed_and_a_widened_weight_are_not_found(
     tmp_path: Path, onnx_file: Path
 ) -> None:
