@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from exporter.figures import Loss
@@ -10,7 +10,7 @@ from exporter.reporting.collect import ArtifactFigures, Report
 from golden.judging import RANKS, RETRIEVAL
 
 NAMES = (*RANKS, "Lee corpus, Pearson", "Lee corpus, Spearman", RETRIEVAL)
-"""The columns, in order; the last has a limit."""
+"""The columns there can be, in order; the last has a limit."""
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,17 @@ class Row:
     judged: str | None
 
 
+def columns(report: Report) -> list[str]:
+    """Those of NAMES that any artifact was measured by."""
+    every = [artifact.losses for artifact in report.artifacts if artifact.losses is not None]
+    measured = {one.name for losses in every for one in losses.figures}
+    return [name for name in NAMES if name in measured]
+
+
 def rows(report: Report) -> list[Row]:
-    """Every quantized artifact at every size it was measured at."""
-    return [row for artifact in report.artifacts for row in _rows(artifact)]
+    """Every quantized artifact at every size it was measured at, with a cell a column."""
+    names = columns(report)
+    return [row for artifact in report.artifacts for row in _rows(artifact, names)]
 
 
 def said(report: Report) -> list[str]:
@@ -44,7 +52,7 @@ def said(report: Report) -> list[str]:
     return list(dict.fromkeys(f"{one.rstrip('.')}." for missing in every for one in missing))
 
 
-def _rows(artifact: ArtifactFigures) -> Iterator[Row]:
+def _rows(artifact: ArtifactFigures, names: Sequence[str]) -> Iterator[Row]:
     losses = artifact.losses
     if losses is None:
         return
@@ -53,7 +61,7 @@ def _rows(artifact: ArtifactFigures) -> Iterator[Row]:
     for dims in dict.fromkeys(one.dims for one in losses.figures):
         cells = tuple(
             _cell(found.get((dims, name)), losses.limit if name == RETRIEVAL else None)
-            for name in NAMES
+            for name in names
         )
         yield Row(artifact.folder, dims, cells, limit, losses.judged)
 

@@ -36,7 +36,7 @@ def page(report: Report) -> str:
         versions=_versions(report),
         box=plots,
         felt=felt.rows(report),
-        felt_names=felt.NAMES,
+        felt_names=felt.columns(report),
         felt_said=felt.said(report),
     )
 

@@ -159,7 +159,7 @@ def test_unjudged_is_said_until_a_verification_judges(
     assert [one.name for one in losses.figures] == [*RANKS, *RANKS]  # these cost nothing
     assert all(one.artifact > 0.9 for one in losses.figures)
     shown = (out / "report.html").read_text("utf-8")
-    assert "not judged" in shown and UNJUDGED in shown
+    assert UNJUDGED in shown and "Lee corpus, Pearson" not in shown  # no column of dashes
     assert "was not judged" in goldfold("inspect", folder).out
 
     asked = ("verify", folder, "--quiet")
