@@ -133,7 +133,7 @@ def laws(
     """
     planned = check(recipe, program)
     asked = any(one.site.x is not None and _wants(one.choice) for one in planned)
-    chains = any(one.choice.rounding == "chained" and one.choice.bits for one in planned)
+    chains = any(_is_link(one) and one.choice.bits for one in planned)
     if not sequences and ((asked and known is None) or chains):
         raise UsageError(f"recipe {recipe.name} needs calibration texts, and there are none")
     first: dict[str, Planned] = {}
@@ -179,9 +179,7 @@ def _work(
         )
     orders = _Orders()
     arrays: Arrays = {}
-    links = {name: one for name, one in first.items() if one.choice.rounding == "chained"}
-    if links:
-        arrays = _chain(links, first, program, sequences, progress)
+    links = {name: one for name, one in first.items() if _is_link(one)}
     for done, one in enumerate(planned, start=1):
         name, x = one.site.stored.name or "", one.site.x
         seen = found.get(x.name or "") if x is not None else None
@@ -195,24 +193,21 @@ def _work(
             assert x is not None
             arrays[f"{x.name or ''}/step"] = np.array(step(seen))
         progress(done, len(planned))
+    if links:
+        others = {
+            name: (one.site, _gathered(arrays, name, one) if _is_work(one) else _rounded(one))
+            for name, one in first.items()
+            if name not in links
+        }
+        sites = {name: (one.site, one.choice.grid) for name, one in links.items()}
+        for name, made in chained(program, sites, others, sequences, progress).items():
+            arrays |= _spread(name, made)
     return arrays
 
 
-def _chain(
-    links: Mapping[str, Planned],
-    first: Mapping[str, Planned],
-    program: Program,
-    sequences: Sequence[Sequence[int]],
-    progress: Progress,
-) -> Arrays:
-    """The integers of `links`, one after the other, behind all else that is rounded."""
-    known = {name: (one.site, _rounded(one)) for name, one in first.items() if name not in links}
-    sites = {name: (one.site, one.choice.grid) for name, one in links.items()}
-    found = chained(program, sites, known, sequences, progress)
-    spread: Arrays = {}
-    for name, one in found.items():
-        spread |= _spread(name, one)
-    return spread
+def _is_link(one: Planned) -> bool:
+    """Whether a matrix is rounded behind all others, on what those leave; no table is."""
+    return one.choice.rounding == "chained" and one.site.x is not None
 
 
 def _is_work(one: Planned) -> bool:

@@ -57,8 +57,7 @@ class Walk:
     program: Program
     sequences: Sequence[Sequence[int]]
     given: Mapping[str, np.ndarray]
-    """Constants that differ between the two, by name, exact; matrices [inputs, channels] or as the
-    graph holds them."""
+    """Constants that differ between the two, by name, exact, as the graph holds them."""
     rounded: Arrays = field(default_factory=dict)
     """What stands in for them; must be there when a stretch that reads one begins."""
 

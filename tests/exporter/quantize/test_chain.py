@@ -11,6 +11,7 @@ import pytest
 from exporter import calibration, pipeline
 from exporter.errors import RewriteError, UsageError
 from exporter.passes.grid import Grid, nearest
+from exporter.passes.quantize_weights import QuantizeWeights
 from exporter.program import Program, constant
 from exporter.quantize import corpus, plan, sites, statistics, tuning
 from exporter.quantize.ground import embed
@@ -108,6 +109,32 @@ def test_a_chain_goes_on_from_what_is_rounded_otherwise(program: Program) -> Non
     layers = sum(node.op_type == "BandAttention" for node in program.graph)
     assert kinds.count("INT4") == 5 * layers  # q, k, output, gate, up
     assert kinds.count("INT8") == layers + 1  # v, and the table
+
+
+def test_a_chain_reads_the_very_integers_of_the_others(
+    program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rules = [
+        {"rounding": "chained"},  # fits the table, too, which is rounded to the nearest
+        {"kinds": ["value"], "rounding": "compensated"},
+        {"kinds": ["down"], "rounding": "nearest"},
+        {"kinds": ["head"], "bits": 0},
+    ]
+    seen = {}
+
+    def watched(program, links, known, sequences, progress):
+        seen.update(known)
+        return real(program, links, known, sequences, progress)
+
+    real = plan.chained
+    monkeypatch.setattr(plan, "chained", watched)
+    recipe = _recipe("nearest", rule=rules)
+    (law,) = plan.laws(recipe, replace(program, model=program.model.clone()), SEQUENCES)
+    assert isinstance(law, QuantizeWeights) and law.plan is not None
+    assert sorted({site.kind for site, _ in seen.values()}) == ["down", "table", "value"]
+    for name, (_, quantized) in seen.items():
+        assert np.array_equal(quantized.numbers, law.plan[name].numbers)
+        assert np.array_equal(quantized.scale, law.plan[name].scale)
 
 
 def test_what_cannot_be_chained_is_refused(program: Program) -> None:
