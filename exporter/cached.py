@@ -49,7 +49,10 @@ PACKAGES = (
 
 _SHARED = ("cached.py", "program.py", "dialect.py", "errors.py", "model.py", "weights.py")
 TRACING = (*_SHARED, "trace/*.py", "simplify.py")
-MEASURING = (*_SHARED, "quantize/*.py", "passes/*.py", "ranges.py", "interpret.py")
+MEASURING = (
+    *_SHARED, "quantize/*.py", "passes/*.py", "ranges.py", "interpret.py", "batching.py",
+    "calibration.py",
+)  # fmt: skip
 """Files of exporter/ that decide what a stage comes to, by what begins it."""
 
 _GRAPH, _RECORD, _TOKENIZER, _BYTES = "graph.onnx", "record.json", "tokenizer.json", "constants.bin"
