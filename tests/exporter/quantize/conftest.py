@@ -1,15 +1,19 @@
-"""A tiny EmbeddingGemma, traced and legal, before any common law."""
+"""A tiny EmbeddingGemma: traced and legal, rewritten, and with a NaN in it."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+import onnx_ir as ir
 import pytest
 
+from exporter import pipeline
 from exporter.model import open_model
 from exporter.pipeline import Pipeline
 from exporter.preparing import legal
-from exporter.program import Program
+from exporter.program import Program, constant
 from exporter.stages import Stages
 
 
@@ -17,3 +21,23 @@ from exporter.stages import Stages
 def legal_gemma(tiny: Path) -> Program:
     """Copy it before it is rewritten."""
     return legal(open_model(tiny), Stages(), Pipeline())
+
+
+@pytest.fixture(scope="module")
+def program(legal_gemma: Program) -> Program:
+    """Rewritten by the common laws, its gains kept. Copy it before it is quantized."""
+    copy = replace(legal_gemma, model=legal_gemma.model.clone())
+    pipeline.run(copy, pipeline.common(copy.contract, "none"))
+    return copy
+
+
+@pytest.fixture
+def spoiled(program: Program) -> Program:
+    """The same with a NaN in its first gain."""
+    copy = replace(program, model=program.model.clone())
+    gain = next(n.inputs[1] for n in copy.graph if n.op_type == "RMSNormalization")
+    assert gain is not None
+    array = np.array(constant(gain))
+    array[0] = np.nan
+    gain.const_value = ir.tensor(array, name=gain.name)
+    return copy

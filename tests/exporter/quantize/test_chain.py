@@ -21,13 +21,6 @@ from exporter.quantize.walk import Walk
 SEQUENCES = [[2, 5, 9, 1], [2, 40, 41, 42, 43, 44, 1], [2, 7, 1]]
 
 
-@pytest.fixture(scope="module")
-def program(legal_gemma: Program) -> Program:
-    copy = replace(legal_gemma, model=legal_gemma.model.clone())
-    pipeline.run(copy, pipeline.common(copy.contract, "none"))
-    return copy
-
-
 def _recipe(rounding: str, **given) -> Recipe:
     return Recipe.model_validate({
         "name": "mine",
@@ -62,6 +55,7 @@ def test_exact_values_on_the_way_are_those_of_the_program(program: Program) -> N
         )
         one = seen[value.name or ""]
         assert len(exact) == one.tokens == sum(map(len, SEQUENCES))  # no padding among them
+        # The same f32 products, summed over other batches.
         assert np.allclose(exact.T @ exact, one.moments, rtol=1e-4, atol=1e-4)
         assert np.array_equal(exact, rounded)  # the same weights on both sides
         shares = np.concatenate([batch.shares(int(batch.real.sum())) for batch in held])
@@ -95,6 +89,7 @@ def test_a_chain_errs_less_than_matrices_rounded_each_by_itself(program: Program
         return float((1 - (exact * embed(made, judged)).sum(axis=1)).mean())
 
     alone, chained = mean("compensated"), mean("chained")
+    # On all the texts it is half; a twelfth of them leaves noise in the weights that are shifted.
     assert 1e-4 < chained < 0.75 * alone
 
 
@@ -146,15 +141,9 @@ def test_what_cannot_be_chained_is_refused(program: Program) -> None:
         plan.laws(_recipe("chained"), program, [], known={})
 
 
-def test_a_text_that_makes_nan_is_refused(program: Program) -> None:
-    copy = replace(program, model=program.model.clone())
-    gain = next(n.inputs[1] for n in copy.graph if n.op_type == "RMSNormalization")
-    assert gain is not None
-    array = np.array(constant(gain))
-    array[0] = np.nan
-    gain.const_value = ir.tensor(array, name=gain.name)
+def test_a_text_that_makes_nan_is_refused(spoiled: Program) -> None:
     with pytest.raises(RewriteError, match=r"calibration text makes .* infinite or NaN"):
-        plan.laws(_recipe("chained"), copy, SEQUENCES)
+        plan.laws(_recipe("chained"), spoiled, SEQUENCES)
 
 
 def test_only_chained_recipes_read_the_many_texts(program: Program) -> None:
