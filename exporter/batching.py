@@ -12,7 +12,7 @@ found exactly, over the sorted lengths, by what the first i texts cost at least:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -41,3 +41,16 @@ def batches(lengths: Sequence[int], size: int, call: int) -> list[list[int]]:
         found.append(order[end - taken[end] : end][::-1])
         end -= int(taken[end])
     return found
+
+
+def padded(
+    texts: Sequence[Sequence[int]], pad_id: int, size: int, call: int
+) -> Iterator[tuple[list[int], np.ndarray, np.ndarray]]:
+    """Token ids in `batches`: rows of `texts`, then ids and mask, int64 [rows, longest] each."""
+    lengths = [len(ids) for ids in texts]
+    for rows in batches(lengths, size, call):
+        ids = np.full((len(rows), max(lengths[row] for row in rows)), pad_id, np.int64)
+        mask = np.zeros_like(ids)
+        for at, row in enumerate(rows):
+            ids[at, : lengths[row]], mask[at, : lengths[row]] = texts[row], 1
+        yield rows, ids, mask

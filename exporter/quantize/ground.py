@@ -25,7 +25,7 @@ from exporter import (
     pipeline,
     preparing,
 )
-from exporter.batching import batches
+from exporter.batching import padded
 from exporter.errors import ArtifactError, OutputError
 from exporter.model import Source
 from exporter.pipeline import Pipeline
@@ -84,14 +84,8 @@ def embed(
 ) -> np.ndarray:
     """f32 [texts, dimensions] in ONNX Runtime; texts of like length share a call."""
     run = interpret.runner(program, threads=threads)
-    lengths = [len(ids) for ids in texts]
     found = np.empty((len(texts), program.contract.dim), np.float32)
-    for rows in batches(lengths, _SIZE, _CALL):
-        width = max(lengths[row] for row in rows)
-        ids = np.full((len(rows), width), program.contract.pad_id, np.int64)
-        mask = np.zeros((len(rows), width), np.int64)
-        for at, row in enumerate(rows):
-            ids[at, : lengths[row]], mask[at, : lengths[row]] = texts[row], 1
+    for rows, ids, mask in padded(texts, program.contract.pad_id, _SIZE, _CALL):
         found[rows] = run(ids, mask)
     return found
 

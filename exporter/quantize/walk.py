@@ -14,7 +14,7 @@ import numpy as np
 import onnx_ir as ir
 
 from exporter import interpret
-from exporter.batching import batches
+from exporter.batching import padded
 from exporter.errors import RewriteError
 from exporter.program import ATTENTION_MASK, INPUT_IDS, Program
 
@@ -88,14 +88,8 @@ class Walk:
             yield value, held
 
     def _begin(self) -> list[Batch]:
-        lengths = [len(ids) for ids in self.sequences]
-        held = []
-        for rows in batches(lengths, _SIZE, _CALL):
-            width = max(lengths[row] for row in rows)
-            ids = np.full((len(rows), width), self.program.contract.pad_id, np.int64)
-            mask = np.zeros((len(rows), width), np.int64)
-            for at, row in enumerate(rows):
-                ids[at, : lengths[row]], mask[at, : lengths[row]] = self.sequences[row], 1
+        pad_id, held = self.program.contract.pad_id, []
+        for _, ids, mask in padded(self.sequences, pad_id, _SIZE, _CALL):
             feeds = {INPUT_IDS: ids, ATTENTION_MASK: mask}
             held.append(Batch(mask.astype(bool), dict(feeds), dict(feeds)))
         return held
