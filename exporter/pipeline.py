@@ -202,13 +202,14 @@ def every() -> tuple[Pass, ...]:
     from exporter.passes.band_local_attention import BandLocalAttention
     from exporter.passes.expand_band_attention import ExpandBandAttention
     from exporter.passes.merge_parallel_matmuls import MergeParallelMatmuls
+    from exporter.passes.pack_table import PackTable
     from exporter.passes.quantize_activations import QuantizeActivations
     from exporter.passes.quantize_weights import QuantizeWeights
     from exporter.passes.sink_dequantize_past_gather import SinkDequantizePastGather
     from exporter.passes.spell_attention import SpellAttention
 
     nothing = Contract(model="", dim=1, max_length=1, vocab_size=1, pad_id=0, normalized=True)
-    quantization = (BalanceChannels(), QuantizeWeights(), QuantizeActivations())
+    quantization = (BalanceChannels(), QuantizeWeights(), PackTable(), QuantizeActivations())
     half_precision = (ScaleResidual(), SetPrecision())
     own = (
         SinkDequantizePastGather(),

@@ -19,7 +19,7 @@ _RATIOS = np.linspace(1.0, 0.6, 17)
 
 @dataclass(frozen=True)
 class Grid:
-    """`bits` 8 or 4. `block` 0 is one scale a channel."""
+    """`bits` 8 or 4, or between them for tables. `block` 0 is one scale a channel."""
 
     bits: int
     block: int = 0
@@ -27,7 +27,7 @@ class Grid:
     @property
     def low(self) -> int:
         """−127: the mirror of the highest, as TensorRT has it; −8 in four bits, where a sixteenth
-        of all numbers is too much to give away."""
+        of all numbers is too much to give away, −32 in six."""
         return -127 if self.bits == 8 else -(1 << (self.bits - 1))
 
     @property

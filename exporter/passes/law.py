@@ -5,7 +5,8 @@ A section starts with `word:` or `word: title` at the margin and is indented bel
 form without the file header. An input whose sizes are all fixed and whose type is floating, or of
 8 or 4 bits, stands for a weight: the harness makes a constant of it. `none` for an `after` says
 that only the numbers are compared. `options:` gives the fields of the pass for the example behind
-it, `name: value` a line; `name: a = 1, b = 2` is a tuple of pairs.
+it, `name: value` a line; `name: a = 1, b = 2` is a tuple of pairs. A remark in a graph,
+`# name: -16 to 15`, limits the integers that are drawn for a weight.
 """
 
 from __future__ import annotations

@@ -138,6 +138,8 @@ class QuantizeWeights(Pass):
         if block and inputs % block:
             return f"{inputs} inputs are no whole number of blocks of {block}"
         bits = self.bits if planned is None else planned.grid.bits
+        if bits not in (4, 8) and match.index != 0:
+            return f"{bits} bits would take the place of 8, and it is no table to be packed"
         if bits == 4 and columns % 2:
             return "rows of odd width share a byte"
         if planned is not None and planned.columns is not None and match.index != 0:
@@ -174,8 +176,7 @@ class QuantizeWeights(Pass):
             attributes = {"axis": 1 - axis, "block_size": found.grid.block}
         else:
             scale = scale.reshape(-1)
-        kind = np.int8 if found.grid.bits == 8 else ml_dtypes.int4
-        held = numbers if kind is np.int8 else numbers.astype(kind)
+        held = numbers.astype(ml_dtypes.int4) if found.grid.bits == 4 else numbers
         assert stored.dtype is not None
         inputs = [
             add_constant(graph, f"{stored.name}.int{found.grid.bits}", held),

@@ -13,6 +13,7 @@ from exporter.errors import UsageError
 from exporter.passes.balance_channels import BalanceChannels
 from exporter.passes.base import Pass
 from exporter.passes.grid import Quantized, nearest, sizes
+from exporter.passes.pack_table import PACKED, PackTable
 from exporter.passes.quantize_activations import QuantizeActivations
 from exporter.passes.quantize_weights import QuantizeWeights
 from exporter.program import Program
@@ -67,6 +68,11 @@ def check(recipe: Recipe, program: Program) -> list[Planned]:
             raise UsageError(
                 f"recipe {recipe.name}: {one.site.place} ({one.site.kind}) has static activations: "
                 "integer kernels then want 8 bits and one scale a channel (block = 0)"
+            )
+        if one.choice.bits in PACKED and one.site.kind != "table":
+            raise UsageError(
+                f"recipe {recipe.name}: {one.site.place} ({one.site.kind}) is to have "
+                f"{one.choice.bits} bits, which only a table can: say 8 or 4"
             )
         if one.choice.bits and block and inputs % block:
             raise UsageError(
@@ -157,7 +163,8 @@ def laws(
     rows = [one.site.matrix.shape[1] for one in first.values() if one.site.linear is not None]
     group = recipe.group(min(rows, default=0))
     weights = (QuantizeWeights(plan=integers, dynamic=group),) if integers else ()
-    return (*weights, *((QuantizeActivations(steps),) if steps else ()))
+    packs = (PackTable(),) if any(one.choice.bits in PACKED for one in first.values()) else ()
+    return (*weights, *packs, *((QuantizeActivations(steps),) if steps else ()))
 
 
 def _work(
@@ -213,7 +220,7 @@ def _is_link(one: Planned) -> bool:
 def _is_work(one: Planned) -> bool:
     """Whether integers take more than rounding to the nearest."""
     learns = one.choice.rounding in ("compensated", "chained") and one.site.x is not None
-    return one.choice.bits == 4 or learns or one.choice.rounding == "on-grid"
+    return 0 < one.choice.bits < 8 or learns or one.choice.rounding == "on-grid"
 
 
 def _spread(name: str, found: Quantized) -> Arrays:

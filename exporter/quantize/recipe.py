@@ -15,7 +15,7 @@ block = 0                    # one scale for so many neighbouring inputs; 0 is o
 rounding = "nearest"         # or "compensated", "chained", "on-grid"
 activations = "none"         # what it reads: "none" or "static" (8 bits, one scale)
 
-[table]                      # … the table of embeddings …
+[table]                      # … the table of embeddings, which may have 7, 6 or 5 bits as well …
 bits = 8
 
 [[rule]]                     # … and what is different; later rules win
@@ -37,11 +37,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from exporter.errors import UsageError
 from exporter.passes.grid import Grid
+from exporter.passes.pack_table import PACKED
 from exporter.quantize.sites import KINDS, Site
 
 SHIPPED = Path(__file__).parent / "recipes"
 
-Bits = Literal[0, 4, 8]
+Bits = Literal[0, 4, 5, 6, 7, 8]
 Rounding = Literal["nearest", "compensated", "chained", "on-grid"]
 Activations = Literal["none", "static"]
 
@@ -150,7 +151,8 @@ class Recipe(BaseModel):
     def needs(self) -> frozenset[str]:
         """What a target must take (Target.quantizes)."""
         bits = {self.weights.bits, self.table.bits, *(rule.bits for rule in self.rules)}
-        return frozenset(f"int{n}" for n in bits if n) | (self._steps & {"static"})
+        stored = {n if n == 4 else 8 for n in bits if n}
+        return frozenset(f"int{n}" for n in stored) | (self._steps & {"static"})
 
     @property
     def _steps(self) -> set[str]:
@@ -163,9 +165,11 @@ class Recipe(BaseModel):
         table = [rule.bits for rule in self.rules if "table" in rule.kinds and rule.bits]
         if 4 in (self.table.bits, *table):
             return "small"
-        if 4 in weights:
+        if 4 in weights or 5 in (self.table.bits, *table):
             return "int4"
-        return "int8" if "static" in self._steps or self.dynamic else "int8-weights"
+        narrow = any(bits in PACKED for bits in (self.table.bits, *table))
+        rounds = "static" in self._steps or self.dynamic
+        return "int8" if rounds or narrow else "int8-weights"
 
 
 def shipped() -> dict[str, Recipe]:

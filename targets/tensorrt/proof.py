@@ -28,6 +28,8 @@ LEAST = 4096
 
 INTEGERS = (ir.DataType.INT8, ir.DataType.INT4)
 
+_ROW = 32
+"""Bytes of a row that can be told from others."""
 _PROBE = 256
 _CANDIDATES = 64
 
@@ -124,6 +126,8 @@ def _laid(tensor: ir.TensorProtocol) -> tuple[np.ndarray, int]:
     """The bytes as they lie in a file, two numbers to one for int4, which numpy would spread; and
     how many rows they are."""
     rows = int(tensor.shape[0]) if len(tensor.shape) == 2 else 1  # type: ignore[arg-type]
+    if rows and tensor.nbytes // rows < _ROW:
+        rows = 1  # a scale a token: the bytes of one stand in too many places
     if tensor.dtype.bitwidth < 8:
         return np.frombuffer(tensor.tobytes(), dtype=np.uint8), rows
     return np.ascontiguousarray(tensor.numpy()).view(np.uint8).reshape(-1), rows

@@ -19,6 +19,8 @@ few of them then leaves the normal range of f64, nor of f32 in the ops that EXAC
 _WEIGHT = re.compile(r"\b(float|double|float16|bfloat16|u?int[84])(?:\[([\d,]*)\])?\s+(\w+)")
 _LEAST = {"int8": -128, "uint8": 0, "int4": -8, "uint4": 0}
 """Where the integers of quantized weights begin."""
+_RANGE = re.compile(r"# (\w+): (-?\d+) to (-?\d+)")
+"""A remark in a graph's text on the integers of one weight, if they fill less than their type."""
 
 
 def numbers(shape: tuple[int, ...], profile: str, seed: int) -> np.ndarray:
@@ -39,13 +41,20 @@ def numbers(shape: tuple[int, ...], profile: str, seed: int) -> np.ndarray:
     return array.astype(np.float32)
 
 
-def weight(kind: str, shape: tuple[int, ...], profile: str, seed: int) -> np.ndarray:
-    """Drawn data for a weight of this type; whole numbers of its whole range where it is
-    quantized."""
+def weight(
+    kind: str,
+    shape: tuple[int, ...],
+    profile: str,
+    seed: int,
+    ends: tuple[int, int] | None = None,
+) -> np.ndarray:
+    """Drawn data for a weight of this type; where it is quantized, whole numbers of its whole
+    range, or between two `ends`."""
     if kind not in _LEAST:
         return numbers(shape, profile, seed)
     least, bits = _LEAST[kind], int(kind.removeprefix("u").removeprefix("int"))
-    return np.random.default_rng(seed).integers(least, least + 2**bits, shape)
+    low, high = ends or (least, least + 2**bits - 1)
+    return np.random.default_rng(seed).integers(low, high, shape, endpoint=True)
 
 
 def _draw(value: ir.Value, sizes: Mapping[str, int], profile: str, seed: int) -> np.ndarray:
@@ -69,8 +78,11 @@ def _draw(value: ir.Value, sizes: Mapping[str, int], profile: str, seed: int) ->
 def draws(draw: st.DrawFn, text: str) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """(weights, data inputs) for an example, by name."""
     kind = st.tuples(st.sampled_from(PROFILES), st.integers(0, 2**32 - 1))
+    ends = {name: (int(low), int(high)) for name, low, high in _RANGE.findall(text)}
     weights = {
-        name: weight(type_name, tuple(int(d) for d in dims.split(",") if d), *draw(kind))
+        name: weight(
+            type_name, tuple(int(d) for d in dims.split(",") if d), *draw(kind), ends.get(name)
+        )
         for type_name, dims, name in _WEIGHT.findall(text.split("=>")[0])
     }
     model = law.graph(text, weights)

@@ -39,38 +39,52 @@ activations = "static"
 kinds = ["gate"]
 block = 16
 """
+PACKED = """
+gains = "keep"
+[weights]
+bits = 8
+[table]
+bits = 6
+block = 16
+"""
+RECIPES = {"mine": RECIPE, "packed": PACKED}
 
 
 @pytest.fixture(scope="module")
 def quantized(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("quantized")
-    (folder / "mine.toml").write_text(RECIPE)
+    recipes = _written(folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(golden.make, "make", partial(golden.make.make, only=GOLDEN_TEXTS))
         results = export(
-            tiny,
-            ["openvino", "onnxruntime"],
-            ["fp32", str(folder / "mine.toml")],
-            folder / "out",
-            locate=False,
+            tiny, ["openvino", "onnxruntime"], ["fp32", *recipes], folder / "out", locate=False
         )
         if vendor.builder() == vendor.RTX:
-            results += export(
+            beside = export(
                 tiny,
                 ["openvino", "tensorrt"],
-                [str(folder / "mine.toml")],
+                recipes,
                 folder / "both",
                 build=BuildOptions(compute_capability=("sm86",), profile=("1x1:2x16:4x600",)),
                 locate=False,
-            )[1:]
-    assert [result.bundle.name for result in results][:4] == [
-        "openvino-fp32", "openvino-mine", "onnxruntime-fp32", "onnxruntime-mine",
-    ]  # fmt: skip
-    assert results[0].passed and results[2].passed
+            )
+            results += [one for one in beside if one.bundle.name.startswith("tensorrt")]
+    assert [result.bundle.name for result in results][:6] == [
+        f"{target}-{name}"
+        for target in ("openvino", "onnxruntime")
+        for name in ("fp32", "mine", "packed")
+    ]
+    assert results[0].passed and results[3].passed
     # A random model may miss the gate of a trained one; 0.02 is four times that gate's worst text,
     # and an integer read with a wrong scale is far beyond it.
     assert all(result.measurement.mean < 0.02 for result in results)
     return {result.bundle.name: result.path for result in results}
+
+
+def _written(folder: Path) -> list[str]:
+    for name, text in RECIPES.items():
+        (folder / f"{name}.toml").write_text(text)
+    return [str(folder / f"{name}.toml") for name in RECIPES]
 
 
 def test_the_manifest_says_what_is_in_it(quantized: dict[str, Path]) -> None:
@@ -95,7 +109,8 @@ def integers(path: Path) -> set[bytes]:
 def test_tensorrt_stores_them_too_with_the_same_scales(quantized: dict[str, Path]) -> None:
     """Exported beside another target than ONNX Runtime was: calibration gives the same again. Its
     scales are fp16, and lose nothing by it."""
-    assert integers(quantized["tensorrt-mine"]) == integers(quantized["onnxruntime-mine"])
+    for name in RECIPES:
+        assert integers(quantized[f"tensorrt-{name}"]) == integers(quantized[f"onnxruntime-{name}"])
     assert read_manifest(quantized["tensorrt-mine"]).floating == "fp16"
     scales: dict[str, set[tuple[float, ...]]] = {}
     for target in ("onnxruntime", "tensorrt"):
@@ -111,9 +126,10 @@ def test_tensorrt_stores_them_too_with_the_same_scales(quantized: dict[str, Path
     assert scales["onnxruntime"] < scales["tensorrt"]
 
 
-def test_targets_store_the_same_integers(quantized: dict[str, Path]) -> None:
-    ours = integers(quantized["onnxruntime-mine"])
-    model = ov.Core().read_model(quantized["openvino-mine"] / "openvino_model.xml")
+@pytest.mark.parametrize("name", RECIPES)
+def test_targets_store_the_same_integers(quantized: dict[str, Path], name: str) -> None:
+    ours = integers(quantized[f"onnxruntime-{name}"])
+    model = ov.Core().read_model(quantized[f"openvino-{name}"] / "openvino_model.xml")
     theirs = {
         op.get_data().tobytes()
         for op in model.get_ordered_ops()
@@ -125,38 +141,59 @@ def test_targets_store_the_same_integers(quantized: dict[str, Path]) -> None:
     assert len(theirs) == len(ours)
 
 
+@pytest.mark.parametrize("target", ["openvino", "onnxruntime", "tensorrt"])
+def test_a_table_of_six_bits_takes_three_quarters(quantized: dict[str, Path], target: str) -> None:
+    """And its bytes are those of the table in 8 bits that it came from, put together."""
+    if f"{target}-packed" not in quantized:
+        pytest.skip("TensorRT for RTX is not installed")
+    manifest = read_manifest(quantized[f"{target}-packed"])
+    assert manifest.gate == "int8" and manifest.needs == {"int8"}
+    assert {report.name: report.applied for report in manifest.passes}["pack-table"] == 1
+    rows = manifest.contract.vocab_size
+    path = quantized[f"{'onnxruntime' if target == 'openvino' else target}-packed"]
+    widths = {
+        one.dims[1]
+        for one in onnx.load(path / "model.onnx").graph.initializer
+        if list(one.dims[:1]) == [rows] and one.data_type == onnx.TensorProto.INT8
+    }
+    assert widths == {manifest.contract.dim * 3 // 4}
+
+
 @pytest.fixture(scope="module")
-def core_ml(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same recipe for Core ML, exported by itself: calibration gives the same again."""
+def core_ml(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The same recipes for Core ML, exported by themselves: calibration gives the same again."""
     pytest.importorskip("coremltools")
     folder = tmp_path_factory.mktemp("core-ml")
-    (folder / "mine.toml").write_text(RECIPE)
+    recipes = _written(folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(golden.make, "make", partial(golden.make.make, only=GOLDEN_TEXTS))
-        (result,) = export(
+        results = export(
             tiny,
             ["coreml"],
-            [str(folder / "mine.toml")],
+            recipes,
             folder / "out",
             build=BuildOptions(buckets=(32,)),
             locate=False,
         )
-    assert result.measurement.mean < 0.02  # as above
-    return result.path
+    assert all(result.measurement.mean < 0.02 for result in results)  # as above
+    return {Path(recipe).stem: one.path for recipe, one in zip(recipes, results, strict=True)}
 
 
-def test_core_ml_stores_them_too(quantized: dict[str, Path], core_ml: Path) -> None:
+@pytest.mark.parametrize("name", RECIPES)
+def test_core_ml_stores_them_too(
+    quantized: dict[str, Path], core_ml: dict[str, Path], name: str
+) -> None:
     """As they are, or transposed, which is how its linear maps want them; the table too."""
     from targets.coreml.package import read
 
-    manifest = read_manifest(core_ml)
+    manifest = read_manifest(core_ml[name])
     assert (manifest.gate, manifest.floating) == ("int8", "fp16")
     assert any("lie in the file as integers" in sentence for sentence in manifest.built)
     assert any("iOS18 and macOS15" in sentence for sentence in manifest.built)
-    graph = onnx.load(quantized["onnxruntime-mine"] / "model.onnx").graph
+    graph = onnx.load(quantized[f"onnxruntime-{name}"] / "model.onnx").graph
     arrays = [numpy_helper.to_array(one) for one in graph.initializer]
     wanted = [array for array in arrays if array.dtype == np.int8 and array.size > 1]
-    function = read(core_ml / "model.mlpackage").function()
+    function = read(core_ml[name] / "model.mlpackage").function()
     given = [value for op in function.operations for value in op.inputs.values()]
     held = {
         (array.shape, array.tobytes())
@@ -168,7 +205,8 @@ def test_core_ml_stores_them_too(quantized: dict[str, Path], core_ml: Path) -> N
         ways = [(one.shape, np.ascontiguousarray(one).tobytes()) for one in (array, array.T)]
         assert held & set(ways)
     counts = {op.op for op in function.operations}
-    assert {"quantize", "dequantize", "constexpr_blockwise_shift_scale"} <= counts
+    steps = {"quantize", "dequantize"} if name == "mine" else set()
+    assert steps | {"constexpr_blockwise_shift_scale"} <= counts
 
 
 def test_integers_are_smaller_and_close(quantized: dict[str, Path]) -> None:

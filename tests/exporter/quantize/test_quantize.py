@@ -107,6 +107,8 @@ def test_what_cannot_be_is_refused_by_name(program: Program) -> None:
     static = _recipe(weights={"bits": 8, "activations": "static"})
     with pytest.raises(UsageError, match="needs calibration texts, and there are none"):
         plan.laws(static, program, [])
+    with pytest.raises(UsageError, match=r"is to have 6 bits, which only a table can"):
+        plan.laws(_recipe(weights={"bits": 6}), program, SEQUENCES)
     both = _recipe(weights={"bits": 8, "block": 16, "activations": "static"})
     with pytest.raises(UsageError, match="want 8 bits and one scale a channel"):
         plan.laws(both, program, SEQUENCES)

@@ -36,6 +36,9 @@ def test_every_shipped_recipe_is_read_and_has_a_gate() -> None:
         ({"weights": {"bits": 4, "block": 32}}, "int4"),
         ({"weights": {"bits": 8}, "rule": [{"first": 2, "bits": 4}]}, "int4"),
         ({"weights": {"bits": 8}, "table": {"bits": 4, "block": 32}}, "small"),
+        ({"weights": {"bits": 8}, "table": {"bits": 6}}, "int8"),
+        ({"weights": {"bits": 8}, "table": {"bits": 5}}, "int4"),
+        ({"weights": {"bits": 4}, "table": {"bits": 6}}, "int4"),
     ],
 )
 def test_the_coarsest_thing_in_it_sets_the_gate(given: dict, gate: str) -> None:
@@ -65,7 +68,7 @@ def test_groups_are_counted_or_a_share_of_the_shortest_row(
     ("text", "says"),
     [
         ("weights = 3", "weights"),
-        ("[weights]\nbits = 7", "weights.bits"),
+        ("[weights]\nbits = 3", "weights.bits"),
         ("[weights]\nbitz = 8", "weights.bitz"),
         ("[[rule]]\nkinds = ['banana']", "no kind is called 'banana'"),
         ("[table]\nbits = 8\nactivations = 'static'", "no activations"),

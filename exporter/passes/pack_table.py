@@ -1,0 +1,302 @@
+"""pack-table: a table of 7, 6 or 5 bits has no more bytes than it needs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import onnx_ir as ir
+
+from exporter.passes.base import Equality, Pass
+from exporter.passes.linear import take_over
+from exporter.passes.pattern import attribute, emit, producer, read_elsewhere
+from exporter.program import add_constant, constant
+
+PACKED = (5, 6, 7)
+"""Bits that no type of ONNX has."""
+_CHUNK = 1 << 24
+"""Bytes that are packed at once."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the numbers of a row lie. The first ones, carriers, have a byte each, whose lower
+    `bits` are theirs; what is left above, a few carriers together lend to one of the others, the
+    riders. Rider r has its lowest piece above carrier r, the next above carrier r + riders, …"""
+
+    bits: int
+    width: int
+    """Numbers a row."""
+
+    @property
+    def spare(self) -> int:
+        return 8 - self.bits
+
+    @property
+    def pieces(self) -> int:
+        """How many carriers a rider takes: 7 bits fill seven pieces of one, 5 bits two of three."""
+        return -(-self.bits // self.spare)
+
+    @property
+    def riders(self) -> int:
+        return self.width // (self.pieces + 1)
+
+    @property
+    def carriers(self) -> int:
+        """Bytes a row."""
+        return self.width - self.riders
+
+    @property
+    def offsets(self) -> np.ndarray:
+        """f32 [width]: what unpacking subtracts from what it puts together."""
+        half, low = 1 << (self.bits - 1), 1 << (self.spare - 1)
+        rider = half - sum(low << (self.spare * j) for j in range(self.pieces))
+        return np.repeat(np.array([half, rider], np.float32), [self.carriers, self.riders])
+
+    def pack(self, numbers: np.ndarray) -> np.ndarray:
+        """int8 [rows, width] → int8 [rows, carriers]. `numbers` are read in parts."""
+        packed = np.empty((len(numbers), self.carriers), np.uint8)
+        step = max(1, _CHUNK // self.width)
+        half, low = 1 << (self.bits - 1), 1 << (self.spare - 1)
+        for start in range(0, len(numbers), step):
+            codes = (numbers[start : start + step] + np.int8(half)).view(np.uint8)
+            part = packed[start : start + step]
+            part[:] = codes[:, : self.carriers]
+            for piece in range(self.pieces):
+                lent = codes[:, self.carriers :] >> (self.spare * piece) & (2 * low - 1)
+                above = slice(piece * self.riders, (piece + 1) * self.riders)
+                part[:, above] |= (lent ^ low) << self.bits  # − low, in two's complement
+        return packed.view(np.int8)
+
+
+@dataclass(frozen=True)
+class Lookup:
+    gather: ir.Node
+    dequantize: ir.Node
+
+
+@dataclass(frozen=True)
+class PackTable(Pass):
+    """A table whose integers need 7, 6 or 5 bits is stored in bytes that are all used, and taken
+    apart behind the lookup. ONNX has no such types, so the rows are put together in Floor, Mul and
+    Sub, which every runtime has: a few operations on the rows of a text, next to none of its time.
+
+    Of 6 bits, three bytes hold four numbers: three in their lower six bits, the fourth in what is
+    left above. Of 7 bits, seven bytes hold eight; of 5 bits, two hold three, and one bit is lost.
+
+    holds:
+        b = 2^n p + c with 0 ≤ c < 2^n gives p = ⌊b / 2^n⌋ and c = b − 2^n p; all of them are whole
+        numbers below 2⁸, which every floating type holds, and the product with the scale is the one
+        that was there before
+
+    needs:
+        rows are looked up (axis 0) in a constant table of 8-bit integers, none of which needs more
+        than 7 bits, with constant scales, one a row or a block of a row, and no zero-points;
+        nothing else reads the table
+
+    before: five bits, a scale a row
+        f (int64[B,T] ids, int8[5,6] table, float[5] s) => (float[B,T,6] y)
+        {
+            d = DequantizeLinear <axis: int = 0> (table, s)  # table: -16 to 15
+            y = Gather(d, ids)
+        }
+
+    after: five bits, a scale a row
+        f (int64[B,T] ids, int8[5,4] bytes, float[2,1] places, float[6] less, float[5,1] s)
+            => (float[B,T,6] y)
+        {
+            one = Constant <value_float: float = 1.0> ()
+            size = Constant <value_float: float = 32.0> ()
+            part = Constant <value_float: float = 0.03125> ()
+            shape = Constant <value_ints: ints = [0, 0, 2, 2]> ()
+            axis = Constant <value_ints: ints = [-2]> ()
+            d = DequantizeLinear(bytes, one)
+            b = Gather(d, ids)
+            parts = Mul(b, part)
+            p = Floor(parts)
+            above = Mul(p, size)
+            c = Sub(b, above)
+            pieces = Reshape(p, shape)
+            placed = Mul(pieces, places)
+            riders = ReduceSum <keepdims: int = 0> (placed, axis)
+            codes = Concat <axis: int = -1> (c, riders)
+            n = Sub(codes, less)
+            scales = Gather(s, ids)
+            y = Mul(n, scales)
+        }
+
+    before: six bits, a scale a block
+        f (int64[B,T] ids, int8[5,8] table, float[5,2] s) => (float[B,T,8] y)
+        {
+            d = DequantizeLinear <axis: int = 1, block_size: int = 4> (table, s)
+            y = Gather(d, ids)  # table: -32 to 31
+        }
+
+    after: six bits, a scale a block
+        none
+
+    before: seven bits, and a row is no whole number of parts
+        f (int64[B] ids, int8[5,21] table, float[5] s) => (float[B,21] y)
+        {
+            d = DequantizeLinear <axis: int = 0> (table, s)  # table: -64 to 63
+            y = Gather(d, ids)
+        }
+
+    after: seven bits, and a row is no whole number of parts
+        none
+
+    refuses: a scale a column
+        f (int64[B] ids, int8[5,6] table, float[6] s) => (float[B,6] y)
+        {
+            d = DequantizeLinear <axis: int = 1> (table, s)
+            y = Gather(d, ids)
+        }
+
+    refuses: zero-points
+        f (int64[B] ids, int8[5,6] table, float[5] s, int8[5] z) => (float[B,6] y)
+        {
+            d = DequantizeLinear <axis: int = 0> (table, s, z)
+            y = Gather(d, ids)
+        }
+
+    refuses: rows too short for anything to ride
+        f (int64[B] ids, int8[5,2] table, float[5] s) => (float[B,2] y)
+        {
+            d = DequantizeLinear <axis: int = 0> (table, s)
+            y = Gather(d, ids)
+        }
+
+    refuses: a matrix product reads the table as well
+        f (int64[B] ids, float[B,6] x, int8[6,6] table, float[6] s) => (float[B,6] y)
+        {
+            d = DequantizeLinear <axis: int = 0> (table, s)
+            e = Gather(d, ids)
+            m = MatMul(x, d)
+            y = Add(e, m)
+        }
+    """
+
+    equality: ClassVar[Equality] = Equality.EXACT
+
+    def match(self, node: ir.Node) -> Lookup | None:
+        if node.op_type != "Gather" or node.domain:
+            return None
+        dequantize = producer(node.inputs[0], "DequantizeLinear")
+        table = None if dequantize is None else dequantize.inputs[0]
+        if dequantize is None or table is None or table.dtype != ir.DataType.INT8:
+            return None
+        numbers, scale = constant(table), constant(dequantize.inputs[1])
+        if numbers is None or numbers.ndim != 2 or (scale is not None and not scale.ndim):
+            return None  # one scale for all is how a packed table looks
+        return Lookup(node, dequantize) if _bits(numbers) in PACKED else None
+
+    def refuses(self, match: Lookup) -> str | None:
+        node, gather = match.dequantize, match.gather
+        numbers, scale = constant(node.inputs[0]), constant(node.inputs[1])
+        assert numbers is not None
+        if attribute(gather, "axis", 0) != 0:
+            return "it does not look up rows"
+        if len(node.inputs) > 2 and node.inputs[2] is not None:
+            return "it has zero-points"
+        if scale is None:
+            return "its scale is no constant"
+        blocked = bool(attribute(node, "block_size", 0))
+        if attribute(node, "axis", 1) % 2 != int(blocked):
+            return "a scale is no row's own"
+        if gather.inputs[1] is None or gather.inputs[1].shape is None:
+            return "the shape of its indices is not known"
+        bits, width = _bits(numbers), numbers.shape[1]
+        if not Layout(bits, width).riders:
+            return f"a row of {width} is too short for {bits} bits to be packed"
+        lookups = {reader for reader, _ in node.outputs[0].uses() if reader.op_type == "Gather"}
+        return read_elsewhere([node], lookups)
+
+    def construct(self, match: Lookup, memo: dict) -> None:
+        write, node = _Writer(match, memo), match.dequantize
+        numbers, scale = constant(node.inputs[0]), constant(node.inputs[1])
+        assert numbers is not None and scale is not None
+        layout = Layout(_bits(numbers), numbers.shape[1])
+        size, kind = 1 << layout.bits, scale.dtype
+        rows = write.rows(layout, numbers, kind)
+        part = write("Mul", rows, write.constant("part", np.array(1 / size, kind)), name="parts")
+        pieces = high = write("Floor", part, name="pieces")
+        above = write("Mul", high, write.constant("size", np.array(size, kind)), name="above")
+        codes = write("Sub", rows, above, name="carriers")
+        used = layout.pieces * layout.riders
+        if used < layout.carriers:
+            ends = [
+                write.constant(w, np.array([n])) for w, n in (("0", 0), ("used", used), ("-1", -1))
+            ]
+            pieces = write("Slice", high, *ends, name="used")
+        pieces = write.reshape(pieces, [layout.pieces, layout.riders], "placed.shape")
+        places = np.array([[1 << (layout.spare * j)] for j in range(layout.pieces)], kind)
+        placed = write("Mul", pieces, write.constant("places", places), name="placed")
+        axis = write.constant("-2", np.array([-2]))
+        riders = write("ReduceSum", placed, axis, name="riders", keepdims=0)
+        codes = write("Concat", codes, riders, name="codes", axis=-1)
+        offsets = write.constant("offsets", layout.offsets.astype(kind))
+        value = write("Sub", codes, offsets, name="numbers")
+        take_over(match.gather.outputs[0], write.scaled(value, scale, layout.width))
+
+
+def _bits(numbers: np.ndarray) -> int:
+    """How many bits the numbers need: 5 at least."""
+    low, high = int(numbers.min(initial=0)), int(numbers.max(initial=0))
+    return max(5, 1 + max(high.bit_length(), (-low - 1).bit_length() if low else 0))
+
+
+class _Writer:
+    """Writes nodes in front of one Gather, and shares constants with others of the table."""
+
+    def __init__(self, match: Lookup, memo: dict) -> None:
+        ids = match.gather.inputs[1]
+        assert ids is not None and ids.shape is not None
+        self.match, self.ids, self.memo, self.rank = match, ids, memo, len(ids.shape)
+        self.like = match.dequantize.outputs[0]
+
+    def __call__(self, op: str, *inputs: ir.Value, name: str, **attributes: Any) -> ir.Value:
+        before = self.match.gather
+        return emit(
+            before, op, list(inputs), f"{before.name}.{name}", self.like, None, **attributes
+        )
+
+    def constant(self, name: str, array: np.ndarray) -> ir.Value:
+        key = (self.match.dequantize, name)
+        if key not in self.memo:
+            graph, table = self.match.gather.graph, self.match.dequantize.inputs[0]
+            assert graph is not None and table is not None
+            self.memo[key] = add_constant(graph, f"{table.name}.{name}", array)
+        return self.memo[key]
+
+    def rows(self, layout: Layout, numbers: np.ndarray, kind: np.dtype) -> ir.Value:
+        """The bytes of the rows that are looked up, as numbers."""
+        key = (self.match.dequantize, "packed")
+        if key not in self.memo:
+            stored = self.constant("packed", layout.pack(numbers))
+            one = self.constant("one", np.array(1, kind))
+            self.memo[key] = self("DequantizeLinear", stored, one, name="bytes")
+        return self("Gather", self.memo[key], self.ids, name="rows")
+
+    def reshape(self, value: ir.Value, tail: list[int], name: str) -> ir.Value:
+        """The axes of the indices as they are, then `tail`."""
+        sizes = self.constant(name, np.array([0] * self.rank + tail, np.int64))
+        return self("Reshape", value, sizes, name=name)
+
+    def scaled(self, value: ir.Value, scale: np.ndarray, width: int) -> ir.Value:
+        """Each number times its row's scale, or its block's; stored in fp16 where that is exact."""
+        blocks = scale.shape[1] if scale.ndim == 2 else 1
+        half = scale.astype(np.float16)
+        exact = bool((half == scale).all())
+        held = self.constant(
+            "scale",
+            (half if exact else scale).reshape(-1, blocks, 1)[:, *(() if blocks > 1 else (0,))],
+        )
+        scales = self("Gather", held, self.ids, name="scales")
+        if held.dtype != self.like.dtype:
+            scales.type = ir.TensorType(held.dtype)  # type: ignore[arg-type]
+            scales = self("Cast", scales, name="scales.wide", to=self.like.dtype.value)  # type: ignore[union-attr]
+        if blocks == 1:
+            return self("Mul", value, scales, name="scaled")
+        parts = self.reshape(value, [blocks, width // blocks], "blocks")
+        return self.reshape(self("Mul", parts, scales, name="scaled"), [width], "whole")
