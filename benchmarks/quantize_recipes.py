@@ -54,7 +54,7 @@ def main(
             short = [list(case.token_ids) for case in goldens.cases]
             exact = replace(base, model=base.model.clone())
             rewrite(exact, None, Pipeline(), stages)
-            wanted = _embed(exact, texts)
+            wanted = embed(exact, texts)
             for name in recipe:
                 rows[name] = _row(name, base, stages, (texts, wanted), (short, goldens.embeddings))
                 at = int(rows[name].pop("at"))  # type: ignore[arg-type]
@@ -83,8 +83,8 @@ def _row(name: str, base: Program, stages: Stages, tuned, golden) -> dict[str, f
         run.run(program, plan.laws(found, program, sequences, stages.step))
     seconds = time.perf_counter() - started
     opened = dense(program)
-    first = _distance(_embed(opened, tuned[0]), tuned[1])
-    second = _distance(_embed(opened, golden[0]), golden[1])
+    first = errors(embed(opened, tuned[0]), tuned[1])
+    second = errors(embed(opened, golden[0]), golden[1])
     return {
         "seconds": f"{seconds:.0f}",
         "tuning worst": float(first.max()), "tuning mean": float(first.mean()),
@@ -93,13 +93,16 @@ def _row(name: str, base: Program, stages: Stages, tuned, golden) -> dict[str, f
     }  # fmt: skip
 
 
-def _embed(program: Program, texts: Sequence[Sequence[int]]) -> np.ndarray:
+def embed(program: Program, texts: Sequence[Sequence[int]]) -> np.ndarray:
+    """f32 [texts, dimensions], each text alone, in ONNX Runtime."""
     run = interpret.runner(program)
     rows = (np.array([ids], np.int64) for ids in texts)
     return np.concatenate([run(row, np.ones_like(row)) for row in rows])
 
 
-def _distance(got: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+def errors(got: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """1−cos, f64 [texts]."""
+
     def unit(rows: np.ndarray) -> np.ndarray:
         rows = rows.astype(np.float64)
         return rows / np.linalg.norm(rows, axis=1, keepdims=True)

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Literal
 
+from exporter.passes.pack_table import PACKED, Layout
 from exporter.quantize.recipe import Choice, Recipe, Rule
 from exporter.quantize.sites import Site
 
@@ -25,6 +26,8 @@ _FAMILIES: dict[Objective, tuple[tuple[str, ...], ...]] = {
 }
 _BLOCKS = (32, 16, 8)
 """The widest that divides the rows of a group is offered."""
+_WIDE = 64
+"""Of a table between 8 and 4 bits: blocks of 32 would cost half a bit each."""
 _GAINS: dict[Objective, tuple[Literal["keep", "balance"], float]] = {
     "size": ("keep", 0.0), "speed": ("balance", 0.8),
 }  # fmt: skip
@@ -71,7 +74,9 @@ class Group:
         for site in self._distinct():
             channels, inputs = site.matrix.shape
             scales = channels * choice.grid.blocks(inputs)
-            found += channels * inputs * choice.bits // 8 + 2 * scales
+            packed = choice.bits in PACKED
+            width = Layout(choice.bits, inputs).carriers if packed else inputs * choice.bits // 8
+            found += channels * width + 2 * scales
         return found
 
     def _distinct(self) -> list[Site]:
@@ -112,6 +117,9 @@ def _options(part: Sequence[Site], objective: Objective, takes: Set[str]) -> tup
         found.append(Choice(bits=8))
         if block and part[0].kind != "table":
             found.append(Choice(bits=8, block=block))
+        if part[0].kind == "table" and objective == "size":
+            wide = _WIDE if all(inputs % _WIDE == 0 for _, inputs in shapes) else block
+            found += [Choice(bits=6, block=wide), Choice(bits=5, block=wide)]
     if "int4" in takes and block and even:
         found.append(Choice(bits=4, block=block))
     if objective == "speed" and "static" in takes and "int8" in takes and is_map:

@@ -30,6 +30,8 @@ Progress = Callable[[int, int], None]
 Rounded = MutableMapping[tuple[str, Choice], Quantized]
 """Integers that were worked out before, by constant and choice."""
 Arrays = dict[str, np.ndarray]
+_NARROWEST = 16
+"""The least block that one is halved to: scales then take an eighth of what 8-bit weights do."""
 Keep = Callable[[str, Callable[[], Arrays]], Arrays]
 """(what, make) → what `make` gives, or gave another time for the same program, recipe and texts."""
 
@@ -50,8 +52,8 @@ class Planned:
 def check(recipe: Recipe, program: Program) -> list[Planned]:
     """What the recipe says of every site of `program`, in order.
 
-    Raises UsageError for a rule that covers nothing, a block that divides no row, and activations
-    that no integer kernel takes.
+    A block that does not divide a row is halved until it does. Raises UsageError for a rule that
+    covers nothing, a row that no such block divides, and activations that no integer kernel takes.
     """
     found = all_sites.find(program)
     for rule in recipe.rules:
@@ -61,7 +63,7 @@ def check(recipe: Recipe, program: Program) -> list[Planned]:
                 f"recipe {recipe.name}: a rule for {kinds} in {rule.layers!r} fits nothing in "
                 f"{program.contract.model}; it has, for example, {_examples(found)}"
             )
-    planned = [Planned(site, recipe.choice(site)) for site in found]
+    planned = [Planned(site, _fitted(recipe.choice(site), site)) for site in found]
     for one in planned:
         inputs, block = one.site.matrix.shape[1], one.choice.block
         if one.choice.activations == "static" and (block or one.choice.bits == 4):
@@ -80,6 +82,16 @@ def check(recipe: Recipe, program: Program) -> list[Planned]:
                 f"whole number of blocks of {block}"
             )
     return planned
+
+
+def _fitted(choice: Choice, site: Site) -> Choice:
+    """With a block that divides the site's rows: the one asked for, or half of it, or a quarter, …;
+    as it was if none of _NARROWEST or more does."""
+    inputs, block = site.matrix.shape[1], choice.block
+    while block and inputs % block and block % 2 == 0 and block // 2 >= _NARROWEST:
+        block //= 2
+    fits = block and inputs % block == 0
+    return choice.model_copy(update={"block": block}) if fits else choice
 
 
 def _examples(found: Sequence[Site]) -> str:

@@ -129,6 +129,13 @@ def token_ids(goldens: Goldens) -> dict[str, tuple[int, ...]]:
     return {case.prompt + case.text: case.token_ids for case in goldens.cases}
 
 
+def test_a_layer_is_a_line_of_its_own(artifact: Path) -> None:
+    lines = (artifact / "openvino_model.xml").read_text("utf-8").splitlines()
+    layers = [line for line in lines if "<layer " in line]
+    assert len(layers) > 100 and all(line.startswith("<layer ") for line in layers)
+    assert not any(line.startswith((" ", "\t")) for line in lines)
+
+
 def test_tokenizer_gives_the_golden_ids(artifact: Path, goldens: Goldens) -> None:
     assert tokenizer.differs(artifact, token_ids(goldens)) is None
     (said,) = open_bundle(artifact).manifest.built

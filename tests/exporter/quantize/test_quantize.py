@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import replace
 
@@ -80,6 +81,14 @@ def test_blocks_of_four_bits_static_activations_and_rules(program: Program) -> N
     assert (1 - (exact * got).sum(axis=1)).max() < 0.1
 
 
+def test_a_block_is_halved_until_it_divides_a_row(program: Program) -> None:
+    wide = plan.check(_recipe(weights={"bits": 8, "block": 256}, table={"bits": 8}), program)
+    for one in wide:
+        inputs, block = one.site.matrix.shape[1], one.choice.block
+        assert block == (0 if one.site.kind == "table" else math.gcd(inputs, 256))
+        assert block == 0 or block >= 16
+
+
 def test_balancing_changes_nothing_but_rounding(program: Program) -> None:
     copy = replace(program, model=program.model.clone())
     recipe = _recipe(gains="balance", alpha=0.5, weights={"bits": 8})
@@ -104,6 +113,8 @@ def test_what_cannot_be_is_refused_by_name(program: Program) -> None:
         plan.laws(_recipe(rule=[{"layers": "nowhere.*", "bits": 8}]), program, SEQUENCES)
     with pytest.raises(UsageError, match="no whole number of blocks of 7"):
         plan.laws(_recipe(weights={"bits": 8, "block": 7}), program, SEQUENCES)
+    with pytest.raises(UsageError, match="no whole number of blocks of 28"):
+        plan.laws(_recipe(weights={"bits": 8, "block": 28}), program, SEQUENCES)
     static = _recipe(weights={"bits": 8, "activations": "static"})
     with pytest.raises(UsageError, match="needs calibration texts, and there are none"):
         plan.laws(static, program, [])

@@ -171,6 +171,11 @@ def test_options_are_what_the_target_takes(legal_gemma: Program) -> None:
     for part in groups.find(every, "speed", frozenset({"int8"})):
         assert {choice.bits for choice in part.options} == {0, 8}
         assert all(choice.activations == "none" for choice in part.options)
+    (table,) = (p for p in groups.find(every, "size", frozenset({"int8"})) if p.kinds == ("table",))
+    assert [choice.bits for choice in table.options] == [0, 8, 6, 5]
+    (site,) = table.sites
+    sizes = [table.bytes(choice) / site.matrix.size for choice in table.options]
+    assert sizes[0] == 4 and sorted(sizes, reverse=True) == sizes
     static = Choice(bits=8, activations="static")
     offered = {p.kinds: static in p.options for p in groups.find(every, "speed", TAKES)}
     assert not offered["table",]
