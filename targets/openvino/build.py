@@ -62,10 +62,10 @@ def write(
         raise OutputError(
             f"cannot write {folder / XML}: the disk takes no more; make room, or choose another"
         ) from error
+    _narrow(folder / XML)
     if precision == "bf16":
         share = precise.EARLY if dynamic_group(program.graph) else 1.0
         precise.mark(folder / XML, precise.stream(converted, share))
-    _narrow(folder / XML)
 
 
 def _narrow(xml: Path) -> None:

@@ -17,11 +17,7 @@ from xml.sax.saxutils import escape
 
 import openvino as ov
 
-_MARK = (
-    "\t\t\t<rt_info>\n"
-    '\t\t\t\t<attribute name="precise" version="0" />\n'
-    "\t\t\t</rt_info>\n"
-)  # fmt: skip
+_MARK = '<rt_info><attribute name="precise" version="0" /></rt_info>'
 
 
 EARLY = 0.25
@@ -56,13 +52,8 @@ def marked(xml: Path) -> set[str]:
 def mark(xml: Path, names: set[str]) -> None:
     """Mark the layers called `names` in a file that OpenVINO wrote."""
     wanted = {escape(name, {'"': "&quot;"}) for name in names}
-    lines: list[str] = []
-    here = False
-    for line in xml.read_text("utf-8").splitlines(keepends=True):
-        if line.startswith("\t\t<layer "):
-            here = line.split('name="', 1)[1].split('"', 1)[0] in wanted
-        elif here and line.startswith("\t\t\t<input>"):
-            lines.append(_MARK)
-            here = False
-        lines.append(line)
-    xml.write_text("".join(lines), "utf-8")
+    head, *layers = xml.read_text("utf-8").split("<layer ")
+    for at, layer in enumerate(layers):
+        if layer.split('name="', 1)[1].split('"', 1)[0] in wanted:
+            layers[at] = layer.replace("<input>", f"{_MARK}<input>", 1)
+    xml.write_text("<layer ".join([head, *layers]), "utf-8")
