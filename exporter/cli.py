@@ -24,7 +24,7 @@ from exporter import (
 )
 from exporter.cli_cache import NoCache
 from exporter.cli_golden import AsJson, Quiet, Trust, golden_app, whole_numbers
-from exporter.cli_judge import Count, JudgeToo
+from exporter.cli_judge import LEAST, Count, JudgeToo
 from exporter.cli_results import show
 from exporter.console import listening, open_console
 from exporter.errors import OutputError, UsageError
@@ -117,7 +117,7 @@ def export(
         str | None, typer.Option(help="coreml: the oldest system to run on, as iOS18.")
     ] = None,
     judge: JudgeToo = False,
-    pairs: Count = 3000,
+    pairs: Count = LEAST,
     no_cache: NoCache = False,
     trust_remote_code: Trust = False,
     quiet: Quiet = False,
@@ -143,6 +143,7 @@ def export(
             highlight=False,
             soft_wrap=True,
         )
+    cli_judge.check_alone(judge, pairs)
     with listening(quiet or as_json) as listener:
         results = run(
             model,
@@ -178,7 +179,7 @@ def verify(
         Path | None, typer.Option(help="The key that the signature must be of, in PEM.")
     ] = None,
     judge: JudgeToo = False,
-    pairs: Count = 3000,
+    pairs: Count = LEAST,
     model: Annotated[
         str | None, typer.Option(help="--judge: the source, until its fp32 embeddings are kept.")
     ] = None,
@@ -192,10 +193,13 @@ def verify(
 
     if signature is not None or public_key is not None:
         _check_signature(_artifacts(folders), signature, public_key)
+    cli_judge.check_alone(judge, pairs)
     if model is not None and not judge:
         raise UsageError("--model is what --judge compares with; give both")
     with listening(quiet or as_json) as listener:
         paths = _artifacts(folders)
+        if judge:
+            cli_judge.check_integers(paths)
         judges = cli_judge.judges_for(model, pairs, trust_remote_code, listener) if judge else False
         results = [run(path, threads=threads, judge=judges, listener=listener) for path in paths]
     show(results, as_json)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +15,7 @@ from exporter.cli_golden import Quiet, Trust
 from exporter.console import listening, open_console
 from exporter.errors import GateMissed, OutputError, UsageError
 from exporter.stages import Listener, Stages
+from golden.judging.pairs import LEAST
 
 if TYPE_CHECKING:
     from exporter.judging import Judged, Judges
@@ -36,7 +38,7 @@ def judge(
         str | None,
         typer.Option(help="The source model: needed until its fp32 embeddings are kept."),
     ] = None,
-    pairs: Count = 3000,
+    pairs: Count = LEAST,
     skip: Annotated[
         list[str] | None, typer.Option(help="ranks, lee or retrieval; repeatable.")
     ] = None,
@@ -83,6 +85,27 @@ def judge(
         _write(json_file, found)
     if most is not None:
         _hold(found, most)
+
+
+def check_alone(judge: bool, pairs: int) -> None:
+    """Refuse --pairs where nothing is judged."""
+    if pairs != LEAST and not judge:
+        raise UsageError("--pairs is how many --judge takes; give both")
+
+
+def check_integers(paths: Sequence[Path]) -> None:
+    """Say which artifacts --judge leaves out, since they hold no integers; refuse if all are."""
+    from exporter.bundle import read_manifest
+
+    floating = [path for path in paths if read_manifest(path).recipe is None]
+    names = ", ".join(map(str, floating))
+    if len(floating) == len(paths):
+        raise UsageError(
+            f"--judge holds integers to what they may lose, and {names or 'nothing'} has none; "
+            "`goldfold judge ARTIFACT` judges any artifact"
+        )
+    if floating:
+        _warn(f"--judge leaves out what has no integers: {names}")
 
 
 def judges_for(

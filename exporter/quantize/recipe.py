@@ -200,5 +200,6 @@ def read(path: Path) -> Recipe:
         return Recipe.model_validate({"name": path.stem, **record})
     except ValidationError as error:
         first = error.errors()[0]
+        said = first["msg"].removeprefix("Value error, ")
         place = ".".join(map(str, first["loc"])) or "the recipe"
-        raise UsageError(f"recipe {path}: {place}: {first['msg']}") from None
+        raise UsageError(f"recipe {path}: {place}: {said}") from None

@@ -185,3 +185,9 @@ def test_only_integers_are_judged_and_never_by_a_few(
     refused(goldfold("export", tiny, *ONE, *asked), 2, "--judge", "fp16")
     asked = ("--precision", "int8", "--out", tmp_path / "out", "--judge", "--pairs", 100)
     refused(goldfold("export", tiny, *ONE, *asked), 2, "--pairs", 3000)
+
+
+def test_a_verification_judges_only_integers(goldfold: Run, artifacts: dict[str, Path]) -> None:
+    floating = artifacts["onnxruntime"]
+    refused(goldfold("verify", floating, "--judge"), 2, "--judge", floating.name, "has none")
+    refused(goldfold("verify", floating, "--pairs", 5000), 2, "--pairs", "--judge")
