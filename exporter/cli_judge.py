@@ -101,7 +101,7 @@ def check_integers(paths: Sequence[Path]) -> None:
     names = ", ".join(map(str, floating))
     if len(floating) == len(paths):
         raise UsageError(
-            f"--judge holds integers to what they may lose, and {names or 'nothing'} has none; "
+            f"--judge holds integers to what they may lose, and {names} has none; "
             "`goldfold judge ARTIFACT` judges any artifact"
         )
     if floating:

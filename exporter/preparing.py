@@ -78,11 +78,11 @@ def quantize(
     """What the recipe says, on a program that `rewrite` has seen. Returns the largest magnitude of
     every value where one of `pairs` (target, precision) asks for it, as `peaks_for` does."""
     with stages("calibrate"):
-        plan.check(recipe, program)
+        halved = plan.halved(recipe, plan.check(recipe, program))
         sequences = corpus.steering(recipe, program)
         keep = partial(cached.measured, cache, program, sequences, recipe)
         passes.run(program, plan.balance(recipe, program, sequences, stages.step, keep))
-        stages.note(f"{len(sequences)} texts{_remarks(cache)}")
+        stages.note(f"{len(sequences)} texts{halved and f'; {halved}'}{_remarks(cache)}")
     peaks = peaks_for(program, pairs, stages, cache)  # integers change no value beyond rounding
     with stages("quantize"):
         laws = plan.laws(recipe, program, sequences, stages.step, keep)

@@ -146,6 +146,42 @@ class PackTable(Pass):
     after: seven bits, and a row is no whole number of parts
         none
 
+    before: two lookups, one of a row
+        f (int64[B,T] ids, int64[B] first, int8[5,6] table, float[5] s)
+            => (float[B,T,6] y, float[B,6] z)
+        {
+            d = DequantizeLinear <axis: int = 0> (table, s)  # table: -16 to 15
+            y = Gather(d, ids)
+            z = Gather(d, first)
+        }
+
+    after: two lookups, one of a row
+        none
+
+    refuses: columns are looked up as well
+        f (int64[B,T] ids, int8[5,6] table, float[5] s) => (float[B,T,6] y, float[5,B,T] z)
+        {
+            d = DequantizeLinear <axis: int = 0> (table, s)
+            y = Gather(d, ids)
+            z = Gather <axis: int = 1> (d, ids)
+        }
+
+    refuses: the last block of a row is shorter
+        f (int64[B] ids, int8[5,10] table, float[5,3] s) => (float[B,10] y)
+        {
+            d = DequantizeLinear <axis: int = 1, block_size: int = 4> (table, s)
+            y = Gather(d, ids)
+        }
+
+    refuses: the scale depends on the text
+        f (int64[B] ids, int8[5,6] table, float[B,5] t) => (float[B,6] y)
+        {
+            axes = Constant <value_ints: ints = [0]> ()
+            s = ReduceMax <keepdims: int = 0> (t, axes)
+            d = DequantizeLinear <axis: int = 0> (table, s)
+            y = Gather(d, ids)
+        }
+
     refuses: a scale a column
         f (int64[B] ids, int8[5,6] table, float[6] s) => (float[B,6] y)
         {
@@ -201,15 +237,25 @@ class PackTable(Pass):
             return "it has zero-points"
         if scale is None:
             return "its scale is no constant"
-        blocked = bool(attribute(node, "block_size", 0))
-        if attribute(node, "axis", 1) % 2 != int(blocked):
+        if attribute(node, "output_dtype", 0) not in (0, ir.DataType(node.inputs[1].dtype)):  # type: ignore[union-attr]
+            return "it gives another type than its scale's"
+        block = attribute(node, "block_size", 0)
+        if attribute(node, "axis", 1) % 2 != int(bool(block)):
             return "a scale is no row's own"
+        if block and numbers.shape[1] % block:
+            return "a row is no whole number of blocks"
         if gather.inputs[1] is None or gather.inputs[1].shape is None:
             return "the shape of its indices is not known"
         bits, width = _bits(numbers), numbers.shape[1]
         if not Layout(bits, width).riders:
             return f"a row of {width} is too short for {bits} bits to be packed"
-        lookups = {reader for reader, _ in node.outputs[0].uses() if reader.op_type == "Gather"}
+        if len(node.inputs[0].uses()) > 1:  # type: ignore[union-attr]
+            return "its integers are read elsewhere"
+        lookups = {
+            reader
+            for reader, index in node.outputs[0].uses()
+            if reader.op_type == "Gather" and not index and attribute(reader, "axis", 0) == 0
+        }
         return read_elsewhere([node], lookups)
 
     def construct(self, match: Lookup, memo: dict) -> None:
@@ -229,7 +275,7 @@ class PackTable(Pass):
                 write.constant(w, np.array([n])) for w, n in (("0", 0), ("used", used), ("-1", -1))
             ]
             pieces = write("Slice", high, *ends, name="used")
-        pieces = write.reshape(pieces, [layout.pieces, layout.riders], "placed.shape")
+        pieces = write.reshape(pieces, [layout.pieces, layout.riders], "placed")
         places = np.array([[1 << (layout.spare * j)] for j in range(layout.pieces)], kind)
         placed = write("Mul", pieces, write.constant("places", places), name="placed")
         axis = write.constant("-2", np.array([-2]))
@@ -257,9 +303,8 @@ class _Writer:
 
     def __call__(self, op: str, *inputs: ir.Value, name: str, **attributes: Any) -> ir.Value:
         before = self.match.gather
-        return emit(
-            before, op, list(inputs), f"{before.name}.{name}", self.like, None, **attributes
-        )
+        wish = f"{before.name or before.outputs[0].name}.{name}"
+        return emit(before, op, list(inputs), wish, self.like, None, **attributes)
 
     def constant(self, name: str, array: np.ndarray) -> ir.Value:
         key = (self.match.dequantize, name)
@@ -280,7 +325,8 @@ class _Writer:
 
     def reshape(self, value: ir.Value, tail: list[int], name: str) -> ir.Value:
         """The axes of the indices as they are, then `tail`."""
-        sizes = self.constant(name, np.array([0] * self.rank + tail, np.int64))
+        shape = np.array([0] * self.rank + tail, np.int64)
+        sizes = self.constant(f"{name}.{self.rank}", shape)
         return self("Reshape", value, sizes, name=name)
 
     def scaled(self, value: ir.Value, scale: np.ndarray, width: int) -> ir.Value:

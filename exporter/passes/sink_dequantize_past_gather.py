@@ -144,6 +144,18 @@ class SinkDequantizePastGather(Pass):
     after: four bits, a scale and a zero a block
         none
 
+    before: two lookups, one of a row
+        f (int64[B,T] ids, int64[B] first, int8[5,6] table, float[5,2] s)
+            => (float[B,T,6] y, float[B,6] z)
+        {
+            d = DequantizeLinear <axis: int = 1, block_size: int = 3> (table, s)
+            y = Gather(d, ids)
+            z = Gather(d, first)
+        }
+
+    after: two lookups, one of a row
+        none
+
     before: four bits, a scale a row
         f (int64[B,T] ids, uint4[5,6] table, float[5] s) => (float[B,T,6] y)
         {
@@ -273,7 +285,7 @@ class _Writer:
 
     def __call__(self, op: str, *inputs: ir.Value, name: str, **attributes: Any) -> ir.Value:
         before = self.match.gather
-        wish = f"{before.name}.{name}"
+        wish = f"{before.name or before.outputs[0].name}.{name}"
         return emit(before, op, list(inputs), wish, self.like, None, **attributes)
 
     def constant(self, name: str, array: np.ndarray) -> ir.Value:
@@ -314,8 +326,9 @@ class _Writer:
     def reshape(self, value: ir.Value, tail: list[int], name: str) -> ir.Value:
         """The axes of the indices as they are, then `tail`."""
         assert self.ids.shape is not None
-        sizes = np.array([0] * len(self.ids.shape) + tail, np.int64)
-        return self("Reshape", value, self.constant(f"{name}.shape", sizes), name=name)
+        rank = len(self.ids.shape)
+        sizes = np.array([0] * rank + tail, np.int64)
+        return self("Reshape", value, self.constant(f"{name}.shape.{rank}", sizes), name=name)
 
     def each(self, name: str, array: np.ndarray, by_row: bool, kind: np.dtype) -> ir.Value:
         """What belongs to the rows that were looked up: of one number a row, or a block, these

@@ -3,6 +3,7 @@ laws that put them into the graph."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -86,12 +87,25 @@ def check(recipe: Recipe, program: Program) -> list[Planned]:
 
 def _fitted(choice: Choice, site: Site) -> Choice:
     """With a block that divides the site's rows: the one asked for, or half of it, or a quarter, …;
-    as it was if none of _NARROWEST or more does."""
+    as it was if none of _NARROWEST or more does. A grid that is to be found again is what it is."""
     inputs, block = site.matrix.shape[1], choice.block
+    if choice.rounding == "on-grid":
+        return choice
     while block and inputs % block and block % 2 == 0 and block // 2 >= _NARROWEST:
         block //= 2
     fits = block and inputs % block == 0
     return choice.model_copy(update={"block": block}) if fits else choice
+
+
+def halved(recipe: Recipe, planned: Sequence[Planned]) -> str:
+    """Which blocks are not what the recipe says, in words; "" if all are."""
+    found = Counter(
+        (recipe.choice(one.site).block, one.choice.block)
+        for one in planned
+        if recipe.choice(one.site).block != one.choice.block
+    )
+    said = (f"blocks of {a} became {b} in {n} matrices" for (a, b), n in sorted(found.items()))
+    return ", ".join(said)
 
 
 def _examples(found: Sequence[Site]) -> str:

@@ -100,7 +100,10 @@ def _forms(value: ir.Value, tensor: ir.TensorProtocol) -> Iterator[tuple[np.ndar
     """The bytes of a weight as an engine may hold it, and how many rows they are."""
     reader, index = next(iter(value.uses()), (None, 0))
     if reader is None or reader.op_type != "DequantizeLinear":
-        yield _laid(tensor)
+        bytes_, rows = _laid(tensor)
+        if rows > 1 and len(bytes_) // rows < _ROW:
+            yield bytes_, 1  # a scale a token: the bytes of one stand in too many places
+        yield bytes_, rows
         return
     if index == 1 and (step := _step(reader.outputs[0])) is not None:
         # Both are numbers that fp16 holds: 11 bits times 11 bits, which f32 has exactly.
@@ -126,8 +129,6 @@ def _laid(tensor: ir.TensorProtocol) -> tuple[np.ndarray, int]:
     """The bytes as they lie in a file, two numbers to one for int4, which numpy would spread; and
     how many rows they are."""
     rows = int(tensor.shape[0]) if len(tensor.shape) == 2 else 1  # type: ignore[arg-type]
-    if rows and tensor.nbytes // rows < _ROW:
-        rows = 1  # a scale a token: the bytes of one stand in too many places
     if tensor.dtype.bitwidth < 8:
         return np.frombuffer(tensor.tobytes(), dtype=np.uint8), rows
     return np.ascontiguousarray(tensor.numpy()).view(np.uint8).reshape(-1), rows

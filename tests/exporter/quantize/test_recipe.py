@@ -38,6 +38,7 @@ def test_every_shipped_recipe_is_read_and_has_a_gate() -> None:
         ({"weights": {"bits": 8}, "table": {"bits": 4, "block": 32}}, "small"),
         ({"weights": {"bits": 8}, "table": {"bits": 6}}, "int8"),
         ({"weights": {"bits": 8}, "table": {"bits": 5}}, "int4"),
+        ({"weights": {"bits": 8}, "rule": [{"layers": "embed*", "bits": 6}]}, "int8"),
         ({"weights": {"bits": 4}, "table": {"bits": 6}}, "int4"),
     ],
 )

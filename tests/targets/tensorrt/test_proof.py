@@ -54,6 +54,36 @@ def test_merged_weights_are_found_row_by_row(tmp_path: Path, onnx_file: Path) ->
     assert held.missing == ()
 
 
+NARROW = """
+f (int64[B] ids, float[B,1024] x, float16[30000,1] s, float[1024,4] w, float[1024,6] v)
+    => (float16[B,1] r, float[B,4] y, float[B,6] z)
+{
+    r = Gather(s, ids)
+    y = MatMul(x, w)
+    z = MatMul(x, v)
+}
+"""
+
+
+def test_rows_of_a_few_bytes_are_found_whole_or_merged(tmp_path: Path) -> None:
+    """A scale a token: any two bytes of it stand in many places."""
+    rng = np.random.default_rng(4)
+    weights = {
+        "s": rng.integers(1, 40, (30000, 1)) / 64, "w": rng.normal(size=(1024, 4)),
+        "v": rng.normal(size=(1024, 6)),
+    }  # fmt: skip
+    path = tmp_path / "model.onnx"
+    ir.save(law.graph(NARROW, weights), path, external_data="model.onnx.data")
+    found = weights_of(path)
+    merged = np.concatenate([found["w"], found["v"]], axis=1)
+    held = proof.look(engine(tmp_path, merged.tobytes(), found["s"].tobytes()), path)
+    assert held.missing == () and held.found == sum(array.nbytes for array in found.values())
+    other = found["s"].copy()
+    other[29999] += 1
+    held = proof.look(engine(tmp_path, merged.tobytes(), other.tobytes()), path)
+    assert held.missing == (("s", 60000),)
+
+
 def test_what_is_looked_up_with_is_no_weight(tmp_path: Path) -> None:
     text = """
     f (int64[B,T] at, int64[1,512] types) => (int64[B,T] y)
