@@ -1,13 +1,15 @@
 """What NNCF's weight compression makes of the same graph: size, and 1−cos on the goldens.
 
-    .venv/bin/python benchmarks/nncf_integers.py out/openvino-fp32 [--only KIND ...]
+    goldfold export MODEL --target openvino --skip fold-norm-gain --out plain
+    .venv/bin/python benchmarks/nncf_integers.py plain/openvino-fp32 [--only KIND ...]
 
+Folded gains make outlier columns, which no quantizer should be given; so they are not folded.
 NNCF runs in the peers' environment (benchmarks/peers.txt), on goldfold's own fp32 artifact for
 OpenVINO, with goldfold's calibration texts where it takes data. What it makes is run in OpenVINO
 with f32 around the integers and no rounding of activations, as goldfold's weight-only recipes are,
 each golden text of up to 300 tokens alone. The head, which bears no 8 bits, is left to NNCF only
-where it says so: elsewhere it stays floating, as in goldfold's recipes. What stays floating is
-saved in fp16. The record is benchmarks/results/nncf_integers.json.
+where it says so: elsewhere it stays floating, as in goldfold's recipes, and so do the rotary tables
+always. What stays floating is saved in fp16. The record is benchmarks/results/nncf_integers.json.
 """
 
 from __future__ import annotations
@@ -63,10 +65,13 @@ def feed(row):
 core = ov.Core()
 model = core.read_model(xml)
 how["mode"] = getattr(nncf.CompressWeightsMode, how["mode"])
-heads = [op.get_friendly_name() for op in model.get_ops() if op.get_type_name() == "MatMul"
-         and op.get_output_partial_shape(0).rank.get_length() == 2]
+left = [op.get_friendly_name() for op in model.get_ops() if op.get_type_name() == "Gather"
+        and op.input(0).get_partial_shape().is_static
+        and op.input(0).get_partial_shape().to_shape()[0] < 10000]
 if not how.pop("head", False):
-    how["ignored_scope"] = nncf.IgnoredScope(names=heads)
+    left += [op.get_friendly_name() for op in model.get_ops() if op.get_type_name() == "MatMul"
+             and op.get_output_partial_shape(0).rank.get_length() == 2]
+how["ignored_scope"] = nncf.IgnoredScope(names=left)
 data = any(how.get(word) for word in ("awq", "scale_estimation", "gptq")) or "ratio" in how
 if data:
     rows = [feed(row) for row in kept["calibration"]]
