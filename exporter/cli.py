@@ -24,11 +24,12 @@ from exporter import (
 )
 from exporter.cli_cache import NoCache
 from exporter.cli_golden import AsJson, Quiet, Trust, golden_app, whole_numbers
-from exporter.cli_judge import LEAST, Count, JudgeToo
+from exporter.cli_judge import Count, JudgeToo
 from exporter.cli_results import show
 from exporter.console import listening, open_console
 from exporter.errors import OutputError, UsageError
 from exporter.guard import guarded
+from golden.judging.pairs import LEAST
 
 app = typer.Typer(
     name="goldfold",

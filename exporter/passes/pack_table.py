@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import onnx_ir as ir
 
 from exporter.passes.base import Equality, Pass
 from exporter.passes.linear import take_over
-from exporter.passes.pattern import attribute, emit, producer, read_elsewhere
-from exporter.program import add_constant, constant
+from exporter.passes.lookups import Lookup, Writer
+from exporter.passes.pattern import attribute, producer, read_elsewhere
+from exporter.program import constant
 
 PACKED = (5, 6, 7)
 """Bits that no type of ONNX has."""
@@ -68,12 +69,6 @@ class Layout:
                 above = slice(piece * self.riders, (piece + 1) * self.riders)
                 part[:, above] |= (lent ^ low) << self.bits  # − low, in two's complement
         return packed.view(np.int8)
-
-
-@dataclass(frozen=True)
-class Lookup:
-    gather: ir.Node
-    dequantize: ir.Node
 
 
 @dataclass(frozen=True)
@@ -292,27 +287,10 @@ def _bits(numbers: np.ndarray) -> int:
     return max(5, 1 + max(high.bit_length(), (-low - 1).bit_length() if low else 0))
 
 
-class _Writer:
-    """Writes nodes in front of one Gather, and shares constants with others of the table."""
-
+class _Writer(Writer):
     def __init__(self, match: Lookup, memo: dict) -> None:
-        ids = match.gather.inputs[1]
-        assert ids is not None and ids.shape is not None
-        self.match, self.ids, self.memo, self.rank = match, ids, memo, len(ids.shape)
-        self.like = match.dequantize.outputs[0]
-
-    def __call__(self, op: str, *inputs: ir.Value, name: str, **attributes: Any) -> ir.Value:
-        before = self.match.gather
-        wish = f"{before.name or before.outputs[0].name}.{name}"
-        return emit(before, op, list(inputs), wish, self.like, None, **attributes)
-
-    def constant(self, name: str, array: np.ndarray) -> ir.Value:
-        key = (self.match.dequantize, name)
-        if key not in self.memo:
-            graph, table = self.match.gather.graph, self.match.dequantize.inputs[0]
-            assert graph is not None and table is not None
-            self.memo[key] = add_constant(graph, f"{table.name}.{name}", array)
-        return self.memo[key]
+        table = match.dequantize.inputs[0]
+        super().__init__(match, (table.name if table is not None else None) or "", memo)
 
     def rows(self, layout: Layout, numbers: np.ndarray, kind: np.dtype) -> ir.Value:
         """The bytes of the rows that are looked up, as numbers."""
@@ -323,12 +301,6 @@ class _Writer:
             self.memo[key] = self("DequantizeLinear", stored, one, name="bytes")
         return self("Gather", self.memo[key], self.ids, name="rows")
 
-    def reshape(self, value: ir.Value, tail: list[int], name: str) -> ir.Value:
-        """The axes of the indices as they are, then `tail`."""
-        shape = np.array([0] * self.rank + tail, np.int64)
-        sizes = self.constant(f"{name}.{self.rank}", shape)
-        return self("Reshape", value, sizes, name=name)
-
     def scaled(self, value: ir.Value, scale: np.ndarray, width: int) -> ir.Value:
         """Each number times its row's scale, or its block's; stored in fp16 where that is exact."""
         blocks = scale.shape[1] if scale.ndim == 2 else 1
@@ -338,9 +310,8 @@ class _Writer:
             "scale",
             (half if exact else scale).reshape(-1, blocks, 1)[:, *(() if blocks > 1 else (0,))],
         )
-        scales = self("Gather", held, self.ids, name="scales")
+        scales = self.gather(held, "scales")
         if held.dtype != self.like.dtype:
-            scales.type = ir.TensorType(held.dtype)  # type: ignore[arg-type]
             scales = self("Cast", scales, name="scales.wide", to=self.like.dtype.value)  # type: ignore[union-attr]
         if blocks == 1:
             return self("Mul", value, scales, name="scaled")

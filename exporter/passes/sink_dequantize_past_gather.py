@@ -3,26 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import onnx_ir as ir
 
 from exporter.passes.base import Equality, Pass
 from exporter.passes.linear import take_over
-from exporter.passes.pattern import attribute, emit, producer
-from exporter.program import add_constant, constant
+from exporter.passes.lookups import Lookup, Writer
+from exporter.passes.pattern import attribute, producer
+from exporter.program import constant
 
 BYTES = (ir.DataType.INT8, ir.DataType.UINT8)
 NIBBLES = (ir.DataType.INT4, ir.DataType.UINT4)
-
-
-@dataclass(frozen=True)
-class Lookup:
-    gather: ir.Node
-    dequantize: ir.Node
-    cast: ir.Node | None
-    """A change of precision between the two."""
 
 
 @dataclass(frozen=True)
@@ -272,34 +265,12 @@ def _zero(node: ir.Node, table: ir.Value) -> np.ndarray | None:
     return zero.astype(kept) if zero.any() else None
 
 
-class _Writer:
-    """Writes nodes in front of one Gather, and shares its constants with others of the table."""
-
+class _Writer(Writer):
     def __init__(self, match: Lookup, memo: dict) -> None:
-        ids = match.gather.inputs[1]
-        assert ids is not None and ids.shape is not None
-        self.match, self.ids, self.memo = match, ids, memo
-        self.like, scale = match.dequantize.outputs[0], match.dequantize.inputs[1]
+        super().__init__(match, match.dequantize.name or "", memo)
+        scale = match.dequantize.inputs[1]
         assert scale is not None and scale.dtype is not None
         self.kind = scale.dtype
-
-    def __call__(self, op: str, *inputs: ir.Value, name: str, **attributes: Any) -> ir.Value:
-        before = self.match.gather
-        wish = f"{before.name or before.outputs[0].name}.{name}"
-        return emit(before, op, list(inputs), wish, self.like, None, **attributes)
-
-    def constant(self, name: str, array: np.ndarray) -> ir.Value:
-        key = (self.match.dequantize, name)
-        if key not in self.memo:
-            graph = self.match.gather.graph
-            assert graph is not None
-            self.memo[key] = add_constant(graph, f"{self.match.dequantize.name}.{name}", array)
-        return self.memo[key]
-
-    def gather(self, table: ir.Value, name: str) -> ir.Value:
-        found = self("Gather", table, self.ids, name=name)
-        found.type = ir.TensorType(table.dtype)  # type: ignore[arg-type]
-        return found
 
     def numbers(self, table: ir.Value) -> ir.Value:
         """The rows that are looked up, in the type of the scale; of 4 bits, 0 … 15."""
@@ -322,13 +293,6 @@ class _Writer:
 
     def cast(self, value: ir.Value, name: str) -> ir.Value:
         return self("Cast", value, name=name, to=self.kind.value)
-
-    def reshape(self, value: ir.Value, tail: list[int], name: str) -> ir.Value:
-        """The axes of the indices as they are, then `tail`."""
-        assert self.ids.shape is not None
-        rank = len(self.ids.shape)
-        sizes = np.array([0] * rank + tail, np.int64)
-        return self("Reshape", value, self.constant(f"{name}.shape.{rank}", sizes), name=name)
 
     def each(self, name: str, array: np.ndarray, by_row: bool, kind: np.dtype) -> ir.Value:
         """What belongs to the rows that were looked up: of one number a row, or a block, these
