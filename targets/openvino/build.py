@@ -24,6 +24,7 @@ from exporter.passes.quantize_weights import dynamic_group
 from exporter.program import Program, infer_shapes, weights_aside, where
 from targets.openvino import precise
 from targets.openvino.shapes import Shapes
+from targets.openvino.slim import slim
 
 XML = "openvino_model.xml"
 HIDDEN = "last_hidden_state"
@@ -51,6 +52,7 @@ def write(
     for port, name in zip(converted.outputs, outputs, strict=True):
         port.get_tensor().set_names({name})
     converted.outputs[0].get_tensor().add_names({HIDDEN})
+    slim(converted)
     _name(converted)
     converted.set_rt_info(str(dynamic_group(program.graph)), [_RUNTIME, GROUP])
     Shapes(options.batch or 0, options.buckets).note(converted)

@@ -1,0 +1,111 @@
+"""Before a model is saved: work out what is constant, and keep one of what is equal.
+
+OpenVINO's ONNX frontend spells one op in many: the axes of an RMS norm are a range between three
+constants, the shape of a weight is asked for at run time, each of these constants is made anew.
+The plugin folds all this when it compiles; saved as it is, it is a quarter of the `.xml`, which
+every load reads.
+
+Weights are left alone: what reads an integer matrix must stay for the plugin to see.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import openvino as ov
+from openvino import opset13 as ops
+
+_FEW = 64
+"""Numbers in a constant that is small: an axis, a shape, an epsilon, and no weight."""
+
+_APART = frozenset({"Constant", "Parameter", "Result", "RandomUniform"})
+"""Ops that are not the same twice."""
+
+
+def slim(model: ov.Model) -> None:
+    """Fold and share in place; every op computes what it did."""
+    for op in model.get_ordered_ops():
+        known = _folded(op)
+        if known is not None:
+            op.output(0).replace(known.output(0))
+    _share_constants(model)
+    _share_results(model)
+    model.validate_nodes_and_infer_types()
+
+
+def _folded(op: ov.Node) -> ov.Node | None:
+    """What can stand for an op that has one output and one result for ever; None for others."""
+    kind = op.get_type_name()
+    if kind in ("Constant", "Parameter") or op.get_output_size() != 1 or _is_result(op):
+        return None
+    if kind == "ShapeOf":
+        shape = op.get_input_partial_shape(0)
+        width = op.get_output_element_type(0).to_dtype()
+        return None if shape.is_dynamic else ops.constant(np.array(shape.to_shape(), width))
+    sources = [op.input_value(place).get_node() for place in range(op.get_input_size())]
+    if kind == "Unsqueeze" and _is_stored_half(sources[0]):
+        # The scales of blocks, stored in half precision.
+        stored = sources[0].input_value(0).get_node().data
+        return ops.convert(ops.constant(stored.reshape(op.get_output_shape(0))), "f32")
+    if not sources or not all(_is_small(source) for source in sources):
+        return None
+    if op.get_output_partial_shape(0).is_dynamic or not op.get_output_element_type(0).is_integral():
+        return None
+    result = ov.Tensor(op.get_output_element_type(0), op.get_output_shape(0))
+    if result.size > _FEW or not op.evaluate([result], [ov.Tensor(s.data) for s in sources]):
+        return None
+    return ops.constant(result.data.copy())
+
+
+def _share_constants(model: ov.Model) -> None:
+    """One constant for all that are small and equal. Those that the program named keep theirs."""
+    first: dict[tuple[str, tuple[int, ...], bytes], ov.Node] = {}
+    for op in model.get_ordered_ops():
+        if not _is_small(op) or op.output(0).get_names():
+            continue
+        shape = tuple(op.get_output_shape(0))
+        key = (op.get_output_element_type(0).get_type_name(), shape, op.data.tobytes())
+        same = first.setdefault(key, op)
+        if same is not op:
+            op.output(0).replace(same.output(0))
+
+
+def _share_results(model: ov.Model) -> None:
+    """One op for all that do the same to the same, such as each layer's lookup of its angles. What
+    the program named stays."""
+    first: dict[tuple, ov.Node] = {}
+    for op in model.get_ordered_ops():
+        kind = op.get_type_name()
+        if kind in _APART or op.get_output_size() != 1 or op.output(0).get_names():
+            continue
+        sources = tuple(
+            (source.get_node().get_name(), source.get_index())
+            for source in (op.input_value(place) for place in range(op.get_input_size()))
+        )
+        said = tuple(sorted((name, str(value)) for name, value in op.get_attributes().items()))
+        same = first.setdefault((kind, sources, said), op)
+        if same is not op:
+            op.output(0).replace(same.output(0))
+
+
+def _is_small(op: ov.Node) -> bool:
+    if op.get_type_name() != "Constant":
+        return False
+    whole = op.get_output_element_type(0).get_bitwidth() >= 8
+    return whole and math.prod(op.get_output_shape(0)) <= _FEW
+
+
+def _is_stored_half(op: ov.Node) -> bool:
+    if op.get_type_name() != "Convert":
+        return False
+    source = op.input_value(0)
+    return (
+        source.get_node().get_type_name() == "Constant"
+        and source.get_element_type() == ov.Type.f16
+        and len(source.get_target_inputs()) == 1
+    )
+
+
+def _is_result(op: ov.Node) -> bool:
+    return any(i.get_node().get_type_name() == "Result" for i in op.output(0).get_target_inputs())
