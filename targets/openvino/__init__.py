@@ -14,6 +14,7 @@ from exporter.options import BuildOptions
 from exporter.passes.band_local_attention import BandLocalAttention
 from exporter.passes.base import Pass
 from exporter.passes.expand_band_attention import ExpandBandAttention
+from exporter.passes.sink_dequantize_past_gather import SinkDequantizePastGather
 from exporter.program import Contract, Program, Reference, Words
 from targets.base import Begun, Kept, Run, Target
 
@@ -49,6 +50,7 @@ class OpenVino(Target):
         return (
             BandLocalAttention(contract.max_length),  # while windows are still attributes
             ExpandBandAttention(),  # OpenVINO refuses an op it has no conversion rule for
+            SinkDequantizePastGather(),  # its own kernel for the pair truncates to bf16
         )
 
     def executes(self, precision: str) -> bool:

@@ -7,7 +7,6 @@ and are neither copied through protobuf nor laid down as a temporary ONNX file f
 
 from __future__ import annotations
 
-import ctypes
 import io
 import re
 from pathlib import Path
@@ -23,6 +22,7 @@ from exporter.options import NOTHING_ASKED, BuildOptions
 from exporter.passes.quantize_weights import dynamic_group
 from exporter.program import Program, infer_shapes, weights_aside, where
 from targets.openvino import precise
+from targets.openvino.memory import constant
 from targets.openvino.shapes import Shapes
 from targets.openvino.slim import slim
 
@@ -30,6 +30,9 @@ XML = "openvino_model.xml"
 HIDDEN = "last_hidden_state"
 """A second name of the first output: sentence-transformers knows no other (interop.py)."""
 GROUP = "DYNAMIC_QUANTIZATION_GROUP_SIZE"
+_KINDS = {ir.DataType.INT4: ov.Type.i4, ir.DataType.UINT4: ov.Type.u4}
+"""Types that numpy has no name for."""
+_INTEGERS = frozenset({ir.DataType.INT8, ir.DataType.UINT8, *_KINDS})
 _RUNTIME = "runtime_options"
 """The section of a model's file whose options hold for whoever compiles it and says no other."""
 _BLANKS = re.compile(rb"(?<=>)\s+(?=<(/?(?:net|layers|layer|edges|edge|rt_info)\b)?)")
@@ -46,13 +49,13 @@ def write(
         if node.domain:
             raise _cannot_spell(node)
     outputs = [value.name for value in program.graph.outputs]
-    converted, _held = convert(program.model, precision)
+    converted, _weights = convert(program.model, precision)
     for port, name in zip(converted.inputs, program.contract.inputs, strict=True):
         port.get_tensor().set_names({name})
     for port, name in zip(converted.outputs, outputs, strict=True):
         port.get_tensor().set_names({name})
     converted.outputs[0].get_tensor().add_names({HIDDEN})
-    slim(converted)
+    _blocks = slim(converted)
     _name(converted)
     converted.set_rt_info(str(dynamic_group(program.graph)), [_RUNTIME, GROUP])
     Shapes(options.batch or 0, options.buckets).note(converted)
@@ -91,14 +94,14 @@ def convert(model: ir.Model, precision: str = "fp32") -> tuple[ov.Model, list[np
     model.functions.clear()
     model.opset_imports.pop(dialect.DOMAIN, None)
     infer_shapes(model)
+    coarse = _has_integers(model)
     with weights_aside(model) as aside:
-        coarse = _has_integers(model)
         matrices = {
             v.name
             for v in aside
             if (precision == "fp16" and _is_matrix(v)) or (coarse and _is_plane(v))
         }
-        scales = {v.name for v in aside if _is_scale(v)}
+        scales = {v.name for v in aside if coarse and _is_scale(v)}
         tensors = {v.name: v.const_value for v in aside}
         graph = io.BytesIO(ir.to_proto(model).SerializeToString())
     try:
@@ -115,19 +118,13 @@ def convert(model: ir.Model, precision: str = "fp32") -> tuple[ov.Model, list[np
         tensor = next((tensors[n] for n in parameter.output(0).get_names() if n in tensors), None)
         if tensor is None:
             continue
-        nibbles = tensor.dtype in (ir.DataType.INT4, ir.DataType.UINT4)
-        array = _packed(tensor) if nibbles else np.ascontiguousarray(tensor.numpy())
+        array = _packed(tensor) if tensor.dtype in _KINDS else np.ascontiguousarray(tensor.numpy())
         half = tensor.name in scales | matrices and array.dtype == np.float32
         if half:
             array = array.astype(np.float16)
         held.append(array)
-        memory = _unlocked(array)
-        if nibbles:
-            kind = ov.Type.i4 if tensor.dtype == ir.DataType.INT4 else ov.Type.u4
-            sizes = [int(size) for size in tensor.shape]  # type: ignore[arg-type]
-            weight = ops.constant(ov.Tensor(memory, sizes, kind), shared_memory=True)
-        else:
-            weight = ops.constant(memory, shared_memory=True)
+        kind = _KINDS.get(tensor.dtype) or ov.Type(array.dtype)
+        weight = constant(array, [int(size) for size in tensor.shape], kind)  # type: ignore[arg-type]
         weight.set_friendly_name(parameter.get_friendly_name())
         if half:
             weight = ops.convert(weight, "f32")
@@ -159,13 +156,14 @@ def _is_plane(value: ir.Value) -> bool:
 
 
 def _has_integers(model: ir.Model) -> bool:
-    return any(node.op_type == "DequantizeLinear" for node in model.graph)
+    return any(value.dtype in _INTEGERS for value in model.graph.initializers.values())
 
 
 def _is_scale(value: ir.Value) -> bool:
-    """Whether a constant is the scale of integers, of numbers that fp16 holds as they are."""
-    uses = list(value.uses())
-    if not uses or any(n.op_type != "DequantizeLinear" or index != 1 for n, index in uses):
+    """Whether a constant is the scale of integers, multiplied with them or looked up for rows of a
+    table, of numbers that fp16 holds as they are."""
+    uses = [(node.op_type, index) for node, index in value.uses()]
+    if not uses or any(use not in (("DequantizeLinear", 1), ("Gather", 0)) for use in uses):
         return False
     array = value.const_value.numpy() if value.const_value is not None else np.zeros(0)
     return bool((array.astype(np.float16).astype(array.dtype) == array).all())
@@ -185,13 +183,3 @@ def _name(model: ov.Model) -> None:
         if op.get_friendly_name() == op.get_name():
             wish = f"{op.get_type_name()}.{place}"
             op.set_friendly_name(f"{wish}.added" if wish in taken else wish)
-
-
-def _unlocked(array: np.ndarray) -> np.ndarray:
-    """A view that calls itself writeable: openvino shares no other, though it never writes
-    constants.
-    The view does not keep `array` alive."""
-    if array.flags.writeable:
-        return array
-    memory = (ctypes.c_ubyte * array.nbytes).from_address(array.ctypes.data)
-    return np.frombuffer(memoryview(memory), dtype=array.dtype).reshape(array.shape)

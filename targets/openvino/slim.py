@@ -5,7 +5,8 @@ constants, the shape of a weight is asked for at run time, each of these constan
 The plugin folds all this when it compiles; saved as it is, it is a quarter of the `.xml`, which
 every load reads.
 
-Weights are left alone: what reads an integer matrix must stay for the plugin to see.
+Weights are left as they are, but for their shape: what reads an integer matrix must stay for the
+plugin to see.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ import numpy as np
 import openvino as ov
 from openvino import opset13 as ops
 
+from targets.openvino.memory import constant
+
 _FEW = 64
 """Numbers in a constant that is small: an axis, a shape, an epsilon, and no weight."""
 
@@ -23,15 +26,21 @@ _APART = frozenset({"Constant", "Parameter", "Result", "RandomUniform"})
 """Ops that are not the same twice."""
 
 
-def slim(model: ov.Model) -> None:
-    """Fold and share in place; every op computes what it did."""
+def slim(model: ov.Model) -> list[ov.Node]:
+    """Fold and share in place; every op computes what it did.
+
+    The constants returned own memory that the model reads: keep them as long as it.
+    """
+    held: list[ov.Node] = []
     for op in model.get_ordered_ops():
         known = _folded(op)
         if known is not None:
+            held += [op.input_value(0).get_node()] if op.get_type_name() == "Reshape" else []
             op.output(0).replace(known.output(0))
     _share_constants(model)
     _share_results(model)
     model.validate_nodes_and_infer_types()
+    return held
 
 
 def _folded(op: ov.Node) -> ov.Node | None:
@@ -48,6 +57,9 @@ def _folded(op: ov.Node) -> ov.Node | None:
         # The scales of blocks, stored in half precision.
         stored = sources[0].input_value(0).get_node().data
         return ops.convert(ops.constant(stored.reshape(op.get_output_shape(0))), "f32")
+    if kind == "Reshape" and _is_weight(sources[0]) and _is_small(sources[1]):
+        shape = list(op.get_output_shape(0))
+        return constant(sources[0].data, shape, op.get_output_element_type(0))
     if not sources or not all(_is_small(source) for source in sources):
         return None
     if op.get_output_partial_shape(0).is_dynamic or not op.get_output_element_type(0).is_integral():
@@ -94,6 +106,11 @@ def _is_small(op: ov.Node) -> bool:
         return False
     whole = op.get_output_element_type(0).get_bitwidth() >= 8
     return whole and math.prod(op.get_output_shape(0)) <= _FEW
+
+
+def _is_weight(op: ov.Node) -> bool:
+    """Whether an op holds a matrix of integers."""
+    return op.get_type_name() == "Constant" and op.get_output_element_type(0).is_integral()
 
 
 def _is_stored_half(op: ov.Node) -> bool:

@@ -254,12 +254,15 @@ def test_what_integers_meet_is_rounded_as_the_file_says_and_not_otherwise(
     additions = precise.stream(ov.Core().read_model(files[going.path]))
     marked = [len(precise.marked(file)) for file in files.values()]
     assert marked == [-(-len(additions) // 4), 0] and len(additions) > 4
-    # Matrices and rotary tables that are no integers lie there in fp16.
+    # Matrices and rotary tables that are no integers lie there in fp16; a column of scales is one
+    # number a row, and here too short to be set aside.
     for file in files.values():
         kinds = {
             op.get_element_type().get_type_name()
             for op in ov.Core().read_model(file).get_ops()
-            if op.get_type_name() == "Constant" and len(op.get_output_shape(0)) == 2
+            if op.get_type_name() == "Constant"
+            and len(op.get_output_shape(0)) == 2
+            and op.get_output_shape(0)[1] > 1
         }
         assert kinds == {"i8", "f16"}
     # The integers are the same; only what they are multiplied with is rounded, or not.
