@@ -45,7 +45,7 @@ def main(
         "batch × tokens", *sides, box=SIMPLE_HEAD, title="ms (processor ms), times as fast"
     )
     for batch, tokens in SHAPES:
-        taken = _race(sides, batch, tokens, seconds)
+        taken = race(sides, batch, tokens, seconds)
         record[f"{batch}x{tokens}"] = taken
         first = next(iter(taken.values()))
         shown.add_row(
@@ -65,7 +65,7 @@ def _open(path: Path, hint: str) -> ov.InferRequest:
     return ov.Core().compile_model(str(file), "CPU", options).create_infer_request()
 
 
-def _race(
+def race(
     sides: dict[str, ov.InferRequest], batch: int, tokens: int, seconds: float
 ) -> dict[str, dict[str, float]]:
     ids = np.random.default_rng(0).integers(100, 200_000, (batch, tokens)).astype(np.int64)
