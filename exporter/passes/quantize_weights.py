@@ -138,7 +138,7 @@ class QuantizeWeights(Pass):
         if block and inputs % block:
             return f"{inputs} inputs are no whole number of blocks of {block}"
         bits = self.bits if planned is None else planned.grid.bits
-        if bits not in (4, 8) and match.index != 0:
+        if bits in (5, 6) and match.index != 0:
             return f"{bits} bits would take the place of 8, and it is no table to be packed"
         if bits == 4 and columns % 2:
             return "rows of odd width share a byte"

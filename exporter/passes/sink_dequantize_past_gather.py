@@ -30,7 +30,7 @@ class SinkDequantizePastGather(Pass):
 
     The arithmetic is spelt in Cast, Sub and Mul: DequantizeLinear takes a scale a row along one
     axis, and rows that were looked up have two. ONNX gathers no 4-bit numbers, so their bytes are
-    gathered, and taken apart.
+    gathered, and taken apart. Scales that fp16 holds are kept in it.
 
     holds:
         ((T − z) · s)[i] = (T[i] − z[i]) · s[i]; the difference of two 8-bit numbers is exact, and
@@ -126,6 +126,17 @@ class SinkDequantizePastGather(Pass):
             scaled = Mul(parts, scales)
             y = Reshape(scaled, whole)
         }
+
+    before: a scale a block, in f32, of numbers that fp16 holds
+        f (int64[B,T] ids, int8[5,6] table) => (float[B,T,6] y)
+        {
+            s = Constant <value: tensor = float[5,2] {1,2,3,4,5,6,7,0.5,0.25,9}> ()
+            d = DequantizeLinear <axis: int = 1, block_size: int = 3> (table, s)
+            y = Gather(d, ids)
+        }
+
+    after: a scale a block, in f32, of numbers that fp16 holds
+        none
 
     before: four bits, a scale and a zero a block
         f (int64[B,T] ids, int4[5,8] table, float[5,2] s, int4[5,2] z) => (float[B,T,8] y)
@@ -301,5 +312,9 @@ class _Writer(Writer):
             return self.constant(name, array.flat[0].astype(kind))
         if not by_row:
             return self.constant(name, array.astype(kind))
+        with np.errstate(over="ignore"):
+            half = array.astype(np.float16)
+        if array.dtype == np.float32 and (half == array).all():
+            array = half
         found = self.gather(self.constant(name, array[..., None]), f"{name}.rows")
         return found if array.dtype == kind else self.cast(found, f"{name}.numbers")

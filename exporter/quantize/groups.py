@@ -74,8 +74,9 @@ class Group:
         for site in self._distinct():
             channels, inputs = site.matrix.shape
             scales = channels * choice.grid.blocks(inputs)
-            packed = choice.bits in PACKED
-            width = Layout(choice.bits, inputs).carriers if packed else inputs * choice.bits // 8
+            packed = choice.bits in PACKED and site.kind == "table"
+            stored = inputs if choice.bits in PACKED else inputs * choice.bits // 8
+            width = Layout(choice.bits, inputs).carriers if packed else stored
             found += channels * width + 2 * scales
         return found
 

@@ -67,12 +67,13 @@ def check(recipe: Recipe, program: Program) -> list[Planned]:
     planned = [Planned(site, _fitted(recipe.choice(site), site)) for site in found]
     for one in planned:
         inputs, block = one.site.matrix.shape[1], one.choice.block
-        if one.choice.activations == "static" and (block or one.choice.bits == 4):
+        static = one.choice.activations == "static"
+        if static and (block or one.choice.bits not in (0, 7, 8)):
             raise UsageError(
                 f"recipe {recipe.name}: {one.site.place} ({one.site.kind}) has static activations: "
-                "integer kernels then want 8 bits and one scale a channel (block = 0)"
+                "integer kernels then want 8 bits, or 7, and one scale a channel (block = 0)"
             )
-        if one.choice.bits in PACKED and one.site.kind != "table":
+        if one.choice.bits in PACKED and one.site.kind != "table" and not static:
             raise UsageError(
                 f"recipe {recipe.name}: {one.site.place} ({one.site.kind}) is to have "
                 f"{one.choice.bits} bits, which only a table can: say 8 or 4"
@@ -189,7 +190,8 @@ def laws(
     rows = [one.site.matrix.shape[1] for one in first.values() if one.site.linear is not None]
     group = recipe.group(min(rows, default=0))
     weights = (QuantizeWeights(plan=integers, dynamic=group),) if integers else ()
-    packs = (PackTable(),) if any(one.choice.bits in PACKED for one in first.values()) else ()
+    tables = [one.choice.bits for one in first.values() if one.site.kind == "table"]
+    packs = (PackTable(),) if any(bits in PACKED for bits in tables) else ()
     return (*weights, *packs, *((QuantizeActivations(steps),) if steps else ()))
 
 

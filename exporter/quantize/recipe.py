@@ -10,7 +10,7 @@ around = "fast"              # "close" has OpenVINO compute the rest in f32 inst
                              # half precision is fp16, that is close as it is
 
 [weights]                    # every linear map …
-bits = 8                     # 8, 4, or 0 for floating point
+bits = 8                     # 8, 4, or 0 for floating point; 7 beside static activations
 block = 0                    # one scale for so many neighbouring inputs; 0 is one a channel
 rounding = "nearest"         # or "compensated", "chained", "on-grid"
 activations = "none"         # what it reads: "none" or "static" (8 bits, one scale)

@@ -70,7 +70,8 @@ def write(
     _narrow(folder / XML)
     if precision == "bf16":
         share = precise.EARLY if dynamic_group(program.graph) else 1.0
-        precise.mark(folder / XML, precise.stream(converted, share))
+        wanted = precise.stream(converted, share) | precise.lookups(converted)
+        precise.mark(folder / XML, wanted)
 
 
 def _narrow(xml: Path) -> None:
@@ -101,7 +102,7 @@ def convert(model: ir.Model, precision: str = "fp32") -> tuple[ov.Model, list[np
             for v in aside
             if (precision == "fp16" and _is_matrix(v)) or (coarse and _is_plane(v))
         }
-        scales = {v.name for v in aside if coarse and _is_scale(v)}
+        scales = {v.name for v in aside if _is_scale(v)}
         tensors = {v.name: v.const_value for v in aside}
         graph = io.BytesIO(ir.to_proto(model).SerializeToString())
     try:
@@ -160,10 +161,9 @@ def _has_integers(model: ir.Model) -> bool:
 
 
 def _is_scale(value: ir.Value) -> bool:
-    """Whether a constant is the scale of integers, multiplied with them or looked up for rows of a
-    table, of numbers that fp16 holds as they are."""
-    uses = [(node.op_type, index) for node, index in value.uses()]
-    if not uses or any(use not in (("DequantizeLinear", 1), ("Gather", 0)) for use in uses):
+    """Whether a constant is the scale of integers, of numbers that fp16 holds as they are."""
+    uses = list(value.uses())
+    if not uses or any(n.op_type != "DequantizeLinear" or index != 1 for n, index in uses):
         return False
     array = value.const_value.numpy() if value.const_value is not None else np.zeros(0)
     return bool((array.astype(np.float16).astype(array.dtype) == array).all())

@@ -1,4 +1,5 @@
-"""Keep the residual stream in f32 where the rest is computed in bf16.
+"""Keep the residual stream, and the rows of a quantized table, in f32 where the rest is computed in
+bf16.
 
 Each layer adds to the stream what is small beside it, and bf16 has eight bits: most of what 48
 additions add is rounded away. The additions are a thousandth of the arithmetic. OpenVINO's CPU
@@ -40,6 +41,31 @@ def stream(model: ov.Model, share: float = 1.0) -> set[str]:
         if not any(term.get_type_name() == "Constant" for term in terms):
             found.append(op.get_friendly_name())
     return set(found[: math.ceil(share * len(found))])
+
+
+def lookups(model: ov.Model) -> set[str]:
+    """Names of what makes numbers of a table's rows: changes of the type of what was looked up in
+    a constant, and their products. Marked, a row is rounded once, when it leaves f32; unmarked, its
+    scale is truncated on the way."""
+    found: set[str] = set()
+    for op in model.get_ordered_ops():
+        kind = op.get_type_name()
+        if kind == "Convert" and _is_looked_up(op.input_value(0).get_node()):
+            found.add(op.get_friendly_name())
+        elif kind == "Multiply":
+            terms = [_before_reshape(op.input_value(place).get_node()) for place in (0, 1)]
+            if all(term.get_friendly_name() in found for term in terms):
+                found.add(op.get_friendly_name())
+    return found
+
+
+def _is_looked_up(op: ov.Node) -> bool:
+    gathers = op.get_type_name() == "Gather"
+    return gathers and op.input_value(0).get_node().get_type_name() == "Constant"
+
+
+def _before_reshape(op: ov.Node) -> ov.Node:
+    return op.input_value(0).get_node() if op.get_type_name() == "Reshape" else op
 
 
 def marked(xml: Path) -> set[str]:

@@ -7,6 +7,7 @@ from collections import Counter
 from dataclasses import replace
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 
 from exporter import interpret, pipeline
@@ -81,6 +82,19 @@ def test_blocks_of_four_bits_static_activations_and_rules(program: Program) -> N
     assert (1 - (exact * got).sum(axis=1)).max() < 0.1
 
 
+def test_seven_bits_beside_static_activations_are_half_of_a_byte(program: Program) -> None:
+    """255 · 63 · 2 fits in the 16 bits in which CPUs without VNNI add two products."""
+    weights = {"bits": 7, "activations": "static", "rounding": "compensated"}
+    made = _quantized(program, _recipe(weights=weights, table={"bits": 8}))
+    held = [v.const_value for v in made.graph.initializers.values() if v.dtype == ir.DataType.INT8]
+    maps = [tensor.numpy() for tensor in held if tensor is not None and tensor.name is not None]
+    narrow = [numbers for numbers in maps if numbers.min() >= -64 and numbers.max() <= 63]
+    layers = sum(node.op_type == "BandAttention" for node in program.graph)
+    assert len(narrow) >= 7 * layers and len(maps) - len(narrow) == 1  # the table
+    exact, got = _run(program), _run(made)
+    assert (1 - (exact * got).sum(axis=1)).max() < 1e-2
+
+
 def test_a_block_is_halved_until_it_divides_a_row(program: Program) -> None:
     wide = plan.check(_recipe(weights={"bits": 8, "block": 256}, table={"bits": 8}), program)
     for one in wide:
@@ -121,7 +135,7 @@ def test_what_cannot_be_is_refused_by_name(program: Program) -> None:
     with pytest.raises(UsageError, match=r"is to have 6 bits, which only a table can"):
         plan.laws(_recipe(weights={"bits": 6}), program, SEQUENCES)
     both = _recipe(weights={"bits": 8, "block": 16, "activations": "static"})
-    with pytest.raises(UsageError, match="want 8 bits and one scale a channel"):
+    with pytest.raises(UsageError, match="want 8 bits, or 7, and one scale a channel"):
         plan.laws(both, program, SEQUENCES)
 
 
