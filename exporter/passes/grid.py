@@ -19,7 +19,8 @@ _RATIOS = np.linspace(1.0, 0.6, 17)
 
 @dataclass(frozen=True)
 class Grid:
-    """`bits` 8 or 4, or between them for tables. `block` 0 is one scale a channel."""
+    """`bits` 8 or 4, or between them: any for tables, 7 beside static activations. `block` 0 is one
+    scale a channel."""
 
     bits: int
     block: int = 0

@@ -67,16 +67,17 @@ def check(recipe: Recipe, program: Program) -> list[Planned]:
     planned = [Planned(site, _fitted(recipe.choice(site), site)) for site in found]
     for one in planned:
         inputs, block = one.site.matrix.shape[1], one.choice.block
-        static = one.choice.activations == "static"
-        if static and (block or one.choice.bits not in (0, 7, 8)):
+        static, table = one.choice.activations == "static", one.site.kind == "table"
+        if static and (block or one.choice.bits in ((4,) if table else (4, 5, 6))):
             raise UsageError(
                 f"recipe {recipe.name}: {one.site.place} ({one.site.kind}) has static activations: "
                 "integer kernels then want 8 bits, or 7, and one scale a channel (block = 0)"
             )
-        if one.choice.bits in PACKED and one.site.kind != "table" and not static:
+        if one.choice.bits in PACKED and not table and not static:
             raise UsageError(
                 f"recipe {recipe.name}: {one.site.place} ({one.site.kind}) is to have "
-                f"{one.choice.bits} bits, which only a table can: say 8 or 4"
+                f"{one.choice.bits} bits, which only a table can: say 8 or 4, or 7 beside static "
+                "activations"
             )
         if one.choice.bits and block and inputs % block:
             raise UsageError(

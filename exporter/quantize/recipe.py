@@ -163,7 +163,8 @@ class Recipe(BaseModel):
         """The precision whose gate an artifact is held to: that of the coarsest thing in it."""
         weights = [self.weights.bits, *(rule.bits for rule in self.rules if rule.bits is not None)]
         table = [rule.bits for rule in self.rules if "table" in rule.kinds and rule.bits]
-        table += [bits for bits in weights if bits in PACKED]  # which nothing else may have
+        # Of tables, or 7 beside static activations:
+        table += [bits for bits in weights if bits in PACKED]
         if 4 in (self.table.bits, *table):
             return "small"
         if 4 in weights or 5 in (self.table.bits, *table):

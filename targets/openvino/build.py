@@ -150,7 +150,7 @@ def _is_matrix(value: ir.Value) -> bool:
 def _is_plane(value: ir.Value) -> bool:
     """Whether a constant has two dimensions and is no integers' scale: beside integers, rounding it
     to fp16 costs nothing that can be seen, rotary tables included (EmbeddingGemma's int8-weights
-    has a mean 1-cos of 1.3e-4 either way)."""
+    had a mean 1-cos of 1.3e-4 either way)."""
     readers = [node.op_type for node, _ in value.uses()]
     rank = len(value.shape) if value.shape is not None else 0
     return rank == 2 and "DequantizeLinear" not in readers

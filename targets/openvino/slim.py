@@ -22,8 +22,9 @@ from targets.openvino.memory import constant
 _FEW = 64
 """Numbers in a constant that is small: an axis, a shape, an epsilon, and no weight."""
 
-_APART = frozenset({"Constant", "Parameter", "Result", "RandomUniform"})
-"""Ops that are not the same twice."""
+_SHARED = frozenset({"Convert", "Gather", "Unsqueeze", "Reshape", "ShapeOf", "Concat", "Multiply"})
+"""Ops that are the same where sources and attributes are. Not all are: OpenVINO's Python lists
+neither the bodies of an If nor every attribute of every op."""
 
 
 def slim(model: ov.Model) -> list[ov.Node]:
@@ -53,15 +54,17 @@ def _folded(op: ov.Node) -> ov.Node | None:
         width = op.get_output_element_type(0).to_dtype()
         return None if shape.is_dynamic else ops.constant(np.array(shape.to_shape(), width))
     sources = [op.input_value(place).get_node() for place in range(op.get_input_size())]
-    if kind == "Unsqueeze" and _is_stored_half(sources[0]):
+    if kind == "Unsqueeze" and _is_stored_half(sources[0], op):
         # The scales of blocks, stored in half precision.
         stored = sources[0].input_value(0).get_node().data
         return ops.convert(ops.constant(stored.reshape(op.get_output_shape(0))), "f32")
     if kind == "Reshape" and _is_weight(sources[0]) and _is_small(sources[1]):
         shape = list(op.get_output_shape(0))
         return constant(sources[0].data, shape, op.get_output_element_type(0))
-    if not sources or not all(_is_small(source) for source in sources):
+    if not sources or not all(map(_is_small, sources)):
         return None
+    if not all(source.get_output_element_type(0).is_integral() for source in sources):
+        return None  # numpy has no bf16
     if op.get_output_partial_shape(0).is_dynamic or not op.get_output_element_type(0).is_integral():
         return None
     result = ov.Tensor(op.get_output_element_type(0), op.get_output_shape(0))
@@ -89,7 +92,7 @@ def _share_results(model: ov.Model) -> None:
     first: dict[tuple, ov.Node] = {}
     for op in model.get_ordered_ops():
         kind = op.get_type_name()
-        if kind in _APART or op.get_output_size() != 1 or op.output(0).get_names():
+        if kind not in _SHARED or op.get_output_size() != 1 or op.output(0).get_names():
             continue
         sources = tuple(
             (source.get_node().get_name(), source.get_index())
@@ -113,8 +116,8 @@ def _is_weight(op: ov.Node) -> bool:
     return op.get_type_name() == "Constant" and op.get_output_element_type(0).is_integral()
 
 
-def _is_stored_half(op: ov.Node) -> bool:
-    if op.get_type_name() != "Convert":
+def _is_stored_half(op: ov.Node, reader: ov.Node) -> bool:
+    if op.get_type_name() != "Convert" or reader.get_output_element_type(0) != ov.Type.f32:
         return False
     source = op.input_value(0)
     return (

@@ -108,3 +108,15 @@ def test_real_file_shrinks_and_nothing_that_runs_changes(
     assert sizes[0] < 0.85 * sizes[1]
     assert counted[0] == counted[1]
     assert np.array_equal(found[0], found[1])
+
+
+def test_what_python_cannot_tell_apart_is_not_shared() -> None:
+    x = ops.parameter([-1, 4], np.float32)
+    axes = ops.constant(np.array([1]))
+    y = [ops.normalize_l2(x, axes, 0.5, mode).output(0) for mode in ("add", "max")]
+    model = ov.Model([ops.add(*y)], [x], "modes")
+    feed = np.full((1, 4), 0.1, np.float32)
+    before = _run(model.clone(), feed)
+    slim(model)
+    assert _kinds(model)["NormalizeL2"] == 2
+    assert np.array_equal(_run(model, feed), before)

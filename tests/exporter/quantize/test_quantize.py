@@ -134,6 +134,10 @@ def test_what_cannot_be_is_refused_by_name(program: Program) -> None:
         plan.laws(static, program, [])
     with pytest.raises(UsageError, match=r"is to have 6 bits, which only a table can"):
         plan.laws(_recipe(weights={"bits": 6}), program, SEQUENCES)
+    with pytest.raises(UsageError, match=r"to have 7 bits.* or 7 beside static activations"):
+        plan.laws(_recipe(weights={"bits": 7}), program, SEQUENCES)
+    with pytest.raises(UsageError, match="want 8 bits, or 7, and one scale a channel"):
+        plan.laws(_recipe(weights={"bits": 6, "activations": "static"}), program, SEQUENCES)
     both = _recipe(weights={"bits": 8, "block": 16, "activations": "static"})
     with pytest.raises(UsageError, match="want 8 bits, or 7, and one scale a channel"):
         plan.laws(both, program, SEQUENCES)
