@@ -50,7 +50,7 @@ class OpenVino(Target):
         return (
             BandLocalAttention(contract.max_length),  # while windows are still attributes
             ExpandBandAttention(),  # OpenVINO refuses an op it has no conversion rule for
-            SinkDequantizePastGather(),  # its own kernel for the pair truncates to bf16
+            SinkDequantizePastGather(),  # its own kernel for the pair truncates in bf16
         )
 
     def executes(self, precision: str) -> bool:

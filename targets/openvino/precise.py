@@ -46,7 +46,7 @@ def stream(model: ov.Model, share: float = 1.0) -> set[str]:
 def lookups(model: ov.Model) -> set[str]:
     """Names of what makes numbers of a table's rows: changes of the type of what was looked up in
     a constant, and their products. Marked, a row of 8 bits is rounded once, when it leaves f32;
-    unmarked, its scale is truncated on the way, as it still is in a table that is packed."""
+    unmarked, its scale is rounded before, as it still is in a table that is packed."""
     found: set[str] = set()
     for op in model.get_ordered_ops():
         kind = op.get_type_name()

@@ -2,7 +2,7 @@
 
 OpenVINO's ONNX frontend spells one op in many: the axes of an RMS norm are a range between three
 constants, the shape of a weight is asked for at run time, each of these constants is made anew.
-The plugin folds all this when it compiles; saved as it is, it is a quarter of the `.xml`, which
+The plugin folds all this when it compiles; saved as it is, it is a good part of the `.xml`, which
 every load reads.
 
 Weights are left as they are, but for their shape: what reads an integer matrix must stay for the

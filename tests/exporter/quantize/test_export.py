@@ -144,7 +144,7 @@ def test_targets_store_the_same_integers(quantized: dict[str, Path], name: str) 
 def test_openvino_looks_rows_up_before_they_are_numbers(
     quantized: dict[str, Path], name: str
 ) -> None:
-    """Its kernel for a table that is dequantized as a whole truncates to bf16."""
+    """Its kernel for a table that is dequantized as a whole truncates half of them in bf16."""
     model = ov.Core().read_model(quantized[f"openvino-{name}"] / "openvino_model.xml")
     looked_up = [
         op.input_value(0).get_node()
