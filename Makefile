@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format golden export verify report ci ci-export ci-verify ci-report ci-device docs pages bench speed clean
+.PHONY: help setup lock demo test lint format golden export verify report ci ci-export ci-verify ci-report ci-device docs pages bench speed clean
 
 PYTHON    ?= python3
 HERE      := $(dir $(lastword $(MAKEFILE_LIST)))
@@ -12,23 +12,35 @@ TARGETS   ?= openvino onnxruntime
 PRECISION ?= fp32
 OUT       ?= out
 EXTRAS    ?= dev
+TORCH_INDEX ?=
+HASHES    ?=
 REVISION  ?=
 OPTIONS   ?=
+PIP       := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 export BIN
 
 help:  ## what can be made
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo "  Variables: MODEL=folder-or-hub-id TARGETS=\"openvino onnxruntime\" PRECISION=fp32 OUT=out; for ci also REVISION OPTIONS"
+	@echo "  The first time: TORCH_INDEX=https://download.pytorch.org/whl/cpu for a torch without CUDA, HASHES=1 to check every file's sha256"
 
 setup: $(STAMP)  ## a virtual environment with the exact versions of constraints.txt
 
 $(STAMP): $(HERE)pyproject.toml $(HERE)constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("goldfold needs Python 3.11, 3.12 or 3.13, not " + sys.version.split()[0]) if not (3, 11) <= sys.version_info < (3, 14) else None'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@echo "installing (a few minutes the first time) ..."
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(HERE)constraints.txt torch
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(HERE)constraints.txt --editable '$(HERE).[$(EXTRAS)]'
+	@echo "installing (a few minutes; on Linux torch brings about 2.5 GB of CUDA, \`make help\` says how to do without) ..."
+ifeq ($(HASHES),)
+	@$(PIP) --constraint $(HERE)constraints.txt $(if $(TORCH_INDEX),--extra-index-url '$(TORCH_INDEX)') torch
+	@$(PIP) --constraint $(HERE)constraints.txt --editable '$(HERE).[$(EXTRAS)]'
+else
+	@$(PIP) --require-hashes --requirement $(HERE)constraints-hashed.txt
+	@$(PIP) --no-deps --no-build-isolation --editable '$(HERE).'
+endif
 	@touch $@
+
+lock: $(STAMP)  ## work out constraints.txt and constraints-hashed.txt anew; .ci/lock --upgrade takes the newest
+	@$(HERE).ci/lock
 
 demo: $(STAMP)  ## export a small real model for every target, verify it, and use it
 	$(BIN)/goldfold demo --out demo

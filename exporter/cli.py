@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from exporter import (
     __version__,
@@ -307,7 +308,11 @@ def demo(
     from exporter.exporting import export as run
 
     folder = packaged.locate(packaged.MINILM)
-    works = [name for name in registry.names() if registry.target(name).unavailable() is None]
+    missing = {name: registry.unavailable(name) for name in registry.names()}
+    works = [name for name, reason in missing.items() if reason is None]
+    for name, reason in missing.items():
+        if reason is not None:
+            log_console.print(Text(f"without {name}: {reason}"), soft_wrap=True)
     with listening(quiet) as listener:
         results = run(
             folder, works, ("fp32", "fp16"), out, name=packaged.MINILM.name, listener=listener
@@ -327,19 +332,17 @@ def targets() -> None:
     from exporter import registry
 
     shown = Table("target", "precisions", "integers", "here", title="Targets", title_justify="left")
+    reasons = []
     for name in registry.names():
         target = registry.target(name)
+        missing, stuck = registry.unavailable(name), target.cannot_run()
+        works = "no" if missing else "builds" if stuck else "builds and runs"
         integers = ", ".join(sorted(target.quantizes)) or "none"
-        shown.add_row(name, ", ".join(target.precisions), integers, _works(target))
+        shown.add_row(name, ", ".join(target.precisions), integers, works)
+        reasons += [f"{name}: {reason}" for reason in (missing or stuck,) if reason]
     out_console.print(shown)
-
-
-def _works(target: Any) -> str:
-    reason = target.unavailable()
-    if reason is not None:
-        return reason
-    reason = target.cannot_run()
-    return "yes" if reason is None else f"builds; does not run: {reason}"
+    for reason in reasons:
+        out_console.print(Text(reason), soft_wrap=True)
 
 
 def _version(asked: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Collection
 from importlib import import_module
 from importlib.metadata import entry_points
@@ -44,6 +45,22 @@ def floating(name: str, precision: str, around: str | None = None) -> str:
     return found.close_rest or found.rest if around == "close" else found.rest
 
 
+def unavailable(name: str) -> str | None:
+    """Why the target called `name` cannot build on this machine, and the cure; None if it can."""
+    found = target(name)
+    reason = found.unavailable()
+    if reason is None:
+        return None
+    here = f"{platform.system()} {platform.machine()}"
+    if found.platforms and here not in found.platforms:
+        return f"{reason}; its vendor has packages for {', '.join(found.platforms)}, not {here}"
+    return (
+        f"{reason}; install it with: pip install 'goldfold[{found.extra}]'"
+        if found.extra
+        else reason
+    )
+
+
 def offered(name: str, precision: str, needs: Collection[str] = ()) -> Target:
     """The target, if it offers `precision`, and what integers it `needs` (Recipe.needs), and can
     work on this machine; else TargetError."""
@@ -58,8 +75,7 @@ def offered(name: str, precision: str, needs: Collection[str] = ()) -> Target:
             f"target {name} does not offer precision {precision!r}; "
             f"it offers {', '.join(found.precisions)}"
         )
-    reason = found.unavailable()
+    reason = unavailable(name)
     if reason is not None:
-        cure = f"; install it with: pip install 'goldfold[{found.extra}]'" if found.extra else ""
-        raise TargetError(f"target {name} cannot be used here: {reason}{cure}")
+        raise TargetError(f"target {name} cannot be used here: {reason}")
     return found

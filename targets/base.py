@@ -48,6 +48,9 @@ class Target(ABC):
     """As on the command line."""
     extra: ClassVar[str | None]
     """The extra of the distribution that installs what it needs; None if nothing."""
+    platforms: ClassVar[tuple[str, ...]] = ()
+    """Where its vendor has packages, as "Linux x86_64" (`platform.system()` and `.machine()`); every
+    platform of goldfold's if empty."""
     precisions: ClassVar[tuple[str, ...]]
     """What it offers; anything else is refused before tracing."""
     typed: ClassVar[bool]

@@ -19,6 +19,7 @@ from targets.coreml.settle import settle
 class CoreMl(Target):
     name = "coreml"
     extra = "coreml"
+    platforms = ("Linux x86_64", "Darwin arm64", "Darwin x86_64")
     precisions = ("fp32", "fp16")
     rest = "fp16"  # whose numbers a recipe's scales are, and what the Neural Engine computes in
     quantizes = frozenset({"int8", "int4", "static"})

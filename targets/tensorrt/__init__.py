@@ -24,6 +24,7 @@ from targets.tensorrt import settings, vendor
 class TensorRt(Target):
     name = "tensorrt"
     extra = "tensorrt"
+    platforms = ("Linux x86_64", "Windows AMD64")
     precisions = ("fp32", "fp16", "bf16")
     typed = True
     rest = "fp16"  # whose numbers a recipe's scales are; and weights around integers stay small

@@ -32,12 +32,12 @@ def steps(found: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
-def test_actions_have_a_version_and_makes_a_target(path: Path) -> None:
+def test_actions_are_pinned_to_a_commit_and_makes_to_a_target(path: Path) -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
     for step in steps(workflow.read(path)):
         assert ("uses" in step) != ("run" in step), step
         if "uses" in step:
-            assert re.fullmatch(r"actions/[a-z-]+@v\d+", step["uses"]), step["uses"]
+            assert re.fullmatch(r"actions/[a-z-]+@[0-9a-f]{40}", step["uses"]), step["uses"]
         else:
             assert step["run"].startswith("make ") and step["run"].split()[-1] in targets, step
 

@@ -170,7 +170,18 @@ def test_targets_and_version(goldfold: Run, monkeypatch: pytest.MonkeyPatch) -> 
     assert outcome.code == 0
     assert outcome.out.index("onnxruntime") < outcome.out.index("openvino")
     monkeypatch.setattr("targets.openvino.find_spec", lambda name: None)
-    assert "not installed" in goldfold("targets").out
+    assert "pip install 'goldfold[openvino]'" in goldfold("targets").out
+
+
+def test_a_target_without_packages_for_this_platform_says_so(
+    goldfold: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("targets.coreml.vendor.find_spec", lambda name: None)
+    monkeypatch.setattr("exporter.registry.platform.system", lambda: "Linux")
+    monkeypatch.setattr("exporter.registry.platform.machine", lambda: "aarch64")
+    said = goldfold("targets").out
+    assert "packages for Linux x86_64, Darwin arm64, Darwin x86_64, not Linux aarch64" in said
+    assert "pip install 'goldfold[coreml]'" not in said
 
 
 # --- goldens
