@@ -49,8 +49,8 @@ class Target(ABC):
     extra: ClassVar[str | None]
     """The extra of the distribution that installs what it needs; None if nothing."""
     platforms: ClassVar[tuple[str, ...]] = ()
-    """Where its vendor has packages, as "Linux x86_64" (`platform.system()` and `.machine()`); every
-    platform of goldfold's if empty."""
+    """Where its vendor has packages, as "Linux x86_64" (`platform.system()` and `.machine()`);
+    everywhere if empty."""
     precisions: ClassVar[tuple[str, ...]]
     """What it offers; anything else is refused before tracing."""
     typed: ClassVar[bool]
