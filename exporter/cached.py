@@ -47,7 +47,10 @@ PACKAGES = (
     "ml-dtypes", "onnx", "onnx-ir", "onnxscript", "onnxsim", "onnxruntime",
 )  # fmt: skip
 
-_SHARED = ("cached.py", "program.py", "dialect.py", "errors.py", "model.py", "weights.py")
+_SHARED = (
+    "cached.py", "program.py", "dialect.py", "errors.py", "model.py", "modelfolder.py", "names.py",
+    "files.py", "weights.py",
+)  # fmt: skip
 TRACING = (*_SHARED, "trace/*.py", "simplify.py")
 MEASURING = (
     *_SHARED, "quantize/*.py", "passes/*.py", "ranges.py", "interpret.py", "batching.py",

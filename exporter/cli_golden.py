@@ -11,6 +11,7 @@ from rich.text import Text
 
 from exporter.console import listening, open_console
 from exporter.errors import OutputError, UsageError
+from exporter.names import slug
 
 golden_app = typer.Typer(help="Golden embeddings: what the reference says.", no_args_is_help=True)
 
@@ -45,7 +46,7 @@ def golden_make(
         stages = Stages(listener)
         with stages("open"):
             source = open_model(model, name=name, trust_remote_code=trust_remote_code)
-            folder = out or store.STORE / source.name
+            folder = out or store.STORE / slug(source.name)
             _check_store(folder)
             check_finite(source, stages.step)
             digests = {k: v for k, v in source.digests.items() if store.defines(k)}
@@ -57,6 +58,7 @@ def golden_make(
                 trust_remote_code=trust_remote_code,
                 progress=lambda text, done, total: stages.step(done, total),
             )
+            source.check_unchanged()
             stages.note(f"{len(goldens.cases)} texts, {goldens.dim} dimensions")
     try:
         store.save(goldens, folder)

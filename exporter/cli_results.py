@@ -34,6 +34,7 @@ def show(results: list[Result], as_json: bool) -> None:
                         "reasons": r.verdict.reasons,
                         "measurement": summary(r.measurement),
                         "losses": _losses(r),
+                        "unrecorded": r.unrecorded,
                     }
                     for r in results
                 ],
@@ -55,6 +56,9 @@ def show(results: list[Result], as_json: bool) -> None:
             if verdict is not None and verdict.location is not None:
                 said = f"{result.bundle.name}: {verdict.location.sentence}"
                 log.print(Text(said), soft_wrap=True)
+    for result in results:
+        if result.unrecorded:
+            log.print(Text(f"not recorded: {result.unrecorded}"), soft_wrap=True)
     failed = [str(r.path) for r in results if not r.passed]
     if failed:
         raise GateMissed(f"missed the golden gate: {', '.join(failed)}")

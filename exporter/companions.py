@@ -3,32 +3,75 @@ from."""
 
 from __future__ import annotations
 
-import shutil
+import json
+from collections.abc import Collection
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
-from exporter import bundle
+from tokenizers import Tokenizer
+
+from exporter import bundle, names
 from exporter.encoder import TOKENIZER
 from exporter.model import Source
-from exporter.program import Program, Reference
+from exporter.modelfolder import copy_text
+from exporter.names import folded
+from exporter.program import Contract, Program, Reference, limited
 from exporter.weights import read_object
 from golden import store
 from golden.store import Goldens
 
-_TOKENIZER_FILES = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+_SETTINGS = "tokenizer_config.json"
+_TOKENIZER_FILES = ("special_tokens_map.json", "added_tokens.json")
+_OWN = (bundle.MANIFEST, bundle.VERDICT, bundle.GOLDEN, "MODEL_CARD.md", TOKENIZER, _SETTINGS)
+"""Names that no licence may take."""
 
 
-def write(source: Source, program: Program, goldens: Goldens, folder: Path) -> None:
-    """Everything beside the target's own files."""
-    (folder / TOKENIZER).write_text(program.tokenizer, encoding="utf-8")
-    for name in _TOKENIZER_FILES:
-        if (source.path / name).is_file():
-            shutil.copyfile(source.path / name, folder / name)
+def write(
+    source: Source, program: Program, contract: Contract, goldens: Goldens, folder: Path
+) -> None:
+    """Everything beside the target's own files. What says how long a text may be says what
+    `contract` does. Raises ModelError if a file of the model's is not what its digest is of."""
+    settings = _settings(source, program, contract)
+    direction = str(settings.get("truncation_side", "right")).capitalize()
+    text = limited(program.tokenizer, contract.max_length, direction)
+    (folder / TOKENIZER).write_text(text, encoding="utf-8")
+    written = json.dumps(settings, ensure_ascii=False, indent=2) + "\n"
+    (folder / _SETTINGS).write_text(written, encoding="utf-8")
+    texts = [source.path / name for name in _TOKENIZER_FILES if (source.path / name).is_file()]
+    places = {path: path.name for path in texts}
     for path in source.licence_files:
-        shutil.copyfile(path, folder / path.name)
+        places[path] = _free(names.file_name(path.name), places.values())
     if source.card is not None:
-        shutil.copyfile(source.card, folder / "MODEL_CARD.md")
+        places[source.card] = _free("MODEL_CARD.md", places.values())
+    for path, name in places.items():
+        digest = source.digests[path.relative_to(source.path).as_posix()]
+        copy_text(path, digest, folder / name)
     store.save(goldens, folder / bundle.GOLDEN)
+
+
+def _settings(source: Source, program: Program, contract: Contract) -> dict[str, Any]:
+    """tokenizer_config.json as other clients read it: they cut a text where it says."""
+    file = source.path / _SETTINGS
+    if file.is_file():
+        said = read_object(file)
+    else:
+        pad = Tokenizer.from_str(program.tokenizer).id_to_token(contract.pad_id)
+        said = {"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": pad}
+    lengths = dict.fromkeys({"model_max_length"} | ({"max_length"} & said.keys()), 0)
+    return {**said, **dict.fromkeys(sorted(lengths), contract.max_length), "padding_side": "right"}
+
+
+def _free(name: str, taken: Collection[str]) -> str:
+    """`name`, or the next like it that is neither another's here nor the artifact's own."""
+    used = {folded(one) for one in (*taken, *_OWN)}
+    stem, dot, ending = name.rpartition(".")
+    number = 1
+    found = name
+    while folded(found) in used:
+        number += 1
+        found = f"{stem}-{number}{dot}{ending}" if stem else f"{name}-{number}"
+    return found
 
 
 def reference(source: Source, goldens: Goldens) -> Reference:

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from exporter import bundle, registry
-from exporter.errors import GoldfoldError
+from exporter.errors import ArtifactError, GoldfoldError
+from exporter.files import place_of
 
 ABSENT = "absent"
 
@@ -40,7 +41,7 @@ def differences(a: Path, b: Path) -> list[Difference]:
     files = list(_between("file", _digests(a), _digests(b)))
     found += files
     if files and first.target == second.target:
-        found += _between("part", _parts(first.target, a), _parts(first.target, b))
+        found += _between("part", _parts(first, a), _parts(second, b))
     return found
 
 
@@ -72,15 +73,20 @@ def _flat(value: Any, name: str) -> Iterator[tuple[str, str]]:
 
 
 def _digests(folder: Path) -> dict[str, str]:
-    return {
-        key: f"sha256 {bundle.digest(folder / key)[:16]}, {(folder / key).stat().st_size:,} bytes"
-        for key in sorted(bundle.files_of(folder))
-        if (folder / key).is_file()
-    }
-
-
-def _parts(target: str, folder: Path) -> dict[str, str]:
     try:
-        return registry.target(target).parts(folder)
+        places = {key: place_of(folder, key) for key in sorted(bundle.files_of(folder))}
+        return {
+            key: f"sha256 {bundle.digest(place)[:16]}, {place.stat().st_size:,} bytes"
+            for key, place in places.items()
+            if place.is_file()
+        }
+    except OSError as error:
+        raise ArtifactError(f"{folder} cannot be read: {error.strerror}") from None
+
+
+def _parts(manifest: bundle.Manifest, folder: Path) -> dict[str, str]:
+    try:
+        bundle.check_references(folder, manifest)
+        return registry.target(manifest.target).parts(folder)
     except GoldfoldError as error:
         return {"all": f"cannot be read: {error}"}

@@ -9,8 +9,9 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from exporter import batching, registry, vectors
-from exporter.bundle import GOLDEN, MANIFEST, Bundle, open_bundle
+from exporter.bundle import GOLDEN, MANIFEST, Bundle, check_references, open_bundle, steadily
 from exporter.errors import ArtifactError, TargetError, UsageError
+from exporter.files import read_tokenizer
 from exporter.program import Contract
 from golden import store
 from golden.errors import GoldenError
@@ -27,7 +28,8 @@ def load(folder: str | Path, *, threads: int | None = None, check: bool = True) 
     """
     if threads is not None and (not _is_whole(threads) or threads < 1):
         raise UsageError(f"threads is {threads!r}; it must be a whole number from 1")
-    return open_encoder(open_bundle(Path(folder), check_files=check), threads)
+    path = Path(folder)
+    return steadily(path, lambda: open_encoder(open_bundle(path, check_files=check), threads))
 
 
 def open_encoder(bundle: Bundle, threads: int | None = None, proof: bool = False) -> Encoder:
@@ -45,8 +47,11 @@ def open_encoder(bundle: Bundle, threads: int | None = None, proof: bool = False
         target = registry.offered(manifest.target, manifest.precision, manifest.needs)
     except TargetError as error:
         raise TargetError(f"{bundle.path}: {error}") from None
+    check_references(bundle.path, manifest)
     opened = target.stand_in if proof and target.cannot_run(bundle.path) else target.load
-    return Encoder(bundle, opened(bundle.path, manifest.contract, manifest.floating, threads))
+    encoder = Encoder(bundle, opened(bundle.path, manifest.contract, manifest.floating, threads))
+    bundle.check_unchanged()
+    return encoder
 
 
 class Encoder:
@@ -57,9 +62,10 @@ class Encoder:
         self._run = run
         self._call_tokens = registry.target(bundle.manifest.target).call_tokens
         try:
-            self._tokenizer = Tokenizer.from_file(str(bundle.path / TOKENIZER))
+            self._tokenizer = Tokenizer.from_buffer(read_tokenizer(bundle.path / TOKENIZER))
         except Exception as error:
-            raise ArtifactError(f"{bundle.path / TOKENIZER} cannot be read: {error}") from None
+            said = getattr(error, "strerror", None) or error
+            raise ArtifactError(f"{bundle.path / TOKENIZER} cannot be read: {said}") from None
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(self.contract.max_length)
 

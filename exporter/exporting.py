@@ -25,7 +25,7 @@ from exporter import (
 from exporter.bundle import Bundle, Manifest, Origin
 from exporter.cache import open_cache
 from exporter.errors import UsageError
-from exporter.judging import Fp32, convene
+from exporter.judging import Fp32, convene, fp32_embed
 from exporter.model import Source, check_finite, open_model
 from exporter.options import NOTHING_ASKED, BuildOptions, check_taken
 from exporter.passes.set_precision import SetPrecision
@@ -39,7 +39,6 @@ from exporter.stages import Listener, Stages
 from exporter.suspect import Made
 from golden import store
 from golden.judging.pairs import LEAST
-from golden.judging.reference import sentence_transformer
 from golden.store import Goldens
 
 if TYPE_CHECKING:
@@ -128,7 +127,7 @@ def export(
         settled = asking.settle(wanted, asked, build, max_length or goldens.max_length)
     judges = None
     if judge:
-        fp32 = sentence_transformer(source.path, trust_remote_code=trust_remote_code)
+        fp32 = fp32_embed(source, trust_remote_code)
         judges = convene(stages, Fp32(source.name, origin.fingerprint, fp32), count=pairs)
     drift = Drift(goldens, stages) if verify_each else None
     passes = Pipeline(options, drift)
@@ -254,7 +253,7 @@ def _build(
             names = (floating, precision, job.gate(precision))
             made = Made(job.source, passes, final, emulable, target, *names, options, job.trusts)
         said = target.build(program, floating, folder, options)
-        companions.write(job.source, program, goldens, folder)
+        companions.write(job.source, program, contract, goldens, folder)
         reference = companions.reference(job.source, goldens)
         said += target.finish(folder, contract, floating, reference, job.begun.get(target_name))
         manifest = bundle.seal(

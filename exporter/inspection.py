@@ -10,7 +10,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from exporter import losses, registry
-from exporter.bundle import Bundle, open_bundle
+from exporter.bundle import Bundle, check_references, open_bundle
 from golden.report import human_size
 
 
@@ -108,5 +108,6 @@ def inspect(folder: Path, census: bool = False) -> Inspection:
     if census:
         manifest = opened.manifest
         target = registry.offered(manifest.target, manifest.precision, manifest.needs)
+        check_references(folder, manifest)
         counts = target.census(folder)
     return Inspection(opened, counts)

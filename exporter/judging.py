@@ -13,6 +13,7 @@ from exporter import bundle, losses, registry
 from exporter.bundle import Bundle
 from exporter.encoder import Encoder, open_encoder
 from exporter.errors import UsageError
+from exporter.model import Source
 from exporter.stages import Listener, Stages
 from exporter.verifying import goldens_of, measured
 from golden import gate, store
@@ -196,8 +197,20 @@ def fp32_of(model: str | None, stages: Stages, trust_remote_code: bool = False) 
     with stages("open"):
         source = open_model(model, trust_remote_code=trust_remote_code)
         digests = {k: v for k, v in source.digests.items() if store.defines(k)}
+    return Fp32(model, store.fingerprint(digests), fp32_embed(source, trust_remote_code))
+
+
+def fp32_embed(source: Source, trust_remote_code: bool) -> reference.Embed:
+    """The model in sentence-transformers; what it says is kept under its files' digests, so they
+    are looked at again."""
     embed = reference.sentence_transformer(source.path, trust_remote_code=trust_remote_code)
-    return Fp32(model, store.fingerprint(digests), embed)
+
+    def checked(texts: Sequence[str], kind: str) -> np.ndarray:
+        rows = embed(texts, kind)
+        source.check_unchanged()
+        return rows
+
+    return checked
 
 
 def _instead(opened: Bundle) -> list[str]:

@@ -20,8 +20,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from exporter import weights
-from exporter.errors import ModelError
+from exporter import modelfolder, names, weights
+from exporter.errors import ModelError, UsageError
+from exporter.files import expanded
 from exporter.weights import read_json, read_object, refusal
 
 SUPPORTED = ("Transformer", "Pooling", "Dense", "LayerNorm", "Normalize", "Dropout")
@@ -29,6 +30,7 @@ SUPPORTED = ("Transformer", "Pooling", "Dense", "LayerNorm", "Normalize", "Dropo
 
 _WEIGHTED = ("Transformer", "Dense", "LayerNorm")
 _CONFIGURED = (*_WEIGHTED, "Pooling")
+_LONGEST_NAME = 255
 _GENERIC_NAMES = ("model", "snapshot")
 
 _OTHER_FORMAT_FOLDERS = ("onnx", "openvino")
@@ -46,10 +48,6 @@ _TRANSFORMER_SETTINGS = re.compile(r"sentence_[\w-]+_config\.json")
 _WEIGHT_CHOICES = ("use_safetensors", "weights_only", "gguf_file", "variant")
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-_LICENCE_FILE = re.compile(
-    r"(.*[-_. ])?(licen[cs]es?|notices?|copying|use[-_ ]policy|terms)([-_. ].*)?", re.IGNORECASE
-)
-_TEXT_SUFFIXES = ("", ".txt", ".md", ".rst", ".html", ".pdf")
 
 
 @dataclass(frozen=True)
@@ -82,6 +80,7 @@ class Source:
         licence_files: licence, notice and terms files, to be copied into every artifact.
         card: the model card, README.md.
         licence: the card's `license:` value, for example "gemma".
+        seen: the folder as it was when it was opened.
     """
 
     path: Path
@@ -93,6 +92,7 @@ class Source:
     licence_files: tuple[Path, ...]
     card: Path | None
     licence: str | None
+    seen: modelfolder.Snapshot
 
     @cached_property
     def digests(self) -> dict[str, str]:
@@ -101,7 +101,16 @@ class Source:
         Hidden files, and the same weights in other formats, are left out: they change nothing that
         is exported. Computed once, at first use (1 s for EmbeddingGemma's 1.2 GB when cached).
         """
-        return {key: weights.digest_file(self.path / key) for key in sorted(_list_files(self))}
+        keys = sorted(_list_files(self))
+        self.seen.cover(keys)
+        found = {key: weights.digest_file(self.path / key) for key in keys}
+        self.seen.check(keys, keys)
+        return found
+
+    def check_unchanged(self) -> None:
+        """Raise ModelError if a file of the model is not what it was when it was opened, or there
+        is another: what was made of it is then not what `digests` names."""
+        self.seen.check(self.digests, _list_files(self))
 
 
 def open_model(
@@ -116,9 +125,14 @@ def open_model(
 
     Raises:
         ModelError: one line saying what is wrong, where, and what to do.
+        UsageError: `name` is no line of text.
     """
+    if name is not None and (not name.strip() or names.steers(name) or len(name) > _LONGEST_NAME):
+        raise UsageError(
+            f"--name {names.line(name[:40])!r}: a name is one line of 1 to {_LONGEST_NAME} letters"
+        )
     path, default_name = _locate(name_or_path, trust_remote_code)
-    weights.check_files(path)
+    seen = modelfolder.look(path)
     modules = _read_modules(path, trust_remote_code)
     weight_files: list[Path] = []
     for module in modules:
@@ -127,17 +141,18 @@ def open_model(
         if module.kind in _WEIGHTED:
             weight_files += weights.find_weights(folder, allow_pickle=trust_remote_code)
     prompts, default_prompt_name = _read_prompts(path)
-    card = path / "README.md"
+    card = modelfolder.card_of(path)
     return Source(
         path=path,
-        name=name or default_name,
+        name=name or names.line(default_name),
         modules=modules,
         prompts=prompts,
         default_prompt_name=default_prompt_name,
         weights=tuple(weight_files),
-        licence_files=_find_licence_files(path),
-        card=card if card.is_file() else None,
-        licence=_read_licence(card) if card.is_file() else None,
+        licence_files=modelfolder.licence_files(path),
+        card=card,
+        licence=None if card is None else modelfolder.licence_of(card),
+        seen=seen,
     )
 
 
@@ -158,7 +173,7 @@ def check_finite(source: Source, progress: Callable[[int, int], None] | None = N
 def _locate(name_or_path: str | Path, trust_remote_code: bool) -> tuple[Path, str]:
     """The model's folder, absolute, and what to call it."""
     text = str(name_or_path)
-    path = Path(text).expanduser()
+    path = expanded(text)
     if "\0" in text or not text.strip():
         raise refusal(f"{text!r}: not the name of a model; give a folder or a hub id org/name")
     if path.is_file():
@@ -363,33 +378,3 @@ def _list_files(source: Source) -> set[str]:
             if path.is_file():
                 found.add(path.relative_to(source.path).as_posix())
     return found
-
-
-def _find_licence_files(path: Path) -> tuple[Path, ...]:
-    """Licence, notice, copying, use-policy and terms files at the top of the folder, by name."""
-    return tuple(
-        file
-        for file in sorted(path.iterdir())
-        if _LICENCE_FILE.fullmatch(file.stem)
-        and file.suffix.lower() in _TEXT_SUFFIXES
-        and file.is_file()
-    )
-
-
-def _read_licence(card: Path) -> str | None:
-    """The `license:` of a card's YAML front matter; None if there is none that can be read."""
-    import yaml  # here, because opening a model without a card needs none of it
-
-    head = card.read_text("utf-8", "replace")
-    front = re.match(r"\ufeff?---[ \t]*\r?\n(.*?)\r?\n---[ \t]*(\r?\n|$)", head, re.DOTALL)
-    if front is None:
-        return None
-    try:
-        fields = yaml.safe_load(front[1])
-    except (yaml.YAMLError, ValueError, RecursionError):
-        # A card is prose: a slip in it must not keep a sound model from being exported.
-        return None
-    licence = fields.get("license") if isinstance(fields, dict) else None
-    if isinstance(licence, list):
-        return ", ".join(str(item) for item in licence) or None
-    return str(licence) if licence else None

@@ -113,6 +113,7 @@ def traced(
         program = trace(
             source, trust_remote_code=trust_remote_code, progress=stages.detail, loaded=loaded
         )
+        source.check_unchanged()  # before it is kept under their digests
         stages.note(f"{_size(program)}{_remarks(cache)}")
     with stages("simplify"):
         from exporter.simplify import simplify

@@ -7,6 +7,8 @@ name proves nothing: add one only with `add_constant`, compare values, never nam
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -105,6 +107,21 @@ class Words:
     max_length: int
     """The most tokens a text may have."""
     pad_id: int
+
+
+_UNLIMITED = '"truncation":null'
+_LIMITED = re.compile(r'"truncation":\{[^{}]*\}')
+
+
+def limited(tokenizer: str, length: int, direction: str = "Right") -> str:
+    """`Program.tokenizer` with the length, in tokens, that other clients then cut a text at."""
+    said = {"direction": direction, "max_length": length, "strategy": "LongestFirst", "stride": 0}
+    return tokenizer.replace(_UNLIMITED, f'"truncation":{json.dumps(said)}', 1)
+
+
+def unlimited(tokenizer: str) -> str:
+    """What `limited` was given."""
+    return _LIMITED.sub(_UNLIMITED, tokenizer, count=1)
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,8 @@ class Result:
     verdict: Verdict
     seconds: float
     """What building and verifying took."""
+    unrecorded: str = ""
+    """Why verdict.json could not be written, where `verify` measured and could not."""
 
     @property
     def passed(self) -> bool:
@@ -128,6 +130,7 @@ def prove(job: Job, built: Built, stages: Stages) -> Result:
         further,
         location,
     ).model_copy(update={"layers": inside, "ranges": built.ranges, "losses": lost})
+    job.source.check_unchanged()  # the manifest names digests from before all this
     bundle.write_verdict(built.bundle.path, record)
     path = bundle.publish(built.bundle.path, job.out, built.bundle.name, verdict.passed)
     seconds = sum(timing.seconds for timing in timings)

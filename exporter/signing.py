@@ -1,9 +1,10 @@
 """Sign an artifact with a key, and check a signature, through OpenSSF's model-signing. Offline.
 
 What is signed is every file of the folder by its sha256, the manifest included, but for
-verdict.json: that is measured anew by `goldfold verify`, which a signature is checked with. The
-signature is a sigstore bundle (DSSE, in-toto statement) in a file beside the folder, and
-`model_signing verify key` of that library reads it as well.
+verdict.json: that is measured anew by `goldfold verify`, which a signature is checked with. What a
+desktop leaves in any folder is neither signed nor used (exporter/manifest.py). The signature is a
+sigstore bundle (DSSE, in-toto statement) in a file beside the folder, and `model_signing verify
+key` of that library reads it as well.
 """
 
 from __future__ import annotations
@@ -17,8 +18,13 @@ from typing import Any
 
 from exporter import bundle
 from exporter.errors import ArtifactError, OutputError, UsageError
+from exporter.files import entries, key_of, read_bounded
+from exporter.manifest import is_left, is_own
 
 SUFFIX = ".sig"
+_KEY_LIMIT = 64 << 10
+_SIGNATURE_LIMIT = 16 << 20
+"""Bytes; a signature names every file, in some two hundred bytes."""
 _KEYS = "an elliptic-curve key in PEM (secp256r1, secp384r1 or secp521r1)"
 
 
@@ -33,7 +39,7 @@ def sign(folder: Path, key: Path, signature: Path | None = None) -> Path:
     place = signature or folder.resolve().with_name(f"{folder.resolve().name}{SUFFIX}")
     if place.resolve().is_relative_to(folder.resolve()):
         raise UsageError(f"--signature {place} lies in the artifact, whose files are counted")
-    config = library.signing.Config().set_hashing_config(_hashing(library))
+    config = library.signing.Config().set_hashing_config(_hashing(library, folder))
     _check_key(key, "--key")
     try:
         config.use_elliptic_key_signer(private_key=key)
@@ -61,7 +67,7 @@ def check(folder: Path, signature: Path, public_key: Path) -> None:
         raise UsageError(f"--public-key {public_key} is not {_KEYS}: {_reason(error)}") from None
     _check_form(signature)
     # Said here, not guessed from the signature: that may leave out no file but the verdict.
-    verifier.set_hashing_config(_hashing(library))
+    verifier.set_hashing_config(_hashing(library, folder))
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             verifier.verify(folder, signature)
@@ -83,15 +89,24 @@ def _library() -> Any:
     return model_signing
 
 
-def _hashing(library: Any) -> Any:
+def _hashing(library: Any, folder: Path) -> Any:
     """Every file by sha256; links are refused, git's files count like any other."""
     config = library.hashing.Config().use_file_serialization(hashing_algorithm="sha256")
-    return config.set_ignored_paths(paths=[bundle.VERDICT], ignore_git_paths=False)
+    try:
+        ignored = [key for entry in entries(folder) if _is_apart(key := key_of(folder, entry.path))]
+    except OSError as error:
+        raise ArtifactError(f"{folder} cannot be read: {error.strerror}") from None
+    return config.set_ignored_paths(paths=[bundle.VERDICT, *ignored], ignore_git_paths=False)
+
+
+def _is_apart(key: str) -> bool:
+    """Whether a file is no part of an artifact's identity."""
+    return is_left(key) or (is_own(key) and key != bundle.MANIFEST)
 
 
 def _check_key(key: Path, option: str) -> None:
     try:
-        key.read_bytes()
+        read_bounded(key, _KEY_LIMIT)
     except OSError as error:
         raise UsageError(f"{option} {key}: {error.strerror}; give {_KEYS}") from None
 
@@ -99,15 +114,15 @@ def _check_key(key: Path, option: str) -> None:
 def _check_form(signature: Path) -> None:
     """What leaves out more than the verdict signs less than it seems to."""
     try:
-        envelope = json.loads(signature.read_bytes())["dsseEnvelope"]
+        envelope = json.loads(read_bounded(signature, _SIGNATURE_LIMIT))["dsseEnvelope"]
         statement = json.loads(base64.b64decode(envelope["payload"]))
         left_out = statement["predicate"]["serialization"].get("ignore_paths", [])
     except OSError as error:
         raise ArtifactError(f"{signature} cannot be read: {error.strerror}") from None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise ArtifactError(f"{signature} is not a signature that goldfold wrote") from None
-    if set(left_out) - {bundle.VERDICT}:
-        raise ArtifactError(f"{signature} leaves out {', '.join(sorted(map(str, left_out)))}")
+    if said := sorted(str(key) for key in left_out if not _is_apart(str(key))):
+        raise ArtifactError(f"{signature} leaves out {', '.join(said)}")
 
 
 def _reason(error: Exception) -> str:

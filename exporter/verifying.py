@@ -11,7 +11,7 @@ from exporter import asking, bundle, losses, registry
 from exporter import emulate as emulation
 from exporter.bundle import GOLDEN, Bundle, Manifest, VerdictRecord
 from exporter.encoder import Encoder, open_encoder
-from exporter.errors import ArtifactError
+from exporter.errors import ArtifactError, OutputError
 from exporter.location import Location
 from exporter.probing import SHORT, Look
 from exporter.program import Program
@@ -51,9 +51,10 @@ def verify(
     exporter.judging.convene returns. It needs the source `model` until its fp32 embeddings are
     kept. Without it, what was judged before stays in the verdict.
 
-    Works on artifacts that missed their gate as well. A missed gate does not raise: look at
-    `.passed`. Raises ArtifactError, naming the file, for a damaged folder; UsageError for a model
-    that is not the artifact's; GoldenError where one is needed to judge and none is given.
+    Works on artifacts that missed their gate as well, and where nothing can be written: then
+    `.unrecorded` says why. A missed gate does not raise: look at `.passed`. Raises ArtifactError,
+    naming the file, for a damaged folder; UsageError for a model that is not the artifact's;
+    GoldenError where one is needed to judge and none is given.
     """
     from exporter.judging import convene, fp32_of
     from exporter.proving import Result
@@ -63,13 +64,11 @@ def verify(
         asking.check_pairs(pairs)
     stages = Stages(listener)
     with stages("open"):
-        opened = bundle.open_bundle(path, unverified=True)
+        opened, goldens, encoder = bundle.steadily(path, lambda: _open(path, threads))
         stages.note(f"{len(opened.manifest.files)} files, every digest right")
-    goldens = goldens_of(opened)
     judges = None if isinstance(judge, bool) else judge
     if judge is True and opened.manifest.recipe is not None:
         judges = convene(stages, fp32_of(model, stages, trust_remote_code), count=pairs)
-    encoder = open_encoder(opened, threads, proof=True)
     measurement, verdict = measure(encoder, goldens, stages)
     further = heads(encoder, goldens, stages)
     verdict = with_heads(verdict, further, opened.manifest.gate, goldens)
@@ -86,9 +85,26 @@ def verify(
         heads=further,
     ).model_copy(update={"losses": lost})
     verdict, fresh = _carry(opened, verdict, fresh)
-    bundle.write_verdict(path, fresh)
+    unrecorded = _record(path, fresh)
     seconds = sum(timing.seconds for timing in stages.timings)
-    return Result(path, Bundle(path, opened.manifest, fresh), measurement, verdict, seconds)
+    found = Bundle(path, opened.manifest, fresh)
+    return Result(path, found, measurement, verdict, seconds, unrecorded)
+
+
+def _open(path: Path, threads: int | None) -> tuple[Bundle, Goldens, Encoder]:
+    """An artifact, its goldens and its runtime, all of them as they were checked."""
+    opened = bundle.open_bundle(path, unverified=True)
+    goldens = goldens_of(opened)
+    return opened, goldens, open_encoder(opened, threads, proof=True)
+
+
+def _record(path: Path, fresh: VerdictRecord) -> str:
+    """Write a verdict where that can be; else the reason why not."""
+    try:
+        bundle.write_verdict(path, fresh)
+    except OutputError as error:
+        return str(error)
+    return ""
 
 
 def _carry(opened: Bundle, verdict: Verdict, fresh: VerdictRecord) -> tuple[Verdict, VerdictRecord]:
@@ -271,6 +287,7 @@ def record(
     """What goes into verdict.json: everything that differs from run to run."""
     measured, not_run = where
     return VerdictRecord(
+        manifest=manifest.digest,
         passed=verdict.passed,
         reasons=verdict.reasons,
         precision=manifest.precision,

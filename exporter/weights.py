@@ -11,6 +11,7 @@ needs them for everything else in a model's folder.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import math
@@ -23,10 +24,14 @@ from typing import Any, TypeGuard
 import numpy as np
 import numpy.typing as npt
 
+from exporter import names
 from exporter.errors import ModelError
+from exporter.files import TEXT_LIMIT, read_bounded, values
 
-JSON_LIMIT = 64 << 20
-"""Bytes. The largest real file is EmbeddingGemma's tokenizer.json, about half of this."""
+JSON_LIMIT = TEXT_LIMIT
+JSON_VALUES = 1 << 21
+"""Values in a JSON file that is read here, or in a safetensors header: each takes some ninety bytes
+once it is read. A header has six a tensor."""
 
 SCAN_BYTES = 1 << 18
 """Bytes a finiteness scan holds at a time: the buffer stays in the L2 cache, which made the scan
@@ -65,20 +70,17 @@ class Tensor:
 
 def refusal(text: str) -> ModelError:
     """A `ModelError` of exactly one printable line, whatever the model's files put into `text`."""
-    line = " ".join(text.split())
-    # A name taken from a stranger's file may carry terminal escapes.
-    return ModelError("".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line))
+    return ModelError(names.line(" ".join(text.split())))
 
 
 def read_json(path: Path) -> Any:
     """The JSON value in `path`; ModelError if it is missing, over 64 MiB, not UTF-8 or not JSON."""
     try:
-        with path.open("rb") as file:
-            raw = file.read(JSON_LIMIT + 1)
+        raw = read_bounded(path, JSON_LIMIT)
     except OSError as error:
+        if error.errno == errno.EFBIG:
+            raise refusal(f"{path}: {error.strerror}, which no model's JSON file is") from None
         raise refusal(f"{path}: cannot be read ({error.strerror}); fetch the model again") from None
-    if len(raw) > JSON_LIMIT:
-        raise refusal(f"{path}: larger than {JSON_LIMIT >> 20} MiB, which no model's JSON file is")
     return _parse_json(raw, str(path))
 
 
@@ -88,24 +90,6 @@ def read_object(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise refusal(f"{path}: holds a JSON {type(value).__name__} where an object is expected")
     return value
-
-
-_FILES = (".json", ".safetensors", ".model", ".txt")
-
-
-def check_files(folder: Path) -> None:
-    """Refuse what stands where a file should and is none: a pipe would be waited for without end, a
-    device read without end, and a link to nowhere would pass for a file that is not there."""
-    for top, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if name[0] != ".")
-        for name in folders:
-            if name.endswith(_FILES):
-                raise refusal(f"{Path(top, name)}: is a folder where a file is expected")
-        for name in sorted(files):
-            file = Path(top, name)
-            if name[0] != "." and not file.is_file():
-                kind = "no file of bytes" if file.exists() else "a link that leads nowhere"
-                raise refusal(f"{file}: is {kind}; fetch the model again, or remove it")
 
 
 def digest_file(path: Path) -> str:
@@ -317,6 +301,8 @@ def _find_shards(index: Path) -> tuple[Path, ...]:
 
 
 def _parse_json(raw: bytes, where: str) -> Any:
+    if values(raw) > JSON_VALUES:
+        raise refusal(f"{where}: holds more than {JSON_VALUES:,} values, which no model's does")
     try:
         return json.loads(raw.decode("utf-8"), object_pairs_hook=_refuse_duplicates)
     except UnicodeDecodeError as error:

@@ -188,6 +188,11 @@ class Target(ABC):
         is damaged."""
         return {}
 
+    def refers(self, folder: Path) -> Collection[str]:
+        """The files, by their paths below `folder`, that its own files tell a runtime to read: each
+        must be one that the manifest names. Raises ArtifactError for what cannot be read."""
+        return ()
+
     @abstractmethod
     def census(self, folder: Path) -> dict[str, int]:
         """What the runtime really executes: kernels or nodes by kind, most frequent first."""

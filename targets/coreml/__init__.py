@@ -3,7 +3,7 @@ own elsewhere."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +68,13 @@ class CoreMl(Target):
         from targets.coreml import run
 
         return run.load(folder, contract, threads)
+
+    def refers(self, folder: Path) -> Collection[str]:
+        from targets.coreml import package
+        from targets.coreml.layout import MANIFEST, PACKAGE
+
+        read = package.references(folder / PACKAGE)
+        return {f"{PACKAGE}/{key}" for key in (MANIFEST, *read)}
 
     def parts(self, folder: Path) -> dict[str, str]:
         from targets.coreml import parts

@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 
 from exporter.errors import ArtifactError, UsageError
+from exporter.files import read_bounded
+from exporter.onnxfile import messages
 from targets.coreml import vendor
 from targets.coreml.layout import MANIFEST
 
@@ -30,6 +32,10 @@ _KINDS = {
     31: "uint8", 32: "uint16", 33: "uint32", 34: "uint64", 35: "uint4",
 }  # fmt: skip
 """MIL's types by the number that the protobuf has for them."""
+
+SPEC_LIMIT = 256 << 20
+"""Bytes of a package's model without its weights."""
+MANIFEST_LIMIT = 1 << 20
 
 NUMPY = {
     "bool": np.bool_, "fp16": np.float16, "fp32": np.float32, "fp64": np.float64,
@@ -104,13 +110,7 @@ def read(path: Path) -> Package:
     """Open a package. Raises ArtifactError, in one line, for one that is damaged or is no ML
     program."""
     root, data = _root(path)
-    spec = vendor.coremltools().proto.Model_pb2.Model()
-    try:
-        spec.ParseFromString(root.read_bytes())
-    except OSError as error:
-        raise ArtifactError(f"{root} cannot be read: {error.strerror}") from error
-    except Exception as error:
-        raise ArtifactError(f"{root} is damaged: it is no Core ML model") from error
+    spec = _spec(root)
     if spec.WhichOneof("Type") != "mlProgram":
         what = spec.WhichOneof("Type") or "nothing"
         raise ArtifactError(f"{path} holds {what}, not an ML program")
@@ -132,6 +132,29 @@ def read(path: Path) -> Package:
                    spec.specificationVersion)  # fmt: skip
 
 
+def references(path: Path) -> set[str]:
+    """The files that a package tells Core ML to read, by their paths below it. Raises
+    ArtifactError."""
+    root, data = _root(path)
+    spec = _spec(root)
+    blobs = (m for m in messages(spec) if m.DESCRIPTOR.name == "BlobFileValue")
+    inside = data.relative_to(path).as_posix()
+    places = {f"{inside}/{blob.fileName.removeprefix('@model_path/')}" for blob in blobs}
+    return {root.relative_to(path).as_posix(), *places}
+
+
+def _spec(root: Path) -> Any:
+    """The protobuf in a model file."""
+    spec = vendor.coremltools().proto.Model_pb2.Model()
+    try:
+        spec.ParseFromString(read_bounded(root, SPEC_LIMIT))
+    except OSError as error:
+        raise ArtifactError(f"{root} cannot be read: {error.strerror}") from error
+    except Exception as error:
+        raise ArtifactError(f"{root} is damaged: it is no Core ML model") from error
+    return spec
+
+
 def _root(path: Path) -> tuple[Path, Path]:
     """The model file that the manifest names, and the folder that `@model_path` stands for."""
     manifest = path / MANIFEST
@@ -140,7 +163,7 @@ def _root(path: Path) -> tuple[Path, Path]:
     if not manifest.is_file():
         raise ArtifactError(f"{path} is no .mlpackage: it has no {MANIFEST}")
     try:
-        found = json.loads(manifest.read_text(encoding="utf-8"))
+        found = json.loads(read_bounded(manifest, MANIFEST_LIMIT))
         item = found["itemInfoEntries"][found["rootModelIdentifier"]]["path"]
         root = path / "Data" / item
     except Exception as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from importlib.metadata import version
 from pathlib import Path
 
@@ -51,6 +51,9 @@ class OnnxRuntime(Target):
 
     def load(self, folder: Path, contract: Contract, precision: str, threads: int | None) -> Run:
         return run.load(folder, contract, threads)
+
+    def refers(self, folder: Path) -> Collection[str]:
+        return onnxfile.references(folder / onnxfile.MODEL)
 
     def parts(self, folder: Path) -> dict[str, str]:
         return onnxfile.parts(folder / onnxfile.MODEL)

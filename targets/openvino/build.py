@@ -17,7 +17,7 @@ import openvino as ov
 from openvino import opset13 as ops
 
 from exporter import dialect
-from exporter.errors import OutputError, RewriteError
+from exporter.errors import ArtifactError, OutputError, RewriteError
 from exporter.options import NOTHING_ASKED, BuildOptions
 from exporter.passes.quantize_weights import dynamic_group
 from exporter.program import Program, infer_shapes, weights_aside, where
@@ -82,9 +82,13 @@ def _narrow(xml: Path) -> None:
 
 def group(model: ov.Model) -> str:
     """How many inputs share a step where a model's file lets the plugin round what integers are
-    multiplied with; "0", not at all, is what older files mean."""
+    multiplied with; "0", not at all, is what older files mean. Raises ArtifactError for what is no
+    number."""
     place = [_RUNTIME, GROUP]
-    return str(model.get_rt_info(place).astype(str)) if model.has_rt_info(place) else "0"
+    said = str(model.get_rt_info(place).astype(str)) if model.has_rt_info(place) else "0"
+    if not re.fullmatch("[0-9]{1,9}", said):
+        raise ArtifactError(f"the model's file asks for groups of {said[:40]!r} numbers")
+    return said
 
 
 def convert(model: ir.Model, precision: str = "fp32") -> tuple[ov.Model, list[np.ndarray]]:

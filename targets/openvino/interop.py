@@ -25,13 +25,24 @@ silently take that; fp16's weights computed in f32 are what the gate measured (r
 
 _LOADER = '''"""Texts in, embeddings out, with openvino, tokenizers and numpy."""
 
+import contextlib
+import sys
 from pathlib import Path
+
+HERE = Path(__file__).parent
+# The byte code that importing this file leaves: it is no part of the artifact, and would be run in
+# place of what its manifest names.
+left = Path(getattr(globals().get("__spec__"), "cached", None) or HERE)
+if left.parent == HERE / "__pycache__":
+    with contextlib.suppress(OSError):
+        left.unlink(missing_ok=True)
+        left.parent.rmdir()
+sys.modules.setdefault("openvino_telemetry", None)  # else openvino reports that it was imported
 
 import numpy as np
 import openvino as ov
 from tokenizers import Tokenizer
 
-HERE = Path(__file__).parent
 PROMPTS = {prompts}
 tokenizer = Tokenizer.from_file(str(HERE / "tokenizer.json"))
 tokenizer.enable_truncation({max_length})
@@ -83,8 +94,11 @@ def write(folder: Path, contract: Contract, precision: str, reference: Reference
 
 def _config(contract: Contract, reference: Reference) -> dict[str, Any]:
     """The backbone's, and in `projection_dim` the size that comes out: there the library looks for
-    the size of a transformer whose output is the sentence embedding, before `hidden_size`."""
-    return {**reference.config, "projection_dim": contract.dim}
+    the size of a transformer whose output is the sentence embedding, before `hidden_size`. Where
+    it says how many positions there are, it says the artifact's."""
+    length = {"max_position_embeddings": contract.max_length}
+    longest = length if "max_position_embeddings" in reference.config else {}
+    return {**reference.config, **longest, "projection_dim": contract.dim}
 
 
 def _transformer(contract: Contract, hint: str) -> dict[str, Any]:

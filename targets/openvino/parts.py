@@ -4,10 +4,13 @@ digest."""
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
+from typing import BinaryIO
 from xml.etree import ElementTree
 
 from exporter.errors import ArtifactError
+from targets.openvino import markup
 from targets.openvino.build import XML
 
 
@@ -15,25 +18,31 @@ def parts(folder: Path) -> dict[str, str]:
     """By name. Raises ArtifactError if the file is damaged."""
     path = folder / XML
     try:
-        layers = ElementTree.parse(path).getroot()
+        layers = markup.read(path)
         names = {layer.attrib["id"]: layer.attrib["name"] for layer in layers.iterfind("layers/*")}
         read: dict[str, list[str]] = {}
         for edge in layers.iterfind("edges/edge"):
             source = f"{names[edge.attrib['from-layer']]}:{edge.attrib['from-port']}"
             read.setdefault(edge.attrib["to-layer"], []).append(source)
         with path.with_suffix(".bin").open("rb") as weights:
-            return dict(_part(layer, read, weights) for layer in layers.iterfind("layers/*"))
-    except (OSError, ValueError, KeyError, ElementTree.ParseError) as error:
+            size = os.fstat(weights.fileno()).st_size
+            return dict(_part(layer, read, weights, size) for layer in layers.iterfind("layers/*"))
+    except (OSError, ValueError, KeyError) as error:
         raise ArtifactError(f"cannot read {path}: {type(error).__name__} {error}") from error
 
 
-def _part(layer: ElementTree.Element, read: dict[str, list[str]], weights) -> tuple[str, str]:
+def _part(
+    layer: ElementTree.Element, read: dict[str, list[str]], weights: BinaryIO, end: int
+) -> tuple[str, str]:
     kind, name = layer.attrib["type"], layer.attrib["name"]
     data = layer.find("data")
     said = {} if data is None else dict(data.attrib)
     if kind == "Const":
-        weights.seek(int(said["offset"]))
-        held = hashlib.sha256(weights.read(int(said["size"]))).hexdigest()[:16]
+        begin, size = int(said["offset"]), int(said["size"])
+        if begin < 0 or size < 0 or begin + size > end:
+            raise ValueError(f"the constant {name} lies outside of its file")
+        weights.seek(begin)
+        held = hashlib.sha256(weights.read(size)).hexdigest()[:16]
         return f"constant {name}", f"{said['element_type']} [{said['shape']}] sha256 {held}"
     attributes = ", ".join(f"{key}={value}" for key, value in sorted(said.items()))
     return f"node {name}", f"{kind}({', '.join(read.get(layer.attrib['id'], []))}) {{{attributes}}}"

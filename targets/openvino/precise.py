@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from xml.etree import ElementTree
 from xml.sax.saxutils import escape
 
 import openvino as ov
+
+from targets.openvino import markup
 
 _MARK = '<rt_info><attribute name="precise" version="0" /></rt_info>'
 
@@ -70,7 +71,7 @@ def _before_reshape(op: ov.Node) -> ov.Node:
 
 def marked(xml: Path) -> set[str]:
     """Names of the layers that a file marks. OpenVINO reads the marks and does not write them."""
-    layers = ElementTree.parse(xml).getroot().iterfind("layers/layer")
+    layers = markup.read(xml).iterfind("layers/layer")
     mark = "rt_info/attribute[@name='precise']"
     return {layer.attrib["name"] for layer in layers if layer.find(mark) is not None}
 

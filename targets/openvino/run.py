@@ -16,6 +16,7 @@ import openvino as ov
 from exporter.errors import ArtifactError
 from exporter.program import ATTENTION_MASK, INPUT_IDS, Contract
 from targets.base import Run
+from targets.openvino import markup
 from targets.openvino.build import GROUP, XML, group
 from targets.openvino.shapes import Infer, Shapes, padded
 
@@ -74,6 +75,7 @@ def census(folder: Path) -> dict[str, int]:
 
 
 def _read(folder: Path) -> ov.Model:
+    markup.check_size(folder / XML)
     with (folder / XML).open("rb") as file:
         if _NET.match(file.read(4096)) is None:
             # OpenVINO would try every format it knows, each with complaints of its own on stderr.

@@ -19,6 +19,8 @@ import openvino as ov
 from openvino import opset13 as ops
 
 from exporter.errors import ArtifactError, RewriteError, TargetError
+from exporter.files import read_bounded
+from exporter.names import slug
 from exporter.program import ATTENTION_MASK, INPUT_IDS, Contract
 from targets.openvino import precise, tokenizer
 from targets.openvino.build import GROUP, HIDDEN, XML, group
@@ -30,13 +32,15 @@ LAYOUTS = (OVMS, LIBRARY)
 SUBFOLDER = "openvino"
 """Where sentence-transformers looks for the model of its backend of that name."""
 _BIN = XML.replace(".xml", ".bin")
+_SETTINGS = "config.json"
 _OURS = ("load.py", "manifest.json", "verdict.json")
+_CONFIG_LIMIT = 1 << 20
 _GRAPH = """\
 input_stream: "REQUEST_PAYLOAD:input"
 output_stream: "RESPONSE_PAYLOAD:output"
 
 node {{
-  name: "{name}"
+  name: {name}
   calculator: "EmbeddingsCalculatorOV"
   input_side_packet: "EMBEDDINGS_NODE_RESOURCES:embeddings_servable"
   input_stream: "REQUEST_PAYLOAD:input"
@@ -47,7 +51,7 @@ node {{
       pooling: CLS  # of the one token there is: the embedding as it stands
       normalize_embeddings: false  # the model does, if it does
       target_device: "CPU"
-      plugin_config: '{plugin}'
+      plugin_config: {plugin}
     }}
   }}
 }}
@@ -82,7 +86,9 @@ def _ovms(folder: Path, contract: Contract, precision: str, out: Path) -> tuple[
             f"{folder} has no {tokenizer.XML}, which the server needs: its ids differed from the "
             f"goldens' (`goldfold inspect {folder}` says where); serve it by sentence-transformers"
         )
-    name, tensors = contract.model, f"{contract.model}-tensors"
+    name = slug(contract.model)  # a stranger's: a folder, and what the server is asked by
+    name = f"model-{name}" if name.lower() == _SETTINGS else name
+    tensors = f"{name}-tensors"
     model = _read(folder / XML)
     exact = {"INFERENCE_PRECISION_HINT": HINTS[precision], GROUP: group(model)}
     plugin = {**exact, "NUM_STREAMS": "1"}
@@ -91,22 +97,23 @@ def _ovms(folder: Path, contract: Contract, precision: str, out: Path) -> tuple[
     _with_tokens(model, folder, contract, exact, texts)
     for path in sorted(folder.glob("*token*")):
         _link(path, texts / path.name)
-    config = json.loads((folder / "config.json").read_text("utf-8"))
+    config = json.loads(read_bounded(folder / "config.json", _CONFIG_LIMIT))
     config["max_position_embeddings"] = contract.max_length  # what the server takes as the most
     _write(texts / "config.json", config)
-    graph = _GRAPH.format(name=name, plugin=json.dumps(plugin))
+    graph = _GRAPH.format(name=_quoted(name), plugin=_quoted(json.dumps(plugin), "'"))
     (texts / "graph.pbtxt").write_text(graph, encoding="utf-8")
     for part in (XML, _BIN):
         _link(folder / part, out / tensors / "1" / part)
     served = {"name": tensors, "base_path": tensors, "target_device": "CPU"}
     _write(
-        out / "config.json",
+        out / _SETTINGS,
         {
             "model_config_list": [{"config": {**served, "plugin_config": plugin}}],
             "mediapipe_config_list": [{"name": name, "base_path": name}],
         },
     )
-    said = [f"texts: POST /v3/embeddings, model {name!r}", f"token ids: model {tensors!r}"]
+    said = [] if name == contract.model else [f"the name {contract.model!r} is served as {name!r}"]
+    said += [f"texts: POST /v3/embeddings, model {name!r}", f"token ids: model {tensors!r}"]
     if contract.prompts:
         said.append("the server knows no prompts: put them before the texts (docs/serving.md)")
     return tuple(said)
@@ -182,9 +189,18 @@ def _link(source: Path, place: Path) -> None:
     """The same file under another name; a copy across file systems."""
     place.parent.mkdir(parents=True, exist_ok=True)
     try:
-        os.link(source, place)
+        os.link(source.resolve(), place)  # of a link, what it leads to
     except OSError:
         shutil.copyfile(source, place)
+
+
+def _quoted(text: str, mark: str = '"') -> str:
+    """A string of protobuf's text format between two of `mark`; octal where it is not plain."""
+    plain = "".join(
+        chr(byte) if 0x20 <= byte < 0x7F and chr(byte) not in f"{mark}\\" else f"\\{byte:03o}"
+        for byte in text.encode("utf-8", "replace")
+    )
+    return f"{mark}{plain}{mark}"
 
 
 def _write(path: Path, content: dict) -> None:

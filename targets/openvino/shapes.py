@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import openvino as ov
 
-from exporter.errors import TargetError
+from exporter.errors import ArtifactError, TargetError
 from exporter.options import BuildOptions
 from exporter.program import ATTENTION_MASK, INPUT_IDS
 
@@ -35,11 +35,19 @@ class Shapes:
 
     @classmethod
     def of(cls, model: ov.Model) -> Shapes:
-        """What a model's file says."""
+        """What a model's file says. Raises ArtifactError."""
         if not model.has_rt_info([_PLACE]):
             return cls()
-        batch, buckets = (str(model.get_rt_info([_PLACE, key]).astype(str)) for key in _KEYS)
-        return cls(int(batch), tuple(int(length) for length in buckets.split()))
+        try:
+            batch, buckets = (str(model.get_rt_info([_PLACE, key]).astype(str)) for key in _KEYS)
+            shapes = cls(int(batch), tuple(int(length) for length in buckets.split()))
+        except (ValueError, RuntimeError):
+            raise ArtifactError(
+                "the model's file names a batch, or buckets, of no number"
+            ) from None
+        if shapes.batch < 0 or any(length < 1 for length in shapes.buckets):
+            raise ArtifactError(f"the model's file names a batch of {batch}, buckets of {buckets}")
+        return shapes
 
     def note(self, model: ov.Model) -> None:
         """Write it into a model, where there is anything to say."""

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import openvino as ov
 
-from exporter.program import INPUT_IDS, Contract, Words
+from exporter.program import INPUT_IDS, Contract, Words, unlimited
 
 if TYPE_CHECKING:
     from targets.base import Kept
@@ -36,6 +36,7 @@ _SAID = "said.txt"
 _STAGE = "tokenizer"
 _CHILD = f"""
 import json, os, sys, threading
+sys.modules["openvino_telemetry"] = None  # it reports each conversion
 # Standard input ends with the process that opened it, however that ends.
 threading.Thread(target=lambda: (os.read(0, 1), os._exit(1)), daemon=True).start()
 from pathlib import Path
@@ -71,9 +72,10 @@ class Conversion:
         self.key = _key(words)
         self._kept = kept
         self._place = place
-        (place / "tokenizer.json").write_text(words.tokenizer, encoding="utf-8")
+        (place / "tokenizer.json").write_text(unlimited(words.tokenizer), encoding="utf-8")
+        # -P: the working folder may be a stranger's, and hold a `json.py`.
         command = [
-            sys.executable, "-c", _CHILD, str(place), str(words.max_length), str(words.pad_id),
+            sys.executable, "-P", "-c", _CHILD, str(place), str(words.max_length), str(words.pad_id),
         ]  # fmt: skip
         with (place / _SAID).open("wb") as said:
             self._process = subprocess.Popen(
@@ -138,7 +140,7 @@ def _parts(key: str) -> dict[str, str]:
 
 
 def _key(words: Words) -> str:
-    digest = hashlib.sha256(words.tokenizer.encode()).hexdigest()
+    digest = hashlib.sha256(unlimited(words.tokenizer).encode()).hexdigest()
     return f"{digest} {words.max_length} {words.pad_id}"
 
 

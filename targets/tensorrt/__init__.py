@@ -140,6 +140,9 @@ class TensorRt(Target):
             return {}  # it would dequantize the table whole, at every call
         return {"ONNX Runtime": _read(folder, contract, interpret.runner)}
 
+    def refers(self, folder: Path) -> Collection[str]:
+        return onnxfile.references(folder / onnxfile.MODEL)
+
     def parts(self, folder: Path) -> dict[str, str]:
         return onnxfile.parts(folder / onnxfile.MODEL)
 

@@ -49,6 +49,12 @@ def verdict(passed: bool) -> VerdictRecord:
     )
 
 
+def on(folder: Path, record: VerdictRecord) -> VerdictRecord:
+    """The verdict as it is recorded: on the manifest in `folder`."""
+    digest = hashlib.sha256((folder / "manifest.json").read_bytes()).hexdigest()
+    return record.model_copy(update={"manifest": digest})
+
+
 def make(folder: Path, passed: bool | None = True) -> Path:
     """A small sealed artifact; `passed` None leaves it without a verdict."""
     (folder / "golden").mkdir(parents=True)
@@ -95,7 +101,7 @@ def test_what_is_sealed_is_what_is_opened(tmp_path: Path) -> None:
         sha256=hashlib.sha256(b"graph").hexdigest(), size=5
     )
     assert opened.size == len("graph") + len("{}\n") + len("notice")
-    assert opened.verdict == verdict(True)
+    assert opened.verdict == on(opened.path, verdict(True))
 
 
 def test_manifest_is_the_same_wherever_and_however_long(tmp_path: Path) -> None:
@@ -145,7 +151,7 @@ def test_artifact_that_missed_its_gate_opens_only_unverified(tmp_path: Path) -> 
     missed, never = make(tmp_path / "a", passed=False), make(tmp_path / "b", passed=None)
     refuse(missed, "missed its golden gate", "goldfold verify")
     refuse(never, "was never verified")
-    assert open_bundle(missed, unverified=True).verdict == verdict(False)
+    assert open_bundle(missed, unverified=True).verdict == on(missed, verdict(False))
     assert open_bundle(never, unverified=True).verdict is None
 
 
@@ -351,9 +357,10 @@ def test_failed_artifact_leaves_the_good_one(tmp_path: Path) -> None:
     assert names(tmp_path) == {"a-fp32", "a-fp32.failed"}
 
 
+@pytest.mark.parametrize("exchanges", [True, False])
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
-def test_publish_that_breaks_off_puts_the_old_one_back(
-    error: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_publish_that_breaks_off_leaves_the_old_one(
+    error: BaseException, exchanges: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     publish(tmp_path, True, "old")
     rename = Path.rename
@@ -363,7 +370,13 @@ def test_publish_that_breaks_off_puts_the_old_one_back(
             raise error
         return rename(self, target)
 
+    def exchange(one: Path, other: Path) -> bool:
+        if exchanges:
+            raise error
+        return False
+
     monkeypatch.setattr(Path, "rename", breaks)
+    monkeypatch.setattr("exporter.scratch.exchange", exchange)
     expected = OutputError if isinstance(error, OSError) else KeyboardInterrupt
     with pytest.raises(expected):
         publish(tmp_path, True, "new")
@@ -374,5 +387,11 @@ def test_publish_that_breaks_off_puts_the_old_one_back(
 def test_verdict_is_replaced_whole(tmp_path: Path) -> None:
     folder = make(tmp_path / "a", passed=False)
     bundle.write_verdict(folder, verdict(True))
-    assert open_bundle(folder).verdict == verdict(True)
-    assert not (folder / "verdict.json.new").exists()
+    assert open_bundle(folder).verdict == on(folder, verdict(True))
+    assert names(folder) == {
+        "golden",
+        "manifest.json",
+        "model.onnx",
+        "NOTICE — ü.txt",
+        "verdict.json",
+    }

@@ -1,0 +1,36 @@
+"""The `.xml` of a model, read as the XML that it is, within limits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from xml.etree import ElementTree
+
+from exporter.errors import ArtifactError
+from exporter.files import read_bounded
+
+XML_LIMIT = 64 << 20
+"""Bytes; EmbeddingGemma's has 1.3 MB."""
+_TAGS = 4_000_000
+"""Tags, of which an element has one or two: it takes a hundred bytes once it is read.
+EmbeddingGemma's model has 75,451."""
+
+
+def check_size(path: Path) -> None:
+    """Refuse what no model's file is, before a runtime reads it. Raises ArtifactError."""
+    if not path.is_file():
+        raise ArtifactError(f"{path} is no file; export it again")
+    if path.stat().st_size > XML_LIMIT:
+        raise ArtifactError(f"{path} is larger than {XML_LIMIT >> 20} MiB, which no model's is")
+
+
+def read(path: Path) -> ElementTree.Element:
+    """The root element. Raises ArtifactError."""
+    try:
+        raw = read_bounded(path, XML_LIMIT)
+        if raw.count(b"<") > _TAGS:
+            raise ArtifactError(f"{path} has more than {_TAGS:,} tags, which no model's file has")
+        return ElementTree.fromstring(raw)
+    except OSError as error:
+        raise ArtifactError(f"cannot read {path}: {error.strerror}") from error
+    except (ElementTree.ParseError, ValueError, RecursionError) as error:
+        raise ArtifactError(f"cannot read {path}: {type(error).__name__} {error}") from error
