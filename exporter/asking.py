@@ -11,7 +11,6 @@ from exporter.options import BuildOptions
 from exporter.quantize import recipe as recipes_of
 from exporter.quantize.recipe import Recipe
 from golden.judging.pairs import LEAST
-from golden.store import Goldens
 
 ANY_LENGTH = 1 << 62
 """A model's length where it is not known yet: what is refused for it is refused for every model."""
@@ -75,20 +74,6 @@ def check_sizes(dims: Sequence[int], max_length: int | None) -> None:
         raise UsageError("--dims and --max-length begin at 1")
     if len(set(dims)) != len(dims):
         raise UsageError(f"--dims {','.join(map(str, dims))} names a size twice")
-
-
-def shortened(goldens: Goldens, max_length: int | None) -> Goldens:
-    """The goldens that fit a static limit. Raises UsageError for one that cannot be."""
-    if max_length is None:
-        return goldens
-    if not 1 <= max_length <= goldens.max_length:
-        raise UsageError(
-            f"--max-length is {max_length}; {goldens.model} takes 1 … {goldens.max_length}"
-        )
-    fitting = goldens.within(max_length)
-    if not fitting.cases:
-        raise UsageError(f"--max-length {max_length}: no golden text is as short as that")
-    return fitting
 
 
 def settle(

@@ -7,11 +7,12 @@ from dataclasses import dataclass, replace
 
 from exporter.cache import open_cache
 from exporter.errors import UsageError
-from exporter.model import check_finite, open_model
+from exporter.model import open_model
 from exporter.passes.base import Pass
 from exporter.pipeline import Options, Pipeline
 from exporter.probing import Look
 from exporter.program import Program
+from exporter.ready import ready
 from exporter.stages import Listener, Stages
 
 
@@ -64,12 +65,10 @@ def search(
         raise UsageError(f"--limit is {bound}; 1−cos lies between 0 and 2")
     stages, kept = Stages(listener), open_cache(cache)
     with stages("open"):
-        source = open_model(model, trust_remote_code=trust_remote_code)
-        check_finite(source, stages.step)
-        origin = exporting.origin_of(source)
+        source = ready(open_model(model, trust_remote_code=trust_remote_code), stages, kept)
     with stages("goldens"):
-        goldens = exporting.obtain_goldens(source, origin, stages, trust_remote_code)
-    program = exporting.traced(source, stages, trust_remote_code, cache=kept)
+        goldens = exporting.obtain_goldens(source, stages)
+    program = exporting.traced(source, stages, cache=kept)
     passes = (*pipeline.EARLY, *pipeline.common(program.contract))
     peaks: dict[str, float] = {}
     if pipeline.asks_ranges(precision, typed=True):

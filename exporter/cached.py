@@ -33,11 +33,11 @@ import onnx_ir as ir
 
 from exporter import __version__
 from exporter.cache import Cache, Damaged, key
+from exporter.errors import RewriteError
 from exporter.model import Source
 from exporter.program import Contract, Program, weights_aside
 from exporter.quantize.recipe import Recipe
 from exporter.weights import read_header
-from golden import store
 
 Arrays = dict[str, np.ndarray]
 T = TypeVar("T")
@@ -48,8 +48,9 @@ PACKAGES = (
 )  # fmt: skip
 
 _SHARED = (
-    "cached.py", "program.py", "dialect.py", "errors.py", "model.py", "modelfolder.py", "names.py",
-    "files.py", "weights.py",
+    "cached.py", "program.py", "dialect.py", "errors.py", "model.py", "modelfolder.py",
+    "modules.py", "model_kinds.py", "settings.py", "hub.py", "names.py", "files.py", "weights.py",
+    "tokens.py",
 )  # fmt: skip
 TRACING = (*_SHARED, "trace/*.py", "simplify.py")
 MEASURING = (
@@ -92,7 +93,7 @@ def find_trace(cache: Cache, source: Source) -> Program | None:
     def read(folder: Path) -> Program:
         record = json.loads((folder / _RECORD).read_bytes())
         model = ir.serde.deserialize_model(onnx.load_model(folder / _GRAPH))
-        _put_back(model, record["constants"], record["order"], source.path, folder)
+        _put_back(model, record["constants"], record["order"], source.loads, folder)
         contract = Contract.model_validate(record["contract"])
         return Program(
             model,
@@ -136,7 +137,7 @@ def keep_trace(cache: Cache, source: Source, program: Program) -> None:
 
 def _trace_key(source: Source) -> str:
     # The name is not in it: two folders that hold the same model share a trace.
-    files = {path: digest for path, digest in source.digests.items() if store.defines(path)}
+    files = source.defining
     return key(source=files, code=code(TRACING), **surroundings())
 
 
@@ -148,7 +149,7 @@ class _Places:
         for path in source.weights:
             if path.suffix != ".safetensors":
                 continue
-            name = path.relative_to(source.path).as_posix()
+            name = path.relative_to(source.loads).as_posix()
             raw = np.asarray(np.memmap(path, np.uint8, "r"))
             for tensor in read_header(path):
                 stored = "float32" if tensor.dtype == "F32" else str(_CASTS.get(tensor.dtype, ""))
@@ -307,7 +308,10 @@ def _constant(value: ir.Value) -> str:
 def code(patterns: tuple[str, ...]) -> str:
     """The sha256, in hex, of files of exporter/, by their names."""
     here, state = Path(__file__).parent, hashlib.sha256()
-    for path in sorted({path for pattern in patterns for path in here.glob(pattern)}):
+    found = {pattern: list(here.glob(pattern)) for pattern in patterns}
+    if lost := [pattern for pattern, paths in found.items() if not paths]:
+        raise RewriteError(f"no file of exporter/ is called {lost[0]}: a key would not follow it")
+    for path in sorted({path for paths in found.values() for path in paths}):
         raw = path.read_bytes()
         state.update(f"{path.relative_to(here).as_posix()} {len(raw)}\n".encode() + raw)
     return state.hexdigest()

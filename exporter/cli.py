@@ -122,6 +122,13 @@ def export(
     pairs: Count = LEAST,
     no_cache: NoCache = False,
     trust_remote_code: Trust = False,
+    allow_incomplete: Annotated[
+        bool,
+        typer.Option(
+            "--allow-incomplete",
+            help="Export a checkpoint that lacks tensors of the model, or has some too many.",
+        ),
+    ] = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
@@ -155,6 +162,7 @@ def export(
             name=name,
             force=force,
             trust_remote_code=trust_remote_code,
+            allow_incomplete=allow_incomplete,
             options=Options(frozenset(skip or ()), stop_after, dump),
             verify_each=verify_each,
             max_length=max_length,

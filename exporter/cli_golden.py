@@ -21,7 +21,7 @@ Trust = Annotated[
     bool,
     typer.Option(
         "--trust-remote-code",
-        help="Run code and unpickle weights that come with the model. Both can do anything.",
+        help="Run code that comes with the model. It can do anything.",
     ),
 ]
 
@@ -37,10 +37,15 @@ def golden_make(
     quiet: Quiet = False,
 ) -> None:
     """Make golden embeddings of MODEL with sentence-transformers, and store them."""
-    from exporter.model import check_finite, open_model
+    from exporter.cache import open_cache
+    from exporter.goldens import make_goldens
+    from exporter.model import open_model
+    from exporter.preparing import traced
+    from exporter.ready import ready
     from exporter.stages import Stages
     from golden import store
-    from golden.make import make
+
+    kept = open_cache()
 
     with listening(quiet) as listener:
         stages = Stages(listener)
@@ -48,17 +53,10 @@ def golden_make(
             source = open_model(model, name=name, trust_remote_code=trust_remote_code)
             folder = out or store.STORE / slug(source.name)
             _check_store(folder)
-            check_finite(source, stages.step)
-            digests = {k: v for k, v in source.digests.items() if store.defines(k)}
+            source = ready(source, stages, kept)
+        traced(source, stages, cache=kept)  # refuses a checkpoint that is not all of the model
         with stages("goldens"):
-            goldens = make(
-                source.path,
-                name=source.name,
-                digests=digests,
-                trust_remote_code=trust_remote_code,
-                progress=lambda text, done, total: stages.step(done, total),
-            )
-            source.check_unchanged()
+            goldens = make_goldens(source, stages)
             stages.note(f"{len(goldens.cases)} texts, {goldens.dim} dimensions")
     try:
         store.save(goldens, folder)

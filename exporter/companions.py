@@ -82,7 +82,7 @@ def reference(source: Source, goldens: Goldens) -> Reference:
     return Reference(
         config=read_object(backbone),
         similarity=said.get("similarity_fn_name"),
-        token_ids={case.prompt + case.text: case.token_ids for case in goldens.cases},
+        token_ids={c.prompt + c.text: c.token_ids for c in goldens.cases if not c.call},
     )
 
 

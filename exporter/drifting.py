@@ -57,7 +57,7 @@ def _compared(made: Made, goldens: Goldens, stages: Stages) -> tuple[LayerLook, 
         here.pop(name, None)
     embedded = (emulate.runner if half else interpret.runner)(program)(ids, mask)
     stages.detail("the source model")
-    there = watch(made.source, ids, mask, here, trust_remote_code=made.trusts)
+    there = watch(made.source, ids, mask, here)
     worst: dict[str, LayerLook] = {}
     for row, place in enumerate(places):
         tokens, text = int(mask[row].sum()), goldens.cases[place].id

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any, get_args
 
 import numpy as np
-from tokenizers import Tokenizer
 
 from exporter import batching, registry, vectors
 from exporter.bundle import GOLDEN, MANIFEST, Bundle, check_references, open_bundle, steadily
-from exporter.errors import ArtifactError, TargetError, UsageError
+from exporter.errors import ArtifactError, TargetError, TextError, UsageError
 from exporter.files import read_tokenizer
-from exporter.program import Contract
+from exporter.program import Contract, Task
+from exporter.tokens import Tokens
 from golden import store
 from golden.errors import GoldenError
 
 TOKENIZER = "tokenizer.json"
+_WINDOW = 1 << 13
+"""Texts that are sorted by length, and held as tokens, at a time."""
 
 
 def load(folder: str | Path, *, threads: int | None = None, check: bool = True) -> Encoder:
@@ -62,12 +66,10 @@ class Encoder:
         self._run = run
         self._call_tokens = registry.target(bundle.manifest.target).call_tokens
         try:
-            self._tokenizer = Tokenizer.from_buffer(read_tokenizer(bundle.path / TOKENIZER))
-        except Exception as error:
+            self._tokens = Tokens(read_tokenizer(bundle.path / TOKENIZER), self.contract)
+        except (OSError, ValueError) as error:
             said = getattr(error, "strerror", None) or error
             raise ArtifactError(f"{bundle.path / TOKENIZER} cannot be read: {said}") from None
-        self._tokenizer.no_padding()
-        self._tokenizer.enable_truncation(self.contract.max_length)
 
     @property
     def contract(self) -> Contract:
@@ -81,13 +83,16 @@ class Encoder:
         batch_size: int = 32,
         output: str = "float32",
         ranges: np.ndarray | None = None,
+        *,
+        task: Task = "",
+        errors: str = "raise",
     ) -> np.ndarray:
         """Embed texts; float32 [N, D], rows in the order of `texts`.
 
         Args:
             texts: one text or many; longer ones than the model takes are truncated.
-            prompt: name of one of the model's prompts, put before every text; None is the model's
-                default (mostly none), "" is none.
+            prompt: name of one of the model's prompts, put before every text; None is the task's
+                (mostly none where there is no task), "" is none.
             dims: keep so many leading dimensions (Matryoshka) and normalise again; the artifact's
                 own head of that size does so where it has one.
             batch_size: the most texts in one call of the runtime.
@@ -96,49 +101,88 @@ class Encoder:
             ranges: least and largest value of each dimension, [2, D], for int8 and uint8; by
                 default of the artifact's golden embeddings. Both sides of a comparison need the
                 same. One range -m … m for all dimensions keeps angles best (docs/judging.md).
+            task: `query` or `document`: the prompt and the length that sentence-transformers'
+                encode_query and encode_document take; "" is encode.
+            errors: what becomes of texts that cannot be embedded: `raise` names them all, and
+                embeds none; `nan` embeds the others, gives them a row of NaN, and warns.
 
         Raises:
+            TextError: texts without tokens, or with a token that the model has no row for.
             UsageError: something that is not a text, an unknown prompt or output, dims out of
                 range, a batch size below 1, ranges that do not fit.
         """
         vectors.check_output(output)
         if not _is_whole(batch_size) or batch_size < 1:
             raise UsageError(f"batch_size is {batch_size!r}; it must be a whole number from 1")
+        if task not in get_args(Task):
+            raise UsageError(f"task is {task!r}; it must be query, document or empty")
+        if errors not in ("raise", "nan") or (errors == "nan" and output != "float32"):
+            raise UsageError(f"errors is {errors!r}; it must be raise, or, of float32, nan")
         dim = self._dims(dims)
         texts = _checked_texts(texts)
-        prefix = self.prefix(prompt)
-        token_ids = self.tokenize([prefix + text for text in texts])
-        for row, ids in enumerate(token_ids):
-            if not ids:
-                raise UsageError(f"text {row} ({texts[row][:40]!r}) has no tokens at all")
+        prefix = self.prefix(prompt, task)
         made = dim if dim in self.contract.heads else self.contract.dim
         out = np.empty((len(texts), made), dtype=np.float32)
-        for rows in self.batches([len(ids) for ids in token_ids], batch_size):
-            ids, mask = pad([token_ids[row] for row in rows], self.contract.pad_id)
-            out[rows] = self.run(ids, mask, made)
+        odd: dict[int, str] = {}
+        for start in range(0, len(texts), _WINDOW):
+            found, wrong = self._read([prefix + t for t in texts[start : start + _WINDOW]], task)
+            odd |= {start + place: why for place, why in wrong.items()}
+            if odd and errors == "raise":
+                continue  # the others are read as well, so that all are named at once
+            if wrong:
+                out[[start + place for place in wrong]] = np.nan
+            places = [start + place for place in range(len(found)) if place not in wrong]
+            good = [ids for place, ids in enumerate(found) if place not in wrong]
+            for rows in self.batches([len(ids) for ids in good], batch_size):
+                ids, mask = pad([good[row] for row in rows], self.contract.pad_id)
+                out[[places[row] for row in rows]] = self.run(ids, mask, made)
+        if odd and errors == "raise":
+            raise TextError(odd, texts)
+        if odd:
+            warnings.warn(f"rows of NaN: {TextError(odd, texts)}", stacklevel=2)
         rows = out if dim == made else self._shorten(out, dim)
         return vectors.quantize(rows, output, ranges, lambda: self._golden_ranges(dim))
+
+    def embed_query(self, texts: str | Sequence[str], **how: Any) -> np.ndarray:
+        """`embed` of what is searched for; as sentence-transformers' encode_query."""
+        return self.embed(texts, task="query", **how)
+
+    def embed_document(self, texts: str | Sequence[str], **how: Any) -> np.ndarray:
+        """`embed` of what is searched in; as sentence-transformers' encode_document."""
+        return self.embed(texts, task="document", **how)
 
     def batches(self, lengths: Sequence[int], size: int) -> list[list[int]]:
         """Which rows go through the runtime together (exporter/batching.py)."""
         return batching.batches(lengths, size, self._call_tokens)
 
-    def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of each text, specials included, truncated to the model's maximum."""
-        return [encoding.ids for encoding in self._tokenizer.encode_batch(list(texts))]
+    def tokenize(self, texts: Sequence[str], task: Task = "") -> list[list[int]]:
+        """Token ids of each text, specials included, cut to what the model reads of that task. No
+        prompt is added. Raises TextError for texts that the tokenizer gives up on."""
+        return self._tokens.ids(texts, task)
 
-    def prefix(self, prompt: str | None) -> str:
-        """The text that a prompt name stands for. Raises UsageError, listing the known names."""
+    def _read(self, texts: list[str], task: Task) -> tuple[list[list[int]], dict[int, str]]:
+        """Token ids of each text, and why some cannot be embedded, by their places."""
+        try:
+            found, odd = self._tokens.ids(texts, task), {}
+        except TextError as error:
+            odd = error.reasons
+            good = [text for place, text in enumerate(texts) if place not in odd]
+            rest = iter(self._tokens.ids(good, task))
+            found = [[] if place in odd else next(rest) for place in range(len(texts))]
+        return found, {**self._tokens.unreadable(found), **odd}
+
+    def prefix(self, prompt: str | None, task: Task = "") -> str:
+        """The text that a prompt's name stands for; None is the task's own prompt.
+
+        Raises UsageError, listing the known names.
+        """
         prompts = self.contract.prompts
-        name = self.contract.default_prompt_name if prompt is None else prompt
-        if not name:
-            return ""
-        if name in prompts:
-            return prompts[name]
         if prompt is None:
-            return ""  # a default that stands for the empty prompt
+            return self.contract.prompt_of(task)
+        if not prompt or prompt in prompts:
+            return prompts.get(prompt, "")
         known = ", ".join(sorted(prompts)) or "none"
-        raise UsageError(f"{self.contract.model} has no prompt {name!r}; it has: {known}")
+        raise UsageError(f"{self.contract.model} has no prompt {prompt!r}; it has: {known}")
 
     def run(
         self, input_ids: np.ndarray, attention_mask: np.ndarray, dims: int | None = None

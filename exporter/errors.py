@@ -7,6 +7,7 @@ that line and exits with `code`; nothing else is ever shown unless `--debug` ask
 |---|---|---|
 | 1 | `GateMissed` | an artifact was built and missed its gate: golden embeddings, or retrieval |
 | 2 | `UsageError` | the command line asks for something that does not exist |
+| 2 | `TextError` | a text cannot be embedded: it has no tokens, or one that the model lacks |
 | 3 | `ModelError` | the source model cannot be opened, is unsafe, or holds the unknown |
 | 4 | `TargetError` | a target is not installed here, or does not offer what was asked of it |
 | 5 | `OutputError` | the output folder cannot be written, or holds something that is not ours |
@@ -16,6 +17,8 @@ that line and exits with `code`; nothing else is ever shown unless `--debug` ask
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
 
 
 class GoldfoldError(Exception):
@@ -30,6 +33,19 @@ class GateMissed(GoldfoldError):
 
 class UsageError(GoldfoldError):
     code = 2
+
+
+class TextError(UsageError):
+    """Texts that cannot be embedded. `reasons` says why, by each one's place among all texts."""
+
+    def __init__(self, reasons: Mapping[int, str], texts: Sequence[str] = ()) -> None:
+        self.reasons = dict(sorted(reasons.items()))
+        place, why = next(iter(self.reasons.items()))
+        begun = f" ({texts[place][:40]!r})" if place < len(texts) else ""
+        others = [str(other) for other in self.reasons if other != place]
+        more = f"; so cannot texts {', '.join(others[:10])}" if others else ""
+        more += f" and {len(others) - 10} more" if len(others) > 10 else ""
+        super().__init__(f"text {place}{begun} {why}{more}")
 
 
 class ModelError(GoldfoldError):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -22,24 +21,32 @@ from exporter import (
     registry,
     reporting,
 )
-from exporter.bundle import Bundle, Manifest, Origin
+from exporter.bundle import Bundle, Manifest
 from exporter.cache import open_cache
 from exporter.errors import UsageError
+from exporter.goldens import check_length, obtain_goldens, origin_of
 from exporter.judging import Fp32, convene, fp32_embed
-from exporter.model import Source, check_finite, open_model
+from exporter.model import open_model
 from exporter.options import NOTHING_ASKED, BuildOptions, check_taken
 from exporter.passes.set_precision import SetPrecision
 from exporter.pipeline import Options, Pipeline
-from exporter.preparing import legal, peaks_for, prepare, quantize, record_ranges, rewrite, traced
+from exporter.preparing import (
+    legalized,
+    peaks_for,
+    prepare,
+    quantize,
+    record_ranges,
+    rewrite,
+    traced,
+)
 from exporter.probing import Drift
 from exporter.program import Program, Words
 from exporter.proving import Built, Job, Result
 from exporter.quantize.recipe import Recipe
+from exporter.ready import ready
 from exporter.stages import Listener, Stages
 from exporter.suspect import Made
-from golden import store
 from golden.judging.pairs import LEAST
-from golden.store import Goldens
 
 if TYPE_CHECKING:
     from targets.base import Begun, Target
@@ -54,6 +61,7 @@ def export(
     name: str | None = None,
     force: bool = False,
     trust_remote_code: bool = False,
+    allow_incomplete: bool = False,
     options: Options = Options(),  # noqa: B008 — frozen
     verify_each: bool = False,
     max_length: int | None = None,
@@ -74,7 +82,9 @@ def export(
         out: where artifact folders go, as `out/<target>-<precision>`.
         name: what to call the model; its folder's name if not given.
         force: write into a folder that holds other things; only artifacts are ever replaced.
-        trust_remote_code: run code and unpickle weights that come with the model.
+        trust_remote_code: run code that comes with the model.
+        allow_incomplete: export a checkpoint that lacks tensors of the model, or holds some that
+            nothing reads; the manifest's notes name them.
         options: passes to skip, where to stop, where to dump (exporter.pipeline.Options).
         verify_each: record the drift after every pass and, with `locate`, every layer.
         max_length: the most tokens a text may have; the model's own number if not given.
@@ -106,7 +116,12 @@ def export(
         asking.check_judged(asked, pairs)
     out, stages, kept = Path(out), Stages(listener), open_cache(cache)
     with stages("open"):
-        source = open_model(model, name=name, trust_remote_code=trust_remote_code)
+        source = open_model(
+            model,
+            name=name,
+            trust_remote_code=trust_remote_code,
+            allow_incomplete=allow_incomplete,
+        )
         names = [f"{target}-{precision}" for target, precision in wanted]
         bundle.check_output(out, names, force)
         if options.dump is not None:
@@ -114,25 +129,10 @@ def export(
                 raise UsageError(f"--dump {options.dump} lies in --out; give it a place of its own")
             bundle.check_writable(options.dump, "--dump")
         asking.settle(wanted, asked, build, asking.ANY_LENGTH)  # refuses what no length puts right
-        with ThreadPoolExecutor(1) as pool:  # each reads all weights once, and waits for nothing
-            digests = pool.submit(lambda: source.digests)
-            check_finite(source, stages.step)
-            digests.result()
+        source = ready(source, stages, kept)
         origin = origin_of(source)
-        stages.note(f"{source.name}, {len(source.modules)} modules, weights finite")
-    with stages("goldens"):
-        goldens = obtain_goldens(source, origin, stages, trust_remote_code)
-        goldens = asking.shortened(goldens, max_length)
-        heads.check(dims, goldens.dim)
-        settled = asking.settle(wanted, asked, build, max_length or goldens.max_length)
-    judges = None
-    if judge:
-        fp32 = fp32_embed(source, trust_remote_code)
-        judges = convene(stages, Fp32(source.name, origin.fingerprint, fp32), count=pairs)
-    drift = Drift(goldens, stages) if verify_each else None
-    passes = Pipeline(options, drift)
     results: dict[tuple[str, str], Result] = {}
-    trust = trust_remote_code if locate else None
+    trust = source.trusted if locate else None
     with bundle.scratch(out) as scratch, ExitStack() as stack:
         begun: dict[str, Begun | None] = {}
 
@@ -144,9 +144,24 @@ def export(
                 if started is not None:
                     stack.callback(started.close)
 
+        program = traced(source, stages, max_length, loaded, kept)
+        check_length(program.contract, max_length)
+        heads.check(dims, program.contract.dim)
+        settled = asking.settle(wanted, asked, build, max_length or program.contract.max_length)
+        with stages("goldens"):
+            goldens = obtain_goldens(source, stages, max_length)
+            if not goldens.cases:
+                raise UsageError(f"--max-length {max_length}: no golden text is as short as that")
+        judges = None
+        if judge:
+            fp32 = fp32_embed(source)
+            judges = convene(stages, Fp32(source.name, origin.fingerprint, fp32), count=pairs)
+        drift = Drift(goldens, stages) if verify_each else None
+        passes = Pipeline(options, drift)
         groups = _groups(wanted, asked)
         # Programs are popped where they are used up; others are copies that share the weights.
-        bases = [legal(source, stages, passes, trust_remote_code, max_length, dims, loaded, kept)]
+        bases = [legalized(program, passes, max_length, dims)]
+        del program
         looks = list(drift.looks) if drift is not None else []
         for group, members in groups.items():
             recipe = asked.get(group)
@@ -182,40 +197,6 @@ def _groups(
     for pair in sorted(pairs, key=lambda pair: asked[pair[1]] is not None):
         groups.setdefault("" if asked[pair[1]] is None else pair[1], []).append(pair)
     return groups
-
-
-def origin_of(source: Source) -> Origin:
-    """What the manifest says of where the model came from."""
-    defining = {k: v for k, v in source.digests.items() if store.defines(k)}
-    return Origin(
-        name=source.name,
-        fingerprint=store.fingerprint(defining),
-        digests=source.digests,
-        licence=source.licence,
-    )
-
-
-def obtain_goldens(
-    source: Source, origin: Origin, stages: Stages, trust_remote_code: bool
-) -> Goldens:
-    """The stored goldens of exactly this model, or new ones made now by sentence-transformers."""
-    folder = store.find(origin.fingerprint)
-    if folder is not None:
-        goldens = store.load(folder)
-        stages.note(f"{len(goldens.cases)} stored texts")
-        return goldens
-    from golden.make import make
-
-    stages.detail("none stored for this model: sentence-transformers makes them")
-    goldens = make(
-        source.path,
-        name=source.name,
-        digests={k: v for k, v in source.digests.items() if store.defines(k)},
-        trust_remote_code=trust_remote_code,
-        progress=lambda text, done, total: stages.step(done, total),
-    )
-    stages.note(f"{len(goldens.cases)} texts, made now with sentence-transformers")
-    return goldens
 
 
 def _build(

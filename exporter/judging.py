@@ -16,7 +16,7 @@ from exporter.errors import UsageError
 from exporter.model import Source
 from exporter.stages import Listener, Stages
 from exporter.verifying import goldens_of, measured
-from golden import gate, store
+from golden import gate
 from golden.judging import Judgement, judge, lee, pairs, reference
 from golden.judging.lee import Lee
 from golden.judging.pairs import Pairs
@@ -192,18 +192,20 @@ def fp32_of(model: str | None, stages: Stages, trust_remote_code: bool = False) 
     """The source model, or None where none is named."""
     if model is None:
         return None
+    from exporter.cache import open_cache
     from exporter.model import open_model
+    from exporter.ready import ready
 
     with stages("open"):
         source = open_model(model, trust_remote_code=trust_remote_code)
-        digests = {k: v for k, v in source.digests.items() if store.defines(k)}
-    return Fp32(model, store.fingerprint(digests), fp32_embed(source, trust_remote_code))
+        source = ready(source, stages, open_cache())
+    return Fp32(model, source.fingerprint, fp32_embed(source))
 
 
-def fp32_embed(source: Source, trust_remote_code: bool) -> reference.Embed:
+def fp32_embed(source: Source) -> reference.Embed:
     """The model in sentence-transformers; what it says is kept under its files' digests, so they
     are looked at again."""
-    embed = reference.sentence_transformer(source.path, trust_remote_code=trust_remote_code)
+    embed = reference.sentence_transformer(source.loads, trust_remote_code=source.trusted)
 
     def checked(texts: Sequence[str], kind: str) -> np.ndarray:
         rows = embed(texts, kind)

@@ -97,7 +97,6 @@ def _in_trace(
             probe.ids,
             probe.mask,
             names,
-            trust_remote_code=suspect.made.trusts,
         )
 
     def look(group: Group) -> list[Apart]:

@@ -16,6 +16,7 @@ import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from exporter import names
 from exporter.files import (
@@ -47,7 +48,7 @@ _LICENCE_FILE = re.compile(
 )
 _TEXT_SUFFIXES = ("", ".txt", ".md", ".rst", ".html", ".pdf")
 _FRONT = re.compile(r"\ufeff?---[ \t]*\r?\n(.*?\r?\n)---[ \t]*(\r?\n|$)", re.DOTALL)
-_ENTRY = re.compile(r"^license[ \t]*:.*(?:\r?\n(?:[ \t#-].*)?)*", re.MULTILINE)
+_ENTRY = re.compile(r"^(license|tags|pipeline_tag)[ \t]*:.*(?:\r?\n(?:[ \t#-].*)?)*", re.MULTILINE)
 _ENTRY_LIMIT = 4096
 
 
@@ -248,25 +249,32 @@ def copy_text(source: Path, sha256: str, place: Path) -> None:
 
 
 def licence_of(card: Path) -> str | None:
-    """The `license:` of a card's YAML front matter; None if there is none that can be read.
+    """The `license:` of a card's YAML front matter; None if there is none that can be read."""
+    licence = front_of(card).get("license")
+    found = licence if isinstance(licence, list) else [licence]
+    said = [names.line(str(one)) for one in found if isinstance(one, (str, int, float))]
+    return ", ".join(said) or None
 
-    Read is that entry alone, as plain YAML without references, of which a few lines can stand for
-    gigabytes.
+
+def front_of(card: Path) -> dict[str, Any]:
+    """The entries of a card's YAML front matter that goldfold asks for; {} if none can be read.
+
+    Read are those entries alone, as plain YAML without references, of which a few lines can stand
+    for gigabytes.
     """
     import yaml  # here, because opening a model without a card needs none of it
 
     front = _FRONT.match(card.read_text("utf-8", "replace"))
-    entry = _ENTRY.search(front[1]) if front is not None else None
-    if entry is None or len(entry[0]) > _ENTRY_LIMIT:
-        return None
-    try:
-        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(entry[0])):
-            return None
-        fields = yaml.safe_load(entry[0])
-    except (yaml.YAMLError, ValueError, RecursionError):
-        # A card is prose: a slip in it must not keep a sound model from being exported.
-        return None
-    licence = fields.get("license") if isinstance(fields, dict) else None
-    found = licence if isinstance(licence, list) else [licence]
-    said = [names.line(str(one)) for one in found if isinstance(one, (str, int, float))]
-    return ", ".join(said) or None
+    found: dict[str, Any] = {}
+    for entry in _ENTRY.finditer(front[1]) if front is not None else ():
+        if len(entry[0]) > _ENTRY_LIMIT or entry[1] in found:
+            continue
+        try:
+            if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(entry[0])):
+                continue
+            fields = yaml.safe_load(entry[0])
+        except (yaml.YAMLError, ValueError, RecursionError):
+            # A card is prose: a slip in it must not keep a sound model from being exported.
+            continue
+        found.update(fields if isinstance(fields, dict) else {})
+    return found

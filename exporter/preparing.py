@@ -23,7 +23,6 @@ def prepare(
     source: Source,
     stages: Stages,
     passes: Pipeline,
-    trust_remote_code: bool = False,
     max_length: int | None = None,
     dims: Sequence[int] = (),
     loaded: Loaded = lambda words: None,
@@ -31,7 +30,7 @@ def prepare(
 ) -> Program:
     """Trace, simplify and rewrite: the program that every floating precision starts from, for texts
     of at most `max_length` tokens and with the heads `dims`. `loaded` is as in exporter.trace."""
-    program = legal(source, stages, passes, trust_remote_code, max_length, dims, loaded, cache)
+    program = legal(source, stages, passes, max_length, dims, loaded, cache)
     rewrite(program, None, passes, stages)
     return program
 
@@ -40,16 +39,22 @@ def legal(
     source: Source,
     stages: Stages,
     passes: Pipeline,
-    trust_remote_code: bool = False,
     max_length: int | None = None,
     dims: Sequence[int] = (),
     loaded: Loaded = lambda words: None,
     cache: Cache | None = None,
 ) -> Program:
     """Trace, simplify, and make legal everywhere: what the common laws start from."""
-    program = traced(source, stages, trust_remote_code, loaded, cache)
+    return legalized(traced(source, stages, max_length, loaded, cache), passes, max_length, dims)
+
+
+def legalized(
+    program: Program, passes: Pipeline, max_length: int | None = None, dims: Sequence[int] = ()
+) -> Program:
+    """The same of a program that was traced, for texts of at most `max_length` tokens and with the
+    heads `dims`. Changes `program`."""
     if max_length is not None:
-        program.contract = program.contract.model_copy(update={"max_length": max_length})
+        program.contract = program.contract.shortened(max_length)
     if dims:
         heads.add(program, dims)
     passes.run(program, pipeline.EARLY)
@@ -94,33 +99,36 @@ def quantize(
 def traced(
     source: Source,
     stages: Stages,
-    trust_remote_code: bool = False,
+    max_length: int | None = None,
     loaded: Loaded = lambda words: None,
     cache: Cache | None = None,
 ) -> Program:
-    """Trace and simplify: the program before any pass, or the one that `cache` holds."""
-    if trust_remote_code:
-        cache = None  # code that comes with a model may do what its files do not say
+    """Trace and simplify: the program before any pass, or the one that `cache` holds.
+
+    `max_length` is how long texts will be at most, for models that have no length of their own;
+    the program keeps the model's.
+    """
+    # Code that comes with a model may do what its files do not say; what was allowed once is not
+    # allowed for ever.
+    kept = None if source.trusted or source.incomplete else cache
     with stages("trace"):
-        program = None if cache is None else cached.find_trace(cache, source)
+        program = None if kept is None else cached.find_trace(kept, source)
         if program is not None:
-            contract = program.contract
-            loaded(Words(program.tokenizer, contract.max_length, contract.pad_id))
+            loaded(Words.of(program.contract, program.tokenizer))
             stages.note(f"{_size(program)}{_remarks(cache)}")
             return program
         from exporter.trace import trace
 
-        program = trace(
-            source, trust_remote_code=trust_remote_code, progress=stages.detail, loaded=loaded
-        )
+        program = trace(source, max_length=max_length, progress=stages.detail, loaded=loaded)
+        program.notes[:0] = source.notes
         source.check_unchanged()  # before it is kept under their digests
         stages.note(f"{_size(program)}{_remarks(cache)}")
     with stages("simplify"):
         from exporter.simplify import simplify
 
         simplify(program)
-        if cache is not None:
-            cached.keep_trace(cache, source, program)
+        if kept is not None and program.lasting:
+            cached.keep_trace(kept, source, program)
         stages.note(f"{len(program.graph)} nodes{_remarks(cache)}")
     return program
 

@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import onnx_ir as ir
@@ -27,6 +27,10 @@ BATCH = "batch"
 TOKENS = "tokens"
 MODULE = "goldfold.module"
 """The node metadata key that holds the dotted path of the source module a node came from."""
+
+
+Task = Literal["", "query", "document"]
+"""What a text is for, as sentence-transformers' encode, encode_query and encode_document."""
 
 
 class Contract(BaseModel):
@@ -54,7 +58,28 @@ class Contract(BaseModel):
     normalized: bool
     """Whether the model itself ends in L2 normalisation."""
     prompts: dict[str, str] = {}
+    """Text by name, put before a text; empty ones as well."""
     default_prompt_name: str | None = None
+    lengths: dict[Task, int] = {}
+    """Tokens that a text is cut to, where that is less than `max_length`: of a query, a document,
+    or, under "", of a text that is said to be neither."""
+    truncation_side: Literal["right", "left"] = "right"
+    """Where a text that is too long loses tokens."""
+
+    def length_of(self, task: Task) -> int:
+        """The most tokens of a text of `task`, specials included."""
+        return min(self.lengths.get(task, self.max_length), self.max_length)
+
+    def shortened(self, max_length: int) -> Contract:
+        """The same for texts of at most `max_length` tokens."""
+        lengths = {task: n for task, n in self.lengths.items() if n < max_length}
+        return self.model_copy(update={"max_length": max_length, "lengths": lengths})
+
+    def prompt_of(self, task: Task) -> str:
+        """What sentence-transformers puts before a text of `task` if no prompt is named."""
+        names = {"query": ("query",), "document": ("document", "passage", "corpus")}.get(task, ())
+        found = next((name for name in names if name in self.prompts), self.default_prompt_name)
+        return self.prompts.get(found or "", "")
 
     def output_of(self, dim: int) -> str:
         """The output of `dim` dimensions: `sentence_embedding`, or `sentence_embedding_256`."""
@@ -72,6 +97,8 @@ class Program:
     """The fast tokenizer as `tokenizer.json` text, without truncation and padding."""
     notes: list[str] = field(default_factory=list)
     """What the user should know of how this graph came to be, one sentence each."""
+    lasting: bool = True
+    """Whether the model alone decides it: not so where its length is the caller's."""
 
     @property
     def graph(self) -> ir.Graph:
@@ -105,8 +132,15 @@ class Words:
     tokenizer: str
     """As `Program.tokenizer`."""
     max_length: int
-    """The most tokens a text may have."""
+    """The most tokens of a text that is said to be no query and no document."""
     pad_id: int
+    truncation_side: Literal["right", "left"] = "right"
+    """Where a text that is too long loses tokens."""
+
+    @classmethod
+    def of(cls, contract: Contract, tokenizer: str) -> Words:
+        """What an artifact with this contract makes of its texts."""
+        return cls(tokenizer, contract.length_of(""), contract.pad_id, contract.truncation_side)
 
 
 _UNLIMITED = '"truncation":null'

@@ -142,38 +142,46 @@ def read_header(path: Path) -> tuple[Tensor, ...]:
     return tuple(tensors)
 
 
-def find_weights(folder: Path, *, allow_pickle: bool = False) -> tuple[Path, ...]:
+def find_weights(folder: Path) -> tuple[Path, ...]:
     """The weight files that sentence-transformers would read for the module in `folder`.
 
-    One safetensors file, or the index of a sharded set followed by its shards; every header is
-    checked. Pickled weights are returned, unread, only if `allow_pickle`.
+    One safetensors file, or the index of a sharded set followed by its shards, every header
+    checked; else the same of pickled weights (`pytorch_model.bin`), unread.
 
     Raises:
-        ModelError: there are none, only pickled ones, a shard is missing, or a file is damaged.
+        ModelError: there are none, a shard is missing, or a file is damaged.
     """
     single = folder / "model.safetensors"
     index = folder / "model.safetensors.index.json"
-    if single.is_file():
+    config = folder / "config.json"
+    named = read_object(config).get("transformers_weights") if config.is_file() else None
+    if named is not None:  # transformers then reads this one, whatever else is there
+        ends = (".safetensors", ".safetensors.index.json")
+        if not isinstance(named, str) or not is_inside(named) or not named.endswith(ends):
+            raise refusal(
+                f"{config}: transformers_weights is {named!r}, which is no safetensors file of "
+                "this folder; correct it, or remove it"
+            )
+        single = index = folder / named
+        if not single.is_file():
+            raise refusal(f"{single}: missing, and {config} names it; fetch the model again")
+    if single.is_file() and not single.name.endswith(".index.json"):
         read_header(single)
         return (single,)
     if index.is_file():
-        return (index, *_find_shards(index))
-    # Both spellings of a pickle's name, sharded or not, so that the message names the real file.
-    pickles = sorted(
-        path for pattern in ("*.bin", "*.pt", "*.pth", "*.pkl") for path in folder.glob(pattern)
-    )
-    pickles = [path for path in pickles if not path.name.startswith("training_args")]
-    if pickles and allow_pickle:
-        return tuple(pickles)
-    if pickles:
-        raise refusal(
-            f"{pickles[0]}: pickled weights are refused, because unpickling can run any code; load "
-            "the model in a sandbox and save it again with SentenceTransformer(...).save(folder), "
-            "which writes safetensors, or pass --trust-remote-code"
-        )
+        return (index, *_find_shards(index, ".safetensors"))
+    pickle = folder / "pytorch_model.bin"
+    index = folder / "pytorch_model.bin.index.json"
+    if pickle.is_file():
+        return (pickle,)
+    if index.is_file():
+        return (index, *_find_shards(index, ".bin"))
+    others = (".h5", ".msgpack", ".ot", ".onnx", ".pt", ".pth", ".pkl", ".gguf", ".safetensors")
+    odd = sorted(path.name for path in folder.iterdir() if path.suffix.lower() in others)
+    instead = f", but {odd[0]}, which sentence-transformers does not load" if odd else ""
     raise refusal(
-        f"{folder}: holds no model.safetensors; save the model again with "
-        "SentenceTransformer(...).save(folder) (pickled weights are never fetched from the hub)"
+        f"{folder}: holds neither model.safetensors nor pytorch_model.bin{instead}; save the model "
+        "again with SentenceTransformer(...).save(folder)"
     )
 
 
@@ -275,16 +283,17 @@ def _are_sizes(value: Any) -> TypeGuard[list[int]]:
     return isinstance(value, list) and all(type(item) is int and item >= 0 for item in value)
 
 
-def _find_shards(index: Path) -> tuple[Path, ...]:
-    """The shards that an index names: each present, intact, and holding what it is said to."""
+def _find_shards(index: Path, ending: str) -> tuple[Path, ...]:
+    """The shards that an index names: each present and, of safetensors, intact, and holding what it
+    is said to."""
     places = read_object(index).get("weight_map")
     if not isinstance(places, dict) or not places:
         raise refusal(f"{index}: has no weight_map; fetch the model again")
     shards: dict[str, set[str]] = {}
     for tensor, name in places.items():
-        if not isinstance(name, str) or not is_inside(name) or not name.endswith(".safetensors"):
+        if not isinstance(name, str) or not is_inside(name) or not name.endswith(ending):
             raise refusal(
-                f"{index}: places tensor {tensor!r} in {name!r}, which is not a safetensors file "
+                f"{index}: places tensor {tensor!r} in {name!r}, which is not a {ending} file "
                 "of this folder; save the model again"
             )
         shards.setdefault(name, set()).add(tensor)
@@ -292,6 +301,8 @@ def _find_shards(index: Path) -> tuple[Path, ...]:
         shard = index.parent / name
         if not shard.is_file():
             raise refusal(f"{shard}: a shard that {index.name} names is missing; fetch it again")
+        if ending != ".safetensors":
+            continue
         missing = tensors - {tensor.name for tensor in read_header(shard)}
         if missing:
             raise refusal(

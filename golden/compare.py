@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 
 from golden.errors import GoldenError
-from golden.store import Goldens
+from golden.store import CALLS, Goldens
 
 Run = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """(ids int64 [B,S], mask int64 [B,S]) -> float32 [B,D]; the mask is 1 on tokens, 0 on padding."""
 
-Tokenize = Callable[[list[str]], list[list[int]]]
-"""Texts, prompt included -> ids with specials, truncated as the artifact truncates, unpadded."""
+Tokenize = Callable[[list[str], str], list[list[int]]]
+"""(texts, call) -> ids with specials, truncated as the artifact truncates, unpadded. The call is ""
+for texts that have their prompt, else one of store.CALLS, whose prompt the artifact adds."""
 
 Progress = Callable[[str, int, int], None]
 """Called with (what ran, calls done, calls in all) after each call of the artifact."""
@@ -133,13 +134,18 @@ def summary(measurement: Measurement) -> dict[str, Any]:
 
 
 def token_faults(tokenize: Tokenize, goldens: Goldens) -> list[TokenFault]:
-    """Tokenize `prompt + text` of every golden and list those that come out differently."""
-    found = tokenize([case.prompt + case.text for case in goldens.cases])
-    if len(found) != len(goldens.cases):
-        raise GoldenError(f"the tokenizer returned {len(found)} of {len(goldens.cases)} texts")
+    """Tokenize every golden as it was called, and list those that come out differently."""
+    found: dict[str, list[int]] = {}
+    for call in ("", *CALLS):
+        cases = [case for case in goldens.cases if case.call == call]
+        texts = [case.text if call else case.prompt + case.text for case in cases]
+        made = tokenize(texts, call) if texts else []
+        if len(made) != len(cases):
+            raise GoldenError(f"the tokenizer returned {len(made)} of {len(cases)} texts")
+        found |= {case.id: ids for case, ids in zip(cases, made, strict=True)}
     faults = []
-    for case, ids in zip(goldens.cases, found, strict=True):
-        expected, got = case.token_ids, tuple(int(i) for i in ids)
+    for case in goldens.cases:
+        expected, got = case.token_ids, tuple(int(i) for i in found[case.id])
         if expected == got:
             continue
         pairs = enumerate(zip(expected, got, strict=False))

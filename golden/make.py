@@ -18,7 +18,7 @@ import numpy as np
 
 from golden.errors import GoldenError
 from golden.store import Case, Goldens, fingerprint
-from golden.texts import Draft, drafts
+from golden.texts import Draft, drafts, sentences
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -40,61 +40,117 @@ def make(
     trust_remote_code: bool = False,
     progress: Progress | None = None,
     only: Collection[str] | None = None,
+    max_length: int | None = None,
 ) -> Goldens:
     """Run the reference over the golden texts of the model in `model_dir`.
 
-    `digests` maps each file that defines the model (`store.defines`) to its sha256; `only` limits
-    the run to these text ids (tests use it). The result has one float32 row a text, as `encode`
-    returns it without further normalisation.
+    Args:
+        model_dir: the folder that sentence-transformers loads.
+        name: what to call the model.
+        digests: sha256 of each file that defines the model (`store.defines`).
+        trust_remote_code: whether code that comes with the model may run.
+        progress: told of each text.
+        only: run these text ids alone (tests use it).
+        max_length: cut texts to so many tokens, if the model's own length is not less.
 
-    Raises GoldenError where the model cannot be loaded, gives no maximum length, gives a
-    non-finite or zero embedding, or knows none of the ids in `only`.
+    Returns:
+        One float32 row a text, as `encode` returns it without further normalisation. Texts of which
+        the tokenizer makes no token are left out: the reference has no embedding of them.
+
+    Raises:
+        GoldenError: the model cannot be loaded, gives no maximum length, gives a non-finite or zero
+            embedding, or knows none of the ids in `only`.
     """
     model = open_reference(model_dir, trust_remote_code)
-    max_length = model.max_seq_length
-    if not isinstance(max_length, int) or not 0 < max_length <= _LONGEST:
-        raise GoldenError(f"{name} declares no usable maximum length ({max_length})")
-
-    prompts = {key: value for key, value in model.prompts.items() if value}
-    plan = drafts(prompts, lambda text: _count(model, text), max_length)
-    if only is not None:
-        if unknown := sorted(set(only) - {draft.id for draft in plan}):
-            raise GoldenError(f"{name} has no golden text called {unknown[0]!r}")
-        plan = tuple(draft for draft in plan if draft.id in only)
-
+    own = model.max_seq_length
+    if max_length is None and not (isinstance(own, int) and 0 < own <= _LONGEST):
+        raise GoldenError(
+            f"{name} declares no usable maximum length ({own}); set max_seq_length in its "
+            "sentence_bert_config.json, or ask for a shorter one"
+        )
+    if max_length is not None:
+        _shorten(model, max_length)
     cases: list[Case] = []
     rows: list[np.ndarray] = []
-    for done, draft in enumerate(plan, start=1):
+    try:
+        _run(model, name, only, progress, cases, rows)
+    except _Beyond as beyond:
+        # A table of positions may bear less than the model says: the longest text that it does.
+        length = _bearable(model, beyond.tokens)
+        if length < 1:
+            raise _cannot_run(model_dir, beyond.error) from beyond.error
+        _shorten(model, length)
+        cases.clear()
+        rows.clear()
         try:
-            with _one_thread():
-                ids, row = _encode(model, draft)
-        except GoldenError:
-            raise
-        except Exception as error:  # torch's of sizes that do not fit, and whatever a setting does
-            said = f"{type(error).__name__}: {error}"
-            raise GoldenError(f"sentence-transformers cannot run {model_dir}: {said}") from error
+            _run(model, name, only, progress, cases, rows)
+        except _Beyond as again:
+            raise _cannot_run(model_dir, again.error) from again.error
+    for case, row in zip(cases, rows, strict=True):
         if not np.isfinite(row).all() or not row.any():
             raise GoldenError(
-                f"{model_dir}: the reference's embedding of {draft.id!r} is not finite, or zero"
+                f"{model_dir}: the reference's embedding of {case.id!r} is not finite, or zero"
             )
-        if len(ids) > max_length:
-            raise GoldenError(f"the reference read {len(ids)} tokens of {draft.id!r} uncut")
-        cases.append(Case(draft.id, draft.kind, draft.text, draft.prompt, ids))
-        rows.append(row)
-        if progress is not None:
-            progress(draft.id, done, len(plan))
-
     embeddings = np.stack(rows)
     return Goldens(
         model=name,
         fingerprint=fingerprint(digests),
         dim=embeddings.shape[1],
-        max_length=max_length,
+        max_length=max(_lengths(model).values()),
         normalized=is_unit(embeddings),
         provenance=_provenance(model, digests),
         cases=tuple(cases),
         embeddings=embeddings,
     )
+
+
+class _Beyond(Exception):
+    """The reference failed on a text of so many tokens."""
+
+    def __init__(self, tokens: int, error: Exception) -> None:
+        super().__init__(str(error))
+        self.tokens, self.error = tokens, error
+
+
+def _cannot_run(model_dir: Path, error: Exception) -> GoldenError:
+    return GoldenError(
+        f"sentence-transformers cannot run {model_dir}: {type(error).__name__}: {error}"
+    )
+
+
+def _run(
+    model: SentenceTransformer,
+    name: str,
+    only: Collection[str] | None,
+    progress: Progress | None,
+    cases: list[Case],
+    rows: list[np.ndarray],
+) -> None:
+    """Encode every draft, in order, into `cases` and `rows`. Raises _Beyond where that fails."""
+    lengths = _lengths(model)
+    prompts = {key: value for key, value in model.prompts.items() if value}
+    plain = lengths.pop("")
+    plan = drafts(prompts, lambda text: _count(model, text), plain, lengths)
+    if only is not None:
+        if unknown := sorted(set(only) - {draft.id for draft in plan}):
+            raise GoldenError(f"{name} has no golden text called {unknown[0]!r}")
+        plan = tuple(draft for draft in plan if draft.id in only)
+    for done, draft in enumerate(plan, start=1):
+        tokens = _count(model, draft.prompt + draft.text)
+        if tokens:
+            try:
+                with _one_thread():
+                    prompt, ids, row = _encode(model, draft)
+            except GoldenError:
+                raise
+            except Exception as error:  # torch's of sizes that do not fit, and what a setting does
+                raise _Beyond(min(tokens, max(plain, *lengths.values())), error) from error
+            if len(ids) > lengths.get(draft.call, plain):
+                raise GoldenError(f"the reference read {len(ids)} tokens of {draft.id!r} uncut")
+            cases.append(Case(draft.id, draft.kind, draft.text, prompt, ids, draft.call))
+            rows.append(row)
+        if progress is not None:
+            progress(draft.id, done, len(plan))
 
 
 def is_unit(embeddings: np.ndarray) -> bool:
@@ -158,31 +214,96 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
+def _shorten(model: SentenceTransformer, length: int) -> None:
+    """Have every call cut texts to `length` tokens at most."""
+    first: Any = model[0]
+    model.max_seq_length = min(model.max_seq_length or length, length)
+    for name in ("query_length", "document_length"):
+        if getattr(first, name, None) is not None:
+            setattr(first, name, min(getattr(first, name), length))
+    for settings in getattr(first, "processing_kwargs", {}).values():
+        if settings.get("max_length") is not None:
+            settings["max_length"] = min(settings["max_length"], length)
+
+
+def _lengths(model: SentenceTransformer) -> dict[str, int]:
+    """How many tokens each call of `store.CALLS` reads of a text that never ends, and "" for
+    `encode` with a prompt: asked of the model itself, whatever setting decides it."""
+    declared = model.max_seq_length or 1
+    tasks = {"": None, "encode": None, "encode_query": "query", "encode_document": "document"}
+    own = [getattr(model[0], f"{task}_length", None) or 0 for task in ("query", "document")]
+    most = max(declared, *own)
+    endless = " ".join(sentences())
+    while (whole := _count(model, endless)) <= most:
+        endless += f" {endless}"
+    found = {}
+    for call, task in tasks.items():
+        features = model.preprocess([endless], **({} if task is None else {"task": task}))
+        found[call] = int(features["input_ids"].shape[1])
+        if found[call] >= whole:
+            raise GoldenError(
+                "the model cuts no text: its settings (processing_kwargs in "
+                "sentence_bert_config.json) turn truncation off"
+            )
+    return found
+
+
+def _bearable(model: SentenceTransformer, length: int) -> int:
+    """The most tokens, below `length`, that the model runs on."""
+    import torch
+
+    good, bad = 0, length
+    while bad - good > 1:
+        middle = (good + bad) // 2
+        features = model.preprocess(["a b"])
+        ids = features["input_ids"][:, :1].expand(1, middle)
+        same = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        if "token_type_ids" in features:
+            same["token_type_ids"] = torch.zeros_like(ids)
+        try:
+            with torch.inference_mode(), _one_thread():
+                model({**features, **same})
+            good = middle
+        except Exception:
+            bad = middle
+    return good
+
+
 def _count(model: SentenceTransformer, text: str) -> int:
     # verbose=False: texts beyond the limit are wanted here, the tokenizer's warning is not.
     return len(model.tokenizer(text, truncation=False, verbose=False)["input_ids"])
 
 
-def _encode(model: SentenceTransformer, draft: Draft) -> tuple[tuple[int, ...], np.ndarray]:
-    """(token ids that the first module received, float32 [D]) of one text encoded alone.
+def _encode(model: SentenceTransformer, draft: Draft) -> tuple[str, tuple[int, ...], np.ndarray]:
+    """(prompt, token ids that the first module received, float32 [D]) of one text encoded alone.
 
-    The ids are caught on their way into the model instead of being tokenized a second time: a
-    second call could differ in prompt or truncation, and would then certify the wrong ids.
+    Prompt and ids are caught on their way into the model instead of being worked out a second time:
+    a second call could differ in prompt or truncation, and would then certify the wrong ids.
     """
     caught: list[Any] = []
+    prompts: list[str | None] = []
+    own = model.preprocess
+
+    def preprocess(texts: Any, prompt: str | None = None, **how: Any) -> Any:
+        prompts.append(prompt)
+        return own(texts, prompt=prompt, **how)
+
     hook = model[0].register_forward_pre_hook(lambda _, args: caught.append(args[0]))
+    model.preprocess = preprocess  # type: ignore[method-assign]
     try:
-        # An explicit prompt, "" included, keeps encode from falling back on the model's
-        # default_prompt_name; only None would.
-        rows = model.encode(
+        call = getattr(model, draft.call or "encode")
+        rows = call(
             [draft.text],
-            prompt=draft.prompt,
+            # An explicit prompt, "" included, keeps encode from falling back on the model's
+            # default_prompt_name; only None would, as for who calls without one.
+            prompt=None if draft.call else draft.prompt,
             batch_size=1,
             normalize_embeddings=False,
             convert_to_numpy=True,
             show_progress_bar=False,
         )
     finally:
+        del model.preprocess
         hook.remove()
     if len(caught) != 1 or "input_ids" not in caught[0]:
         raise GoldenError("the model's first module takes no token ids: nothing to compare with")
@@ -190,7 +311,7 @@ def _encode(model: SentenceTransformer, draft: Draft) -> tuple[tuple[int, ...], 
     if "attention_mask" in features and not bool(features["attention_mask"].bool().all()):
         raise GoldenError(f"the reference padded {draft.id!r}, although it went in alone")
     ids = tuple(int(i) for i in features["input_ids"][0])
-    return ids, np.asarray(rows[0], dtype=np.float32)
+    return prompts[-1] or "", ids, np.asarray(rows[0], dtype=np.float32)
 
 
 def _provenance(model: SentenceTransformer, digests: Mapping[str, str]) -> dict[str, Any]:

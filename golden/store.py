@@ -24,6 +24,8 @@ import numpy as np
 from golden.errors import GoldenError
 
 FORMAT = 1
+CALLS = ("encode", "encode_query", "encode_document")
+"""What users call: methods of sentence-transformers that choose a prompt and a length."""
 STORE = Path(__file__).parent / "store"
 """The goldens that come with the package, one folder a model."""
 
@@ -42,6 +44,7 @@ _DEFINING = re.compile(
     | adapter_config\.json | preprocessor_config\.json | processor_config\.json
     | tokenizer.*\.json | special_tokens_map\.json | added_tokens\.json
     | vocab\.(txt|json) | merges\.txt | .+\.model | .+\.spm | .+\.bpe
+    | .+\.jinja | .+\.tiktoken
     | .+\.py
     """,
     re.VERBOSE,
@@ -54,13 +57,19 @@ _EXPORTS = re.compile(r"onnx|openvino|coreml|gguf|openvino_.+", re.IGNORECASE)
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One golden text. The model reads `prompt + text`; `token_ids` is what it really saw."""
+    """One golden text. The model reads `prompt + text`; `token_ids` is what it really saw.
+
+    `call` is the way in: "" for `encode` with that prompt, else the method of sentence-transformers
+    that was called with the text alone, "encode", "encode_query" or "encode_document", which add a
+    prompt and cut the text as they see fit.
+    """
 
     id: str
     kind: str
     text: str
     prompt: str
     token_ids: tuple[int, ...]
+    call: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +78,8 @@ class Goldens:
 
     `embeddings` is float32 [N, dim], row i for `cases[i]`; `max_length` is in tokens; `normalized`
     says that the pipeline itself ends in unit vectors. `provenance` is JSON: versions, dtype,
-    attention, and the digests of the files that define the model.
+    attention, and the digests of the files that define the model. `max_length` is of whatever call
+    reads most.
     """
 
     model: str
@@ -130,6 +140,7 @@ def save(goldens: Goldens, folder: Path) -> None:
                 "prompt": case.prompt,
                 "text": case.text,
                 "token_ids": " ".join(map(str, case.token_ids)),
+                **({"call": case.call} if case.call else {}),
             }
             for case in goldens.cases
         ],
@@ -223,7 +234,10 @@ def _record(folder: Path) -> dict[str, Any]:
 def _case(entry: dict[str, Any]) -> Case:
     ids = tuple(int(i) for i in _typed(entry, "token_ids", str).split())
     strings = {key: _typed(entry, key, str) for key in ("id", "kind", "text", "prompt")}
-    return Case(**strings, token_ids=ids)
+    call = _typed(entry, "call", str) if "call" in entry else ""
+    if call and call not in CALLS:
+        raise ValueError(f"'call' is {call!r}, none of {', '.join(CALLS)}")
+    return Case(**strings, token_ids=ids, call=call)
 
 
 def _typed(record: dict[str, Any], key: str, kind: type) -> Any:

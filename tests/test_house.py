@@ -159,7 +159,7 @@ def test_exporter_finds_targets_by_name_only() -> None:
 @pytest.mark.parametrize(
     ("package", "allowed"),
     [
-        ("exporter.trace", ("exporter.trace", "exporter.model", *FOUNDATION)),
+        ("exporter.trace", ("exporter.trace", "exporter.model", "exporter.tokens", *FOUNDATION)),
         ("exporter.passes", ("exporter.passes", *FOUNDATION)),
         (
             "targets",

@@ -105,11 +105,9 @@ def key_of(fingerprint: str, gains: Recipe) -> str:
     return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:24]
 
 
-def make(
-    source: Source, gains: Recipe, folder: Path, stages: Stages, trust_remote_code: bool = False
-) -> None:
+def make(source: Source, gains: Recipe, folder: Path, stages: Stages) -> None:
     """Trace `source`, balance it as `gains` wants it, and write the folder, whole or not at all."""
-    program = preparing.legal(source, stages, Pipeline(), trust_remote_code)
+    program = preparing.legal(source, stages, Pipeline())
     preparing.rewrite(program, gains, Pipeline(), stages)
     sequences = calibration.short(program)
     with stages("calibrate"):

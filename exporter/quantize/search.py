@@ -16,15 +16,17 @@ from pathlib import Path
 import numpy as np
 
 from exporter import bundle, registry
+from exporter.cache import open_cache
 from exporter.errors import UsageError
 from exporter.exporting import origin_of
-from exporter.model import check_finite, open_model
+from exporter.model import open_model
 from exporter.quantize import assign, ground, groups, timing, trials
 from exporter.quantize.budget import Budget
 from exporter.quantize.groups import Group, Objective
 from exporter.quantize.recipe import Choice, Recipe
 from exporter.quantize.timing import Stopwatch, Timed
 from exporter.quantize.trials import Runner, Tried
+from exporter.ready import ready
 from exporter.stages import Listener, Stages
 
 _ROUNDS = 30
@@ -228,12 +230,13 @@ def _ground(
         gains = groups.recipe("gains", (), (), objective, False)
         folder = state.resolve() / ground.key_of(origin_of(source).fingerprint, gains)
         known = folder.is_dir()
-        stages.note(f"{source.name}, {'known from before' if known else 'new'}")
-        if not known:
+        if known:
+            stages.note(f"{source.name}, known from before")
+        else:
             bundle.check_writable(state, "--state")
-            check_finite(source, stages.step)
+            source = ready(source, stages, open_cache())
     if not known:
-        ground.make(source, gains, folder, stages, trust_remote_code)
+        ground.make(source, gains, folder, stages)
     return folder
 
 

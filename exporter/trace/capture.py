@@ -6,6 +6,7 @@ import contextlib
 import gc
 import io
 import logging
+import re
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -18,9 +19,11 @@ from exporter import dialect
 from exporter.errors import ModelError, RewriteError
 from exporter.model import Source
 from exporter.program import BATCH, TOKENS, Contract, Program, Words
-from exporter.trace import attention
+from exporter.tokens import Tokens
+from exporter.trace import attention, lengths
+from exporter.trace.checkpoint import Report, check, check_shapes, reached, reported
 from exporter.trace.lower import lower
-from exporter.trace.modules import Normalize, stage_of
+from exporter.trace.modules import Leading, Normalize, stage_of
 from exporter.trace.names import canonical
 
 Progress = Callable[[str], None]
@@ -48,14 +51,16 @@ class Whole(torch.nn.Module):
 def trace(
     source: Source,
     *,
-    trust_remote_code: bool = False,
+    max_length: int | None = None,
     progress: Progress = lambda text: None,
     loaded: Loaded = lambda words: None,
 ) -> Program:
     """Load the model behind `source` in float32 and trace it into a Program.
 
-    `loaded` is told of the model's tokenizer as soon as it is there, long before the graph is; it
-    is told again where the model is loaded again.
+    The contract has the model's own lengths, whatever `max_length`: that says how long texts will
+    be at most, for models whose own length cannot be had, or is not declared. `loaded` is told of
+    the model's tokenizer as soon as it is there, long before the graph is; it is told again where
+    the model is loaded again.
 
     Attention goes through goldfold.BandAttention where the model allows it and eagerly where it
     does not; the Program's notes say which and why. Raises ModelError if the model cannot be
@@ -63,36 +68,44 @@ def trace(
     """
     with _lean():
         try:
-            return _trace(source, attention.NAME, trust_remote_code, progress, loaded)
+            return _trace(source, attention.NAME, max_length, progress, loaded)
         except attention.Refused as refusal:
             note = f"traced with eager attention, masks included: {refusal}"
         progress(note)
-        program = _trace(source, "eager", trust_remote_code, progress, loaded)
+        program = _trace(source, "eager", max_length, progress, loaded)
     program.notes.append(note)
     return program
 
 
 def _trace(
-    source: Source, implementation: str, trust: bool, progress: Progress, loaded: Loaded
+    source: Source,
+    implementation: str,
+    max_length: int | None,
+    progress: Progress,
+    loaded: Loaded,
 ) -> Program:
     progress("loading the model")
-    model = _load(source, implementation, trust)
-    max_length = _max_length(model)
-    words = Words(_tokenizer(model), max_length, int(model.tokenizer.pad_token_id or 0))
-    loaded(words)
+    model, report = _load(source, implementation)
+    check_shapes(report, source.path)
+    longest = lengths.settle(model, max_length)
+    text = _tokenizer(model)
+    pad_id = int(model.tokenizer.pad_token_id or 0)
+    plain = longest.by_task.get("", longest.most)
+    loaded(Words(text, plain, pad_id, lengths.side(model)))
     whole = _whole(model)
     trunk: Any = whole.transformer
     stages = list(whole.stages)
 
-    with attention.registered(max_length) as recorder, _quiet():
+    with attention.registered(longest.most) as recorder, _quiet():
         progress("tracing with torch.export")
         try:
-            exported = _export(whole, max_length)
+            exported = _export(whole, longest.most)
         except ModelError as error:
             if implementation == "eager":
                 raise
             # A model that asks for our mask and then attends by itself stumbles over it.
             raise attention.Refused(f"with our mask, {error}") from error
+        notes = check(report, reached(exported, "transformer."), source.path, source.incomplete)
         if implementation == attention.NAME and not recorder.calls:
             raise attention.Refused("its attention does not go through transformers' interface")
         progress("translating to ONNX with torch.onnx")
@@ -104,56 +117,63 @@ def _trace(
     contract = Contract(
         model=source.name,
         dim=_static_dim(graph_model),
-        max_length=max_length,
+        max_length=longest.most,
         vocab_size=trunk.get_input_embeddings().num_embeddings,
-        pad_id=words.pad_id,
+        pad_id=pad_id,
         normalized=normalized,
-        prompts={k: v for k, v in model.prompts.items() if v},
+        prompts=dict(model.prompts),
         default_prompt_name=model.default_prompt_name,
+        lengths=longest.by_task,
+        truncation_side=lengths.side(model),
     )
+    lengths.check(model, Tokens(text, contract), contract)
     canonical(graph_model)
-    return Program(graph_model, contract, words.tokenizer)
+    said = [*longest.notes, *notes]
+    return Program(graph_model, contract, text, said, lasting=not longest.borrowed)
 
 
-def load_whole(source: Source, trust_remote_code: bool = False) -> Whole:
+def load_whole(source: Source) -> Whole:
     """The model in torch, with eager attention, under the names that traced nodes bear."""
-    return _whole(_load(source, "eager", trust_remote_code))
+    return _whole(_load(source, "eager")[0])
 
 
 def _whole(model) -> Whole:
     stages = [s for i in range(1, len(model)) if (s := stage_of(model[i], i)) is not None]
+    if model.truncate_dim is not None:
+        stages.append(Leading(model.truncate_dim))
     trunk: Any = model[0].auto_model
     trunk.config.use_cache = False
     return Whole(trunk, _output_of(model[0]), stages).eval()
 
 
-def _load(source: Source, implementation: str, trust: bool):
+def _load(source: Source, implementation: str) -> tuple[Any, Report]:
     from sentence_transformers import SentenceTransformer
 
     try:
-        with _quiet(), attention.registered(1):
+        with _quiet(), attention.registered(1), reported() as report:
             model = SentenceTransformer(
-                str(source.path),
+                str(source.loads),
                 device="cpu",
                 local_files_only=True,
-                trust_remote_code=trust,
+                trust_remote_code=source.trusted,
                 model_kwargs={
                     "attn_implementation": implementation,
                     "dtype": torch.float32,
-                    "use_safetensors": None if trust else True,
+                    "use_safetensors": None if source.trusted else True,
                 },
             )
     except Exception as error:
-        reason = (str(error).splitlines() or [""])[0]
-        raise ModelError(
-            f"sentence-transformers cannot open {source.path}: {type(error).__name__}: {reason}"
-        ) from error
+        said = f"{type(error).__name__}: {sentence(error)}"
+        if implementation == attention.NAME:  # a class of its own table of attentions, mostly
+            raise attention.Refused(f"it does not load with our attention ({said})") from error
+        raise ModelError(f"sentence-transformers cannot open {source.path}: {said}") from error
     modality = getattr(model[0], "modality_config", {"text": {}})
     if "text" not in modality or "message" in modality:
         raise ModelError(
-            f"{source.name} takes {', '.join(modality)} as input; only plain text is supported"
+            f"{source.name} takes {', '.join(map(str, modality))} as input (a chat template makes "
+            "messages of texts); only plain text is supported"
         )
-    return model
+    return model, report
 
 
 def _tokenizer(model) -> str:
@@ -169,21 +189,17 @@ def _tokenizer(model) -> str:
     return backend.to_str(pretty=False)
 
 
-def _output_of(trunk: torch.nn.Module) -> str:
-    modality = getattr(trunk, "modality_config", {}).get("text", {})
-    return modality.get("method_output_name") or "last_hidden_state"
-
-
-def _max_length(model) -> int:
-    """The most tokens a text may have: the model's own statement, capped by its position table."""
-    positions = getattr(model[0].auto_model.config, "max_position_embeddings", None)
-    lengths = [n for n in (model.max_seq_length, positions) if n and 0 < n < 1_000_000]
-    if not lengths:
+def _output_of(trunk: Any) -> str:
+    """What the transformer's own output is called. Raises ModelError where it is no plain forward
+    pass to a vector a token."""
+    how = getattr(trunk, "modality_config", {}).get("text", {})
+    method, made = how.get("method", "forward"), getattr(trunk, "module_output_name", None)
+    if method != "forward" or made not in (None, "token_embeddings"):
         raise ModelError(
-            "the model says nowhere how long a text may be; "
-            "set max_seq_length in its sentence_bert_config.json"
+            f"its Transformer gives {made!r} by {method!r}; only token_embeddings by forward are "
+            "supported"
         )
-    return int(min(lengths))
+    return how.get("method_output_name") or "last_hidden_state"
 
 
 def _export(whole: Whole, max_length: int) -> torch.export.ExportedProgram:
@@ -207,8 +223,24 @@ def _export(whole: Whole, max_length: int) -> torch.export.ExportedProgram:
         refusal = _cause(error, attention.Refused)
         if refusal is not None:
             raise refusal from None
-        reason = (str(error).splitlines() or [""])[0]
-        raise ModelError(f"torch.export cannot trace this model: {reason}") from error
+        raise ModelError(f"torch.export cannot trace this model: {_why(error)}") from error
+
+
+_BY_VALUE = ("data-dependent", "GuardOnDataDependent", "unbacked", ".item()", "tolist")
+"""What torch.export says where Python asks for the value of a tensor."""
+
+
+def _why(error: Exception) -> str:
+    """The cause in a sentence: torch's own runs over pages, with next steps for who wrote the
+    model."""
+    said = f"{type(error).__name__} {error}"
+    if any(word in said for word in _BY_VALUE):
+        return (
+            "its Python code chooses what to compute by the values of its input (as mixtures of "
+            "experts do that send each token elsewhere), and a graph computes the same for all; "
+            f"torch says: {sentence(error)}"
+        )
+    return sentence(error)
 
 
 def _check_attention(
@@ -234,6 +266,13 @@ def _static_dim(model: ir.Model) -> int:
     if not isinstance(dim, int):
         raise ModelError(f"the embedding's size is not fixed: its shape is {shape}")
     return dim
+
+
+def sentence(error: BaseException) -> str:
+    """The first line of what an error says that says something, in plain letters."""
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", str(error))
+    lines = (" ".join(line.split()).rstrip(":") for line in plain.splitlines())
+    return next((line[:300] for line in lines if line.strip("-=*# ")), "no reason given")
 
 
 def _cause(error: BaseException | None, kind: type) -> BaseException | None:

@@ -123,6 +123,18 @@ class Normalize(torch.nn.Module):
         return torch.nn.functional.normalize(x, p=2.0, dim=-1)
 
 
+class Leading(torch.nn.Module):
+    """The first `dim` numbers of [B,D]: a model's own truncate_dim, which sentence-transformers
+    does not normalise again."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.dim = dim
+
+    def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        return x[:, : self.dim]
+
+
 def stage_of(module: torch.nn.Module, index: int) -> torch.nn.Module | None:
     """The traced stage for one module after the Transformer; None for one that does nothing.
 
@@ -140,11 +152,6 @@ def stage_of(module: torch.nn.Module, index: int) -> torch.nn.Module | None:
                 )
     match kind:
         case "Pooling":
-            if not getattr(module, "include_prompt", True):
-                raise ModelError(
-                    f"{place} has include_prompt=False, which needs the prompt's length at run "
-                    "time; it is not supported"
-                )
             modes = getattr(module, "pooling_mode")  # noqa: B009 — absent from torch's Module type
             return Pool((modes,) if isinstance(modes, str) else tuple(modes))
         case "Dense":

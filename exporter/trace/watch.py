@@ -16,15 +16,13 @@ def watch(
     ids: np.ndarray,
     mask: np.ndarray,
     modules: Iterable[str],
-    *,
-    trust_remote_code: bool = False,
 ) -> dict[str, np.ndarray]:
     """Outputs of the modules of these names, as `goldfold.module` spells them, on one batch.
 
     The model runs in torch, in float32, with eager attention. Modules it does not have, or that
     return no tensor, are left out. Raises ModelError if the model cannot be opened.
     """
-    whole = load_whole(source, trust_remote_code)
+    whole = load_whole(source)
     wanted = set(modules)
     found: dict[str, np.ndarray] = {}
 

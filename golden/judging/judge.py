@@ -89,9 +89,11 @@ def judge(
     metrics: list[Metric] = []
     if goldens is not None:
         notice("golden texts")
-        texts = [case.prompt + case.text for case in goldens.cases]
+        # A call cuts texts as it sees fit; the others are texts as they stand.
+        kept = [row for row, case in enumerate(goldens.cases) if not case.call]
+        texts = [goldens.cases[row].prompt + goldens.cases[row].text for row in kept]
         ours = _rows(embed, texts, "plain")
-        metrics += rank_metrics(goldens.embeddings, ours, dims, resamples)
+        metrics += rank_metrics(goldens.embeddings[kept], ours, dims, resamples)
     if lee is not None:
         notice("Lee corpus")
         ours = _rows(embed, lee.texts, "plain")

@@ -50,12 +50,14 @@ class Text:
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A case before the reference has seen it. `prompt` is the literal prefix, "" for none."""
+    """A case before the reference has seen it. `prompt` is the literal prefix, "" for none; with a
+    `call` (golden.store.Case) it is the reference's to choose."""
 
     id: str
     kind: str
     text: str
     prompt: str = ""
+    call: str = ""
 
 
 @functools.cache
@@ -117,14 +119,21 @@ def fit(count: Count, target: int, start: int) -> str:
     raise GoldenError(f"no text of exactly {target} tokens found with this tokenizer")
 
 
-def drafts(prompts: Mapping[str, str], count: Count, max_length: int) -> tuple[Draft, ...]:
+def drafts(
+    prompts: Mapping[str, str],
+    count: Count,
+    max_length: int,
+    calls: Mapping[str, int] | None = None,
+) -> tuple[Draft, ...]:
     """All cases of a model that declares `prompts` (name -> prefix) and reads `max_length` tokens.
 
-    Raises GoldenError where a length cannot be hit, or where two cases get the same id.
+    `calls` are what users call, and how many tokens each reads. Raises GoldenError where a length
+    cannot be hit, or where two cases get the same id.
     """
     cases = (
         *(_from_text(text, prompts) for text in authored()),
         *_per_prompt(prompts),
+        *_per_call(count, max_length, calls or {}),
         *_per_length(count, max_length),
     )
     if repeated := _repeated([case.id for case in cases]):
@@ -148,6 +157,17 @@ def _per_prompt(prompts: Mapping[str, str]) -> Iterator[Draft]:
     pool = sentences()
     for number, (prefix, name) in enumerate(first.items()):
         yield Draft(f"prompt-{name}", "prompt", pool[number % len(pool)], prefix)
+
+
+def _per_call(count: Count, max_length: int, calls: Mapping[str, int]) -> Iterator[Draft]:
+    """A sentence for each call, and one that it cuts where it cuts elsewhere than the others."""
+    pool = sentences()
+    for number, (call, length) in enumerate(calls.items()):
+        name = call.replace("_", "-")
+        yield Draft(f"call-{name}", "call", pool[(5 * number + 2) % len(pool)], call=call)
+        if length != max_length:
+            text = fit(count, length + max(2, round(0.12 * length)), start=STRIDE * number + 7)
+            yield Draft(f"beyond-{name}", "beyond", text, call=call)
 
 
 def _per_length(count: Count, max_length: int) -> Iterator[Draft]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -183,8 +184,9 @@ def test_code_that_comes_with_a_model_is_not_trusted_to_do_the_same_again(
     tiny: Path, tmp_path: Path, quick: list[str]
 ) -> None:
     cache = Cache(tmp_path / "stages")
+    source = replace(open_model(tiny), trusted=True)
     for _ in range(2):
-        preparing.traced(open_model(tiny), Stages(), True, cache=cache)
+        preparing.traced(source, Stages(), cache=cache)
     assert quick == ["trace", "trace"]
     assert not cache.entries()
 

@@ -162,13 +162,6 @@ def test_a_module_without_a_meaning_is_named() -> None:
         stage_of(torch.nn.GRU(2, 2), 3)
 
 
-def test_a_prompt_excluded_from_pooling_is_named() -> None:
-    from sentence_transformers.sentence_transformer.modules import Pooling
-
-    with pytest.raises(ModelError, match="include_prompt=False"):
-        stage_of(Pooling(4, include_prompt=False), 1)
-
-
 # --- attention and masks
 
 

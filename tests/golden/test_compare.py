@@ -132,7 +132,8 @@ def test_batches_hold_every_text_once_and_mix_long_with_short(lengths: list[int]
 def test_token_faults_name_the_first_difference(toy: Goldens) -> None:
     read: list[str] = []
 
-    def tokenize(batch: list[str]) -> list[list[int]]:
+    def tokenize(batch: list[str], call: str) -> list[list[int]]:
+        assert not call
         read.extend(batch)
         out = [list(case.token_ids) for case in toy.cases]
         out[5][2] = 77
@@ -148,7 +149,7 @@ def test_token_faults_name_the_first_difference(toy: Goldens) -> None:
     assert faults["text-6"].position == 7 and faults["text-6"].found == (8,)
     assert faults["text-7"].position == 7 and faults["text-7"].expected == (8,)
     with pytest.raises(GoldenError, match="returned 0 of 9"):
-        token_faults(lambda batch: [], toy)
+        token_faults(lambda batch, call: [], toy)
 
 
 def test_sampled_pairs_say_what_changed_and_leave_out_what_is_unusable() -> None:

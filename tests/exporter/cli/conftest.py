@@ -35,7 +35,7 @@ def quick(exported: Exported, monkeypatch: pytest.MonkeyPatch) -> store.Goldens:
     """Spare an export its trace and its reference; returns the goldens that it will use."""
     goldens = store.load(exported.artifacts["onnxruntime"] / "golden").within(60)
     monkeypatch.setattr(exporting, "obtain_goldens", lambda *args: goldens)
-    monkeypatch.setattr(exporting, "legal", lambda *args: exported.copy())
+    monkeypatch.setattr(exporting, "traced", lambda *args: exported.copy())
     monkeypatch.setattr(exporting, "rewrite", lambda *args: None)
     return goldens
 

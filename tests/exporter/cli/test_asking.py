@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from exporter.errors import GoldfoldError
+from exporter.errors import GoldfoldError, UsageError
 from tests.exporter.cli.outcome import PAIR, Run, names, refused
 
 ROOT = Path(__file__).parents[3]
@@ -24,14 +24,16 @@ def test_exit_codes_are_the_documented_ones() -> None:
 
     rows = [line.split("|") for line in (exporter.errors.__doc__ or "").splitlines() if "`" in line]
     documented = {cells[2].strip(" `"): int(cells[1]) for cells in rows if len(cells) > 3}
-    assert documented == {kind.__name__: kind.code for kind in GoldfoldError.__subclasses__()}
+    kinds = [*GoldfoldError.__subclasses__(), *UsageError.__subclasses__()]
+    assert documented == {kind.__name__: kind.code for kind in kinds}
 
 
 # --- models that cannot be exported
 
 
-def _no_modules(model: Path) -> None:
+def _no_config(model: Path) -> None:
     (model / "modules.json").unlink()
+    (model / "config.json").unlink()
 
 
 def _truncated(model: Path) -> None:
@@ -64,10 +66,10 @@ def _not_a_number(model: Path) -> None:
     ("damage", "culprits"),
     [
         (shutil.rmtree, ["no such folder"]),
-        (_no_modules, ["modules.json"]),
+        (_no_config, ["neither modules.json nor config.json"]),
         (_truncated, ["model.safetensors", "cut off"]),
         (_missing, ["model.safetensors"]),
-        (_pickled, ["pytorch_model.bin", "--trust-remote-code"]),
+        (_pickled, ["pytorch_model.bin", "safetensors"]),
         (_unknown_module, ["modules.json", "Blender"]),
         (_not_a_number, ["model.safetensors", "'layers.2.mlp.up_proj.weight'", "[5, 7]"]),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import huggingface_hub
 import pytest
 
 from exporter import weights
-from exporter.model import check_finite, open_model
+from exporter.model import open_model
 from tests.exporter.model.refusing import edit, refuse, set_type
 
 ROOT = Path(__file__).parents[3]
@@ -29,11 +30,13 @@ def test_refuses_a_file(folder: Path) -> None:
     refuse(("model.safetensors", "is a file"), folder / "model.safetensors")
 
 
-def test_refuses_a_plain_transformers_model(folder: Path) -> None:
+def test_refuses_a_folder_that_is_no_model(folder: Path, tmp_path: Path) -> None:
     (folder / "modules.json").unlink()
-    refuse((str(folder), "plain transformers", "SentenceTransformer(path).save"), folder)
     (folder / "config.json").unlink()
-    refuse((str(folder), "not a SentenceTransformer folder"), folder)
+    refuse((str(folder), "neither modules.json nor config.json"), folder)
+    (tmp_path / "above").mkdir()
+    shutil.copytree(folder / "1_Pooling", tmp_path / "above" / "model")
+    refuse((str(tmp_path), "above/model", "is it that?"), tmp_path / "above")
 
 
 @pytest.mark.parametrize("path", ["../x", "/etc", "a/../../b", "C:\\x", "..\\x", "\\\\host\\x"])
@@ -67,8 +70,27 @@ def test_hub_id_fetches_no_pickles(
     )
     assert list(kept) == repository[:8]
     open_model("some-org/some-model", trust_remote_code=True)
-    assert {"*.py", "*.bin"} <= set(calls[1]["allow_patterns"])
-    assert "*.bin" not in calls[1]["ignore_patterns"]
+    assert "*.py" in calls[1]["allow_patterns"]
+    assert not any(pattern.endswith("bin") for pattern in calls[1]["allow_patterns"])
+
+
+def test_hub_id_fetches_pickles_where_there_is_nothing_else(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    calls: list[list[str]] = []
+    (folder / "2_Dense" / "model.safetensors").rename(tmp_path / "pickle")
+
+    def download(repo: str, allow_patterns: list[str], **options: Any) -> str:
+        calls.append(allow_patterns)
+        if len(calls) == 2:
+            (tmp_path / "pickle").rename(folder / "2_Dense" / "pytorch_model.bin")
+        return str(folder)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    source = open_model("some-org/some-model")
+    assert calls[1] == ["2_Dense/pytorch_model*"]
+    assert source.pickles == (folder / "2_Dense" / "pytorch_model.bin",)
 
 
 def test_refuses_an_unreachable_hub_id(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -115,8 +137,6 @@ def test_refuses_huge_json(folder: Path) -> None:
         "sentence_transformers.models.CNN",
         "sentence_transformers.models.LSTM",
         "sentence_transformers.models.WeightedLayerPooling",
-        "sentence_transformers.sentence_transformer.modules.static_embedding.StaticEmbedding",
-        "sentence_transformers.base.modules.router.Router",
     ],
 )
 def test_refuses_a_module_it_does_not_know(folder: Path, dotted: str) -> None:
@@ -172,13 +192,6 @@ def test_refuses_a_missing_config(folder: Path) -> None:
     refuse(("1_Pooling/config.json", "missing"), folder)
 
 
-@pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json"])
-def test_refuses_remote_code(folder: Path, name: str) -> None:
-    edit(folder / name, lambda config: config.update(auto_map={"AutoModel": "evil.Model"}))
-    refuse((name, "auto_map", "because"), folder)
-    check_finite(open_model(folder, trust_remote_code=True))
-
-
 def test_refuses_settings_that_choose_other_weights(folder: Path) -> None:
     file = folder / "sentence_bert_config.json"
     edit(file, lambda config: config.update(model_args={"use_safetensors": False}))
@@ -194,6 +207,9 @@ def test_refuses_pooling_without_the_prompt(folder: Path) -> None:
     file = folder / "1_Pooling" / "config.json"
     edit(file, lambda config: config.update(include_prompt=False))
     refuse(("1_Pooling/config.json", "include_prompt", "prompt's length"), folder)
+    settings = folder / "config_sentence_transformers.json"
+    edit(settings, lambda config: config.update(prompts={"query": "", "document": None}))
+    open_model(folder)
 
 
 @pytest.mark.parametrize("name", ["evil.Act", "torchevil.Act", 7])

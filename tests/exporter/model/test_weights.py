@@ -21,21 +21,32 @@ ROOT = Path(__file__).parents[3]
 
 
 @pytest.mark.parametrize("module", ["", "2_Dense", "3_LayerNorm"])
-def test_refuses_pickled_weights(folder: Path, module: str) -> None:
+def test_pickled_weights_count_and_are_left_unread(folder: Path, module: str) -> None:
     file = folder / module / "model.safetensors"
     file.rename(file.with_name("pytorch_model.bin"))
     pickle = f"{module}/pytorch_model.bin".strip("/")
-    refuse((pickle, "unpickling can run any code", "sandbox"), folder)
-    source = open_model(folder, trust_remote_code=True)
-    assert folder / pickle in source.weights
-    # Trusted, they are the model: left out of the digests, they could change unnoticed.
-    assert pickle in source.digests
+    source = open_model(folder)
+    assert source.pickles == (folder / pickle,)
+    assert pickle in source.defining
     check_finite(source)
 
 
 def test_refuses_no_weights(folder: Path) -> None:
-    (folder / "2_Dense" / "model.safetensors").unlink()
-    refuse(("2_Dense", "no model.safetensors"), folder)
+    (folder / "2_Dense" / "model.safetensors").rename(folder / "2_Dense" / "weights.pt")
+    refuse(("2_Dense", "neither model.safetensors nor pytorch_model.bin", "weights.pt"), folder)
+
+
+def test_the_file_that_transformers_would_load_is_the_one_that_is_scanned(folder: Path) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    name = next(name for name in tensors if name.endswith("query.weight"))
+    tensors[name][0, 0] = np.nan
+    save_file(tensors, folder / "other.safetensors")
+    check_finite(open_model(folder))
+    edit(folder / "config.json", lambda c: c.update(transformers_weights="other.safetensors"))
+    refuse(("other.safetensors", "NaN"), folder)
+    for wrong in ("missing.safetensors", "../other.safetensors", "other.bin", 3):
+        edit(folder / "config.json", lambda c, wrong=wrong: c.update(transformers_weights=wrong))
+        refuse((str(wrong),), folder)
 
 
 def shard(folder: Path) -> None:

@@ -1,0 +1,67 @@
+"""The goldens of a model that is exported: those that are stored, or made now."""
+
+from __future__ import annotations
+
+from exporter.errors import ModelError, UsageError
+from exporter.manifest import Origin
+from exporter.model import Source
+from exporter.program import Contract
+from exporter.stages import Stages
+from golden import store
+from golden.errors import GoldenError
+from golden.store import Goldens
+
+
+def origin_of(source: Source) -> Origin:
+    """What the manifest says of where the model came from."""
+    return Origin(
+        name=source.name,
+        fingerprint=source.fingerprint,
+        digests=source.digests,
+        licence=source.licence,
+    )
+
+
+def obtain_goldens(source: Source, stages: Stages, max_length: int | None = None) -> Goldens:
+    """The stored goldens of exactly this model, or new ones made now by sentence-transformers.
+
+    Within a stage. With `max_length` none is longer: new ones are cut before they are made, so that
+    a model of 32,768 tokens is not run on such. Raises ModelError.
+    """
+    try:
+        folder = store.find(source.fingerprint)
+        if folder is not None:
+            goldens = store.load(folder)
+            stages.note(f"{len(goldens.cases)} stored texts")
+            return goldens if max_length is None else goldens.within(max_length)
+        goldens = make_goldens(source, stages, max_length)
+    except GoldenError as error:
+        raise ModelError(str(error)) from error
+    stages.note(f"{len(goldens.cases)} texts, made now with sentence-transformers")
+    return goldens
+
+
+def make_goldens(source: Source, stages: Stages, max_length: int | None = None) -> Goldens:
+    """New goldens. Raises GoldenError where sentence-transformers cannot make them, ModelError for
+    files that changed meanwhile."""
+    from golden.make import make
+
+    stages.detail("none stored for this model: sentence-transformers makes them")
+    goldens = make(
+        source.loads,
+        name=source.name,
+        digests=source.defining,
+        trust_remote_code=source.trusted,
+        progress=lambda text, done, total: stages.step(done, total),
+        max_length=max_length,
+    )
+    source.check_unchanged()  # sentence-transformers read it again
+    return goldens
+
+
+def check_length(contract: Contract, max_length: int | None) -> None:
+    """Refuse a length that the model does not take. Raises UsageError."""
+    if max_length is not None and not 1 <= max_length <= contract.max_length:
+        raise UsageError(
+            f"--max-length is {max_length}; {contract.model} takes 1 … {contract.max_length}"
+        )
