@@ -146,9 +146,7 @@ class _Places:
 
     def __init__(self, source: Source) -> None:
         self._known: dict[tuple[int, ...], list[tuple[_Lies, np.ndarray]]] = {}
-        for path in source.weights:
-            if path.suffix != ".safetensors":
-                continue
+        for path in source.tensors:
             name = path.relative_to(source.loads).as_posix()
             raw = np.asarray(np.memmap(path, np.uint8, "r"))
             for tensor in read_header(path):

@@ -53,6 +53,7 @@ class Source:
             nothing reads.
         loads: the folder that libraries load the model from; another than `path` where pickled
             weights were converted (exporter/ready.py).
+        converted: the weights in that other folder.
         notes: what a user should know of how the model was opened, one sentence each.
     """
 
@@ -70,6 +71,7 @@ class Source:
     trusted: bool
     incomplete: bool
     loads: Path
+    converted: tuple[Path, ...] = ()
     notes: tuple[str, ...] = ()
 
     @cached_property
@@ -101,6 +103,12 @@ class Source:
     def fingerprint(self) -> str:
         """The model's identity: golden.store.fingerprint of `defining`."""
         return store.fingerprint(self.defining)
+
+    @property
+    def tensors(self) -> tuple[Path, ...]:
+        """The safetensors files that are loaded, below `loads`."""
+        files = self.converted or self.weights
+        return tuple(file for file in files if file.suffix == ".safetensors")
 
     @property
     def pickles(self) -> tuple[Path, ...]:
@@ -198,8 +206,7 @@ def check_finite(source: Source, progress: Callable[[int, int], None] | None = N
     Raises:
         ModelError: names the file, the tensor, how many values are not finite, the first's index.
     """
-    files = [path for path in source.weights if path.suffix == ".safetensors"]
-    weights.scan_finite(files, progress)
+    weights.scan_finite(source.tensors, progress)
 
 
 def _locate(name_or_path: str | Path, trust_remote_code: bool) -> tuple[Path, str, str]:

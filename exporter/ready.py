@@ -29,7 +29,7 @@ def ready(source: Source, stages: Stages, cache: Cache | None = None) -> Source:
     code that may not run, weights that cannot be converted, NaN and Inf.
     """
     source = _with_code_settled(source)
-    if source.pickles:
+    if source.pickles and not source.converted:
         stages.detail("converting pickled weights to safetensors")
         source = _converted(source, cache)
     with ThreadPoolExecutor(1) as pool:  # each reads all weights once, and waits for nothing
@@ -69,9 +69,12 @@ def _with_code_settled(source: Source) -> Source:
             code, why = needed[0]
             raise settings.code_refusal(code, f" ({why})")
         return source
+    roles = ("AutoConfig", "AutoModel", "AutoTokenizer")
+    found = [name for code in source.code for role, name in code.classes if role in roles]
+    named = f" ({', '.join(found)})" if found else ""
     note = (
         "auto_map names code that comes with the model; it was not run, since transformers has "
-        f"classes of these names itself ({', '.join(name for _, name in source.code[0].classes)})."
+        f"classes of these names itself{named}."
     )
     own = source.trusted and modules.own_activation(source.path, source.modules)
     return _with(source, trusted=own, notes=(*source.notes, note))
@@ -100,7 +103,7 @@ def _converted(source: Source, cache: Cache | None) -> Source:
         found.append(place)
     rest = [view / f.relative_to(source.path) for f in source.weights if f.suffix == ".safetensors"]
     note = "Its weights are pickled; torch's restricted unpickler read them: they were converted."
-    return _with(source, loads=view, weights=(*rest, *found), notes=(*source.notes, note))
+    return _with(source, loads=view, converted=(*rest, *found), notes=(*source.notes, note))
 
 
 def _with(source: Source, **changes: Any) -> Source:

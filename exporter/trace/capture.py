@@ -6,7 +6,6 @@ import contextlib
 import gc
 import io
 import logging
-import re
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -25,6 +24,7 @@ from exporter.trace.checkpoint import Report, check, check_shapes, reached, repo
 from exporter.trace.lower import lower
 from exporter.trace.modules import Leading, Normalize, stage_of
 from exporter.trace.names import canonical
+from exporter.trace.reasons import sentence, why
 
 Progress = Callable[[str], None]
 Loaded = Callable[[Words], None]
@@ -223,24 +223,7 @@ def _export(whole: Whole, max_length: int) -> torch.export.ExportedProgram:
         refusal = _cause(error, attention.Refused)
         if refusal is not None:
             raise refusal from None
-        raise ModelError(f"torch.export cannot trace this model: {_why(error)}") from error
-
-
-_BY_VALUE = ("data-dependent", "GuardOnDataDependent", "unbacked", ".item()", "tolist")
-"""What torch.export says where Python asks for the value of a tensor."""
-
-
-def _why(error: Exception) -> str:
-    """The cause in a sentence: torch's own runs over pages, with next steps for who wrote the
-    model."""
-    said = f"{type(error).__name__} {error}"
-    if any(word in said for word in _BY_VALUE):
-        return (
-            "its Python code chooses what to compute by the values of its input (as mixtures of "
-            "experts do that send each token elsewhere), and a graph computes the same for all; "
-            f"torch says: {sentence(error)}"
-        )
-    return sentence(error)
+        raise ModelError(f"torch.export cannot trace this model: {why(error)}") from error
 
 
 def _check_attention(
@@ -266,13 +249,6 @@ def _static_dim(model: ir.Model) -> int:
     if not isinstance(dim, int):
         raise ModelError(f"the embedding's size is not fixed: its shape is {shape}")
     return dim
-
-
-def sentence(error: BaseException) -> str:
-    """The first line of what an error says that says something, in plain letters."""
-    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", str(error))
-    lines = (" ".join(line.split()).rstrip(":") for line in plain.splitlines())
-    return next((line[:300] for line in lines if line.strip("-=*# ")), "no reason given")
 
 
 def _cause(error: BaseException | None, kind: type) -> BaseException | None:

@@ -56,19 +56,19 @@ def settle(model: Any, asked: int | None) -> Lengths:
             f"Texts have {table} tokens at most, which is what its table of positions bears; its "
             f"settings say {max(own.values())}, and sentence-transformers fails on such texts."
         )
-        own = {task: min(length, table) for task, length in own.items()}
+        own = _shortened(model, own, table)
     steady = _steady(model)
-    if steady is not None and steady[0] < max(own.values()):
+    if steady is not None:
         limit, kind = steady
-        if asked is None or asked > limit:
+        if limit < max(own.values()) and (asked is None or asked > limit):
             raise ModelError(
                 f"its rotary angles ({kind}) change with the longest text of a batch beyond "
                 f"{limit} tokens, so that a text's embedding depends on its neighbours; pass "
                 f"--max-length {limit}, or less"
             )
-        own = {task: min(length, limit) for task, length in own.items()}
+        borrowed = borrowed or limit < max(own.values())
+        own = _shortened(model, own, limit)
         _hold_angles(model)
-        borrowed = True
     most = max(own.values())
     by_task: dict[Task, int] = {task: length for task, length in own.items() if length < most}
     return Lengths(most, by_task, tuple(notes), borrowed)
@@ -97,6 +97,19 @@ def check(model: Any, tokens: Tokens, contract: Contract) -> None:
                     f"{f' as a {task}' if task else ''}: {_few(expected)}, not {_few(found)}); "
                     f"goldfold does not know all of its settings: {_settings(model)}"
                 )
+
+
+def _shortened(model: Any, own: dict[Task, int], limit: int) -> dict[Task, int]:
+    """`own`, of texts that the model cuts at `limit` tokens from now on."""
+    first = model[0]
+    model.max_seq_length = min(model.max_seq_length, limit)
+    for name in ("query_length", "document_length"):
+        if getattr(first, name, None) is not None:
+            setattr(first, name, min(getattr(first, name), limit))
+    for settings in getattr(first, "processing_kwargs", {}).values():
+        if settings.get("max_length") is not None:
+            settings["max_length"] = min(settings["max_length"], limit)
+    return {task: min(length, limit) for task, length in own.items()}
 
 
 def _asked_of(model: Any, asked: int | None) -> dict[Task, int]:
@@ -143,7 +156,7 @@ def _positions(model: Any) -> int | None:
     whatever its name.
     """
     trunk = model[0].auto_model
-    with torch.no_grad(), _lookups() as seen:
+    with torch.no_grad(), _eager(trunk), _lookups() as seen:
         ids = torch.full((1, 4), 5, dtype=torch.long)
         try:
             trunk(input_ids=ids, attention_mask=torch.ones_like(ids))
@@ -155,6 +168,17 @@ def _positions(model: Any) -> int | None:
         if index.numel() == 4 and bool((index.flatten().diff() == 1).all())
     ]
     return min(found, default=None)
+
+
+@contextmanager
+def _eager(trunk: Any) -> Iterator[None]:
+    """Have the transformer compute attention itself while open."""
+    own = trunk.config._attn_implementation
+    trunk.config._attn_implementation = "eager"
+    try:
+        yield
+    finally:
+        trunk.config._attn_implementation = own
 
 
 @contextmanager

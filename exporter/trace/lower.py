@@ -23,6 +23,7 @@ from onnxscript.rewriter._matcher import SimplePatternMatcher
 from exporter import dialect
 from exporter.errors import ModelError
 from exporter.program import ATTENTION_MASK, EMBEDDING, INPUT_IDS
+from exporter.trace.reasons import why
 
 
 def lower(exported: torch.export.ExportedProgram) -> ir.Model:
@@ -34,8 +35,7 @@ def lower(exported: torch.export.ExportedProgram) -> ir.Model:
         with _rules_where_they_can_match():
             model = _translate(exported)
     except Exception as error:
-        reason = (str(error).splitlines() or [""])[0]
-        raise ModelError(f"torch.onnx cannot translate this model: {reason}") from error
+        raise ModelError(f"torch.onnx cannot translate this model: {why(error)}") from error
     model.ir_version = dialect.IR_VERSION
     model.opset_imports[dialect.DOMAIN] = 1
     if any(dialect.band_attentions(model.graph)):

@@ -4,6 +4,7 @@ and runs no code."""
 from __future__ import annotations
 
 import pickle
+import re
 import warnings
 import zipfile
 from pathlib import Path
@@ -27,8 +28,14 @@ def convert(file: Path, place: Path) -> None:
             state = torch.load(file, map_location="cpu", weights_only=True, mmap=mapped)
     except MemoryError:
         raise
-    except (pickle.UnpicklingError, EOFError) as error:
-        raise _refused(file, "holds more than tensors, or is damaged", error) from error
+    except pickle.UnpicklingError as error:
+        named = re.search(r"GLOBAL ([\w.]+)", str(error))
+        if named is not None:
+            raise ModelError(
+                f"{file}: holds more than tensors: unpickling it would call {named[1]}, which is "
+                "refused because that can do anything; get the model as safetensors"
+            ) from error
+        raise _refused(file, "is no file of pickled tensors", error) from error
     except Exception as error:  # of a zip file, a storage, a type: torch names no common class
         raise _refused(file, "cannot be read as pickled weights", error) from error
     if not isinstance(state, dict) or not state:
@@ -49,8 +56,7 @@ def convert(file: Path, place: Path) -> None:
 
 
 def _refused(file: Path, why: str, error: Exception) -> ModelError:
-    reason = " ".join(str(error).split())[:160]
     return ModelError(
-        f"{file}: {why} ({type(error).__name__}: {reason}); fetch the model again, or save it as "
+        f"{file}: {why}, or damaged ({type(error).__name__}); fetch the model again, or save it as "
         "safetensors"
     )

@@ -1,0 +1,44 @@
+"""Why torch cannot do what was asked of it, in one sentence: its own run over pages, with colours
+and next steps for who wrote the model."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+_COLOURS = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+_OPERATOR = re.compile(r"No ONNX function found for <OpOverload\(op='([\w.:]+)'")
+_BY_VALUE = ("data-dependent", "DataDependent", "unbacked", ".item()", "tolist")
+"""What torch.export says where Python asks for the value of a tensor."""
+
+
+def sentence(error: BaseException) -> str:
+    """The first line of an error's text that says something, in plain letters."""
+    lines = (" ".join(line.split()) for line in _COLOURS.sub("", str(error)).splitlines())
+    found = next((line for line in lines if line.strip("-=*#: ")), type(error).__name__)
+    return found[:300].rstrip(": ")
+
+
+def why(error: BaseException) -> str:
+    """The cause behind an error of torch.export or torch.onnx, in a sentence."""
+    for one in _causes(error):
+        if (found := _OPERATOR.search(str(one))) is not None:
+            return f"there is no ONNX form of {found[1]}, which it computes with"
+    said = f"{type(error).__name__} {error}"
+    if any(word in said for word in _BY_VALUE):
+        return (
+            "its Python code chooses what to compute by the values of its input, as mixtures of "
+            "experts do that send each token elsewhere, and a graph computes the same for all "
+            f"({sentence(error)})"
+        )
+    return sentence(error)
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """What an error comes from, itself first."""
+    seen: set[int] = set()
+    one: BaseException | None = error
+    while one is not None and id(one) not in seen:
+        seen.add(id(one))
+        yield one
+        one = one.__cause__ or one.__context__
