@@ -21,6 +21,7 @@ from exporter import (
     cli_quantize,
     cli_report,
     cli_trust,
+    interrupt,
 )
 from exporter.cli_cache import NoCache
 from exporter.cli_golden import AsJson, Quiet, Trust, golden_app, whole_numbers
@@ -360,4 +361,7 @@ def _root(
 
 def main() -> None:
     """Run the command line. A failure is one line on standard error and a documented exit code."""
-    sys.exit(guarded(app, "--debug" in sys.argv[1:]))
+    interrupt.running()
+    code = guarded(app, "--debug" in sys.argv[1:])
+    interrupt.done()
+    sys.exit(code)

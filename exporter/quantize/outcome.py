@@ -9,7 +9,9 @@ from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
+from rich.text import Text
 
+from exporter import names
 from exporter.errors import OutputError, UsageError
 from exporter.quantize import recipe as recipes
 from exporter.quantize import trials
@@ -39,7 +41,7 @@ def check(out: Path) -> None:
 
 def to_toml(recipe: Recipe, comment: Sequence[str] = ()) -> str:
     """The file that `exporter.quantize.recipe.read` makes `recipe` of again, its name aside."""
-    lines = [f"# {line}" for line in comment]
+    lines = [f"# {names.line(said)}" for said in comment]
     lines += [f"summary = {_text(recipe.summary)}", f"gains = {_text(recipe.gains)}"]
     lines += [f"alpha = {recipe.alpha}"] if recipe.alpha else []
     lines += [f"around = {_text(recipe.around)}"] if recipe.around != "fast" else []
@@ -163,9 +165,9 @@ def path(found: Found) -> Table:
     return shown
 
 
-def _word(found: Found, step: Step) -> str:
+def _word(found: Found, step: Step) -> str | Text:
     if step is found.best:
-        return "[bold green]chosen[/]"
+        return Text("chosen", "bold green")
     if step.share != 1:
         return f"for {step.share:g} of it"
     return "" if step.strain <= 1 else "misses"
@@ -271,9 +273,10 @@ def draw(pictures: Sequence[Plot], title: str) -> str:
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
+        finalize=lambda value: names.shown(value) if type(value) is str else value,
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=StrictUndefined,
     )
     template = environment.get_template("picture.svg.jinja")
-    return template.render(plots=pictures, title=title, box=plots)
+    return template.render(plots=pictures, title=names.line(title), box=plots)
