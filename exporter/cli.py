@@ -248,9 +248,12 @@ def embed(
 ) -> None:
     """Embed texts with an artifact."""
     from exporter.encoder import load
+    from exporter.scratch import check_file
 
     if not texts:
         raise UsageError("give at least one text, or - to read lines from standard input")
+    if save is not None:
+        check_file(save, "--save")
     if texts == ["-"]:
         texts = [line.rstrip("\n") for line in sys.stdin]
     rows = load(folder, threads=threads).embed(texts, prompt, dims, batch_size, output)

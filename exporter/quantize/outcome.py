@@ -23,6 +23,7 @@ from exporter.quantize.timing import SHAPES, Timed
 from exporter.registry import FLOATS
 from exporter.reporting import plots
 from exporter.reporting.plots import Plot
+from exporter.scratch import check_file
 from golden.gate import GATES
 
 FORMAT = "goldfold.search/1"
@@ -32,11 +33,16 @@ def check(out: Path) -> None:
     """Refuse, before any work, a file that no recipe can be. Raises UsageError, OutputError."""
     if out.suffix != ".toml":
         raise UsageError(f"--out {out}: a recipe's file ends in .toml")
+    if not names.is_name(out.stem):
+        raise UsageError(
+            f"--out {out}: {out.stem!r} is no name for a recipe: letters, digits, ._+-"
+        )
     if out.stem in FLOATS or out.stem in recipes.shipped():
         raise UsageError(f"--out {out}: {out.stem} is the name of a precision; give another")
     if out.is_dir() or not out.parent.is_dir():
         what = "it is a folder" if out.is_dir() else f"there is no folder {out.parent}"
         raise OutputError(f"cannot write {out}: {what}")
+    check_file(out, "--out")
 
 
 def to_toml(recipe: Recipe, comment: Sequence[str] = ()) -> str:
