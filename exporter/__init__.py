@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from exporter import start, surroundings
+
 if TYPE_CHECKING:
     from exporter.encoder import Encoder as Encoder
     from exporter.encoder import load as load
@@ -29,6 +31,9 @@ if TYPE_CHECKING:
     from exporter.verifying import verify as verify
 
 __version__ = "0.1.0"
+
+start.begin()
+surroundings.prepare()
 
 # No module bears the name of its function: importing it would put it in the function's place.
 _HOMES = {

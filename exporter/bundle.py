@@ -42,7 +42,7 @@ from exporter.manifest import (
     read_verdict,
     write_verdict,
 )
-from exporter.scratch import check_output, check_writable, publish, scratch
+from exporter.scratch import check_file, check_output, check_writable, publish, scratch
 
 T = TypeVar("T")
 _TRIES = 20
@@ -217,6 +217,7 @@ __all__ = [
     "Manifest",
     "Origin",
     "VerdictRecord",
+    "check_file",
     "check_output",
     "check_references",
     "check_writable",

@@ -25,6 +25,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from exporter.errors import OutputError, UsageError
+from exporter.files import expanded
+from exporter.surroundings import home
 
 FOLDER = "GOLDFOLD_CACHE"
 """The variable that names the folder; set and empty, it means: no cache."""
@@ -201,7 +203,7 @@ class Cache:
 
 
 def open_cache(wanted: bool = True) -> Cache | None:
-    """The user's cache; None if there is to be none. Nothing is made on disk.
+    """The user's cache; None if there is to be none, or no home for it. Nothing is made on disk.
 
     Raises UsageError for a size that is none.
     """
@@ -213,13 +215,17 @@ def open_cache(wanted: bool = True) -> Cache | None:
         limit = int(float(size) * 1e9)
     except (ValueError, OverflowError):
         raise UsageError(f"{SIZE} is {size!r}; give gigabytes, as 10") from None
-    return Cache(Path(given).expanduser().absolute() if given else default_folder(), limit)
+    folder = expanded(given).absolute() if given else default_folder()
+    return None if folder is None else Cache(folder, limit)
 
 
-def default_folder() -> Path:
-    """~/.cache/goldfold/stages, or the same under XDG_CACHE_HOME."""
+def default_folder() -> Path | None:
+    """~/.cache/goldfold/stages, or the same under XDG_CACHE_HOME; None where there is no home."""
     base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "goldfold" / "stages"
+    if base:
+        return Path(base) / "goldfold" / "stages"
+    found = home()
+    return None if found is None else found / ".cache" / "goldfold" / "stages"
 
 
 def key(**parts: Any) -> str:

@@ -22,6 +22,7 @@ from exporter import (
     cli_quantize,
     cli_report,
     cli_trust,
+    interrupt,
 )
 from exporter.cli_cache import NoCache
 from exporter.cli_golden import AsJson, Quiet, Trust, golden_app, whole_numbers
@@ -256,9 +257,12 @@ def embed(
 ) -> None:
     """Embed texts with an artifact."""
     from exporter.encoder import load
+    from exporter.scratch import check_file
 
     if not texts:
         raise UsageError("give at least one text, or - to read lines from standard input")
+    if save is not None:
+        check_file(save, "--save")
     if texts == ["-"]:
         texts = [line.rstrip("\n") for line in sys.stdin]
     rows = load(folder, threads=threads).embed(texts, prompt, dims, batch_size, output)
@@ -371,4 +375,7 @@ def _root(
 
 def main() -> None:
     """Run the command line. A failure is one line on standard error and a documented exit code."""
-    sys.exit(guarded(app, "--debug" in sys.argv[1:]))
+    interrupt.running()
+    code = guarded(app, "--debug" in sys.argv[1:])
+    interrupt.done()
+    sys.exit(code)

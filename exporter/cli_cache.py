@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from typing import Annotated
 
@@ -21,6 +22,8 @@ NoCache = Annotated[
     typer.Option("--no-cache", help="Neither take finished stages from the cache nor keep them."),
 ]
 
+_HOMELESS = f"no cache: there is no home folder; {stages.FOLDER} may name another"
+
 cache_app = typer.Typer(
     help=(
         "Finished stages that exports keep: traced programs, and what quantization measured. "
@@ -35,12 +38,13 @@ cache_app = typer.Typer(
 @cache_app.command("list")
 def list_entries(as_json: AsJson = False) -> None:
     """List what is kept, the most recently used first."""
-    found = _cache().entries()[::-1]
+    cache = _cache()
+    found = [] if cache is None else cache.entries()[::-1]
     if as_json:
         rows = [
             {"stage": e.stage, "path": str(e.path), "bytes": e.size, "used": e.used} for e in found
         ]
-        print(json.dumps(rows, ensure_ascii=False, indent=1))
+        print(json.dumps(rows, indent=1))
         return
     shown = Table("stage", "MB", "used", "entry", box=SIMPLE_HEAD, pad_edge=False)
     for entry in found:
@@ -54,11 +58,15 @@ def list_entries(as_json: AsJson = False) -> None:
 def size(as_json: AsJson = False) -> None:
     """Say where the cache lies, how large it is and how large it may become."""
     cache = _cache()
+    if cache is None:
+        said = {"folder": None, "entries": 0, "bytes": 0, "limit": 0}
+        print(json.dumps(said, indent=1) if as_json else _HOMELESS)
+        return
     found = cache.entries()
     held = sum(entry.size for entry in found)
     if as_json:
         said = {"folder": str(cache.folder), "entries": len(found), "bytes": held}
-        print(json.dumps({**said, "limit": cache.limit}, ensure_ascii=False, indent=1))
+        print(json.dumps({**said, "limit": cache.limit}, indent=1))
         return
     line = f"{cache.folder}: {len(found)} entries, {held / 1e6:,.1f} MB of {cache.limit / 1e9:g} GB"
     open_console().print(Text(line), soft_wrap=True)
@@ -68,16 +76,16 @@ def size(as_json: AsJson = False) -> None:
 def clear() -> None:
     """Remove all of it."""
     cache = _cache()
-    line = f"{cache.folder}: {cache.clear()} entries removed"
+    line = _HOMELESS if cache is None else f"{cache.folder}: {cache.clear()} entries removed"
     open_console().print(Text(line), soft_wrap=True)
 
 
-def _cache() -> stages.Cache:
-    """The user's cache. Raises UsageError if it is switched off."""
-    cache = stages.open_cache()
-    if cache is None:
+def _cache() -> stages.Cache | None:
+    """The user's cache; None where there is no home for it. Raises UsageError if it is switched
+    off."""
+    if os.environ.get(stages.FOLDER) == "":
         raise UsageError(f"{stages.FOLDER} is empty, so there is no cache; name a folder in it")
-    return cache
+    return stages.open_cache()
 
 
 def add_to(app: typer.Typer) -> None:

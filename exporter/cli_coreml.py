@@ -45,7 +45,10 @@ def coreml_run(
     its units takes which operation.
     """
     from exporter import registry
+    from exporter.scratch import check_writable
 
+    if save is not None:
+        check_writable(save, "--save")
     run_package: Any = getattr(registry.offered("coreml", "fp32"), "run_package", None)
     more = {} if limit is None else {"limit": limit}
     ran = run_package(
@@ -80,7 +83,7 @@ def coreml_run(
             raise UsageError(f"{against} has no value in common with {package}")
         if ran.drift is not None:
             raise GateMissed(f"drift, first at {ran.drift}")
-        console.print(f"{ran.compared} values agree with {against}", markup=False, soft_wrap=True)
+        console.print(f"{ran.compared} values agree with {against}", soft_wrap=True)
 
 
 def _files(given: list[str]) -> dict[str, Path]:

@@ -58,11 +58,14 @@ def judge(
     Loss is 1 − artifact/fp32. Its upper bound ends the 95 % interval of a paired bootstrap.
     """
     from exporter.judging import judge_artifacts
+    from exporter.scratch import check_file
     from golden.judging.report import table
 
     most = None if limit is None else _share(limit)
     if json_file is not None and not json_file.parent.is_dir():
         raise OutputError(f"cannot write {json_file}: there is no folder {json_file.parent}")
+    if json_file is not None:
+        check_file(json_file, "--json")
     log = open_console(stderr=True)
     with listening(quiet) as listener:
         found = judge_artifacts(

@@ -29,7 +29,7 @@ def diff(
 
     found = differences(a, b)
     if as_json:
-        print(json.dumps([asdict(one) for one in found], ensure_ascii=False, indent=1))
+        print(json.dumps([asdict(one) for one in found], indent=1))
     else:
         console = open_console()
         for kind in dict.fromkeys(one.kind for one in found):

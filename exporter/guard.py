@@ -8,6 +8,7 @@ from typing import Any
 import typer
 from rich.text import Text
 
+from exporter import interrupt
 from exporter.console import one_line, open_console
 from exporter.errors import GoldfoldError, UsageError
 from golden.errors import GoldenError
@@ -26,17 +27,24 @@ def guarded(run: Callable[..., Any], debug: bool) -> int:
     except GoldenError as error:
         return _fail(error, error.code, debug)
     except (KeyboardInterrupt, typer.Abort):
-        open_console(stderr=True).print("[red]interrupted[/]; nothing half-made is left")
-        return 130
+        return _interrupted()
     except BrokenPipeError:
         return 141
     except Exception as error:
+        if interrupt.came():  # a library made something else of it
+            return _interrupted()
         code = getattr(error, "exit_code", None)
         if code is not None and hasattr(error, "format_message"):  # click's usage errors
             message = error.format_message()  # type: ignore[attr-defined]
             # Without a message it has printed the help already: no command was given.
             return _fail(UsageError(message), 2, debug) if message else 2
         return _fail(_unexpected(error), 7, debug, error)
+
+
+def _interrupted() -> int:
+    first, _, rest = interrupt.SAID.partition(";")
+    open_console(stderr=True).print(Text.assemble((first, "red"), f";{rest}"), soft_wrap=True)
+    return interrupt.CODE
 
 
 def _unexpected(error: Exception) -> Exception:

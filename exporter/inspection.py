@@ -11,6 +11,7 @@ from rich.table import Table
 
 from exporter import losses, registry
 from exporter.bundle import Bundle, check_references, open_bundle
+from exporter.names import line
 from golden.report import human_size
 
 
@@ -40,14 +41,14 @@ class Inspection:
                 "kernel", "count", title="What the runtime executes", title_justify="left"
             )
             for kind, count in self.census.items():
-                table.add_row(kind, str(count))
+                table.add_row(line(kind), str(count))
             shown.append(table)
         return shown
 
     def _identity(self) -> Table:
         manifest, verdict = self.bundle.manifest, self.bundle.verdict
         contract = manifest.contract
-        table = Table(title=str(self.bundle.path), title_justify="left", show_header=False)
+        table = Table(title=line(str(self.bundle.path)), title_justify="left", show_header=False)
         prompts = ", ".join(contract.prompts) or "none"
         lost = None if verdict is None else verdict.losses
         state = "never verified" if verdict is None else "PASS" if verdict.passed else "FAIL"
@@ -68,13 +69,13 @@ class Inspection:
             *(("built", sentence) for sentence in manifest.built),
             *(("note", note) for note in manifest.notes),
         ):
-            table.add_row(key, value)
+            table.add_row(key, line(value))
         return table
 
     def _files(self) -> Table:
         table = Table("file", "size", "sha256", title="Files", title_justify="left")
         for key, entry in self.bundle.manifest.files.items():
-            table.add_row(key, human_size(entry.size), entry.sha256[:16])
+            table.add_row(line(key), human_size(entry.size), entry.sha256[:16])
         return table
 
     def _passes(self) -> Table:
@@ -91,8 +92,8 @@ class Inspection:
             table.add_column(heading, justify="right", no_wrap=True)
         for report in self.bundle.manifest.passes:
             table.add_row(
-                report.name,
-                report.equality,
+                line(report.name),
+                line(report.equality),
                 str(report.applied),
                 str(len(report.refused)),
                 str(report.nodes_after),

@@ -45,6 +45,7 @@ VERDICT_FORMAT = "goldfold.verdict/2"
 
 Plain = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,63}$")]
 """What becomes part of a folder's name."""
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class Origin(BaseModel):
@@ -53,9 +54,9 @@ class Origin(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
-    fingerprint: str
+    fingerprint: Sha256
     """sha256 over the files that define the model; the goldens carry the same."""
-    digests: dict[str, str]
+    digests: dict[str, Sha256]
     """sha256 by path of every source file."""
     licence: str | None = None
 
@@ -63,7 +64,7 @@ class Origin(BaseModel):
 class FileEntry(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    sha256: Sha256
     size: int = Field(ge=0)
 
 

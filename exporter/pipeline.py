@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict
 
 from exporter import legality
 from exporter.errors import OutputError, UsageError
+from exporter.names import file_name
 from exporter.passes.base import Log, Pass
 from exporter.passes.drop_scale_before_normalize import DropScaleBeforeNormalize
 from exporter.passes.drop_unreached_rows import DropUnreachedRows
@@ -177,7 +178,8 @@ class Pipeline:
         if not law.required:
             self.trail += [(law.name, place) for place in log.applied]
         if self.options.dump is not None:
-            _dump(program, self.options.dump, f"{len(self.reports):02d}_{law.name}")
+            name = file_name(f"{len(self.reports):02d}_{law.name}")
+            _dump(program, self.options.dump, name)
         if self.after is not None and report.applied:
             self.after(report, program)
         return report

@@ -20,7 +20,7 @@ import numpy as np
 from exporter import bundle, registry
 from exporter.bundle import Bundle
 from exporter.encoder import Encoder, open_encoder
-from exporter.errors import ArtifactError, TargetError
+from exporter.errors import ArtifactError, OutputError, TargetError
 from exporter.figures import Pace, Speed
 from exporter.stages import Stages
 
@@ -99,8 +99,9 @@ def _open(folders: Sequence[Path], threads: int | None) -> tuple[list[_Side], di
             if reason is not None:
                 left[folder.name] = reason
                 continue
+            bundle.check_file(folder / bundle.VERDICT, "place: figures are kept there")
             sides.append(_Side(folder, opened, open_encoder(opened, threads)))
-        except (ArtifactError, TargetError) as error:
+        except (ArtifactError, TargetError, OutputError) as error:
             left[folder.name] = str(error).replace(str(folder), folder.name)
     return sides, left
 

@@ -26,9 +26,11 @@ import numpy.typing as npt
 
 from exporter import names
 from exporter.errors import ModelError
-from exporter.files import TEXT_LIMIT, read_bounded, values
+from exporter.files import TEXT_LIMIT, TOKENIZER_VALUES, read_bounded, values
 
-JSON_LIMIT = TEXT_LIMIT
+JSON_LIMIT = 16 << 20
+"""Bytes of a JSON file, or of a safetensors header: the largest real ones have a tenth of it. A
+tokenizer.json may have TEXT_LIMIT."""
 JSON_VALUES = 1 << 21
 """Values in a JSON file that is read here, or in a safetensors header: each takes some ninety bytes
 once it is read. A header has six a tensor."""
@@ -74,9 +76,10 @@ def refusal(text: str) -> ModelError:
 
 
 def read_json(path: Path) -> Any:
-    """The JSON value in `path`; ModelError if it is missing, over 64 MiB, not UTF-8 or not JSON."""
+    """The JSON value in `path`; ModelError if it is missing, over its limit, not UTF-8 or not
+    JSON."""
     try:
-        raw = read_bounded(path, JSON_LIMIT)
+        raw = read_bounded(path, TEXT_LIMIT if path.name == "tokenizer.json" else JSON_LIMIT)
     except OSError as error:
         if error.errno == errno.EFBIG:
             raise refusal(f"{path}: {error.strerror}, which no model's JSON file is") from None
@@ -312,8 +315,9 @@ def _find_shards(index: Path, ending: str) -> tuple[Path, ...]:
 
 
 def _parse_json(raw: bytes, where: str) -> Any:
-    if values(raw) > JSON_VALUES:
-        raise refusal(f"{where}: holds more than {JSON_VALUES:,} values, which no model's does")
+    most = JSON_VALUES if len(raw) <= JSON_LIMIT else TOKENIZER_VALUES
+    if values(raw) > most:
+        raise refusal(f"{where}: holds more than {most:,} values, which no model's does")
     try:
         return json.loads(raw.decode("utf-8"), object_pairs_hook=_refuse_duplicates)
     except UnicodeDecodeError as error:

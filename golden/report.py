@@ -46,12 +46,12 @@ def table(rows: Iterable[Row]) -> Table:
     for row in rows:
         measured = row.measurement
         out.add_row(
-            Text(row.name),
+            Text(_line(row.name)),
             human_size(row.size),
             f"{measured.worst:.1e}",
             f"{measured.worst_padded:.1e}",
             f"{measured.mean:.1e}",
-            Text(measured.worst_id),
+            Text(_line(measured.worst_id)),
             f"{row.seconds:.0f}",
             Text("PASS", "bold green") if row.verdict.passed else Text("FAIL", "bold red"),
         )
@@ -68,11 +68,16 @@ def reasons(rows: Iterable[Row], most: int = 10) -> Text:
         if row.verdict.passed:
             continue
         given = row.verdict.reasons
-        lines.append(f"{row.name} failed its gate:")
-        lines.extend(f"  {reason}" for reason in given[:most])
+        lines.append(f"{_line(row.name)} failed its gate:")
+        lines.extend(f"  {_line(reason)}" for reason in given[:most])
         if len(given) > most:
             lines.append(f"  and {len(given) - most} more.")
     return Text("\n".join(lines))
+
+
+def _line(text: str) -> str:
+    """One line of what an artifact's goldens name, whatever that holds."""
+    return " ".join(text.split())
 
 
 def human_size(size: int) -> str:

@@ -6,6 +6,7 @@ of the numbers, their shape, the ids, and the fingerprint of the model that they
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import json
@@ -31,6 +32,11 @@ STORE = Path(__file__).parent / "store"
 
 _RECORD = "golden.json"
 _NUMBERS = "embeddings.npy"
+LIMITS = {_RECORD: 16 << 20, _NUMBERS: 64 << 20}
+"""Bytes; EmbeddingGemma's have half a megabyte together."""
+_VALUES = 1 << 19
+_TOKENS = 1 << 20
+"""More than any model reads; each takes some fifty bytes while a text's ids are read."""
 FILES = (_RECORD, _NUMBERS)
 """All that a folder of goldens holds."""
 
@@ -170,7 +176,7 @@ def load(folder: Path) -> Goldens:
     if record.get("format") != FORMAT:
         raise GoldenError(f"{folder}: format {record.get('format')!r}, this reads {FORMAT}")
     try:
-        raw = (folder / _NUMBERS).read_bytes()
+        raw = _read(folder / _NUMBERS)
     except OSError as error:
         raise GoldenError(f"{folder}: cannot read {_NUMBERS}: {error.strerror}") from None
     if hashlib.sha256(raw).hexdigest() != record.get("embeddings_sha256"):
@@ -221,7 +227,10 @@ def find(fingerprint: str, roots: Iterable[Path] = (STORE,)) -> Path | None:
 
 def _record(folder: Path) -> dict[str, Any]:
     try:
-        record = json.loads((folder / _RECORD).read_bytes())
+        raw = _read(folder / _RECORD)
+        if raw.count(b",") + raw.count(b"[") + raw.count(b"{") > _VALUES:
+            raise OSError(errno.EFBIG, f"it holds more than {_VALUES:,} values")
+        record = json.loads(raw)
     except OSError as error:
         raise GoldenError(f"{folder}: cannot read {_RECORD}: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
@@ -231,8 +240,24 @@ def _record(folder: Path) -> dict[str, Any]:
     return record
 
 
+def _read(file: Path) -> bytes:
+    """The bytes of a file, as a stranger may have written it. OSError for what is none (a pipe
+    would be waited for), and for more than its limit."""
+    limit = LIMITS[file.name]
+    if file.exists() and not file.is_file():
+        raise OSError(errno.EINVAL, "it is no file of bytes")
+    with file.open("rb") as opened:
+        raw = b"" if os.fstat(opened.fileno()).st_size > limit else opened.read(limit + 1)
+        if len(raw) > limit or os.fstat(opened.fileno()).st_size > limit:
+            raise OSError(errno.EFBIG, f"it is larger than {limit >> 20} MiB")
+    return raw
+
+
 def _case(entry: dict[str, Any]) -> Case:
-    ids = tuple(int(i) for i in _typed(entry, "token_ids", str).split())
+    said = _typed(entry, "token_ids", str)
+    if said.count(" ") > _TOKENS:
+        raise ValueError(f"a text of more than {_TOKENS:,} tokens")
+    ids = tuple(int(i) for i in said.split(" ")) if said else ()
     strings = {key: _typed(entry, key, str) for key in ("id", "kind", "text", "prompt")}
     call = _typed(entry, "call", str) if "call" in entry else ""
     if call and call not in CALLS:

@@ -9,7 +9,9 @@ from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
+from rich.text import Text
 
+from exporter import names
 from exporter.errors import OutputError, UsageError
 from exporter.quantize import recipe as recipes
 from exporter.quantize import trials
@@ -21,6 +23,7 @@ from exporter.quantize.timing import SHAPES, Timed
 from exporter.registry import FLOATS
 from exporter.reporting import plots
 from exporter.reporting.plots import Plot
+from exporter.scratch import check_file
 from golden.gate import GATES
 
 FORMAT = "goldfold.search/1"
@@ -30,16 +33,21 @@ def check(out: Path) -> None:
     """Refuse, before any work, a file that no recipe can be. Raises UsageError, OutputError."""
     if out.suffix != ".toml":
         raise UsageError(f"--out {out}: a recipe's file ends in .toml")
+    if not names.is_name(out.stem):
+        raise UsageError(
+            f"--out {out}: {out.stem!r} is no name for a recipe: letters, digits, ._+-"
+        )
     if out.stem in FLOATS or out.stem in recipes.shipped():
         raise UsageError(f"--out {out}: {out.stem} is the name of a precision; give another")
     if out.is_dir() or not out.parent.is_dir():
         what = "it is a folder" if out.is_dir() else f"there is no folder {out.parent}"
         raise OutputError(f"cannot write {out}: {what}")
+    check_file(out, "--out")
 
 
 def to_toml(recipe: Recipe, comment: Sequence[str] = ()) -> str:
     """The file that `exporter.quantize.recipe.read` makes `recipe` of again, its name aside."""
-    lines = [f"# {line}" for line in comment]
+    lines = [f"# {names.line(said)}" for said in comment]
     lines += [f"summary = {_text(recipe.summary)}", f"gains = {_text(recipe.gains)}"]
     lines += [f"alpha = {recipe.alpha}"] if recipe.alpha else []
     lines += [f"around = {_text(recipe.around)}"] if recipe.around != "fast" else []
@@ -163,9 +171,9 @@ def path(found: Found) -> Table:
     return shown
 
 
-def _word(found: Found, step: Step) -> str:
+def _word(found: Found, step: Step) -> str | Text:
     if step is found.best:
-        return "[bold green]chosen[/]"
+        return Text("chosen", "bold green")
     if step.share != 1:
         return f"for {step.share:g} of it"
     return "" if step.strain <= 1 else "misses"
@@ -271,9 +279,10 @@ def draw(pictures: Sequence[Plot], title: str) -> str:
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
+        finalize=lambda value: names.shown(value) if type(value) is str else value,
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=StrictUndefined,
     )
     template = environment.get_template("picture.svg.jinja")
-    return template.render(plots=pictures, title=title, box=plots)
+    return template.render(plots=pictures, title=names.line(title), box=plots)

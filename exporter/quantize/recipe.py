@@ -36,11 +36,15 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from exporter.errors import UsageError
+from exporter.files import read_bounded
+from exporter.names import is_name
 from exporter.passes.grid import Grid
 from exporter.passes.pack_table import PACKED
 from exporter.quantize.sites import KINDS, Site
 
 SHIPPED = Path(__file__).parent / "recipes"
+LIMIT = 1 << 20
+"""Bytes of a recipe; one that a search wrote has a rule a matrix, some thousands of bytes."""
 
 Bits = Literal[0, 4, 5, 6, 7, 8]
 Rounding = Literal["nearest", "compensated", "chained", "on-grid"]
@@ -192,12 +196,19 @@ def find(precision: str) -> Recipe | None:
 
 def read(path: Path) -> Recipe:
     """A recipe from its file; its name is the file's. Raises UsageError that says what is wrong."""
+    if not is_name(path.stem):
+        raise UsageError(
+            f"recipe {path}: {path.stem!r} becomes part of a folder's name: letters, digits and "
+            "._+- alone, 64 at most; rename the file"
+        )
     try:
-        record = tomllib.loads(path.read_text(encoding="utf-8"))
+        record = tomllib.loads(read_bounded(path, LIMIT).decode("utf-8"))
     except OSError as error:
         raise UsageError(f"recipe {path} cannot be read: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UsageError(f"recipe {path} is not TOML: {error}") from None
+    if "name" in record:
+        raise UsageError(f"recipe {path}: name: a recipe is called what its file is; remove it")
     try:
         return Recipe.model_validate({"name": path.stem, **record})
     except ValidationError as error:

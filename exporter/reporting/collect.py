@@ -17,6 +17,7 @@ from exporter.bundle import Bundle, FileEntry, Manifest, Origin, VerdictRecord
 from exporter.errors import ArtifactError
 from exporter.figures import KindRange, LayerLook, Losses, Speed
 from exporter.location import Location
+from exporter.names import line
 from exporter.pipeline import PassReport
 from exporter.probing import Look
 from exporter.program import Contract
@@ -242,15 +243,15 @@ def _figures(path: Path, check_files: bool) -> ArtifactFigures:
     try:
         opened = bundle.open_bundle(path, check_files=check_files, unverified=True)
         if opened.verdict is None:
-            why = f"never verified: `goldfold verify {path.name}` measures it"
+            why = f"never verified: `goldfold verify {line(path.name)}` measures it"
             return ArtifactFigures(
-                folder=path.name, state="unverified", reasons=(why,), **_known(opened)
+                folder=line(path.name), state="unverified", reasons=(why,), **_known(opened)
             )
         return ArtifactFigures(**_judged(opened, opened.verdict), **_known(opened))
     except (ArtifactError, ValueError, KeyError, TypeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         reason = reason.replace(str(path), path.name)  # a report is handed on
-        return ArtifactFigures(folder=path.name, state="damaged", reasons=(reason,))
+        return ArtifactFigures(folder=line(path.name), state="damaged", reasons=(line(reason),))
 
 
 def _known(opened: Bundle) -> dict[str, Any]:
@@ -282,7 +283,7 @@ def _judged(opened: Bundle, verdict: VerdictRecord) -> dict[str, Any]:
     measurement, emulated = verdict.measurement, verdict.emulated
     seconds = {timing.stage: timing.seconds for timing in verdict.timings}
     return {
-        "folder": opened.path.name,
+        "folder": line(opened.path.name),
         "state": "passed" if verdict.passed else "failed",
         "reasons": verdict.reasons,
         "measured": _summary(measurement),

@@ -25,7 +25,7 @@ def junit(report: Report) -> str:
 
 
 def _suite(artifact: ArtifactFigures) -> ElementTree.Element:
-    suite = ElementTree.Element("testsuite", name=artifact.folder)
+    suite = ElementTree.Element("testsuite", name=_clean(artifact.folder))
     if artifact.state in ("damaged", "unverified"):
         case = _case(suite, artifact, "opens")
         _say(case, "error", artifact.state, artifact.reasons)
@@ -49,7 +49,8 @@ def _suite(artifact: ArtifactFigures) -> ElementTree.Element:
 
 def _case(suite: ElementTree.Element, artifact: ArtifactFigures, name: str) -> ElementTree.Element:
     group = f"goldfold.{artifact.folder.replace('.', '-')}"
-    return ElementTree.SubElement(suite, "testcase", classname=group, name=_clean(name), time="0")
+    names = {"classname": _clean(group), "name": _clean(name)}
+    return ElementTree.SubElement(suite, "testcase", names, time="0")
 
 
 def _say(case: ElementTree.Element, kind: str, message: str, lines: tuple[str, ...]) -> None:

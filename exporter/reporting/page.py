@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from exporter.names import shown
 from exporter.reporting import felt, front, inside, plots
 from exporter.reporting.collect import ArtifactFigures, Report
 from golden.report import human_size
@@ -19,6 +20,7 @@ def page(report: Report) -> str:
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,  # ids, texts and reasons come from models and goldens
+        finalize=lambda value: shown(value) if type(value) is str else value,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

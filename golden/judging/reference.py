@@ -93,6 +93,9 @@ def cached(
     done without.
     """
     place = folder or default_folder()
+    if place is None:
+        note("there is no home folder, so nothing is kept")
+        return make
 
     def embed(texts: Sequence[str], kind: str) -> np.ndarray:
         found = []
@@ -118,10 +121,13 @@ def cached(
     return embed
 
 
-def default_folder() -> Path:
-    """~/.cache/goldfold/judging, or the same under XDG_CACHE_HOME."""
+def default_folder() -> Path | None:
+    """~/.cache/goldfold/judging, or the same under XDG_CACHE_HOME; None where there is no home."""
     base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "goldfold" / "judging"
+    try:
+        return (Path(base) if base else Path.home() / ".cache") / "goldfold" / "judging"
+    except RuntimeError:  # no HOME, and a user without an entry
+        return None
 
 
 def digest(texts: Sequence[str], kind: str) -> str:

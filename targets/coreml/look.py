@@ -92,7 +92,8 @@ def _feeds(
     feeds: dict[str, np.ndarray] = {}
     for name, file in files.items():
         try:
-            feeds[name] = np.load(file, allow_pickle=False)
+            # Mapped: a header that promises more than the file holds would fill the memory.
+            feeds[name] = np.array(np.load(file, mmap_mode="r", allow_pickle=False))
         except Exception as error:
             raise UsageError(f"{file} is no .npy file that can be read") from error
     if ids:

@@ -36,7 +36,8 @@ _SAID = "said.txt"
 _STAGE = "tokenizer"
 _CHILD = f"""
 import json, os, sys, threading
-sys.modules["openvino_telemetry"] = None  # it reports each conversion
+if sys.argv[4] != "reports":
+    sys.modules["openvino_telemetry"] = None
 # Standard input ends with the process that opened it, however that ends.
 threading.Thread(target=lambda: (os.read(0, 1), os._exit(1)), daemon=True).start()
 from pathlib import Path
@@ -73,9 +74,12 @@ class Conversion:
         self._kept = kept
         self._place = place
         (place / "tokenizer.json").write_text(unlimited(words.tokenizer), encoding="utf-8")
+        # As this process has it (exporter/surroundings.py).
+        reports = "reports" if sys.modules.get("openvino_telemetry", sys) is not None else ""
         # -P: the working folder may be a stranger's, and hold a `json.py`.
         command = [
-            sys.executable, "-P", "-c", _CHILD, str(place), str(words.max_length), str(words.pad_id),
+            sys.executable, "-P", "-c", _CHILD, str(place), str(words.max_length),
+            str(words.pad_id), reports,
         ]  # fmt: skip
         with (place / _SAID).open("wb") as said:
             self._process = subprocess.Popen(

@@ -1,0 +1,52 @@
+"""What the `goldfold` command does before it imports anything: it takes Ctrl-C over, and sees to it
+that Python speaks UTF-8.
+
+In an ASCII locale whose coercion was switched off, Python holds the names of files in a form that
+no other library reads. The command starts itself again in Python's UTF-8 mode there; what is
+printed stays in the encoding of the locale, and characters that it lacks are replaced.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+from exporter import interrupt
+
+_NAME = "goldfold"
+_TOLD = "_GOLDFOLD_ENCODING"
+"""What standard output was in before Python was started again; texts are read as UTF-8."""
+_MODULE = ("-m", "exporter")
+
+
+def begin() -> None:
+    """Called when `exporter` is imported; does nothing unless that is because the command was
+    started."""
+    if not _is_command():
+        return
+    interrupt.arm()
+    if (encoding := os.environ.pop(_TOLD, None)) is not None:
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(AttributeError, ValueError, LookupError):
+                stream.reconfigure(encoding=encoding, errors="replace")  # type: ignore[union-attr]
+    elif sys.getfilesystemencoding().lower() not in ("utf-8", "utf8"):
+        _again()
+
+
+def _is_command() -> bool:
+    """By what Python itself was started with: a worker process is given its parent's `sys.argv`."""
+    words = list(sys.orig_argv)
+    if any(tuple(words[at : at + 2]) == _MODULE for at in range(1, len(words) - 1)):
+        return True
+    script = next((word for word in words[1:] if not word.startswith("-")), "")
+    return Path(script).stem == _NAME
+
+
+def _again() -> None:
+    """Start the same command in UTF-8 mode, in this process; where that cannot be, go on."""
+    words = [sys.executable, "-X", "utf8", *sys.orig_argv[1:]]
+    told = {"PYTHONUTF8": "1", _TOLD: getattr(sys.stdout, "encoding", None) or "ascii"}
+    with suppress(OSError, ValueError, TypeError):
+        os.execve(sys.executable, words, {**os.environ, **told})
