@@ -1,4 +1,4 @@
-"""The files by which other tools open the artifact: sentence-transformers, and ten lines of Python.
+"""The files by which other tools open the artifact: sentence-transformers, and plain Python.
 
 sentence-transformers' openvino backend reads the tensor `last_hidden_state` and hands it to the
 modules that follow. Here nothing follows: the graph ends in the embedding, that tensor is only
@@ -23,8 +23,10 @@ HINTS = {"fp32": "f32", "fp16": "f32", "bf16": "bf16"}
 """What a machine that we do not know should compute in. Asked for f16, one with bf16 alone would
 silently take that; fp16's weights computed in f32 are what the gate measured (run.py)."""
 
-_LOADER = '''"""Texts in, embeddings out, with openvino, tokenizers and numpy."""
+_LOADER = '''"""Texts in, embeddings out, from any thread, with openvino, tokenizers and numpy."""
 
+import os
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -37,15 +39,19 @@ tokenizer = Tokenizer.from_file(str(HERE / "tokenizer.json"))
 tokenizer.enable_truncation({max_length})
 tokenizer.enable_padding(pad_id={pad_id})
 model = ov.Core().compile_model(HERE / "{xml}", "CPU", {{"INFERENCE_PRECISION_HINT": "{hint}"}})
+request, turn, process = model.create_infer_request(), threading.Lock(), os.getpid()
 
 
 def embed(texts: list[str], prompt: str = {default}) -> np.ndarray:
     """float32 [N, {dim}]; `prompt` is the name of one of PROMPTS."""
+    if os.getpid() != process:  # OpenVINO would wait for threads that no fork takes along
+        raise RuntimeError("load.py was imported before this process was forked; use spawn instead")
     if not texts:
         return np.zeros((0, {dim}), np.float32)
     rows = tokenizer.encode_batch([PROMPTS[prompt] + text for text in texts])
     ids, mask = (np.array([getattr(r, key) for r in rows]) for key in ("ids", "attention_mask"))
-    return np.array(model({{"{ids}": ids, "{mask}": mask}})["{output}"])  # the model keeps its own
+    with turn:  # a request serves one caller at a time, and writes its next answer over this one
+        return np.array(request.infer({{"{ids}": ids, "{mask}": mask}})["{output}"])
 '''
 
 
