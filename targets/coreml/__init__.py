@@ -63,10 +63,17 @@ class CoreMl(Target):
 
         return build.write(program, folder, options)
 
-    def load(self, folder: Path, contract: Contract, precision: str, threads: int | None) -> Run:
+    def load(
+        self,
+        folder: Path,
+        contract: Contract,
+        precision: str,
+        threads: int | None,
+        streams: int | None = None,
+    ) -> Run:
         from targets.coreml import run
 
-        return run.load(folder, contract, threads)
+        return run.load(folder, contract, threads)  # Core ML shares its units out itself
 
     def parts(self, folder: Path) -> dict[str, str]:
         from targets.coreml import parts
