@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tokenizers import Tokenizer
 
-from exporter import batching, registry, vectors
+from exporter import batching, processes, registry, vectors
 from exporter.bundle import GOLDEN, MANIFEST, Bundle, open_bundle
 from exporter.errors import ArtifactError, TargetError, UsageError
 from exporter.program import Contract
@@ -18,19 +19,39 @@ from golden.errors import GoldenError
 TOKENIZER = "tokenizer.json"
 
 
-def load(folder: str | Path, *, threads: int | None = None, check: bool = True) -> Encoder:
-    """Open an artifact folder for use.
+def load(
+    folder: str | Path,
+    *,
+    threads: int | None = None,
+    streams: int | None = None,
+    check: bool = True,
+) -> Encoder:
+    """Open an artifact folder for use, by any number of threads at a time.
 
-    `check` reads every file once to compare its digest (about 1 s a gigabyte); `threads` limits the
-    runtime. Raises ArtifactError for a damaged folder and for one that missed its gate, TargetError
-    where its runtime is not installed, UsageError for fewer than one thread.
+    Args:
+        folder: what `export` wrote.
+        threads: the most that the runtime may use; by default one a core.
+        streams: how many callers are computed side by side, each with its share of `threads` (what
+            OpenVINO calls NUM_STREAMS; contexts in TensorRT; nothing in Core ML). By default
+            OpenVINO and TensorRT compute one after the other, with all there is, and ONNX Runtime
+            all at once. docs/serving.md says what either costs.
+        check: read every file once to compare its digest (about 1 s a gigabyte).
+
+    Raises:
+        ArtifactError: a damaged folder, or one that missed its gate.
+        TargetError: its runtime is not installed.
+        UsageError: fewer than one thread or stream; a fork of a process that has a runtime at work
+            which does not survive that.
     """
-    if threads is not None and (not _is_whole(threads) or threads < 1):
-        raise UsageError(f"threads is {threads!r}; it must be a whole number from 1")
-    return open_encoder(open_bundle(Path(folder), check_files=check), threads)
+    for name, given in (("threads", threads), ("streams", streams)):
+        if given is not None and (not _is_whole(given) or given < 1):
+            raise UsageError(f"{name} is {given!r}; it must be a whole number from 1")
+    return open_encoder(open_bundle(Path(folder), check_files=check), threads, streams=streams)
 
 
-def open_encoder(bundle: Bundle, threads: int | None = None, proof: bool = False) -> Encoder:
+def open_encoder(
+    bundle: Bundle, threads: int | None = None, proof: bool = False, streams: int | None = None
+) -> Encoder:
     """The encoder of a bundle that is already open and checked.
 
     `proof`: only to measure, so that what stands in for the artifact will do where this machine
@@ -42,26 +63,37 @@ def open_encoder(bundle: Bundle, threads: int | None = None, proof: bool = False
     if manifest.recipe is None and manifest.precision not in registry.FLOATS:
         raise ArtifactError(f"{bundle.path}: {MANIFEST} has no recipe for {manifest.precision!r}")
     try:
-        target = registry.offered(manifest.target, manifest.precision, manifest.needs)
+        registry.offered(manifest.target, manifest.precision, manifest.needs)
     except TargetError as error:
         raise TargetError(f"{bundle.path}: {error}") from None
-    opened = target.stand_in if proof and target.cannot_run(bundle.path) else target.load
-    return Encoder(bundle, opened(bundle.path, manifest.contract, manifest.floating, threads))
+    return Encoder(bundle, processes.opened(processes.Way(bundle, threads, streams, proof)))
 
 
 class Encoder:
-    """`.embed(texts)` for people, `.run(input_ids, attention_mask)` for programs."""
+    """`.embed(texts)` for people, `.run(input_ids, attention_mask)` for programs; either from any
+    number of threads at a time. It can be pickled (exporter/processes.py)."""
 
     def __init__(self, bundle: Bundle, run) -> None:
         self.bundle = bundle
         self._run = run
         self._call_tokens = registry.target(bundle.manifest.target).call_tokens
-        try:
-            self._tokenizer = Tokenizer.from_file(str(bundle.path / TOKENIZER))
-        except Exception as error:
-            raise ArtifactError(f"{bundle.path / TOKENIZER} cannot be read: {error}") from None
-        self._tokenizer.no_padding()
-        self._tokenizer.enable_truncation(self.contract.max_length)
+        self._words: Tokenizer | None = _tokenizer(bundle, self.contract)
+
+    @property
+    def _tokenizer(self) -> Tokenizer:
+        """Set up once, and only asked from then on, so that threads may share it."""
+        if self._words is None:  # pickle leaves it out
+            self._words = _tokenizer(self.bundle, self.contract)
+        return self._words
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return processes.sent(self, self._run, "_words")
+
+    def __copy__(self) -> Encoder:
+        return self  # nothing of it ever changes
+
+    def __deepcopy__(self, memo: object) -> Encoder:
+        return self
 
     @property
     def contract(self) -> Contract:
@@ -215,6 +247,17 @@ class Encoder:
             # The floor is torch.nn.functional.normalize's: a zero row stays zero.
             short = short / np.maximum(np.linalg.norm(short, axis=1, keepdims=True), 1e-12)
         return np.ascontiguousarray(short, dtype=np.float32)
+
+
+def _tokenizer(bundle: Bundle, contract: Contract) -> Tokenizer:
+    path = bundle.path / TOKENIZER
+    try:
+        found = Tokenizer.from_file(str(path))
+    except Exception as error:
+        raise ArtifactError(f"{path} cannot be read: {error}") from None
+    found.no_padding()
+    found.enable_truncation(contract.max_length)
+    return found
 
 
 def _is_whole(value: object) -> bool:
