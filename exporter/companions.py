@@ -33,8 +33,8 @@ def write(
     """Everything beside the target's own files. What says how long a text may be says what
     `contract` does. Raises ModelError if a file of the model's is not what its digest is of."""
     settings = _settings(source, program, contract)
-    direction = str(settings.get("truncation_side", "right")).capitalize()
-    text = limited(program.tokenizer, contract.max_length, direction)
+    direction = contract.truncation_side.capitalize()
+    text = limited(program.tokenizer, contract.length_of(""), direction)
     (folder / TOKENIZER).write_text(text, encoding="utf-8")
     written = json.dumps(settings, ensure_ascii=False, indent=2) + "\n"
     (folder / _SETTINGS).write_text(written, encoding="utf-8")
@@ -59,7 +59,8 @@ def _settings(source: Source, program: Program, contract: Contract) -> dict[str,
         pad = Tokenizer.from_str(program.tokenizer).id_to_token(contract.pad_id)
         said = {"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": pad}
     lengths = dict.fromkeys({"model_max_length"} | ({"max_length"} & said.keys()), 0)
-    return {**said, **dict.fromkeys(sorted(lengths), contract.max_length), "padding_side": "right"}
+    sides = {"padding_side": "right", "truncation_side": contract.truncation_side}
+    return {**said, **dict.fromkeys(sorted(lengths), contract.length_of("")), **sides}
 
 
 def _free(name: str, taken: Collection[str]) -> str:

@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 import numpy as np
 
-from exporter import batching, registry, vectors
+from exporter import batching, processes, registry, vectors
 from exporter.bundle import GOLDEN, MANIFEST, Bundle, check_references, open_bundle, steadily
 from exporter.errors import ArtifactError, TargetError, TextError, UsageError
 from exporter.files import read_tokenizer
@@ -23,20 +23,44 @@ _WINDOW = 1 << 13
 """Texts that are sorted by length, and held as tokens, at a time."""
 
 
-def load(folder: str | Path, *, threads: int | None = None, check: bool = True) -> Encoder:
-    """Open an artifact folder for use.
+def load(
+    folder: str | Path,
+    *,
+    threads: int | None = None,
+    streams: int | None = None,
+    check: bool = True,
+) -> Encoder:
+    """Open an artifact folder for use, by any number of threads at a time.
 
-    `check` reads every file once to compare its digest (about 1 s a gigabyte); `threads` limits the
-    runtime. Raises ArtifactError for a damaged folder and for one that missed its gate, TargetError
-    where its runtime is not installed, UsageError for fewer than one thread.
+    Args:
+        folder: what `export` wrote.
+        threads: the most that the runtime may use; by default one a core.
+        streams: how many callers are computed side by side, each with its share of `threads` (what
+            OpenVINO calls NUM_STREAMS; contexts in TensorRT; nothing in Core ML). By default
+            OpenVINO and TensorRT compute one after the other, with all there is, and ONNX Runtime
+            all at once. docs/serving.md says what either costs.
+        check: read every file once to compare its digest (about 1 s a gigabyte).
+
+    Raises:
+        ArtifactError: a damaged folder, or one that missed its gate.
+        TargetError: its runtime is not installed.
+        UsageError: fewer than one thread or stream; a fork of a process that has a runtime at work
+            which does not survive that.
     """
-    if threads is not None and (not _is_whole(threads) or threads < 1):
-        raise UsageError(f"threads is {threads!r}; it must be a whole number from 1")
+    for name, given in (("threads", threads), ("streams", streams)):
+        if given is not None and (not _is_whole(given) or given < 1):
+            raise UsageError(f"{name} is {given!r}; it must be a whole number from 1")
     path = Path(folder)
-    return steadily(path, lambda: open_encoder(open_bundle(path, check_files=check), threads))
+
+    def opened() -> Encoder:
+        return open_encoder(open_bundle(path, check_files=check), threads, streams=streams)
+
+    return steadily(path, opened)
 
 
-def open_encoder(bundle: Bundle, threads: int | None = None, proof: bool = False) -> Encoder:
+def open_encoder(
+    bundle: Bundle, threads: int | None = None, proof: bool = False, streams: int | None = None
+) -> Encoder:
     """The encoder of a bundle that is already open and checked.
 
     `proof`: only to measure, so that what stands in for the artifact will do where this machine
@@ -48,28 +72,39 @@ def open_encoder(bundle: Bundle, threads: int | None = None, proof: bool = False
     if manifest.recipe is None and manifest.precision not in registry.FLOATS:
         raise ArtifactError(f"{bundle.path}: {MANIFEST} has no recipe for {manifest.precision!r}")
     try:
-        target = registry.offered(manifest.target, manifest.precision, manifest.needs)
+        registry.offered(manifest.target, manifest.precision, manifest.needs)
     except TargetError as error:
         raise TargetError(f"{bundle.path}: {error}") from None
     check_references(bundle.path, manifest)
-    opened = target.stand_in if proof and target.cannot_run(bundle.path) else target.load
-    encoder = Encoder(bundle, opened(bundle.path, manifest.contract, manifest.floating, threads))
+    encoder = Encoder(bundle, processes.opened(processes.Way(bundle, threads, streams, proof)))
     bundle.check_unchanged()
     return encoder
 
 
 class Encoder:
-    """`.embed(texts)` for people, `.run(input_ids, attention_mask)` for programs."""
+    """`.embed(texts)` for people, `.run(input_ids, attention_mask)` for programs; either from any
+    number of threads at a time. It can be pickled (exporter/processes.py)."""
 
     def __init__(self, bundle: Bundle, run) -> None:
         self.bundle = bundle
         self._run = run
         self._call_tokens = registry.target(bundle.manifest.target).call_tokens
-        try:
-            self._tokens = Tokens(read_tokenizer(bundle.path / TOKENIZER), self.contract)
-        except (OSError, ValueError) as error:
-            said = getattr(error, "strerror", None) or error
-            raise ArtifactError(f"{bundle.path / TOKENIZER} cannot be read: {said}") from None
+        self._words: Tokens | None = _read_tokens(bundle, self.contract)
+
+    @property
+    def _tokens(self) -> Tokens:
+        if self._words is None:  # pickle leaves it out
+            self._words = _read_tokens(self.bundle, self.contract)
+        return self._words
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return processes.sent(self, self._run, "_words")
+
+    def __copy__(self) -> Encoder:
+        return self  # nothing of it ever changes
+
+    def __deepcopy__(self, memo: object) -> Encoder:
+        return self
 
     @property
     def contract(self) -> Contract:
@@ -265,6 +300,14 @@ class Encoder:
             # The floor is torch.nn.functional.normalize's: a zero row stays zero.
             short = short / np.maximum(np.linalg.norm(short, axis=1, keepdims=True), 1e-12)
         return np.ascontiguousarray(short, dtype=np.float32)
+
+
+def _read_tokens(bundle: Bundle, contract: Contract) -> Tokens:
+    try:
+        return Tokens(read_tokenizer(bundle.path / TOKENIZER), contract)
+    except (OSError, ValueError) as error:
+        said = getattr(error, "strerror", None) or error
+        raise ArtifactError(f"{bundle.path / TOKENIZER} cannot be read: {said}") from None
 
 
 def _is_whole(value: object) -> bool:

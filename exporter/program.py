@@ -75,11 +75,16 @@ class Contract(BaseModel):
         lengths = {task: n for task, n in self.lengths.items() if n < max_length}
         return self.model_copy(update={"max_length": max_length, "lengths": lengths})
 
-    def prompt_of(self, task: Task) -> str:
-        """What sentence-transformers puts before a text of `task` if no prompt is named."""
+    def prompt_name(self, task: Task) -> str:
+        """The prompt that sentence-transformers takes for a text of `task` if none is named; "" is
+        none."""
         names = {"query": ("query",), "document": ("document", "passage", "corpus")}.get(task, ())
         found = next((name for name in names if name in self.prompts), self.default_prompt_name)
-        return self.prompts.get(found or "", "")
+        return found if found in self.prompts else ""
+
+    def prompt_of(self, task: Task) -> str:
+        """Its text."""
+        return self.prompts.get(self.prompt_name(task), "")
 
     def output_of(self, dim: int) -> str:
         """The output of `dim` dimensions: `sentence_embedding`, or `sentence_embedding_256`."""

@@ -16,7 +16,7 @@ from exporter.program import Contract, Program, Reference, Words
 
 class Run(Protocol):
     """(input_ids int64[B,S], attention_mask int64[B,S]) → float32[B,D]; inputs are already
-    checked."""
+    checked. Any number of threads may call it at a time."""
 
     def __call__(
         self, input_ids: np.ndarray, attention_mask: np.ndarray, output: str | None = None
@@ -154,9 +154,26 @@ class Target(ABC):
         return ()
 
     @abstractmethod
-    def load(self, folder: Path, contract: Contract, precision: str, threads: int | None) -> Run:
-        """Open what `build` wrote. Raises ArtifactError if the runtime refuses it, TargetError
-        where this machine cannot run it."""
+    def load(
+        self,
+        folder: Path,
+        contract: Contract,
+        precision: str,
+        threads: int | None,
+        streams: int | None = None,
+    ) -> Run:
+        """Open what `build` wrote, for any number of threads at a time: what is returned gives each
+        caller its own result (targets/pool.py helps), and an array that nothing writes to again.
+
+        `threads` limits the runtime; `streams` is how many callers it should compute at once,
+        where it can be told. Raises ArtifactError if the runtime refuses the file, TargetError
+        where this machine cannot run it.
+        """
+
+    def after_fork(self) -> str | None:
+        """Why no artifact can be opened in the fork of a process that has opened one, in words;
+        None if it can."""
+        return "the threads of its runtime do not survive a fork"
 
     def stand_in(
         self, folder: Path, contract: Contract, precision: str, threads: int | None

@@ -165,6 +165,7 @@ def test_exporter_finds_targets_by_name_only() -> None:
             "targets",
             (
                 "targets.base",
+                "targets.pool",
                 "exporter.passes",
                 "exporter.onnxfile",
                 "exporter.interpret",

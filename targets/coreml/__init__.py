@@ -64,10 +64,17 @@ class CoreMl(Target):
 
         return build.write(program, folder, options)
 
-    def load(self, folder: Path, contract: Contract, precision: str, threads: int | None) -> Run:
+    def load(
+        self,
+        folder: Path,
+        contract: Contract,
+        precision: str,
+        threads: int | None,
+        streams: int | None = None,
+    ) -> Run:
         from targets.coreml import run
 
-        return run.load(folder, contract, threads)
+        return run.load(folder, contract, threads)  # Core ML shares its units out itself
 
     def refers(self, folder: Path) -> Collection[str]:
         from targets.coreml import package

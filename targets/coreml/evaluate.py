@@ -8,6 +8,7 @@ which operation, and the Neural Engine's own arithmetic.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,6 +27,27 @@ Watch = Callable[[Operation, str, Kind, np.ndarray], None]
 """Is told of every value that is made: its operation, name, declared type and numbers."""
 
 
+class Widened:
+    """Weights in the working type, and compressed ones opened: each made once for all evaluators
+    that share them, in however many threads."""
+
+    def __init__(self) -> None:
+        self.made: dict[Any, np.ndarray] = {}
+        self._of: list[Any] = []
+        """What keys speak of: its memory must not be used again under a key."""
+        self._making = threading.RLock()
+
+    def get(self, key: Any, of: Any, make: Callable[[], np.ndarray]) -> np.ndarray:
+        """What `make` makes of the arrays `of`, made once and kept with them."""
+        if key not in self.made:
+            with self._making:  # or sixteen threads open sixteen tables
+                if key not in self.made:
+                    made = make()
+                    self._of.append(of)
+                    self.made[key] = made
+        return self.made[key]
+
+
 class Evaluator:
     """One function of a package, ready to run.
 
@@ -33,8 +55,7 @@ class Evaluator:
         package: as targets.coreml.package.read gives it.
         function: its name; the package's default if None.
         precision: one of PRECISIONS.
-        widened: weights in the working type, and compressed ones opened, to be shared by
-            evaluators of one package.
+        widened: to be shared by evaluators of one package.
 
     Raises ArtifactError for an operation that is not known, UsageError for a function or precision
     that is not there.
@@ -45,14 +66,14 @@ class Evaluator:
         package: Package,
         function: str | None = None,
         precision: str = "declared",
-        widened: dict[Any, Any] | None = None,
+        widened: Widened | None = None,
     ) -> None:
         if precision not in PRECISIONS:
             raise UsageError(f"no precision {precision!r}; there are {', '.join(PRECISIONS)}")
         self.function = package.function(function)
         self.working = np.float64 if precision == "f64" else np.float32
         self.rounds = precision == "declared"
-        self.widened: dict[Any, Any] = {} if widened is None else widened
+        self.widened = Widened() if widened is None else widened
         for operation in self.function.operations:
             if operation.op not in TABLE or "blocks" in operation.inputs:
                 raise ArtifactError(
@@ -99,12 +120,12 @@ class Evaluator:
         given = tuple(sorted((name, _identity(operands.raw(name))) for name in operation.inputs))
         kind = operation.outputs[0][1]
         key = (operation.op, given, kind, self.working, self.rounds)
-        if key not in self.widened:
+
+        def make() -> np.ndarray:
             made = np.asarray(TABLE[operation.op](operands))
-            self.widened[key] = self._settled(operation, operation.outputs[0][0], kind, made)
-            # As below: what a key speaks of has to live as long as it.
-            self.widened[key, "of"] = [operands.raw(name) for name in operation.inputs]
-        return self.widened[key]
+            return self._settled(operation, operation.outputs[0][0], kind, made)
+
+        return self.widened.get(key, [operands.raw(name) for name in operation.inputs], make)
 
     def _inputs(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         wanted = self.function.inputs
@@ -151,10 +172,7 @@ class Evaluator:
         if array.dtype.kind != "f" or array.dtype == self.working:
             return array
         key = (array.__array_interface__["data"][0], array.shape, array.dtype.str, self.working)
-        if key not in self.widened:
-            self.widened[key] = array.astype(self.working)
-            self.widened[key, "of"] = array  # its memory must not be used again under this key
-        return self.widened[key]
+        return self.widened.get(key, array, lambda: array.astype(self.working))
 
 
 @dataclass

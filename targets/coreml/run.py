@@ -6,18 +6,19 @@ width of the batch, not by a row's own tokens, so that a batch that was padded i
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
 from exporter.errors import ArtifactError
 from exporter.program import ATTENTION_MASK, INPUT_IDS, Contract
 from targets.base import Run
 from targets.coreml import vendor
-from targets.coreml.evaluate import Evaluator
+from targets.coreml.evaluate import Evaluator, Widened
 from targets.coreml.layout import PACKAGE
+from targets.coreml.limits import limited
 from targets.coreml.package import MilFunction, Package, read
 
 Row = Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]
@@ -25,17 +26,21 @@ Row = Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]
 
 
 def load(folder: Path, contract: Contract, threads: int | None = None) -> Run:
-    """A callable over the package in `folder`. `threads` limits the evaluator's matrix products;
-    Core ML chooses for itself. Raises ArtifactError if the package is damaged."""
+    """A callable over the package in `folder`, for any number of threads. `threads` limits the
+    evaluator's matrix products; Core ML chooses for itself. Raises ArtifactError if the package is
+    damaged."""
     package = read(folder / PACKAGE)
     opened = _core_ml if vendor.native() else _evaluator
     lengths = {_length(function): function for function in package.functions.values()}
     rows: dict[str, Row] = {}
-    widened: dict = {}
+    widened = Widened()
+    opening = threading.Lock()
 
     def row_of(name: str) -> Row:
         if name not in rows:
-            rows[name] = opened(package, name, widened)
+            with opening:  # once, however many threads ask
+                if name not in rows:
+                    rows[name] = opened(package, name, widened)
         return rows[name]
 
     def run(
@@ -46,7 +51,7 @@ def load(folder: Path, contract: Contract, threads: int | None = None) -> Run:
         row = row_of(function.name)
         padded = length or input_ids.shape[1]
         out: list[np.ndarray] = []
-        with threadpool_limits(threads):
+        with limited(threads):
             for place in range(len(input_ids)):
                 feeds = {
                     INPUT_IDS: _widened(input_ids[place], padded, contract.pad_id),
@@ -93,11 +98,11 @@ def _widened(row: np.ndarray, width: int, filler: int) -> np.ndarray:
     return out
 
 
-def _evaluator(package: Package, name: str, widened: dict) -> Row:
+def _evaluator(package: Package, name: str, widened: Widened) -> Row:
     return Evaluator(package, name, "declared", widened)
 
 
-def _core_ml(package: Package, name: str, widened: dict) -> Row:
+def _core_ml(package: Package, name: str, widened: Widened) -> Row:
     """Core ML's own runtime, on whatever units it chooses."""
     ct = vendor.coremltools()
     several = len(package.functions) > 1
@@ -106,4 +111,23 @@ def _core_ml(package: Package, name: str, widened: dict) -> Row:
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ArtifactError(f"Core ML refuses {package.path}: {reason}") from error
-    return model.predict
+    return _one_at_a_time(model.predict)
+
+
+def _one_at_a_time(predict: Row) -> Row:
+    """`predict` as Apple wants an MLModel used: by one thread at a time.
+
+    Core ML lets go of its inputs a second after a call, on a thread of its own that does not hold
+    Python's lock (coremltools 9.0; its pull request 2827). So an array that it was given must not
+    be its alone: one of each shape is kept, and filled anew.
+    """
+    turn = threading.Lock()
+    kept: dict[tuple[str, tuple[int, ...]], np.ndarray] = {}
+
+    def row(feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        with turn:
+            for name, array in feeds.items():
+                kept.setdefault((name, array.shape), np.empty_like(array))[...] = array
+            return predict({name: kept[name, array.shape] for name, array in feeds.items()})
+
+    return row

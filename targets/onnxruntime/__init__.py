@@ -49,8 +49,18 @@ class OnnxRuntime(Target):
         onnxfile.write(program, folder, self.name)
         return ()
 
-    def load(self, folder: Path, contract: Contract, precision: str, threads: int | None) -> Run:
-        return run.load(folder, contract, threads)
+    def load(
+        self,
+        folder: Path,
+        contract: Contract,
+        precision: str,
+        threads: int | None,
+        streams: int | None = None,
+    ) -> Run:
+        return run.load(folder, contract, threads, streams)
+
+    def after_fork(self) -> str | None:
+        return None  # a session's threads are its own, and a new one brings its own
 
     def refers(self, folder: Path) -> Collection[str]:
         return onnxfile.references(folder / onnxfile.MODEL)

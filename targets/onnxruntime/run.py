@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from pathlib import Path
 
@@ -15,9 +16,15 @@ from exporter.program import ATTENTION_MASK, INPUT_IDS, Contract
 from targets.base import Run
 
 
-def load(folder: Path, contract: Contract, threads: int | None) -> Run:
+def load(folder: Path, contract: Contract, threads: int | None, streams: int | None = None) -> Run:
     """A callable over an InferenceSession on the CPU. Raises ArtifactError if ORT refuses the
-    file."""
+    file.
+
+    A session computes every caller in its own thread, with the help of a pool of `threads` that all
+    share; with `streams`, each is helped by so much less that as many fill the cores.
+    """
+    if streams:
+        threads = max(1, (threads or _cores()) // streams)
     session = _open(folder / MODEL, threads)
 
     def run(
@@ -27,6 +34,13 @@ def load(folder: Path, contract: Contract, threads: int | None) -> Run:
         return np.asarray(session.run([output or contract.output], feeds)[0])
 
     return run
+
+
+def _cores() -> int:
+    """Those that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def census(folder: Path) -> dict[str, int]:

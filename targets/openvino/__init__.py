@@ -87,10 +87,17 @@ class OpenVino(Target):
         under_way = begun if isinstance(begun, tokenizer.Conversion) else None
         return (tokenizer.write(folder, contract, reference.token_ids, under_way),)
 
-    def load(self, folder: Path, contract: Contract, precision: str, threads: int | None) -> Run:
+    def load(
+        self,
+        folder: Path,
+        contract: Contract,
+        precision: str,
+        threads: int | None,
+        streams: int | None = None,
+    ) -> Run:
         from targets.openvino import run
 
-        return run.load(folder, contract, precision, threads)
+        return run.load(folder, contract, precision, threads, streams)
 
     def lay_out(
         self, folder: Path, contract: Contract, precision: str, layout: str, out: Path

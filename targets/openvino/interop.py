@@ -1,4 +1,4 @@
-"""The files by which other tools open the artifact: sentence-transformers, and ten lines of Python.
+"""The files by which other tools open the artifact: sentence-transformers, and plain Python.
 
 sentence-transformers' openvino backend reads the tensor `last_hidden_state` and hands it to the
 modules that follow. Here nothing follows: the graph ends in the embedding, that tensor is only
@@ -13,7 +13,7 @@ from pathlib import Path
 from pprint import pformat
 from typing import Any
 
-from exporter.program import ATTENTION_MASK, EMBEDDING, INPUT_IDS, Contract, Reference
+from exporter.program import ATTENTION_MASK, EMBEDDING, INPUT_IDS, Contract, Reference, Task
 from targets.openvino.build import HIDDEN, XML
 
 LOADER = "load.py"
@@ -23,10 +23,12 @@ HINTS = {"fp32": "f32", "fp16": "f32", "bf16": "bf16"}
 """What a machine that we do not know should compute in. Asked for f16, one with bf16 alone would
 silently take that; fp16's weights computed in f32 are what the gate measured (run.py)."""
 
-_LOADER = '''"""Texts in, embeddings out, with openvino, tokenizers and numpy."""
+_LOADER = '''"""Texts in, embeddings out, from any thread, with openvino, tokenizers and numpy."""
 
 import contextlib
+import os
 import sys
+import threading
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -44,19 +46,31 @@ import openvino as ov
 from tokenizers import Tokenizer
 
 PROMPTS = {prompts}
-tokenizer = Tokenizer.from_file(str(HERE / "tokenizer.json"))
-tokenizer.enable_truncation({max_length})
-tokenizer.enable_padding(pad_id={pad_id})
+OWN = {own}  # the prompt of a task, where none is named
+LENGTHS = {lengths}  # tokens that a text of a task is cut to
+tokenizers = {{}}
+for length in set(LENGTHS.values()):
+    tokenizers[length] = Tokenizer.from_file(str(HERE / "tokenizer.json"))
+    tokenizers[length].enable_truncation(length, direction="{side}")
+    tokenizers[length].enable_padding(pad_id={pad_id})
 model = ov.Core().compile_model(HERE / "{xml}", "CPU", {{"INFERENCE_PRECISION_HINT": "{hint}"}})
+request, turn, process = model.create_infer_request(), threading.Lock(), os.getpid()
 
 
-def embed(texts: list[str], prompt: str = {default}) -> np.ndarray:
-    """float32 [N, {dim}]; `prompt` is the name of one of PROMPTS."""
+def embed(texts: list[str], prompt: str | None = None, task: str = "") -> np.ndarray:
+    """float32 [N, {dim}]; `prompt` is the name of one of PROMPTS, `task` is query or document."""
+    if os.getpid() != process:  # OpenVINO would wait for threads that no fork takes along
+        raise RuntimeError("load.py was imported before this process was forked; use spawn instead")
     if not texts:
         return np.zeros((0, {dim}), np.float32)
-    rows = tokenizer.encode_batch([PROMPTS[prompt] + text for text in texts])
+    before = PROMPTS[OWN[task] if prompt is None else prompt]
+    rows = tokenizers[LENGTHS[task]].encode_batch([before + text for text in texts])
     ids, mask = (np.array([getattr(r, key) for r in rows]) for key in ("ids", "attention_mask"))
-    return np.array(model({{"{ids}": ids, "{mask}": mask}})["{output}"])  # the model keeps its own
+    for place, row in enumerate(rows):
+        if not sum(row.attention_mask) or max(row.ids) >= {vocab_size}:
+            raise ValueError(f"text {{place}} has no tokens, or one that the model has no row for")
+    with turn:  # a request serves one caller at a time, and writes its next answer over this one
+        return np.array(request.infer({{"{ids}": ids, "{mask}": mask}})["{output}"])
 '''
 
 
@@ -76,11 +90,13 @@ def write(folder: Path, contract: Contract, precision: str, reference: Reference
     }.items():
         text = json.dumps(content, ensure_ascii=False, indent=1)
         (folder / name).write_text(text + "\n", encoding="utf-8")
-    default = contract.default_prompt_name
+    tasks: tuple[Task, ...] = ("", "query", "document")
     loader = _LOADER.format(
         prompts=pformat({**contract.prompts, "": ""}, width=88, sort_dicts=False),
-        default=repr(default if default in contract.prompts else ""),
-        max_length=contract.max_length,
+        own={task: contract.prompt_name(task) for task in tasks},
+        lengths={task: contract.length_of(task) for task in tasks},
+        side=contract.truncation_side,
+        vocab_size=contract.vocab_size,
         pad_id=contract.pad_id,
         xml=XML,
         hint=hint,
@@ -106,7 +122,8 @@ def _transformer(contract: Contract, hint: str) -> dict[str, Any]:
         "transformer_task": "feature-extraction",
         "modality_config": {"text": {"method": "forward", "method_output_name": HIDDEN}},
         "module_output_name": EMBEDDING,
-        "max_seq_length": contract.max_length,
+        "max_seq_length": contract.length_of(""),
+        **{f"{task}_length": n for task, n in contract.lengths.items() if task},
         # The graph's masks want padding on the right, whatever the source's tokenizer prefers.
         "processor_kwargs": {"padding_side": "right"},
         # Left to itself OpenVINO computes in bf16 on a machine with AMX. That it may not round

@@ -19,6 +19,7 @@ from targets.base import Run
 from targets.openvino import markup
 from targets.openvino.build import GROUP, XML, group
 from targets.openvino.shapes import Infer, Shapes, padded
+from targets.pool import Pool
 
 _HINTS = {"fp32": ("f32", "FP32"), "fp16": ("f16", "FP16"), "bf16": ("bf16", "BF16")}
 """INFERENCE_PRECISION_HINT and the capability it needs, by our precision."""
@@ -38,19 +39,37 @@ def hint(precision: str) -> tuple[str, bool]:
     return (name, True) if able else ("f32", False)
 
 
-def load(folder: Path, contract: Contract, precision: str, threads: int | None) -> Run:
-    """A callable over one infer request a shape. Not for several threads at once: open one a
-    thread."""
+def load(
+    folder: Path,
+    contract: Contract,
+    precision: str,
+    threads: int | None,
+    streams: int | None = None,
+) -> Run:
+    """A callable over a pool of infer requests a shape, for any number of threads.
+
+    One compiled model computes as many callers at once as it has `streams`, which share `threads`
+    out among them; one if None, so that a single caller has every core.
+    """
     model = _read(folder)
     shapes = Shapes.of(model)
 
     def infer(length: int) -> Infer:
         own = model if shapes == Shapes() else shapes.reshaped(model, length)
-        request = _compile(own, folder, precision, threads).create_infer_request()
+        compiled = _compile(own, folder, precision, threads, streams)
+        # All at once, since making one waits for the calls that run. Two a stream: the next caller
+        # waits inside the plugin, which hands a stream on without Python.
+        at_once = int(compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
+        pool = Pool(compiled.create_infer_request, 2 * at_once)
 
         def at_shape(ids: np.ndarray, mask: np.ndarray, output: str) -> np.ndarray:
             feeds = {INPUT_IDS: ids, ATTENTION_MASK: mask}
-            return np.array(request.infer(feeds, share_inputs=True)[output], dtype=np.float32)
+
+            def infer_with(request: ov.InferRequest) -> np.ndarray:
+                # Copied while the request is ours: its next call overwrites what this one gave.
+                return np.array(request.infer(feeds, share_inputs=True)[output], dtype=np.float32)
+
+            return pool.use(infer_with)
 
         return at_shape
 
@@ -87,7 +106,7 @@ def _read(folder: Path) -> ov.Model:
 
 
 def _compile(
-    model: ov.Model, folder: Path, precision: str, threads: int | None
+    model: ov.Model, folder: Path, precision: str, threads: int | None, streams: int | None = None
 ) -> ov.CompiledModel:
     options: dict[str, Any] = {
         "INFERENCE_PRECISION_HINT": hint(precision)[0],
@@ -97,6 +116,8 @@ def _compile(
     }
     if threads:
         options["INFERENCE_NUM_THREADS"] = threads
+    if streams:
+        options["NUM_STREAMS"] = streams
     try:
         return ov.Core().compile_model(model, "CPU", options)
     except Exception as error:

@@ -7,6 +7,7 @@ same weights, when it is first needed, and the folder holds nothing twice.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -88,11 +89,18 @@ def padded(
 ) -> Callable[[np.ndarray, np.ndarray, str], np.ndarray]:
     """A call of any shape through calls of these shapes. `infer` opens one length, 0 being any."""
     opened: dict[int, Infer] = {}
+    opening = threading.Lock()
+
+    def at(length: int) -> Infer:
+        if length not in opened:
+            with opening:  # once, however many threads ask: it costs seconds, and memory
+                if length not in opened:
+                    opened[length] = infer(length)
+        return opened[length]
 
     def run(ids: np.ndarray, mask: np.ndarray, output: str) -> np.ndarray:
         length = shapes.length(ids.shape[1])
-        if length not in opened:
-            opened[length] = infer(length)
+        infer_at = at(length)
         columns = max(length - ids.shape[1], 0)
         ids = np.pad(ids, ((0, 0), (0, columns)), constant_values=pad_id)
         mask = np.pad(mask, ((0, 0), (0, columns)))
@@ -101,7 +109,7 @@ def padded(
         lacking = ((0, -len(ids) % size), (0, 0))
         ids_all, mask_all = (np.pad(array, lacking, mode="edge") for array in (ids, mask))
         found = [
-            opened[length](ids_all[place : place + size], mask_all[place : place + size], output)
+            infer_at(ids_all[place : place + size], mask_all[place : place + size], output)
             for place in range(0, len(ids_all), size)
         ]
         return np.concatenate(found)[: len(ids)]

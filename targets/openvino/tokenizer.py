@@ -22,6 +22,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import openvino as ov
+from openvino import opset13 as ops
+from tokenizers import Tokenizer
 
 from exporter.program import INPUT_IDS, Contract, Words, unlimited
 
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from targets.base import Kept
 
 XML = "openvino_tokenizer.xml"
+BEYOND = "a_token_that_the_model_has_no_row_for"
 PACKAGE = "openvino_tokenizers"
 _FILES = (XML, "openvino_tokenizer.bin")
 _NOT = "openvino_tokenizer.xml is not written: "
@@ -47,7 +50,7 @@ place, length, pad_id = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 settings = {{
     "tokenizer_class": "PreTrainedTokenizerFast",
     "padding_side": "right",
-    "truncation_side": "right",
+    "truncation_side": sys.argv[5],
     "pad_token": Tokenizer.from_file(str(place / "tokenizer.json")).id_to_token(pad_id),
 }}
 (place / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
@@ -79,7 +82,7 @@ class Conversion:
         # -P: the working folder may be a stranger's, and hold a `json.py`.
         command = [
             sys.executable, "-P", "-c", _CHILD, str(place), str(words.max_length),
-            str(words.pad_id), reports,
+            str(words.pad_id), reports, words.truncation_side,
         ]  # fmt: skip
         with (place / _SAID).open("wb") as said:
             self._process = subprocess.Popen(
@@ -145,7 +148,7 @@ def _parts(key: str) -> dict[str, str]:
 
 def _key(words: Words) -> str:
     digest = hashlib.sha256(unlimited(words.tokenizer).encode()).hexdigest()
-    return f"{digest} {words.max_length} {words.pad_id}"
+    return f"{digest} {words.max_length} {words.pad_id} {words.truncation_side}"
 
 
 def write(
@@ -158,12 +161,13 @@ def write(
     if find_spec(PACKAGE) is None:
         return f"{_NOT}the package openvino-tokenizers is not installed"
     tokenizer = (folder / "tokenizer.json").read_text("utf-8")
-    made = convert(Words(tokenizer, contract.max_length, contract.pad_id), begun)
+    made = convert(Words.of(contract, tokenizer), begun)
     if isinstance(made, str):
         return f"{_NOT}openvino-tokenizers refuses the tokenizer: {made}"
     for name, content in made.items():
         (folder / name).write_bytes(content)
     try:
+        refuse_beyond(folder, contract.vocab_size)
         failure = differs(folder, token_ids)
     except RuntimeError as error:  # OpenVINO's own, for example of two versions that do not fit
         failure = f"it does not run: {(str(error).strip().splitlines() or ['RuntimeError'])[-1]}"
@@ -175,6 +179,49 @@ def write(
         f"openvino_tokenizer.xml, by openvino-tokenizers {version(PACKAGE)}, gives all "
         f"{len(token_ids)} golden texts their golden ids"
     )
+
+
+def refuse_beyond(folder: Path, vocab_size: int) -> None:
+    """Have the tokenizer in `folder` fail on a text that holds a token without a row in the model's
+    table, where it has such tokens: OpenVINO's lookup would take zeros for it, without a word.
+
+    A tokenizer of OpenVINO's raises nothing by itself, so its ids are given a shape that they do
+    not fit; the op's name is what OpenVINO says then.
+    """
+    import openvino_tokenizers  # noqa: F401 — teaches every Core the ops of text
+
+    known = Tokenizer.from_file(str(folder / "tokenizer.json")).get_vocab(with_added_tokens=True)
+    if max(known.values(), default=0) < vocab_size:
+        return
+    model = ov.Core().read_model(folder / XML)
+    (result,) = (out for out in model.outputs if INPUT_IDS in out.get_names())
+    ids, names = result.get_node().input_value(0), result.get_names()
+    made: list[ov.Node] = []
+
+    def named(node: ov.Node) -> ov.Node:
+        """OpenVINO's own names count all nodes of a process: not the same twice."""
+        node.set_friendly_name(f"{BEYOND}.{len(made)}")
+        made.append(node)
+        return node
+
+    def constant(value: np.ndarray, kind: ov.Type) -> ov.Node:
+        return named(ops.constant(value, dtype=kind))
+
+    axes = constant(np.array([0, 1]), ov.Type.i64)
+    largest = named(ops.reduce_max(ids, axes, False))
+    limit = constant(np.array(vocab_size), ids.get_element_type())
+    odd = named(ops.convert(named(ops.greater_equal(largest, limit)), "i64"))
+    one_wider = named(ops.multiply(constant(np.array([0, 1]), ov.Type.i64), odd))
+    shape = named(ops.add(named(ops.shape_of(ids, "i64")), one_wider))
+    checked = ops.reshape(ids, shape, False)
+    checked.set_friendly_name(BEYOND)
+    result.get_node().input(0).replace_source_output(checked.output(0))
+    checked.output(0).get_tensor().set_names(names)
+    fresh = folder / f"fresh-{XML}"
+    ov.save_model(model, fresh, compress_to_fp16=False)
+    del model  # it maps the file that is replaced
+    for suffix in (".xml", ".bin"):
+        fresh.with_suffix(suffix).replace((folder / XML).with_suffix(suffix))
 
 
 def differs(folder: Path, token_ids: Mapping[str, tuple[int, ...]]) -> str | None:

@@ -114,11 +114,21 @@ class TensorRt(Target):
 
         return build.write(program, precision, folder, options)
 
-    def load(self, folder: Path, contract: Contract, precision: str, threads: int | None) -> Run:
+    def load(
+        self,
+        folder: Path,
+        contract: Contract,
+        precision: str,
+        threads: int | None,
+        streams: int | None = None,
+    ) -> Run:
         from targets.tensorrt import run
 
         self._need_gpu(folder)
-        return run.load(folder, contract, _built_by(folder)[0])
+        return run.load(folder, contract, _built_by(folder)[0], streams)
+
+    def after_fork(self) -> str | None:
+        return "CUDA does not survive a fork"
 
     def stand_in(
         self, folder: Path, contract: Contract, precision: str, threads: int | None

@@ -1,4 +1,9 @@
-"""Run an engine on a GPU: one context and stream, a profile a shape, buffers that grow.
+"""Run an engine on a GPU: contexts, each with a stream, buffers that grow and a profile a shape.
+
+NVIDIA lets one thread at a time use a context, and any number of contexts share an engine and its
+weights. A context wants memory for the activations of the largest profile, so there is one unless
+more `streams` are asked for; further callers wait for their turn, and their texts are tokenized
+meanwhile.
 
 Nothing here has a substitute: where there is no GPU, loading is an error.
 """
@@ -6,7 +11,8 @@ Nothing here has a substitute: where there is no GPU, loading is an error.
 from __future__ import annotations
 
 import json
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -16,19 +22,21 @@ import numpy as np
 from exporter.errors import ArtifactError, TargetError
 from exporter.program import ATTENTION_MASK, INPUT_IDS, Contract
 from targets.base import Run
+from targets.pool import Pool
 from targets.tensorrt.build import ENGINE, SPEC
 from targets.tensorrt.settings import Profile
 
 _EXTRA = "; install it with: pip install 'goldfold[tensorrt]'"
 
 
-def load(folder: Path, contract: Contract, module: str) -> Run:
-    """A callable over an execution context. Not for several threads at once: open one a thread.
+def load(folder: Path, contract: Contract, module: str, streams: int | None = None) -> Run:
+    """A callable over as many execution contexts as `streams` says, for any number of threads.
 
     A batch beyond the largest profile is run in parts. Raises TargetError for more tokens than any
-    profile takes, ArtifactError if TensorRT refuses the file.
+    profile takes, and where the GPU has no memory for the contexts; ArtifactError if TensorRT
+    refuses the file.
     """
-    return _Engine(folder / ENGINE, contract, module)
+    return _Engine(folder / ENGINE, contract, module, streams or 1)
 
 
 def inspect(folder: Path, module: str) -> dict[str, int]:
@@ -59,23 +67,48 @@ def _open(path: Path, trt: Any) -> Any:
     return engine
 
 
-class _Engine:
-    def __init__(self, path: Path, contract: Contract, module: str) -> None:
+class _Cuda:
+    """CUDA's runtime."""
+
+    def __init__(self) -> None:
         try:
-            self.cuda = import_module("cuda.bindings.runtime")
+            self.runtime = import_module("cuda.bindings.runtime")
         except ImportError:
             raise TargetError(f"the package cuda-bindings is not installed{_EXTRA}") from None
+
+    def do(self, call: str, *arguments: Any) -> Any:
+        """What a call gives; TargetError for what it refuses."""
+        error, *found = getattr(self.runtime, call)(*arguments)
+        if int(error):
+            raise TargetError(f"CUDA refuses {call}: {getattr(error, 'name', error)}")
+        return found[0] if found else None
+
+    @contextmanager
+    def on(self, device: int) -> Iterator[None]:
+        """The calling thread at work on `device`: every thread has one of its own, at first the
+        machine's first, whatever the thread that loaded the engine had."""
+        before = self.do("cudaGetDevice")
+        if before == device:
+            yield
+            return
+        self.do("cudaSetDevice", device)
+        try:
+            yield
+        finally:
+            self.do("cudaSetDevice", before)
+
+
+class _Engine:
+    def __init__(self, path: Path, contract: Contract, module: str, streams: int) -> None:
+        self.cuda = _Cuda()
         trt = import_module(module)
         self.contract = contract
         self.engine = _open(path, trt)
-        self.context = self.engine.create_execution_context()
+        self.device: int = self.cuda.do("cudaGetDevice")
         self.profiles = [self._profile(index) for index in range(self._count())]
-        self.active: int | None = None
         sizes = (contract.dim, *contract.heads)
-        self.outputs = {contract.output_of(dim): dim for dim in sizes}
-        self.stream = self._do("cudaStreamCreate")
-        self.buffers: dict[str, tuple[int, int]] = {}
-        """Device address and bytes by tensor."""
+        outputs = {contract.output_of(dim): dim for dim in sizes}
+        self.contexts = Pool(lambda: _Context(self.engine, self.cuda, outputs), streams)
 
     def __call__(
         self, input_ids: np.ndarray, attention_mask: np.ndarray, output: str | None = None
@@ -102,16 +135,60 @@ class _Engine:
     def _run(
         self, profile: int, input_ids: np.ndarray, attention_mask: np.ndarray, output: str
     ) -> np.ndarray:
+        with self.cuda.on(self.device):
+            return self.contexts.use(
+                lambda context: context.run(profile, input_ids, attention_mask, output)
+            )
+
+    def _count(self) -> int:
+        return self.engine.num_optimization_profiles
+
+    def _profile(self, index: int) -> Profile:
+        shapes = self.engine.get_tensor_profile_shape(INPUT_IDS, index)
+        return Profile(*((int(s[0]), int(s[1])) for s in shapes))
+
+
+class _Context:
+    """An execution context, for one caller at a time, with a stream and buffers of its own."""
+
+    def __init__(self, engine: Any, cuda: _Cuda, outputs: dict[str, int]) -> None:
+        self.cuda = cuda
+        self.outputs = outputs
+        self.buffers: dict[str, tuple[int, int]] = {}
+        """Device address and bytes by tensor."""
+        self.active: int | None = None
+        self.stream: Any = None
+        self.context = engine.create_execution_context()
+        if self.context is None:
+            raise TargetError("the GPU has no memory for another execution context; ask for fewer")
+        self.stream = cuda.do("cudaStreamCreate")
+
+    def run(
+        self, profile: int, input_ids: np.ndarray, attention_mask: np.ndarray, output: str
+    ) -> np.ndarray:
+        """Rows of an output, in an array of their own."""
+        try:
+            return self._run(profile, input_ids, attention_mask, output)
+        except BaseException:
+            # The stream may still be at work on buffers that the next caller is about to fill.
+            with suppress(TargetError):
+                self.cuda.do("cudaStreamSynchronize", self.stream)
+            raise
+
+    def _run(
+        self, profile: int, input_ids: np.ndarray, attention_mask: np.ndarray, output: str
+    ) -> np.ndarray:
         if self.active != profile:
+            self.active = None  # until it is the new one
             done = self.context.set_optimization_profile_async(profile, int(self.stream))
             self._must(done, f"take profile {profile}")
             self.active = profile
         feeds = {INPUT_IDS: input_ids, ATTENTION_MASK: attention_mask}
         held = {name: np.ascontiguousarray(a, dtype=np.int64) for name, a in feeds.items()}
-        kinds = self.cuda.cudaMemcpyKind
+        kinds = self.cuda.runtime.cudaMemcpyKind
         for name, array in held.items():
             address = self._room(name, array.nbytes)
-            self._do(
+            self.cuda.do(
                 "cudaMemcpyAsync", address, array.ctypes.data, array.nbytes,
                 kinds.cudaMemcpyHostToDevice, self.stream,
             )  # fmt: skip
@@ -127,11 +204,11 @@ class _Engine:
                 out, address = room, place
         sizes = f"{input_ids.shape[0]} x {input_ids.shape[1]}"
         self._must(self.context.execute_async_v3(int(self.stream)), f"run {sizes}")
-        self._do(
+        self.cuda.do(
             "cudaMemcpyAsync", out.ctypes.data, address, out.nbytes,
             kinds.cudaMemcpyDeviceToHost, self.stream,
         )  # fmt: skip
-        self._do("cudaStreamSynchronize", self.stream)
+        self.cuda.do("cudaStreamSynchronize", self.stream)
         return out
 
     def _room(self, name: str, size: int) -> int:
@@ -139,9 +216,9 @@ class _Engine:
         if size > held:
             if held:
                 del self.buffers[name]  # first: if there is no room for more, this is gone as well
-                self._do("cudaStreamSynchronize", self.stream)
-                self._do("cudaFree", address)
-            address = int(self._do("cudaMalloc", size))
+                self.cuda.do("cudaStreamSynchronize", self.stream)
+                self.cuda.do("cudaFree", address)
+            address = int(self.cuda.do("cudaMalloc", size))
             self.buffers[name] = (address, size)
         return address
 
@@ -156,21 +233,10 @@ class _Engine:
     def close(self) -> None:
         """Give back the GPU's memory."""
         while self.buffers:
-            self._do("cudaFree", self.buffers.popitem()[1][0])
-
-    def _do(self, call: str, *arguments: Any) -> Any:
-        """A CUDA runtime call; TargetError for what it refuses."""
-        error, *found = getattr(self.cuda, call)(*arguments)
-        if int(error):
-            raise TargetError(f"CUDA refuses {call}: {getattr(error, 'name', error)}")
-        return found[0] if found else None
-
-    def _count(self) -> int:
-        return self.engine.num_optimization_profiles
-
-    def _profile(self, index: int) -> Profile:
-        shapes = self.engine.get_tensor_profile_shape(INPUT_IDS, index)
-        return Profile(*((int(s[0]), int(s[1])) for s in shapes))
+            self.cuda.do("cudaFree", self.buffers.popitem()[1][0])
+        if self.stream is not None:
+            stream, self.stream = self.stream, None
+            self.cuda.do("cudaStreamDestroy", stream)
 
 
 def _tokens(profile: Profile) -> int:

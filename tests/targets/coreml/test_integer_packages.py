@@ -16,7 +16,7 @@ from exporter.passes.quantize_activations import QuantizeActivations
 from exporter.passes.quantize_weights import QuantizeWeights
 from exporter.program import Program
 from targets.coreml import vendor
-from targets.coreml.evaluate import Evaluator
+from targets.coreml.evaluate import Evaluator, Widened
 from targets.coreml.layout import DATA, WEIGHTS
 from targets.coreml.package import read
 from tests.exporter import small
@@ -59,11 +59,11 @@ def test_functions_share_integers_and_are_opened_once(tmp_path: Path) -> None:
     short, long = (stored(package.functions[f"tokens_{n}"]) for n in (4, 16))
     assert len(short) == len(long) == 3  # two matrices and the table
     assert all(np.shares_memory(a, b) for a, b in zip(short, long, strict=True))
-    widened: dict = {}
+    widened = Widened()
     for name, width in (("tokens_4", 4), ("tokens_16", 16)):
         feeds = {n: np.ones((1, width), int) for n in ("input_ids", "attention_mask")}
         Evaluator(package, name, "declared", widened)(feeds)
-    opened = [key for key in widened if key[0] == "constexpr_blockwise_shift_scale"]
+    opened = [key for key in widened.made if key[0] == "constexpr_blockwise_shift_scale"]
     assert len(opened) == 2
     # int8, and fp16 scales for each 8 of 40 numbers, and a scale a row of the table.
     numbers = 2 * small.DIM**2 + small.VOCAB_SIZE * small.DIM
