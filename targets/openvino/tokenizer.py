@@ -193,7 +193,14 @@ def refuse_beyond(folder: Path, vocab_size: int) -> None:
     known = Tokenizer.from_file(str(folder / "tokenizer.json")).get_vocab(with_added_tokens=True)
     if max(known.values(), default=0) < vocab_size:
         return
-    model = ov.Core().read_model(folder / XML)
+    core = ov.Core()  # outlives all nodes: with the last, the library of their ops is let go
+    _check_ids(core, folder, vocab_size)
+    del core
+
+
+def _check_ids(core: ov.Core, folder: Path, vocab_size: int) -> None:
+    """Put what fails on ids from `vocab_size` on into the tokenizer of `folder`."""
+    model = core.read_model(folder / XML)
     (result,) = (out for out in model.outputs if INPUT_IDS in out.get_names())
     ids, names = result.get_node().input_value(0), result.get_names()
     made: list[ov.Node] = []
@@ -219,7 +226,6 @@ def refuse_beyond(folder: Path, vocab_size: int) -> None:
     checked.output(0).get_tensor().set_names(names)
     fresh = folder / f"fresh-{XML}"
     ov.save_model(model, fresh, compress_to_fp16=False)
-    del model  # it maps the file that is replaced
     for suffix in (".xml", ".bin"):
         fresh.with_suffix(suffix).replace((folder / XML).with_suffix(suffix))
 
