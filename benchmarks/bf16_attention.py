@@ -40,7 +40,7 @@ def main(
     stages = Stages(Live(Console(stderr=True)))
     try:
         source = open_model(model)
-        goldens = exporting.obtain_goldens(source, exporting.origin_of(source), stages, False)
+        goldens = exporting.obtain_goldens(source, stages)
         program = exporting.prepare(source, stages, pipeline.Pipeline())
         with stages("ranges"):
             peaks = exporting.record_ranges(program, stages)

@@ -43,7 +43,7 @@ def main(
     try:
         source = open_model(model)
         stages = Stages(Live(Console(stderr=True)))
-        goldens = exporting.obtain_goldens(source, exporting.origin_of(source), stages, False)
+        goldens = exporting.obtain_goldens(source, stages)
         program = exporting.traced(source, stages)
         pipeline.run(program, (*pipeline.EARLY, *pipeline.common(program.contract)))
     except GoldfoldError as error:

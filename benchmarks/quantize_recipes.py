@@ -46,9 +46,7 @@ def main(
         with listening(False) as listener:
             stages = Stages(listener)
             source = open_model(model)
-            goldens = exporting.obtain_goldens(
-                source, exporting.origin_of(source), stages, False
-            ).within(300)
+            goldens = exporting.obtain_goldens(source, stages).within(300)
             base = legal(source, stages, Pipeline())
             texts = [ids for ids in tuning.sequences(base) if len(ids) <= 420]
             short = [list(case.token_ids) for case in goldens.cases]

@@ -49,8 +49,7 @@ def main(model: Annotated[str, typer.Argument(help="The SentenceTransformer's fo
         with listening(False) as listener:
             stages = Stages(listener)
             source = open_model(model)
-            origin = exporting.origin_of(source)
-            goldens = exporting.obtain_goldens(source, origin, stages, False).within(300)
+            goldens = exporting.obtain_goldens(source, stages).within(300)
             program = prepare(source, stages, Pipeline())
             (site,) = (one for one in all_sites.find(program) if one.kind == "table")
             texts = [ids for ids in tuning.sequences(program) if len(ids) <= 420]

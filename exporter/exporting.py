@@ -174,7 +174,7 @@ def export(
             else:
                 peaks = quantize(programs[0], recipe, run, stages, members, kept)
             seen = looks + (drift.looks[first:] if drift is not None else [])
-            shared = (source, origin, goldens, peaks, scratch, out, drift, seen, {}, begun)
+            shared = (source, origin, goldens, build, peaks, scratch, out, drift, seen, {}, begun)
             job = Job(*shared, recipe, trust, judges)
             for index, (target, precision) in enumerate(members):
                 own = programs.pop() if index == len(members) - 1 else _copy(programs[0])
@@ -233,7 +233,9 @@ def _build(
             final = replace(_copy(program), contract=contract)
             names = (floating, precision, job.gate(precision))
             made = Made(job.source, passes, final, emulable, target, *names, options, job.trusts)
-        said = target.build(program, floating, folder, options)
+        done = target.make(program, floating, folder, options, job.asked.only(target.takes))
+        options, said = done.options, done.said + done.left_out
+        made = made and replace(made, options=options)
         companions.write(job.source, program, contract, goldens, folder)
         reference = companions.reference(job.source, goldens)
         said += target.finish(folder, contract, floating, reference, job.begun.get(target_name))
@@ -256,7 +258,7 @@ def _build(
             },
         )
         built = Bundle(folder, manifest, None)
-        stages.note(f"{built.size / 1e6:.0f} MB")
+        stages.note("; ".join((f"{built.size / 1e6:.0f} MB", *done.left_out)))
     return Built(built, goldens, emulable, made, first_timing, first_look, ranges)
 
 

@@ -15,6 +15,7 @@ from exporter.bundle import Bundle, Origin
 from exporter.encoder import open_encoder
 from exporter.figures import KindRange, LayerLook
 from exporter.model import Source
+from exporter.options import BuildOptions
 from exporter.probing import Drift, Look
 from exporter.program import Program, weights_aside
 from exporter.quantize.recipe import Recipe
@@ -55,6 +56,8 @@ class Job:
     source: Source
     origin: Origin
     goldens: Goldens
+    asked: BuildOptions
+    """What the user asked of the targets."""
     peaks: dict[str, float]
     scratch: Path
     out: Path

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -39,6 +40,18 @@ class Kept(Protocol):
 
     def files(self, stage: str, **parts: Any) -> dict[str, bytes] | None: ...
     def keep(self, stage: str, files: Mapping[str, bytes], **parts: Any) -> None: ...
+
+
+@dataclass(frozen=True)
+class Built:
+    """What `Target.make` wrote."""
+
+    options: BuildOptions
+    """What it was built with."""
+    said: tuple[str, ...] = ()
+    """What the manifest should say of the build, one sentence each."""
+    left_out: tuple[str, ...] = ()
+    """What the user did not name and could not be had, one sentence each: for the manifest, too."""
 
 
 class Target(ABC):
@@ -138,6 +151,21 @@ class Target(ABC):
         build, one sentence each. Raises RewriteError for an op it cannot spell, naming op, node and
         source module.
         """
+
+    def make(
+        self,
+        program: Program,
+        precision: str,
+        folder: Path,
+        options: BuildOptions,
+        asked: BuildOptions,
+    ) -> Built:
+        """`build`, with as much of `options` as the program allows: what it cannot have is left out
+        where the user, who `asked`, did not name it.
+
+        Raises what `build` raises.
+        """
+        return Built(options, self.build(program, precision, folder, options))
 
     def finish(
         self,

@@ -51,6 +51,7 @@ CORPUS = (
 # Pad, eos, bos and unk have EmbeddingGemma's ids, and the BERT-like families take the same places,
 # so that one vocabulary serves all.
 _GEMMA_SPECIAL = ("<pad>", "<eos>", "<bos>", "<unk>")
+_GEMMA_LIKE = ("gemma3", "qwen3", "llama", "gpt2")
 _BERT_SPECIAL = ("[PAD]", "[SEP]", "[CLS]", "[UNK]")
 
 _COMMON: dict[str, Any] = {
@@ -176,6 +177,12 @@ _BACKBONES: dict[str, tuple[str, str, dict[str, Any]]] = {
         "AlbertModel",
         {**_BERT_LIKE, "embedding_size": 32, "hidden_act": "gelu_new"},
     ),
+    # Queries, keys and values of one product, whose weight is stored as it is multiplied.
+    "gpt2": (
+        "GPT2Config",
+        "GPT2Model",
+        {"n_embd": 48, "n_layer": 3, "n_head": 3, "n_positions": MAX_LENGTH},
+    ),
     "nomic": ("NomicBertConfig", "NomicBertModel", _BERT_LIKE),
     "gte": ("GteConfig", "GteModel", _BERT_LIKE),
     "jina3": ("JinaEmbeddingsV3Config", "JinaEmbeddingsV3Model", _BERT_LIKE),
@@ -236,7 +243,7 @@ def build(kind: str, folder: Path, **overrides: Any) -> Path:
     backbone = _BACKBONE_OF.get(kind, kind)
     # The backbone is saved in the folder that will hold the whole model, as the same files.
     _save_backbone(backbone, folder, seed, dtype, overrides)
-    _make_tokenizer(backbone in ("gemma3", "qwen3", "llama"), max_length).save_pretrained(folder)
+    _make_tokenizer(backbone in _GEMMA_LIKE, max_length).save_pretrained(folder)
     transformer = Transformer(str(folder), max_seq_length=max_length, model_kwargs={"dtype": dtype})
     # A backbone that projects its tokens says so by itself; its hidden size is not what pools.
     width = getattr(transformer.auto_model.config, "embedding_dim", None)

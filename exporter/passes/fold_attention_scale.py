@@ -10,11 +10,9 @@ import onnx_ir as ir
 
 from exporter import dialect
 from exporter.passes.base import Equality, Pass
+from exporter.passes.columns import PARTS, columns, moves
 from exporter.passes.linear import Linear, linear_ending_at, write_linear
 from exporter.program import add_constant, constant, where
-
-_MOVERS = ("Reshape", "Transpose", "Squeeze", "Unsqueeze", "RotaryEmbedding")
-"""Ops between a projection and its attention that a factor passes through."""
 
 
 @dataclass
@@ -23,6 +21,8 @@ class Scaled:
     scale: float
     maker: Linear | ir.Node | None = None
     """The linear map, or the norm, that the factor goes into."""
+    part: frozenset[int] | None = None
+    """The columns of a fused linear map that make the queries; None if all do."""
     fault: str | None = None
 
 
@@ -32,7 +32,8 @@ class FoldAttentionScale(Pass):
     queries.
 
     One multiplication less a layer; and the factor is rounded once, with the weight, where a
-    compiler that folds it later does so in half precision.
+    compiler that folds it later does so in half precision. Where one linear map makes queries, keys
+    and values, the factor goes into the columns of the queries alone.
 
     holds:
         softmax(s (x W + b) kᵀ + m) v = softmax((x (s W) + s b) kᵀ + m) v
@@ -40,7 +41,8 @@ class FoldAttentionScale(Pass):
 
     needs:
         nothing but the attention reads the queries, or anything between them and the linear map or
-        norm that makes them, but for its sizes; what stands between moves values, or rotates them
+        norm that makes them, but for its sizes and for other columns; what stands between moves
+        values, or rotates them
 
     before:
         f (float[B,T,8] x, float[8,8] w, float[8] b, float[B,1,T,8] k, float[B,1,T,8] v,
@@ -88,6 +90,42 @@ class FoldAttentionScale(Pass):
                 (q, k, v, padding)
         }
 
+    before: one map for queries, keys and values
+        f (float[B,T,8] x, float[8,24] w, float[24] b, bool[B,T] padding) => (float[B,2,T,4] y)
+        {
+            p = MatMul(x, w)
+            a = Add(p, b)
+            q, k, v = Split <axis: int = -1, num_outputs: int = 3> (a)
+            heads = Constant <value_ints: ints = [0, 0, 2, 4]> ()
+            q4 = Reshape(q, heads)
+            k4 = Reshape(k, heads)
+            v4 = Reshape(v, heads)
+            qt = Transpose <perm: ints = [0, 2, 1, 3]> (q4)
+            kt = Transpose <perm: ints = [0, 2, 1, 3]> (k4)
+            vt = Transpose <perm: ints = [0, 2, 1, 3]> (v4)
+            y = goldfold.BandAttention
+                <scale: float = 0.5, window: int = 0, causal: int = 0, softcap: float = 0.0>
+                (qt, kt, vt, padding)
+        }
+
+    after: one map for queries, keys and values
+        f (float[B,T,8] x, float[8,24] w, float[24] b, bool[B,T] padding) => (float[B,2,T,4] y)
+        {
+            p = MatMul(x, w)
+            a = Add(p, b)
+            q, k, v = Split <axis: int = -1, num_outputs: int = 3> (a)
+            heads = Constant <value_ints: ints = [0, 0, 2, 4]> ()
+            q4 = Reshape(q, heads)
+            k4 = Reshape(k, heads)
+            v4 = Reshape(v, heads)
+            qt = Transpose <perm: ints = [0, 2, 1, 3]> (q4)
+            kt = Transpose <perm: ints = [0, 2, 1, 3]> (k4)
+            vt = Transpose <perm: ints = [0, 2, 1, 3]> (v4)
+            y = goldfold.BandAttention
+                <scale: float = 1.0, window: int = 0, causal: int = 0, softcap: float = 0.0>
+                (qt, kt, vt, padding)
+        }
+
     refuses: the queries are the keys, too
         f (float[B,1,T,8] x, float[8] g, float[B,1,T,8] v, bool[B,T] padding)
             => (float[B,1,T,8] y)
@@ -96,6 +134,24 @@ class FoldAttentionScale(Pass):
             y = goldfold.BandAttention
                 <scale: float = 0.5, window: int = 0, causal: int = 0, softcap: float = 0.0>
                 (q, q, v, padding)
+        }
+
+    refuses: columns of the queries are read elsewhere
+        f (float[B,T,8] x, float[8,24] w, bool[B,T] padding) => (float[B,1,T,8] y, float[B,T,6] z)
+        {
+            p = MatMul(x, w)
+            q, k, v = Split <axis: int = -1, num_outputs: int = 3> (p)
+            start = Constant <value_ints: ints = [4]> ()
+            end = Constant <value_ints: ints = [10]> ()
+            last = Constant <value_ints: ints = [2]> ()
+            z = Slice(p, start, end, last)
+            axis = Constant <value_ints: ints = [1]> ()
+            q1 = Unsqueeze(q, axis)
+            k1 = Unsqueeze(k, axis)
+            v1 = Unsqueeze(v, axis)
+            y = goldfold.BandAttention
+                <scale: float = 0.5, window: int = 0, causal: int = 0, softcap: float = 0.0>
+                (q1, k1, v1, padding)
         }
 
     refuses: queries that no linear map makes
@@ -117,20 +173,23 @@ class FoldAttentionScale(Pass):
         found = Scaled(node, dialect.Band.of(node).scale)
         if found.scale == 1.0:
             return None
-        value = node.inputs[0]
+        value, beside = node.inputs[0], []
         while value is not None:
             readers = [n for n, _ in value.uses() if n.op_type != "Shape"]
-            if len(readers) != 1 or value.is_graph_output():
+            parts = all(n.op_type in PARTS and moves(n) for n in readers)
+            if value.is_graph_output() or not (len(readers) == 1 or (readers and parts)):
                 found.fault = f"{value.name} has another reader"
                 return found
+            # What else stands there must be made of other columns: told once they are known.
+            beside += [v for n in readers if parts for v in n.outputs]
             producer = value.producer()
             if producer is None:
                 found.fault = "its queries are an input of the graph"
                 return found
             found.maker = linear_ending_at(producer) or _norm(producer)
             if found.maker is not None:
-                return found
-            if producer.op_type not in _MOVERS or producer.domain:
+                return _in_part(found, beside) if beside else found
+            if not moves(producer):
                 op = dialect.op_of(producer)
                 found.fault = f"its queries come from {where(producer)} ({op}), no linear map"
                 return found
@@ -144,8 +203,11 @@ class FoldAttentionScale(Pass):
         maker = match.maker
         assert maker is not None
         if isinstance(maker, Linear):
-            bias = None if maker.bias is None else _times(maker.bias, match.scale)
-            weight = _times(maker.weight, match.scale)
+            scale = np.full(maker.weight.shape[1], match.scale)
+            if match.part is not None:
+                scale = np.where(np.isin(np.arange(len(scale)), list(match.part)), scale, 1.0)
+            bias = None if maker.bias is None else _times(maker.bias, scale)
+            weight = _times(maker.weight, scale)
             write_linear(maker, maker.x, weight, bias, where(maker.product))
         else:
             for index in range(1, len(maker.inputs)):
@@ -159,7 +221,37 @@ class FoldAttentionScale(Pass):
         match.node.attributes["scale"] = ir.AttrFloat32("scale", 1.0)
 
 
-def _times(array: np.ndarray, scale: float) -> np.ndarray:
+def _in_part(found: Scaled, beside: list[ir.Value]) -> Scaled:
+    """`found` with the columns that make its queries, which those that make none of the values
+    `beside` them must be."""
+    queries, maker = found.node.inputs[0], found.maker
+    if not isinstance(maker, Linear) or queries is None:
+        found.fault = "its queries are a part of what no linear map makes"
+        return found
+    found.part = columns(queries, maker.output)
+    if found.part is None:
+        found.fault = f"which columns of {where(maker.product)} make its queries is not known"
+        return found
+    for value in beside:
+        if not _leads(value, queries):
+            others = columns(value, maker.output)
+            if others is None or others & found.part:
+                found.fault = f"{value.name} has columns of the queries, too"
+                return found
+    return found
+
+
+def _leads(value: ir.Value, to: ir.Value) -> bool:
+    """Whether `to` is made of `value` by movers."""
+    while to is not value:
+        node = to.producer()
+        if node is None or not moves(node) or node.inputs[0] is None:
+            return False
+        to = node.inputs[0]
+    return True
+
+
+def _times(array: np.ndarray, scale: float | np.ndarray) -> np.ndarray:
     """s·a, formed in f64 and rounded once."""
     return (array.astype(np.float64) * scale).astype(array.dtype)
 

@@ -24,9 +24,9 @@ from exporter.program import (
 
 KINDS = {"fp16": ir.DataType.FLOAT16, "bf16": ir.DataType.BFLOAT16}
 LOW = frozenset({
-    "Add", "Sub", "Mul", "Div", "Neg", "MatMul", "Gemm", "Gather", "Gelu", "Tanh", "Sigmoid",
-    "Relu", "Erf", "Softmax", "Where", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Slice",
-    "Split", "Concat", "Expand", "goldfold.BandAttention",
+    "Add", "Sub", "Mul", "Div", "Neg", "MatMul", "Gemm", "Conv", "Gather", "Gelu", "Tanh",
+    "Sigmoid", "Relu", "Erf", "Softmax", "Where", "Reshape", "Transpose", "Squeeze", "Unsqueeze",
+    "Slice", "Split", "Concat", "Expand", "goldfold.BandAttention",
 })  # fmt: skip
 """Ops that are computed in half precision where they work on tokens. Any other stays in f32."""
 

@@ -17,7 +17,7 @@ from exporter.passes.expand_band_attention import ExpandBandAttention
 from exporter.passes.set_precision import SetPrecision
 from exporter.passes.spell_attention import SpellAttention
 from exporter.program import Contract, Program
-from targets.base import Run, Target
+from targets.base import Built, Run, Target
 from targets.tensorrt import settings, vendor
 
 
@@ -51,7 +51,7 @@ class TensorRt(Target):
 
     def allow(self, needs: Collection[str], options: BuildOptions) -> BuildOptions:
         if not needs or vendor.builder() == vendor.ENTERPRISE:
-            return options  # settle says which architectures there are; check_graph what they lack
+            return options  # settle says which architecture there is; `make`, what it lacks
         found = settings.parse_capabilities(options.compute_capability, "", vendor.capabilities())
         for kind in sorted(needs):
             asked = found if options.compute_capability else ()
@@ -112,7 +112,20 @@ class TensorRt(Target):
     ) -> tuple[str, ...]:
         from targets.tensorrt import build
 
-        return build.write(program, precision, folder, options)
+        return build.write(program, precision, folder, options, named=True).said
+
+    def make(
+        self,
+        program: Program,
+        precision: str,
+        folder: Path,
+        options: BuildOptions,
+        asked: BuildOptions,
+    ) -> Built:
+        from targets.tensorrt import build
+
+        named = bool(asked.compute_capability)
+        return build.write(program, precision, folder, options, named=named)
 
     def load(
         self,

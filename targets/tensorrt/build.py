@@ -7,14 +7,18 @@ import json
 import shutil
 import subprocess
 import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from exporter import onnxfile
 from exporter.errors import RewriteError, TargetError
 from exporter.options import BuildOptions
-from exporter.program import Program, where
-from targets.tensorrt import proof, settings, vendor, worker
+from exporter.program import Program, infer_shapes, where
+from targets.base import Built
+from targets.tensorrt import proof, settings, twin, vendor, worker
 
 ENGINE = "model.engine"
 RECIPE = "build.py"
@@ -22,28 +26,98 @@ SPEC = "build.json"
 COMMAND = "trtexec.txt"
 
 
-def write(program: Program, precision: str, folder: Path, options: BuildOptions) -> tuple[str, ...]:
-    """Write the target's files; returns what was built and what its bytes prove.
+def write(
+    program: Program, precision: str, folder: Path, options: BuildOptions, *, named: bool = True
+) -> Built:
+    """Write the target's files, for as many of the architectures in `options` as the program
+    allows; says what was built, what its bytes prove, and what was left out.
 
-    Raises TargetError for what an architecture lacks, RewriteError for what NVIDIA's parser or
-    compiler refuses, with its own words, the node and its source module.
+    `named`: the user named the architectures, and none is left out. Raises TargetError for what a
+    named one lacks, or all do; RewriteError for what NVIDIA's parser or compiler refuses, with its
+    own words, the node and its source module.
     """
-    settings.check_graph(program, options.compute_capability)
+    infer_shapes(program.model)
+    settings.check_graph(program)
+    able, lacks = settings.without(program, options.compute_capability, named)
     places = {node.name: where(node) for node in program.graph}
+    if not named:
+        lacks |= _older(program, precision, options, lacks)
     onnxfile.write(program, folder, "tensorrt")
     module = vendor.builder()
     if module is None:
         raise TargetError("no TensorRT compiler is installed")
+    options = options.model_copy(update={"compute_capability": able})
+    shutil.copyfile(worker.__file__, folder / RECIPE)
+    attempt = partial(_compile, program, precision, module, folder)
+    result = attempt(options)
+    if not named and _is_refused(result) and len(able) > 1:
+        able, refused = _each(attempt, options, places)
+        if able:
+            options = options.model_copy(update={"compute_capability": able})
+            result = attempt(options)
+            lacks |= refused
+    _check(result, places)
+    with tempfile.TemporaryDirectory(dir=folder) as room:
+        second = partial(second_engine, folder, Path(room), places)
+        rtx = module == vendor.RTX
+        holding = proof.look(folder / ENGINE, folder / onnxfile.MODEL, second if rtx else None)
+    profiles = len(options.profile)
+    if rtx and (fault := holding.fault(profiles)) is not None:
+        raise RewriteError(f"{ENGINE} does not hold what its ONNX says: {fault}")
+    return Built(options, _said(module, holding, options), settings.left_out(lacks))
+
+
+def _compile(
+    program: Program, precision: str, module: str, folder: Path, options: BuildOptions
+) -> dict[str, Any]:
+    """Write the recipe of `folder`'s ONNX file for these options, and run it."""
     spec = _spec(program, precision, module, options)
     (folder / SPEC).write_text(json.dumps(spec, indent=1) + "\n", encoding="utf-8")
-    shutil.copyfile(worker.__file__, folder / RECIPE)
     (folder / COMMAND).write_text(_trtexec(spec, options) + "\n", encoding="utf-8")
-    result = compile_engine(folder)
-    _check(result, places)
-    holding = proof.look(folder / ENGINE, folder / onnxfile.MODEL)
-    if module == vendor.RTX and (fault := holding.fault(len(spec["profiles"]))) is not None:
-        raise RewriteError(f"{ENGINE} does not hold what its ONNX says: {fault}")
-    return _said(module, holding, options)
+    return compile_engine(folder)
+
+
+def _is_refused(result: dict[str, Any]) -> bool:
+    """Whether the parser took the graph and the compiler did not."""
+    return not result["refused"] and not result["built"]
+
+
+def _each(
+    attempt: Callable[[BuildOptions], dict[str, Any]],
+    options: BuildOptions,
+    places: dict[str | None, str],
+) -> tuple[tuple[str, ...], dict[str, str]]:
+    """The architectures that the compiler builds for one by one, and its words for the others."""
+    able, refused = [], {}
+    for capability in options.compute_capability:
+        result = attempt(options.model_copy(update={"compute_capability": (capability,)}))
+        if _is_refused(result):
+            refused[capability] = f"gets no engine: {_refusal(result, places)}"
+        else:
+            able.append(capability)
+    return tuple(able), refused
+
+
+def _older(
+    program: Program, precision: str, options: BuildOptions, lacks: Mapping[str, str]
+) -> dict[str, str]:
+    """Why the architectures that are not in `options` were never asked for: what they lack."""
+    if vendor.builder() != vendor.RTX:
+        return {}  # there is one GPU, and its own architecture
+    others = [c for c in vendor.capabilities() if c not in options.compute_capability]
+    found = settings.lacking(program, others)
+    return {c: found.get(c, f"is too old for {precision}") for c in others if c not in lacks}
+
+
+def second_engine(
+    folder: Path, room: Path, places: dict[str | None, str], weights: Sequence[str]
+) -> tuple[Path, Path]:
+    """A second engine in `room`, of the ONNX file in `folder` with `weights` turned."""
+    onnx_file = twin.turn(folder / onnxfile.MODEL, room, weights)
+    for name in (SPEC, RECIPE):
+        shutil.copyfile(folder / name, room / name)
+    _check(compile_engine(room), places)
+    return room / ENGINE, onnx_file
 
 
 def compile_engine(folder: Path) -> dict[str, Any]:
@@ -115,11 +189,15 @@ def _check(result: dict[str, Any], places: dict[str | None, str]) -> None:
             f"{_line(first['says'])}"
         )
     if not result["built"]:
-        # A node's name in NVIDIA's sentence is the way back to the source module.
-        says = (result["said"] or ["no reason given"])[0]
-        named = max((n for n in places if n and n in says), key=len, default=None)
-        place = f" (from {places[named]})" if named else ""
-        raise RewriteError(f"NVIDIA's compiler refuses the graph{place}: {_line(says)}")
+        raise RewriteError(_refusal(result, places))
+
+
+def _refusal(result: dict[str, Any], places: dict[str | None, str]) -> str:
+    # A node's name in NVIDIA's sentence is the way back to the source module.
+    says = (result["said"] or ["no reason given"])[0]
+    named = max((n for n in places if n and n in says), key=len, default=None)
+    place = f" (from {places[named]})" if named else ""
+    return f"NVIDIA's compiler refuses the graph{place}: {_line(says)}"
 
 
 def _line(text: str) -> str:
@@ -140,4 +218,11 @@ def _said(module: str, holding: proof.Holding, options: BuildOptions) -> tuple[s
         f"{'all' if whole else f'{holding.found:,}'} stand in the engine bit by bit; the engine "
         f"has {holding.engine:,} bytes, {holding.engine / max(1, holding.weights):.3f} times that"
     )
-    return (built, held)
+    if not holding.pieces:
+        return (built, held)
+    cut = sum(len(pieces) > 1 for pieces in holding.pieces.values())
+    twin = (
+        f"{len(holding.pieces)} weights, {cut} of them cut in pieces, stand where a second engine, "
+        "built with the last bit of every weight turned, holds them turned"
+    )
+    return (built, held, twin)

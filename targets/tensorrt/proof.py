@@ -11,27 +11,44 @@ engine holds one number a channel: the scale of the weights times the step of wh
 
 from __future__ import annotations
 
+import itertools
+import math
 import mmap
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
 
+from exporter.passes.columns import PARTS
 from exporter.passes.integers import multiplies_integers
 from exporter.passes.pattern import producer
 from exporter.program import constant
+from targets.tensorrt import cuts
 
 LEAST = 4096
 """Smaller weights are not looked for: a gain of all ones stands in many places."""
 
 INTEGERS = (ir.DataType.INT8, ir.DataType.INT4)
 
+_PRODUCTS = frozenset({"MatMul", "Gemm", "Conv"})
+_PASSING = frozenset({
+    "Cast", "DequantizeLinear", "QuantizeLinear", "Reshape", "Transpose", "Squeeze", "Unsqueeze",
+})  # fmt: skip
+"""Ops between a weight and where parts are taken."""
+
 _ROW = 32
 """Bytes of a row that can be told from others."""
 _PROBE = 256
+_SAMPLE = 9
 _CANDIDATES = 64
+_AXES = 4
+"""Of weights that are looked for in any order of their axes."""
+
+Twin = Callable[[Sequence[str]], tuple[Path, Path]]
+"""Builds a second engine with the weights of these names turned (targets/tensorrt/twin.py); returns
+it and its ONNX file."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +63,8 @@ class Holding:
     """Name and bytes of those not found, the largest first."""
     integers: int = 0
     """Bytes of those weights that are integers."""
+    pieces: Mapping[str, Sequence[cuts.Piece]] = field(default_factory=dict)
+    """Where those stand that were found by a twin, by name."""
 
     @property
     def found(self) -> int:
@@ -69,25 +88,55 @@ class Holding:
         return None
 
 
-def look(engine: Path, onnx_file: Path) -> Holding:
-    """Look for every weight of `onnx_file` in `engine`, bit by bit."""
-    model = ir.load(onnx_file)
-    missing, total, integers = [], 0, 0
-    with engine.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as raw:
-        held = np.frombuffer(raw, dtype=np.uint8)
-        for name, value in model.graph.initializers.items():
-            tensor = value.const_value
-            if tensor is None or tensor.nbytes < LEAST or not _is_weight(tensor):
-                continue
-            size = int(tensor.nbytes)
-            total += size
-            integers += size if tensor.dtype in INTEGERS else 0
-            if not any(_stands(raw, held, *form) for form in _forms(value, tensor)):
-                missing.append((name, size))
-        size = len(raw)
-        del held
-    missing.sort(key=lambda entry: -entry[1])
-    return Holding(size, total, tuple(missing), integers)
+def look(engine: Path, onnx_file: Path, twin: Twin | None = None) -> Holding:
+    """Look for every weight of `onnx_file` in `engine`, bit by bit.
+
+    `twin` is asked for weights that stand neither whole nor in rows, which without one are missing;
+    and for those that the graph takes parts of: a compiler may lay them down in another order, and
+    then what stands there whole is another weight.
+    """
+    weights = weights_of(ir.load(onnx_file))
+    raw = _mapped(engine)
+    held = np.frombuffer(raw, dtype=np.uint8)
+    missing = {
+        name: value
+        for name, value in weights.items()
+        if (twin is not None and is_cut(value))
+        or not any(_stands(raw, held, lines) for lines in _forms(value))
+    }
+    pieces: dict[str, Sequence[cuts.Piece]] = {}
+    if missing and twin is not None:
+        other, other_file = twin(tuple(weights))
+        turned, twins = weights_of(ir.load(other_file)), cuts.Twins.of(raw, _mapped(other))
+        for name, value in list(missing.items()):
+            if (found := _in_pieces(twins, value, turned[name])) is not None:
+                pieces[name] = found
+                del missing[name]
+    sizes = {name: int(_tensor(value).nbytes) for name, value in weights.items()}
+    integers = sum(n for name, n in sizes.items() if _tensor(weights[name]).dtype in INTEGERS)
+    lost = sorted(((name, sizes[name]) for name in missing), key=lambda entry: -entry[1])
+    return Holding(len(raw), sum(sizes.values()), tuple(lost), integers, pieces)
+
+
+def _mapped(path: Path) -> mmap.mmap:
+    with path.open("rb") as file:
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+
+def weights_of(model: ir.Model) -> dict[str, ir.Value]:
+    """What is looked for, by name."""
+    return {
+        name: value
+        for name, value in model.graph.initializers.items()
+        if value.const_value is not None
+        and value.const_value.nbytes >= LEAST
+        and _is_weight(value.const_value)
+    }
+
+
+def _tensor(value: ir.Value) -> ir.TensorProtocol:
+    assert value.const_value is not None
+    return value.const_value
 
 
 def _is_weight(tensor: ir.TensorProtocol) -> bool:
@@ -96,14 +145,52 @@ def _is_weight(tensor: ir.TensorProtocol) -> bool:
     return tensor.dtype.is_floating_point() or tensor.dtype in INTEGERS
 
 
-def _forms(value: ir.Value, tensor: ir.TensorProtocol) -> Iterator[tuple[np.ndarray, int]]:
-    """The bytes of a weight as an engine may hold it, and how many rows they are."""
+def is_cut(weight: ir.Value) -> bool:
+    """Whether the graph takes fixed parts of a weight, or of what is multiplied with it: queries,
+    keys and values of one product, the halves of a gated one, an expert."""
+    waiting, seen = [(weight, False)], {weight}
+    while waiting:
+        value, multiplied = waiting.pop()
+        for node, _ in value.uses():
+            if node.domain:
+                continue
+            if node.op_type in PARTS and value is node.inputs[0] and _is_fixed(node):
+                return True
+            product = node.op_type in _PRODUCTS
+            biased = node.op_type == "Add" and any(constant(v) is not None for v in node.inputs)
+            if (product and not multiplied) or biased or node.op_type in _PASSING:
+                outputs = [v for v in node.outputs if v not in seen]
+                waiting += [(v, multiplied or product) for v in outputs]
+                seen.update(outputs)
+    return False
+
+
+def _is_fixed(part: ir.Node) -> bool:
+    """Whether a Split, Slice or Gather takes the same part always."""
+    return all(value is None or constant(value) is not None for value in part.inputs[1:])
+
+
+def _in_pieces(twins: cuts.Twins, value: ir.Value, turned: ir.Value) -> list[cuts.Piece] | None:
+    """The pieces in which an engine holds a weight, its axes in whatever order; and a scale, for
+    which it did not choose to hold its product with a step, as it is."""
+    ways, others = (
+        itertools.chain(_forms(v), _transposed(v), [_laid(_tensor(v))]) for v in (value, turned)
+    )
+    for lines, other in zip(ways, others, strict=True):
+        if (found := cuts.cut(twins, cuts.Lines(lines, other))) is not None:
+            return found
+    return None
+
+
+def _forms(value: ir.Value) -> Iterator[np.ndarray]:
+    """The bytes of a weight as an engine may hold it, a line a row."""
+    tensor = _tensor(value)
     reader, index = next(iter(value.uses()), (None, 0))
     if reader is None or reader.op_type != "DequantizeLinear":
-        bytes_, rows = _laid(tensor)
-        if rows > 1 and len(bytes_) // rows < _ROW:
-            yield bytes_, 1  # a scale a token: the bytes of one stand in too many places
-        yield bytes_, rows
+        lines = _laid(tensor)
+        if len(lines) > 1 and lines.shape[1] < _ROW:
+            yield lines.reshape(1, -1)  # a scale a token: one's bytes stand in too many places
+        yield lines
         return
     if index == 1 and (step := _step(reader.outputs[0])) is not None:
         # Both are numbers that fp16 holds: 11 bits times 11 bits, which f32 has exactly.
@@ -113,6 +200,19 @@ def _forms(value: ir.Value, tensor: ir.TensorProtocol) -> Iterator[tuple[np.ndar
     if "block_size" in reader.attributes and len(tensor.shape) == 2:
         turned = np.ascontiguousarray(tensor.numpy().T)
         yield _laid(ir.tensor(turned, dtype=tensor.dtype))
+
+
+def _transposed(value: ir.Value) -> Iterator[np.ndarray]:
+    """The bytes of a weight with its axes in every other order: what a Gemm reads as columns, and
+    the kernels of a convolution, may be laid down so."""
+    tensor = _tensor(value)
+    numbers = tensor.numpy().squeeze()
+    if numbers.ndim > _AXES:
+        return
+    for axes in itertools.permutations(range(numbers.ndim)):
+        if axes != tuple(sorted(axes)):
+            turned = np.ascontiguousarray(numbers.transpose(axes))
+            yield _laid(ir.tensor(turned, dtype=tensor.dtype))
 
 
 def _step(weight: ir.Value) -> np.float32 | None:
@@ -125,25 +225,28 @@ def _step(weight: ir.Value) -> np.float32 | None:
     return None if step is None else np.float32(step)
 
 
-def _laid(tensor: ir.TensorProtocol) -> tuple[np.ndarray, int]:
-    """The bytes as they lie in a file, two numbers to one for int4, which numpy would spread; and
-    how many rows they are."""
-    rows = int(tensor.shape[0]) if len(tensor.shape) == 2 else 1  # type: ignore[arg-type]
+def _laid(tensor: ir.TensorProtocol) -> np.ndarray:
+    """The bytes as they lie in a file, two numbers to one for int4, which numpy would spread; a
+    line a row."""
+    shape = [int(size) for size in tensor.shape]  # type: ignore[arg-type]
+    rows = math.prod(shape[:-1])
     if tensor.dtype.bitwidth < 8:
-        return np.frombuffer(tensor.tobytes(), dtype=np.uint8), rows
-    return np.ascontiguousarray(tensor.numpy()).view(np.uint8).reshape(-1), rows
+        rows = rows if shape[-1] % 2 == 0 else 1  # else rows begin inside a byte
+        return np.frombuffer(tensor.tobytes(), dtype=np.uint8).reshape(rows, -1)
+    return np.ascontiguousarray(tensor.numpy()).view(np.uint8).reshape(rows, -1)
 
 
-def _stands(raw: mmap.mmap, held: np.ndarray, weight: np.ndarray, rows: int) -> bool:
-    """Whether `weight` (bytes) stands in the engine as a whole, or row by row at one distance."""
-    lines = weight.reshape(rows, -1)
-    width = lines.shape[1]
-    # The middle row: a table of cosines begins with ones, and many a table with zeros.
-    middle = (rows - 1) // 2
+def _stands(raw: mmap.mmap, held: np.ndarray, lines: np.ndarray) -> bool:
+    """Whether a weight stands in the engine as a whole, or row by row at one distance."""
+    rows, width = lines.shape
+    if (number := cuts.pattern(lines)) is not None:
+        # Zeros stand everywhere: only the twin tells whether they are a weight's.
+        return any(number) and any(True for _ in cuts.stretches(held, number, lines.size))
+    middle = _telling(lines)
     for start in _places(raw, lines[middle]):
         begin = start - middle * width
-        if 0 <= begin <= held.size - weight.size and np.array_equal(
-            held[begin : begin + weight.size], weight
+        if 0 <= begin <= held.size - lines.size and np.array_equal(
+            held[begin : begin + lines.size], lines.reshape(-1)
         ):
             return True
         if rows > 1 and _stands_in_rows(raw, held, lines, middle, start):
@@ -162,6 +265,13 @@ def _stands_in_rows(
         return False
     laid = np.lib.stride_tricks.as_strided(held[begin:], (count, width), (stride, 1))
     return bool(np.array_equal(laid, lines))
+
+
+def _telling(lines: np.ndarray) -> int:
+    """A row, not the last of several, whose bytes are unlike each other: a table of cosines begins
+    with ones, and rows of tokens that were never trained are zeros."""
+    rows = np.unique(np.linspace(0, max(0, len(lines) - 2), _SAMPLE).astype(np.int64))
+    return int(max(rows, key=lambda row: len(np.unique(lines[row, :_PROBE]))))
 
 
 def _places(raw: mmap.mmap, line: np.ndarray):

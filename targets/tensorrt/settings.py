@@ -4,7 +4,7 @@ and checked before anything is traced."""
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -31,6 +31,10 @@ the compiler itself says when asked to build (tests/targets/tensorrt), for fp8 i
 matrices."""
 
 _NAMES = {"static": "int8 activations"}
+_DOES = {"static": "multiply the int8 activations", "fp32": "compute the f32 matrix product"}
+"""What an architecture cannot do for a precision or kind of integers, unless it is to hold it."""
+
+_PRODUCTS = frozenset({"MatMul", "Gemm", "Einsum", "Attention"})
 
 _LEAST_FOR_TYPE = {
     ir.DataType.BFLOAT16: "bf16",
@@ -129,8 +133,10 @@ def parse_capabilities(
                 f"unknown compute capability {text!r}; this compiler builds for {', '.join(known)}"
             )
         if number(name) < least:
-            named = _NAMES.get(precision, precision)
-            raise TargetError(f"{named} needs sm{least} or later, not {name}: {why}")
+            kind = _NAMES.get(precision, precision)
+            verb = "need" if kind.endswith("s") else "needs"
+            cure = f"; leave {name} out" if len(known) > 1 else ""
+            raise TargetError(f"{kind} {verb} sm{least} or later, not {name}: {why}{cure}")
         found.append(name)
     return tuple(sorted(set(found), key=number))
 
@@ -140,22 +146,15 @@ def number(capability: str) -> int:
     return int(capability.removeprefix("sm"))
 
 
-def check_graph(program: Program, capabilities: Sequence[str]) -> None:
-    """Refuse, in words, what NVIDIA's compiler would: a type or a product of integers that an
-    architecture lacks, such a product with scales for blocks, and zero-points that are not zero.
+def check_graph(program: Program) -> None:
+    """Refuse, in words, what NVIDIA's compiler would for every architecture: a product of integers
+    with scales for blocks, and zero-points that are not zero.
 
-    Raises TargetError for what an architecture lacks, RewriteError for the others; all name node
-    and module.
+    Raises RewriteError naming node and module.
     """
     for node in program.graph:
         if multiplies_integers(node):
-            _check_product(node, capabilities)
-        for value in (*node.inputs, *node.outputs):
-            kind = None if value is None else value.dtype
-            precision = _LEAST_FOR_TYPE.get(kind) if kind is not None else None
-            if precision is None:
-                continue
-            _check_architectures(node, precision, "hold", capabilities)
+            _check_product(node)
         if node.op_type in ("QuantizeLinear", "DequantizeLinear") and len(node.inputs) > 2:
             zero = constant(node.inputs[2])
             if node.inputs[2] is not None and (zero is None or zero.any()):
@@ -165,8 +164,7 @@ def check_graph(program: Program, capabilities: Sequence[str]) -> None:
                 )
 
 
-def _check_product(node: ir.Node, capabilities: Sequence[str]) -> None:
-    _check_architectures(node, "static", "multiply", capabilities)
+def _check_product(node: ir.Node) -> None:
     weight = producer(node.inputs[1], "DequantizeLinear")
     if weight is not None and "block_size" in weight.attributes:
         raise RewriteError(
@@ -176,13 +174,56 @@ def _check_product(node: ir.Node, capabilities: Sequence[str]) -> None:
         )
 
 
-def _check_architectures(
-    node: ir.Node, precision: str, verb: str, capabilities: Sequence[str]
-) -> None:
-    least, why = LEAST_FOR_PRECISION[precision]
-    for capability in capabilities:
-        if number(capability) < least:
-            raise TargetError(
-                f"{capability} cannot {verb} the {_NAMES.get(precision, precision)} of {node.name} "
-                f"(from {where(node)}): {why}; leave {capability} out"
-            )
+def lacking(program: Program, capabilities: Sequence[str]) -> dict[str, str]:
+    """The architectures that lack what `program` needs, and what that is: a type, a product of
+    integers, a matrix product in f32. All types must be known (`infer_shapes`)."""
+    found: dict[str, str] = {}
+    for node in program.graph:
+        for kind in _needs(node):
+            least, why = LEAST_FOR_PRECISION[kind]
+            does = _DOES.get(kind, f"hold the {kind}")
+            for capability in capabilities:
+                if number(capability) < least:
+                    said = f"cannot {does} of {node.name} (from {where(node)}): {why}"
+                    found.setdefault(capability, said)
+    return found
+
+
+def _needs(node: ir.Node) -> Iterator[str]:
+    """The kinds of LEAST_FOR_PRECISION that a node needs."""
+    kinds = [v.dtype for v in (*node.inputs, *node.outputs) if v is not None]
+    if multiplies_integers(node):
+        yield "static"
+    elif node.op_type in _PRODUCTS and not node.domain and ir.DataType.FLOAT in kinds:
+        yield "fp32"
+    for kind in kinds:
+        if kind is not None and kind in _LEAST_FOR_TYPE:
+            yield _LEAST_FOR_TYPE[kind]
+
+
+def without(
+    program: Program, capabilities: Sequence[str], named: bool
+) -> tuple[tuple[str, ...], dict[str, str]]:
+    """The architectures that have all that `program` needs, and why the others are left out.
+
+    Raises TargetError for one that is `named`, and where none is left.
+    """
+    lacks = lacking(program, capabilities)
+    left = tuple(c for c in capabilities if c not in lacks)
+    if lacks and (named or not left):
+        first, why = next(iter(lacks.items()))
+        cure = f"leave {first} out" if left else "no architecture that is asked for can"
+        raise TargetError(f"{first} {why}; {cure}")
+    return left, lacks
+
+
+def left_out(reasons: Mapping[str, str]) -> tuple[str, ...]:
+    """A sentence for all architectures that are left out for one reason."""
+    alike: dict[str, list[str]] = {}
+    for capability, why in reasons.items():
+        alike.setdefault(why, []).append(capability)
+    one, more = "is left out: it", "are left out: they"
+    return tuple(
+        f"{', '.join(names)} {one if len(names) == 1 else more} {why}"
+        for why, names in alike.items()
+    )

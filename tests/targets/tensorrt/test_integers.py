@@ -200,16 +200,19 @@ def test_architectures_follow_from_the_integers() -> None:
 
 def test_a_product_that_an_architecture_lacks_is_named_with_its_node() -> None:
     program = program_of(Form(8, static=True))
-    settings.check_graph(program, ("sm80",))
+    settings.check_graph(program)
+    assert settings.without(program, ("sm80",), named=True) == (("sm80",), {})
     with pytest.raises(TargetError, match=r"sm75 cannot multiply the int8 activations of .*layer"):
-        settings.check_graph(program, ("sm75", "sm80"))
+        settings.without(program, ("sm75", "sm80"), named=True)
+    left, lacks = settings.without(program, ("sm75", "sm80"), named=False)
+    assert left == ("sm80",) and "int8 activations of" in lacks["sm75"]
 
 
 def test_integers_times_blocks_are_refused(tmp_path: Path) -> None:
     """Which the compiler ends with an internal error."""
     program = program_of(Form(8, 32, static=True))
     with pytest.raises(RewriteError, match=r"MatMul .*encoder\.layer.* scales for blocks"):
-        settings.check_graph(program, ("sm80",))
+        settings.check_graph(program)
     assert not compiled(program, tmp_path, "sm80")["built"]
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from exporter.errors import RewriteError, TargetError
 from exporter.options import BuildOptions
 from exporter.passes import law
-from exporter.program import MODULE, Contract, Program
+from exporter.program import MODULE, Contract, Program, infer_shapes
 from targets.tensorrt import TARGET, settings, vendor
 
 KNOWN = ("sm75", "sm80", "sm86", "sm89", "sm120", "sm121")
@@ -161,9 +161,55 @@ def test_a_type_that_an_architecture_lacks_is_named_with_its_node(
 ) -> None:
     text = f"f ({kind}[B,4] x) => (float[B,4] y) {{ y = Cast <to: int = 1> (x) }}"
     program = program_of(law.graph(text))
-    settings.check_graph(program, ("sm120",))
-    with pytest.raises(TargetError, match=rf"{capability} cannot hold the {says} of node_Cast"):
-        settings.check_graph(program, (capability, "sm120"))
+    assert settings.without(program, ("sm120",), named=True) == (("sm120",), {})
+    with pytest.raises(
+        TargetError,
+        match=rf"{capability} cannot hold the {says} of node_Cast \(from encoder.layer\): .*; "
+        rf"leave {capability} out",
+    ):
+        settings.without(program, (capability, "sm120"), named=True)
+    left, lacks = settings.without(program, (capability, "sm120"), named=False)
+    assert left == ("sm120",)
+    (said,) = settings.left_out(lacks)
+    assert said.startswith(f"{capability} is left out: it cannot hold the {says} of node_Cast")
+
+
+PRODUCTS = [
+    ("y = MatMul(x, w)", "float"),
+    ("y = Gemm(x, w)", "float"),
+    ('y = Einsum <equation: string = "bi,ij->bj"> (x, w)', "float"),
+    ("t = Transpose <perm: ints = [1, 0]> (x)\n y = MatMul(x, t)", "float"),
+    ("y = MatMul(x, w)", "float16"),
+    ("y = Add(x, b)", "float"),
+]
+
+
+@pytest.mark.parametrize(("body", "kind"), PRODUCTS)
+def test_a_matrix_product_in_f32_is_left_to_those_that_have_one(body: str, kind: str) -> None:
+    text = f"f ({kind}[B,4] x, {kind}[4,4] w, {kind}[4] b) => ({kind}[B,N] y) {{ {body} }}"
+    program = program_of(law.graph(text))
+    infer_shapes(program.model)
+    found = settings.lacking(program, KNOWN)
+    lacks = kind == "float" and "Add" not in body
+    assert set(found) == ({"sm75"} if lacks else set())
+    assert all("f32 matrix product of node_" in why for why in found.values())
+
+
+def test_what_no_architecture_has_is_one_error() -> None:
+    text = "f (float8e4m3fn[B,4] x) => (float[B,4] y) { y = Cast <to: int = 1> (x) }"
+    program = program_of(law.graph(text))
+    with pytest.raises(
+        TargetError, match=r"^sm75 cannot hold the fp8 of node_Cast .* asked for can"
+    ):
+        settings.without(program, ("sm75", "sm80"), named=False)
+
+
+def test_architectures_are_left_out_in_a_sentence_a_reason() -> None:
+    reasons = {"sm75": "cannot hold x", "sm80": "cannot hold x", "sm86": "is too old"}
+    assert settings.left_out(reasons) == (
+        "sm75, sm80 are left out: they cannot hold x",
+        "sm86 is left out: it is too old",
+    )
 
 
 @pytest.mark.parametrize("op", ["QuantizeLinear", "DequantizeLinear"])
@@ -174,7 +220,7 @@ def test_a_zero_point_that_is_not_zero_is_refused(op: str) -> None:
         weights = {"s": np.ones(1), "z": np.array([zero])}
         program = program_of(law.graph(text, weights))
         if fine:
-            settings.check_graph(program, ("sm80",))
+            settings.check_graph(program)
         else:
             with pytest.raises(RewriteError, match=rf"{op} .*encoder.layer.*not 0"):
-                settings.check_graph(program, ("sm80",))
+                settings.check_graph(program)

@@ -1,0 +1,45 @@
+"""A second engine to compare with: the same graph, compiled the same way, with the last bit of
+every number of its weights turned over.
+
+Equal weights stay equal, scales stay positive and no value moves by more than its last digit, so
+the compiler lays down what it laid down before, at the same places; only the numbers differ. Where
+they differ is where the weights are (targets/tensorrt/cuts.py).
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+
+from exporter import onnxfile
+from exporter.errors import OutputError
+
+
+def turn(source: Path, folder: Path, weights: Iterable[str]) -> Path:
+    """Write the ONNX file of `source`'s folder into `folder` once more, the last bit of each number
+    of `weights` turned over; returns its path.
+
+    Raises OutputError where the disk is full.
+    """
+    model = ir.load(source)
+    data = folder / onnxfile.DATA
+    try:
+        shutil.copyfile(source, folder / onnxfile.MODEL)
+        shutil.copyfile(source.parent / onnxfile.DATA, data)
+    except OSError as error:
+        raise OutputError(f"cannot write {folder}: {error.strerror}; make room") from error
+    for name in weights:
+        tensor = model.graph.initializers[name].const_value
+        if not isinstance(tensor, ir.ExternalTensor) or tensor.length is None:
+            continue
+        held = np.memmap(data, np.uint8, "r+", tensor.offset or 0, (tensor.length,))
+        if tensor.dtype.bitwidth < 8:
+            held ^= 0x11  # two numbers to a byte
+        else:
+            held[:: tensor.dtype.bitwidth // 8] ^= 1  # ONNX's files are little-endian
+        held.flush()
+    return folder / onnxfile.MODEL
