@@ -26,7 +26,7 @@ import typer
 from export_cost import Meter
 
 import targets.openvino.build as openvino_build
-from exporter import exporting, preparing
+from exporter import exporting
 from exporter.errors import GoldfoldError
 from exporter.probing import SHORT, Drift, Look
 from exporter.program import MODULE, Program
@@ -65,7 +65,7 @@ def spoil_norm(graph: ir.Graph, layer: int) -> None:
 
 def plant(fault: str, layer: int) -> None:
     """Make every export of this process go wrong in `layer`."""
-    traced, convert, obtain = preparing.traced, openvino_build.convert, exporting.obtain_goldens
+    traced, convert, obtain = exporting.traced, openvino_build.convert, exporting.obtain_goldens
 
     def wrong_trace(*args: Any) -> Program:
         program = traced(*args)
@@ -78,7 +78,7 @@ def plant(fault: str, layer: int) -> None:
 
     exporting.obtain_goldens = lambda *args: obtain(*args).within(SHORT)
     if fault == "weight":
-        preparing.traced = wrong_trace
+        exporting.traced = wrong_trace
     elif fault == "build":
         openvino_build.convert = wrong_build
     elif fault == "none":  # the looks between passes are not what is timed

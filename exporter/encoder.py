@@ -195,6 +195,11 @@ class Encoder:
         prompt is added. Raises TextError for texts that the tokenizer gives up on."""
         return self._tokens.ids(texts, task)
 
+    def called(self, texts: Sequence[str], call: str) -> list[list[int]]:
+        """Token ids as `embed`, `embed_query` and `embed_document` come by them, by the names that
+        goldens have for these (golden.store.CALLS)."""
+        return self._tokens.called(texts, call)
+
     def _read(self, texts: list[str], task: Task) -> tuple[list[list[int]], dict[int, str]]:
         """Token ids of each text, and why some cannot be embedded, by their places."""
         try:

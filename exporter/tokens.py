@@ -6,13 +6,14 @@ whole text, which are cut and given their special tokens afterwards, as it would
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from tokenizers import Encoding, Tokenizer
 
 from exporter.errors import TextError
 from exporter.program import Contract, Task
 
+_TASKS: Mapping[str, Task] = {"encode": "", "encode_query": "query", "encode_document": "document"}
 _LETTERS = 16
 """Letters a token, beyond which a text is taken to be longer than can be read: ordinary ones have
 four; the check in `_begun` is what decides."""
@@ -66,6 +67,15 @@ class Tokens:
         if odd:
             raise TextError(odd, texts)
         return found
+
+    def called(self, texts: Sequence[str], call: str) -> list[list[int]]:
+        """The same as one of golden.store.CALLS gives them, with the prompt and the length that it
+        takes; under "" of texts that have their prompt. Raises TextError."""
+        if not call:
+            return self.ids(texts)
+        task = _TASKS[call]
+        before = self._contract.prompt_of(task)
+        return self.ids([before + text for text in texts], task)
 
     def unreadable(self, rows: Sequence[Sequence[int]]) -> dict[int, str]:
         """Why a row of ids cannot be embedded, by its place: it is empty, or a token is not the

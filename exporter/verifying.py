@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +14,7 @@ from exporter.encoder import Encoder, open_encoder
 from exporter.errors import ArtifactError, OutputError
 from exporter.location import Location
 from exporter.probing import SHORT, Look
-from exporter.program import Program, Task
+from exporter.program import Program
 from exporter.stages import Listener, Stages, Timing
 from golden import compare, gate, store
 from golden.compare import Measurement
@@ -157,7 +156,7 @@ def measure(encoder: Encoder, goldens: Goldens, stages: Stages) -> tuple[Measure
     """Tokens, every text alone, and all in padded batches; then the gate of the precision."""
     manifest = encoder.bundle.manifest
     with stages(f"verify {encoder.bundle.name}"):
-        faults = compare.token_faults(partial(_called, encoder), goldens)
+        faults = compare.token_faults(encoder.called, goldens)
         measurement = compare.measure(
             encoder.run,
             goldens,
@@ -173,18 +172,6 @@ def measure(encoder: Encoder, goldens: Goldens, stages: Stages) -> tuple[Measure
             computed += f" ({what}; the artifact itself was not run: {reason})"
         stages.note(f"worst 1−cos {worst:.1e}, {'PASS' if verdict.passed else 'FAIL'}{computed}")
     return measurement, verdict
-
-
-def _called(encoder: Encoder, texts: list[str], call: str) -> list[list[int]]:
-    """Token ids as `embed`, `embed_query` and `embed_document` come by them (golden.store.CALLS);
-    under "" of texts that have their prompt."""
-    if not call:
-        return encoder.tokenize(texts)
-    task = _TASKS[call]
-    return encoder.tokenize([encoder.prefix(None, task) + text for text in texts], task)
-
-
-_TASKS: Mapping[str, Task] = {"encode": "", "encode_query": "query", "encode_document": "document"}
 
 
 def heads(

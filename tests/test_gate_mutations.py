@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -21,8 +22,9 @@ from exporter.model import open_model
 from exporter.passes.linear import linear_ending_at
 from exporter.program import Program, drop_unused
 from exporter.simplify import simplify
+from exporter.tokens import Tokens
 from exporter.trace import trace
-from golden import compare, gate, store
+from golden import compare, gate
 from golden.make import make
 from golden.store import Goldens
 from tests import models
@@ -36,17 +38,13 @@ def subject(tmp_path_factory: pytest.TempPathFactory) -> tuple[Program, Goldens]
     program = trace(source)
     simplify(program)
     pipeline.run(program, pipeline.EARLY)
-    digests = {k: v for k, v in source.digests.items() if store.defines(k)}
-    return program, make(folder, name="gemma3", digests=digests)
+    return program, make(folder, name="gemma3", digests=source.defining)
 
 
 def judged(program: Program, goldens: Goldens) -> gate.Verdict:
     """Measure a program as an artifact is measured, in fp32."""
-    tokenizer = Tokenizer.from_str(program.tokenizer)
-    tokenizer.enable_truncation(program.contract.max_length)
-    faults = compare.token_faults(
-        lambda texts: [e.ids for e in tokenizer.encode_batch(texts)], goldens
-    )
+    tokens = Tokens(program.tokenizer, program.contract)
+    faults = compare.token_faults(tokens.called, goldens)
     measurement = compare.measure(
         interpret.runner(program), goldens, pad_id=program.contract.pad_id
     )
@@ -132,11 +130,10 @@ def test_a_dropped_prompt_fails(subject: tuple[Program, Goldens]) -> None:
 
 def test_tokens_without_eos_fail(subject: tuple[Program, Goldens]) -> None:
     program, goldens = subject
-    tokenizer = Tokenizer.from_str(program.tokenizer)
-    tokenizer.enable_truncation(program.contract.max_length)
+    tokens = Tokens(program.tokenizer, program.contract)
 
-    def cut(texts: list[str]) -> list[list[int]]:
-        return [encoding.ids[:-1] for encoding in tokenizer.encode_batch(texts)]
+    def cut(texts: list[str], call: str) -> list[list[int]]:
+        return [ids[:-1] for ids in tokens.called(texts, call)]
 
     faults = compare.token_faults(cut, goldens)
     assert len(faults) == len(goldens.cases)
@@ -149,6 +146,26 @@ def test_tokens_without_eos_fail(subject: tuple[Program, Goldens]) -> None:
 
     measurement = compare.measure(without_eos, goldens)
     assert not gate.judge(measurement, [], "fp32", goldens).passed
+
+
+@pytest.mark.parametrize(
+    ("promise", "faulty"),
+    [
+        ({"default_prompt_name": "query"}, {"call-encode"}),
+        ({"prompts": {"query": "find: "}}, {"call-encode-query", "call-encode-document"}),
+        ({"lengths": {"document": 9}}, {"call-encode-document"}),
+        ({"truncation_side": "left"}, {"length-672"}),
+    ],
+    ids=lambda value: next(iter(value)),
+)
+def test_a_contract_that_promises_other_texts_fails(
+    promise: dict[str, Any], faulty: set[str], subject: tuple[Program, Goldens]
+) -> None:
+    program, goldens = subject
+    other = replace(program, contract=program.contract.model_copy(update=promise))
+    faults = compare.token_faults(Tokens(program.tokenizer, other.contract).called, goldens)
+    assert faulty <= {fault.id for fault in faults}
+    assert not judged(other, goldens).passed
 
 
 def test_goldens_of_another_model_fail(subject: tuple[Program, Goldens], tmp_path: Path) -> None:

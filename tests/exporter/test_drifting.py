@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from exporter import bundle, drifting, export, exporting, kinds, preparing, ranges
+from exporter import bundle, drifting, export, exporting, kinds, ranges
 from exporter.bundle import VerdictRecord
 from exporter.passes import law
 from exporter.passes.scale_residual import FP16_MAX, ScaleResidual
@@ -25,7 +25,7 @@ def quick(exported: Exported, traced: Program, monkeypatch: pytest.MonkeyPatch) 
     """Spare an export its trace and its reference."""
     goldens = store.load(exported.artifacts["onnxruntime"] / "golden").within(40)
     monkeypatch.setattr(exporting, "obtain_goldens", lambda *args: goldens)
-    monkeypatch.setattr(preparing, "traced", lambda *args: copy_of(traced))
+    monkeypatch.setattr(exporting, "traced", lambda *args: copy_of(traced))
 
 
 @pytest.mark.usefixtures("quick")
@@ -74,7 +74,7 @@ def test_wrong_layer_shows_in_the_drift(
         and ".layers.1." in node.metadata_props.get(MODULE, "")
     ]
     norms[-1].attributes["epsilon"] = ir.AttrFloat32("epsilon", 0.5)
-    monkeypatch.setattr(preparing, "traced", lambda *args: copy_of(wrong))
+    monkeypatch.setattr(exporting, "traced", lambda *args: copy_of(wrong))
     (result,) = export(tiny, ["onnxruntime"], ["fp32"], tmp_path, verify_each=True)
     record = VerdictRecord.model_validate_json((result.path / bundle.VERDICT).read_bytes())
     drift = {look.layer: look.worst for look in record.layers}

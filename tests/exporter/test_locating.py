@@ -14,7 +14,7 @@ import onnx_ir as ir
 import pytest
 
 import targets.openvino.build as openvino_build
-from exporter import bundle, export, exporting, layers, locating, pipeline, preparing
+from exporter import bundle, export, exporting, layers, locating, pipeline
 from exporter.location import Location
 from exporter.passes.base import Equality, Pass
 from exporter.program import MODULE, Program
@@ -33,7 +33,7 @@ def quick(
     """Spare an export its trace and its reference. What it returns plants a fault in the trace."""
     goldens = store.load(exported.artifacts["onnxruntime"] / "golden").within(300)
     monkeypatch.setattr(exporting, "obtain_goldens", lambda *args: goldens)
-    monkeypatch.setattr(preparing, "traced", lambda *args: copy_of(traced))
+    monkeypatch.setattr(exporting, "traced", lambda *args: copy_of(traced))
 
     def plant(fault: Callable[[Program], None]) -> None:
         def faulty(*args: Any) -> Program:
@@ -41,7 +41,7 @@ def quick(
             fault(copy)
             return copy
 
-        monkeypatch.setattr(preparing, "traced", faulty)
+        monkeypatch.setattr(exporting, "traced", faulty)
 
     return plant
 

@@ -30,7 +30,7 @@ def test_last_program_is_gone_before_its_artifact_is_measured(
         return prove(*args)
 
     monkeypatch.setattr(exporting, "obtain_goldens", lambda *args: goldens)
-    monkeypatch.setattr(exporting, "legal", prepared)
+    monkeypatch.setattr(exporting, "traced", prepared)
     monkeypatch.setattr(exporting, "rewrite", lambda *args: None)
     monkeypatch.setattr(proving, "prove", proved)
     results = export(tiny, ["onnxruntime"], ["fp32", "fp16"], tmp_path / "out")
