@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from exporter.errors import OutputError as OutputError
     from exporter.errors import RewriteError as RewriteError
     from exporter.errors import TargetError as TargetError
+    from exporter.errors import TextError as TextError
     from exporter.errors import UsageError as UsageError
     from exporter.exporting import export as export
     from exporter.options import BuildOptions as BuildOptions
@@ -48,6 +49,7 @@ _HOMES = {
     "Result": "exporter.proving",
     "RewriteError": "exporter.errors",
     "TargetError": "exporter.errors",
+    "TextError": "exporter.errors",
     "UsageError": "exporter.errors",
     "export": "exporter.exporting",
     "load": "exporter.encoder",
@@ -65,6 +67,7 @@ __all__ = [
     "Result",
     "RewriteError",
     "TargetError",
+    "TextError",
     "UsageError",
     "__version__",
     "export",

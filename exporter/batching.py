@@ -18,19 +18,24 @@ import numpy as np
 
 BATCH_TOKENS = 1 << 14
 """A batch holds at most so many tokens, padding included, so that long texts do not fill memory."""
+BATCH_SCORES = 1 << 25
+"""Nor more pairs of tokens: where attention is not fused, each head has a score of f32 for each. Of
+16 heads that are 2 GiB; one text of 8,192 tokens alone has twice as many."""
 
 
 def batches(lengths: Sequence[int], size: int, call: int) -> list[list[int]]:
-    """Rows in batches of at most `size` texts and BATCH_TOKENS tokens, longest first.
+    """Rows in batches of at most `size` texts, BATCH_TOKENS tokens and BATCH_SCORES pairs of them,
+    longest first.
 
-    `call` is what a call costs beside its tokens, in tokens. A text beyond BATCH_TOKENS goes alone.
+    `call` is what a call costs beside its tokens, in tokens. A text beyond these limits goes alone.
     """
     order = sorted(range(len(lengths)), key=lambda row: lengths[row])
     cost = np.zeros(len(order) + 1, dtype=np.int64)
     taken = np.zeros(len(order) + 1, dtype=np.int64)
     for end, row in enumerate(order, start=1):
         width = lengths[row]
-        most = min(size, end, max(1, BATCH_TOKENS // max(width, 1)))
+        room = min(BATCH_TOKENS // max(width, 1), BATCH_SCORES // max(width, 1) ** 2)
+        most = min(size, end, max(1, room))
         # Of n texts, most first: of equal costs the one with fewer calls is taken.
         texts = np.arange(most, 0, -1)
         costs = cost[end - most : end] + call + texts * width

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from exporter.cache import open_cache
 from exporter.errors import UsageError
+from exporter.goldens import ours
 from exporter.model import open_model
 from exporter.passes.base import Pass
 from exporter.pipeline import Options, Pipeline
@@ -37,6 +38,7 @@ class Culprit:
         )
 
 
+@ours()
 def search(
     model: str,
     precision: str,

@@ -138,11 +138,12 @@ class Encoder:
                 same. One range -m … m for all dimensions keeps angles best (docs/judging.md).
             task: `query` or `document`: the prompt and the length that sentence-transformers'
                 encode_query and encode_document take; "" is encode.
-            errors: what becomes of texts that cannot be embedded: `raise` names them all, and
-                embeds none; `nan` embeds the others, gives them a row of NaN, and warns.
+            errors: what becomes of texts that cannot be embedded: `raise` names them; `nan` embeds
+                the others, gives them a row of NaN, and warns.
 
         Raises:
-            TextError: texts without tokens, or with a token that the model has no row for.
+            TextError: texts without tokens, with a token that the model has no row for, or with
+                values that are larger than the artifact's precision holds.
             UsageError: something that is not a text, an unknown prompt or output, dims out of
                 range, a batch size below 1, ranges that do not fit.
         """
@@ -164,16 +165,17 @@ class Encoder:
             odd |= {start + place: why for place, why in wrong.items()}
             if odd and errors == "raise":
                 continue  # the others are read as well, so that all are named at once
-            if wrong:
-                out[[start + place for place in wrong]] = np.nan
             places = [start + place for place in range(len(found)) if place not in wrong]
             good = [ids for place, ids in enumerate(found) if place not in wrong]
             for rows in self.batches([len(ids) for ids in good], batch_size):
                 ids, mask = pad([good[row] for row in rows], self.contract.pad_id)
-                out[[places[row] for row in rows]] = self.run(ids, mask, made)
+                out[[places[row] for row in rows]] = made_rows = self.run(ids, mask, made)
+                for row in np.flatnonzero(~np.isfinite(made_rows).all(axis=1)):
+                    odd[places[rows[row]]] = self._overflows
         if odd and errors == "raise":
             raise TextError(odd, texts)
         if odd:
+            out[list(odd)] = np.nan
             warnings.warn(f"rows of NaN: {TextError(odd, texts)}", stacklevel=2)
         rows = out if dim == made else self._shorten(out, dim)
         return vectors.quantize(rows, output, ranges, lambda: self._golden_ranges(dim))
@@ -194,6 +196,13 @@ class Encoder:
         """Token ids of each text, specials included, cut to what the model reads of that task. No
         prompt is added. Raises TextError for texts that the tokenizer gives up on."""
         return self._tokens.ids(texts, task)
+
+    @property
+    def _overflows(self) -> str:
+        return (
+            f"has no finite embedding in {self.bundle.manifest.precision}: a value of it is larger "
+            "than that holds; use another precision"
+        )
 
     def called(self, texts: Sequence[str], call: str) -> list[list[int]]:
         """Token ids as `embed`, `embed_query` and `embed_document` come by them, by the names that

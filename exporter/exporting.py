@@ -24,7 +24,7 @@ from exporter import (
 from exporter.bundle import Bundle, Manifest
 from exporter.cache import open_cache
 from exporter.errors import UsageError
-from exporter.goldens import check_length, obtain_goldens, origin_of
+from exporter.goldens import check_length, obtain_goldens, origin_of, ours
 from exporter.judging import Fp32, convene, fp32_embed
 from exporter.model import open_model
 from exporter.options import NOTHING_ASKED, BuildOptions, check_taken
@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from targets.base import Begun, Target
 
 
+@ours()
 def export(
     model: str | Path,
     targets: Sequence[str] = ("openvino",),

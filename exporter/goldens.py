@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from exporter.errors import ModelError, UsageError
 from exporter.manifest import Origin
 from exporter.model import Source
@@ -10,6 +13,16 @@ from exporter.stages import Stages
 from golden import store
 from golden.errors import GoldenError
 from golden.store import Goldens
+
+
+@contextmanager
+def ours() -> Iterator[None]:
+    """Have what `golden` raises reach a caller as this package's own error: it knows no other. A
+    decorator as well."""
+    try:
+        yield
+    except GoldenError as error:
+        raise ModelError(str(error)) from error
 
 
 def origin_of(source: Source) -> Origin:
@@ -28,22 +41,20 @@ def obtain_goldens(source: Source, stages: Stages, max_length: int | None = None
     Within a stage. With `max_length` none is longer: new ones are cut before they are made, so that
     a model of 32,768 tokens is not run on such. Raises ModelError.
     """
-    try:
+    with ours():
         folder = store.find(source.fingerprint)
         if folder is not None:
             goldens = store.load(folder)
             stages.note(f"{len(goldens.cases)} stored texts")
             return goldens if max_length is None else goldens.within(max_length)
         goldens = make_goldens(source, stages, max_length)
-    except GoldenError as error:
-        raise ModelError(str(error)) from error
     stages.note(f"{len(goldens.cases)} texts, made now with sentence-transformers")
     return goldens
 
 
 def make_goldens(source: Source, stages: Stages, max_length: int | None = None) -> Goldens:
-    """New goldens. Raises GoldenError where sentence-transformers cannot make them, ModelError for
-    files that changed meanwhile."""
+    """New goldens. Within a stage. Raises GoldenError where sentence-transformers cannot make them,
+    ModelError for files that changed meanwhile."""
     from golden.make import make
 
     stages.detail("none stored for this model: sentence-transformers makes them")

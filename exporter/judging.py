@@ -13,6 +13,7 @@ from exporter import bundle, losses, registry
 from exporter.bundle import Bundle
 from exporter.encoder import Encoder, open_encoder
 from exporter.errors import UsageError
+from exporter.goldens import ours
 from exporter.model import Source
 from exporter.stages import Listener, Stages
 from exporter.verifying import goldens_of, measured
@@ -148,6 +149,7 @@ def convene(
     return Judges(corpus, retrieval, tuple(missing), fp32, cache, log)
 
 
+@ours()
 def judge_artifacts(
     folders: Sequence[str | Path],
     *,
@@ -166,7 +168,7 @@ def judge_artifacts(
     default) holds what the reference says of these texts. `count` is of retrieval pairs.
 
     Raises UsageError for an unknown part, too few pairs or a model that is not the artifact's;
-    ArtifactError for a damaged folder; GoldenError where a reference is needed and none is at hand.
+    ArtifactError for a damaged folder; ModelError where a reference is needed and none is at hand.
     """
     stages = Stages(listener)
     bundles = [bundle.open_bundle(Path(folder), unverified=True) for folder in folders]

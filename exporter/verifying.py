@@ -12,6 +12,7 @@ from exporter import emulate as emulation
 from exporter.bundle import GOLDEN, Bundle, Manifest, VerdictRecord
 from exporter.encoder import Encoder, open_encoder
 from exporter.errors import ArtifactError, OutputError
+from exporter.goldens import ours
 from exporter.location import Location
 from exporter.probing import SHORT, Look
 from exporter.program import Program
@@ -34,6 +35,7 @@ HEAD_EMULATED = " emulated"
 """How a head's name ends where the emulator ran it."""
 
 
+@ours()
 def verify(
     folder: str | Path,
     *,
@@ -54,7 +56,7 @@ def verify(
     Works on artifacts that missed their gate as well, and where nothing can be written: then
     `.unrecorded` says why. A missed gate does not raise: look at `.passed`. Raises ArtifactError,
     naming the file, for a damaged folder; UsageError for a model that is not the artifact's;
-    GoldenError where one is needed to judge and none is given.
+    ModelError where one is needed to judge and none is given.
     """
     from exporter.judging import convene, fp32_of
     from exporter.proving import Result

@@ -25,6 +25,14 @@ Progress = Callable[[str, int, int], None]
 """Called with (what ran, calls done, calls in all) after each call of the artifact."""
 
 
+_CROWDED = 64
+"""Tokens of a text that is run with all others as short, in one call: more rows than `embed` takes
+by itself."""
+_PAIRS = 1 << 25
+"""Pairs of tokens in a batch: where attention is not fused, each head has a score in f32 for each,
+which for 16 heads are 2 GiB."""
+
+
 @dataclass(frozen=True, slots=True)
 class TokenFault:
     """Where an artifact's tokens first differ. The snippets hold up to four ids from there on."""
@@ -53,7 +61,8 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class TextRow:
-    """One text, run alone and run in a padded batch."""
+    """One text, run alone, and run in padded batches: the worse of a few long and short texts, and
+    of many short ones."""
 
     id: str
     tokens: int
@@ -176,8 +185,10 @@ def measure(
         if goldens.normalized:
             reference = unit(reference)
     sequences = [case.token_ids for case in goldens.cases]
-    batches = mixed_batches([len(ids) for ids in sequences])
-    total = len(sequences) + len(batches)
+    lengths = [len(ids) for ids in sequences]
+    batches = mixed_batches(lengths)
+    many = [row for row, length in enumerate(lengths) if length <= _CROWDED]
+    total = len(sequences) + len(batches) + bool(many)
 
     alone, padded = np.empty_like(reference), np.empty_like(reference)
     for row, case in enumerate(goldens.cases):
@@ -188,17 +199,22 @@ def measure(
         padded[list(rows)] = _call(run, [sequences[r] for r in rows], pad_id, reference.shape[1])
         if progress is not None:
             progress(f"padded batch {number}", len(sequences) + number, total)
+    crowd = padded.copy()
+    if many:  # more rows at once than any of those batches has
+        crowd[many] = _call(run, [sequences[r] for r in many], pad_id, reference.shape[1])
+        if progress is not None:
+            progress(f"{len(many)} texts at once", total, total)
 
     return Measurement(
         model=goldens.model,
         dim=reference.shape[1],
         normalized=goldens.normalized,
         rows=tuple(
-            TextRow(c.id, len(c.token_ids), reading(a, g), reading(p, g))
-            for c, a, p, g in zip(goldens.cases, alone, padded, reference, strict=True)
+            TextRow(c.id, len(c.token_ids), reading(a, g), _worse(reading(p, g), reading(q, g)))
+            for c, a, p, q, g in zip(goldens.cases, alone, padded, crowd, reference, strict=True)
         ),
         similarity_alone=similarity_error(alone, reference),
-        similarity_padded=similarity_error(padded, reference),
+        similarity_padded=max(similarity_error(rows, reference) for rows in (padded, crowd)),
         pairs=sampled_pairs(alone, reference),
         embeddings=alone,
     )
@@ -209,12 +225,14 @@ def mixed_batches(lengths: Sequence[int], size: int = 4) -> list[tuple[int, ...]
 
     Long beside short is where padding does harm (whole attention rows see nothing but padding);
     taking the long ones two by two keeps the padded total small, since a batch costs its longest.
+    Very long ones go by themselves: memory grows with their square.
     """
     order = sorted(range(len(lengths)), key=lambda i: lengths[i])
     batches = []
     while order:
-        short = [order.pop(0) for _ in range(min(size // 2, len(order)))]
-        long = [order.pop() for _ in range(min(size - size // 2, len(order)))]
+        rows = max(1, min(size, _PAIRS // max(lengths[order[-1]], 1) ** 2))
+        long = [order.pop() for _ in range(min(rows - rows // 2, len(order)))]
+        short = [order.pop(0) for _ in range(min(rows // 2, len(order)))]
         # Alternating rows, so that neither sort always sits first.
         paired = [r for pair in zip(long, short, strict=False) for r in pair]
         batches.append((*paired, *long[len(short) :], *short[len(long) :]))
@@ -291,6 +309,14 @@ def _call(run: Run, sequences: Sequence[Sequence[int]], pad_id: int, dim: int) -
             f"the artifact returned {out.shape} for {ids.shape} tokens, not {(len(sequences), dim)}"
         )
     return out.astype(np.float64)
+
+
+def _worse(one: Reading, other: Reading) -> Reading:
+    return Reading(
+        max(one.distance, other.distance),
+        max(one.norm_error, other.norm_error),
+        max(one.delta, other.delta),
+    )
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -128,6 +128,22 @@ def test_a_dropped_prompt_fails(subject: tuple[Program, Goldens]) -> None:
     assert {row.id for row in measurement.ranked[:5]} <= prompted
 
 
+@pytest.mark.parametrize("row", [4, 32])
+def test_a_graph_that_is_wrong_from_some_row_of_a_batch_on_fails(
+    row: int, subject: tuple[Program, Goldens]
+) -> None:
+    program, goldens = subject
+    run = interpret.runner(program)
+
+    def wrong(ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        found = np.array(run(ids, mask))
+        found[row:] = np.roll(found[row:], 1, axis=-1)
+        return found
+
+    verdict = gate.judge(compare.measure(wrong, goldens), [], "fp32", goldens)
+    assert not verdict.passed and all("padded" in reason for reason in verdict.reasons)
+
+
 def test_tokens_without_eos_fail(subject: tuple[Program, Goldens]) -> None:
     program, goldens = subject
     tokens = Tokens(program.tokenizer, program.contract)

@@ -19,6 +19,7 @@ from exporter import bundle, registry
 from exporter.cache import open_cache
 from exporter.errors import UsageError
 from exporter.exporting import origin_of
+from exporter.goldens import ours
 from exporter.model import open_model
 from exporter.quantize import assign, ground, groups, timing, trials
 from exporter.quantize.budget import Budget
@@ -155,6 +156,7 @@ def _cosine(error: float) -> str:
     return f"{1 - error:.{max(6, 2 - int(np.floor(np.log10(max(error, 1e-12)))))}f}"
 
 
+@ours()
 def search(
     model: str,
     budget: Budget,

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.batching import filled
-from exporter.batching import BATCH_TOKENS, batches
+from exporter.batching import BATCH_SCORES, BATCH_TOKENS, batches
 
 FEWEST = 1 << 32
 LENGTHS = st.lists(st.integers(1, 700), max_size=60)
@@ -27,7 +27,9 @@ def test_every_row_once_within_bounds_and_never_dearer_than_filling(
     assert sorted(row for rows in found for row in rows) == list(range(len(lengths)))
     for rows in found:
         assert 1 <= len(rows) <= size
-        assert len(rows) * max(lengths[row] for row in rows) <= BATCH_TOKENS
+        width = max(lengths[row] for row in rows)
+        assert len(rows) * width <= BATCH_TOKENS
+        assert len(rows) == 1 or len(rows) * width**2 <= BATCH_SCORES
     widest = [max(lengths[row] for row in rows) for rows in found]
     assert widest == sorted(widest, reverse=True)
     assert cost(found, lengths, call) <= cost(filled(lengths, size), lengths, call)

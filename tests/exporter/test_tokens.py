@@ -155,6 +155,25 @@ def test_the_others_are_not_lost_where_nan_is_asked_for(encoder: Encoder) -> Non
             encoder.embed("x", **how)
 
 
+def test_values_that_overflow_are_no_silent_nan(
+    encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = encoder.run
+
+    def overflowing(ids: np.ndarray, *how: Any) -> np.ndarray:
+        rows = run(ids, *how).copy()
+        rows[[row for row, one in enumerate(ids) if len(set(one)) > 8]] = np.inf
+        return rows
+
+    monkeypatch.setattr(encoder, "run", overflowing)
+    texts = ["a", "many different words, 3.14159 of them", "b"]
+    with pytest.raises(TextError, match=r"text 1 .* no finite embedding in fp32"):
+        encoder.embed(texts)
+    with pytest.warns(UserWarning, match="text 1 "):
+        rows = encoder.embed(texts, errors="nan")
+    assert np.isfinite(rows).all(axis=1).tolist() == [True, False, True]
+
+
 def test_many_texts_go_through_in_windows(
     encoder: Encoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
