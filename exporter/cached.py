@@ -50,7 +50,7 @@ PACKAGES = (
 _SHARED = (
     "cached.py", "program.py", "dialect.py", "errors.py", "model.py", "modelfolder.py",
     "modules.py", "model_kinds.py", "settings.py", "hub.py", "names.py", "files.py", "weights.py",
-    "tokens.py",
+    "tokens.py", "natives.py",
 )  # fmt: skip
 TRACING = (*_SHARED, "trace/*.py", "simplify.py")
 MEASURING = (

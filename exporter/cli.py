@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.table import Table
@@ -16,6 +15,7 @@ from exporter import (
     __version__,
     cli_cache,
     cli_coreml,
+    cli_embed,
     cli_judge,
     cli_laws,
     cli_layout,
@@ -23,13 +23,14 @@ from exporter import (
     cli_report,
     cli_trust,
     interrupt,
+    natives,
 )
 from exporter.cli_cache import NoCache
-from exporter.cli_golden import AsJson, Quiet, Trust, golden_app, whole_numbers
+from exporter.cli_golden import AsJson, Quiet, Threads, Trust, golden_app, whole_numbers
 from exporter.cli_judge import Count, JudgeToo
 from exporter.cli_results import show
 from exporter.console import listening, open_console
-from exporter.errors import OutputError, UsageError
+from exporter.errors import UsageError
 from exporter.guard import guarded
 from golden.judging.pairs import LEAST
 
@@ -45,14 +46,12 @@ app.add_typer(golden_app, name="golden")
 cli_laws.add_to(app)
 cli_cache.add_to(app)
 cli_coreml.add_to(app)
+cli_embed.add_to(app)
 cli_judge.add_to(app)
 cli_layout.add_to(app)
 cli_quantize.add_to(app)
 cli_report.add_to(app)
 cli_trust.add_to(app)
-
-Threads = Annotated[int | None, typer.Option(min=1, help="Threads of the runtime.")]
-
 
 out_console = open_console(stderr=False)
 log_console = open_console(stderr=True)
@@ -238,59 +237,6 @@ def _artifacts(folders: list[Path]) -> list[Path]:
 
 
 @app.command()
-def embed(
-    folder: Annotated[Path, typer.Argument(help="An artifact folder.")],
-    texts: Annotated[
-        list[str] | None, typer.Argument(help="Texts; - reads lines from stdin.")
-    ] = None,
-    prompt: Annotated[str | None, typer.Option(help="Name of one of the model's prompts.")] = None,
-    dims: Annotated[int | None, typer.Option(help="Keep so many leading dimensions.")] = None,
-    save: Annotated[
-        Path | None, typer.Option(help="Write a .npy file instead of printing.")
-    ] = None,
-    batch_size: Annotated[int, typer.Option(min=1)] = 32,
-    output: Annotated[
-        str, typer.Option(help="float32, int8, uint8, binary or ubinary.")
-    ] = "float32",
-    threads: Threads = None,
-    as_json: AsJson = False,
-) -> None:
-    """Embed texts with an artifact."""
-    from exporter.encoder import load
-    from exporter.scratch import check_file
-
-    if not texts:
-        raise UsageError("give at least one text, or - to read lines from standard input")
-    if save is not None:
-        check_file(save, "--save")
-    if texts == ["-"]:
-        texts = [line.rstrip("\n") for line in sys.stdin]
-    rows = load(folder, threads=threads).embed(texts, prompt, dims, batch_size, output)
-    if save is not None:
-        _save(save, rows)
-        return
-    if as_json:
-        print(json.dumps(rows.tolist()))
-        return
-    for row in rows:
-        print(" ".join(f"{number:.7g}" for number in row))
-
-
-def _save(path: Path, rows: Any) -> None:
-    import numpy as np
-
-    fresh = path.with_name(f".{path.name}.new")
-    try:
-        with fresh.open("wb") as file:
-            np.save(file, rows, allow_pickle=False)
-        fresh.replace(path)
-    except OSError as error:
-        with suppress(OSError):
-            fresh.unlink()
-        raise OutputError(f"cannot write {path}: {error.strerror}") from None
-
-
-@app.command()
 def inspect(
     folder: Annotated[Path, typer.Argument(help="An artifact folder.")],
     census: Annotated[
@@ -376,6 +322,9 @@ def _root(
 def main() -> None:
     """Run the command line. A failure is one line on standard error and a documented exit code."""
     interrupt.running()
-    code = guarded(app, "--debug" in sys.argv[1:])
+    debug = "--debug" in sys.argv[1:]
+    if not debug:
+        natives.be_quiet()
+    code = guarded(app, debug)
     interrupt.done()
     sys.exit(code)

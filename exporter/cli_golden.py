@@ -17,6 +17,7 @@ golden_app = typer.Typer(help="Golden embeddings: what the reference says.", no_
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print results only.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="Threads of the runtime.")]
 Trust = Annotated[
     bool,
     typer.Option(

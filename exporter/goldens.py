@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from exporter import natives
 from exporter.errors import ModelError, UsageError
 from exporter.manifest import Origin
 from exporter.model import Source
@@ -58,14 +59,15 @@ def make_goldens(source: Source, stages: Stages, max_length: int | None = None) 
     from golden.make import make
 
     stages.detail("none stored for this model: sentence-transformers makes them")
-    goldens = make(
-        source.loads,
-        name=source.name,
-        digests=source.defining,
-        trust_remote_code=source.trusted,
-        progress=lambda text, done, total: stages.step(done, total),
-        max_length=max_length,
-    )
+    with natives.hushed():
+        goldens = make(
+            source.loads,
+            name=source.name,
+            digests=source.defining,
+            trust_remote_code=source.trusted,
+            progress=lambda text, done, total: stages.step(done, total),
+            max_length=max_length,
+        )
     source.check_unchanged()  # sentence-transformers read it again
     return goldens
 

@@ -8,7 +8,7 @@ from typing import Any
 import typer
 from rich.text import Text
 
-from exporter import interrupt
+from exporter import interrupt, natives
 from exporter.console import one_line, open_console
 from exporter.errors import GoldfoldError, UsageError
 from golden.errors import GoldenError
@@ -39,6 +39,11 @@ def guarded(run: Callable[..., Any], debug: bool) -> int:
             # Without a message it has printed the help already: no command was given.
             return _fail(UsageError(message), 2, debug) if message else 2
         return _fail(_unexpected(error), 7, debug, error)
+    except BaseException as error:
+        if not natives.is_panic(error):
+            raise
+        said = f"a library gave up ({natives.reason(error)}); --debug shows where"
+        return _fail(GoldfoldError(said), GoldfoldError.code, debug, error)
 
 
 def _interrupted() -> int:
@@ -56,7 +61,7 @@ def _unexpected(error: Exception) -> Exception:
     return GoldfoldError(f"{type(error).__name__}: {reason}; --debug shows where")
 
 
-def _fail(error: Exception, code: int, debug: bool, cause: Exception | None = None) -> int:
+def _fail(error: Exception, code: int, debug: bool, cause: BaseException | None = None) -> int:
     if debug:
         import traceback
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from tokenizers import Encoding, Tokenizer
 
+from exporter import natives
 from exporter.errors import TextError
 from exporter.program import Contract, Task
 
@@ -33,7 +34,7 @@ class Tokens:
         try:
             self._tokenizer = Tokenizer.from_buffer(raw)
         except BaseException as error:  # a panic of its own is no Exception
-            if not isinstance(error, Exception) and not _is_panic(error):
+            if not isinstance(error, Exception) and not natives.is_panic(error):
                 raise
             raise ValueError(" ".join(str(error).split())[:200]) from None
         self._tokenizer.no_padding()
@@ -92,24 +93,21 @@ class Tokens:
         return odd
 
     def _encoded(self, texts: list[str]) -> list[Encoding]:
-        try:
-            return self._tokenizer.encode_batch(texts, add_special_tokens=False)
-        except BaseException as error:
-            if not isinstance(error, Exception) and not _is_panic(error):
-                raise
-        odd: dict[int, str] = {}
-        found: list[Encoding] = []
-        for place, text in enumerate(texts):  # which of them it was
+        with natives.hushed():
             try:
-                found.append(self._tokenizer.encode(text, add_special_tokens=False))
+                return self._tokenizer.encode_batch(texts, add_special_tokens=False)
             except BaseException as error:
-                if not isinstance(error, Exception) and not _is_panic(error):
+                if not isinstance(error, Exception) and not natives.is_panic(error):
                     raise
-                reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
-                odd[place] = f"is more than the tokenizer can do ({reason})"
-        if odd:
-            raise TextError(odd)
-        return found
+            odd: dict[int, str] = {}
+            for place, text in enumerate(texts):  # which of them it was
+                try:
+                    self._tokenizer.encode(text, add_special_tokens=False)
+                except BaseException as error:
+                    if not isinstance(error, Exception) and not natives.is_panic(error):
+                        raise
+                    odd[place] = f"is more than the tokenizer can do ({natives.reason(error)})"
+        raise TextError(odd or {0: "is more than the tokenizer can do with others beside it"})
 
     def _finished(self, encoding: Encoding, length: int) -> list[int]:
         if len(encoding.ids) + self._added > length:
@@ -144,8 +142,3 @@ class Tokens:
 
     def _edge(self, ids: list[int], count: int) -> list[int]:
         return ids[:count] if self._contract.truncation_side == "right" else ids[::-1][:count]
-
-
-def _is_panic(error: BaseException) -> bool:
-    """Whether the tokenizers library, which is Rust, gave up on its own account."""
-    return type(error).__name__ == "PanicException"

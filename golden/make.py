@@ -74,7 +74,12 @@ def make(
     rows: list[np.ndarray] = []
     try:
         _run(model, name, only, progress, cases, rows)
-    except _Beyond as beyond:
+    except BaseException as error:
+        if type(error).__name__ == "PanicException":  # of Rust's, and no Exception
+            raise GoldenError(f"{model_dir}: its tokenizer gives up on a text: {error}") from None
+        if not isinstance(error, _Beyond):
+            raise
+        beyond = error
         # A table of positions may bear less than the model says: the longest text that it does.
         length = _bearable(model, beyond.tokens)
         if length < 1:

@@ -30,7 +30,7 @@ def module_of(path: Path) -> str:
 MODULES = {module_of(path): path for path in FILES}
 FOUNDATION = (
     "exporter.program", "exporter.dialect", "exporter.options", "exporter.errors",
-    "exporter.files", "exporter.names",
+    "exporter.files", "exporter.names", "exporter.natives",
 )  # fmt: skip
 
 
@@ -195,6 +195,7 @@ def test_target_imports_no_vendor_but_its_own() -> None:
         ("exporter.errors", ()),
         ("exporter.files", ()),
         ("exporter.names", ()),
+        ("exporter.natives", ()),
         ("exporter.exchange", ()),
         ("exporter.stages", ()),
         ("exporter.options", ("exporter.errors",)),

@@ -7,14 +7,14 @@ import gc
 import io
 import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import onnx_ir as ir
 import torch
 from torch.fx import config as fx_config
 
-from exporter import dialect
+from exporter import dialect, natives
 from exporter.errors import ModelError, RewriteError
 from exporter.model import Source
 from exporter.program import BATCH, TOKENS, Contract, Program, Words
@@ -66,7 +66,7 @@ def trace(
     does not; the Program's notes say which and why. Raises ModelError if the model cannot be
     traced.
     """
-    with _lean():
+    with _lean(), _unpanicked(source):
         try:
             return _trace(source, attention.NAME, max_length, progress, loaded)
         except attention.Refused as refusal:
@@ -257,6 +257,21 @@ def _cause(error: BaseException | None, kind: type) -> BaseException | None:
             return error
         error = error.__cause__ or error.__context__
     return None
+
+
+@contextlib.contextmanager
+def _unpanicked(source: Source) -> Iterator[None]:
+    """What the tokenizers library, which is Rust, gives up on is a ModelError."""
+    with natives.hushed():
+        try:
+            yield
+        except BaseException as error:
+            if not natives.is_panic(error):
+                raise
+            raise ModelError(
+                f"{source.path}: its tokenizer gives up on a text ({natives.reason(error)}); its "
+                "tokenizer.json asks for more than the tokenizers library does"
+            ) from None
 
 
 @contextlib.contextmanager

@@ -1,0 +1,91 @@
+"""The command that embeds texts with an artifact."""
+
+from __future__ import annotations
+
+import json
+import sys
+import warnings
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated, Any, cast
+
+import typer
+from rich.text import Text
+
+from exporter.cli_golden import AsJson, Threads
+from exporter.console import open_console
+from exporter.errors import OutputError, UsageError
+from exporter.program import Task
+
+
+def add_to(app: typer.Typer) -> None:
+    app.command()(embed)
+
+
+def embed(
+    folder: Annotated[Path, typer.Argument(help="An artifact folder.")],
+    texts: Annotated[
+        list[str] | None, typer.Argument(help="Texts; - reads lines from stdin.")
+    ] = None,
+    prompt: Annotated[str | None, typer.Option(help="Name of one of the model's prompts.")] = None,
+    dims: Annotated[int | None, typer.Option(help="Keep so many leading dimensions.")] = None,
+    save: Annotated[
+        Path | None, typer.Option(help="Write a .npy file instead of printing.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1)] = 32,
+    output: Annotated[
+        str, typer.Option(help="float32, int8, uint8, binary or ubinary.")
+    ] = "float32",
+    task: Annotated[
+        str, typer.Option(help="query or document: the prompt and the length that go with it.")
+    ] = "",
+    errors: Annotated[
+        str, typer.Option(help="Texts that cannot be embedded: raise, or nan for a row of NaN.")
+    ] = "raise",
+    threads: Threads = None,
+    as_json: AsJson = False,
+) -> None:
+    """Embed texts with an artifact."""
+    import numpy as np
+
+    from exporter.encoder import load
+    from exporter.scratch import check_file
+
+    if not texts:
+        raise UsageError("give at least one text, or - to read lines from standard input")
+    if save is not None:
+        check_file(save, "--save")
+    if texts == ["-"]:
+        texts = [line.rstrip("\n") for line in sys.stdin]
+    encoder = load(folder, threads=threads)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("always", UserWarning)
+        rows = encoder.embed(
+            texts, prompt, dims, batch_size, output, task=cast(Task, task), errors=errors
+        )
+    for one in said:
+        open_console(stderr=True).print(Text(f"warning: {one.message}"), soft_wrap=True)
+    if save is not None:
+        _save(save, rows)
+        return
+    if as_json:
+        found = [None if np.isnan(row).any() else row.tolist() for row in rows]
+        print(json.dumps(found))
+        return
+    for row in rows:
+        print(" ".join(f"{number:.7g}" for number in row))
+
+
+def _save(path: Path, rows: Any) -> None:
+    import numpy as np
+
+    fresh = path.with_name(f".{path.name}.new")
+    try:
+        with fresh.open("wb") as file:
+            np.save(file, rows, allow_pickle=False)
+        fresh.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            fresh.unlink()
+        raise OutputError(f"cannot write {path}: {error.strerror}") from None

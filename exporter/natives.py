@@ -1,0 +1,59 @@
+"""What libraries that are not Python print past it: one of Rust that gives up writes a page to
+standard error, whoever catches its error.
+
+For the command alone, whose errors are one line: a library does not move its caller's streams.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+_STDERR = 2
+
+
+class _Command:
+    """There is one process, and one standard error."""
+
+    quiet = False
+
+
+def be_quiet() -> None:
+    """Have `hushed` do something in this process."""
+    _Command.quiet = True
+
+
+def is_panic(error: BaseException) -> bool:
+    """Whether a library of Rust gave up on its own account. That is no Exception: it would pass
+    every handler."""
+    return type(error).__name__ == "PanicException"
+
+
+def reason(error: BaseException) -> str:
+    """The first line of what an error says."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+
+
+@contextmanager
+def hushed() -> Iterator[None]:
+    """Leave out what native code writes to standard error while this is open; what Python writes
+    goes on."""
+    if not _Command.quiet:
+        yield
+        return
+    python, kept = sys.stderr, os.dup(_STDERR)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    own = os.fdopen(os.dup(kept), "w", 1, getattr(python, "encoding", None), "replace")
+    try:
+        python.flush()
+        sys.stderr = own
+        os.dup2(nowhere, _STDERR)
+        yield
+    finally:
+        os.dup2(kept, _STDERR)
+        sys.stderr = python
+        own.close()
+        os.close(kept)
+        os.close(nowhere)
