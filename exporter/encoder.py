@@ -62,10 +62,12 @@ class Encoder:
         self._run = run
         self._call_tokens = registry.target(bundle.manifest.target).call_tokens
         try:
-            self._tokenizer = Tokenizer.from_buffer(read_tokenizer(bundle.path / TOKENIZER))
+            raw = read_tokenizer(bundle.path / TOKENIZER)
+            self._tokenizer = Tokenizer.from_buffer(raw)
         except Exception as error:
             said = getattr(error, "strerror", None) or error
             raise ArtifactError(f"{bundle.path / TOKENIZER} cannot be read: {said}") from None
+        bundle.check_bytes(TOKENIZER, raw)
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(self.contract.max_length)
 
@@ -210,6 +212,9 @@ class Encoder:
         """Of the goldens that travel with the artifact, cut to `dim`; float32 [2, dim]."""
         try:
             stored = store.load(self.bundle.path / GOLDEN).embeddings
+            for name in store.FILES:  # another artifact may lie there by now
+                key = f"{GOLDEN}/{name}"
+                self.bundle.check_bytes(key, (self.bundle.path / key).read_bytes())
         except GoldenError as error:
             raise ArtifactError(f"{self.bundle.path} is damaged: {error}") from None
         full = stored.shape[1] == dim
