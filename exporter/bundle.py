@@ -83,6 +83,12 @@ class Bundle:
             if not same:
                 raise Changed(f"{self.path} was changed while it was opened: {key}; try again")
 
+    def check_bytes(self, key: str, raw: bytes) -> None:
+        """Raise Changed unless `raw` is what the manifest says of the file `key`."""
+        entry = self.manifest.files.get(key)
+        if entry is None or hashlib.sha256(raw).hexdigest() != entry.sha256:
+            raise Changed(f"{self.path} was changed since it was opened: {key}; open it again")
+
 
 def seal(folder: Path, manifest: dict[str, Any]) -> Manifest:
     """Digest every file of `folder` and write its manifest. `manifest` gives all fields but

@@ -30,7 +30,7 @@ from exporter.cli_golden import AsJson, Quiet, Threads, Trust, golden_app, whole
 from exporter.cli_judge import Count, JudgeToo
 from exporter.cli_results import show
 from exporter.console import listening, open_console
-from exporter.errors import UsageError
+from exporter.errors import ArtifactError, UsageError
 from exporter.guard import guarded
 from golden.judging.pairs import LEAST
 
@@ -201,8 +201,9 @@ def verify(
     """Check every digest of an artifact, and run its goldens again."""
     from exporter.verifying import verify as run
 
+    signed = None
     if signature is not None or public_key is not None:
-        _check_signature(_artifacts(folders), signature, public_key)
+        signed = _check_signature(_artifacts(folders), signature, public_key)
     cli_judge.check_alone(judge, pairs)
     if model is not None and not judge:
         raise UsageError("--model is what --judge compares with; give both")
@@ -212,17 +213,19 @@ def verify(
             cli_judge.check_integers(paths)
         judges = cli_judge.judges_for(model, pairs, trust_remote_code, listener) if judge else False
         results = [run(path, threads=threads, judge=judges, listener=listener) for path in paths]
+    if signed is not None and results[0].bundle.manifest.digest != signed:
+        raise ArtifactError(f"{results[0].path} was replaced after its signature was checked")
     show(results, as_json)
 
 
-def _check_signature(paths: list[Path], signature: Path | None, key: Path | None) -> None:
+def _check_signature(paths: list[Path], signature: Path | None, key: Path | None) -> str:
     from exporter.signing import check
 
     if signature is None or key is None:
         raise UsageError("--signature and --public-key go together")
     if len(paths) != 1:
         raise UsageError(f"--signature is of one artifact, and {len(paths)} are given")
-    check(paths[0], signature, key)
+    return check(paths[0], signature, key)
 
 
 def _artifacts(folders: list[Path]) -> list[Path]:

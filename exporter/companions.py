@@ -23,7 +23,7 @@ from golden.store import Goldens
 
 _SETTINGS = "tokenizer_config.json"
 _TOKENIZER_FILES = ("special_tokens_map.json", "added_tokens.json")
-_OWN = (bundle.MANIFEST, bundle.VERDICT, bundle.GOLDEN, "MODEL_CARD.md", TOKENIZER, _SETTINGS)
+_OWN = (bundle.MANIFEST, bundle.VERDICT, bundle.GOLDEN, TOKENIZER, _SETTINGS)
 """Names that no licence may take."""
 
 

@@ -303,6 +303,9 @@ class Encoder:
         """Of the goldens that travel with the artifact, cut to `dim`; float32 [2, dim]."""
         try:
             stored = store.load(self.bundle.path / GOLDEN).embeddings
+            for name in store.FILES:  # another artifact may lie there by now
+                key = f"{GOLDEN}/{name}"
+                self.bundle.check_bytes(key, (self.bundle.path / key).read_bytes())
         except GoldenError as error:
             raise ArtifactError(f"{self.bundle.path} is damaged: {error}") from None
         full = stored.shape[1] == dim
@@ -318,10 +321,13 @@ class Encoder:
 
 def _read_tokens(bundle: Bundle, contract: Contract) -> Tokens:
     try:
-        return Tokens(read_tokenizer(bundle.path / TOKENIZER), contract)
+        raw = read_tokenizer(bundle.path / TOKENIZER)
+        found = Tokens(raw, contract)
     except (OSError, ValueError) as error:
         said = getattr(error, "strerror", None) or error
         raise ArtifactError(f"{bundle.path / TOKENIZER} cannot be read: {said}") from None
+    bundle.check_bytes(TOKENIZER, raw)
+    return found
 
 
 def _is_whole(value: object) -> bool:

@@ -65,7 +65,8 @@ def _fail(error: Exception, code: int, debug: bool, cause: BaseException | None 
     if debug:
         import traceback
 
-        traceback.print_exception(cause or error)
+        said = "".join(traceback.format_exception(cause or error))
+        open_console(stderr=True).print(Text(said.rstrip()), no_wrap=True, crop=False)
     # A Text, so that brackets in a path or an extra's name are not read as markup.
     line = Text.assemble(("error:", "bold red"), " ", one_line(str(error)))
     open_console(stderr=True).print(line, soft_wrap=True)

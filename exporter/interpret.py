@@ -43,7 +43,7 @@ class Session:
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or 0  # 0: one a core
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # what it raises is told, and names in it as text
         options.add_session_config_entry(*EXACT)
         if not optimise:
             level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL

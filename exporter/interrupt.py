@@ -104,6 +104,15 @@ def _unraisable(said: Any) -> None:
         sys.__unraisablehook__(said)
     elif _Command.state == "ending":
         _Command.state = "running"
-        again = threading.Timer(0.02, signal.raise_signal, [signal.SIGINT])
+        again = threading.Timer(0.02, _press)
         again.daemon = True
         again.start()
+
+
+def _press() -> None:
+    """Ctrl-C for the main thread, which waits for something by now."""
+    main = threading.main_thread().ident
+    if main is not None and hasattr(signal, "pthread_kill"):
+        signal.pthread_kill(main, signal.SIGINT)
+    else:
+        signal.raise_signal(signal.SIGINT)

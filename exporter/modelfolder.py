@@ -100,6 +100,8 @@ def look(folder: Path) -> Snapshot:
         try:
             found = sorted(os.scandir(top), key=lambda entry: entry.name)
         except OSError as error:
+            if top != folder:
+                continue  # nobody else can read it either
             raise refusal(f"{top}: cannot be read ({error.strerror})") from None
         for entry in found:
             count += 1

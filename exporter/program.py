@@ -148,19 +148,18 @@ class Words:
         return cls(tokenizer, contract.length_of(""), contract.pad_id, contract.truncation_side)
 
 
-_UNLIMITED = '"truncation":null'
-_LIMITED = re.compile(r'"truncation":\{[^{}]*\}')
+_TRUNCATION = re.compile(r'"truncation":\s*(?:null|\{[^{}]*\})')
 
 
 def limited(tokenizer: str, length: int, direction: str = "Right") -> str:
     """`Program.tokenizer` with the length, in tokens, that other clients then cut a text at."""
     said = {"direction": direction, "max_length": length, "strategy": "LongestFirst", "stride": 0}
-    return tokenizer.replace(_UNLIMITED, f'"truncation":{json.dumps(said)}', 1)
+    return _TRUNCATION.sub(f'"truncation":{json.dumps(said)}', tokenizer, count=1)
 
 
 def unlimited(tokenizer: str) -> str:
     """What `limited` was given."""
-    return _LIMITED.sub(_UNLIMITED, tokenizer, count=1)
+    return _TRUNCATION.sub('"truncation":null', tokenizer, count=1)
 
 
 @dataclass(frozen=True)

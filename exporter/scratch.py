@@ -115,7 +115,7 @@ def scratch(out: Path) -> Iterator[Path]:
         raise
     finally:
         if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
+            _remove(folder)
         if lock is not None:
             lock.close()
 
@@ -198,9 +198,15 @@ def _clear(stale: Path, out: Path) -> None:
             ended = ours and (lock.number is not None or not alive)
             if ended or _age(stale) > _DAY:
                 _put_back(stale, out)
-                shutil.rmtree(stale, ignore_errors=True)
+                _remove(stale)
         finally:
             lock.close()
+
+
+def _remove(folder: Path) -> None:
+    """As much of a folder as can be. A stranger's may lie deeper than Python recurses."""
+    with suppress(RecursionError):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _age(folder: Path) -> float:

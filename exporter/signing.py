@@ -52,8 +52,11 @@ def sign(folder: Path, key: Path, signature: Path | None = None) -> Path:
     return place
 
 
-def check(folder: Path, signature: Path, public_key: Path) -> None:
+def check(folder: Path, signature: Path, public_key: Path) -> str:
     """Check that `signature` is the `public_key`'s, and that of exactly these files.
+
+    Returns the sha256, in hex, of the manifest that it is on (Manifest.digest): whoever opens the
+    folder afterwards can tell that it is still that artifact.
 
     Raises ArtifactError saying what does not agree, UsageError for a key that cannot be used.
     """
@@ -65,7 +68,7 @@ def check(folder: Path, signature: Path, public_key: Path) -> None:
         verifier = library.verifying.Config().use_elliptic_key_verifier(public_key=public_key)
     except Exception as error:
         raise UsageError(f"--public-key {public_key} is not {_KEYS}: {_reason(error)}") from None
-    _check_form(signature)
+    signed = _check_form(signature)
     # Said here, not guessed from the signature: that may leave out no file but the verdict.
     verifier.set_hashing_config(_hashing(library, folder))
     try:
@@ -74,6 +77,7 @@ def check(folder: Path, signature: Path, public_key: Path) -> None:
     except Exception as error:
         reason = _reason(error) or "the signature was made with another key, or has been changed"
         raise ArtifactError(f"{signature} does not sign {folder}: {reason}") from None
+    return signed
 
 
 def _library() -> Any:
@@ -111,18 +115,22 @@ def _check_key(key: Path, option: str) -> None:
         raise UsageError(f"{option} {key}: {error.strerror}; give {_KEYS}") from None
 
 
-def _check_form(signature: Path) -> None:
-    """What leaves out more than the verdict signs less than it seems to."""
+def _check_form(signature: Path) -> str:
+    """The digest of the manifest that is signed. What leaves out more than the verdict signs less
+    than it seems to."""
     try:
         envelope = json.loads(read_bounded(signature, _SIGNATURE_LIMIT))["dsseEnvelope"]
         statement = json.loads(base64.b64decode(envelope["payload"]))
         left_out = statement["predicate"]["serialization"].get("ignore_paths", [])
+        digests = {one["name"]: str(one["digest"]) for one in statement["predicate"]["resources"]}
+        signed = digests[bundle.MANIFEST]
     except OSError as error:
         raise ArtifactError(f"{signature} cannot be read: {error.strerror}") from None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise ArtifactError(f"{signature} is not a signature that goldfold wrote") from None
     if said := sorted(str(key) for key in left_out if not _is_apart(str(key))):
         raise ArtifactError(f"{signature} leaves out {', '.join(said)}")
+    return signed
 
 
 def _reason(error: Exception) -> str:

@@ -18,7 +18,6 @@ from exporter import interrupt
 _NAME = "goldfold"
 _TOLD = "_GOLDFOLD_ENCODING"
 """What standard output was in before Python was started again; texts are read as UTF-8."""
-_MODULE = ("-m", "exporter")
 
 
 def begin() -> None:
@@ -37,11 +36,15 @@ def begin() -> None:
 
 def _is_command() -> bool:
     """By what Python itself was started with: a worker process is given its parent's `sys.argv`."""
-    words = list(sys.orig_argv)
-    if any(tuple(words[at : at + 2]) == _MODULE for at in range(1, len(words) - 1)):
-        return True
-    script = next((word for word in words[1:] if not word.startswith("-")), "")
-    return Path(script).stem == _NAME
+    words = iter(sys.orig_argv[1:])
+    for word in words:
+        if word == "-m":
+            return next(words, "") == "exporter"
+        if word in ("-X", "-W"):
+            next(words, None)
+        elif not word.startswith("-") or word == "-c":
+            return Path(word).stem == _NAME
+    return False
 
 
 def _again() -> None:

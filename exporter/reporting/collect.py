@@ -32,7 +32,9 @@ State = Literal["passed", "failed", "unverified", "damaged"]
 
 
 class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    """What is not finite is null here: pictures are drawn of these numbers."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 def _infinite(figure: float | None) -> float:
@@ -291,8 +293,8 @@ def _judged(opened: Bundle, verdict: VerdictRecord) -> dict[str, Any]:
         "what": _what(verdict),
         "texts": tuple(_texts(opened, verdict)),
         "pairs": (emulated or measurement).get("pairs") or measurement.get("pairs", ()),
-        "heads": verdict.heads,
-        "beside": verdict.beside,
+        "heads": _further(verdict.heads),
+        "beside": _further(verdict.beside),
         "drift": tuple(map(_step, verdict.drift)),
         "layers": tuple(map(_layer, verdict.layers)),
         "ranges": tuple(map(_kind, verdict.ranges)),
@@ -304,6 +306,15 @@ def _judged(opened: Bundle, verdict: VerdictRecord) -> dict[str, Any]:
         "golden_tokens": sum(row["tokens"] for row in measurement["rows"]),
         "machine": verdict.machine,
     }
+
+
+def _further(found: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Measurements without their rows. Raises ValueError for what is none."""
+    for name, one in found.items():
+        for key in ("worst", "mean"):
+            if not isinstance(one.get(key), (int, float)) and one.get(key) != "inf":
+                raise ValueError(f"{name} has no {key}")
+    return found
 
 
 def _what(verdict: VerdictRecord) -> str:

@@ -60,7 +60,7 @@ def _open(path: Path, threads: int | None, optimised: Path | None = None):
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # what it raises is told; it would print names as they are
     options.add_session_config_entry(*EXACT)
     if threads:
         options.intra_op_num_threads = threads

@@ -11,6 +11,7 @@ import onnx_ir as ir
 
 from exporter import emulate, interpret, onnxfile
 from exporter.errors import ArtifactError, TargetError
+from exporter.files import read_bounded
 from exporter.options import BuildOptions
 from exporter.passes.base import Pass
 from exporter.passes.expand_band_attention import ExpandBandAttention
@@ -183,10 +184,15 @@ class TensorRt(Target):
 
 def _built_by(folder: Path) -> tuple[str, tuple[str, ...]]:
     """The compiler's module and the architectures, as the artifact's recipe says."""
+    from targets.tensorrt.build import SPEC_LIMIT
+
     try:
-        spec = json.loads((folder / "build.json").read_bytes())
-        return str(spec["module"]), tuple(spec["capabilities"])
-    except (OSError, ValueError, KeyError, TypeError):
+        spec = json.loads(read_bounded(folder / "build.json", SPEC_LIMIT))
+        module, capabilities = str(spec["module"]), tuple(map(str, spec["capabilities"]))
+        if module not in (vendor.RTX, vendor.ENTERPRISE):  # it is imported
+            raise ValueError(module)
+        return module, capabilities
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         raise ArtifactError(f"{folder / 'build.json'} cannot be read; export it again") from None
 
 

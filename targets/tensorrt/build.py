@@ -4,6 +4,7 @@ and the recipe to build it again elsewhere."""
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import subprocess
 import sys
@@ -24,6 +25,8 @@ ENGINE = "model.engine"
 RECIPE = "build.py"
 SPEC = "build.json"
 COMMAND = "trtexec.txt"
+SPEC_LIMIT = 1 << 20
+"""Bytes of build.json."""
 
 
 def write(
@@ -170,7 +173,7 @@ def _trtexec(spec: dict[str, Any], options: BuildOptions) -> str:
         parts.append(f"--profile={index}")
         for flag, (batch, tokens) in zip(("min", "opt", "max"), shapes, strict=True):
             sizes = ",".join(f"{name}:{batch}x{tokens}" for name in spec["inputs"])
-            parts.append(f"--{flag}Shapes={sizes}")
+            parts.append(shlex.quote(f"--{flag}Shapes={sizes}"))
     flags = {"version": "--versionCompatible", "hardware": "--hardwareCompatibilityLevel=ampere+"}
     line = " ".join([*parts, *(flags[name] for name in options.compatible)])
     if spec["decompose"]:

@@ -20,10 +20,11 @@ from typing import Any
 import numpy as np
 
 from exporter.errors import ArtifactError, TargetError
+from exporter.files import read_bounded
 from exporter.program import ATTENTION_MASK, INPUT_IDS, Contract
 from targets.base import Run
 from targets.pool import Pool
-from targets.tensorrt.build import ENGINE, SPEC
+from targets.tensorrt.build import ENGINE, SPEC, SPEC_LIMIT
 from targets.tensorrt.settings import Profile
 
 _EXTRA = "; install it with: pip install 'goldfold[tensorrt]'"
@@ -55,7 +56,7 @@ def inspect(folder: Path, module: str) -> dict[str, int]:
 
 def _open(path: Path, trt: Any) -> Any:
     runtime = trt.Runtime(trt.Logger(trt.Logger.ERROR))
-    if "version" in json.loads((path.parent / SPEC).read_bytes())["compatible"]:
+    if "version" in json.loads(read_bounded(path.parent / SPEC, SPEC_LIMIT))["compatible"]:
         runtime.engine_host_code_allowed = True  # such an engine carries a runtime of its own
     with path.open("rb") as file:
         engine = runtime.deserialize_cuda_engine(file.read())

@@ -7,8 +7,6 @@ import json
 import os
 import shutil
 import socket
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -55,9 +53,12 @@ def on(folder: Path, record: VerdictRecord) -> VerdictRecord:
     return record.model_copy(update={"manifest": digest})
 
 
-def make(folder: Path, passed: bool | None = True) -> Path:
-    """A small sealed artifact; `passed` None leaves it without a verdict."""
+def make(folder: Path, passed: bool | None = True, extra: str = "") -> Path:
+    """A small sealed artifact; `passed` None leaves it without a verdict. `extra` makes another of
+    it."""
     (folder / "golden").mkdir(parents=True)
+    if extra:
+        (folder / "extra.txt").write_text(extra)
     (folder / "model.onnx").write_bytes(b"graph")
     (folder / "golden" / "golden.json").write_text("{}\n")
     (folder / "NOTICE — ü.txt").write_text("notice")
@@ -273,125 +274,32 @@ def test_linked_folder_does_not_hide_what_it_holds(tmp_path: Path) -> None:
     refuse(folder, "golden")
 
 
-# --- where artifacts go
-
-
-def test_output_folder_is_made_and_tried(tmp_path: Path) -> None:
-    bundle.check_output(tmp_path / "new" / "out", ["a-fp32"], force=False)
-    assert (tmp_path / "new" / "out").is_dir()
-    (tmp_path / "file").write_text("x")
-    for out, force in ((tmp_path / "file", True), (tmp_path / "file" / "below", False)):
-        with pytest.raises(OutputError, match="file"):
-            bundle.check_output(out, ["a-fp32"], force)
-
-
-def test_output_folder_with_other_things_needs_force(tmp_path: Path) -> None:
-    (tmp_path / "thesis.tex").write_text("years of work")
-    with pytest.raises(OutputError, match=r"thesis\.tex.*--force"):
-        bundle.check_output(tmp_path, ["a-fp32"], force=False)
-    bundle.check_output(tmp_path, ["a-fp32"], force=True)
-    make(tmp_path / "b-fp32")
-    bundle.check_output(tmp_path, ["a-fp32"], force=False)
-    assert (tmp_path / "thesis.tex").read_text() == "years of work"
-
-
-@pytest.mark.parametrize("force", [False, True])
-@pytest.mark.parametrize("name", ["a-fp32", "a-fp32.failed"])
-def test_what_is_no_artifact_is_never_replaced(name: str, force: bool, tmp_path: Path) -> None:
-    (tmp_path / name).mkdir()
-    (tmp_path / name / "diary.txt").write_text("dear diary")
-    with pytest.raises(OutputError, match=f"{name} is in the way"):
-        bundle.check_output(tmp_path, ["a-fp32"], force)
-
-
-def names(out: Path) -> set[str]:
-    return {path.name for path in out.iterdir()}
-
-
-def test_scratch_is_gone_whatever_happens(tmp_path: Path) -> None:
-    for error in (RuntimeError, KeyboardInterrupt, SystemExit):
-        with pytest.raises(error), bundle.scratch(tmp_path) as folder:
-            (folder / "half").mkdir()
-            (folder / "half" / "made").write_text("x")
-            raise error
-        assert not names(tmp_path)
-
-
-def test_scratch_clears_after_the_dead_and_spares_the_living(tmp_path: Path) -> None:
-    ended = subprocess.Popen([sys.executable, "-c", ""])
-    ended.wait()
-    spared = {f".goldfold-{os.getpid()}-mine", f".goldfold-{os.getppid()}-theirs",
-              ".goldfold-notes", ".goldfold-99999999999999999999-x", ".other-1-x"}  # fmt: skip
-    for name in (*spared, f".goldfold-{ended.pid}-dead"):
-        (tmp_path / name).mkdir()
-    with bundle.scratch(tmp_path) as folder:
-        assert names(tmp_path) == spared | {folder.name}
-    assert names(tmp_path) == spared
-
-
-# --- publishing
-
-
-def publish(out: Path, passed: bool, mark: str) -> Path:
-    with bundle.scratch(out) as scratch:
-        built = make(scratch / "a-fp32", passed)
-        (built / "mark").write_text(mark)
-        return bundle.publish(built, out, "a-fp32", passed)
-
-
-def test_passed_artifact_takes_its_place_and_clears_the_failed_one(tmp_path: Path) -> None:
-    assert publish(tmp_path, False, "1") == tmp_path / "a-fp32.failed"
-    assert publish(tmp_path, True, "2") == tmp_path / "a-fp32"
-    assert names(tmp_path) == {"a-fp32"}
-    publish(tmp_path, True, "3")
-    assert (tmp_path / "a-fp32" / "mark").read_text() == "3"
-    assert names(tmp_path) == {"a-fp32"}
-
-
-def test_failed_artifact_leaves_the_good_one(tmp_path: Path) -> None:
-    publish(tmp_path, True, "good")
-    publish(tmp_path, False, "bad")
-    publish(tmp_path, False, "worse")
-    assert (tmp_path / "a-fp32" / "mark").read_text() == "good"
-    assert (tmp_path / "a-fp32.failed" / "mark").read_text() == "worse"
-    assert names(tmp_path) == {"a-fp32", "a-fp32.failed"}
-
-
-@pytest.mark.parametrize("exchanges", [True, False])
-@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
-def test_publish_that_breaks_off_leaves_the_old_one(
-    error: BaseException, exchanges: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    publish(tmp_path, True, "old")
-    rename = Path.rename
-
-    def breaks(self: Path, target: Path) -> Path:
-        if self.parent.name.startswith(".goldfold-"):
-            raise error
-        return rename(self, target)
-
-    def exchange(one: Path, other: Path) -> bool:
-        if exchanges:
-            raise error
-        return False
-
-    monkeypatch.setattr(Path, "rename", breaks)
-    monkeypatch.setattr("exporter.scratch.exchange", exchange)
-    expected = OutputError if isinstance(error, OSError) else KeyboardInterrupt
-    with pytest.raises(expected):
-        publish(tmp_path, True, "new")
-    assert (tmp_path / "a-fp32" / "mark").read_text() == "old"
-    assert names(tmp_path) == {"a-fp32"}
+# --- the verdict
 
 
 def test_verdict_is_replaced_whole(tmp_path: Path) -> None:
     folder = make(tmp_path / "a", passed=False)
     bundle.write_verdict(folder, verdict(True))
     assert open_bundle(folder).verdict == on(folder, verdict(True))
-    assert names(folder) == {
-        "golden",
-        "manifest.json",
-        "model.onnx",
-        "NOTICE — ü.txt",
-        "verdict.json",
-    }
+    assert not list(folder.glob("*.new"))
+
+
+def test_a_verdict_is_written_into_the_artifact_that_it_is_on(tmp_path: Path) -> None:
+    """One that ends late may find another artifact in the place."""
+    folder, other = make(tmp_path / "a"), make(tmp_path / "b", extra="another")
+    record = open_bundle(folder).verdict
+    assert record is not None
+    with pytest.raises(OutputError, match="was replaced while it was measured"):
+        bundle.write_verdict(other, record)
+    assert open_bundle(other).verdict == on(other, verdict(True))
+
+
+def test_what_a_killed_verification_left_is_cleared_by_a_later_one(tmp_path: Path) -> None:
+    folder = make(tmp_path / "a")
+    old, young = (folder / f"verdict.json.{letter * 16}.new" for letter in "ab")
+    for path in (old, young):
+        path.write_text("{")
+    os.utime(old, (1, 1))
+    open_bundle(folder)  # neither is in its way
+    bundle.write_verdict(folder, verdict(True))
+    assert not old.exists() and young.exists()

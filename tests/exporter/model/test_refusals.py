@@ -128,7 +128,7 @@ def test_refuses_a_malformed_modules_json(folder: Path, text: str, culprit: str)
 def test_refuses_huge_json(folder: Path) -> None:
     with (folder / "modules.json").open("r+b") as file:
         file.truncate(weights.JSON_LIMIT + 1)
-    refuse(("modules.json", "larger than 16 MiB"), folder)
+    refuse(("modules.json", f"larger than {weights.JSON_LIMIT >> 20} MiB"), folder)
 
 
 @pytest.mark.parametrize(
