@@ -19,12 +19,18 @@ that line and exits with `code`; nothing else is ever shown unless `--debug` ask
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 
 class GoldfoldError(Exception):
     """A failure with a one-line explanation. `code` is the process's exit code."""
 
     code = 7
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """With what it says and knows, whatever it was made of: an error that cannot be unpickled
+        breaks the pool of processes that it comes from."""
+        return _said, (type(self), self.args, vars(self))
 
 
 class GateMissed(GoldfoldError):
@@ -66,3 +72,10 @@ class ArtifactError(GoldfoldError):
 
 class RewriteError(GoldfoldError):
     code = 7
+
+
+def _said(kind: type[GoldfoldError], words: tuple[Any, ...], known: dict[str, Any]) -> Any:
+    error = kind.__new__(kind, *words)
+    error.args = words
+    vars(error).update(known)
+    return error

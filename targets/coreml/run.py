@@ -7,10 +7,12 @@ width of the batch, not by a row's own tokens, so that a batch that was padded i
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from exporter.errors import ArtifactError
 from exporter.program import ATTENTION_MASK, INPUT_IDS, Contract
@@ -18,17 +20,18 @@ from targets.base import Run
 from targets.coreml import vendor
 from targets.coreml.evaluate import Evaluator, Widened
 from targets.coreml.layout import PACKAGE
-from targets.coreml.limits import limited
 from targets.coreml.package import MilFunction, Package, read
 
 Row = Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]
 """Named int32 [1, tokens] arrays in, named outputs out."""
 
+_LIMITING = threading.Lock()
+
 
 def load(folder: Path, contract: Contract, threads: int | None = None) -> Run:
     """A callable over the package in `folder`, for any number of threads. `threads` limits the
-    evaluator's matrix products; Core ML chooses for itself. Raises ArtifactError if the package is
-    damaged."""
+    evaluator's matrix products, and then callers are computed one after the other; Core ML chooses
+    for itself. Raises ArtifactError if the package is damaged."""
     package = read(folder / PACKAGE)
     opened = _core_ml if vendor.native() else _evaluator
     lengths = {_length(function): function for function in package.functions.values()}
@@ -51,7 +54,7 @@ def load(folder: Path, contract: Contract, threads: int | None = None) -> Run:
         row = row_of(function.name)
         padded = length or input_ids.shape[1]
         out: list[np.ndarray] = []
-        with limited(threads):
+        with _limited(threads):
             for place in range(len(input_ids)):
                 feeds = {
                     INPUT_IDS: _widened(input_ids[place], padded, contract.pad_id),
@@ -96,6 +99,18 @@ def _widened(row: np.ndarray, width: int, filler: int) -> np.ndarray:
     out = np.full((1, width), filler, dtype=np.int32)
     out[0, : len(row)] = row
     return out
+
+
+@contextmanager
+def _limited(threads: int | None) -> Iterator[None]:
+    """Matrix products in at most so many threads; None asks for nothing. One caller at a time: the
+    number is the process's own, and of two that overlap the first to leave would put back what it
+    found, and the second what the first had asked for."""
+    if threads is None:
+        yield
+        return
+    with _LIMITING, threadpool_limits(threads):
+        yield
 
 
 def _evaluator(package: Package, name: str, widened: Widened) -> Row:

@@ -101,15 +101,16 @@ class _Cuda:
 
 class _Engine:
     def __init__(self, path: Path, contract: Contract, module: str, streams: int) -> None:
-        self.cuda = _Cuda()
+        self.cuda = cuda = _Cuda()
         trt = import_module(module)
         self.contract = contract
-        self.engine = _open(path, trt)
+        self.engine = engine = _open(path, trt)
         self.device: int = self.cuda.do("cudaGetDevice")
         self.profiles = [self._profile(index) for index in range(self._count())]
         sizes = (contract.dim, *contract.heads)
         outputs = {contract.output_of(dim): dim for dim in sizes}
-        self.contexts = Pool(lambda: _Context(self.engine, self.cuda, outputs), streams)
+        # No way back to this object: the GPU's memory is given back as soon as it is gone.
+        self.contexts = Pool(lambda: _Context(engine, cuda, outputs), streams)
 
     def __call__(
         self, input_ids: np.ndarray, attention_mask: np.ndarray, output: str | None = None

@@ -1,0 +1,147 @@
+"""The pool: nobody shares, everybody is served, and nothing that happens makes it smaller."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import threading
+import time
+
+import pytest
+
+from targets.pool import Pool
+from tests.threads.calls import LIMIT
+
+
+class Thing:
+    """Counts who is inside."""
+
+    made = 0
+
+    def __init__(self) -> None:
+        type(self).made += 1
+        self.inside = 0
+        self.most = 0
+
+    def visit(self, seconds: float = 0.0) -> Thing:
+        self.inside += 1
+        self.most = max(self.most, self.inside)
+        time.sleep(seconds)
+        self.inside -= 1
+        return self
+
+
+@pytest.fixture(autouse=True)
+def none_made() -> None:
+    Thing.made = 0
+
+
+def holds(pool: Pool[Thing], size: int) -> None:
+    """Assert that `size` callers are served at once, and no more."""
+    inside = threading.Barrier(size + 1)
+    leave = threading.Event()
+
+    def stay(thing: Thing) -> None:
+        inside.wait(LIMIT)
+        leave.wait(LIMIT)
+
+    guests = [threading.Thread(target=pool.use, args=(stay,), daemon=True) for _ in range(size)]
+    for guest in guests:
+        guest.start()
+    inside.wait(LIMIT)  # broken, and an error, if one of them is never served
+    late: list[Thing] = []
+    further = threading.Thread(target=lambda: late.append(pool.use(Thing.visit)), daemon=True)
+    further.start()
+    further.join(0.05)
+    assert not late, f"{size + 1} at once in a pool of {size}"
+    leave.set()
+    for guest in (*guests, further):
+        guest.join(LIMIT)
+        assert not guest.is_alive()
+    assert late
+
+
+@pytest.mark.parametrize("size", [1, 2, 5])
+def test_as_many_at_once_as_it_is_large(size: int) -> None:
+    holds(Pool(Thing, size), size)
+    assert Thing.made == size
+
+
+def test_a_single_caller_keeps_to_one_thing() -> None:
+    pool = Pool(Thing, 4)
+    assert len({id(pool.use(Thing.visit)) for _ in range(20)}) == 1
+
+
+def test_a_thousand_threads_share_three_things() -> None:
+    pool = Pool(Thing, 3)
+    found: list[Thing] = []
+
+    def work() -> None:
+        found.append(pool.use(lambda thing: thing.visit(0.0005)))
+
+    threads = [threading.Thread(target=work, daemon=True) for _ in range(1000)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(LIMIT)
+    assert len(found) == 1000 and Thing.made == 3
+    assert max(thing.most for thing in found) == 1
+
+
+def test_an_error_of_making_is_raised_at_once() -> None:
+    def fail() -> Thing:
+        raise ValueError("no room")
+
+    with pytest.raises(ValueError, match="no room"):
+        Pool(fail, 2)
+
+
+@pytest.mark.parametrize("kind", [ValueError, KeyboardInterrupt, SystemExit, GeneratorExit])
+def test_a_thing_comes_back_from_an_error(kind: type[BaseException]) -> None:
+    pool = Pool(Thing, 2)
+
+    def fail(thing: Thing) -> None:
+        raise kind("while it was used")
+
+    for _ in range(10):
+        with pytest.raises(kind):
+            pool.use(fail)
+    holds(pool, 2)
+    assert Thing.made == 2
+
+
+def test_no_interrupt_makes_it_smaller() -> None:
+    """SIGINT at any step of the main thread, some 2,000 of them, a few inside the pool itself."""
+    pool, rng = Pool(Thing, 2), random.Random(3)
+    until = time.monotonic() + 2.0
+    caught = 0
+    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    try:
+        while time.monotonic() < until:
+            try:
+                signal.setitimer(signal.ITIMER_REAL, rng.uniform(5e-5, 5e-4))
+                while True:
+                    pool.use(id)
+            except KeyboardInterrupt:
+                caught += 1
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert caught > 500
+    holds(pool, 2)
+
+
+def test_an_interrupt_ends_a_wait() -> None:
+    """Ctrl-C, while all are in use by others."""
+    pool, leave = Pool(Thing, 1), threading.Event()
+    guest = threading.Thread(target=pool.use, args=(lambda thing: leave.wait(LIMIT),), daemon=True)
+    guest.start()
+    time.sleep(0.05)
+    pause = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT))
+    pause.start()
+    with pytest.raises(KeyboardInterrupt):
+        pool.use(id)
+    leave.set()
+    guest.join(LIMIT)
+    holds(pool, 1)
