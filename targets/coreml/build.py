@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+from tokenizers import Tokenizer
 
 from exporter.errors import RewriteError
 from exporter.options import BuildOptions
@@ -77,10 +78,15 @@ def _swift(program: Program, options: BuildOptions) -> str:
     for bucket in options.buckets:
         name = f'"{function_name(bucket, options.buckets)}"' if several else "nil"
         rows.append(f"({bucket}, {name})")
+    before, behind = _specials(program.tokenizer)
     words = {
         "PAD_ID": str(contract.pad_id),
         "BUCKETS": ", ".join(rows),
-        "MAX_LENGTH": str(max(options.buckets, default=contract.max_length)),
+        "MAX_LENGTH": str(min(contract.length_of(""), max(options.buckets, default=1 << 31))),
+        "BEFORE": str(before),
+        "BEHIND": str(behind),
+        "CUTS_BEGINNING": str(contract.truncation_side == "left").lower(),
+        "VOCABULARY": str(contract.vocab_size),
         "OUTPUT": lower.spelled(contract.output),
         # The property came with the systems that open several functions.
         "SET_FUNCTION": "configuration.functionName = function" if several else "_ = function",
@@ -89,6 +95,13 @@ def _swift(program: Program, options: BuildOptions) -> str:
     for word, value in words.items():
         text = text.replace(f"@{word}@", value)
     return text
+
+
+def _specials(tokenizer: str) -> tuple[int, int]:
+    """How many tokens a tokenizer.json puts before a text, and how many behind it."""
+    mask = Tokenizer.from_str(tokenizer).encode("a").special_tokens_mask
+    before = next((place for place, special in enumerate(mask) if not special), len(mask))
+    return before, sum(mask[before:])
 
 
 @dataclass(frozen=True)

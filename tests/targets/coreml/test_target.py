@@ -275,6 +275,7 @@ def test_real_weights_pass_their_gate(tmp_path: Path, monkeypatch: pytest.Monkey
     swift = (result.path / "GoldfoldEncoder.swift").read_text("utf-8")
     assert '(128, "tokens_128"), (200, "tokens_200")' in swift
     assert "@" not in swift
+    assert "(before, behind, cutsBeginning) = (1, 1, false)" in swift
 
 
 def test_census_counts_operations(package: Path) -> None:
