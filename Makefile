@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup lock demo test lint format golden export verify report ci ci-export ci-verify ci-report ci-device docs pages bench speed clean
+.PHONY: help setup lock resolve demo test lint format golden export verify report ci ci-export ci-verify ci-report ci-device docs pages bench speed clean
 
 PYTHON    ?= python3
 HERE      := $(dir $(lastword $(MAKEFILE_LIST)))
@@ -41,6 +41,9 @@ endif
 
 lock: $(STAMP)  ## work out constraints.txt and constraints-hashed.txt anew; .ci/lock --upgrade takes the newest
 	@$(HERE).ci/lock
+
+resolve: $(STAMP)  ## check that every extra resolves from the ordinary index, for every platform
+	@$(HERE).ci/resolve
 
 demo: $(STAMP)  ## export a small real model for every target, verify it, and use it
 	$(BIN)/goldfold demo --out demo

@@ -13,9 +13,13 @@ _BY_VALUE = ("data-dependent", "DataDependent", "unbacked", ".item()", "tolist")
 
 
 def sentence(error: BaseException) -> str:
-    """The first line of an error's text that says something, in plain letters."""
-    lines = (" ".join(line.split()) for line in _COLOURS.sub("", str(error)).splitlines())
-    found = next((line for line in lines if line.strip("-=*#: ")), type(error).__name__)
+    """The first line of an error's text that says something, in plain letters, and the next where
+    it ends in a colon."""
+    lines = [" ".join(line.split()) for line in _COLOURS.sub("", str(error)).splitlines()]
+    lines = [line for line in lines if line.strip("-=*#: ")] or [type(error).__name__]
+    found = lines[0]
+    if found.endswith(":") and len(lines) > 1:
+        found = f"{found} {lines[1]}"
     return found[:300].rstrip(": ")
 
 
