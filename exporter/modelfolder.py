@@ -268,9 +268,11 @@ def front_of(card: Path) -> dict[str, Any]:
 
     front = _FRONT.match(card.read_text("utf-8", "replace"))
     found: dict[str, Any] = {}
+    read: set[str] = set()
     for entry in _ENTRY.finditer(front[1]) if front is not None else ():
-        if len(entry[0]) > _ENTRY_LIMIT or entry[1] in found:
+        if len(entry[0]) > _ENTRY_LIMIT or entry[1] in read:
             continue
+        read.add(entry[1])
         try:
             if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(entry[0])):
                 continue

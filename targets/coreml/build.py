@@ -98,7 +98,10 @@ def _swift(program: Program, options: BuildOptions) -> str:
 
 
 def _specials(tokenizer: str) -> tuple[int, int]:
-    """How many tokens a tokenizer.json puts before a text, and how many behind it."""
+    """How many tokens a tokenizer.json puts before a text, and how many behind it; of a program
+    without a tokenizer, none."""
+    if not tokenizer:
+        return 0, 0
     mask = Tokenizer.from_str(tokenizer).encode("a").special_tokens_mask
     before = next((place for place, special in enumerate(mask) if not special), len(mask))
     return before, sum(mask[before:])

@@ -46,14 +46,14 @@ def cut(
     """Artifacts of `model` for SHORT tokens, by target."""
     goldens = store.load(exported.artifacts["onnxruntime"] / "golden").within(SHORT)
 
-    def legal(*args: Any) -> Any:
+    def traced(*args: Any) -> Any:
         program = exported.copy()
         program.contract = program.contract.model_copy(update={"max_length": SHORT})
         return program
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(exporting, "obtain_goldens", lambda *args: goldens)
-        patch.setattr(exporting, "legal", legal)
+        patch.setattr(exporting, "traced", traced)
         patch.setattr(exporting, "rewrite", lambda *args: None)
         out = tmp_path_factory.mktemp("cut-artifacts")
         results = export(model, ["openvino", "onnxruntime"], ["fp32"], out, max_length=SHORT)
@@ -135,6 +135,7 @@ def test_a_model_without_settings_gets_some(
     assert said == {
         "tokenizer_class": "PreTrainedTokenizerFast", "pad_token": "<pad>",
         "model_max_length": contract.max_length, "padding_side": "right",
+        "truncation_side": "right",
     }  # fmt: skip
 
 
@@ -176,7 +177,7 @@ def test_weights_that_are_replaced_meanwhile_are_in_no_artifact(
         return at("goldens", goldens)
 
     monkeypatch.setattr(exporting, "obtain_goldens", obtain)
-    monkeypatch.setattr(exporting, "legal", lambda *args: at("trace", exported.copy()))
+    monkeypatch.setattr(exporting, "traced", lambda *args: at("trace", exported.copy()))
     monkeypatch.setattr(exporting, "rewrite", lambda *args: at("build", None))
     with pytest.raises(ModelError, match=r"model\.safetensors: changed while the model was used"):
         export(model, ["onnxruntime"], ["fp32"], tmp_path / "out")
