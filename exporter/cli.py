@@ -258,6 +258,8 @@ def embed(
     if save is not None:
         check_file(save, "--save")
     if texts == ["-"]:
+        if sys.stdin is None:
+            raise UsageError("standard input is closed; give the texts, or open it")
         texts = [line.rstrip("\n") for line in sys.stdin]
     rows = load(folder, threads=threads).embed(texts, prompt, dims, batch_size, output)
     if save is not None:
