@@ -86,7 +86,7 @@ def test_whatever_else_lies_there_is_refused(
 ) -> None:
     folder = make(tmp_path / "a")
     put(folder)
-    refuse(folder, named, "which its manifest does not name")
+    refuse(folder, named, "remove it")
 
 
 @pytest.mark.parametrize(
