@@ -97,7 +97,7 @@ def draw(count: int, seed: int) -> Iterator[Place]:
             **CACHES[int(rng.integers(len(CACHES)))],
             **TERMINALS[int(rng.integers(len(TERMINALS)))],
         }
-        streams = STREAMS[int(rng.integers(len(STREAMS)))]
+        streams = STREAMS[(number + number // len(HOMES)) % len(STREAMS)]
         nobody = os.geteuid() == 0 and bool(rng.integers(2))
         yield Place(HOMES[number % len(HOMES)], nobody, variables, streams)
 
