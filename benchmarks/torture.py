@@ -1,7 +1,8 @@
-"""Torture: drawn inputs, damaged folders, `kill -9`, and full disks; which promises hold.
+"""Torture: drawn inputs, damaged folders and strangers', poor surroundings, `kill -9`, and full
+disks; which promises hold.
 
     .venv/bin/python benchmarks/torture.py [--inputs 10000] [--damaged 200] [--kills 50]
-        [--disks 8] [--real MODEL --artifacts FOLDER] [--seed 0] [--only PART ...]
+        [--disks 8] [--places 20] [--real MODEL --artifacts FOLDER] [--seed 0] [--only PART ...]
 
 Everything is drawn from the seed. A small EmbeddingGemma with random weights is built and exported
 for OpenVINO and ONNX Runtime; docs/robustness.md says what is then done to it. Each thing happens
@@ -30,10 +31,18 @@ from rich.table import Table
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.tortures import cell, damaging, disk, ground, inputs, kills  # noqa: E402
+from benchmarks.tortures import (  # noqa: E402
+    cell,
+    damaging,
+    disk,
+    environment,
+    ground,
+    inputs,
+    kills,
+)
 
 RESULTS = ROOT / "benchmarks" / "results" / "torture.json"
-PARTS = ("inputs", "real", "damaged", "kills", "disks")
+PARTS = ("inputs", "real", "damaged", "kills", "disks", "places")
 CHUNK = 2500
 """Inputs a process; the seed of each is its own."""
 
@@ -130,6 +139,14 @@ def promises(results: dict[str, Any]) -> list[tuple[str, str, str, bool]]:
             ("kill -9: whole or refused, the next export works", f"{found['kills']} kills",
              f"{found['next_worked']} next exports worked", not found["broken"])
         )  # fmt: skip
+    if found := results.get("places"):
+        tried = f"{found['places']} places, {found['commands']} commands"
+        rows.append(
+            ("poor surroundings: works, or says in one line why not", tried,
+             f"{found['worked']} worked, {found['refused']} refused; {found['largest'] >> 20} MiB "
+             f"more than elsewhere, {found['slowest']:.1f} s",
+             not found["broken"])
+        )  # fmt: skip
     if found := results.get("disks"):
         rows.append(
             ("disk full: said so, the earlier artifact whole", f"{found['disks']} disks",
@@ -147,7 +164,7 @@ def show(results: dict[str, Any]) -> bool:
     for promise, tried, worst, holds in rows:
         table.add_row(promise, tried, worst, "yes" if holds else "NO")
     console.print(table)
-    for found in (results.get("damaged"), results.get("kills"), results.get("disks")):
+    for found in map(results.get, ("damaged", "kills", "disks", "places")):
         for line in (found or {}).get("broken", []):
             console.print(f"broken: {line}", markup=False, soft_wrap=True)
     for part in ("inputs", "real"):
@@ -159,9 +176,10 @@ def show(results: dict[str, Any]) -> bool:
 
 def main(
     count: Annotated[int, typer.Option("--inputs", help="Drawn inputs of each artifact.")] = 10_000,
-    damaged: Annotated[int, typer.Option(help="Damaged folders.")] = 200,
+    damaged: Annotated[int, typer.Option(help="Damaged folders.")] = 300,
     killed: Annotated[int, typer.Option("--kills", help="Exports that are killed.")] = 50,
     disks: Annotated[int, typer.Option(help="Full disks for each target.")] = 8,
+    places: Annotated[int, typer.Option(help="Poor surroundings.")] = 20,
     real: Annotated[
         Path | None, typer.Option(help="A real model; 200 inputs of its artifacts are drawn too.")
     ] = None,
@@ -183,8 +201,9 @@ def main(
         if set(parts) - {"real"}:
             prepare(room)
         done = run(
-            parts, room, targets, count, damaged, killed, disks, real, artifacts, real_inputs, seed
-        )
+            parts, room, targets, count, damaged, killed, disks, places, real, artifacts,
+            real_inputs, seed,
+        )  # fmt: skip
     known = json.loads(results_file.read_text()) if results_file.exists() else {}
     for part, found in done.items():
         # Of inputs a target's figures replace its own.
@@ -203,6 +222,7 @@ def run(
     damaged: int,
     killed: int,
     disks: int,
+    places: int,
     real: Path | None,
     artifacts: Path | None,
     real_inputs: int,
@@ -236,6 +256,10 @@ def run(
     if "disks" in parts:
         found, seconds = timed(lambda: disk.torture(tiny, earlier, room / "f", disks, seed))
         done["disks"] = {**found.to_json(), "seconds": seconds}
+    if "places" in parts:
+        drawn = list(environment.draw(places, seed))
+        found, seconds = timed(lambda: environment.torture(tiny, made, room / "e", drawn))
+        done["places"] = {**found.to_json(), "seconds": seconds}
     return done
 
 

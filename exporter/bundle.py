@@ -76,8 +76,12 @@ class Bundle:
         """Raise Changed if a file has been written to, moved or replaced since it was checked: what
         a runtime has opened by then is what was checked."""
         for key, identity in self.seen.items():
+            place = place_of(self.path, key)
             try:
-                same = Identity.of(place_of(self.path, key)) == identity
+                now = Identity.of(place)
+                same = now == identity or (
+                    now.resembles(identity) and digest(place) == self.manifest.files[key].sha256
+                )
             except OSError:
                 same = False
             if not same:
@@ -142,12 +146,12 @@ def _open(path: Path, check_files: bool, unverified: bool) -> Bundle:
         extra = sorted(set(files_of(path)) - set(manifest.files))
     except OSError as error:
         raise ArtifactError(f"{path} cannot be read: {error.strerror}") from None
-    if extra:
-        what = " (byte code, which Python runs in place of the source)"
-        what = what if is_byte_code(extra[0]) else ""
+    if extra and is_byte_code(extra[0]):
         raise ArtifactError(
-            f"{path} holds {extra[0]}{what}, which its manifest does not name; remove it"
+            f"{path} holds {extra[0]}, byte code that Python would run unseen; remove it"
         )
+    if extra:
+        raise ArtifactError(f"{path} holds {extra[0]}, which its manifest does not name; remove it")
     if check_files:
         for key, entry in manifest.files.items():
             seen[key] = _checked(path, key, entry)

@@ -56,6 +56,8 @@ def embed(
     if save is not None:
         check_file(save, "--save")
     if texts == ["-"]:
+        if sys.stdin is None:
+            raise UsageError("standard input is closed; give the texts, or open it")
         texts = [line.rstrip("\n") for line in sys.stdin]
     encoder = load(folder, threads=threads)
     with warnings.catch_warnings(record=True) as said:

@@ -31,7 +31,8 @@ memory."""
 ENTRIES = 100_000
 """Files and folders below one folder; a model has a few dozen, its artifact as many."""
 
-_FULL = (errno.ENOSPC, errno.EDQUOT)
+FULL = (errno.ENOSPC, errno.EDQUOT)
+"""What the system says of a disk without room."""
 _NO_SPACE = 128 << 10
 """Bytes free at which a disk counts as full: a write that fails leaves less than its own buffer."""
 
@@ -53,6 +54,11 @@ class Identity(NamedTuple):
         """Of a path, links followed, or of an open file. Raises OSError."""
         said = os.fstat(file) if isinstance(file, int) else file.stat()
         return cls(said.st_dev, said.st_ino, said.st_size, said.st_mtime_ns, said.st_ctime_ns)
+
+    def resembles(self, other: Identity) -> bool:
+        """Whether only the number of the inode differs: drives in somebody's cloud give a file
+        another one whenever they are asked. What it holds must tell then."""
+        return self._replace(inode=0) == other._replace(inode=0)
 
 
 def read_bounded(file: Path, limit: int) -> bytes:
@@ -151,7 +157,7 @@ def is_full(folder: Path, error: Exception) -> bool:
     Few libraries hand on the system's own number for it: numpy and OpenVINO have words of theirs,
     and a file that ends too early fails only where it is read again. So the disk is asked as well.
     """
-    if getattr(error, "errno", None) in _FULL:
+    if getattr(error, "errno", None) in FULL:
         return True
     try:
         return shutil.disk_usage(folder).free < _NO_SPACE

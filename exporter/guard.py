@@ -10,7 +10,8 @@ from rich.text import Text
 
 from exporter import interrupt, natives
 from exporter.console import one_line, open_console
-from exporter.errors import GoldfoldError, UsageError
+from exporter.errors import GoldfoldError, OutputError, UsageError
+from exporter.files import FULL
 from golden.errors import GoldenError
 
 
@@ -38,7 +39,8 @@ def guarded(run: Callable[..., Any], debug: bool) -> int:
             message = error.format_message()  # type: ignore[attr-defined]
             # Without a message it has printed the help already: no command was given.
             return _fail(UsageError(message), 2, debug) if message else 2
-        return _fail(_unexpected(error), 7, debug, error)
+        found = _unexpected(error)
+        return _fail(found, found.code, debug, error)
     except BaseException as error:
         if not natives.is_panic(error):
             raise
@@ -52,7 +54,9 @@ def _interrupted() -> int:
     return interrupt.CODE
 
 
-def _unexpected(error: Exception) -> Exception:
+def _unexpected(error: Exception) -> GoldfoldError:
+    if isinstance(error, OSError) and error.errno in FULL:
+        return OutputError(f"cannot write {error.filename or 'what is printed'}: {error.strerror}")
     if isinstance(error, MemoryError):
         return GoldfoldError("out of memory; close something, or use a machine with more")
     if isinstance(error, OSError):

@@ -84,7 +84,7 @@ class Source:
         keys = sorted(_list_files(self))
         self.seen.cover(keys)
         found = {key: weights.digest_file(self.path / key) for key in keys}
-        self.seen.check(keys, keys)
+        self.seen.check(found, found)
         return found
 
     @property

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from exporter.files import (
     read_tokenizer,
     values,
 )
-from exporter.weights import refusal
+from exporter.weights import digest_file, refusal
 from golden import store
 
 CARD_LIMIT = 16 << 20
@@ -73,17 +73,24 @@ class Snapshot:
                 _check_text(path, key)
                 self.files[key] = _identities(self.folder, key)
 
-    def check(self, keys: Collection[str], now: Collection[str]) -> None:
-        """Raise ModelError unless the files `keys` are what they were, and still all of them that
-        count: `now` is what does."""
-        odd = sorted(set(keys) ^ set(now))
-        odd += [key for key in keys if self.files.get(key) != _identities(self.folder, key)]
+    def check(self, digests: Mapping[str, str], now: Collection[str]) -> None:
+        """Raise ModelError unless the files of these sha256 are what they were, and still all of
+        them that count: `now` is what does."""
+        odd = sorted(set(digests) ^ set(now))
+        odd += [key for key, sha256 in digests.items() if not self._same(key, sha256)]
         odd += [key for key, was in self.folders.items() if _moved(was, place_of(self.folder, key))]
         if odd:
             raise refusal(
                 f"{self.folder / odd[0]}: changed while the model was used, so nothing that was "
                 "checked or measured need be true of it; leave the folder alone and start again"
             )
+
+    def _same(self, key: str, sha256: str) -> bool:
+        was, now = self.files.get(key, ()), _identities(self.folder, key)
+        if was == now:
+            return True
+        alike = len(was) == len(now) and all(a.resembles(b) for a, b in zip(was, now, strict=True))
+        return alike and digest_file(place_of(self.folder, key)) == sha256
 
 
 def look(folder: Path) -> Snapshot:
@@ -189,13 +196,11 @@ def _identities(folder: Path, key: str) -> tuple[Identity, ...]:
 
 
 def _moved(was: Identity, folder: Path) -> bool:
-    """Whether another folder is there, or the same after it was elsewhere: moving it changes the
-    one time and not the other, which tells when something was put into it."""
+    """Whether a folder was elsewhere: moving it changes the one time and not the other, which tells
+    when something was put into it. Of another folder in its place, the files tell."""
     try:
         now = Identity.of(folder)
     except OSError:
-        return True
-    if (now.device, now.inode) != (was.device, was.inode):
         return True
     return now.changed != was.changed and now.modified == was.modified
 

@@ -52,7 +52,7 @@ def attempt(work: Callable[[], int], room: Path, seconds: float = 120.0) -> Outc
         pid = os.fork()
         if pid == 0:
             _child(work, room, out, err)
-        code, usage = _wait(pid, start + seconds)
+        code, usage = wait(pid, start + seconds)
         took = time.monotonic() - start
         grown = max(0, usage.ru_maxrss * 1024 - born)
         printed, complained = (
@@ -85,7 +85,9 @@ def _child(work: Callable[[], int], room: Path, out: Path, err: Path) -> None:
         os._exit(code)
 
 
-def _wait(pid: int, until: float) -> tuple[int, resource.struct_rusage]:
+def wait(pid: int, until: float) -> tuple[int, resource.struct_rusage]:
+    """How a child ended, which is killed at `until` on the monotonic clock: its exit code, minus
+    the signal, or TIMED_OUT; and what it used."""
     while True:
         found, status, usage = os.wait4(pid, os.WNOHANG)
         if found:

@@ -46,6 +46,8 @@ class Way:
     spoil: Spoil
     either: bool = False
     """Whether the outcome may be a sound folder."""
+    sound: bool = False
+    """Whether it is one, and must be taken."""
 
 
 # --- any file
@@ -271,14 +273,15 @@ def write_manifest(folder: Path, record: dict[str, Any]) -> None:
         pass  # it was spoilt itself
 
 
-def reseal(folder: Path) -> None:
-    """Give the manifest the digests of the files as they are now."""
+def reseal(folder: Path, most: int = 1 << 28) -> None:
+    """Give the manifest the digests of the files as they are now, up to `most` bytes each."""
     record = json.loads((folder / "manifest.json").read_bytes())
     for key, known in record["files"].items():
         path = folder / key
-        if path.is_file() and path.stat().st_size < 1 << 28:
-            raw = path.read_bytes()
-            known.update(sha256=hashlib.sha256(raw).hexdigest(), size=len(raw))
+        if path.is_file() and path.stat().st_size < most:
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            known.update(sha256=digest, size=path.stat().st_size)
     write_manifest(folder, record)
 
 

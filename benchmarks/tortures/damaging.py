@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.tortures import cell, ground
+from benchmarks.tortures import cell, ground, strangers
 from benchmarks.tortures.cell import Outcome
 from benchmarks.tortures.damage import ANY, JSON, MANIFEST, MODULES, VERDICT, Way, sealed
 from benchmarks.tortures.headers import NPY, ONNX, SAFETENSORS, XML
@@ -27,7 +28,8 @@ MODEL_JSON = (
 )  # fmt: skip
 MODEL_FILES = (*MODEL_JSON, "model.safetensors", "2_Dense/model.safetensors")
 ARTIFACT_JSON = ("manifest.json", "verdict.json", "golden/golden.json", "tokenizer.json")
-VERDICTS = ("/verdict.json", "/verdict.json.new")
+VERDICTS = ("/verdict.json", ".new")
+_STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2028\u2029]")
 OWN = {
     "openvino": ("openvino_model.xml", "openvino_model.bin"),
     "onnxruntime": ("model.onnx", "model.onnx.data"),
@@ -83,6 +85,7 @@ def draw(count: int, seed: int) -> Iterator[Harm]:
             *((key, way) for key in MODEL_JSON for way in JSON),
             *((key, way) for key in MODEL_FILES if key.endswith("tensors") for way in SAFETENSORS),
             *(("modules.json", way) for way in MODULES),
+            *((_of(way), way) for way in strangers.MODEL),
         ]
     }
     for target in ground.TARGETS:
@@ -97,7 +100,9 @@ def draw(count: int, seed: int) -> Iterator[Harm]:
             *((key, sealed(way)) for key in inside[2:] for way in JSON),
             *(("golden/embeddings.npy", sealed(way)) for way in NPY),
             *((key, sealed(way)) for key, way in LIES[target]),
+            *((_of(way), way) for way in strangers.ARTIFACT),
         ]  # fmt: skip
+    pools["onnxruntime"] += [("model.onnx", way) for way in strangers.ONNX]
     shares = {"model": count // 2, "openvino": count // 4}
     shares["onnxruntime"] = count - sum(shares.values())
     for subject, share in shares.items():
@@ -105,6 +110,13 @@ def draw(count: int, seed: int) -> Iterator[Harm]:
             Harm(subject, key, way, int(rng.integers(1 << 30)))
             for key, way in _spread(pools[subject], share, rng)
         )
+
+
+def _of(way: Way) -> str:
+    """The file that a way is about, where it says so."""
+    words = {"card": "README.md", "licence": "LICENSE", "verdict": "verdict.json"}
+    named = [path for word, path in words.items() if way.name.startswith(word)]
+    return named[0] if named else "manifest.json" if way.name.startswith("manifest") else "."
 
 
 def _spread(pool: list[tuple[str, Way]], share: int, rng: np.random.Generator) -> list:
@@ -142,8 +154,10 @@ def torture(
         taken = _refusals(harm, folder, place, found)
         found.accepted += taken
         # A verdict is measured anew by `verify`, whatever it was.
-        if taken and not harm.way.either and harm.key != "verdict.json":
+        if taken and not (harm.way.either or harm.way.sound) and harm.key != "verdict.json":
             found.broken.append(f"{harm}: accepted")
+        if harm.way.sound and not taken:
+            found.broken.append(f"{harm}: refused")
     shutil.rmtree(room / "cell", ignore_errors=True)
     return found
 
@@ -158,7 +172,12 @@ def _refusals(harm: Harm, folder: Path, place: Path, found: Found) -> bool:
             "verify": cell.goldfold("verify", folder, "--quiet", "--threads", 1),
             "embed": cell.goldfold("embed", folder, "a text", "--threads", 1),
             "load": _load(folder),
+            "inspect": cell.goldfold("inspect", folder),
+            "report": cell.goldfold("report", folder, "--out", place / "out" / "report"),
         }
+        if harm.subject == "openvino":
+            served = ("--for", "ovms", "--out", place / "out" / "served")
+            commands["layout"] = cell.goldfold("layout", folder, *served)
     taken = []
     for name, work in commands.items():
         outcome = cell.attempt(work, place, SECONDS)
@@ -174,8 +193,8 @@ def _refusals(harm: Harm, folder: Path, place: Path, found: Found) -> bool:
         else:
             found.refused += 1
             said = outcome.err + outcome.out
-            found.named_file += Path(harm.key).name in said or f"/{harm.key}" in said
-            known = (folder.name, Path(harm.key).name)
+            found.named_file += harm.key != "." and Path(harm.key).name in said
+            known = (folder.name, Path(harm.key).name or folder.name)
             if outcome.code == 1:  # an artifact that missed its gate: it is that which is named
                 known += (f"{ground.TARGETS[1]}-fp32.failed",)
             if not any(one in said for one in known):
@@ -187,12 +206,16 @@ def _refusals(harm: Harm, folder: Path, place: Path, found: Found) -> bool:
         if changed:
             found.broken.append(f"{what}: wrote {sorted(changed)[0]}")
         before = after
+    planted = {p.name for p in (place / "out").iterdir()} - {"report", "served"}
+    if harm.subject != "model" and planted:
+        found.broken.append(f"{harm}: wrote out/{min(planted)}")
     if harm.subject == "model" and "export" not in taken:
         left = [p.name for p in (place / "out").iterdir() if not p.name.endswith(".failed")]
         left = [name for name in left if not name.startswith(("report.", "junit."))]
         if left:
             found.broken.append(f"{harm}: refused, and left {left[0]}")
-    return bool(set(taken) - {"load"})
+    # Those that look at sizes alone, and say of a damaged artifact that it is, take it.
+    return bool(set(taken) - {"load", "inspect", "report"})
 
 
 def _export(folder: Path, out: Path):
@@ -227,6 +250,8 @@ def _faults(outcome: Outcome) -> Iterator[str]:
         yield f"ended by signal {-outcome.code}: {outcome.err[-200:]!r}"
     if outcome.grown > MEMORY:
         yield f"took {outcome.grown >> 20} MiB"
+    if steering := _STEERING.search(outcome.out + outcome.err):
+        yield f"prints {steering[0]!r}, which steers a terminal"
     if "Traceback (most" in outcome.err:
         yield f"a traceback: {outcome.err.strip().splitlines()[-1][:200]}"
     if outcome.code > 0 and not outcome.sudden:

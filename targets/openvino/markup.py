@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -10,17 +11,23 @@ from exporter.files import read_bounded
 
 XML_LIMIT = 64 << 20
 """Bytes; EmbeddingGemma's has 1.3 MB."""
+_NET = re.compile(rb"\s*(<\?xml[^>]*\?>)?\s*<net\s[^>]*version=\"\d+\"")
+"""How a file of OpenVINO's begins."""
 _TAGS = 4_000_000
 """Tags, of which an element has one or two: it takes a hundred bytes once it is read.
 EmbeddingGemma's model has 75,451."""
 
 
-def check_size(path: Path) -> None:
-    """Refuse what no model's file is, before a runtime reads it. Raises ArtifactError."""
+def check(path: Path) -> None:
+    """Refuse what is no model of OpenVINO's before a runtime reads it: OpenVINO would try every
+    format it knows, each with complaints of its own on standard error. Raises ArtifactError."""
     if not path.is_file():
         raise ArtifactError(f"{path} is no file; export it again")
     if path.stat().st_size > XML_LIMIT:
         raise ArtifactError(f"{path} is larger than {XML_LIMIT >> 20} MiB, which no model's is")
+    with path.open("rb") as file:
+        if _NET.match(file.read(4096)) is None:
+            raise ArtifactError(f"{path} is no model of OpenVINO's; export it again")
 
 
 def read(path: Path) -> ElementTree.Element:

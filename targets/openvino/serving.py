@@ -13,6 +13,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import openvino as ov
@@ -22,7 +23,7 @@ from exporter.errors import ArtifactError, RewriteError, TargetError
 from exporter.files import read_bounded
 from exporter.names import slug
 from exporter.program import ATTENTION_MASK, INPUT_IDS, Contract
-from targets.openvino import precise, tokenizer
+from targets.openvino import markup, precise, tokenizer
 from targets.openvino.build import GROUP, HIDDEN, XML, group
 from targets.openvino.interop import HINTS
 
@@ -89,17 +90,23 @@ def _ovms(folder: Path, contract: Contract, precision: str, out: Path) -> tuple[
     name = slug(contract.model)  # a stranger's: a folder, and what the server is asked by
     name = f"model-{name}" if name.lower() == _SETTINGS else name
     tensors = f"{name}-tensors"
-    model = _read(folder / XML)
+    markup.check(folder / XML)
+    try:
+        model = ov.Core().read_model(folder / XML)
+    except RuntimeError as error:
+        raise _refused(folder / XML, error) from None
     exact = {"INFERENCE_PRECISION_HINT": HINTS[precision], GROUP: group(model)}
     plugin = {**exact, "NUM_STREAMS": "1"}
     texts = out / name
     texts.mkdir(parents=True)
-    _with_tokens(model, folder, contract, exact, texts)
+    try:
+        _with_tokens(model, folder, contract, exact, texts)
+    except RuntimeError as error:  # OpenVINO's own, of a graph that is not as the manifest says
+        raise _refused(folder / XML, error) from None
     for path in sorted(folder.glob("*token*")):
         _link(path, texts / path.name)
-    config = json.loads(read_bounded(folder / "config.json", _CONFIG_LIMIT))
-    config["max_position_embeddings"] = contract.max_length  # what the server takes as the most
-    _write(texts / "config.json", config)
+    longest = {"max_position_embeddings": contract.max_length}  # what the server takes as the most
+    _write(texts / "config.json", {**_config(folder / "config.json"), **longest})
     graph = _GRAPH.format(name=_quoted(name), plugin=_quoted(json.dumps(plugin), "'"))
     (texts / "graph.pbtxt").write_text(graph, encoding="utf-8")
     for part in (XML, _BIN):
@@ -119,12 +126,21 @@ def _ovms(folder: Path, contract: Contract, precision: str, out: Path) -> tuple[
     return tuple(said)
 
 
-def _read(file: Path) -> ov.Model:
+def _config(file: Path) -> dict[str, Any]:
     try:
-        return ov.Core().read_model(file)
-    except RuntimeError as error:
-        reason = (str(error).splitlines() or [""])[-1]
-        raise ArtifactError(f"OpenVINO refuses {file}: {reason}") from None
+        found = json.loads(read_bounded(file, _CONFIG_LIMIT))
+    except OSError as error:
+        raise ArtifactError(f"cannot read {file}: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise ArtifactError(f"{file} is no JSON: {error}") from None
+    if not isinstance(found, dict):
+        raise ArtifactError(f"{file} holds no settings")
+    return found
+
+
+def _refused(file: Path, error: RuntimeError) -> ArtifactError:
+    reason = ([line for line in str(error).splitlines() if line.strip()] or [""])[-1]
+    return ArtifactError(f"OpenVINO refuses {file}: {reason}")
 
 
 def _with_tokens(
@@ -171,7 +187,7 @@ def _compare(ours: Path, served: Path, contract: Contract, exact: dict[str, str]
         compiled = ov.Core().compile_model(path, "CPU", exact)
         found.append(np.array(compiled({INPUT_IDS: ids, ATTENTION_MASK: mask})[name]))
         del compiled
-    if not np.array_equal(found[0], found[1][:, 0]):
+    if found[0].tobytes() != found[1][:, 0].tobytes():  # NaN among them
         raise RewriteError(f"{served.name} for the server differs from the artifact's")
 
 

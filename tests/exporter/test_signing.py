@@ -69,6 +69,23 @@ def test_artifact_may_be_moved_and_verified_again(signed, tmp_path: Path) -> Non
     check(moved, signature, public)
 
 
+def test_what_a_desktop_leaves_is_no_part_of_it(signed, keys) -> None:
+    folder, signature, public = signed
+    for key in (".DS_Store", "golden/._golden.json", "@eaDir/load.py", "Thumbs.db"):
+        (folder / key).parent.mkdir(exist_ok=True)
+        (folder / key).write_text("left")
+    (folder / f"verdict.json.{'a' * 16}.new").write_text("{")  # of a verification that was killed
+    digest = check(folder, signature, public)
+    assert digest == bundle.open_bundle(folder).manifest.digest
+    again = sign(folder, keys["ours"][0], folder.with_name("again.sig"))
+    (folder / ".DS_Store").unlink()
+    assert check(folder, again, public) == digest
+    (folder / "DS_Store").write_text("planted")
+    for one in (signature, again):
+        with pytest.raises(ArtifactError, match="does not sign"):
+            check(folder, one, public)
+
+
 def flip(path: Path) -> None:
     raw = bytearray(path.read_bytes())
     raw[len(raw) // 2] ^= 1

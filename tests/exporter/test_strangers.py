@@ -86,7 +86,7 @@ def test_whatever_else_lies_there_is_refused(
 ) -> None:
     folder = make(tmp_path / "a")
     put(folder)
-    refuse(folder, named, "which its manifest does not name")
+    refuse(folder, named, "remove it")
 
 
 @pytest.mark.parametrize(
@@ -221,6 +221,35 @@ def test_what_is_no_graph_is_said_in_one_line(artifact: Path) -> None:
         with pytest.raises(ArtifactError) as caught:
             load(artifact)
         assert len(str(caught.value).splitlines()) == 1 and "model.onnx" in str(caught.value)
+
+
+# --- huge files
+
+
+@pytest.mark.parametrize(
+    ("key", "size"),
+    [("golden/golden.json", 17 << 20), ("golden/embeddings.npy", 65 << 20),
+     ("tokenizer.json", 65 << 20), ("model.onnx", 65 << 20)],
+)  # fmt: skip
+def test_files_larger_than_any_are_refused_before_they_are_read(
+    key: str, size: int, artifact: Path
+) -> None:
+    with (artifact / key).open("r+b") as file:
+        file.truncate(size)
+    seal_again(artifact)
+    with pytest.raises(ArtifactError, match=f"larger than {(size >> 20) - 1} MiB") as caught:
+        verify(artifact)
+    assert str(artifact) in str(caught.value) and Path(key).name in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["manifest.json", "verdict.json"])
+def test_records_of_holes_are_no_records(key: str, tmp_path: Path) -> None:
+    folder = make(tmp_path / "a")
+    with (folder / key).open("r+b") as file:
+        file.truncate(1 << 30)
+    refuse(folder, key, "larger than 16 MiB")
+    (folder / key).write_text("[" + "1," * 600_000 + "1]")
+    refuse(folder, key, "more than 524,288 values")
 
 
 # --- whose verdict

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.tortures import damage, damaging, ground, headers, inputs
+from benchmarks.tortures import damage, damaging, environment, ground, headers, inputs, strangers
 from exporter import bundle, load
 from exporter.bundle import open_bundle
 from exporter.encoder import Encoder
@@ -77,14 +77,16 @@ def test_lengths_reach_from_one_token_to_the_most() -> None:
 
 def ways() -> list[tuple[str, damage.Way]]:
     found = {(harm.key, harm.way.name): harm.way for harm in damaging.draw(2000, 0)
-             if harm.subject == "onnxruntime" and "resealed" not in harm.way.name}  # fmt: skip
+             if harm.subject == "onnxruntime" and "resealed" not in harm.way.name
+             and not harm.way.name.startswith("1 GiB")}  # fmt: skip
     return [(key, way) for (key, _), way in sorted(found.items()) if key != "verdict.json"]
 
 
 def test_drawn_damage_holds_every_way() -> None:
-    drawn = {harm.way.name.removesuffix(", resealed") for harm in damaging.draw(200, 0)}
+    drawn = {harm.way.name.removesuffix(", resealed") for harm in damaging.draw(300, 0)}
     pools = (damage.ANY, damage.JSON, headers.SAFETENSORS, damage.MODULES, damage.MANIFEST,
-             headers.NPY, headers.ONNX, headers.XML, damage.VERDICT)  # fmt: skip
+             headers.NPY, headers.ONNX, headers.XML, damage.VERDICT, strangers.MODEL,
+             strangers.ARTIFACT, strangers.ONNX)  # fmt: skip
     assert drawn == {way.name for pool in pools for way in pool}
     assert [str(harm) for harm in damaging.draw(40, 5)] == [str(h) for h in damaging.draw(40, 5)]
 
@@ -98,11 +100,43 @@ def test_damaged_artifact_is_refused_in_one_line(
         encoder = load(folder, threads=1)
     except GoldfoldError as error:
         assert len(str(error).splitlines()) == 1 and str(folder) in str(error)
+        assert not way.sound
         return
-    if not way.either:  # what only a run can show
+    if way.sound:
+        assert encoder.embed("a text").shape == (1, 48)
+    elif not way.either:  # what only a run can show
         with pytest.raises(ArtifactError) as caught:
             encoder.embed("a text")
         one_line(caught, folder)
+
+
+# --- strangers' models, and poor surroundings
+
+
+@pytest.mark.parametrize("way", strangers.MODEL, ids=lambda way: way.name)
+def test_strangers_models_are_opened_or_refused_in_one_line(
+    way: damage.Way, tiny: Path, tmp_path: Path
+) -> None:
+    from exporter.model import open_model
+
+    folder = spoilt(tiny, tmp_path, ".", way)
+    try:
+        source = open_model(folder)
+    except GoldfoldError as error:
+        assert len(str(error).splitlines()) == 1 and str(folder) in str(error)
+        assert not (way.sound or way.either)
+        return
+    assert way.sound or way.either
+    assert source.licence is None or source.licence.isprintable()
+
+
+def test_drawn_surroundings_hold_every_home_and_locale() -> None:
+    places = list(environment.draw(20, 0))
+    assert {place.home for place in places} == set(environment.HOMES)
+    assert {place.streams for place in places} == set(environment.STREAMS)
+    assert all(set(one.items()) <= set().union(*(place.variables.items() for place in places))
+               for one in environment.LOCALES)  # fmt: skip
+    assert places == list(environment.draw(20, 0))
 
 
 # --- what was found, and mended

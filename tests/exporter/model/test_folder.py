@@ -296,6 +296,23 @@ def test_what_changes_nothing_of_the_model_is_nobody_s_business(folder: Path) ->
     source.check_unchanged()
 
 
+def test_a_drive_that_gives_a_file_another_number_is_no_change(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = open_model(folder)
+    assert source.digests
+    of = files.Identity.of.__func__
+    monkeypatch.setattr(
+        files.Identity,
+        "of",
+        classmethod(lambda cls, file: of(cls, file)._replace(inode=id(object()))),
+    )
+    source.check_unchanged()
+    monkeypatch.setattr(modelfolder, "digest_file", lambda path: "0" * 64)
+    with pytest.raises(ModelError, match="changed"):
+        source.check_unchanged()
+
+
 def test_a_link_that_was_led_elsewhere_and_back_is_noticed(folder: Path, tmp_path: Path) -> None:
     (folder / "model.safetensors").rename(tmp_path / "real")
     shutil.copy(tmp_path / "real", tmp_path / "other")
