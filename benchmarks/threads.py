@@ -28,7 +28,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from exporter import load
+from exporter import load, speed
 from exporter.encoder import Encoder
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -158,7 +158,7 @@ def main(
     for way, given in ((PLAIN, None), (f"{streams} streams", streams)):
         with fresh.Pool(1) as pool:
             used[way] = pool.apply(memory, (artifact, given, most))
-    made = ways(artifact, streams)
+    made, others = ways(artifact, streams), speed._Others()
     record: dict[str, Any] = {
         "artifact": artifact.name,
         "processors": os.cpu_count(),
@@ -195,6 +195,8 @@ def main(
             f"{way}: {row['loaded']:.0f} MB loaded, {row['used']:.0f} after {most} threads",
             highlight=False,
         )
+    record["others"] = others.share()
+    console.print(f"others used {record['others']} of the processors", highlight=False)
     if json_file is not None:
         json_file.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 

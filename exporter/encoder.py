@@ -21,6 +21,8 @@ from golden.errors import GoldenError
 TOKENIZER = "tokenizer.json"
 _WINDOW = 1 << 13
 """Texts that are sorted by length, and held as tokens, at a time."""
+_CORES = 4096
+"""More than any machine has: a runtime told to use them would fall over in words of its own."""
 
 
 def load(
@@ -47,9 +49,7 @@ def load(
         UsageError: fewer than one thread or stream; a fork of a process that has a runtime at work
             which does not survive that.
     """
-    for name, given in (("threads", threads), ("streams", streams)):
-        if given is not None and (not _is_whole(given) or given < 1):
-            raise UsageError(f"{name} is {given!r}; it must be a whole number from 1")
+    _check_cores(threads, streams)
     path = Path(folder)
 
     def opened() -> Encoder:
@@ -66,6 +66,7 @@ def open_encoder(
     `proof`: only to measure, so that what stands in for the artifact will do where this machine
     cannot run it (targets/base.py).
     """
+    _check_cores(threads, streams)
     manifest = bundle.manifest
     if manifest.target not in registry.names():
         raise ArtifactError(f"{bundle.path}: {MANIFEST} names no target here: {manifest.target!r}")
@@ -328,6 +329,12 @@ def _read_tokens(bundle: Bundle, contract: Contract) -> Tokens:
         raise ArtifactError(f"{bundle.path / TOKENIZER} cannot be read: {said}") from None
     bundle.check_bytes(TOKENIZER, raw)
     return found
+
+
+def _check_cores(threads: int | None, streams: int | None) -> None:
+    for name, given in (("threads", threads), ("streams", streams)):
+        if given is not None and (not _is_whole(given) or not 1 <= given <= _CORES):
+            raise UsageError(f"{name} is {given!r}; it must be a whole number from 1 to {_CORES}")
 
 
 def _is_whole(value: object) -> bool:

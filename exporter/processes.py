@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import inspect
 import os
 import threading
 import weakref
@@ -26,7 +27,7 @@ import numpy as np
 
 from exporter import registry
 from exporter.bundle import Bundle, open_bundle
-from exporter.errors import ArtifactError, UsageError
+from exporter.errors import ArtifactError, TargetError, UsageError
 
 _KEPT = 2
 """Encoders that a process keeps of those that were sent to it: each task of a pool brings its own,
@@ -68,9 +69,12 @@ class Way:
             )
         if self.proof and target.cannot_run(path):
             return target.stand_in(path, manifest.contract, manifest.floating, self.threads)
-        # Named only where it is asked for: a target of before knows no streams.
-        further = {} if self.streams is None else {"streams": self.streams}
-        return target.load(path, manifest.contract, manifest.floating, self.threads, **further)
+        how = (path, manifest.contract, manifest.floating, self.threads)
+        if self.streams is None:
+            return target.load(*how)
+        if "streams" not in inspect.signature(target.load).parameters:  # a target of others'
+            raise TargetError(f"{path}: target {name} knows no streams; leave them out")
+        return target.load(*how, streams=self.streams)
 
     def again(self) -> Callable[..., np.ndarray]:
         """The same in another process, or later: the folder must still be what it was."""

@@ -191,10 +191,16 @@ def test_texts_that_only_look_hostile_are_right(encoder: Encoder) -> None:
         assert distance(encoder.embed(text), row[None]) <= 1e-6
 
 
-@pytest.mark.parametrize("threads", [0, -1, 1.5])
-def test_load_refuses_no_threads(artifacts: dict[str, Path], threads: Any) -> None:
-    with pytest.raises(UsageError, match=f"threads is {threads}"):
-        load(artifacts["openvino"], threads=threads)
+@pytest.mark.parametrize("count", [0, -1, 1.5, True, 4097, 2**31, 2**70])
+@pytest.mark.parametrize("what", ["threads", "streams"])
+def test_load_refuses_counts_that_are_none(
+    artifacts: dict[str, Path], what: str, count: Any
+) -> None:
+    how: dict[str, Any] = {what: count}
+    with pytest.raises(UsageError, match=f"{what} is {count}; .* from 1 to 4096"):
+        load(artifacts["openvino"], **how)
+    with pytest.raises(UsageError, match=f"{what} is {count}"):
+        open_encoder(open_bundle(artifacts["onnxruntime"], check_files=False), **how)
 
 
 # --- run
