@@ -27,7 +27,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from exporter import registry
 from exporter.errors import ArtifactError, OutputError
 from exporter.figures import KindRange, LayerLook, Losses, Speed
-from exporter.files import is_alive, is_full, read_record
+from exporter.files import UNBUILT, is_alive, is_full, read_record
 from exporter.location import Location
 from exporter.options import NOTHING_ASKED, BuildOptions
 from exporter.pipeline import PassReport
@@ -316,7 +316,7 @@ def check_output(out: Path, names: list[str], force: bool) -> None:
         return
     ours = (_SCRATCH, *(f".{name}." for name in REPORT))
     others = [p.name for p in out.iterdir() if not p.name.startswith(ours)]
-    others = [name for name in others if name not in REPORT]
+    others = [name for name in others if name not in REPORT and not name.endswith(UNBUILT)]
     if others and not any(is_artifact(out / name) for name in others):
         raise OutputError(
             f"{out} holds something else ({sorted(others)[0]}); "

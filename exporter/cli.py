@@ -25,7 +25,7 @@ from exporter import (
 from exporter.cli_cache import NoCache
 from exporter.cli_golden import AsJson, Quiet, Trust, golden_app, whole_numbers
 from exporter.cli_judge import Count, JudgeToo
-from exporter.cli_results import show
+from exporter.cli_results import attempt, exported, verified
 from exporter.console import listening, open_console
 from exporter.errors import OutputError, UsageError
 from exporter.guard import guarded
@@ -145,27 +145,30 @@ def export(
             soft_wrap=True,
         )
     cli_judge.check_alone(judge, pairs)
-    with listening(quiet or as_json) as listener:
-        results = run(
-            model,
-            target,
-            precision,
-            out,
-            name=name,
-            force=force,
-            trust_remote_code=trust_remote_code,
-            options=Options(frozenset(skip or ()), stop_after, dump),
-            verify_each=verify_each,
-            max_length=max_length,
-            dims=whole_numbers(dims, "--dims"),
-            build=build,
-            locate=not no_locate,
-            cache=not no_cache,
-            judge=judge,
-            pairs=pairs,
-            listener=listener,
-        )
-    show(results, as_json)
+
+    def exporting() -> list[Any]:
+        with listening(quiet or as_json) as listener:
+            return run(
+                model,
+                target,
+                precision,
+                out,
+                name=name,
+                force=force,
+                trust_remote_code=trust_remote_code,
+                options=Options(frozenset(skip or ()), stop_after, dump),
+                verify_each=verify_each,
+                max_length=max_length,
+                dims=whole_numbers(dims, "--dims"),
+                build=build,
+                locate=not no_locate,
+                cache=not no_cache,
+                judge=judge,
+                pairs=pairs,
+                listener=listener,
+            )
+
+    exported(exporting, as_json)
 
 
 @app.command()
@@ -202,8 +205,12 @@ def verify(
         if judge:
             cli_judge.check_integers(paths)
         judges = cli_judge.judges_for(model, pairs, trust_remote_code, listener) if judge else False
-        results = [run(path, threads=threads, judge=judges, listener=listener) for path in paths]
-    show(results, as_json)
+
+        def verifying(path: Path) -> Any:
+            return run(path, threads=threads, judge=judges, listener=listener)
+
+        found = [attempt(verifying, path, alone=len(paths) == 1) for path in paths]
+    verified(found, as_json)
 
 
 def _check_signature(paths: list[Path], signature: Path | None, key: Path | None) -> None:
@@ -308,11 +315,13 @@ def demo(
 
     folder = packaged.locate(packaged.MINILM)
     works = [name for name in registry.names() if registry.target(name).unavailable() is None]
-    with listening(quiet) as listener:
-        results = run(
-            folder, works, ("fp32", "fp16"), out, name=packaged.MINILM.name, listener=listener
-        )
-    show(results, as_json=False)
+
+    def exporting() -> list[Any]:
+        with listening(quiet) as listener:
+            precisions, name = ("fp32", "fp16"), packaged.MINILM.name
+            return run(folder, works, precisions, out, name=name, listener=listener)
+
+    results = exported(exporting, as_json=False)
     texts = ["How do plants eat?", "Leaves turn light into sugar.", "The train leaves at noon."]
     question, *answers = load(results[0].path).embed(texts)
     shown = Table(f"similarity to “{texts[0]}”", "", title="Try it", title_justify="left")

@@ -10,6 +10,9 @@ from pathlib import Path
 RECORD_LIMIT = 64 << 20
 """Bytes of a manifest or a verdict; EmbeddingGemma's have a tenth of a megabyte."""
 
+UNBUILT = ".unbuilt.json"
+"""How the record of an artifact that could not be built ends (exporter/unbuilt.py)."""
+
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _NO_SPACE = 128 << 10
 """Bytes free at which a disk counts as full: a write that fails leaves less than its own buffer."""

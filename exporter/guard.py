@@ -21,9 +21,7 @@ def guarded(run: Callable[..., Any], debug: bool) -> int:
         if code == 130:
             raise KeyboardInterrupt
         return code
-    except GoldfoldError as error:
-        return _fail(error, error.code, debug)
-    except GoldenError as error:
+    except (GoldfoldError, GoldenError) as error:
         return _fail(error, error.code, debug)
     except (KeyboardInterrupt, typer.Abort):
         open_console(stderr=True).print("[red]interrupted[/]; nothing half-made is left")
@@ -37,6 +35,20 @@ def guarded(run: Callable[..., Any], debug: bool) -> int:
             # Without a message it has printed the help already: no command was given.
             return _fail(UsageError(message), 2, debug) if message else 2
         return _fail(_unexpected(error), 7, debug, error)
+
+
+def explained(error: Exception, text: str | None = None) -> GoldfoldError:
+    """An error of the kind that says whose fault `error` is, with its one line, or `text` instead;
+    without its traceback."""
+    known = isinstance(error, GoldfoldError | GoldenError)
+    kind = type(error) if isinstance(error, GoldfoldError) else GoldfoldError
+    text = text or str(error if known else _unexpected(error))
+    try:
+        clean = kind(text)
+    except TypeError:  # a class of somebody else's, made from other things than a line
+        clean = GoldfoldError(text)
+    clean.code = error.code if isinstance(error, GoldfoldError | GoldenError) else 7
+    return clean
 
 
 def _unexpected(error: Exception) -> Exception:
