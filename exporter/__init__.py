@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from exporter.options import BuildOptions as BuildOptions
     from exporter.program import Contract as Contract
     from exporter.proving import Result as Result
+    from exporter.unbuilt import Failure as Failure
     from exporter.verifying import verify as verify
 
 __version__ = "0.1.0"
@@ -42,6 +43,7 @@ _HOMES = {
     "BuildOptions": "exporter.options",
     "Contract": "exporter.program",
     "Encoder": "exporter.encoder",
+    "Failure": "exporter.unbuilt",
     "GateMissed": "exporter.errors",
     "GoldfoldError": "exporter.errors",
     "ModelError": "exporter.errors",
@@ -60,6 +62,7 @@ __all__ = [
     "BuildOptions",
     "Contract",
     "Encoder",
+    "Failure",
     "GateMissed",
     "GoldfoldError",
     "ModelError",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
@@ -28,11 +28,14 @@ from exporter import (
 from exporter.cli_cache import NoCache
 from exporter.cli_golden import AsJson, Quiet, Threads, Trust, golden_app, whole_numbers
 from exporter.cli_judge import Count, JudgeToo
-from exporter.cli_results import show
+from exporter.cli_results import Lost, attempt, exported, verified
 from exporter.console import listening, open_console
 from exporter.errors import ArtifactError, UsageError
 from exporter.guard import guarded
 from golden.judging.pairs import LEAST
+
+if TYPE_CHECKING:
+    from exporter.proving import Result
 
 app = typer.Typer(
     name="goldfold",
@@ -153,28 +156,31 @@ def export(
             soft_wrap=True,
         )
     cli_judge.check_alone(judge, pairs)
-    with listening(quiet or as_json) as listener:
-        results = run(
-            model,
-            target,
-            precision,
-            out,
-            name=name,
-            force=force,
-            trust_remote_code=trust_remote_code,
-            allow_incomplete=allow_incomplete,
-            options=Options(frozenset(skip or ()), stop_after, dump),
-            verify_each=verify_each,
-            max_length=max_length,
-            dims=whole_numbers(dims, "--dims"),
-            build=build,
-            locate=not no_locate,
-            cache=not no_cache,
-            judge=judge,
-            pairs=pairs,
-            listener=listener,
-        )
-    show(results, as_json)
+
+    def exporting() -> list[Result]:
+        with listening(quiet or as_json) as listener:
+            return run(
+                model,
+                target,
+                precision,
+                out,
+                name=name,
+                force=force,
+                trust_remote_code=trust_remote_code,
+                allow_incomplete=allow_incomplete,
+                options=Options(frozenset(skip or ()), stop_after, dump),
+                verify_each=verify_each,
+                max_length=max_length,
+                dims=whole_numbers(dims, "--dims"),
+                build=build,
+                locate=not no_locate,
+                cache=not no_cache,
+                judge=judge,
+                pairs=pairs,
+                listener=listener,
+            )
+
+    exported(exporting, as_json)
 
 
 @app.command()
@@ -212,10 +218,15 @@ def verify(
         if judge:
             cli_judge.check_integers(paths)
         judges = cli_judge.judges_for(model, pairs, trust_remote_code, listener) if judge else False
-        results = [run(path, threads=threads, judge=judges, listener=listener) for path in paths]
-    if signed is not None and results[0].bundle.manifest.digest != signed:
-        raise ArtifactError(f"{results[0].path} was replaced after its signature was checked")
-    show(results, as_json)
+
+        def verifying(path: Path) -> Result:
+            return run(path, threads=threads, judge=judges, listener=listener)
+
+        found = [attempt(verifying, path, alone=len(paths) == 1) for path in paths]
+    first = found[0] if signed is not None else None
+    if first is not None and not isinstance(first, Lost) and first.bundle.manifest.digest != signed:
+        raise ArtifactError(f"{first.path} was replaced after its signature was checked")
+    verified(found, as_json)
 
 
 def _check_signature(paths: list[Path], signature: Path | None, key: Path | None) -> str:
@@ -274,11 +285,13 @@ def demo(
     for name, reason in missing.items():
         if reason is not None:
             log_console.print(Text(f"without {name}: {reason}"), soft_wrap=True)
-    with listening(quiet) as listener:
-        results = run(
-            folder, works, ("fp32", "fp16"), out, name=packaged.MINILM.name, listener=listener
-        )
-    show(results, as_json=False)
+
+    def exporting() -> list[Result]:
+        with listening(quiet) as listener:
+            precisions, name = ("fp32", "fp16"), packaged.MINILM.name
+            return run(folder, works, precisions, out, name=name, listener=listener)
+
+    results = exported(exporting, as_json=False)
     texts = ["How do plants eat?", "Leaves turn light into sugar.", "The train leaves at noon."]
     question, *answers = load(results[0].path).embed(texts)
     shown = Table(f"similarity to “{texts[0]}”", "", title="Try it", title_justify="left")

@@ -105,6 +105,11 @@ class Live:
             said.append(f"  {one_line(note)}", "dim")
         self.console.print(said, soft_wrap=True)
 
+    def fail(self, what: str, reason: str) -> None:
+        self.close()
+        line = Text.assemble(("✗", "red"), f" {what:<24}  {one_line(reason)}")
+        self.console.print(line, soft_wrap=True)
+
     def close(self) -> None:
         """Stop the moving line, if one is."""
         if self._progress is not None:

@@ -14,18 +14,29 @@ that line and exits with `code`; nothing else is ever shown unless `--debug` ask
 | 6 | `ArtifactError` | an artifact folder is damaged, failed its gate, or is not an artifact |
 | 7 | `RewriteError` | a fault of goldfold's: a pass or a lowering went wrong |
 | 130 | (Ctrl-C) | interrupted; nothing half-made is left |
+
+Where several artifacts fail, each for its own reason, the highest of their codes counts: a fault of
+goldfold's is worse than a target that lacks something, and that is worse than a missed gate.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from exporter.proving import Result
+    from exporter.unbuilt import Failure
 
 
 class GoldfoldError(Exception):
     """A failure with a one-line explanation. `code` is the process's exit code."""
 
     code = 7
+    results: Sequence[Result] = ()
+    """Raised by `export`: the artifacts that it built all the same, each in its place."""
+    failures: Sequence[Failure] = ()
+    """Raised by `export`: every artifact that it could not build, and why."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         """With what it says and knows, whatever it was made of: an error that cannot be unpickled

@@ -20,6 +20,7 @@ from exporter import (
     proving,
     registry,
     reporting,
+    unbuilt,
 )
 from exporter.bundle import Bundle, Manifest
 from exporter.cache import open_cache
@@ -46,6 +47,7 @@ from exporter.quantize.recipe import Recipe
 from exporter.ready import ready
 from exporter.stages import Listener, Stages
 from exporter.suspect import Made
+from exporter.unbuilt import Failure
 from golden.judging.pairs import LEAST
 
 if TYPE_CHECKING:
@@ -103,7 +105,10 @@ def export(
         One Result an artifact, in order. Look at `.passed`: a missed gate does not raise.
 
     Raises:
-        GoldfoldError of the kind that says whose fault it is, before anything is written.
+        GoldfoldError of the kind that says whose fault it is: before anything is written where what
+        is asked for, or the model, is at fault. Where single artifacts cannot be built, in the end:
+        `.results` are those that were built and `.failures` say why the others were not; the error
+        is that of the highest `code` among them. A full disk and a lack of memory end it at once.
     """
     asked = asking.recipes(precisions)
     wanted = asking.pairs(targets, asked)
@@ -133,9 +138,19 @@ def export(
         source = ready(source, stages, kept)
         origin = origin_of(source)
     results: dict[tuple[str, str], Result] = {}
+    failures: dict[tuple[str, str], Failure] = {}
     trust = source.trusted if locate else None
     with bundle.scratch(out) as scratch, ExitStack() as stack:
         begun: dict[str, Begun | None] = {}
+
+        def fail(pairs: Sequence[tuple[str, str]], error: Exception) -> None:
+            """Go on without these; not where the machine is at its end."""
+            if unbuilt.stops(error, out):
+                raise error
+            for pair in pairs:
+                failures[pair] = failed = unbuilt.failure(*pair, error)
+                unbuilt.write(out, failed, scratch)
+                stages.fail(failed.name, str(failed.error))
 
         def loaded(words: Words) -> None:
             """Let the targets start what needs no graph."""
@@ -169,24 +184,39 @@ def export(
             programs = [bases.pop() if group == list(groups)[-1] else _copy(bases[0])]
             run = passes.fork(group)  # of "" as well: one group's laws are not another's
             first = 0 if drift is None else len(drift.looks)
-            rewrite(programs[0], recipe, run, stages)
-            if recipe is None:
-                peaks = peaks_for(programs[0], members, stages, kept)
-            else:
-                peaks = quantize(programs[0], recipe, run, stages, members, kept)
+            try:
+                rewrite(programs[0], recipe, run, stages)
+                if recipe is None:
+                    peaks = peaks_for(programs[0], members, stages, kept)
+                else:
+                    peaks = quantize(programs[0], recipe, run, stages, members, kept)
+            except Exception as error:
+                fail(members, error)
+                continue
             seen = looks + (drift.looks[first:] if drift is not None else [])
             shared = (source, origin, goldens, build, peaks, scratch, out, drift, seen, {}, begun)
             job = Job(*shared, recipe, trust, judges)
-            for index, (target, precision) in enumerate(members):
-                own = programs.pop() if index == len(members) - 1 else _copy(programs[0])
-                fork = run.fork(f"{target}-{precision}")
-                with_these = settled[target, precision]
-                built = _build(job, own, fork, target, precision, with_these, stages)
-                del own  # what is measured is the artifact: the program would only fill memory,
-                gc.collect()  # and a graph is full of cycles
-                results[target, precision] = proving.prove(job, built, stages)
+            for pair in members:
+                name = "-".join(pair)
+                # What is measured is the artifact: no name here keeps its program, which would only
+                # fill memory.
+                own = [programs.pop() if pair == members[-1] else _copy(programs[0])]
+                try:
+                    built = _build(job, own.pop(), run.fork(name), *pair, settled[pair], stages)
+                    gc.collect()  # a graph is full of cycles
+                    results[pair] = proving.prove(job, built, stages)
+                    unbuilt.clear(out, name)
+                except Exception as error:
+                    fail([pair], error)
+                    gc.collect()
     reporting.after_export(out, stages)
-    return [results[pair] for pair in wanted]
+    done = [results[pair] for pair in wanted if pair in results]
+    if failures:
+        failed = [failures[pair] for pair in wanted if pair in failures]
+        raised = unbuilt.worst(failed, len(wanted))
+        raised.results, raised.failures = done, failed
+        raise raised
+    return done
 
 
 def _groups(

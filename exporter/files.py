@@ -33,6 +33,10 @@ ENTRIES = 100_000
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 """What the system says of a disk without room."""
+
+UNBUILT = ".unbuilt.json"
+"""How the record of an artifact that could not be built ends (exporter/unbuilt.py)."""
+
 _NO_SPACE = 128 << 10
 """Bytes free at which a disk counts as full: a write that fails leaves less than its own buffer."""
 

@@ -23,9 +23,7 @@ def guarded(run: Callable[..., Any], debug: bool) -> int:
         if code == 130:
             raise KeyboardInterrupt
         return code
-    except GoldfoldError as error:
-        return _fail(error, error.code, debug)
-    except GoldenError as error:
+    except (GoldfoldError, GoldenError) as error:
         return _fail(error, error.code, debug)
     except (KeyboardInterrupt, typer.Abort):
         return _interrupted()
@@ -52,6 +50,20 @@ def _interrupted() -> int:
     first, _, rest = interrupt.SAID.partition(";")
     open_console(stderr=True).print(Text.assemble((first, "red"), f";{rest}"), soft_wrap=True)
     return interrupt.CODE
+
+
+def explained(error: Exception, text: str | None = None) -> GoldfoldError:
+    """An error of the kind that says whose fault `error` is, with its one line, or `text` instead;
+    without its traceback."""
+    known = isinstance(error, GoldfoldError | GoldenError)
+    kind = type(error) if isinstance(error, GoldfoldError) else GoldfoldError
+    text = text or str(error if known else _unexpected(error))
+    try:
+        clean = kind(text)
+    except TypeError:  # a class of somebody else's, made from other things than a line
+        clean = GoldfoldError(text)
+    clean.code = error.code if isinstance(error, GoldfoldError | GoldenError) else 7
+    return clean
 
 
 def _unexpected(error: Exception) -> GoldfoldError:

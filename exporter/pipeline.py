@@ -23,6 +23,7 @@ from exporter.passes.fuse_identity_dense import FuseIdentityDense
 from exporter.passes.legalize_rotary import LegalizeRotary
 from exporter.passes.narrow_linear import NarrowLinear
 from exporter.passes.raise_gelu import RaiseGelu
+from exporter.passes.raise_mask import RaiseMask
 from exporter.passes.raise_rms_norm import RaiseRmsNorm
 from exporter.passes.raise_rotary import RaiseRotary
 from exporter.passes.scale_residual import ScaleResidual
@@ -40,6 +41,7 @@ EARLY: tuple[Pass, ...] = (
     LegalizeRotary(),  # the traced tables are refused by ONNX Runtime, so nothing runs before this
     RaiseRmsNorm(),  # before every common law: they ask for norms by name
     RaiseGelu(),  # likewise, for targets that have a kernel for it
+    RaiseMask(),  # likewise, for targets that would multiply it out, and lose what is added to it
 )
 """What makes a traced graph legal everywhere. Runs for every export."""
 

@@ -25,7 +25,7 @@ from pathlib import Path
 from exporter import names
 from exporter.errors import OutputError
 from exporter.exchange import exchange
-from exporter.files import entries, is_alive, is_full
+from exporter.files import UNBUILT, entries, is_alive, is_full
 from exporter.manifest import FAILED, REPORT, is_artifact, is_left
 
 _SCRATCH = ".goldfold-"
@@ -53,7 +53,8 @@ def check_output(out: Path, artifacts: list[str], force: bool) -> None:
         return
     ours = (_SCRATCH, *(f".{one}." for one in REPORT))
     others = [p.name for p in out.iterdir() if not p.name.startswith(ours)]
-    others = [name for name in others if name not in REPORT and not is_left(name)]
+    others = [name for name in others if not is_left(name) and not name.endswith(UNBUILT)]
+    others = [name for name in others if name not in REPORT]
     if others and not any(is_artifact(out / name) for name in others):
         raise OutputError(
             f"{out} holds something else ({sorted(others)[0]}); "

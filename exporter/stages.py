@@ -17,7 +17,11 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Listener(Protocol):
-    """Whoever shows progress. All methods are called from the thread that does the work."""
+    """Whoever shows progress. All methods are called from the thread that does the work.
+
+    It may have one more, `fail(what: str, reason: str)`: an artifact that could not be built, while
+    the others are.
+    """
 
     def begin(self, stage: str) -> None: ...
     def detail(self, text: str) -> None: ...
@@ -75,6 +79,13 @@ class Stages:
     def step(self, done: int, total: int) -> None:
         """How far the current stage has come."""
         self.listener.step(done, total)
+
+    def fail(self, what: str, reason: str) -> None:
+        """Say that `what` came to nothing, and that the work goes on; for listeners that show
+        it."""
+        show = getattr(self.listener, "fail", None)
+        if show is not None:
+            show(what, reason)
 
     def note(self, text: str) -> None:
         """What the current stage came to; shown when it ends."""

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from exporter import __version__, bundle
+from exporter import __version__, bundle, unbuilt
 from exporter.bundle import Bundle, FileEntry, Manifest, Origin, VerdictRecord
 from exporter.errors import ArtifactError
 from exporter.figures import KindRange, LayerLook, Losses, Speed
@@ -25,10 +25,10 @@ from golden import store
 from golden.errors import GoldenError
 from golden.gate import GATES
 
-FORMAT = "goldfold.report/3"
+FORMAT = "goldfold.report/4"
 _WAYS = ("alone", "padded")
 
-State = Literal["passed", "failed", "unverified", "damaged"]
+State = Literal["passed", "failed", "unverified", "unbuilt", "damaged"]
 
 
 class _Record(BaseModel):
@@ -106,10 +106,11 @@ class KindFigures(_Record):
 
 
 class ArtifactFigures(_Record):
-    """One artifact folder. Of a damaged one only `folder`, `state` and `reasons` are known."""
+    """One artifact folder. Of a damaged one only `folder`, `state` and `reasons` are known; of one
+    that could not be built, `target` and `precision` as well."""
 
     folder: str
-    """Its name, inside the folder that was reported on."""
+    """Its name, inside the folder that was reported on; what it would be, if it was not built."""
     state: State
     reasons: tuple[str, ...] = ()
     """Why it failed or cannot be read, one sentence each."""
@@ -189,7 +190,7 @@ class ArtifactFigures(_Record):
 class Report(_Record):
     """All artifacts of a folder, side by side."""
 
-    format: Literal["goldfold.report/3"] = FORMAT
+    format: Literal["goldfold.report/4"] = FORMAT
     goldfold: str
     """The version that wrote the report."""
     passed: bool
@@ -213,21 +214,44 @@ class Report(_Record):
 def collect(folders: Sequence[Path], *, check_files: bool = True) -> Report:
     """Every artifact in `folders`, each an artifact folder or one that holds some.
 
-    `check_files=False` looks at sizes only. Raises ArtifactError if there is no artifact at all.
+    `check_files=False` looks at sizes only. Raises ArtifactError if there is nothing to report.
     """
-    found = tuple(_figures(path, check_files) for path in artifacts_in(folders))
+    lacking = tuple(one for folder in dict.fromkeys(folders) for one in _unbuilt(folder))
+    paths = artifacts_in(folders) if not lacking else list(_all_artifacts(folders))
+    found = (*(_figures(path, check_files) for path in paths), *lacking)
     passed = all(artifact.state == "passed" for artifact in found)
     return Report(goldfold=__version__, passed=passed, artifacts=found)
 
 
 def artifacts_in(folders: Sequence[Path]) -> list[Path]:
     """Every artifact folder in `folders`, once. Raises ArtifactError if there is none."""
-    paths = [path for folder in folders for path in _artifacts(folder)]
+    paths = list(_all_artifacts(folders))
     if not paths:
         raise ArtifactError(
             f"{', '.join(map(str, folders))} holds no artifact; `goldfold export` writes some"
         )
-    return list(dict.fromkeys(paths))
+    return paths
+
+
+def _all_artifacts(folders: Sequence[Path]) -> Iterable[Path]:
+    return dict.fromkeys(path for folder in folders for path in _artifacts(folder))
+
+
+def _unbuilt(folder: Path) -> Iterable[ArtifactFigures]:
+    """What the last export into a folder could not build."""
+    for file, record in unbuilt.records(folder):
+        if record is None:
+            reason = (f"{file} cannot be read; remove it",)
+            yield ArtifactFigures(folder=file, state="damaged", reasons=reason)
+        else:
+            yield ArtifactFigures(
+                folder=record.name,
+                state="unbuilt",
+                reasons=(record.reason,),
+                target=record.target,
+                precision=record.precision,
+                goldfold=record.goldfold,
+            )
 
 
 def _artifacts(folder: Path) -> Iterable[Path]:

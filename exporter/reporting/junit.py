@@ -13,7 +13,8 @@ _ILLEGAL = re.compile("[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 def junit(report: Report) -> str:
     """The report as JUnit XML. The last case of each suite, `gate`, holds what is about no single
-    text; a damaged or unmeasured artifact is a suite with one case in error."""
+    text; an artifact that is damaged, was not built or not measured is a suite with one case in
+    error."""
     root = ElementTree.Element("testsuites", name="goldfold")
     for artifact in report.artifacts:
         root.append(_suite(artifact))
@@ -26,8 +27,8 @@ def junit(report: Report) -> str:
 
 def _suite(artifact: ArtifactFigures) -> ElementTree.Element:
     suite = ElementTree.Element("testsuite", name=_clean(artifact.folder))
-    if artifact.state in ("damaged", "unverified"):
-        case = _case(suite, artifact, "opens")
+    if artifact.state in ("damaged", "unverified", "unbuilt"):
+        case = _case(suite, artifact, "builds" if artifact.state == "unbuilt" else "opens")
         _say(case, "error", artifact.state, artifact.reasons)
     else:
         for text in artifact.texts:
@@ -48,9 +49,8 @@ def _suite(artifact: ArtifactFigures) -> ElementTree.Element:
 
 
 def _case(suite: ElementTree.Element, artifact: ArtifactFigures, name: str) -> ElementTree.Element:
-    group = f"goldfold.{artifact.folder.replace('.', '-')}"
-    names = {"classname": _clean(group), "name": _clean(name)}
-    return ElementTree.SubElement(suite, "testcase", names, time="0")
+    group = f"goldfold.{_clean(artifact.folder).replace('.', '-')}"
+    return ElementTree.SubElement(suite, "testcase", classname=group, name=_clean(name), time="0")
 
 
 def _say(case: ElementTree.Element, kind: str, message: str, lines: tuple[str, ...]) -> None:

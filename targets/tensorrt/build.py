@@ -109,7 +109,7 @@ def _older(
         return {}  # there is one GPU, and its own architecture
     others = [c for c in vendor.capabilities() if c not in options.compute_capability]
     found = settings.lacking(program, others)
-    return {c: found.get(c, f"is too old for {precision}") for c in others if c not in lacks}
+    return {c: str(found.get(c, f"is too old for {precision}")) for c in others if c not in lacks}
 
 
 def second_engine(

@@ -174,18 +174,29 @@ def _check_product(node: ir.Node) -> None:
         )
 
 
-def lacking(program: Program, capabilities: Sequence[str]) -> dict[str, str]:
-    """The architectures that lack what `program` needs, and what that is: a type, a product of
-    integers, a matrix product in f32. All types must be known (`infer_shapes`)."""
-    found: dict[str, str] = {}
+@dataclass(frozen=True)
+class Lack:
+    """What an architecture cannot do for a program."""
+
+    does: str
+    node: ir.Node
+    why: str
+
+    def __str__(self) -> str:
+        return f"cannot {self.does} of {self.node.name} (from {where(self.node)}): {self.why}"
+
+
+def lacking(program: Program, capabilities: Sequence[str]) -> dict[str, Lack]:
+    """The architectures that lack what `program` needs, and the first thing each lacks: a type, a
+    product of integers, a matrix product in f32. All types must be known (`infer_shapes`)."""
+    found: dict[str, Lack] = {}
     for node in program.graph:
         for kind in _needs(node):
             least, why = LEAST_FOR_PRECISION[kind]
-            does = _DOES.get(kind, f"hold the {kind}")
+            lack = Lack(_DOES.get(kind, f"hold the {kind}"), node, why)
             for capability in capabilities:
                 if number(capability) < least:
-                    said = f"cannot {does} of {node.name} (from {where(node)}): {why}"
-                    found.setdefault(capability, said)
+                    found.setdefault(capability, lack)
     return found
 
 
@@ -211,10 +222,13 @@ def without(
     lacks = lacking(program, capabilities)
     left = tuple(c for c in capabilities if c not in lacks)
     if lacks and (named or not left):
-        first, why = next(iter(lacks.items()))
+        first, lack = next(iter(lacks.items()))
         cure = f"leave {first} out" if left else "no architecture that is asked for can"
-        raise TargetError(f"{first} {why}; {cure}")
-    return left, lacks
+        raise TargetError(
+            f"{first} cannot {lack.does} of {lack.node.name} (from {where(lack.node)}): "
+            f"{lack.why}; {cure}"
+        )
+    return left, {capability: str(lack) for capability, lack in lacks.items()}
 
 
 def left_out(reasons: Mapping[str, str]) -> tuple[str, ...]:

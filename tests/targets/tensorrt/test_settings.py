@@ -192,7 +192,7 @@ def test_a_matrix_product_in_f32_is_left_to_those_that_have_one(body: str, kind:
     found = settings.lacking(program, KNOWN)
     lacks = kind == "float" and "Add" not in body
     assert set(found) == ({"sm75"} if lacks else set())
-    assert all("f32 matrix product of node_" in why for why in found.values())
+    assert all("f32 matrix product of node_" in str(lack) for lack in found.values())
 
 
 def test_what_no_architecture_has_is_one_error() -> None:
