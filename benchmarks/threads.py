@@ -36,6 +36,7 @@ from speed import stream
 
 PLAIN, LOCKED = "plain", "a lock outside"
 THREADS = [1, 2, 4, 16]
+TRIES = 40
 SHORT = 8
 """Words of a short text: a question, some ten tokens."""
 
@@ -61,8 +62,9 @@ def kinds(rounds: int) -> dict[str, list[str]]:
     return {"short": [" ".join(text.split()[:SHORT]) for text in drawn], "mixed": drawn}
 
 
-def pace(embed: Embed, texts: list[str], threads: int, seconds: float) -> float:
-    """Texts a second that so many threads get, each with the next text of all."""
+def pace(embed: Embed, texts: list[str], threads: int, seconds: float) -> tuple[float, float]:
+    """Texts a second that so many threads get, each with the next text of all; and the share of the
+    processors that other processes used meanwhile."""
     stop, start = threading.Event(), threading.Barrier(threads + 1)
     done = [0] * threads
 
@@ -78,26 +80,39 @@ def pace(embed: Embed, texts: list[str], threads: int, seconds: float) -> float:
     for worker in workers:
         worker.start()
     start.wait()
-    began = time.perf_counter()
+    began, others = time.perf_counter(), speed._Others()
     time.sleep(seconds)
     stop.set()
     for worker in workers:
         worker.join()  # calls under way are counted, and so is their time
-    return sum(done) / (time.perf_counter() - began)
+    return sum(done) / (time.perf_counter() - began), others.share() or 0.0
 
 
 def paces(
-    made: dict[str, Embed], texts: list[str], counts: list[int], rounds: int, seconds: float
-) -> dict[tuple[str, int], list[float]]:
+    made: dict[str, Embed],
+    texts: list[str],
+    counts: list[int],
+    rounds: int,
+    seconds: float,
+    quiet: float,
+) -> tuple[dict[tuple[str, int], list[float]], float]:
+    """By way and number of threads; and the largest share that others had in a turn that counts."""
     turns = [(way, threads) for way in made for threads in counts]
     found: dict[tuple[str, int], list[float]] = {turn: [] for turn in turns}
+    worst = 0.0
     for way in made:
         pace(made[way], texts, 1, seconds)  # kernels for these lengths
     for place in range(rounds):
         shift = place * 5 % len(turns)
-        for turn in turns[shift:] + turns[:shift]:
-            found[turn].append(pace(made[turn[0]], texts, turn[1], seconds))
-    return found
+        for way, threads in turns[shift:] + turns[:shift]:
+            tries = [pace(made[way], texts, threads, seconds)]
+            while tries[-1][1] > quiet and len(tries) < TRIES:
+                time.sleep(seconds)
+                tries.append(pace(made[way], texts, threads, seconds))
+            best, others = min(tries, key=lambda one: one[1])
+            found[way, threads].append(best)
+            worst = max(worst, others)
+    return found, worst
 
 
 def lists(encoder: Encoder, rounds: int, count: int) -> dict[str, float]:
@@ -148,6 +163,9 @@ def main(
     threads: Annotated[list[int], typer.Option(help="Callers at once; repeatable.")] = THREADS,
     rounds: Annotated[int, typer.Option(help="Turns of everything.")] = 7,
     seconds: Annotated[float, typer.Option(help="Of a turn.")] = 1.0,
+    quiet: Annotated[
+        float, typer.Option(help="Take a turn again if others had more of the processors.")
+    ] = 1.0,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write JSON here.")] = None,
 ) -> None:
     """Time all ways in turn, and print the tables."""
@@ -158,7 +176,7 @@ def main(
     for way, given in ((PLAIN, None), (f"{streams} streams", streams)):
         with fresh.Pool(1) as pool:
             used[way] = pool.apply(memory, (artifact, given, most))
-    made, others = ways(artifact, streams), speed._Others()
+    made = ways(artifact, streams)
     record: dict[str, Any] = {
         "artifact": artifact.name,
         "processors": os.cpu_count(),
@@ -167,7 +185,7 @@ def main(
         "kinds": {},
     }
     for kind, texts in kinds(rounds).items():
-        found = paces(made, texts, threads, rounds, seconds)
+        found, others = paces(made, texts, threads, rounds, seconds, quiet)
         base = np.array(found[PLAIN, min(threads)])
         table = Table(f"{kind} texts", title=f"texts a second, and times one thread of {PLAIN!r}")
         for count in threads:
@@ -184,9 +202,13 @@ def main(
             table.add_row(way, *cells)
         console.print(table)
         differ = bits(made, texts[:64])
-        record["kinds"][kind] = {"speed": rows, "differ": differ}
+        record["kinds"][kind] = {"speed": rows, "differ": differ, "others": others}
         said = ", ".join(f"{way} {value:.1e}" for way, value in differ.items() if way != PLAIN)
-        console.print(f"largest difference to {PLAIN!r} in 64 texts: {said}", highlight=False)
+        console.print(
+            f"largest difference to {PLAIN!r} in 64 texts: {said}; others used at most "
+            f"{others:.0%} of the processors in a turn",
+            highlight=False,
+        )
     record["list_s"] = lists(load(artifact), rounds, 128)
     halves = record["list_s"]["whole"] / record["list_s"]["halves"]
     console.print(f"128 texts in two halves at once: {halves:.2f}× the whole", highlight=False)
@@ -195,8 +217,6 @@ def main(
             f"{way}: {row['loaded']:.0f} MB loaded, {row['used']:.0f} after {most} threads",
             highlight=False,
         )
-    record["others"] = others.share()
-    console.print(f"others used {record['others']} of the processors", highlight=False)
     if json_file is not None:
         json_file.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
