@@ -134,7 +134,7 @@ def sent(encoder: Any, run: Any, left: str) -> tuple[Any, ...]:
     key = None
     if isinstance(run, Opened):
         state["bundle"] = run.way.bundle
-        key = run.way.key()
+        key = (type(encoder), *run.way.key())
     return _arrived, (type(encoder), state, key)
 
 

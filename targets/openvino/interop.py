@@ -26,6 +26,7 @@ silently take that; fp16's weights computed in f32 are what the gate measured (r
 _LOADER = '''"""Texts in, embeddings out, from any thread, with openvino, tokenizers and numpy."""
 
 import contextlib
+import ctypes
 import os
 import sys
 import threading
@@ -55,6 +56,8 @@ for length in set(LENGTHS.values()):
     tokenizers[length].enable_padding(pad_id={pad_id})
 model = ov.Core().compile_model(HERE / "{xml}", "CPU", {{"INFERENCE_PRECISION_HINT": "{hint}"}})
 request, turn, process = model.create_infer_request(), threading.Lock(), os.getpid()
+for held in (model, request):  # for good: a fork that tore them down would wait for ever
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(held))
 
 
 def embed(texts: list[str], prompt: str | None = None, task: str = "") -> np.ndarray:

@@ -189,6 +189,9 @@ def test_a_copy_is_the_encoder_itself(artifacts: dict[str, Path]) -> None:
 # --- forked
 
 
+linux = pytest.mark.skipif(sys.platform != "linux", reason="a fork of a Mac's frameworks may crash")
+
+
 _FORK = """
 {busy}
 def child():
@@ -200,6 +203,7 @@ for _ in range(2):
 """
 
 
+@linux
 @pytest.mark.parametrize("busy", ["", "at_work(encoder)"], ids=["idle", "at-work"])
 def test_a_fork_opens_onnxruntime_again(
     busy: str, artifacts: dict[str, Path], tmp_path: Path
@@ -222,6 +226,7 @@ for work in (use, again, drop, int):
 """
 
 
+@linux
 @pytest.mark.parametrize("busy", ["", "at_work(encoder)"], ids=["idle", "at-work"])
 def test_a_fork_refuses_openvino_and_ends(
     busy: str, artifacts: dict[str, Path], tmp_path: Path
@@ -237,6 +242,7 @@ def test_a_fork_refuses_openvino_and_ends(
     assert dropped == "dropped"
 
 
+@linux
 def test_a_fork_from_before_opens_what_it_likes(artifacts: dict[str, Path], tmp_path: Path) -> None:
     body = """
 def child():
@@ -271,11 +277,12 @@ if child == 0:
         load.embed(["a text"])
     except RuntimeError as error:
         print(error, flush=True)
-    os._exit(0)
+    sys.exit(0)  # through every destructor
 assert os.waitpid(child, 0)[1] == 0
 """
 
 
+@linux
 def test_the_loader_that_travels_refuses_a_fork(artifacts: dict[str, Path]) -> None:
     code = [sys.executable, "-c", _LOADER, str(artifacts["openvino"])]
     done = subprocess.run(code, capture_output=True, text=True, timeout=LIMIT)
