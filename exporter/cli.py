@@ -29,7 +29,7 @@ from exporter.cli_judge import Count, JudgeToo
 from exporter.cli_results import show
 from exporter.console import listening, open_console
 from exporter.errors import ArtifactError, OutputError, UsageError
-from exporter.guard import guarded
+from exporter.guard import flushed, guarded
 from golden.judging.pairs import LEAST
 
 app = typer.Typer(
@@ -370,6 +370,6 @@ def _root(
 def main() -> None:
     """Run the command line. A failure is one line on standard error and a documented exit code."""
     interrupt.running()
-    code = guarded(app, "--debug" in sys.argv[1:])
+    code = flushed(guarded(app, "--debug" in sys.argv[1:]))
     interrupt.done()
     sys.exit(code)
