@@ -44,7 +44,7 @@ def lay_out(folder: Path, layout: str, out: Path) -> LaidOut:
     target = registry.offered(manifest.target, manifest.precision, manifest.needs)
     if layout not in target.layouts:
         known = ", ".join(target.layouts) or "none"
-        raise UsageError(f"{folder}: {target.name} has no layout {layout!r}; it has: {known}")
+        raise UsageError(f"{target.name} has no layout {layout!r}; it has: {known}")
     if out.is_dir() and any(not is_left(path.name) for path in out.iterdir()):
         raise OutputError(f"{out} holds something already; give another --out")
     if out.resolve().is_relative_to(folder.resolve()):
