@@ -143,8 +143,12 @@ def _lay(here: Path, model: Path, artifacts: Path) -> None:
         (here / "work" / name).write_text(f"open({str(here / 'ran')!r}, 'w')\n")
     shutil.copytree(model, here / "model")
     shutil.copytree(artifacts / "onnxruntime-fp32", here / "artifact")
-    for path in (here / "model", here / "artifact", *here.parents):
-        path.chmod(path.stat().st_mode | 0o055)
+    for folder in (here / "model", here / "artifact"):
+        for path in (folder, *folder.rglob("*")):
+            path.chmod(path.stat().st_mode | 0o055)
+    for path in here.parents:  # temporary folders are for nobody else
+        if path.stat().st_uid == os.geteuid():
+            path.chmod(path.stat().st_mode | 0o011)
 
 
 def _commands(here: Path) -> dict[str, list[str]]:
