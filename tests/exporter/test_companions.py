@@ -138,6 +138,23 @@ def test_a_model_without_settings_gets_some(
     }  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("side", "direction"), [("left", "left"), ("right", "right"), ("up", "right"), (None, "right")]
+)
+def test_texts_are_cut_on_the_side_that_the_settings_say(
+    side: str | None, direction: str, model: Path, exported: Exported, tmp_path: Path
+) -> None:
+    cut = Path(shutil.copytree(model, tmp_path / "cut"))
+    settings = json.loads((cut / "tokenizer_config.json").read_text("utf-8"))
+    (cut / "tokenizer_config.json").write_text(json.dumps({**settings, "truncation_side": side}))
+    folder = tmp_path / "artifact"
+    folder.mkdir()
+    goldens = store.load(exported.artifacts["onnxruntime"] / "golden")
+    companions.write(open_model(cut), exported.program, exported.program.contract, goldens, folder)
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    assert tokenizer.truncation["direction"] == direction
+
+
 def test_a_limit_is_put_in_and_taken_out_again(exported: Exported) -> None:
     text = exported.program.tokenizer
     assert '"truncation":null' in text
