@@ -179,7 +179,6 @@ def _seen(path: Path, key: str, size: int) -> Identity:
 
 def _checked(path: Path, key: str, entry: FileEntry) -> Identity:
     """The file whose digest was taken, as it was meanwhile."""
-
     try:
         with place_of(path, key).open("rb") as file:
             before = Identity.of(file.fileno())

@@ -31,7 +31,7 @@ from exporter.cli_judge import Count, JudgeToo
 from exporter.cli_results import Lost, attempt, exported, verified
 from exporter.console import listening, open_console
 from exporter.errors import ArtifactError, UsageError
-from exporter.guard import guarded
+from exporter.guard import flushed, guarded
 from golden.judging.pairs import LEAST
 
 if TYPE_CHECKING:
@@ -341,6 +341,6 @@ def main() -> None:
     debug = "--debug" in sys.argv[1:]
     if not debug:
         natives.be_quiet()
-    code = guarded(app, debug)
+    code = flushed(guarded(app, debug))
     interrupt.done()
     sys.exit(code)

@@ -38,7 +38,8 @@ def write(
     (folder / TOKENIZER).write_text(text, encoding="utf-8")
     written = json.dumps(settings, ensure_ascii=False, indent=2) + "\n"
     (folder / _SETTINGS).write_text(written, encoding="utf-8")
-    texts = [source.path / name for name in _TOKENIZER_FILES if (source.path / name).is_file()]
+    home = source.path / source.modules[0].path
+    texts = [home / name for name in _TOKENIZER_FILES if (home / name).is_file()]
     places = {path: path.name for path in texts}
     for path in source.licence_files:
         places[path] = _free(names.file_name(path.name), places.values())
@@ -52,7 +53,7 @@ def write(
 
 def _settings(source: Source, program: Program, contract: Contract) -> dict[str, Any]:
     """tokenizer_config.json as other clients read it: they cut a text where it says."""
-    file = source.path / _SETTINGS
+    file = source.path / source.modules[0].path / _SETTINGS
     if file.is_file():
         said = read_object(file)
     else:

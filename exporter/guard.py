@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import typer
@@ -44,6 +47,27 @@ def guarded(run: Callable[..., Any], debug: bool) -> int:
             raise
         said = f"a library gave up ({natives.reason(error)}); --debug shows where"
         return _fail(GoldfoldError(said), GoldfoldError.code, debug, error)
+
+
+def flushed(code: int) -> int:
+    """Write out what is still to be printed; returns `code`, or another if that cannot be.
+
+    Python does this when it ends, and complains in two lines where it cannot.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if stream is None:
+            continue
+        try:
+            stream.flush()
+        except (OSError, ValueError) as error:
+            with suppress(OSError, ValueError, AttributeError):  # so that it is not tried again
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+            if code == 0:
+                gone = isinstance(error, BrokenPipeError)
+                said = getattr(error, "strerror", None) or error
+                broken = OutputError(f"cannot write what is printed: {said}")
+                code = 141 if gone else _fail(broken, broken.code, False)
+    return code
 
 
 def _interrupted() -> int:

@@ -7,6 +7,8 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from exporter import names, registry
 from exporter.bundle import (
     MANIFEST,
@@ -17,6 +19,7 @@ from exporter.bundle import (
     scratch,
     steadily,
 )
+from exporter.encoder import open_encoder
 from exporter.errors import ArtifactError, GoldfoldError, OutputError, UsageError
 from exporter.files import place_of
 from exporter.manifest import is_left, read_manifest
@@ -53,7 +56,9 @@ def lay_out(folder: Path, layout: str, out: Path) -> LaidOut:
         view, built = room / "artifact", room / "laid" / names.file_name(out.absolute().name)
         built.mkdir(parents=True)
         try:
-            manifest = steadily(folder, lambda: _gather(folder, view)).manifest
+            found = steadily(folder, lambda: _gather(folder, view))
+            _try(found)
+            manifest = found.manifest
             notes = target.lay_out(view, manifest.contract, manifest.floating, layout, built)
         except GoldfoldError as error:  # in the words of where the files come from
             raise type(error)(str(error).replace(str(view), str(folder))) from None
@@ -87,3 +92,9 @@ def _gather(folder: Path, view: Path) -> Bundle:
             except OSError as error:
                 raise ArtifactError(f"{folder} is damaged: {key}: {error.strerror}") from None
     return open_bundle(view)
+
+
+def _try(gathered: Bundle) -> None:
+    """Raise ArtifactError unless the artifact runs as its manifest says: one token through it."""
+    encoder = open_encoder(gathered, threads=1)
+    encoder.run(np.zeros((1, 1), np.int64), np.ones((1, 1), np.int64))

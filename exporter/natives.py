@@ -40,7 +40,7 @@ def reason(error: BaseException) -> str:
 def hushed() -> Iterator[None]:
     """Leave out what native code writes to standard error while this is open; what Python writes
     goes on."""
-    if not _Command.quiet:
+    if not _Command.quiet or sys.stderr is None:
         yield
         return
     python, kept = sys.stderr, os.dup(_STDERR)

@@ -26,12 +26,26 @@ def begin() -> None:
     if not _is_command():
         return
     interrupt.arm()
+    _open_streams()
     if (encoding := os.environ.pop(_TOLD, None)) is not None:
         for stream in (sys.stdout, sys.stderr):
             with suppress(AttributeError, ValueError, LookupError):
                 stream.reconfigure(encoding=encoding, errors="replace")  # type: ignore[union-attr]
     elif sys.getfilesystemencoding().lower() not in ("utf-8", "utf8"):
         _again()
+
+
+def _open_streams() -> None:
+    """Give a command whose standard streams are closed others that lead nowhere. The next file that
+    is opened would take their number, and get what libraries say on standard error."""
+    for number, name in ((0, "stdin"), (1, "stdout"), (2, "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            with suppress(OSError):
+                os.open(os.devnull, os.O_RDWR)  # the lowest number that is free: this one
+                if number and getattr(sys, name) is None:
+                    setattr(sys, name, os.fdopen(number, "w", encoding="utf-8", closefd=False))
 
 
 def _is_command() -> bool:

@@ -319,7 +319,12 @@ def _parse_json(raw: bytes, where: str) -> Any:
     if values(raw) > most:
         raise refusal(f"{where}: holds more than {most:,} values, which no model's does")
     try:
-        return json.loads(raw.decode("utf-8"), object_pairs_hook=_refuse_duplicates)
+        value = json.loads(raw.decode("utf-8"), object_pairs_hook=_refuse_duplicates)
+        if b"\\ud" in raw or b"\\uD" in raw:  # what no file could hold that is written of it
+            json.dumps(value, ensure_ascii=False).encode()
+        return value
+    except UnicodeEncodeError:
+        raise refusal(f"{where}: holds half a character (a lone surrogate); correct it") from None
     except UnicodeDecodeError as error:
         raise refusal(f"{where}: is not UTF-8 (byte {error.start}); fetch it again") from None
     except (ValueError, RecursionError) as error:

@@ -172,7 +172,7 @@ def test_tokens_without_eos_fail(subject: tuple[Program, Goldens]) -> None:
         ({"lengths": {"document": 9}}, {"call-encode-document"}),
         ({"truncation_side": "left"}, {"length-672"}),
     ],
-    ids=lambda value: next(iter(value)),
+    ids=["default_prompt_name", "prompts", "lengths", "truncation_side"],
 )
 def test_a_contract_that_promises_other_texts_fails(
     promise: dict[str, Any], faulty: set[str], subject: tuple[Program, Goldens]

@@ -124,7 +124,9 @@ def torture(model: Path, artifacts: Path, room: Path, places: list[Place]) -> Fo
             found.largest = max(found.largest, peak - usual[name])
             if peak - usual[name] > MEMORY:
                 found.broken.append(f"{name}, {place}: took {peak - usual[name] >> 20} MiB more")
-            found.broken += [f"{name}, {place}: {why}" for why in _faults(place, code, out, err)]
+            found.broken += [
+                f"{name}, {place}: {why}" for why in _faults(name, place, code, out, err)
+            ]
         found.places += place is not plain
         found.broken += [f"{place}: wrote {path}" for path in _left(here, place)]
     shutil.rmtree(room / "place", ignore_errors=True)
@@ -141,8 +143,12 @@ def _lay(here: Path, model: Path, artifacts: Path) -> None:
         (here / "work" / name).write_text(f"open({str(here / 'ran')!r}, 'w')\n")
     shutil.copytree(model, here / "model")
     shutil.copytree(artifacts / "onnxruntime-fp32", here / "artifact")
-    for path in (here / "model", here / "artifact", *here.parents):
-        path.chmod(path.stat().st_mode | 0o055)
+    for folder in (here / "model", here / "artifact"):
+        for path in (folder, *folder.rglob("*")):
+            path.chmod(path.stat().st_mode | 0o055)
+    for path in here.parents:  # temporary folders are for nobody else
+        if path.stat().st_uid == os.geteuid():
+            path.chmod(path.stat().st_mode | 0o011)
 
 
 def _commands(here: Path) -> dict[str, list[str]]:
@@ -198,7 +204,7 @@ def _run(words: list[str], here: Path, place: Place) -> tuple[int, str, str, flo
     return code, texts[0], texts[1], seconds, usage.ru_maxrss * 1024
 
 
-def _faults(place: Place, code: int, out: str, err: str) -> Iterator[str]:
+def _faults(name: str, place: Place, code: int, out: str, err: str) -> Iterator[str]:
     """What is wrong with a command's end."""
     if code == cell.TIMED_OUT:
         yield f"took more than {SECONDS:.0f} s"
@@ -212,8 +218,10 @@ def _faults(place: Place, code: int, out: str, err: str) -> Iterator[str]:
         errors = [line for line in err.splitlines() if line.startswith("error: ")]
         if place.streams != "errors closed" and (len(errors) != 1 or len(err.splitlines()) != 1):
             yield f"code {code}, not one line: {err[:300]!r}"
-        # What cannot be: results on a full device, and texts from an input that is closed.
-        if place.streams not in ("output full", "input closed"):
+        # What cannot be: results on a full device, texts from an input that is closed, and the size
+        # of a cache that is switched off.
+        off = name == "cache" and place.variables.get("GOLDFOLD_CACHE") == ""
+        if place.streams not in ("output full", "input closed") and not off:
             yield f"refused with code {code}: {err.strip()[:200]}"
         elif code == 7:
             yield f"called a fault of goldfold's: {err.strip()[:200]}"
@@ -223,12 +231,26 @@ def _left(here: Path, place: Place) -> Iterator[str]:
     """What lies where nothing should."""
     if (here / "ran").exists():
         yield "what the stranger's module writes: it ran"
-    ours = {"work", "out", "tmp", "home", "model", "artifact", "goldfold", "said", "complained"}
+    # A home that was named and missing is made, for the cache in it.
+    ours = {
+        "nowhere",
+        "work",
+        "out",
+        "tmp",
+        "home",
+        "model",
+        "artifact",
+        "goldfold",
+        "said",
+        "complained",
+    }
     yield from (path.name for path in here.iterdir() if path.name not in ours)
     known = {Path(name).parts[0] for name in MODULES}
     yield from (f"work/{p.name}" for p in (here / "work").iterdir() if p.name not in known)
-    yield from (f"tmp/{path.name}" for path in (here / "tmp").iterdir())
-    for path in (here / "home").rglob("*"):
-        key = path.relative_to(here / "home").as_posix()
-        if path.is_file() and not key.startswith(".cache/goldfold/"):
-            yield f"home/{key}"
+    # torch makes a folder for what it compiles, and puts nothing into it here.
+    yield from (f"tmp/{path.name}" for path in (here / "tmp").rglob("*") if path.is_file())
+    for home in (here / "home", here / "nowhere"):
+        for path in home.rglob("*"):
+            key = path.relative_to(home).as_posix()
+            if path.is_file() and not key.startswith(".cache/goldfold/"):
+                yield f"{home.name}/{key}"

@@ -3,10 +3,11 @@ what the model's digests are of."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from tokenizers import Tokenizer
@@ -137,6 +138,19 @@ def test_a_model_without_settings_gets_some(
         "model_max_length": contract.max_length, "padding_side": "right",
         "truncation_side": "right",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_texts_are_cut_on_the_side_that_the_contract_says(
+    side: Literal["left", "right"], model: Path, exported: Exported, tmp_path: Path
+) -> None:
+    contract = dataclasses.replace(exported.program.contract, truncation_side=side)
+    goldens = store.load(exported.artifacts["onnxruntime"] / "golden")
+    companions.write(open_model(model), exported.program, contract, goldens, tmp_path)
+    tokenizer = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    assert tokenizer.truncation["direction"] == side
+    said = json.loads((tmp_path / "tokenizer_config.json").read_text("utf-8"))
+    assert said["truncation_side"] == side
 
 
 def test_a_limit_is_put_in_and_taken_out_again(exported: Exported) -> None:

@@ -139,6 +139,16 @@ def test_texts_that_would_fill_the_memory_are_refused(
     refuse((key, why), folder)
 
 
+def test_half_a_character_is_refused(folder: Path) -> None:
+    """Nothing that is written of it could be read again."""
+    file = folder / "config.json"
+    text = file.read_text("utf-8")
+    file.write_text(text.replace("{", '{"_name_or_path": "\\ud83e\\udd80", ', 1), "utf-8")
+    open_model(folder)
+    file.write_text(text.replace("{", '{"_name_or_path": "\\uD83e", ', 1), "utf-8")
+    refuse(("config.json", "half a character"), folder)
+
+
 def test_big_files_that_define_nothing_are_nobody_s_business(folder: Path) -> None:
     with (folder / "train.jsonl").open("wb") as file:
         file.truncate(1 << 30)
