@@ -39,7 +39,7 @@ FAILED = ".failed"
 REPORT = ("report.html", "report.json", "junit.xml")
 """What lies beside artifacts and says what they come to (exporter/reporting/)."""
 _KIND = "goldfold.artifact/"
-FORMAT = "goldfold.artifact/3"
+FORMAT = "goldfold.artifact/4"
 _VERDICTS = "goldfold.verdict/"
 VERDICT_FORMAT = "goldfold.verdict/2"
 
@@ -73,7 +73,7 @@ class Manifest(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format: Literal["goldfold.artifact/3"] = FORMAT
+    format: Literal["goldfold.artifact/4"] = FORMAT
     goldfold: str
     target: Plain
     precision: Plain

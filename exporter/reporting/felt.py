@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from exporter.figures import Loss
-from exporter.reporting.collect import ArtifactFigures, Report
+from exporter.reporting.records import ArtifactFigures, Report
 from golden.judging import RANKS, RETRIEVAL
 
 NAMES = (*RANKS, "Lee corpus, Pearson", "Lee corpus, Spearman", RETRIEVAL)

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from exporter.reporting import plots
-from exporter.reporting.collect import ArtifactFigures, Report
 from exporter.reporting.plots import Axis, Bar, Dot, Plot
+from exporter.reporting.records import ArtifactFigures, Report
 from golden.report import human_size
 
 _NEAR = 58, 13

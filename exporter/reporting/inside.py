@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from exporter.passes.scale_residual import FP16_MAX
 from exporter.reporting import plots
-from exporter.reporting.collect import ArtifactFigures
 from exporter.reporting.plots import Axis, Bar, Dot, Plot, Rule, Tick
+from exporter.reporting.records import ArtifactFigures
 
 LEFT = 142
 """Room for the names of kinds."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from xml.etree import ElementTree
 
-from exporter.reporting.collect import ArtifactFigures, Report, TextFigures
+from exporter.reporting.records import ArtifactFigures, Report, TextFigures
 
 _ILLEGAL = re.compile("[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 """What XML 1.0 cannot say even escaped."""

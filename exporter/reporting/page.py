@@ -7,7 +7,7 @@ from typing import Any
 
 from exporter.names import shown
 from exporter.reporting import felt, front, inside, plots
-from exporter.reporting.collect import ArtifactFigures, Report
+from exporter.reporting.records import ArtifactFigures, Report
 from golden.report import human_size
 
 TEMPLATE = "page.html.jinja"

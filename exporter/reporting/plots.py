@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from exporter.reporting.collect import ArtifactFigures, TextFigures
+from exporter.reporting.records import ArtifactFigures, TextFigures
 from golden.report import human_size
 
 WIDTH, HEIGHT = 460, 250

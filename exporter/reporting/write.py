@@ -10,7 +10,8 @@ from pathlib import Path
 
 from exporter.bundle import REPORT, is_artifact
 from exporter.errors import OutputError
-from exporter.reporting.collect import Report, collect
+from exporter.reporting.collect import collect
+from exporter.reporting.records import Report
 from exporter.stages import Stages
 
 PAGE, RECORD, JUNIT = REPORT

@@ -4,7 +4,8 @@ OpenVINO Tokenizers' own converter writes it, in a process of its own: it names 
 that counts all nodes its process ever made, and only a fresh count gives the same bytes twice. It
 takes 11 s of one core for EmbeddingGemma's 262,144 tokens, so an export starts it as soon as the
 tokenizer is known, and it works while the model is traced. The model is kept if it gives every
-golden text the ids that the reference gave it, and not otherwise.
+golden text the ids that the reference gave it, and every drawn text what `tokenizer.json` does, and
+not otherwise.
 """
 
 from __future__ import annotations
@@ -16,22 +17,16 @@ import tempfile
 from collections.abc import Mapping
 from importlib.metadata import version
 from importlib.util import find_spec
-from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-import openvino as ov
-from openvino import opset13 as ops
-from tokenizers import Tokenizer
-
-from exporter.program import INPUT_IDS, Contract, Words, unlimited
+from exporter.program import Contract, Words, unlimited
+from targets.openvino import tokengraph
+from targets.openvino.tokengraph import XML
 
 if TYPE_CHECKING:
     from targets.base import Kept
 
-XML = "openvino_tokenizer.xml"
-BEYOND = "a_token_that_the_model_has_no_row_for"
 PACKAGE = "openvino_tokenizers"
 _FILES = (XML, "openvino_tokenizer.bin")
 _NOT = "openvino_tokenizer.xml is not written: "
@@ -167,8 +162,9 @@ def write(
     for name, content in made.items():
         (folder / name).write_bytes(content)
     try:
-        refuse_beyond(folder, contract.vocab_size)
-        failure = differs(folder, token_ids)
+        tokengraph.mend(folder, contract.vocab_size)
+        texts = {**token_ids, **tokengraph.drawn(folder, contract.vocab_size)}
+        failure = tokengraph.differs(folder, texts)
     except RuntimeError as error:  # OpenVINO's own, for example of two versions that do not fit
         failure = f"it does not run: {(str(error).strip().splitlines() or ['RuntimeError'])[-1]}"
     if failure is not None:
@@ -177,71 +173,6 @@ def write(
         return f"{_NOT}{failure}"
     return (
         f"openvino_tokenizer.xml, by openvino-tokenizers {version(PACKAGE)}, gives all "
-        f"{len(token_ids)} golden texts their golden ids"
+        f"{len(token_ids)} golden texts their golden ids, and {len(texts) - len(token_ids)} drawn "
+        "ones what tokenizer.json does"
     )
-
-
-def refuse_beyond(folder: Path, vocab_size: int) -> None:
-    """Have the tokenizer in `folder` fail on a text that holds a token without a row in the model's
-    table, where it has such tokens: OpenVINO's lookup would take zeros for it, without a word.
-
-    A tokenizer of OpenVINO's raises nothing by itself, so its ids are given a shape that they do
-    not fit; the op's name is what OpenVINO says then.
-    """
-    import openvino_tokenizers  # noqa: F401 — teaches every Core the ops of text
-
-    known = Tokenizer.from_file(str(folder / "tokenizer.json")).get_vocab(with_added_tokens=True)
-    if max(known.values(), default=0) < vocab_size:
-        return
-    core = ov.Core()  # outlives all nodes: with the last, the library of their ops is let go
-    _check_ids(core, folder, vocab_size)
-    del core
-
-
-def _check_ids(core: ov.Core, folder: Path, vocab_size: int) -> None:
-    """Put what fails on ids from `vocab_size` on into the tokenizer of `folder`."""
-    model = core.read_model(folder / XML)
-    (result,) = (out for out in model.outputs if INPUT_IDS in out.get_names())
-    ids, names = result.get_node().input_value(0), result.get_names()
-    made: list[ov.Node] = []
-
-    def named(node: ov.Node) -> ov.Node:
-        """OpenVINO's own names count all nodes of a process: not the same twice."""
-        node.set_friendly_name(f"{BEYOND}.{len(made)}")
-        made.append(node)
-        return node
-
-    def constant(value: np.ndarray, kind: ov.Type) -> ov.Node:
-        return named(ops.constant(value, dtype=kind))
-
-    axes = constant(np.array([0, 1]), ov.Type.i64)
-    largest = named(ops.reduce_max(ids, axes, False))
-    limit = constant(np.array(vocab_size), ids.get_element_type())
-    odd = named(ops.convert(named(ops.greater_equal(largest, limit)), "i64"))
-    one_wider = named(ops.multiply(constant(np.array([0, 1]), ov.Type.i64), odd))
-    shape = named(ops.add(named(ops.shape_of(ids, "i64")), one_wider))
-    checked = ops.reshape(ids, shape, False)
-    checked.set_friendly_name(BEYOND)
-    result.get_node().input(0).replace_source_output(checked.output(0))
-    checked.output(0).get_tensor().set_names(names)
-    fresh = folder / f"fresh-{XML}"
-    ov.save_model(model, fresh, compress_to_fp16=False)
-    for suffix in (".xml", ".bin"):
-        fresh.with_suffix(suffix).replace((folder / XML).with_suffix(suffix))
-
-
-def differs(folder: Path, token_ids: Mapping[str, tuple[int, ...]]) -> str | None:
-    """The first text to which the tokenizer in `folder` gives other ids, in words; None if none."""
-    import openvino_tokenizers  # noqa: F401 — teaches every Core the ops of text
-
-    model = ov.Core().compile_model(str(folder / XML), "CPU")
-    wrong = []
-    for text, expected in token_ids.items():
-        found = tuple(np.asarray(model([text])[INPUT_IDS])[0].tolist())
-        if found != expected:
-            same = (a == b for a, b in zip(found, expected, strict=False))
-            place = len(list(takewhile(bool, same)))
-            wrong.append(f"{text[:40]!r} from token {place} on")
-    if not wrong:
-        return None
-    return f"it gives {len(wrong)} of {len(token_ids)} golden texts other ids, first {wrong[0]}"
