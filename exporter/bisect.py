@@ -44,6 +44,7 @@ def search(
     precision: str,
     limit: float | None,
     *,
+    max_length: int | None = None,
     trust_remote_code: bool = False,
     cache: bool = True,
     listener: Listener | None = None,
@@ -51,7 +52,8 @@ def search(
     """Open and trace `model`, then bisect the passes of `precision` on its short goldens.
 
     Half precision is bisected on its typed program, in the emulator. `limit` is the precision's
-    gate by default; `cache` is as in `export`. Raises GoldfoldError as `export` does.
+    gate by default; `max_length` and `cache` are as in `export`. Raises GoldfoldError as that
+    does.
     """
     from exporter import exporting, pipeline
     from exporter.probing import look
@@ -68,9 +70,13 @@ def search(
     stages, kept = Stages(listener), open_cache(cache)
     with stages("open"):
         source = ready(open_model(model, trust_remote_code=trust_remote_code), stages, kept)
+    program = exporting.traced(source, stages, max_length, cache=kept)
+    exporting.check_length(program.contract, max_length)
     with stages("goldens"):
-        goldens = exporting.obtain_goldens(source, stages)
-    program = exporting.traced(source, stages, cache=kept)
+        longest = max_length or program.contract.max_length
+        goldens = exporting.obtain_goldens(source, stages, max_length, longest)
+    if max_length is not None:
+        program.contract = program.contract.shortened(max_length)
     passes = (*pipeline.EARLY, *pipeline.common(program.contract))
     peaks: dict[str, float] = {}
     if pipeline.asks_ranges(precision, typed=True):

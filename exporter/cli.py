@@ -26,7 +26,7 @@ from exporter import (
     natives,
 )
 from exporter.cli_cache import NoCache
-from exporter.cli_golden import AsJson, Quiet, Threads, Trust, golden_app, whole_numbers
+from exporter.cli_golden import AsJson, MaxLength, Quiet, Threads, Trust, golden_app, whole_numbers
 from exporter.cli_judge import Count, JudgeToo
 from exporter.cli_results import Lost, attempt, exported, verified
 from exporter.console import listening, open_console
@@ -89,9 +89,7 @@ def export(
     no_locate: Annotated[
         bool, typer.Option("--no-locate", help="Do not look where a missed gate comes from.")
     ] = False,
-    max_length: Annotated[
-        int | None, typer.Option(help="The most tokens of a text; the model's own by default.")
-    ] = None,
+    max_length: MaxLength = None,
     dims: Annotated[
         str | None, typer.Option(help="Sizes of the embedding, as 768,256; the model's by default.")
     ] = None,

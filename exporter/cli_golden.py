@@ -18,6 +18,9 @@ golden_app = typer.Typer(help="Golden embeddings: what the reference says.", no_
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print results only.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="Threads of the runtime.")]
+MaxLength = Annotated[
+    int | None, typer.Option(help="The most tokens of a text; the model's own by default.")
+]
 Trust = Annotated[
     bool,
     typer.Option(
@@ -34,12 +37,13 @@ def golden_make(
         Path | None, typer.Option(help="Folder to write; default: golden/store.")
     ] = None,
     name: Annotated[str | None, typer.Option(help="What to call the model.")] = None,
+    max_length: MaxLength = None,
     trust_remote_code: Trust = False,
     quiet: Quiet = False,
 ) -> None:
     """Make golden embeddings of MODEL with sentence-transformers, and store them."""
     from exporter.cache import open_cache
-    from exporter.goldens import make_goldens
+    from exporter.goldens import check_length, make_goldens
     from exporter.model import open_model
     from exporter.preparing import traced
     from exporter.ready import ready
@@ -55,9 +59,10 @@ def golden_make(
             folder = out or store.STORE / slug(source.name)
             _check_store(folder)
             source = ready(source, stages, kept)
-        traced(source, stages, cache=kept)  # refuses a checkpoint that is not all of the model
+        # Refuses a checkpoint that is not all of the model.
+        check_length(traced(source, stages, max_length, cache=kept).contract, max_length)
         with stages("goldens"):
-            goldens = make_goldens(source, stages)
+            goldens = make_goldens(source, stages, max_length)
             stages.note(f"{len(goldens.cases)} texts, {goldens.dim} dimensions")
     try:
         store.save(goldens, folder)

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from exporter.cli_cache import NoCache
+from exporter.cli_golden import MaxLength
 from exporter.console import listening, open_console
 from exporter.errors import GateMissed
 
@@ -41,6 +42,7 @@ def bisect(
     limit: Annotated[
         float | None, typer.Option(help="1−cos to stay below; the precision's gate by default.")
     ] = None,
+    max_length: MaxLength = None,
     no_cache: NoCache = False,
     trust_remote_code: Annotated[bool, typer.Option("--trust-remote-code")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q")] = False,
@@ -53,6 +55,7 @@ def bisect(
             model,
             precision,
             limit,
+            max_length=max_length,
             trust_remote_code=trust_remote_code,
             cache=not no_cache,
             listener=listener,

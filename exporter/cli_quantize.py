@@ -10,7 +10,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from exporter.cli_golden import Quiet, Trust
+from exporter.cli_golden import MaxLength, Quiet, Trust
 from exporter.console import listening, open_console
 from exporter.errors import GateMissed, UsageError
 from exporter.quantize.recipe import Choice, Recipe
@@ -59,6 +59,7 @@ def quantize(
         Path | None,
         typer.Option(help="Where work is kept, to go on from; beside --out by default."),
     ] = None,
+    max_length: MaxLength = None,
     trust_remote_code: Trust = False,
     quiet: Quiet = False,
 ) -> None:
@@ -87,6 +88,7 @@ def quantize(
             target=target,
             jobs=jobs,
             dask=dask,
+            max_length=max_length,
             trust_remote_code=trust_remote_code,
             listener=listener,
         )

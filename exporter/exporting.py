@@ -165,7 +165,8 @@ def export(
         heads.check(dims, program.contract.dim)
         settled = asking.settle(wanted, asked, build, max_length or program.contract.max_length)
         with stages("goldens"):
-            goldens = obtain_goldens(source, stages, max_length)
+            longest = max_length or program.contract.max_length
+            goldens = obtain_goldens(source, stages, max_length, longest)
             if not goldens.cases:
                 raise UsageError(f"--max-length {max_length}: no golden text is as short as that")
         judges = None

@@ -36,16 +36,19 @@ def origin_of(source: Source) -> Origin:
     )
 
 
-def obtain_goldens(source: Source, stages: Stages, max_length: int | None = None) -> Goldens:
+def obtain_goldens(
+    source: Source, stages: Stages, max_length: int | None = None, longest: int = 0
+) -> Goldens:
     """The stored goldens of exactly this model, or new ones made now by sentence-transformers.
 
-    Within a stage. With `max_length` none is longer: new ones are cut before they are made, so that
-    a model of 32,768 tokens is not run on such. Raises ModelError.
+    Within a stage. Stored ones must go up to `longest`, the tokens that an artifact will take. With
+    `max_length` none is longer: new ones are cut before they are made, so that a model of 32,768
+    tokens is not run on such. Raises ModelError.
     """
     with ours():
         folder = store.find(source.fingerprint)
-        if folder is not None:
-            goldens = store.load(folder)
+        goldens = None if folder is None else store.load(folder)
+        if goldens is not None and goldens.max_length >= longest:
             stages.note(f"{len(goldens.cases)} stored texts")
             return goldens if max_length is None else goldens.within(max_length)
         goldens = make_goldens(source, stages, max_length)

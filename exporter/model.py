@@ -90,12 +90,15 @@ class Source:
     @property
     def defining(self) -> dict[str, str]:
         """Those of `digests` whose files make the model the function that it is: by their names
-        (golden.store.defines), in a folder of whatever name that a module names."""
+        (golden.store.defines), in a folder of whatever name that a module names, or since they
+        are its weights, wherever a setting has them."""
+        loaded = {file.relative_to(self.path).as_posix() for file in self.weights}
         folders = {f"{PurePosixPath(m.path).as_posix()}/" for m in self.modules if m.path}
         return {
             key: digest
             for key, digest in self.digests.items()
-            if store.defines(key)
+            if key in loaded
+            or store.defines(key)
             or any(store.defines(key.removeprefix(f)) for f in folders if key.startswith(f))
         }
 
@@ -114,6 +117,19 @@ class Source:
     def pickles(self) -> tuple[Path, ...]:
         """Those of `weights` that are pickled."""
         return tuple(file for file in self.weights if file.suffix == ".bin")
+
+    @property
+    def without_its_code(self) -> str:
+        """What else may be the matter where the weights are not those of the class, and what to do;
+        "" if no code of the model's was left aside."""
+        if not self.code or self.trusted:
+            return ""
+        if all(code.here for code in self.code):
+            return ", or pass --trust-remote-code, for it comes with code of its own"
+        return (
+            ", or put the code that its auto_map names on the hub into its folder, name it there "
+            "and pass --trust-remote-code"
+        )
 
     def check_unchanged(self) -> None:
         """Raise ModelError if a file of the model is not what it was when it was opened, or there
@@ -165,7 +181,9 @@ def open_model(
         modules=found,
         prompts=prompts,
         default_prompt_name=default_prompt_name,
-        weights=tuple(file for f in folders for file in weights.find_weights(path / f)),
+        weights=tuple(
+            file for f in folders for file in weights.find_weights(path / f, path / f == trunk)
+        ),
         licence_files=modelfolder.licence_files(path),
         card=card,
         licence=None if card is None else modelfolder.licence_of(card),

@@ -60,7 +60,9 @@ def _with_code_settled(source: Source) -> Source:
         return source
     from exporter.trace.native import differs
 
-    (kind,) = {code.model_type for code in source.code if code.model_type} or {""}
+    if source.trusted and all(code.here for code in source.code):
+        return source  # as sentence-transformers does, asked the same
+    kind = next((code.model_type for code in source.code if code.model_type), "")
     needed = [
         (code, why) for code in source.code if (why := differs(kind, code.classes)) is not None
     ]

@@ -45,6 +45,8 @@ class OwnCode:
     file: Path
     classes: tuple[tuple[str, str], ...]
     model_type: str
+    here: bool
+    """Whether the code lies in the folder; else it is on the hub, in a repository that is named."""
 
 
 def own_code(folder: Path) -> tuple[OwnCode, ...]:
@@ -59,7 +61,8 @@ def own_code(folder: Path) -> tuple[OwnCode, ...]:
         if not isinstance(asked, dict):
             raise refusal(f"{file}: auto_map is no object; correct it")
         classes = tuple((str(role), _bare(named)) for role, named in asked.items())
-        found.append(OwnCode(file, classes, str(config.get("model_type", ""))))
+        here = not any("--" in str(named) for named in asked.values())
+        found.append(OwnCode(file, classes, str(config.get("model_type", "")), here))
     return tuple(found)
 
 

@@ -13,6 +13,7 @@ from tokenizers import Encoding, Tokenizer
 from exporter import natives
 from exporter.errors import TextError
 from exporter.program import Contract, Task
+from golden.store import NAMED
 
 _TASKS: Mapping[str, Task] = {"encode": "", "encode_query": "query", "encode_document": "document"}
 _LETTERS = 16
@@ -71,9 +72,13 @@ class Tokens:
 
     def called(self, texts: Sequence[str], call: str) -> list[list[int]]:
         """The same as one of golden.store.CALLS gives them, with the prompt and the length that it
-        takes; under "" of texts that have their prompt. Raises TextError."""
+        takes, or with a prompt by its name; under "" of texts that have their prompt. Raises
+        TextError."""
         if not call:
             return self.ids(texts)
+        if call.startswith(NAMED):
+            asked = self._contract.prompts.get(call.removeprefix(NAMED))
+            return [[] for _ in texts] if asked is None else self.ids([asked + t for t in texts])
         task = _TASKS[call]
         before = self._contract.prompt_of(task)
         return self.ids([before + text for text in texts], task)
@@ -121,24 +126,25 @@ class Tokens:
 
         A text of ten million letters takes gigabytes to tokenize, of which 128 tokens are kept. So
         its beginning is tokenized alone, and twice as much: where both give enough tokens, and the
-        same, more text would not change them.
+        same, more text would not change them. Tokens are made from the left, so where the left is
+        cut off, one long word may come out in as many ways as its longest token has letters: more
+        places to cut are tried then.
         """
         letters = _LETTERS * length + _LETTERS * _MARGIN
-        if len(text) <= 4 * letters:
-            return text
         enough = length + _MARGIN
-        before: list[int] | None = None
-        while letters < len(text):
+        tries = 1 if self._contract.truncation_side == "right" else _LETTERS
+        while 4 * letters < len(text):
             part = self._part(text, letters)
-            ids = self._edge(self._encoded([part])[0].ids, enough)
-            if before is not None and len(before) == enough and before[:length] == ids[:length]:
+            edge = self._edge(part, enough)
+            more = (self._edge(self._part(text, 2 * letters + one), length) for one in range(tries))
+            if len(edge) == enough and all(ids == edge[:length] for ids in more):
                 return part
-            before = ids
             letters *= 2
         return text
 
     def _part(self, text: str, letters: int) -> str:
         return text[:letters] if self._contract.truncation_side == "right" else text[-letters:]
 
-    def _edge(self, ids: list[int], count: int) -> list[int]:
+    def _edge(self, text: str, count: int) -> list[int]:
+        ids = self._encoded([text])[0].ids
         return ids[:count] if self._contract.truncation_side == "right" else ids[::-1][:count]

@@ -145,11 +145,12 @@ def read_header(path: Path) -> tuple[Tensor, ...]:
     return tuple(tensors)
 
 
-def find_weights(folder: Path) -> tuple[Path, ...]:
+def find_weights(folder: Path, transformer: bool = True) -> tuple[Path, ...]:
     """The weight files that sentence-transformers would read for the module in `folder`.
 
     One safetensors file, or the index of a sharded set followed by its shards, every header
-    checked; else the same of pickled weights (`pytorch_model.bin`), unread.
+    checked; else the same of pickled weights (`pytorch_model.bin`), unread. A `transformer`'s
+    config.json may name another file, which other modules pass over.
 
     Raises:
         ModelError: there are none, a shard is missing, or a file is damaged.
@@ -157,7 +158,9 @@ def find_weights(folder: Path) -> tuple[Path, ...]:
     single = folder / "model.safetensors"
     index = folder / "model.safetensors.index.json"
     config = folder / "config.json"
-    named = read_object(config).get("transformers_weights") if config.is_file() else None
+    named = None
+    if transformer and config.is_file():
+        named = read_object(config).get("transformers_weights")
     if named is not None:  # transformers then reads this one, whatever else is there
         ends = (".safetensors", ".safetensors.index.json")
         if not isinstance(named, str) or not is_inside(named) or not named.endswith(ends):

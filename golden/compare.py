@@ -12,14 +12,15 @@ from typing import Any
 import numpy as np
 
 from golden.errors import GoldenError
-from golden.store import CALLS, Goldens
+from golden.store import CALLS, NAMED, Goldens
 
 Run = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """(ids int64 [B,S], mask int64 [B,S]) -> float32 [B,D]; the mask is 1 on tokens, 0 on padding."""
 
 Tokenize = Callable[[list[str], str], list[list[int]]]
 """(texts, call) -> ids with specials, truncated as the artifact truncates, unpadded. The call is ""
-for texts that have their prompt, else one of store.CALLS, whose prompt the artifact adds."""
+for texts that have their prompt, else one of store.CALLS or store.NAMED and the name of a prompt,
+which the artifact adds."""
 
 Progress = Callable[[str, int, int], None]
 """Called with (what ran, calls done, calls in all) after each call of the artifact."""
@@ -143,7 +144,8 @@ def summary(measurement: Measurement) -> dict[str, Any]:
 
 
 def token_faults(tokenize: Tokenize, goldens: Goldens) -> list[TokenFault]:
-    """Tokenize every golden as it was called, and list those that come out differently."""
+    """Tokenize every golden as it was called, and list those that come out differently; and the
+    first of them under the name of every prompt, which must be its text."""
     found: dict[str, list[int]] = {}
     for call in ("", *CALLS):
         cases = [case for case in goldens.cases if case.call == call]
@@ -152,14 +154,19 @@ def token_faults(tokenize: Tokenize, goldens: Goldens) -> list[TokenFault]:
         if len(made) != len(cases):
             raise GoldenError(f"the tokenizer returned {len(made)} of {len(cases)} texts")
         found |= {case.id: ids for case, ids in zip(cases, made, strict=True)}
+    wanted = {case.id: case.token_ids for case in goldens.cases}
+    text = goldens.cases[0].text
+    for name, prompt in goldens.prompts.items():
+        (before,), (named,) = tokenize([prompt + text], ""), tokenize([text], f"{NAMED}{name}")
+        wanted[f"{NAMED}{name}"], found[f"{NAMED}{name}"] = tuple(before), named
     faults = []
-    for case in goldens.cases:
-        expected, got = case.token_ids, tuple(int(i) for i in found[case.id])
+    for name, expected in wanted.items():
+        got = tuple(int(i) for i in found[name])
         if expected == got:
             continue
         pairs = enumerate(zip(expected, got, strict=False))
         at = next((k for k, (a, b) in pairs if a != b), min(len(expected), len(got)))
-        faults.append(TokenFault(case.id, at, expected[at : at + 4], got[at : at + 4]))
+        faults.append(TokenFault(name, at, expected[at : at + 4], got[at : at + 4]))
     return faults
 
 

@@ -106,6 +106,7 @@ def make(
         provenance=_provenance(model, digests),
         cases=tuple(cases),
         embeddings=embeddings,
+        prompts={name: prompt or "" for name, prompt in model.prompts.items()},
     )
 
 

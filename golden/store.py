@@ -16,7 +16,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -27,6 +27,8 @@ from golden.errors import GoldenError
 FORMAT = 1
 CALLS = ("encode", "encode_query", "encode_document")
 """What users call: methods of sentence-transformers that choose a prompt and a length."""
+NAMED = "prompt "
+"""Before the name of a prompt: `encode` that is asked for it by name."""
 STORE = Path(__file__).parent / "store"
 """The goldens that come with the package, one folder a model."""
 
@@ -85,7 +87,7 @@ class Goldens:
     `embeddings` is float32 [N, dim], row i for `cases[i]`; `max_length` is in tokens; `normalized`
     says that the pipeline itself ends in unit vectors. `provenance` is JSON: versions, dtype,
     attention, and the digests of the files that define the model. `max_length` is of whatever call
-    reads most.
+    reads most. `prompts` is what the reference puts before a text, by the name it is asked by.
     """
 
     model: str
@@ -96,6 +98,7 @@ class Goldens:
     provenance: dict[str, Any]
     cases: tuple[Case, ...]
     embeddings: np.ndarray
+    prompts: Mapping[str, str] = field(default_factory=dict)
 
     def within(self, length: int) -> Goldens:
         """The goldens of at most `length` tokens: what an artifact of that static length can read.
@@ -137,6 +140,7 @@ def save(goldens: Goldens, folder: Path) -> None:
         "max_length": goldens.max_length,
         "normalized": goldens.normalized,
         "provenance": goldens.provenance,
+        **({"prompts": dict(goldens.prompts)} if goldens.prompts else {}),
         "embeddings_sha256": hashlib.sha256(numbers.getvalue()).hexdigest(),
         # A string of numbers instead of a list keeps the ids of a case on one line.
         "cases": [
@@ -191,6 +195,7 @@ def load(folder: Path) -> Goldens:
             provenance=_typed(record, "provenance", dict),
             cases=tuple(_case(entry) for entry in _typed(record, "cases", list)),
             embeddings=_numbers(raw),
+            prompts=_prompts(record.get("prompts", {})),
         )
     except (ValueError, TypeError, KeyError, EOFError, OverflowError) as error:
         raise GoldenError(f"{folder}: {_RECORD} is malformed: {error}") from None
@@ -263,6 +268,12 @@ def _case(entry: dict[str, Any]) -> Case:
     if call and call not in CALLS:
         raise ValueError(f"'call' is {call!r}, none of {', '.join(CALLS)}")
     return Case(**strings, token_ids=ids, call=call)
+
+
+def _prompts(said: Any) -> dict[str, str]:
+    if not isinstance(said, dict) or not all(isinstance(one, str) for one in said.values()):
+        raise TypeError("'prompts' is no object of strings")
+    return said
 
 
 def _typed(record: dict[str, Any], key: str, kind: type) -> Any:

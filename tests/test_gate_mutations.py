@@ -168,7 +168,10 @@ def test_tokens_without_eos_fail(subject: tuple[Program, Goldens]) -> None:
     ("promise", "faulty"),
     [
         ({"default_prompt_name": "query"}, {"call-encode"}),
-        ({"prompts": {"query": "find: "}}, {"call-encode-query", "call-encode-document"}),
+        (
+            {"prompts": {"query": "find: "}},
+            {"call-encode-query", "call-encode-document", "prompt query", "prompt Clustering"},
+        ),
         ({"lengths": {"document": 9}}, {"call-encode-document"}),
         ({"truncation_side": "left"}, {"length-672"}),
     ],

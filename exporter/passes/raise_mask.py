@@ -105,6 +105,26 @@ class RaiseMask(Pass):
             y = Add(s, mask)
         }
 
+    before: a number with axes of its own
+        f (bool[B,T] padding, float[B,T] s) => (float[B,T] y)
+        {
+            m = Cast <to: int = 1> (padding)
+            one = Constant <value_floats: floats = [1.0]> ()
+            hidden = Sub(one, m)
+            lowest = Constant <value_floats: floats = [-1e30]> ()
+            mask = Mul(hidden, lowest)
+            y = Add(s, mask)
+        }
+
+    after: a number with axes of its own
+        f (bool[B,T] padding, float[B,T] s) => (float[B,T] y)
+        {
+            zero = Constant <value_float: float = 0.0> ()
+            lowest = Constant <value_float: float = -1e30> ()
+            mask = Where(padding, zero, lowest)
+            y = Add(s, mask)
+        }
+
     refuses: a mask of numbers
         f (float[B,T] m, float[B,T] s) => (float[B,T] y)
         {
@@ -177,12 +197,15 @@ def _made(node: ir.Node) -> TwoValued | None:
         return None
     for index in (0, 1):
         number = constant(node.inputs[1 - index])
-        found = None if number is None or number.ndim else _two_valued(node.inputs[index])
-        if found is None or number is None:
+        if number is None or not _single(number, node.inputs[index]):
             continue
+        found = _two_valued(node.inputs[index])
+        if found is None:
+            continue
+        single = number.reshape(())
         with np.errstate(all="ignore"):
             ends = (
-                _ARITHMETIC[node.op_type](*((end, number[()]) if index == 0 else (number[()], end)))
+                _ARITHMETIC[node.op_type](*((end, single[()]) if index == 0 else (single[()], end)))
                 for end in (found.one, found.other)
             )
             one, other = (np.asarray(end).astype(kind.numpy())[()] for end in ends)
@@ -207,11 +230,20 @@ def _two_valued(value: ir.Value | None) -> TwoValued | None:
     if node is not None and node.op_type == "Where":
         one, other = (constant(v) for v in node.inputs[1:])
         condition = node.inputs[0]
-        if one is None or other is None or one.ndim or other.ndim or condition is None:
+        if one is None or other is None or condition is None:
             return None
-        return TwoValued(condition, 1, one[()], other[()])
+        if not (_single(one, condition) and _single(other, condition)):
+            return None
+        return TwoValued(condition, 1, one.reshape(())[()], other.reshape(())[()])
     found = _two_valued(node.inputs[0]) if node is not None and moves(node) else None
     return found and TwoValued(value, found.one, found.one, found.other)  # of another shape
+
+
+def _single(number: np.ndarray, beside: ir.Value | None) -> bool:
+    """Whether a constant is one number, and of no more axes than what it meets, whose shape is then
+    the result's."""
+    axes = None if beside is None or beside.shape is None else len(beside.shape)
+    return number.size == 1 and (number.ndim == 0 or (axes is not None and number.ndim <= axes))
 
 
 def _is_binary(value: ir.Value | None) -> bool:

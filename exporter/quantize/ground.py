@@ -27,6 +27,7 @@ from exporter import (
 )
 from exporter.batching import padded
 from exporter.errors import ArtifactError, OutputError
+from exporter.goldens import check_length
 from exporter.model import Source
 from exporter.pipeline import Pipeline
 from exporter.program import Contract, Program
@@ -90,13 +91,14 @@ def embed(
     return found
 
 
-def key_of(fingerprint: str, gains: Recipe) -> str:
+def key_of(fingerprint: str, gains: Recipe, max_length: int | None = None) -> str:
     """What a folder is called: a digest of all that its content follows from."""
     packages = {name: version(name) for name in ("onnxruntime", "numpy")}
     record = {
         "format": 1,
         "goldfold": __version__,
         "model": fingerprint,
+        "max_length": max_length,
         "gains": [gains.gains, gains.alpha],
         "code": cached.code((*cached.TRACING, *cached.MEASURING)),
         "versions": {**companions.versions(), **packages},
@@ -105,9 +107,13 @@ def key_of(fingerprint: str, gains: Recipe) -> str:
     return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:24]
 
 
-def make(source: Source, gains: Recipe, folder: Path, stages: Stages) -> None:
+def make(
+    source: Source, gains: Recipe, folder: Path, stages: Stages, max_length: int | None = None
+) -> None:
     """Trace `source`, balance it as `gains` wants it, and write the folder, whole or not at all."""
-    program = preparing.legal(source, stages, Pipeline())
+    program = preparing.traced(source, stages, max_length)
+    check_length(program.contract, max_length)
+    preparing.legalized(program, Pipeline(), max_length)
     preparing.rewrite(program, gains, Pipeline(), stages)
     sequences = calibration.short(program)
     with stages("calibrate"):

@@ -166,6 +166,7 @@ def search(
     target: str = "openvino",
     jobs: int = 1,
     dask: str | None = None,
+    max_length: int | None = None,
     trust_remote_code: bool = False,
     listener: Listener | None = None,
 ) -> Found:
@@ -178,6 +179,7 @@ def search(
         name: what the recipe is called.
         jobs: processes that run trials side by side.
         dask: the address of a cluster that runs them instead; its workers see `state` as well.
+        max_length: the most tokens of a text; the model's own number if not given.
 
     Returns:
         What was found; `best` is None if nothing holds, or nothing is worth it.
@@ -196,7 +198,7 @@ def search(
     if dask is not None:
         trials.connect(dask).close()
     stages = Stages(listener)
-    folder = _ground(model, objective, state, stages, trust_remote_code)
+    folder = _ground(model, objective, state, stages, max_length, trust_remote_code)
     base = trials.opened(folder)
     found = groups.find(base.sites(), objective, chosen_target.quantizes)
     if not found:
@@ -224,13 +226,18 @@ def search(
 
 
 def _ground(
-    model: str, objective: Objective, state: Path, stages: Stages, trust_remote_code: bool
+    model: str,
+    objective: Objective,
+    state: Path,
+    stages: Stages,
+    max_length: int | None,
+    trust_remote_code: bool,
 ) -> Path:
     """The folder that all trials stand on: the one that is there, or a new one."""
     with stages("open"):
         source = open_model(model, trust_remote_code=trust_remote_code)
         gains = groups.recipe("gains", (), (), objective, False)
-        folder = state.resolve() / ground.key_of(origin_of(source).fingerprint, gains)
+        folder = state.resolve() / ground.key_of(origin_of(source).fingerprint, gains, max_length)
         known = folder.is_dir()
         if known:
             stages.note(f"{source.name}, known from before")
@@ -238,7 +245,7 @@ def _ground(
             bundle.check_writable(state, "--state")
             source = ready(source, stages, open_cache())
     if not known:
-        ground.make(source, gains, folder, stages)
+        ground.make(source, gains, folder, stages, max_length)
     return folder
 
 

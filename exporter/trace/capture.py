@@ -86,7 +86,7 @@ def _trace(
 ) -> Program:
     progress("loading the model")
     model, report = _load(source, implementation)
-    check_shapes(report, source.path)
+    check_shapes(report, source)
     longest = lengths.settle(model, max_length)
     text = _tokenizer(model)
     pad_id = int(model.tokenizer.pad_token_id or 0)
@@ -105,7 +105,7 @@ def _trace(
                 raise
             # A model that asks for our mask and then attends by itself stumbles over it.
             raise attention.Refused(f"with our mask, {error}") from error
-        notes = check(report, reached(exported, "transformer."), source.path, source.incomplete)
+        notes = check(report, reached(exported, "transformer."), source)
         if implementation == attention.NAME and not recorder.calls:
             raise attention.Refused("its attention does not go through transformers' interface")
         progress("translating to ONNX with torch.onnx")

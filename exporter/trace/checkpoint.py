@@ -10,17 +10,17 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from exporter.errors import ModelError
 
-_HOW = (
-    "; config.json and the weights do not belong together: fetch the model again, or pass "
-    "--allow-incomplete if you know better"
-)
+if TYPE_CHECKING:
+    from exporter.model import Source
+
+_HOW = "; config.json and the weights do not belong together: fetch the model again"
+_ALLOW = ", or pass --allow-incomplete if you know better"
 
 
 @dataclass
@@ -61,24 +61,24 @@ def reported() -> Iterator[Report]:
         Transformer._load_model = own  # type: ignore[method-assign]
 
 
-def check_shapes(report: Report, folder: Path) -> None:
+def check_shapes(report: Report, source: Source) -> None:
     """Refuse a tensor that has another shape than the model's. Raises ModelError."""
     for name, found, wanted in report.mismatched:
         raise ModelError(
-            f"{folder}: tensor {name!r} is {list(found)} in the checkpoint, and config.json makes "
-            f"it {list(wanted)}; the two do not belong together: fetch the model again"
+            f"{source.path}: tensor {name!r} is {list(found)} in the checkpoint, and config.json "
+            f"makes it {list(wanted)}; the two do not belong together: fetch the model again"
+            f"{source.without_its_code}"
         )
 
 
-def check(report: Report, reached: Collection[str], folder: Path, allowed: bool) -> tuple[str, ...]:
+def check(report: Report, reached: Collection[str], source: Source) -> tuple[str, ...]:
     """Refuse a checkpoint that is less than the model, or more.
 
     Args:
         report: of loading it.
         reached: the tensors of the transformer on which the embedding depends. Others may be made
             up: a pooler of BERT's that no sentence embedding reads is missing from many models.
-        folder: where it is.
-        allowed: whether a checkpoint may be incomplete.
+        source: the model. Its checkpoint may be `incomplete` where that is allowed.
 
     Returns:
         What a manifest should say of it, one sentence each.
@@ -90,16 +90,17 @@ def check(report: Report, reached: Collection[str], folder: Path, allowed: bool)
     parts = _parts(report)
     inside = sorted(name for name in report.unread if _is_inside(name, parts, report))
     heads = sorted(report.unread - set(inside))
-    if not allowed:
+    how = f"{_HOW}{source.without_its_code}{_ALLOW}"
+    if not source.incomplete:
         if made_up:
             raise ModelError(
-                f"{folder}: the checkpoint lacks {_named(made_up)}, which transformers would make "
-                f"up{_HOW}"
+                f"{source.path}: the checkpoint lacks {_named(made_up)}, which transformers would "
+                f"make up{how}"
             )
         if inside:
             raise ModelError(
-                f"{folder}: the checkpoint holds {_named(inside)}, which nothing in the model "
-                f"reads{_HOW}"
+                f"{source.path}: the checkpoint holds {_named(inside)}, which nothing in the model "
+                f"reads{how}"
             )
     notes = []
     if made_up:

@@ -60,6 +60,18 @@ for held in (model, request):  # for good: a fork that tore them down would wait
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(held))
 
 
+def begun(text: str, length: int) -> str:
+    """As much of a long text as decides its tokens: so much that more gives the same."""
+    letters = 16 * (length + 64)
+    while 4 * letters < len(text):
+        parts = [{part} for n in (letters, *range(2 * letters, 2 * letters + {tries}))]
+        first, *more = (tokenizers[length].encode(part).ids for part in parts)
+        if len(first) == length and all(ids == first for ids in more):
+            return parts[0]
+        letters *= 2
+    return text
+
+
 def embed(texts: list[str], prompt: str | None = None, task: str = "") -> np.ndarray:
     """float32 [N, {dim}]; `prompt` is the name of one of PROMPTS, `task` is query or document."""
     if os.getpid() != process:  # OpenVINO would wait for threads that no fork takes along
@@ -67,7 +79,8 @@ def embed(texts: list[str], prompt: str | None = None, task: str = "") -> np.nda
     if not texts:
         return np.zeros((0, {dim}), np.float32)
     before = PROMPTS[OWN[task] if prompt is None else prompt]
-    rows = tokenizers[LENGTHS[task]].encode_batch([before + text for text in texts])
+    length = LENGTHS[task]
+    rows = tokenizers[length].encode_batch([begun(before + text, length) for text in texts])
     ids, mask = (np.array([getattr(r, key) for r in rows]) for key in ("ids", "attention_mask"))
     for place, row in enumerate(rows):
         if not sum(row.attention_mask) or max(row.ids) >= {vocab_size}:
@@ -99,6 +112,8 @@ def write(folder: Path, contract: Contract, precision: str, reference: Reference
         own={task: contract.prompt_name(task) for task in tasks},
         lengths={task: contract.length_of(task) for task in tasks},
         side=contract.truncation_side,
+        part="text[:n]" if contract.truncation_side == "right" else "text[-n:]",
+        tries=1 if contract.truncation_side == "right" else 16,
         vocab_size=contract.vocab_size,
         pad_id=contract.pad_id,
         xml=XML,

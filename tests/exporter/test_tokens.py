@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from tokenizers import Tokenizer
+from tokenizers.models import BPE
 
 import golden.make
 from exporter import export, load, packaged
@@ -61,6 +62,18 @@ def test_ids_are_those_of_the_tokenizer_itself(tokenizer: str, side: str, length
     own.enable_truncation(length, direction=side)
     found = Tokens(tokenizer, contract(length, side)).ids(texts)
     assert found == [one.ids for one in own.encode_batch(texts)]
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize("letters", [40_000, 40_001, 40_002, 40_003, 100_001])
+def test_a_word_that_never_ends_is_cut_as_the_whole_would_be(letters: int, side: str) -> None:
+    """Its last tokens depend on how many letters there are before them."""
+    merges = [("a", "a"), ("aa", "aa")]
+    names = ["<unk>", "a", "aa", "aaaa"]
+    own = Tokenizer(BPE({name: n for n, name in enumerate(names)}, merges, unk_token="<unk>"))
+    found = Tokens(own.to_str(), contract(200, side)).ids(["a" * letters])
+    own.enable_truncation(200, direction=side)
+    assert found == [own.encode("a" * letters).ids]
 
 
 @pytest.mark.parametrize("unit", ["word ", "你好世界", " ", "\u200b", "\x00"])

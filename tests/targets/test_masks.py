@@ -79,12 +79,17 @@ MASKS = {
         pair = Mul(m4, m5)
         hidden = Sub(one, pair)
         mask = Mul(hidden, lowest)""",
+    "with axes": """
+        m4 = Unsqueeze(m, wide)
+        hidden = Sub(one, m4)
+        low = Constant <value_floats: floats = [LOWEST]> ()
+        mask = Mul(hidden, low)""",
     "a difference": """
         m4 = Unsqueeze(m, wide)
         kept_ = Mul(m4, lowest)
         mask = Sub(lowest, kept_)""",
 }
-TRAPS = ("plain", "both ways", "a difference")
+TRAPS = ("plain", "both ways", "with axes", "a difference")
 """What OpenVINO multiplies out."""
 LIMIT = GATES["fp32"].worst
 RNG = np.random.default_rng(5)

@@ -1,0 +1,191 @@
+"""Models whose classes keep to no convention: an attention table of their own, experts, code that
+comes with the model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+from exporter import export, load
+from exporter.errors import ModelError
+from exporter.model import open_model
+from exporter.ready import ready
+from exporter.stages import Stages
+from exporter.trace import reasons, trace
+from tests import models
+from tests.exporter.model.refusing import edit
+
+TEXTS = ["a lighthouse", "ships that passed before dawn", "the keeper counted them twice"]
+
+
+def bare(name: str, folder: Path, **settings: Any) -> Path:
+    """A folder with transformers' class `name` and a tokenizer, and nothing of
+    sentence-transformers'."""
+    config = getattr(transformers, f"{name}Config")(vocab_size=400, **settings)
+    torch.manual_seed(1)
+    getattr(transformers, f"{name}Model")(config).save_pretrained(folder)
+    models._make_tokenizer(True, 64).save_pretrained(folder)
+    return folder
+
+
+def off(artifact: Path, folder: Path, **how: Any) -> float:
+    from sentence_transformers import SentenceTransformer
+
+    expected = np.asarray(SentenceTransformer(str(folder), device="cpu", **how).encode(TEXTS))
+    return float(abs(load(artifact).embed(TEXTS) - expected).max() / abs(expected).max())
+
+
+GPT_NEO = {"num_layers": 2, "hidden_size": 48, "num_heads": 3, "max_position_embeddings": 128,
+           "attention_types": [[["global", "local"], 1]], "window_size": 8}  # fmt: skip
+GPT_J = {"n_layer": 2, "n_embd": 48, "n_head": 3, "rotary_dim": 8, "n_positions": 128}
+FALCON = {"num_hidden_layers": 2, "hidden_size": 48, "num_attention_heads": 3}
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"), [("GPTNeo", GPT_NEO), ("GPTJ", GPT_J), ("Falcon", FALCON)]
+)
+def test_a_class_that_knows_no_attention_of_ours_is_traced_with_its_own(
+    name: str, settings: dict[str, Any], tmp_path: Path
+) -> None:
+    folder = bare(name, tmp_path / name, **settings)
+    (result,) = export(folder, ["onnxruntime"], ["fp32"], tmp_path / "out")
+    assert result.passed
+    assert any("traced with eager attention" in one for one in result.bundle.manifest.notes)
+    assert off(result.path, folder) < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("name", "experts"),
+    [
+        ("Qwen3Moe", {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}),
+        ("Mixtral", {"num_local_experts": 4}),
+    ],
+)
+def test_experts_are_refused_in_a_sentence(
+    name: str, experts: dict[str, int], tmp_path: Path
+) -> None:
+    sizes = {"hidden_size": 48, "num_attention_heads": 3, "num_key_value_heads": 1}
+    folder = bare(
+        name, tmp_path / name, num_hidden_layers=2, intermediate_size=96, **sizes, **experts
+    )
+    with pytest.raises(ModelError, match=r"cannot (translate|trace)") as caught:
+        trace(open_model(folder))
+    said = str(caught.value)
+    assert "\x1b" not in said and "\n" not in said and "Next steps" not in said
+    assert "no ONNX form of transformers.grouped_mm" in said or "values of its input" in said
+
+
+@pytest.mark.parametrize(
+    ("said", "wanted"),
+    [
+        ("\x1b[31mFailed\x1b[0m here:\n\n the cause\nNext steps:\n ask", "Failed here: the cause"),
+        ("=====\n----\n", "RuntimeError"),
+        ("", "RuntimeError"),
+        ("x" * 9000, "x" * 300),
+    ],
+)  # fmt: skip
+def test_an_error_of_torch_becomes_its_first_sentence(said: str, wanted: str) -> None:
+    assert reasons.why(RuntimeError(said)) == wanted
+
+
+class Chooses(torch.nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x if x.sum().tolist() > 0 else -x
+
+
+def test_code_that_looks_at_values_is_said_to() -> None:
+    with pytest.raises(Exception) as caught:
+        torch.export.export(Chooses(), (torch.ones(2, 3),))
+    said = reasons.why(caught.value)
+    assert said.startswith("its Python code chooses what to compute by the values of its input")
+    assert "\n" not in said and "\x1b" not in said
+
+
+# --- code that comes with the model
+
+_OWN = """
+from transformers import BertModel as Theirs
+
+
+class BertModel(Theirs):
+    def forward(self, *given, **named):
+        out = super().forward(*given, **named)
+        out.last_hidden_state = out.last_hidden_state.flip(-1)
+        return out
+"""
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "hf"))
+    folder = models.build("bert", tmp_path / "bert")
+    (folder / "own.py").write_text(_OWN)
+    edit(folder / "config.json", lambda c: c.update(auto_map={"AutoModel": "own.BertModel"}))
+    return folder
+
+
+@pytest.mark.parametrize("trust", [False, True])
+def test_code_in_the_folder_runs_where_it_is_trusted(
+    trust: bool, own: Path, tmp_path: Path
+) -> None:
+    """As sentence-transformers takes it, asked the same."""
+    (result,) = export(own, ["onnxruntime"], ["fp32"], tmp_path / "out", trust_remote_code=trust)
+    assert result.passed
+    assert off(result.path, own, trust_remote_code=trust) < 1e-4
+    assert off(result.path, own, trust_remote_code=not trust) > 0.1
+    said = " ".join(result.bundle.manifest.notes)
+    assert ("it was not run" in said) is not trust
+
+
+def test_code_elsewhere_is_not_asked_for_where_the_class_is_known(tmp_path: Path) -> None:
+    """Reference and trace without the hub, whatever is trusted."""
+    folder = models.build("bert", tmp_path / "bert")
+    roles = {"AutoConfig": "org/x--c.BertConfig", "AutoModel": "org/x--m.BertModel"}
+    edit(folder / "config.json", lambda c: c.update(auto_map=roles))
+    for trust in (False, True):
+        source = ready(open_model(folder, trust_remote_code=trust), Stages())
+        assert trace(source).contract.dim == 48
+
+
+@pytest.mark.parametrize(
+    ("place", "advice"),
+    [("own.BertModel", "pass --trust-remote-code"), ("org/x--m.BertModel", "put the code")],
+)
+def test_weights_of_another_class_say_that_there_is_code(
+    place: str, advice: str, tmp_path: Path
+) -> None:
+    folder = models.build("bert", tmp_path / "bert")
+    edit(
+        folder / "config.json",
+        lambda c: c.update(auto_map={"AutoModel": place}, num_hidden_layers=4),
+    )
+    with pytest.raises(ModelError, match=f"do not belong together.*{advice}"):
+        trace(ready(open_model(folder), Stages()))
+
+
+# --- which files are the model
+
+
+def test_weights_count_wherever_a_setting_has_them(tmp_path: Path) -> None:
+    folder = models.build("bert", tmp_path / "bert")
+    (folder / "onnx").mkdir()
+    file = (folder / "model.safetensors").rename(folder / "onnx" / "w.safetensors")
+    edit(folder / "config.json", lambda c: c.update(transformers_weights="onnx/w.safetensors"))
+    one = open_model(folder)
+    assert "onnx/w.safetensors" in one.defining
+    raw = bytearray(file.read_bytes())
+    raw[-1] ^= 1
+    file.write_bytes(raw)
+    assert open_model(folder).fingerprint != one.fingerprint
+
+
+def test_only_a_transformer_names_its_weights(tmp_path: Path) -> None:
+    """Dense passes the setting over, and loads model.safetensors."""
+    folder = models.build("bert-dense-tanh", tmp_path / "bert")
+    edit(folder / "2_Dense/config.json", lambda c: c.update(transformers_weights="x.safetensors"))
+    assert folder / "2_Dense/model.safetensors" in open_model(folder).weights
