@@ -42,7 +42,8 @@ from exporter.manifest import (
     read_verdict,
     write_verdict,
 )
-from exporter.scratch import check_file, check_output, check_writable, publish, scratch
+from exporter.scratch import check_output, check_writable, publish, scratch
+from exporter.writing import check_file
 
 T = TypeVar("T")
 _TRIES = 20
@@ -168,6 +169,8 @@ def _seen(path: Path, key: str, size: int) -> Identity:
     try:
         regular = stat.S_ISREG(file.stat().st_mode)
         identity = Identity.of(file)
+    except PermissionError as error:
+        raise ArtifactError(f"{path}: {key} cannot be read: {error.strerror}") from None
     except (OSError, ValueError):
         regular = False
     if not regular:

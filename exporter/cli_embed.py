@@ -5,16 +5,15 @@ from __future__ import annotations
 import json
 import sys
 import warnings
-from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, cast
 
 import typer
 from rich.text import Text
 
 from exporter.cli_golden import AsJson, Threads
 from exporter.console import open_console
-from exporter.errors import OutputError, UsageError
+from exporter.errors import UsageError
 from exporter.program import Task
 
 
@@ -49,12 +48,16 @@ def embed(
     import numpy as np
 
     from exporter.encoder import load
-    from exporter.scratch import check_file
+    from exporter.writing import check_file, write_file
 
     if not texts:
         raise UsageError("give at least one text, or - to read lines from standard input")
     if save is not None:
         check_file(save, "--save")
+    if "-" in texts and len(texts) > 1:
+        raise UsageError(
+            "- reads all texts from standard input: give it alone, or write the text as ' -'"
+        )
     if texts == ["-"]:
         if sys.stdin is None:
             raise UsageError("standard input is closed; give the texts, or open it")
@@ -69,7 +72,7 @@ def embed(
     for one in said:
         open_console(stderr=True).print(Text(f"warning: {one.message}"), soft_wrap=True)
     if save is not None:
-        _save(save, rows)
+        write_file(save, lambda file: np.save(file, rows, allow_pickle=False))
         return
     if as_json:
         found = [None if np.isnan(row).any() else row.tolist() for row in rows]
@@ -77,17 +80,3 @@ def embed(
         return
     for row in rows:
         print(" ".join(f"{number:.7g}" for number in row))
-
-
-def _save(path: Path, rows: Any) -> None:
-    import numpy as np
-
-    fresh = path.with_name(f".{path.name}.new")
-    try:
-        with fresh.open("wb") as file:
-            np.save(file, rows, allow_pickle=False)
-        fresh.replace(path)
-    except OSError as error:
-        with suppress(OSError):
-            fresh.unlink()
-        raise OutputError(f"cannot write {path}: {error.strerror}") from None

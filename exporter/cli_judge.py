@@ -58,7 +58,7 @@ def judge(
     Loss is 1 − artifact/fp32. Its upper bound ends the 95 % interval of a paired bootstrap.
     """
     from exporter.judging import judge_artifacts
-    from exporter.scratch import check_file
+    from exporter.writing import check_file
     from golden.judging.report import table
 
     most = None if limit is None else _share(limit)
@@ -154,10 +154,7 @@ def _hold(found: list[Judged], limit: float) -> None:
 
 
 def _write(file: Path, found: list[Judged]) -> None:
-    fresh = file.with_name(f".{file.name}.new")
-    try:
-        fresh.write_text(json.dumps([one.to_json() for one in found], indent=1) + "\n", "utf-8")
-        fresh.replace(file)
-    except OSError as error:
-        fresh.unlink(missing_ok=True)
-        raise OutputError(f"cannot write {file}: {error.strerror}") from None
+    from exporter.writing import write_file
+
+    text = json.dumps([one.to_json() for one in found], indent=1) + "\n"
+    write_file(file, lambda opened: opened.write(text.encode()))

@@ -227,6 +227,8 @@ class Encoder:
         Raises UsageError, listing the known names.
         """
         prompts = self.contract.prompts
+        if prompt is not None and not isinstance(prompt, str):
+            raise UsageError(f"prompt is {type(prompt).__name__}; give the name of one prompt")
         if prompt is None:
             return self.contract.prompt_of(task)
         if not prompt or prompt in prompts:
@@ -348,7 +350,10 @@ def _checked_texts(texts: str | Sequence[str]) -> list[str]:
         texts = [texts]
     elif isinstance(texts, (bytes, Mapping)) or not isinstance(texts, Iterable):
         raise UsageError(f"embed takes a text or a list of texts, not {type(texts).__name__}")
-    found = list(texts)
+    try:
+        found = list(texts)
+    except TypeError:  # an array without axes
+        raise UsageError("embed takes a text or a list of texts, not one that is neither") from None
     for row, text in enumerate(found):
         if not isinstance(text, str):
             raise UsageError(f"text {row} is {type(text).__name__}; give strings")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Callable
@@ -95,6 +96,10 @@ def _unexpected(error: Exception) -> GoldfoldError:
         return OutputError(f"cannot write {error.filename or 'what is printed'}: {error.strerror}")
     if isinstance(error, MemoryError):
         return GoldfoldError("out of memory; close something, or use a machine with more")
+    if isinstance(error, OSError) and error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+        return UsageError(f"{str(error.filename)[:60]} …: {error.strerror}; give another path")
+    if isinstance(error, RuntimeError) and str(error).startswith("Symlink loop"):
+        return UsageError(f"{str(error)[:200]}; give another path")  # pathlib's, before 3.13
     if isinstance(error, OSError):
         return GoldfoldError(f"{error.filename or 'the system'}: {error.strerror or error}")
     reason = (str(error).splitlines() or [""])[0]
@@ -109,5 +114,6 @@ def _fail(error: Exception, code: int, debug: bool, cause: BaseException | None 
         open_console(stderr=True).print(Text(said.rstrip()), no_wrap=True, crop=False)
     # A Text, so that brackets in a path or an extra's name are not read as markup.
     line = Text.assemble(("error:", "bold red"), " ", one_line(str(error)))
-    open_console(stderr=True).print(line, soft_wrap=True)
+    with suppress(OSError, ValueError):  # nobody listens, or the disk is full
+        open_console(stderr=True).print(line, soft_wrap=True)
     return code

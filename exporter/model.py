@@ -260,6 +260,7 @@ def _read_prompts(path: Path) -> tuple[dict[str, str], str | None]:
     if not file.is_file():
         return {}, None
     config = read_object(file)
+    settings.check_counts(file, config, ("truncate_dim",))
     prompts = config.get("prompts") or {}
     if not isinstance(prompts, dict) or not all(
         prompt is None or isinstance(prompt, str) for prompt in prompts.values()

@@ -57,10 +57,23 @@ def read(path: Path, trust_remote_code: bool) -> tuple[ModuleSpec, ...]:
     kinds = [module.kind for module in modules]
     if kinds[0] != "Transformer" or kinds.count("Transformer") > 1:
         raise refusal(f"{file}: one Transformer must come first, but the modules are {kinds}")
+    names = [module.name for module in modules]
+    if len(set(names)) < len(names):
+        again = next(name for name in names if names.count(name) > 1)
+        raise refusal(
+            f"{file}: two modules are called {again!r}, of which sentence-transformers keeps the "
+            "last; give each a name of its own"
+        )
     if "Pooling" not in kinds:
         raise refusal(
             f"{file}: has no Pooling, so the model gives a vector a token and no sentence "
             f"embedding; its modules are {kinds}"
+        )
+    early = [kind for kind in kinds[1 : kinds.index("Pooling")] if kind != "Dropout"]
+    if early:
+        raise refusal(
+            f"{file}: {early[0]} comes before Pooling, and works on what that makes; the modules "
+            f"are {kinds}"
         )
     return modules
 

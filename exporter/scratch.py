@@ -78,19 +78,6 @@ def check_writable(folder: Path, option: str) -> None:
         ) from None
 
 
-def check_file(file: Path, option: str) -> None:
-    """Try, before any work, whether `file` could be written. Raises OutputError naming the option
-    it came from."""
-    try:
-        if file.is_dir():
-            raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
-        with tempfile.TemporaryFile(dir=file.absolute().parent):
-            pass
-    except (OSError, ValueError) as error:
-        said = getattr(error, "strerror", None) or error
-        raise OutputError(f"cannot write {file}: {said}; choose another {option}") from None
-
-
 @contextmanager
 def scratch(out: Path) -> Iterator[Path]:
     """A hidden working folder in `out`, gone afterwards whatever happens. Clears dead ones

@@ -4,7 +4,7 @@ somebody else's, or load other files than those that were checked, is refused by
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,8 @@ from exporter.weights import read_object, refusal
 
 _CODE_FILES = ("config.json", "tokenizer_config.json", "processor_config.json")
 _SENTENCE_SETTINGS = re.compile(r"sentence_[\w-]+_config\.json")
+
+_LENGTHS = ("max_seq_length", "query_length", "document_length")
 
 _MODEL_GROUPS = ("model_args", "model_kwargs")
 _MODEL_CHOICES = frozenset(
@@ -83,6 +85,11 @@ def check(folder: Path, trust_remote_code: bool) -> None:
     """
     file = folder / "config.json"
     config = read_object(file)
+    if "configuration_files" in config:
+        raise refusal(
+            f"{file}: configuration_files has transformers read another file in its place, by "
+            "version; make that one config.json, and remove the setting"
+        )
     if "quantization_config" in config:
         method = config["quantization_config"]
         method = method.get("quant_method") if isinstance(method, dict) else method
@@ -90,6 +97,9 @@ def check(folder: Path, trust_remote_code: bool) -> None:
             f"{file}: quantization_config ({method}) says that the checkpoint is quantized; "
             "goldfold quantizes by itself and proves it against the original, so give that"
         )
+    for settings in sorted(folder.iterdir()):
+        if _SENTENCE_SETTINGS.fullmatch(settings.name):
+            check_counts(settings, read_object(settings), _LENGTHS)
     if trust_remote_code:
         return
     for name, value in _nested(config):
@@ -98,6 +108,16 @@ def check(folder: Path, trust_remote_code: bool) -> None:
     for settings in sorted(folder.iterdir()):
         if _SENTENCE_SETTINGS.fullmatch(settings.name):
             _check_sentence_settings(settings, read_object(settings))
+
+
+def check_counts(file: Path, config: Mapping[str, Any], names: Collection[str]) -> None:
+    """Refuse a setting of `names` that is neither left open nor a whole number from 1."""
+    for name in names:
+        value = config.get(name)
+        if value is not None and (type(value) is not int or value < 1):
+            raise refusal(
+                f"{file}: {name} is {value!r}; it must be a whole number from 1, or left out"
+            )
 
 
 def _check_sentence_settings(file: Path, config: Mapping[str, Any]) -> None:

@@ -94,12 +94,13 @@ def _library() -> Any:
 
 
 def _hashing(library: Any, folder: Path) -> Any:
-    """Every file by sha256; links are refused, git's files count like any other."""
+    """Every file by sha256, of a link what it leads to; git's files count like any other."""
     config = library.hashing.Config().use_file_serialization(hashing_algorithm="sha256")
     try:
         ignored = [key for entry in entries(folder) if _is_apart(key := key_of(folder, entry.path))]
     except OSError as error:
         raise ArtifactError(f"{folder} cannot be read: {error.strerror}") from None
+    config.set_allow_symlinks(True)
     return config.set_ignored_paths(paths=[bundle.VERDICT, *ignored], ignore_git_paths=False)
 
 

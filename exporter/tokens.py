@@ -33,14 +33,17 @@ class Tokens:
         """`tokenizer` is the text of a tokenizer.json. Raises ValueError if it is none."""
         raw = tokenizer.encode() if isinstance(tokenizer, str) else tokenizer
         try:
-            self._tokenizer = Tokenizer.from_buffer(raw)
+            with natives.hushed():
+                self._tokenizer = Tokenizer.from_buffer(raw)
+                self._tokenizer.no_padding()
+                self._tokenizer.no_truncation()
+                self._added = self._tokenizer.num_special_tokens_to_add(False)
+                nothing = self._tokenizer.encode("", add_special_tokens=False)
+                self._tokenizer.post_process(nothing, None, True)  # may name a token that is none
         except BaseException as error:  # a panic of its own is no Exception
             if not isinstance(error, Exception) and not natives.is_panic(error):
                 raise
             raise ValueError(" ".join(str(error).split())[:200]) from None
-        self._tokenizer.no_padding()
-        self._tokenizer.no_truncation()
-        self._added = self._tokenizer.num_special_tokens_to_add(False)
         self._contract = contract
 
     def ids(self, texts: Sequence[str], task: Task = "") -> list[list[int]]:

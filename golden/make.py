@@ -28,6 +28,10 @@ Progress = Callable[[str, int, int], None]
 
 _PACKAGES = ("torch", "transformers", "sentence-transformers", "tokenizers", "numpy")
 
+_COMPANY = 1e-3
+"""Of a vector's length: rounding in f32 moves it by 1e-5 at most on every model that was tried, and
+padding that counts by 1e-2 and more."""
+
 # Tokenizers without a limit say 1e30; fitting texts to that length would never end.
 _LONGEST = 1 << 17
 
@@ -70,6 +74,7 @@ def make(
         )
     if max_length is not None:
         _shorten(model, max_length)
+    _check_company(model, model_dir)
     cases: list[Case] = []
     rows: list[np.ndarray] = []
     try:
@@ -108,6 +113,28 @@ def make(
         embeddings=embeddings,
         prompts={name: prompt or "" for name, prompt in model.prompts.items()},
     )
+
+
+def _check_company(model: SentenceTransformer, model_dir: Path) -> None:
+    """Refuse a model that gives a text another vector beside a longer one: there is then nothing
+    that an artifact could be held to. Raises GoldenError."""
+    short, long = "one", " ".join(sentences()[:2])
+    if not all(_count(model, text) for text in (short, long)):
+        return
+    how: Any = {"prompt": "", "convert_to_numpy": True, "show_progress_bar": False}
+    try:
+        with _one_thread():
+            alone = np.asarray(model.encode([short], **how), np.float64)[0]
+            beside = np.asarray(model.encode([short, long], batch_size=2, **how), np.float64)[0]
+    except Exception:  # it cannot run on these: the golden texts say why
+        return
+    size = float(np.linalg.norm(alone))
+    if not float(np.linalg.norm(beside - alone)) <= _COMPANY * size:
+        raise GoldenError(
+            f"{model_dir}: sentence-transformers gives a text another vector beside a longer one, "
+            f"{np.linalg.norm(beside - alone) / size:.1e} of its length apart: its padding counts; "
+            "correct padding_side, model_input_names or return_attention_mask in its settings"
+        )
 
 
 class _Beyond(Exception):

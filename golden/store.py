@@ -273,6 +273,7 @@ def _case(entry: dict[str, Any]) -> Case:
 def _prompts(said: Any) -> dict[str, str]:
     if not isinstance(said, dict) or not all(isinstance(one, str) for one in said.values()):
         raise TypeError("'prompts' is no object of strings")
+    json.dumps(said, ensure_ascii=False).encode()  # half a character is a ValueError
     return said
 
 

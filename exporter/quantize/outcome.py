@@ -23,7 +23,7 @@ from exporter.quantize.timing import SHAPES, Timed
 from exporter.registry import FLOATS
 from exporter.reporting import plots
 from exporter.reporting.plots import Plot
-from exporter.scratch import check_file
+from exporter.writing import check_file
 from golden.gate import GATES
 
 FORMAT = "goldfold.search/1"

@@ -16,6 +16,7 @@ from golden.report import human_size
 WIDTH, HEIGHT = 460, 250
 LEFT, RIGHT, TOP, BOTTOM = 58, 14, 12, 40
 FLOOR = 1e-17
+_CEILING = 1e17
 """Where a logarithmic axis shows 1−cos of 0: below f64's own rounding."""
 
 
@@ -207,7 +208,8 @@ def drift(artifact: ArtifactFigures) -> Plot | None:
 def decades(title: str, values: Sequence[float]) -> Axis:
     """A logarithmic axis of whole decades around `values`."""
     low = max(min(values), FLOOR)
-    high = max([*values, FLOOR])
+    high = min(max([*values, FLOOR]), _CEILING)  # a verdict may say anything
+    low = min(low, high)
     first, last = math.floor(math.log10(low) - 0.15), math.ceil(math.log10(high) + 0.15)
     step = max(1, math.ceil((last - first) / 6))
     powers = range(first, last + 1, step)

@@ -66,7 +66,7 @@ def trace(
     does not; the Program's notes say which and why. Raises ModelError if the model cannot be
     traced.
     """
-    with _lean(), _unpanicked(source):
+    with _lean(), _unpanicked(source), _placed(source):
         try:
             return _trace(source, attention.NAME, max_length, progress, loaded)
         except attention.Refused as refusal:
@@ -257,6 +257,17 @@ def _cause(error: BaseException | None, kind: type) -> BaseException | None:
             return error
         error = error.__cause__ or error.__context__
     return None
+
+
+@contextlib.contextmanager
+def _placed(source: Source) -> Iterator[None]:
+    """An error names the model's folder."""
+    try:
+        yield
+    except ModelError as error:
+        if str(source.path) in str(error):
+            raise
+        raise ModelError(f"{source.path}: {error}") from error.__cause__
 
 
 @contextlib.contextmanager

@@ -83,10 +83,17 @@ def check(model: Any, tokens: Tokens, contract: Contract) -> None:
     """Refuse a model whose texts become other tokens than its tokenizer.json and contract say:
     then a setting decides that goldfold does not know. Raises ModelError, naming what is set."""
     long = _PROSE * (2 + 2 * contract.max_length // 20)
+    special = " ".join(f"in{token}word" for token in model.tokenizer.all_special_tokens)
     for task in _TASKS:
-        for text in (*_SHORT, long):
+        for text in (*_SHORT, special, long):
             features = _features(model, text, task)
             expected = None if features is None else features["input_ids"][0].tolist()
+            types = {} if features is None else features
+            if "token_type_ids" in types and bool(types["token_type_ids"].any()):
+                raise ModelError(
+                    f"the tokens of {text[:30]!r} get types other than 0 (the post_processor of "
+                    "tokenizer.json says so), which is not supported; remove them"
+                )
             try:
                 (found,) = tokens.ids([text], task)
             except TextError:
@@ -146,7 +153,14 @@ def _features(model: Any, text: str, task: Task) -> Any:
     """What the first module is given of a text; None if its tokenizer makes no token of it."""
     if not len(model.tokenizer(text, truncation=False, verbose=False)["input_ids"]):
         return None
-    return model.preprocess([text], **({"task": task} if task else {}))
+    try:
+        return model.preprocess([text], **({"task": task} if task else {}))
+    except Exception as error:  # of whatever kind a setting makes it
+        said = (str(error).splitlines() or [""])[0]
+        raise ModelError(
+            f"sentence-transformers makes no tokens of {text[:30]!r}: {type(error).__name__}: "
+            f"{said}; its settings are {_settings(model)}"
+        ) from error
 
 
 def _positions(model: Any) -> int | None:

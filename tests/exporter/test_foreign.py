@@ -189,3 +189,80 @@ def test_only_a_transformer_names_its_weights(tmp_path: Path) -> None:
     folder = models.build("bert-dense-tanh", tmp_path / "bert")
     edit(folder / "2_Dense/config.json", lambda c: c.update(transformers_weights="x.safetensors"))
     assert folder / "2_Dense/model.safetensors" in open_model(folder).weights
+
+
+# --- settings that no artifact could follow
+
+
+def _post(folder: Path) -> None:
+    edit(
+        folder / "tokenizer.json",
+        lambda c: c["post_processor"]["single"][1]["Sequence"].update(type_id=1),
+    )
+    names = ["input_ids", "token_type_ids", "attention_mask"]
+    edit(folder / "tokenizer_config.json", lambda c: c.update(model_input_names=names))
+
+
+def _sentence(**settings: Any) -> Any:
+    return lambda folder: edit(folder / "sentence_bert_config.json", lambda c: c.update(**settings))
+
+
+def _text(**settings: Any) -> Any:
+    return _sentence(processing_kwargs={"text": settings})
+
+
+def _words(**settings: Any) -> Any:
+    return lambda folder: edit(folder / "tokenizer_config.json", lambda c: c.update(**settings))
+
+
+def _dims(value: Any) -> Any:
+    file = "config_sentence_transformers.json"
+    return lambda folder: edit(folder / file, lambda c: c.update(truncate_dim=value))
+
+
+def _modules(change: Any) -> Any:
+    return lambda folder: edit(folder / "modules.json", change)
+
+
+def _swap(modules: list[Any]) -> None:
+    modules[1], modules[2] = modules[2], modules[1]
+
+
+SETTINGS = {
+    "another config.json": (
+        lambda folder: edit(
+            folder / "config.json", lambda c: c.update(configuration_files=["config.4.0.0.json"])
+        ),
+        r"config\.json: configuration_files",
+    ),
+    "no mask": (_text(return_attention_mask=False), "its padding counts"),
+    "no mask among the inputs": (_words(model_input_names=["input_ids"]), "its padding counts"),
+    "padding before absolute positions": (_words(padding_side="left"), "its padding counts"),
+    "no dimensions": (_dims(0), "truncate_dim is 0"),
+    "dimensions in words": (_dims("16"), "truncate_dim is '16'"),
+    "a length in words": (_sentence(query_length="8"), "query_length is '8'"),
+    "no length": (_sentence(max_seq_length=0), "max_seq_length is 0"),
+    "a pair is cut": (_text(truncation="only_second"), "makes no tokens of .*only_second"),
+    "a multiple": (_text(pad_to_multiple_of=16), "makes no tokens of .*pad_to_multiple_of"),
+    "specials as letters": (_words(split_special_tokens=True), "other tokens than"),
+    "token types": (_post, "types other than 0"),
+    "names twice": (_modules(lambda m: m[1].update(name=m[0]["name"])), "two modules are called"),
+    "modules out of order": (_modules(_swap), "Normalize comes before Pooling"),
+}
+
+
+@pytest.mark.parametrize("case", SETTINGS)
+def test_a_setting_that_no_artifact_could_follow_is_refused(case: str, tmp_path: Path) -> None:
+    change, why = SETTINGS[case]
+    folder = models.build("bert", tmp_path / "bert", max_seq_length=40)
+    change(folder)
+    with pytest.raises(ModelError, match=why) as caught:
+        export(folder, ["onnxruntime"], ["fp32"], tmp_path / "out")
+    assert str(folder) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_padding_on_the_left_is_no_matter_where_positions_are_relative(tmp_path: Path) -> None:
+    folder = models.build("qwen3", tmp_path / "qwen3", max_seq_length=40)
+    _words(padding_side="left")(folder)
+    (result,) = export(folder, ["onnxruntime"], ["fp32"], tmp_path / "out")
+    assert result.passed

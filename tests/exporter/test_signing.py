@@ -86,6 +86,19 @@ def test_what_a_desktop_leaves_is_no_part_of_it(signed, keys) -> None:
             check(folder, one, public)
 
 
+def test_a_link_counts_as_what_it_leads_to(signed, keys) -> None:
+    folder, signature, public = signed
+    elsewhere = folder.with_name("tokenizer.json")
+    (folder / "tokenizer.json").rename(elsewhere)
+    (folder / "tokenizer.json").symlink_to(elsewhere)
+    bundle.open_bundle(folder)
+    check(folder, signature, public)
+    check(folder, sign(folder, keys["ours"][0], folder.with_name("again.sig")), public)
+    flip(elsewhere)
+    with pytest.raises(ArtifactError, match="does not sign"):
+        check(folder, signature, public)
+
+
 def flip(path: Path) -> None:
     raw = bytearray(path.read_bytes())
     raw[len(raw) // 2] ^= 1

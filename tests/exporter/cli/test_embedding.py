@@ -10,8 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks.tortures.damage import reseal
 from exporter import load
 from exporter.encoder import Encoder
+from exporter.errors import ArtifactError, UsageError
 from tests import models
 from tests.exporter.cli.outcome import Run, refused
 from tests.exporter.model.refusing import edit
@@ -66,3 +68,58 @@ def test_a_tokenizer_that_gives_up_is_one_line(tmp_path: Path) -> None:
     assert done.returncode == 3
     assert len(done.stderr.splitlines()) == 1, done.stderr
     assert "its tokenizer gives up on a text" in done.stderr
+
+
+def _no_such_token(folder: Path) -> None:
+    edit(
+        folder / "tokenizer.json",
+        lambda said: said.update(
+            post_processor={
+                "type": "TemplateProcessing",
+                "single": [{"SpecialToken": {"id": "[X]", "type_id": 0}}],
+                "pair": [{"SpecialToken": {"id": "[X]", "type_id": 0}}],
+                "special_tokens": {},
+            }
+        ),
+    )
+
+
+def _odd_prefix(folder: Path) -> None:
+    odd = {"continuing_subword_prefix": "\x1b]0;owned\x07"}
+    edit(folder / "tokenizer.json", lambda said: said["model"].update(odd))
+
+
+@pytest.mark.parametrize("spoil", [_no_such_token, _odd_prefix])
+def test_a_tokenizer_that_is_none_is_the_artifact_s_fault(spoil, artifact: Path) -> None:
+    """Rust panics, at the tokenizer's making or at its first text."""
+    spoil(artifact)
+    reseal(artifact)
+    with pytest.raises(ArtifactError, match=r"tokenizer\.json"):
+        load(artifact)
+    for command in (["embed", str(artifact), "hi"], ["verify", str(artifact)]):
+        done = subprocess.run(
+            [sys.executable, "-m", "exporter", *command],
+            capture_output=True, text=True, cwd=Path(__file__).parents[3],
+        )  # fmt: skip
+        assert done.returncode == 6
+        assert "\x1b]" not in done.stderr and "panicked" not in done.stderr
+        assert len([line for line in done.stderr.splitlines() if "error:" in line]) == 1
+
+
+def test_standard_input_stands_alone(goldfold: Run, artifacts: dict[str, Path]) -> None:
+    refused(goldfold("embed", artifacts["onnxruntime"], "-", "hi"), 2, "give it alone")
+
+
+def test_a_name_that_no_system_takes_is_the_caller_s(goldfold: Run, tmp_path: Path) -> None:
+    long = "x" * 300
+    for words in (("inspect", long), ("verify", long), ("embed", long, "hi"), ("report", long)):
+        refused(goldfold(*words), 2, "name too long", "give another path")
+
+
+@pytest.mark.parametrize("texts", [np.array("hello"), 7, b"hello", None])
+def test_what_is_no_text_is_said(texts, artifacts: dict[str, Path]) -> None:
+    encoder = load(artifacts["onnxruntime"])
+    with pytest.raises(UsageError, match="embed takes a text"):
+        encoder.embed(texts)
+    with pytest.raises(UsageError, match="prompt is list"):
+        encoder.embed(["a"], prompt=["query"])  # type: ignore[arg-type]
