@@ -47,7 +47,7 @@ def check_output(out: Path, artifacts: list[str], force: bool) -> None:
     check_writable(out, "--out")
     for name in artifacts:
         for path in (out / name, out / f"{name}{FAILED}"):
-            if os.path.lexists(path) and not is_artifact(path):
+            if _is_strange(path):
                 raise _in_the_way(path)
     if force:
         return
@@ -244,10 +244,8 @@ def _put(built: Path, place: Path) -> None:
             if not os.path.lexists(place):
                 built.rename(place)
                 return
-            if not is_artifact(place):
-                if os.path.lexists(place):
-                    raise _in_the_way(place)
-                continue
+            if _is_strange(place):
+                raise _in_the_way(place)
             if exchange(built, place) or _step_by_step(built, place):
                 return
         except FileNotFoundError:  # another process has just moved what was there
@@ -282,6 +280,22 @@ def _put_back(stale: Path, out: Path) -> None:
         if not retired.name.endswith(FAILED) and not os.path.lexists(out / retired.name):
             with suppress(OSError):
                 retired.rename(out / retired.name)
+
+
+def _is_strange(path: Path) -> bool:
+    """Whether something lies there that is no artifact; not so while another process exchanges what
+    is there."""
+    for _ in range(_TRIES):
+        try:
+            before = path.lstat()
+            if is_artifact(path):
+                return False
+            after = path.lstat()
+        except FileNotFoundError:
+            return False
+        if (before.st_ino, before.st_ctime_ns) == (after.st_ino, after.st_ctime_ns):
+            return True
+    return True
 
 
 def _in_the_way(path: Path) -> OutputError:
