@@ -50,6 +50,9 @@ def entry(this: Pass) -> str:
     if read.refusals:
         parts.append("Refuses, among others, where:\n")
         parts.append("\n".join(f"- {left.title}" for left in read.refusals) + "\n")
+    if read.ignored:
+        parts.append("Leaves alone, as none of its own, where:\n")
+        parts.append("\n".join(f"- {left.title}" for left in read.ignored) + "\n")
     return "\n".join(parts)
 
 

@@ -27,6 +27,12 @@ def check(program: Program, after: str) -> None:
 
 def faults(program: Program) -> Iterator[tuple[ir.Node | None, str]]:
     """Every fault of the program, with the node it is at (None: the graph's interface)."""
+    yield from graph_faults(program)
+    yield from _contract(program)
+
+
+def graph_faults(program: Program) -> Iterator[tuple[ir.Node | None, str]]:
+    """The same of the graph alone, whatever it takes and gives."""
     graph = program.graph
     known: dict[str, ir.Value] = {}
     for value in [*graph.inputs, *graph.initializers.values()]:
@@ -53,7 +59,9 @@ def faults(program: Program) -> Iterator[tuple[ir.Node | None, str]]:
             yield from _declare(node, value, known)
         if dialect.is_band_attention(node):
             yield from _band_attention(node)
-    yield from _contract(program, known)
+    for value in graph.outputs:
+        if known.get(value.name or "") is not value:
+            yield None, f"nothing makes the output {value.name!r}"
 
 
 def _declare(
@@ -99,7 +107,7 @@ def _band_attention(node: ir.Node) -> Iterator[tuple[ir.Node, str]]:
             yield node, f"{heads} heads are no multiple of {groups} key/value heads"
 
 
-def _contract(program: Program, known: dict[str, ir.Value]) -> Iterator[tuple[None, str]]:
+def _contract(program: Program) -> Iterator[tuple[None, str]]:
     graph, contract = program.graph, program.contract
     names = tuple(v.name for v in graph.inputs)
     if names != contract.inputs:
@@ -111,9 +119,6 @@ def _contract(program: Program, known: dict[str, ir.Value]) -> Iterator[tuple[No
     if not outputs or outputs[0] != contract.output:
         yield None, f"the outputs are {outputs}, the contract says {contract.output!r} first"
         return
-    for value in graph.outputs:
-        if known.get(value.name or "") is not value:
-            yield None, f"nothing makes the output {value.name!r}"
     output = graph.outputs[0]
     if output.dtype != ir.DataType.FLOAT:
         yield None, f"the output is {output.dtype}, the contract says float32"

@@ -134,6 +134,7 @@ class BalanceChannels(Pass):
         }
 
     refuses: a sum also reads the norm
+        # says Add (Add) also reads it
         f (float[B,6] x, float[6] g, float[6,6] w) => (float[B,6] y)
         {
             n = RMSNormalization <axis: int = -1> (x, g)
@@ -142,6 +143,7 @@ class BalanceChannels(Pass):
         }
 
     refuses: the gated map has another reader
+        # says MatMul, which is gated, has another reader
         f (float[B,4] x, float[4,6] g, float[4,6] u, float[6,6] d) => (float[B,6] y)
         {
             a = MatMul(x, g)

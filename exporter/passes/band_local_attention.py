@@ -144,6 +144,7 @@ class BandLocalAttention(Pass):
         start: 4
 
     refuses: an output has an axis of tokens
+        # says its inputs are not ids and a mask
         f (float[B,T,16] x, int64[B,T] ids, int64[B,T] mask) => (float[B,2,T,8] y)
         {
             heads = Constant <value_ints: ints = [0, 0, 2, 8]> ()

@@ -6,7 +6,7 @@ them is here and nowhere else.
 
 A pass's docstring is its law and its test (`exporter/passes/law.py` reads it): `before:` and
 `after:` in ONNX text, `holds:` the algebra, `needs:` the legality, `refuses:` examples that must be
-left alone.
+left alone and are logged with the reason that is given, `ignores:` such that are none of its own.
 """
 
 from __future__ import annotations
@@ -61,11 +61,18 @@ class Pass(ir.passes.InPlacePass):
     equality: ClassVar[Equality]
     required: ClassVar[bool] = False
     """Whether nothing runs without it, so that it can be neither skipped nor bisected away."""
+    bound: ClassVar[str] = ""
+    """Of a BOUND pass without a `unit`: the test that holds it to its own bound, file::name."""
 
     @property
     def name(self) -> str:
         """`FuseIdentityDense` → `fuse-identity-dense`."""
         return re.sub(r"(?<!^)(?=[A-Z])", "-", type(self).__name__).lower()
+
+    def unit(self) -> float | None:
+        """The unit roundoff of the type that a BOUND pass rounds to: its bound is what rounding
+        every value to that type may move. None where `bound` names a test of its own instead."""
+        return None
 
     @abstractmethod
     def match(self, node: ir.Node) -> Any | None:

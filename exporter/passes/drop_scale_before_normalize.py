@@ -73,6 +73,7 @@ class DropScaleBeforeNormalize(Pass):
         }
 
     refuses: the factor is negative
+        # says the factor -4 is not positive
         f (float[B,6] x, float[6] g) => (float[B,6] y)
         {
             c = Constant <value_float: float = -4.0> ()
@@ -81,6 +82,7 @@ class DropScaleBeforeNormalize(Pass):
         }
 
     refuses: a sum also reads it
+        # says the scaled value is read by more than the norm
         f (float[B,6] x, float[6] g) => (float[B,6] y)
         {
             c = Constant <value_float: float = 4.0> ()

@@ -102,6 +102,7 @@ class DropUnreachedRows(Pass):
         max_length: 6
 
     refuses: the ids are computed from what is fed
+        # says which rows of positions it looks up does not follow from the length
         f (int64[batch,tokens] x, float[9,4] positions) => (float[batch,tokens,4] y)
         {
             one = Constant <value_int: int = 1> ()
@@ -113,6 +114,7 @@ class DropUnreachedRows(Pass):
         max_length: 6
 
     refuses: they may be counted from the end
+        # says its ids may count from the end
         f (int64[batch,tokens] x, float[9,4] positions) => (float[1,4] y)
         {
             two = Constant <value_int: int = 2> ()
@@ -125,6 +127,7 @@ class DropUnreachedRows(Pass):
         max_length: 6
 
     refuses: another op reads the table
+        # says another op reads positions, too
         f (int64[batch,tokens] x, float[9,4] positions) => (float[1,4] y, float[9,4] z)
         {
             n = Shape <start: int = 1, end: int = 2> (x)
@@ -135,7 +138,7 @@ class DropUnreachedRows(Pass):
     options: the text is long enough for every row
         max_length: 9
 
-    refuses: the text is long enough for every row
+    ignores: the text is long enough for every row
         f (int64[batch,tokens] x, float[9,4] positions) => (float[tokens,4] y)
         {
             zero = Constant <value_int: int = 0> ()

@@ -93,6 +93,7 @@ class ExpandBandAttention(Pass):
         none
 
     refuses: the number of heads is open
+        # says q has shape [B,H,T,8]; its heads (axis 1) must be a fixed number
         f (float[B,H,T,8] q, float[B,1,T,8] k, float[B,1,T,8] v, bool[B,T] padding)
             => (float[B,H,T,8] y)
         {

@@ -127,6 +127,7 @@ class FoldAttentionScale(Pass):
         }
 
     refuses: the queries are the keys, too
+        # says q has another reader
         f (float[B,1,T,8] x, float[8] g, float[B,1,T,8] v, bool[B,T] padding)
             => (float[B,1,T,8] y)
         {
@@ -137,6 +138,7 @@ class FoldAttentionScale(Pass):
         }
 
     refuses: columns of the queries are read elsewhere
+        # says z has columns of the queries, too
         f (float[B,T,8] x, float[8,24] w, bool[B,T] padding) => (float[B,1,T,8] y, float[B,T,6] z)
         {
             p = MatMul(x, w)
@@ -155,6 +157,7 @@ class FoldAttentionScale(Pass):
         }
 
     refuses: queries that no linear map makes
+        # says its queries come from Tanh (Tanh), no linear map
         f (float[B,1,T,8] x, float[B,1,T,8] k, float[B,1,T,8] v, bool[B,T] padding)
             => (float[B,1,T,8] y)
         {

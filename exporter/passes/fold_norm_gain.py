@@ -73,6 +73,7 @@ class FoldNormGain(Pass):
         }
 
     refuses: a sum also reads the norm
+        # says Add (Add) also reads the norm
         f (float[B,6] x, float[6] g, float[6,6] w) => (float[B,6] y)
         {
             n = RMSNormalization <axis: int = -1> (x, g)

@@ -46,6 +46,7 @@ class FuseIdentityDense(Pass):
         }
 
     refuses: the product is larger
+        # says the product would hold 36 numbers, its factors hold 24
         f (float[B,6] x, float[6,2] w1, float[2,6] w2) => (float[B,6] y)
         {
             h = MatMul(x, w1)
@@ -53,6 +54,7 @@ class FuseIdentityDense(Pass):
         }
 
     refuses: the middle value has another use
+        # says Relu also reads the value between the two
         f (float[B,6] x, float[6,16] w1, float[16,6] w2) => (float[B,6] y, float[B,16] z)
         {
             h = MatMul(x, w1)

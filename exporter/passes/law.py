@@ -1,12 +1,14 @@
 """A pass's docstring, read as its law: what it holds, needs and refuses, and examples that run.
 
 A section starts with `word:` or `word: title` at the margin and is indented below it. `before` and
-`after` come in pairs; `refuses` is a graph that must be left alone. Graphs are in ONNX's own text
-form without the file header. An input whose sizes are all fixed and whose type is floating, or of
-8 or 4 bits, stands for a weight: the harness makes a constant of it. `none` for an `after` says
-that only the numbers are compared. `options:` gives the fields of the pass for the example behind
-it, `name: value` a line; `name: a = 1, b = 2` is a tuple of pairs. A remark in a graph,
-`# name: -16 to 15`, limits the integers that are drawn for a weight.
+`after` come in pairs. `refuses` is a graph that the pass matches and leaves alone: its title, or
+what stands behind `# says` in the graph's first line, is part of the reason that is logged.
+`ignores` is a graph that the pass does not match, so that nothing is logged. Graphs are in ONNX's
+own text form without the file header. An input whose sizes are all fixed and whose type is
+floating, or of 8 or 4 bits, stands for a weight: the harness makes a constant of it. `none` for an
+`after` says that only the numbers are compared. `options:` gives the fields of the pass for the
+example behind it, `name: value` a line; `name: a = 1, b = 2` is a tuple of pairs. A remark in a
+graph, `# name: -16 to 15`, limits the integers that are drawn for a weight.
 """
 
 from __future__ import annotations
@@ -25,7 +27,8 @@ from exporter import dialect
 from exporter.errors import RewriteError
 from exporter.passes.base import Pass
 
-_SECTION = re.compile(r"^(holds|needs|options|before|after|refuses):[ ]*(.*)$")
+_SECTION = re.compile(r"^(holds|needs|options|before|after|refuses|ignores):[ ]*(.*)$")
+_SAYS = "# says "
 _HEADER = (
     f"<ir_version: {dialect.IR_VERSION}, "
     f'opset_import: ["" : {dialect.OPSET}, "{dialect.DOMAIN}" : 1]>\n'
@@ -43,11 +46,13 @@ class Example(NamedTuple):
 
 
 class Left(NamedTuple):
-    """A graph that must be left alone, and why, under these options."""
+    """A graph that must be left alone under these options, and what the reason for it says; None if
+    the pass does not match it and is silent."""
 
     title: str
     graph: str
     options: dict[str, Any]
+    reason: str | None
 
 
 @dataclass
@@ -59,6 +64,7 @@ class Law:
     needs: str = ""
     examples: list[Example] = field(default_factory=list)
     refusals: list[Left] = field(default_factory=list)
+    ignored: list[Left] = field(default_factory=list)
 
 
 def read(law: Pass | type[Pass]) -> Law:
@@ -92,7 +98,14 @@ def read(law: Pass | type[Pass]) -> Law:
                 result.examples.append(Example(*pending, body, options))
                 pending, options = None, {}
             case "refuses":
-                result.refusals.append(Left(title, body, options))
+                first, _, rest = body.partition("\n")
+                said = first.startswith(_SAYS)
+                graph = textwrap.dedent(rest) if said else body
+                reason = first.removeprefix(_SAYS) if said else title
+                result.refusals.append(Left(title, graph, options, reason))
+                options = {}
+            case "ignores":
+                result.ignored.append(Left(title, body, options, None))
                 options = {}
     if pending is not None or not result.examples:
         raise RewriteError(f"{kind.__name__}: its docstring has a before without an after, or none")

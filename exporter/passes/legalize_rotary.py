@@ -59,6 +59,7 @@ class LegalizeRotary(Pass):
         }
 
     refuses: the tables differ from text to text
+        # says its table cos has shape [B,T,4], not [1, tokens, width/2]
         f (float[B,2,T,8] x, float[B,T,4] cos, float[B,T,4] sin) => (float[B,2,T,8] y)
         {
             y = RotaryEmbedding <interleaved: int = 0, num_heads: int = 2> (x, cos, sin)

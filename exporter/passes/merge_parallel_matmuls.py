@@ -148,6 +148,7 @@ class MergeParallelMatmuls(Pass):
         }
 
     refuses: a weight is quantized
+        # says the weight d is quantized
         f (float[B,6] x, int8[6,3] w, float[3] s, float[6,3] v) => (float[B,3] y, float[B,3] z)
         {
             d = DequantizeLinear <axis: int = 1> (w, s)
@@ -156,6 +157,7 @@ class MergeParallelMatmuls(Pass):
         }
 
     refuses: a table is a weight as well
+        # says Gather (Gather) also reads the weight w
         f (int64[B,T] ids, float[B,T,3] x, float[3,3] w, float[3,3] v)
             => (float[B,T,3] y, float[B,T,3] z, float[B,T,3] e)
         {

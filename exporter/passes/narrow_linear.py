@@ -60,6 +60,7 @@ class NarrowLinear(Pass):
         }
 
     refuses: the slice does not begin at 0
+        # says the slice is not of the leading outputs, one by one
         f (float[B,6] x, float[6,8] w) => (float[B,3] y)
         {
             start = Constant <value_ints: ints = [1]> ()

@@ -154,6 +154,7 @@ class PackTable(Pass):
         none
 
     refuses: columns are looked up as well
+        # says it does not look up rows
         f (int64[B,T] ids, int8[5,6] table, float[5] s) => (float[B,T,6] y, float[5,B,T] z)
         {
             d = DequantizeLinear <axis: int = 0> (table, s)
@@ -162,6 +163,7 @@ class PackTable(Pass):
         }
 
     refuses: the last block of a row is shorter
+        # says a row is no whole number of blocks
         f (int64[B] ids, int8[5,10] table, float[5,3] s) => (float[B,10] y)
         {
             d = DequantizeLinear <axis: int = 1, block_size: int = 4> (table, s)
@@ -169,6 +171,7 @@ class PackTable(Pass):
         }
 
     refuses: the scale depends on the text
+        # says its scale is no constant
         f (int64[B] ids, int8[5,6] table, float[B,5] t) => (float[B,6] y)
         {
             axes = Constant <value_ints: ints = [0]> ()
@@ -178,6 +181,7 @@ class PackTable(Pass):
         }
 
     refuses: a scale a column
+        # says a scale is no row's own
         f (int64[B] ids, int8[5,6] table, float[6] s) => (float[B,6] y)
         {
             d = DequantizeLinear <axis: int = 1> (table, s)
@@ -192,6 +196,7 @@ class PackTable(Pass):
         }
 
     refuses: rows too short for anything to ride
+        # says a row of 2 is too short for 5 bits to be packed
         f (int64[B] ids, int8[5,2] table, float[5] s) => (float[B,2] y)
         {
             d = DequantizeLinear <axis: int = 0> (table, s)
@@ -199,6 +204,7 @@ class PackTable(Pass):
         }
 
     refuses: a matrix product reads the table as well
+        # says MatMul (MatMul) also reads the inner DequantizeLinear
         f (int64[B] ids, float[B,6] x, int8[6,6] table, float[6] s) => (float[B,6] y)
         {
             d = DequantizeLinear <axis: int = 0> (table, s)

@@ -135,6 +135,7 @@ class RaiseGelu(Pass):
         }
 
     refuses: the tanh's factor is 0.8
+        # says its tanh is of 0.8 x + 0.035772 x^3, not of 0.797885 x + 0.0356774 x^3
         f (double[B,6] x) => (double[B,6] y)
         {
             half = Constant <value: tensor = double {0.5}> ()
@@ -153,6 +154,7 @@ class RaiseGelu(Pass):
         }
 
     refuses: x is squared, not cubed
+        # says its tanh is of 0.797885 x + 0.0356774 x^2, not of 0.797885 x + 0.0356774 x^3
         f (double[B,6] x) => (double[B,6] y)
         {
             half = Constant <value: tensor = double {0.5}> ()
@@ -170,6 +172,7 @@ class RaiseGelu(Pass):
         }
 
     refuses: the erf is an output as well
+        # says e, inside the pattern, is an output of the graph
         f (double[B,6] x) => (double[B,6] y, double[B,6] e)
         {
             half = Constant <value: tensor = double {0.5}> ()

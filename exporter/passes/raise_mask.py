@@ -125,7 +125,7 @@ class RaiseMask(Pass):
             y = Add(s, mask)
         }
 
-    refuses: a mask of numbers
+    ignores: a mask of numbers
         f (float[B,T] m, float[B,T] s) => (float[B,T] y)
         {
             one = Constant <value_float: float = 1.0> ()
@@ -135,7 +135,7 @@ class RaiseMask(Pass):
             y = Add(s, mask)
         }
 
-    refuses: numbers to compute with
+    ignores: numbers to compute with
         f (bool[B,T] padding, float[B,T] s) => (float[B,T] y)
         {
             m = Cast <to: int = 1> (padding)

@@ -166,6 +166,7 @@ class RaiseRmsNorm(Pass):
         }
 
     refuses: epsilon is one number a channel
+        # says its epsilon is not one constant number
         f (float[B,6] x, float[6] eps) => (float[B,6] y)
         {
             axis = Constant <value_ints: ints = [-1]> ()
@@ -177,6 +178,7 @@ class RaiseRmsNorm(Pass):
         }
 
     refuses: the exponent is not two
+        # says it takes the mean of x^4.0, not of x²
         f (float[B,6] x) => (float[B,6] y)
         {
             four = Constant <value: tensor = float {4.0}> ()
@@ -190,6 +192,7 @@ class RaiseRmsNorm(Pass):
         }
 
     refuses: the root is another one
+        # says its mean is raised to -0.25, not to -0.5
         f (float[B,6] x) => (float[B,6] y)
         {
             axis = Constant <value_ints: ints = [-1]> ()
@@ -203,6 +206,7 @@ class RaiseRmsNorm(Pass):
         }
 
     refuses: the mean is over the tokens
+        # says its mean is over the axes [1], not over the last alone
         f (float[B,T,6] x) => (float[B,T,6] y)
         {
             axis = Constant <value_ints: ints = [1]> ()
@@ -215,6 +219,7 @@ class RaiseRmsNorm(Pass):
         }
 
     refuses: the mean square is an output as well
+        # says m, inside the pattern, is an output of the graph
         f (float[B,6] x) => (float[B,6] y, float[B,1] m)
         {
             axis = Constant <value_ints: ints = [-1]> ()

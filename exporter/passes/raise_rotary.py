@@ -142,6 +142,7 @@ class RaiseRotary(Pass):
         }
 
     refuses: the table's halves differ
+        # says the table cos is not built from two equal halves
         f (float[B,2,T,8] x, float[T,4] a, float[T,4] b) => (float[B,2,T,8] y)
         {
             axes = Constant <value_ints: ints = [0, 1]> ()
@@ -178,6 +179,7 @@ class RaiseRotary(Pass):
         }
 
     refuses: the slices are no halves
+        # says it turns [(2, 8, True), (0, 2, False)] of 8 channels, not the two halves
         f (float[B,2,T,8] x, float[T,4] a) => (float[B,2,T,8] y)
         {
             axes = Constant <value_ints: ints = [0, 1]> ()
@@ -196,6 +198,7 @@ class RaiseRotary(Pass):
         }
 
     refuses: each head has a table of its own
+        # says its tables of shape [B,2,T,8] and [B,2,T,8] are not one row a token of x
         f (float[B,2,T,8] x, float[B,2,T,4] a) => (float[B,2,T,8] y)
         {
             fours = Constant <value_ints: ints = [4, 4]> ()
@@ -211,6 +214,7 @@ class RaiseRotary(Pass):
         }
 
     refuses: what is turned is an output as well
+        # says r, inside the pattern, is an output of the graph
         f (float[B,2,T,8] x, float[T,4] a) => (float[B,2,T,8] y, float[B,2,T,8] r)
         {
             axes = Constant <value_ints: ints = [0, 1]> ()

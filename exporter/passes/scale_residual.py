@@ -127,6 +127,7 @@ class ScaleResidual(Pass):
         squares: 1
 
     refuses: the squares must fit as well, and an epsilon would vanish
+        # says the epsilon of RMSNormalization would become 2.4e-13, which fp16 rounds to 0:
         f (float[B,6] x, float[6,6] w, float[6] n, float[6,5] v) => (float[B,5] y)
         {
             p = MatMul(x, w)
@@ -139,6 +140,7 @@ class ScaleResidual(Pass):
         peaks: h = 100000
 
     refuses: something reads it that is not free of scale
+        # says Tanh (Tanh) reads it and is not free of scale
         f (float[B,6] x, float[6,6] w) => (float[B,6] y)
         {
             p = MatMul(x, w)

@@ -187,6 +187,7 @@ class SetPrecision(Pass):
         peaks: h = 9000
 
     refuses: too large for fp16 with headroom
+        # says h reaches 9,000 on calibration texts
         f (float[batch,tokens,4] x, float[4,4] w) => (float[batch,tokens,4] h)
         {
             h = MatMul(x, w)
@@ -196,6 +197,7 @@ class SetPrecision(Pass):
         kind: fp16
 
     refuses: integers that reach too far
+        # says its weights d may reach 76,200
         f (float[batch,tokens,4] x, int8[4,6] w) => (float[batch,tokens,6] y)
         {
             s = Constant <value_float: float = 600.0> ()
@@ -206,7 +208,7 @@ class SetPrecision(Pass):
     options: a product of integers
         kind: fp16
 
-    refuses: a product of integers
+    ignores: a product of integers
         f (float[batch,tokens,4] x, int8[4,6] w, float[6] s, float step)
             => (float[batch,tokens,6] y)
         {
@@ -249,7 +251,7 @@ class SetPrecision(Pass):
     options: a head on one vector a text
         kind: bf16
 
-    refuses: a head on one vector a text
+    ignores: a head on one vector a text
         f (float[batch,4] x, float[4,4] w) => (float[batch,4] y)
         {
             y = MatMul(x, w)
@@ -270,6 +272,9 @@ class SetPrecision(Pass):
     peaks: tuple[tuple[str, float], ...] = ()
     """The largest magnitude of values by name (exporter/ranges.py): one that leaves fp16 less than
     its headroom is refused."""
+
+    def unit(self) -> float:
+        return {"fp16": 2.0**-11, "bf16": 2.0**-8}[self.kind]
 
     def match(self, node: ir.Node) -> Half | None:
         if dialect.op_of(node) not in LOW or node.outputs[0].dtype != ir.DataType.FLOAT:

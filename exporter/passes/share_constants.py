@@ -52,7 +52,7 @@ class ShareConstants(Pass):
             y = Mul(q, a)
         }
 
-    refuses: they differ
+    ignores: they differ
         f (float[B,4] x) => (float[B,4] y)
         {
             a = Constant <value_float: float = 0.0> ()

@@ -81,6 +81,7 @@ class ShareRopeTables(Pass):
         max_length: 8
 
     refuses: the frequencies depend on the text
+        # says its table depends on the input angles
         f (float[B,2,T,8] x, int64[B,T] ids, float[T,4] angles) => (float[B,2,T,8] y)
         {
             c = Cos(angles)

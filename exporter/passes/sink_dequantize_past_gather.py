@@ -171,6 +171,7 @@ class SinkDequantizePastGather(Pass):
         none
 
     refuses: columns are looked up
+        # says it does not look up rows
         f (int64[B] ids, int8[5,6] table, float[5] s) => (float[5,B] y)
         {
             d = DequantizeLinear <axis: int = 0> (table, s)
@@ -185,6 +186,7 @@ class SinkDequantizePastGather(Pass):
         }
 
     refuses: two rows share a byte
+        # says rows of odd width share a byte
         f (int64[B] ids, int4[5,5] table, float[5] s) => (float[B,5] y)
         {
             d = DequantizeLinear <axis: int = 0> (table, s)
@@ -192,6 +194,7 @@ class SinkDequantizePastGather(Pass):
         }
 
     refuses: the scale depends on the text
+        # says its scale or its zero is no constant
         f (int64[B] ids, int8[5,6] table, float[B,5] t) => (float[B,6] y)
         {
             axes = Constant <value_ints: ints = [0]> ()

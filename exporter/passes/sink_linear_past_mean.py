@@ -121,6 +121,7 @@ class SinkLinearPastMean(Pass):
         }
 
     refuses: the bias would be weighted
+        # says its bias would be weighted: the divisor is not the number of selected tokens
         f (float[B,T,4] x, bool[B,T] mask, float[4,6] w, float[6] b) => (float[B,6] y)
         {
             h = MatMul(x, w)
@@ -140,6 +141,7 @@ class SinkLinearPastMean(Pass):
         }
 
     refuses: something else reads the tokens' vectors
+        # says n is read by more than the pooling
         f (float[B,T,4] x, bool[B,T] mask, float[4,6] w) => (float[B,6] y, float[B,T,6] n)
         {
             n = MatMul(x, w)

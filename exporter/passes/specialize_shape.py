@@ -48,7 +48,7 @@ class SpecializeShape(Pass):
     options: the longest text feels it
         max_length: 8
 
-    refuses: the longest text feels it
+    ignores: the longest text feels it
         f (float[B,2,T,8] q, float[B,2,T,8] k, float[B,2,T,8] v, bool[B,T] padding)
             => (float[B,2,T,8] y)
         {

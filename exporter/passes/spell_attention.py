@@ -54,6 +54,7 @@ class SpellAttention(Pass):
         none
 
     refuses: the scores are capped
+        # says opset 23's Attention caps the scores after the mask, this one before it
         f (float[B,2,T,8] q, float[B,2,T,8] k, float[B,2,T,8] v, bool[B,T] padding)
             => (float[B,2,T,8] y)
         {

@@ -52,6 +52,7 @@ class StaticHeads(Pass):
         }
 
     refuses: two sizes of the result are new
+        # says more than one size of the result ['P', 'Q', 6] is not known
         f (float[B,T,6] x, int64[3] shape) => (float[P,Q,6] y)
         {
             y = Reshape <allowzero: int = 1> (x, shape)

@@ -57,7 +57,7 @@ def test_the_law_means_the_same(negation: Pass) -> None:
 
 def test_the_law_refuses_what_it_says(negation: Pass) -> None:
     (left,) = law.read(negation).refusals
-    harness.assert_left_alone(negation, left.graph)
+    harness.assert_said(harness.assert_left_alone(negation, left.graph), left.reason)
 
 
 def test_the_target_is_one(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

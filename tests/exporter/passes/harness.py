@@ -280,11 +280,9 @@ def assert_equal(equality: Equality, before: ir.Model, after: ir.Model, feeds: A
             raise AssertionError("a bound depends on the pass: assert_bound")
 
 
-UNITS = {"fp16": 2.0**-11, "bf16": 2.0**-8}
-
-
-def assert_bound(before: ir.Model, after: ir.Model, feeds: Arrays, kind: str) -> None:
-    """The BOUND comparison: `before` in f64, `after` with every value rounded to its type."""
+def assert_bound(before: ir.Model, after: ir.Model, feeds: Arrays, unit: float) -> None:
+    """The BOUND comparison: `before` in f64, `after` with every value rounded to its type, whose
+    unit roundoff `unit` is."""
     widen(before)
     wide = {k: a.astype(np.float64) if a.dtype == np.float32 else a for k, a in feeds.items()}
     run = Reference(before)
@@ -293,7 +291,7 @@ def assert_bound(before: ir.Model, after: ir.Model, feeds: Arrays, kind: str) ->
         model="example", dim=1, max_length=1, vocab_size=1, pad_id=0, normalized=False
     )
     got = runtime(emulated(Program(after, contract)).model, feeds)
-    allowed = noise(run, wide, expected, UNITS[kind])
+    allowed = noise(run, wide, expected, unit)
     for index, (a, b) in enumerate(zip(expected, got, strict=True)):
         assert np.abs(a - b).max() > 0.0, "nothing was rounded"
         worst = np.max(np.abs(a - b) - allowed[index])
@@ -308,8 +306,7 @@ def faults(model: ir.Model) -> list[str]:
     contract = Contract(
         model="example", dim=1, max_length=1, vocab_size=1, pad_id=0, normalized=False
     )
-    found = legality.faults(Program(model, contract))
-    return [fault for _, fault in found if "the contract says" not in fault]
+    return [fault for _, fault in legality.graph_faults(Program(model, contract))]
 
 
 def assert_legal(model: ir.Model) -> None:
@@ -352,8 +349,11 @@ def assert_holds(this: Pass, text: str, weights: dict[str, np.ndarray], feeds: A
         before, model = build(text, weights), build(text, weights)
         assert this.rewrite(model).applied, "the pass does not apply to its own example"
         assert faults(model) == []
-        if hasattr(this, "kind"):  # integers: tests/exporter/quantize/test_laws.py has the bound
-            assert_bound(before, model, feeds, this.kind)  # type: ignore[attr-defined]
+        unit = this.unit()
+        if unit is not None:
+            assert_bound(before, model, feeds, unit)
+        else:
+            assert this.bound, "a BOUND pass states its unit, or names the test of its bound"
         assert_settled(this, model)
         return
     wide = this.equality is Equality.REAL
@@ -377,6 +377,15 @@ def assert_left_alone(this: Pass, text: str) -> Log:
         assert refusal.law == this.name and refusal.place and refusal.reason
         assert len(str(refusal).splitlines()) == 1
     return log
+
+
+def assert_said(log: Log, reason: str | None) -> None:
+    """`reason` is part of one that was logged; None: nothing was."""
+    reasons = [refusal.reason for refusal in log.refused]
+    if reason is None:
+        assert reasons == [], "it matches what it should ignore"
+    else:
+        assert any(reason in one for one in reasons), f"it says {reasons}, not {reason!r}"
 
 
 def _interface(model: ir.Model) -> list[tuple[Any, ...]]:

@@ -40,12 +40,16 @@ EXAMPLES = [
     for this in PASSES
     for number, example in enumerate(law.read(this).examples)
 ]
-REFUSALS = [
+LEFT_ALONE = [
     pytest.param(
-        dataclasses.replace(this, **left.options), left.graph, id=f"{this.name}-{left.title}"
+        dataclasses.replace(this, **left.options),
+        left.graph,
+        left.reason,
+        id=f"{this.name}-{left.title}",
     )
     for this in PASSES
-    for left in law.read(this).refusals
+    for read in [law.read(this)]
+    for left in (*read.refusals, *read.ignored)
 ]
 
 
@@ -62,9 +66,34 @@ def test_before_means_after(this: Pass, before: str, after: str, data: st.DataOb
     harness.assert_holds(this, before, weights, feeds)
 
 
-@pytest.mark.parametrize(("this", "text"), REFUSALS)
-def test_refused_graphs_are_left_alone(this: Pass, text: str) -> None:
-    harness.assert_left_alone(this, text)
+def left_alone(this: Pass, text: str, reason: str | None) -> None:
+    harness.assert_said(harness.assert_left_alone(this, text), reason)
+
+
+@pytest.mark.parametrize(("this", "text", "reason"), LEFT_ALONE)
+def test_graphs_are_left_alone_and_said_why(this: Pass, text: str, reason: str | None) -> None:
+    left_alone(this, text, reason)
+
+
+@pytest.mark.parametrize("this", PASSES, ids=lambda this: this.name)
+def test_no_refusal_passes_where_nothing_matches(
+    this: Pass, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(type(this), "match", lambda self, node: None)
+    for left in law.read(this).refusals:
+        with pytest.raises(AssertionError, match=r"it says \[\], not"):
+            left_alone(dataclasses.replace(this, **left.options), left.graph, left.reason)
+
+
+@pytest.mark.parametrize("this", PASSES, ids=lambda this: this.name)
+def test_a_bound_is_stated(this: Pass) -> None:
+    if this.equality is not Equality.BOUND:
+        assert this.unit() is None and not this.bound
+    elif this.unit() is None:
+        file, _, name = this.bound.partition("::")
+        assert f"\ndef {name}(" in Path(file).read_text("utf-8")
+    else:
+        assert not this.bound
 
 
 @pytest.mark.parametrize("this", PASSES, ids=lambda this: this.name)
@@ -137,6 +166,7 @@ class Toy(Pass):
     litters: bool = False
     again: bool = False
     idle: bool = False
+    talks: bool = False
 
     def match(self, node: ir.Node) -> ir.Node | None:
         ops = ("Mul", "Div") if self.again else ("Mul",)
@@ -144,6 +174,8 @@ class Toy(Pass):
 
     def refuses(self, match: ir.Node) -> str | None:
         c = constant(match.inputs[1])
+        if self.talks:
+            return "never"
         return "c has a zero" if c is not None and not c.all() else None
 
     def construct(self, match: ir.Node, memo: dict) -> None:
@@ -164,6 +196,13 @@ class Toy(Pass):
         if self.litters and log.applied:
             _append(model.graph, model.graph.inputs[0])  # after the broom of `rewrite`
         return log
+
+
+@dataclass(frozen=True)
+class Rounds(Toy):
+    """A toy that promises a bound and does not say which."""
+
+    equality: ClassVar[Equality] = Equality.BOUND
 
 
 def _append(graph: ir.Graph, x: ir.Value) -> ir.Value:
@@ -197,7 +236,26 @@ BROKEN: dict[str, tuple[Callable[[], object], str]] = {
     "a node left over": (lambda: structure(Toy(litters=True)), "no output depends on"),
     "not settled": (lambda: structure(Toy(again=True)), "== \\[\\]"),
     "nothing done": (lambda: structure(Toy(idle=True)), "does not apply"),
-    "refused example rewritten": (lambda: harness.assert_left_alone(Toy(), TOY), "== \\[\\]"),
+    "refused example rewritten": (
+        lambda: left_alone(Toy(), TOY, "c has a zero"),
+        "== \\[\\]",
+    ),
+    "nothing refused": (
+        lambda: left_alone(Toy(idle=True), TOY, "c has a zero"),
+        "it says",
+    ),
+    "another reason": (
+        lambda: left_alone(Toy(talks=True), TOY, "c has a zero"),
+        "not 'c has a zero'",
+    ),
+    "an ignored example refused": (
+        lambda: left_alone(Toy(talks=True), TOY, None),
+        "should ignore",
+    ),
+    "a bound that nobody states": (
+        lambda: harness.assert_holds(Rounds(wrong_by=0.5), TOY, *_inputs([3.0, -7.0, 1e-5])),
+        "states its unit",
+    ),
 }
 
 
