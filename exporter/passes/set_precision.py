@@ -13,14 +13,7 @@ from exporter.passes.attention import is_lookup, serves_attention
 from exporter.passes.base import Equality, Pass
 from exporter.passes.integers import dequantized, in_half, multiplies_integers, reach_of
 from exporter.passes.scale_residual import FP16_MAX, HEADROOM
-from exporter.program import (
-    TOKENS,
-    add_constant,
-    constant,
-    insert_before,
-    unique_name,
-    where,
-)
+from exporter.program import TOKENS, add_constant, constant, insert_before, unique_name, where
 
 KINDS = {"fp16": ir.DataType.FLOAT16, "bf16": ir.DataType.BFLOAT16}
 LOW = frozenset({
@@ -366,8 +359,7 @@ def _half(value: ir.Value, kind: ir.DataType, before: ir.Node, memo: dict) -> ir
 
 def _widen(value: ir.Value, kind: ir.DataType, node: ir.Node, memo: dict) -> None:
     """Make `value` half and give its readers an f32 copy, which keeps the name; half readers find
-    the
-    half one in the memo."""
+    the half one in the memo."""
     graph = node.graph
     assert graph is not None
     cast = ir.node("Cast", [value], {"to": ir.DataType.FLOAT.value}, name=f"{value.name}.wide")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import subprocess
 import sys
 import threading
@@ -143,29 +141,44 @@ holds(pool, 2)
 """
 
 
-def test_no_interrupt_makes_it_smaller() -> None:
-    """SIGINT at any step of the main thread, some 2,000 of them, a few inside the pool itself.
+_WAITING = """
+import os, signal, threading, time
+from targets.pool import Pool
+from tests.threads.calls import LIMIT
+from tests.threads.test_pool import Thing, holds
+
+pool, leave = Pool(Thing, 1), threading.Event()
+guest = threading.Thread(target=pool.use, args=(lambda thing: leave.wait(LIMIT),), daemon=True)
+guest.start()
+time.sleep(0.05)
+pause = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
+try:
+    pause.start()
+    pool.use(id)
+    raise SystemExit("it did not wait")
+except KeyboardInterrupt:
+    pass
+leave.set()
+guest.join(LIMIT)
+holds(pool, 1)
+"""
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        pytest.param(_INTERRUPTED, id="at any of some 2,000 steps, a few inside the pool itself"),
+        pytest.param(_WAITING, id="in a wait, while all are in use by others"),
+    ],
+)
+def test_no_interrupt_makes_it_smaller(program: str) -> None:
+    """SIGINT in the main thread.
 
     In a process of its own: the collector may run at any step as well, and what earlier tests left
-    has destructors in C++, which no exception may leave.
+    takes long to look through, and has destructors in C++, which no exception may leave.
     """
     done = subprocess.run(
-        [sys.executable, "-c", _INTERRUPTED],
+        [sys.executable, "-c", program],
         cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=LIMIT,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
-
-
-def test_an_interrupt_ends_a_wait() -> None:
-    """Ctrl-C, while all are in use by others."""
-    pool, leave = Pool(Thing, 1), threading.Event()
-    guest = threading.Thread(target=pool.use, args=(lambda thing: leave.wait(LIMIT),), daemon=True)
-    guest.start()
-    time.sleep(0.05)
-    pause = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT))
-    pause.start()
-    with pytest.raises(KeyboardInterrupt):
-        pool.use(id)
-    leave.set()
-    guest.join(LIMIT)
-    holds(pool, 1)
