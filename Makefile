@@ -34,8 +34,9 @@ ifeq ($(HASHES),)
 	@$(PIP) --constraint $(HERE)constraints.txt $(if $(TORCH_INDEX),--extra-index-url '$(TORCH_INDEX)') torch
 	@$(PIP) --constraint $(HERE)constraints.txt --editable '$(HERE).[$(EXTRAS)]'
 else
-	@$(PIP) --require-hashes --requirement $(HERE)constraints-hashed.txt
+	@$(PIP) --require-hashes --no-deps --requirement $(HERE)constraints-hashed.txt
 	@$(PIP) --no-deps --no-build-isolation --editable '$(HERE).'
+	@$(BIN)/python -m pip --disable-pip-version-check check
 endif
 	@touch $@
 
