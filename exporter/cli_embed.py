@@ -55,9 +55,7 @@ def embed(
     if save is not None:
         check_file(save, "--save")
     if "-" in texts and len(texts) > 1:
-        raise UsageError(
-            "- reads all texts from standard input: give it alone, or write the text as ' -'"
-        )
+        raise UsageError("- reads all texts from standard input; give it alone")
     if texts == ["-"]:
         if sys.stdin is None:
             raise UsageError("standard input is closed; give the texts, or open it")

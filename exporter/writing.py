@@ -1,4 +1,5 @@
-"""Files that a user names: written whole or not at all, and never through a trap."""
+"""Single files that goldfold writes: whole or not at all, and never through a link that somebody
+left for them."""
 
 from __future__ import annotations
 
@@ -43,7 +44,6 @@ def write_file(file: Path, write: Callable[[BinaryIO], object]) -> None:
     A link keeps its place: what it leads to is replaced. A pipe or a device is written into. Raises
     OutputError.
     """
-    fresh: Path | None = None
     try:
         real = file.resolve()
         if _is_stream(real):
@@ -52,22 +52,37 @@ def write_file(file: Path, write: Callable[[BinaryIO], object]) -> None:
             with real.open("wb") as opened:
                 opened.write(content.getbuffer())
             return
-        name = real.with_name(f".{real.name[:100]}.{secrets.token_hex(8)}.new")
+        mode = stat.S_IMODE(real.stat().st_mode) if real.exists() else None
+    except (OSError, ValueError, RuntimeError) as error:
+        raise _unwritten(file, error) from None
+    replace_file(real, write, mode)
+
+
+def replace_file(file: Path, write: Callable[[BinaryIO], object], mode: int | None = None) -> None:
+    """Put what `write` writes in the place of `file`, whatever lies there, a link too; on an error
+    that stays as it was. `mode` is its permissions, by default a new file's. Raises OutputError."""
+    fresh: Path | None = None
+    try:
+        # A name of its own: two processes may write at the same time.
+        name = file.with_name(f".{file.name[:100]}.{secrets.token_hex(8)}.new")
         number = os.open(name, _FLAGS, 0o666)
         fresh = name
         with os.fdopen(number, "wb") as opened:
             write(opened)
-        if real.exists():
-            fresh.chmod(stat.S_IMODE(real.stat().st_mode))
-        fresh.replace(real)
+        if mode is not None:
+            fresh.chmod(mode)
+        fresh.replace(file)
         fresh = None
-    except (OSError, ValueError, RuntimeError) as error:
-        said = getattr(error, "strerror", None) or error
-        raise OutputError(f"cannot write {file}: {said}") from None
+    except (OSError, ValueError) as error:
+        raise _unwritten(file, error) from None
     finally:
         if fresh is not None:
             with suppress(OSError):
                 fresh.unlink()
+
+
+def _unwritten(file: Path, error: Exception) -> OutputError:
+    return OutputError(f"cannot write {file}: {getattr(error, 'strerror', None) or error}")
 
 
 def _is_stream(file: Path) -> bool:

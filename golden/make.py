@@ -29,8 +29,9 @@ Progress = Callable[[str, int, int], None]
 _PACKAGES = ("torch", "transformers", "sentence-transformers", "tokenizers", "numpy")
 
 _COMPANY = 1e-3
-"""Of a vector's length: rounding in f32 moves it by 1e-5 at most on every model that was tried, and
-padding that counts by 1e-2 and more."""
+"""Of a vector's length. Measured: rounding in f32 moved it by at most 1.1e-6, on every kind of
+tests/models.py, EmbeddingGemma-300M and all-MiniLM-L6-v2; padding that counts by 0.4 and more, on
+BERT without a mask and padded on the left."""
 
 # Tokenizers without a limit say 1e30; fitting texts to that length would never end.
 _LONGEST = 1 << 17

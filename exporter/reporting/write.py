@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 
 from exporter.bundle import REPORT, is_artifact
@@ -13,6 +10,7 @@ from exporter.errors import OutputError
 from exporter.reporting.collect import collect
 from exporter.reporting.records import Report
 from exporter.stages import Stages
+from exporter.writing import replace_file
 
 PAGE, RECORD, JUNIT = REPORT
 
@@ -38,9 +36,13 @@ def write(
         place.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"cannot write {place}: {error.strerror}; give another --out") from None
-    _replace(place / RECORD, report.model_dump_json(indent=1) + "\n")
-    _replace(place / JUNIT, junit(report))
-    _replace(place / PAGE, page(report))
+    texts = {
+        RECORD: report.model_dump_json(indent=1) + "\n",
+        JUNIT: junit(report),
+        PAGE: page(report),
+    }
+    for name, text in texts.items():
+        replace_file(place / name, lambda file, text=text: file.write(text.encode()))
     return report, place / PAGE
 
 
@@ -49,27 +51,3 @@ def after_export(out: Path, stages: Stages) -> None:
     with stages("report"):
         _, page = write([out], check_files=False)
         stages.note(str(page))
-
-
-def _replace(path: Path, text: str) -> None:
-    """A name of its own for what is half-written: two exports may report at the same time."""
-    fresh: Path | None = None
-    try:
-        with tempfile.NamedTemporaryFile(
-            "w", encoding="utf-8", dir=path.parent, prefix=f".{path.name}.", delete=False
-        ) as file:
-            fresh = Path(file.name)
-            file.write(text)
-        fresh.chmod(0o666 & ~_umask())
-        fresh.replace(path)
-    except OSError as error:
-        if fresh is not None:
-            with suppress(OSError):
-                fresh.unlink()
-        raise OutputError(f"cannot write {path}: {error.strerror}") from None
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
