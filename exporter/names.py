@@ -49,7 +49,7 @@ def fault(name: str) -> str | None:
         return f"it is longer than {_LONGEST} bytes"
     if odd := [c for c in name if c in _FORBIDDEN]:
         return f"it has {odd[0]}"
-    if name[-1] in ". ":
+    if _stripped(name) != name:
         return "it ends in a dot or a space"
     if _RESERVED.fullmatch(name.partition(".")[0].rstrip()):
         return "it is a device's on Windows"
@@ -60,14 +60,13 @@ def file_name(name: str) -> str:
     """The name nearest to `name` that any system takes for a file."""
     name = unicodedata.normalize("NFC", name)
     name = "".join("-" if c in _FORBIDDEN or _is_hidden(c) else c for c in name)
-    name = name.rstrip(". ").lstrip(" ") or "file"
-    if _RESERVED.fullmatch(name.partition(".")[0].rstrip()):
-        name = f"-{name}"
+    name = _stripped(name.lstrip())
     stem, dot, ending = name.rpartition(".")
     ending = f"{dot}{ending}" if stem and len(ending) < 16 else ""
-    stem = name.removesuffix(ending)
-    room = _LONGEST - len(ending.encode())
-    return stem.encode()[:room].decode("utf-8", "ignore").rstrip(". ") + ending
+    room = _LONGEST - 1 - len(ending.encode())
+    stem = _stripped(name.removesuffix(ending).encode()[:room].decode("utf-8", "ignore"))
+    name = (stem + ending) or "file"
+    return f"-{name}" if _RESERVED.fullmatch(name.partition(".")[0].rstrip()) else name
 
 
 def key_fault(key: str) -> str | None:
@@ -95,6 +94,13 @@ def shown(text: str) -> str:
 def line(text: str) -> str:
     """The same, on one line."""
     return shown(" ".join(part.strip() for part in text.splitlines()))
+
+
+def _stripped(name: str) -> str:
+    """`name` without the dots and the spaces, of whatever width, at its end."""
+    while name and (name[-1] == "." or name[-1].isspace()):
+        name = name[:-1]
+    return name
 
 
 def _is_hidden(c: str) -> bool:

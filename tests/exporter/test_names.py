@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from exporter import names
 
 TEXT = st.text(
-    st.one_of(st.characters(), st.sampled_from("/\\.:-_ \n\x00\x1b\u202e\u2028*?\"<>|")),
+    st.one_of(st.characters(), st.sampled_from("/\\.:-_ \n\x00\x1b\u202e\u2028*?\"<>|\xa0\u3000")),
     max_size=400,
 )  # fmt: skip
 
@@ -55,7 +55,8 @@ def test_every_slug_is_a_name_and_no_path(text: str) -> None:
         ("a/b", "it has /"), ("a\\b", "it has \\"), ("C:", "it has :"), ("a\0", "do not show"),
         ("a\nb", "do not show"), ("\x1b[2J", "do not show"), ("txt\u202egpj", "do not show"),
         ("\ud800", "do not show"), ("ü" * 128, "255 bytes"), ("a.", "ends in a dot"),
-        ("a ", "ends in a dot or a space"), ("NUL", "device"), ("com1.json", "device"),
+        ("a ", "ends in a dot or a space"), ("a\u3000", "ends in a dot or a space"),
+        ("\xa0", "empty"), ("NUL", "device"), ("com1.json", "device"),
         ("aux .txt", "device"), ("COM¹", "device"), ("CONIN$", "device"),
     ],
 )  # fmt: skip
@@ -81,6 +82,11 @@ def test_every_file_name_is_one_on_any_system(text: str) -> None:
 def test_a_name_that_is_cut_keeps_its_ending() -> None:
     assert names.file_name("LICENSE: " + "ü" * 200 + ".txt").endswith("ü.txt")
     assert names.file_name("LICENSE: MIT.txt") == "LICENSE- MIT.txt"
+
+
+@pytest.mark.parametrize(("start", "cut"), [("con", "-con"), (".", "file"), ("a", "a")])
+def test_what_a_cut_leaves_is_a_name_too(start: str, cut: str) -> None:
+    assert names.file_name(start + " " * 300 + "x" * 20) == cut
 
 
 @pytest.mark.parametrize("key", ["a//b", "/a", "a/", "a/../b", "./a", "a/b\n", "x" * 2000])
