@@ -53,6 +53,8 @@ test: $(STAMP)  ## the tests
 	$(BIN)/python -m pytest -n 2
 
 lint: $(STAMP)  ## ruff and pyright
+	@mkdir -p $(VENV)/house/goldfold
+	@ln -sfn $(abspath $(HERE))/goldfold/* $(abspath $(HERE))/exporter $(abspath $(HERE))/targets $(abspath $(HERE))/golden $(VENV)/house/goldfold/
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
@@ -97,8 +99,8 @@ docs: $(STAMP)  ## build the site of docs/ into site/; strict, offline, every li
 	@echo site/index.html
 
 pages: $(STAMP)  ## write docs/passes.md, docs/schema/ and, from a run of them all, docs/families.md
-	$(BIN)/python -m exporter.lawbook > docs/passes.md
-	$(BIN)/python -m exporter.schemas docs/schema
+	$(BIN)/python -m goldfold.exporter.passes.reference_page > docs/passes.md
+	$(BIN)/python -m goldfold.exporter.report.schemas docs/schema
 	$(BIN)/python -m tests.families
 
 bench: $(STAMP) need-model  ## what an export of MODEL costs, stage by stage

@@ -27,15 +27,18 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from exporter import exporting, interpret, pipeline
-from exporter.console import Live, open_console
-from exporter.errors import GoldfoldError
-from exporter.model import open_model
-from exporter.passes.band_local_attention import BandLocalAttention
-from exporter.passes.base import Pass
-from exporter.passes.expand_band_attention import ExpandBandAttention
-from exporter.program import ATTENTION_MASK, INPUT_IDS, Program
-from exporter.stages import Stages
+from goldfold.exporter.cli.console import Live, open_console
+from goldfold.exporter.contract import ATTENTION_MASK, INPUT_IDS
+from goldfold.exporter.driver import exporting
+from goldfold.exporter.errors import GoldfoldError
+from goldfold.exporter.evaluate import interpret
+from goldfold.exporter.frontend.source import open_model
+from goldfold.exporter.ir.program import Program
+from goldfold.exporter.passes import pipeline
+from goldfold.exporter.passes.band_local_attention import BandLocalAttention
+from goldfold.exporter.passes.base import Pass
+from goldfold.exporter.passes.expand_band_attention import ExpandBandAttention
+from goldfold.exporter.progress import Stages
 
 Run = Callable[[np.ndarray, np.ndarray], object]
 
@@ -115,7 +118,7 @@ def _runtimes() -> Iterator[tuple[str, bool, Callable[[Program], Run]]]:
 def _openvino(program: Program, hint: str) -> Run:
     import openvino as ov
 
-    from targets.openvino.build import convert
+    from goldfold.targets.openvino.build import convert
 
     converted, held = convert(program.model)
     for port, name in zip(converted.inputs, program.contract.inputs, strict=True):

@@ -22,10 +22,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from exporter import registry
-from exporter.batching import BATCH_TOKENS, batches
-from exporter.bundle import open_bundle
-from exporter.encoder import Encoder
+from goldfold.exporter import registry
+from goldfold.exporter.artifact.bundle import open_bundle
+from goldfold.exporter.artifact.encoder import Encoder
+from goldfold.exporter.evaluate.batches import BATCH_TOKENS, batches
 
 sys.path.insert(0, str(Path(__file__).parent))
 from speed import stream

@@ -2,8 +2,9 @@
 
     .venv/bin/python benchmarks/bf16_attention.py MODEL [--json FILE]
 
-Every value is rounded to its declared type (exporter/emulate.py). The first row computes everything
-that is not an island in bf16, the second is what `--precision bf16` exports for a typed target.
+Every value is rounded to its declared type (exporter/evaluate/emulate.py). The first row computes
+everything that is not an island in bf16, the second is what `--precision bf16` exports for a typed
+target.
 """
 
 from __future__ import annotations
@@ -18,18 +19,20 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from exporter import emulate, exporting, pipeline
-from exporter.console import Live, open_console
-from exporter.errors import GoldfoldError
-from exporter.model import open_model
-from exporter.passes.base import Pass
-from exporter.passes.set_precision import SetPrecision
-from exporter.program import Program
-from exporter.stages import Stages
-from golden import compare
-from golden.compare import Measurement
-from golden.gate import GATES
-from golden.store import Goldens
+from goldfold.exporter.cli.console import Live, open_console
+from goldfold.exporter.driver import exporting
+from goldfold.exporter.errors import GoldfoldError
+from goldfold.exporter.evaluate import emulate
+from goldfold.exporter.frontend.source import open_model
+from goldfold.exporter.ir.program import Program
+from goldfold.exporter.passes import pipeline
+from goldfold.exporter.passes.base import Pass
+from goldfold.exporter.passes.set_precision import SetPrecision
+from goldfold.exporter.progress import Stages
+from goldfold.golden import compare
+from goldfold.golden.compare import Measurement
+from goldfold.golden.gate import GATES
+from goldfold.golden.store import Goldens
 
 
 def main(

@@ -22,13 +22,14 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from exporter import exporting, pipeline
-from exporter.errors import GoldfoldError, UsageError
-from exporter.model import open_model
-from exporter.options import BuildOptions
-from exporter.pipeline import Pipeline
-from exporter.program import Program
-from exporter.stages import Stages
+from goldfold.exporter.driver import exporting
+from goldfold.exporter.errors import GoldfoldError, UsageError
+from goldfold.exporter.frontend.source import open_model
+from goldfold.exporter.ir.program import Program
+from goldfold.exporter.options import BuildOptions
+from goldfold.exporter.passes import pipeline
+from goldfold.exporter.passes.pipeline import Pipeline
+from goldfold.exporter.progress import Stages
 
 STATUS = Path("/proc/self/status")
 CLEAR = Path("/proc/self/clear_refs")
@@ -63,7 +64,8 @@ def main(
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write JSON here.")] = None,
 ) -> None:
     """Trace once, then write the package and print the table."""
-    from targets.coreml import TARGET, build, vendor
+    from goldfold.targets.coreml import TARGET, build
+    from goldfold.targets.coreml.lower import vendor
 
     meter = Meter()
     lengths = tuple(int(part) for part in buckets.split(","))

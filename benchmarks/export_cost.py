@@ -28,9 +28,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from exporter import exporting
-from exporter.errors import GoldfoldError
-from exporter.exporting import export
+from goldfold.exporter.driver import exporting
+from goldfold.exporter.driver.exporting import export
+from goldfold.exporter.errors import GoldfoldError
 
 STATUS = Path("/proc/self/status")
 CLEAR = Path("/proc/self/clear_refs")

@@ -22,15 +22,18 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from exporter import calibration, emulate, exporting, interpret, pipeline, ranges
-from exporter.console import Live
-from exporter.errors import GoldfoldError
-from exporter.model import open_model
-from exporter.passes.scale_residual import FP16_MAX, ScaleResidual
-from exporter.passes.set_precision import SetPrecision
-from exporter.program import Program
-from exporter.stages import Stages
-from golden.compare import reading
+from goldfold.exporter.cli.console import Live
+from goldfold.exporter.driver import exporting
+from goldfold.exporter.errors import GoldfoldError
+from goldfold.exporter.evaluate import emulate, interpret, ranges
+from goldfold.exporter.frontend.source import open_model
+from goldfold.exporter.ir.program import Program
+from goldfold.exporter.passes import pipeline
+from goldfold.exporter.passes.scale_residual import FP16_MAX, ScaleResidual
+from goldfold.exporter.passes.set_precision import SetPrecision
+from goldfold.exporter.progress import Stages
+from goldfold.exporter.quantize import calibration
+from goldfold.golden.compare import reading
 
 
 def main(

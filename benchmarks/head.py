@@ -45,13 +45,13 @@ from dense_head.tables import (
 from dense_head.timing import timings
 from rich.console import Console
 
-from exporter.console import open_console
-from exporter.errors import GoldfoldError
-from exporter.model import open_model
-from exporter.weights import read_header
-from golden import store
-from golden.compare import unit
-from golden.errors import GoldenError
+from goldfold.exporter.cli.console import open_console
+from goldfold.exporter.errors import GoldfoldError
+from goldfold.exporter.frontend.source import open_model
+from goldfold.exporter.frontend.weights import read_header
+from goldfold.golden import store
+from goldfold.golden.compare import unit
+from goldfold.golden.errors import GoldenError
 
 
 def run(folder: Path, artifact: Path | None, threads: int, console: Console) -> dict[str, Any]:

@@ -15,12 +15,12 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from exporter.console import listening, open_console
-from exporter.model import open_model
-from exporter.stages import Stages
-from golden import store
-from golden.judging import judge, lee, pairs, reference
-from golden.judging.report import table
+from goldfold.exporter.cli.console import listening, open_console
+from goldfold.exporter.frontend.source import open_model
+from goldfold.exporter.progress import Stages
+from goldfold.golden import store
+from goldfold.golden.judging import judge, lee, pairs, reference
+from goldfold.golden.judging.report import table
 
 
 def main(

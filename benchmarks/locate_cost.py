@@ -25,11 +25,12 @@ import onnx_ir as ir
 import typer
 from export_cost import Meter
 
-import targets.openvino.build as openvino_build
-from exporter import exporting
-from exporter.errors import GoldfoldError
-from exporter.probing import SHORT, Drift, Look
-from exporter.program import MODULE, Program
+import goldfold.targets.openvino.build as openvino_build
+from goldfold.exporter.diagnose.pass_drift import SHORT, Drift
+from goldfold.exporter.driver import exporting
+from goldfold.exporter.errors import GoldfoldError
+from goldfold.exporter.ir.program import MODULE, Program
+from goldfold.exporter.records import Look
 
 OUTPUTS = ("o_proj", "attention.output.dense", "attn.Wo", "attn.o")
 """How the modules of output projections end, by family."""

@@ -23,16 +23,18 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from exporter import exporting, pipeline, registry
-from exporter.console import Live, open_console
-from exporter.errors import GoldfoldError
-from exporter.model import open_model
-from exporter.options import NOTHING_ASKED
-from exporter.passes.base import Pass
-from exporter.passes.merge_parallel_matmuls import MergeParallelMatmuls
-from exporter.program import Program
-from exporter.stages import Stages
-from targets.base import Run
+from goldfold.exporter import registry
+from goldfold.exporter.cli.console import Live, open_console
+from goldfold.exporter.driver import exporting
+from goldfold.exporter.errors import GoldfoldError
+from goldfold.exporter.frontend.source import open_model
+from goldfold.exporter.ir.program import Program
+from goldfold.exporter.options import NOTHING_ASKED
+from goldfold.exporter.passes import pipeline
+from goldfold.exporter.passes.base import Pass
+from goldfold.exporter.passes.merge_parallel_matmuls import MergeParallelMatmuls
+from goldfold.exporter.progress import Stages
+from goldfold.targets.base import Run
 
 WAYS: dict[str, tuple[Pass, ...]] = {
     "none": (),

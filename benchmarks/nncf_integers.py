@@ -33,9 +33,9 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.quantize_recipes import errors  # noqa: E402
 from benchmarks.speed import peers  # noqa: E402
-from exporter import calibration  # noqa: E402
-from exporter.bundle import open_bundle  # noqa: E402
-from golden import store  # noqa: E402
+from goldfold.exporter.artifact.bundle import open_bundle  # noqa: E402
+from goldfold.exporter.quantize import calibration  # noqa: E402
+from goldfold.golden import store  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results" / "nncf_integers.json"
 KINDS = {

@@ -25,7 +25,7 @@ from rich.table import Table
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from exporter.console import open_console  # noqa: E402
+from goldfold.exporter.cli.console import open_console  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results" / "older_cpu.json"
 KINDS = ("BF16", "FP16", "FP32", "INT8")
@@ -36,9 +36,9 @@ def measure(folder: Path, tokens: int) -> dict[str, Any]:
     """What `folder` gives here on the golden texts of at most `tokens` tokens."""
     import openvino as ov
 
-    from exporter.bundle import open_bundle
-    from golden import compare, store
-    from targets.openvino import TARGET
+    from goldfold.exporter.artifact.bundle import open_bundle
+    from goldfold.golden import compare, store
+    from goldfold.targets.openvino import TARGET
 
     opened = open_bundle(folder, unverified=True)
     manifest = opened.manifest

@@ -24,11 +24,11 @@ from typing import Annotated, Any
 import typer
 from speed import machine, measure, peers, plot, report, sides, stream
 
-from exporter.bundle import open_bundle
-from exporter.console import open_console
-from exporter.errors import GoldfoldError
-from exporter.verifying import goldens_of
-from golden.store import Goldens
+from goldfold.exporter.artifact.bundle import open_bundle
+from goldfold.exporter.cli.console import open_console
+from goldfold.exporter.errors import GoldfoldError
+from goldfold.exporter.verification.goldens import goldens_of
+from goldfold.golden.store import Goldens
 
 SHAPES = ((1, 16), (1, 128), (8, 128), (32, 64), (1, 512), (1, 2048))
 QUICK_SHAPES = ((1, 16), (1, 128), (8, 128))

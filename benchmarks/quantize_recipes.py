@@ -21,17 +21,19 @@ import typer
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from exporter import exporting, interpret
-from exporter.console import listening, open_console
-from exporter.errors import GoldfoldError
-from exporter.model import open_model
-from exporter.pipeline import Pipeline
-from exporter.preparing import legal, rewrite
-from exporter.program import Program
-from exporter.quantize import corpus, plan, tuning
-from exporter.quantize import recipe as recipes
-from exporter.quantize.dense import dense
-from exporter.stages import Stages
+from goldfold.exporter.cli.console import listening, open_console
+from goldfold.exporter.driver import exporting
+from goldfold.exporter.driver.preparing import legal, rewrite
+from goldfold.exporter.errors import GoldfoldError
+from goldfold.exporter.evaluate import interpret
+from goldfold.exporter.frontend.source import open_model
+from goldfold.exporter.ir.program import Program
+from goldfold.exporter.passes.pipeline import Pipeline
+from goldfold.exporter.progress import Stages
+from goldfold.exporter.quantize import corpus, plan
+from goldfold.exporter.quantize import recipe as recipes
+from goldfold.exporter.search import tuning
+from goldfold.exporter.search.dequantize import dense
 
 RESULTS = Path(__file__).parent / "results" / "quantize_recipes.json"
 

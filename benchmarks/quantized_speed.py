@@ -24,7 +24,7 @@ import typer
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from exporter.console import open_console
+from goldfold.exporter.cli.console import open_console
 
 SHAPES = ((1, 16), (1, 128), (8, 128), (32, 64), (1, 512))
 RESULTS = Path(__file__).parent / "results" / "quantized_speed.json"

@@ -24,10 +24,10 @@ import typer
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from exporter.console import open_console
-from exporter.interpret import Session
-from exporter.passes.sink_dequantize_past_gather import SinkDequantizePastGather
-from exporter.program import add_constant, infer_shapes
+from goldfold.exporter.cli.console import open_console
+from goldfold.exporter.evaluate.interpret import Session
+from goldfold.exporter.ir.program import add_constant, infer_shapes
+from goldfold.exporter.passes.sink_dequantize_past_gather import SinkDequantizePastGather
 
 ROWS, WIDTH, TOKENS = 262_144, 768, 128
 KINDS = {

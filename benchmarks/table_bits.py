@@ -24,19 +24,19 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.quantize_recipes import embed, errors  # noqa: E402
-from exporter import exporting  # noqa: E402
-from exporter.console import listening, open_console  # noqa: E402
-from exporter.errors import GoldfoldError  # noqa: E402
-from exporter.model import open_model  # noqa: E402
-from exporter.passes.grid import Grid, nearest, sizes  # noqa: E402
-from exporter.pipeline import Pipeline  # noqa: E402
-from exporter.preparing import prepare  # noqa: E402
-from exporter.program import Program, add_constant, drop_unused  # noqa: E402
-from exporter.quantize import groups, tuning  # noqa: E402
-from exporter.quantize import sites as all_sites  # noqa: E402
-from exporter.quantize.recipe import Choice  # noqa: E402
-from exporter.quantize.sites import Site  # noqa: E402
-from exporter.stages import Stages  # noqa: E402
+from goldfold.exporter.cli.console import listening, open_console  # noqa: E402
+from goldfold.exporter.driver import exporting  # noqa: E402
+from goldfold.exporter.driver.preparing import prepare  # noqa: E402
+from goldfold.exporter.errors import GoldfoldError  # noqa: E402
+from goldfold.exporter.frontend.source import open_model  # noqa: E402
+from goldfold.exporter.ir.program import Program, add_constant, drop_unused  # noqa: E402
+from goldfold.exporter.passes.pipeline import Pipeline  # noqa: E402
+from goldfold.exporter.passes.rewriting.grid import Grid, nearest, sizes  # noqa: E402
+from goldfold.exporter.progress import Stages  # noqa: E402
+from goldfold.exporter.quantize import sites as all_sites  # noqa: E402
+from goldfold.exporter.quantize.recipe import Choice  # noqa: E402
+from goldfold.exporter.quantize.sites import Site  # noqa: E402
+from goldfold.exporter.search import groups, tuning  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results" / "table_bits.json"
 TRIED = ((4, 32), (4, 64), (5, 0), (5, 64), (6, 0), (6, 64), (7, 0), (7, 64), (8, 0), (8, 32))

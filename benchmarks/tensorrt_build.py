@@ -19,15 +19,16 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from exporter import exporting, pipeline
-from exporter.console import Live, open_console
-from exporter.errors import GoldfoldError
-from exporter.model import open_model
-from exporter.onnxfile import MODEL
-from exporter.options import NOTHING_ASKED
-from exporter.program import Program
-from exporter.stages import Stages
-from targets.tensorrt import TARGET, build, proof
+from goldfold.exporter.cli.console import Live, open_console
+from goldfold.exporter.driver import exporting
+from goldfold.exporter.errors import GoldfoldError
+from goldfold.exporter.frontend.source import open_model
+from goldfold.exporter.ir.onnx_file import MODEL
+from goldfold.exporter.ir.program import Program
+from goldfold.exporter.options import NOTHING_ASKED
+from goldfold.exporter.passes import pipeline
+from goldfold.exporter.progress import Stages
+from goldfold.targets.tensorrt import TARGET, build, proof
 
 
 def main(

@@ -22,14 +22,15 @@ import typer
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from exporter import onnxfile
-from exporter.console import open_console
-from exporter.passes import law
-from exporter.passes.quantize_activations import QuantizeActivations
-from exporter.passes.quantize_weights import QuantizeWeights
-from exporter.passes.set_precision import SetPrecision
-from exporter.program import Contract, Program, infer_shapes
-from targets.tensorrt import TARGET, build, proof, vendor
+from goldfold.exporter.cli.console import open_console
+from goldfold.exporter.contract import Contract
+from goldfold.exporter.ir import onnx_file
+from goldfold.exporter.ir.program import Program, infer_shapes
+from goldfold.exporter.passes import docstring
+from goldfold.exporter.passes.quantize_activations import QuantizeActivations
+from goldfold.exporter.passes.quantize_weights import QuantizeWeights
+from goldfold.exporter.passes.set_precision import SetPrecision
+from goldfold.targets.tensorrt import TARGET, build, proof, vendor
 
 INPUTS, CHANNELS, ROWS = 1024, 2048, 4096
 MATRIX = f"""
@@ -72,7 +73,7 @@ def program_of(form: Form, precision: str) -> Program:
     rng = np.random.default_rng(7)
     shape = (ROWS if form.table else INPUTS, INPUTS if form.table else CHANNELS)
     weights = {"w": rng.normal(size=shape).astype(np.float32)}
-    model = law.graph(TABLE if form.table else MATRIX, weights)
+    model = docstring.graph(TABLE if form.table else MATRIX, weights)
     infer_shapes(model)
     QuantizeWeights(form.bits, form.block).rewrite(model)
     if form.static:
@@ -85,12 +86,12 @@ def program_of(form: Form, precision: str) -> Program:
 
 def try_out(program: Program, precision: str, capability: str, folder: Path) -> dict:
     """Build for one architecture; what the worker says, and what the engine holds."""
-    onnxfile.write(program, folder, TARGET.name)
+    onnx_file.write(program, folder, TARGET.name)
     value = program.graph.inputs[0]
     wide = [INPUTS] if value.dtype == ir.DataType.FLOAT else []
     spec = {
         "module": vendor.RTX,
-        "onnx": onnxfile.MODEL,
+        "onnx": onnx_file.MODEL,
         "engine": build.ENGINE,
         "inputs": [value.name],
         "capabilities": [capability],
@@ -103,7 +104,7 @@ def try_out(program: Program, precision: str, capability: str, folder: Path) -> 
     (folder / build.RECIPE).write_bytes(Path(build.worker.__file__).read_bytes())
     result = build.compile_engine(folder)
     if result["built"]:
-        result["held"] = not proof.look(folder / build.ENGINE, folder / onnxfile.MODEL).missing
+        result["held"] = not proof.look(folder / build.ENGINE, folder / onnx_file.MODEL).missing
     return result
 
 

@@ -21,10 +21,10 @@ import typer
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from exporter.console import open_console
-from exporter.encoder import load
-from exporter.errors import GoldfoldError
-from targets.tensorrt import TARGET, vendor
+from goldfold.exporter.artifact.encoder import load
+from goldfold.exporter.cli.console import open_console
+from goldfold.exporter.errors import GoldfoldError
+from goldfold.targets.tensorrt import TARGET, vendor
 
 SHAPES = ((1, 16), (1, 128), (8, 128), (32, 64), (1, 512), (1, 2048))
 """batch × tokens, as in the other speed benchmarks."""

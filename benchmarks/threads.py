@@ -28,8 +28,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from exporter import load, speed
-from exporter.encoder import Encoder
+from goldfold import load
+from goldfold.exporter.artifact.encoder import Encoder
+from goldfold.exporter.report import latency
 
 sys.path.insert(0, str(Path(__file__).parent))
 from speed import stream
@@ -76,7 +77,7 @@ def pace(embed: Embed, texts: list[str], threads: int) -> tuple[float, float]:
     for worker in workers:
         worker.start()
     start.wait()
-    began, others = time.perf_counter(), speed._Others()
+    began, others = time.perf_counter(), latency._Others()
     for worker in workers:
         worker.join()
     return len(texts) / (time.perf_counter() - began), others.share() or 0.0

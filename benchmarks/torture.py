@@ -264,7 +264,7 @@ def run(
 
 
 def _export_real(model: Path | None, out: Path) -> int:
-    from exporter import export
+    from goldfold import export
 
     return 0 if all(r.passed for r in export(str(model), ground.TARGETS, ("fp32",), out)) else 1
 

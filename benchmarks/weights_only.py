@@ -30,8 +30,8 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.quantize_recipes import errors  # noqa: E402
 from benchmarks.quantized_speed import race  # noqa: E402
-from exporter.console import open_console  # noqa: E402
-from golden import store  # noqa: E402
+from goldfold.exporter.cli.console import open_console  # noqa: E402
+from goldfold.golden import store  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results" / "weights_only.json"
 SHAPES = ((1, 16), (1, 128), (8, 128))

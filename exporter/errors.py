@@ -25,8 +25,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from exporter.proving import Result
-    from exporter.unbuilt import Failure
+    from goldfold.exporter.artifact.result import Result
+    from goldfold.exporter.artifact.unbuilt import Failure
 
 
 class GoldfoldError(Exception):

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from pydantic import BaseModel, ConfigDict
 
-from exporter.errors import UsageError
+from goldfold.exporter.errors import UsageError
 
 
 class BuildOptions(BaseModel):

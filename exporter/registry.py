@@ -8,10 +8,10 @@ from importlib import import_module
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING
 
-from exporter.errors import TargetError
+from goldfold.exporter.errors import TargetError
 
 if TYPE_CHECKING:
-    from targets.base import Target
+    from goldfold.targets.base import Target
 
 GROUP = "goldfold.targets"
 FLOATS = ("fp32", "fp16", "bf16")

@@ -8,6 +8,6 @@ checks certifies shared bugs. Importing it costs numpy at most; torch is loaded 
 and only when it runs.
 """
 
-from golden.errors import GoldenError
+from goldfold.golden.errors import GoldenError
 
 __all__ = ["GoldenError"]

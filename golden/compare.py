@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from golden.errors import GoldenError
-from golden.store import CALLS, NAMED, Goldens
+from goldfold.golden.errors import GoldenError
+from goldfold.golden.store import CALLS, NAMED, Goldens
 
 Run = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """(ids int64 [B,S], mask int64 [B,S]) -> float32 [B,D]; the mask is 1 on tokens, 0 on padding."""

@@ -38,10 +38,10 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from golden.compare import Measurement, TokenFault
-from golden.errors import GoldenError
-from golden.judging import RETRIEVAL, Metric
-from golden.store import Goldens
+from goldfold.golden.compare import Measurement, TokenFault
+from goldfold.golden.errors import GoldenError
+from goldfold.golden.metrics import RETRIEVAL, Metric
+from goldfold.golden.store import Goldens
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from golden.errors import GoldenError
-from golden.store import Case, Goldens, fingerprint
-from golden.texts import Draft, drafts, sentences
+from goldfold.golden.errors import GoldenError
+from goldfold.golden.store import Case, Goldens, fingerprint
+from goldfold.golden.texts import Draft, drafts, sentences
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer

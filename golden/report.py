@@ -12,8 +12,8 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from golden.compare import Measurement
-from golden.gate import Verdict
+from goldfold.golden.compare import Measurement
+from goldfold.golden.gate import Verdict
 
 
 @dataclass(frozen=True, slots=True)

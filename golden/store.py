@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from golden.errors import GoldenError
+from goldfold.golden.errors import GoldenError
 
 FORMAT = 1
 CALLS = ("encode", "encode_query", "encode_document")

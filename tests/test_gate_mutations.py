@@ -17,16 +17,18 @@ import onnx_ir as ir
 import pytest
 from tokenizers import Tokenizer
 
-from exporter import dialect, interpret, pipeline
-from exporter.model import open_model
-from exporter.passes.linear import linear_ending_at
-from exporter.program import Program, drop_unused
-from exporter.simplify import simplify
-from exporter.tokens import Tokens
-from exporter.trace import trace
-from golden import compare, gate
-from golden.make import make
-from golden.store import Goldens
+from goldfold.exporter.evaluate import interpret
+from goldfold.exporter.frontend.simplify import simplify
+from goldfold.exporter.frontend.source import open_model
+from goldfold.exporter.frontend.tokens import Tokens
+from goldfold.exporter.frontend.trace import trace
+from goldfold.exporter.ir import dialect
+from goldfold.exporter.ir.program import Program, drop_unused
+from goldfold.exporter.passes import pipeline
+from goldfold.exporter.passes.rewriting.linear import linear_ending_at
+from goldfold.golden import compare, gate
+from goldfold.golden.make import make
+from goldfold.golden.store import Goldens
 from tests import models
 
 

@@ -1,7 +1,6 @@
 """The rules of the house, read from the syntax trees: who may import whom, what no file may hold.
 
-Imports inside functions count like any other, but for the search for cycles, which is about what
-happens when a module is loaded. Imports for type checkers only count for neither.
+Imports inside functions count like any other. Imports for type checkers only count for none.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("exporter", "targets", "golden")
+PACKAGES = ("goldfold", "exporter", "targets", "golden")
 FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 TRAINERS = {"torch", "transformers", "sentence_transformers"}
 VENDORS = {"onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "coremltools", "nncf"}
@@ -24,14 +23,20 @@ VENDORS = {"onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "coremltools",
 
 def module_of(path: Path) -> str:
     parts = path.relative_to(ROOT).with_suffix("").parts
-    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+    parts = parts[:-1] if parts[-1] == "__init__" else parts
+    return ".".join(parts if parts[0] == "goldfold" else ("goldfold", *parts))
 
 
 MODULES = {module_of(path): path for path in FILES}
-FOUNDATION = (
-    "exporter.program", "exporter.dialect", "exporter.options", "exporter.errors",
-    "exporter.files", "exporter.names", "exporter.natives",
+ROOMS = (
+    "golden", "exporter", "golden.judging", "exporter.system", "exporter.ir",
+    "exporter.passes.rewriting", "exporter.passes", "exporter.frontend", "exporter.frontend.trace",
+    "exporter.evaluate", "targets", "targets.coreml.lower", "targets.coreml",
+    "targets.onnxruntime", "targets.openvino", "targets.tensorrt", "exporter.quantize",
+    "exporter.diagnose", "exporter.artifact", "exporter.verification", "exporter.report",
+    "exporter.driver", "exporter.search", "exporter.cli", "",
 )  # fmt: skip
+"""Every folder, after all that it may import: docs/architecture.md says what lies in each."""
 
 
 class Imports(ast.NodeVisitor):
@@ -71,7 +76,7 @@ class Imports(ast.NodeVisitor):
             base = ".".join([*above, base]).rstrip(".")
         for alias in node.names:
             whole = f"{base}.{alias.name}"
-            # `from exporter import dialect` names a module, `from golden import Band` would not.
+            # `from goldfold.exporter import ir` names a module, `… import __version__` does not.
             self._add(whole if whole in MODULES else base)
 
     def visit_Call(self, node: ast.Call) -> None:
@@ -95,130 +100,130 @@ def imports_of(module: str) -> Imports:
     return Imports(module)
 
 
+def room_of(module: str) -> str:
+    """The folder that a module lies in, as ROOMS names it; "" is the front door."""
+    is_folder = MODULES[module].name == "__init__.py"
+    return (module if is_folder else module.rpartition(".")[0])[len("goldfold.") :]
+
+
 def tops(module: str) -> set[str]:
     """The top-level packages that a module imports, sooner or later."""
     return {name.partition(".")[0] for name in imports_of(module).all}
 
 
-def is_in(module: str, *packages: str) -> bool:
-    return any(module == package or module.startswith(f"{package}.") for package in packages)
-
-
-def inside(*packages: str) -> list[str]:
-    return [module for module in MODULES if is_in(module, *packages)]
+def inside(*rooms: str) -> list[str]:
+    """The modules of some rooms and of those in them."""
+    return [m for m in MODULES if any(f"{m}.".startswith(f"goldfold.{room}.") for room in rooms)]
 
 
 def ours(module: str) -> set[str]:
-    """What a module imports of this project."""
-    return {name for name in imports_of(module).all if is_in(name, *PACKAGES)}
+    """The modules of this project that a module imports, sooner or later."""
+    return imports_of(module).all & MODULES.keys() - {module}
 
 
-def test_there_is_a_house_to_look_at() -> None:
-    assert len(FILES) > 35
-    assert {"exporter", "exporter.trace", "targets.openvino", "golden.make"} <= MODULES.keys()
+def arrows() -> dict[tuple[str, str], list[str]]:
+    """What imports what, of the rooms: pairs, each with the modules that do it."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for module in MODULES:
+        for wanted in ours(module):
+            if room_of(module) != room_of(wanted):
+                pair = (room_of(module), room_of(wanted))
+                found.setdefault(pair, []).append(f"{module} imports {wanted}")
+    return found
 
 
 def test_reader_of_imports_sees_every_kind() -> None:
-    assert "exporter.trace" in imports_of("exporter.preparing").later
-    assert "exporter.dialect" in imports_of("exporter.legality").loaded
-    assert "torch" in imports_of("exporter.trace.capture").loaded
-    assert "torch" in imports_of("golden.make").later
-    assert "exporter.exporting" not in imports_of("exporter").all  # for type checkers only
+    preparing = imports_of("goldfold.exporter.driver.preparing")
+    assert "goldfold.exporter.frontend.trace" in preparing.later
+    assert "goldfold.exporter.ir.dialect" in imports_of("goldfold.exporter.ir.legality").loaded
+    assert "torch" in imports_of("goldfold.exporter.frontend.trace.capture").loaded
+    assert "torch" in imports_of("goldfold.golden.make").later
+    assert "goldfold.exporter.driver.exporting" not in imports_of("goldfold").all  # typing only
 
 
 # --- imports run one way
 
 
+def test_rooms_are_those_of_the_folders() -> None:
+    assert sorted(ROOMS) == sorted({room_of(module) for module in MODULES})
+    assert len(ROOMS) <= 25
+
+
+def test_every_arrow_between_rooms_runs_down() -> None:
+    upward = [
+        why
+        for (above, below), reasons in arrows().items()
+        if ROOMS.index(below) >= ROOMS.index(above)
+        for why in reasons
+    ]
+    assert not upward, "\n".join(upward)
+
+
+def test_the_house_stays_as_low_and_as_plain_as_it_is() -> None:
+    found = arrows()
+    assert len(found) <= 140
+    floors: dict[str, int] = {}
+    for room in ROOMS:
+        floors[room] = 1 + max((floors[b] for a, b in found if a == room), default=0)
+    assert max(floors.values()) <= 14, floors
+    assert len(list((ROOT / "exporter").glob("*.py"))) <= 8
+
+
 def test_golden_shares_no_code_with_what_it_checks() -> None:
     for module in inside("golden"):
-        assert not tops(module) & {"exporter", "targets"}, module
+        assert all(room_of(name).startswith("golden") for name in ours(module)), module
 
 
 def test_golden_loads_the_reference_only_where_goldens_are_made() -> None:
     for module in inside("golden"):
         assert not {name.partition(".")[0] for name in imports_of(module).loaded} & TRAINERS, module
-        assert module == "golden.make" or not tops(module) & TRAINERS, module
+        assert module == "goldfold.golden.make" or not tops(module) & TRAINERS, module
 
 
-def test_only_the_tracer_imports_torch() -> None:
+def test_only_the_tracer_and_the_reader_of_models_import_torch() -> None:
+    frontend = "goldfold.exporter.frontend"
+    allowed = {*inside("exporter.frontend.trace"), f"{frontend}.unpickle"}
+    allowed.add(f"{frontend}.native_classes")
     for module in inside("exporter", "targets"):
-        assert is_in(module, "exporter.trace") or not tops(module) & TRAINERS, module
+        assert module in allowed or not tops(module) & TRAINERS, module
 
 
 def test_exporter_imports_no_vendor_but_onnxruntime_in_one_room() -> None:
     for module in inside("exporter"):
-        allowed = {"onnxruntime"} if module == "exporter.interpret" else set()
+        allowed = {"onnxruntime"} if module == "goldfold.exporter.evaluate.interpret" else set()
         assert tops(module) & VENDORS <= allowed, module
 
 
 def test_exporter_finds_targets_by_name_only() -> None:
     for module in inside("exporter"):
-        assert "targets" not in tops(module), module
+        assert not any(room_of(name).startswith("targets") for name in ours(module)), module
 
 
-@pytest.mark.parametrize(
-    ("package", "allowed"),
-    [
-        ("exporter.trace", ("exporter.trace", "exporter.model", "exporter.tokens", *FOUNDATION)),
-        ("exporter.passes", ("exporter.passes", *FOUNDATION)),
-        (
-            "targets",
-            (
-                "targets.base",
-                "targets.pool",
-                "exporter.passes",
-                "exporter.onnxfile",
-                "exporter.interpret",
-                "exporter.emulate",
-                *FOUNDATION,
-            ),
-        ),
-    ],
-)
-def test_package_imports_nothing_above_it(package: str, allowed: tuple[str, ...]) -> None:
-    for module in inside(package):
-        # Of the other targets none: a target's own folder is the second part of its name.
-        own = ".".join(module.split(".")[:2]) if package == "targets" else package
-        above = {name for name in ours(module) if not is_in(name, own, *allowed)}
-        assert not above, module
+def test_targets_know_the_graph_and_no_export() -> None:
+    """What a target of one's own may import as well: docs/adding-a-target.md."""
+    below = ("exporter", "exporter.system", "exporter.ir", "exporter.passes", "exporter.evaluate")
+    for module in inside("targets"):
+        own = ".".join(room_of(module).split(".")[:2])
+        for room in map(room_of, ours(module)):
+            allowed = room in (*below, "exporter.passes.rewriting", "targets")
+            assert allowed or f"{room}.".startswith(f"{own}."), f"{module}: {room}"
 
 
 def test_target_imports_no_vendor_but_its_own() -> None:
     for module in inside("targets"):
-        own = {{"coreml": "coremltools"}.get(name, name) for name in module.split(".")[1:2]}
+        own = {{"coreml": "coremltools"}.get(name, name) for name in module.split(".")[2:3]}
         assert tops(module) & VENDORS <= own, module
 
 
-@pytest.mark.parametrize(
-    ("module", "below"),
-    [
-        ("exporter.errors", ()),
-        ("exporter.files", ()),
-        ("exporter.names", ()),
-        ("exporter.natives", ()),
-        ("exporter.exchange", ()),
-        ("exporter.stages", ()),
-        ("exporter.options", ("exporter.errors",)),
-        ("exporter.dialect", ()),
-        ("exporter.program", ("exporter.dialect", "exporter.errors")),
-        ("exporter.legality", FOUNDATION),
-        ("exporter.interpret", FOUNDATION),
-        ("exporter.onnxfile", FOUNDATION),
-    ],
-)
-def test_foundations_import_nothing_upward(module: str, below: tuple[str, ...]) -> None:
-    assert ours(module) <= set(below)
-
-
-def test_no_module_waits_for_itself_to_load() -> None:
-    edges = {module: sorted(imports_of(module).loaded & MODULES.keys()) for module in MODULES}
+def test_no_module_waits_for_itself() -> None:
+    """Imports inside functions counted: a circle that is hidden in one is a circle."""
     done: set[str] = set()
 
     def walk(module: str, trail: tuple[str, ...]) -> None:
         if module in trail:
             pytest.fail(" imports ".join((*trail[trail.index(module) :], module)))
         if module not in done:
-            for wanted in edges[module]:
+            for wanted in sorted(ours(module)):
                 walk(wanted, (*trail, module))
             done.add(module)
 
@@ -230,17 +235,22 @@ def test_no_module_waits_for_itself_to_load() -> None:
 
 
 @pytest.mark.parametrize(
-    "before", ["", "import exporter.exporting", "import exporter.verifying, exporter.encoder"]
+    "before",
+    [
+        "",
+        "import goldfold.exporter.driver.exporting",
+        "import goldfold.exporter.verification.verifying, goldfold.exporter.artifact.encoder",
+    ],
 )
 def test_public_names_are_functions(before: str) -> None:
-    code = f"{before}\nfrom exporter import export, load, verify\n"
+    code = f"{before}\nfrom goldfold import export, load, verify\n"
     code += "assert all(callable(f) for f in (export, load, verify)), (export, load, verify)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 
 def test_no_module_takes_the_place_of_a_public_function() -> None:
-    assert not {f"exporter.{name}" for name in ("export", "load", "verify")} & MODULES.keys()
+    assert not {f"goldfold.{name}" for name in ("export", "load", "verify")} & MODULES.keys()
 
 
 # --- what every file owes

@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from exporter.bundle import open_bundle
-from exporter.encoder import Encoder, load
-from golden import store
-from golden.compare import reading
+from goldfold.exporter.artifact.bundle import open_bundle
+from goldfold.exporter.artifact.encoder import Encoder, load
+from goldfold.golden import store
+from goldfold.golden.compare import reading
 
 OUT = os.environ.get("GOLDFOLD_REAL_OUT")
 pytestmark = [

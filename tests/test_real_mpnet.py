@@ -14,11 +14,12 @@ from dataclasses import replace
 
 import pytest
 
-from exporter import exporting, registry
-from exporter.encoder import open_encoder
-from exporter.exporting import Result, export
-from exporter.options import BuildOptions
-from golden.store import Goldens
+from goldfold.exporter import registry
+from goldfold.exporter.artifact.encoder import open_encoder
+from goldfold.exporter.driver import exporting
+from goldfold.exporter.driver.exporting import Result, export
+from goldfold.exporter.options import BuildOptions
+from goldfold.golden.store import Goldens
 
 FOLDER = os.environ.get("GOLDFOLD_MPNET_DIR")
 pytestmark = [

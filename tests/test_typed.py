@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from exporter import (
+from goldfold import (
     BuildOptions, Contract, Encoder, GateMissed, GoldfoldError, Result, export, load, verify,
 )
 
@@ -66,27 +66,27 @@ def test_a_consumer_s_code_checks_strictly(tmp_path: Path) -> None:
 
 
 def test_a_consumer_s_mistakes_are_told(tmp_path: Path) -> None:
-    head = "from exporter import export, load, verify\n"
+    head = "from goldfold import export, load, verify\n"
     faults = checked(head + "\n".join(WRONG) + "\n", tmp_path)
     told = {fault["range"]["start"]["line"]: fault["rule"] for fault in faults}
     assert [told.get(line) for line in range(1, len(WRONG) + 1)] == list(WRONG.values()), faults
 
 
 def test_public_names_are_there_and_said() -> None:
-    import exporter
+    import goldfold
 
-    for name in exporter.__all__:
-        assert getattr(exporter, name) is not None, name
-    assert set(exporter.__all__) <= set(dir(exporter))
+    for name in goldfold.__all__:
+        assert getattr(goldfold, name) is not None, name
+    assert set(goldfold.__all__) <= set(dir(goldfold))
     page = (ROOT / "docs" / "api.md").read_text("utf-8")
-    homes = {getattr(exporter, n).__module__ for n in exporter.__all__ if n != "__version__"}
+    homes = {getattr(goldfold, n).__module__ for n in goldfold.__all__ if n != "__version__"}
     for home in homes:
         assert f"::: {home}" in page, f"docs/api.md says nothing of {home}"
 
 
 def test_importing_the_package_loads_nothing_heavy() -> None:
     code = (
-        "import sys, exporter; from exporter import GoldfoldError, BuildOptions, Contract; "
+        "import sys, goldfold; from goldfold import GoldfoldError, BuildOptions, Contract; "
         "print(sorted({'torch', 'transformers', 'openvino', 'onnxruntime'} & sys.modules.keys()))"
     )
     done = subprocess.run(
@@ -102,5 +102,6 @@ def test_the_wheel_says_that_it_is_typed(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     (wheel,) = tmp_path.glob("*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
-    assert {f"{package}/py.typed" for package in ("exporter", "targets", "golden")} <= names
+    assert "goldfold/py.typed" in names and "goldfold/targets/openvino/run.py" in names
+    assert {name.partition("/")[0] for name in names} == {"goldfold", "goldfold-0.1.0.dist-info"}
     assert not [name for name in names if name.startswith(("tests/", "docs/", "site/"))]

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file
 
-from exporter.errors import ModelError
-from exporter.model import Source
-from exporter.weights import read_object
-from golden.compare import reading, unit
+from goldfold.exporter.errors import ModelError
+from goldfold.exporter.frontend.source import Source
+from goldfold.exporter.frontend.weights import read_object
+from goldfold.golden.compare import reading, unit
 
 RANKS = (128, 256, 384, 512)
 """The smaller Matryoshka sizes, and 384: from there on U [768,r] V [r,768] is no smaller than W."""

@@ -11,9 +11,9 @@ import onnx_ir as ir
 import onnxruntime
 
 from dense_head.algebra import Head
-from exporter import load as load_artifact
-from exporter.passes.fuse_identity_dense import FuseIdentityDense
-from exporter.passes.law import graph
+from goldfold import load as load_artifact
+from goldfold.exporter.passes.docstring import graph
+from goldfold.exporter.passes.fuse_identity_dense import FuseIdentityDense
 
 BATCHES = (1, 8, 32)
 TOKENS = (8, 128, 2048)

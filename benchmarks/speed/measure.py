@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from golden import compare
-from golden.store import Goldens
+from goldfold.golden import compare
+from goldfold.golden.store import Goldens
 from speed.client import Spec, Worker, WorkerError, interleave, open_all
 from speed.machine import Limit, Model
 from speed.quiet import Watch

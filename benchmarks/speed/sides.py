@@ -72,7 +72,7 @@ def specs(
         xml = next(artifact.glob("*model.xml"))  # earlier artifacts: model.xml
         load = common | {
             "kind": "openvino", "xml": str(xml), "artifact": str(artifact),
-            "imports": ["openvino", "exporter.encoder"],
+            "imports": ["openvino", "goldfold.exporter.artifact.encoder"],
         }  # fmt: skip
         name = OURS if place == 0 else f"{OURS} {artifact.parent.name}/{artifact.name}"
         found.append(Spec(name, Path(sys.executable), load))

@@ -69,8 +69,8 @@ def load_openvino(spec: dict[str, Any]) -> Side:
 def _encoder_of(spec: dict[str, Any], run: Run) -> Encode | None:
     """The encode that belongs to the file: goldfold's Encoder, or OVSentenceTransformer's."""
     if spec.get("artifact"):
-        from exporter.bundle import open_bundle
-        from exporter.encoder import Encoder
+        from goldfold.exporter.artifact.bundle import open_bundle
+        from goldfold.exporter.artifact.encoder import Encoder
 
         encoder = Encoder(
             open_bundle(Path(spec["artifact"]), check_files=False),

@@ -112,10 +112,10 @@ def goldfold(*args: object) -> Callable[[], int]:
     def work() -> int:
         from functools import partial
 
-        from exporter import cli
+        from goldfold.exporter.cli import app
 
         # Consoles are opened when the module is loaded; what they write to is looked up when used.
-        return cli.guarded(partial(cli.app, args=[str(arg) for arg in args]), False)
+        return app.guarded(partial(app.app, args=[str(arg) for arg in args]), False)
 
     return work
 

@@ -230,8 +230,8 @@ def _export(folder: Path, out: Path):
 
 def _load(folder: Path):
     def work() -> int:
-        from exporter import load
-        from exporter.errors import GoldfoldError
+        from goldfold import load
+        from goldfold.exporter.errors import GoldfoldError
 
         try:
             load(folder, threads=1)

@@ -30,12 +30,12 @@ _STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e]")
 _SCRIPT = """
 import sys
 from functools import partial
-import exporter
-import golden.make
+import goldfold.golden.make
 from benchmarks.tortures.ground import TEXTS
-from exporter import cli, interrupt
-golden.make.make = partial(golden.make.make, only=TEXTS)
-cli.main()
+from goldfold.exporter.cli import app
+from goldfold.exporter.system import interrupt
+goldfold.golden.make.make = partial(goldfold.golden.make.make, only=TEXTS)
+app.main()
 """
 HOMES = ("usual", "unset", "missing", "a file", "locked")
 LOCALES: tuple[dict[str, str], ...] = (

@@ -22,9 +22,11 @@ LENGTH = 2048
 
 _IMPORTED = (
     "onnxruntime", "openvino", "sentence_transformers", "torch._dynamo", "torch.onnx",
-    "transformers.models.gemma3.modeling_gemma3", "exporter.cli", "exporter.exporting",
-    "exporter.trace", "exporter.verifying", "golden.make", "targets.onnxruntime.run",
-    "targets.openvino.build", "targets.openvino.run", "tests.models",
+    "transformers.models.gemma3.modeling_gemma3", "goldfold.exporter.cli.app",
+    "goldfold.exporter.driver.exporting", "goldfold.exporter.frontend.trace",
+    "goldfold.exporter.verification.verifying", "goldfold.golden.make",
+    "goldfold.targets.onnxruntime.run", "goldfold.targets.openvino.build",
+    "goldfold.targets.openvino.run", "tests.models",
 )  # fmt: skip
 
 
@@ -36,10 +38,10 @@ def load_all() -> None:
 
 def few_texts() -> None:
     """Let goldens be made of a few texts, which a tiny model's export then costs least by."""
-    import golden.make
+    import goldfold.golden.make
 
-    if not isinstance(golden.make.make, partial):
-        golden.make.make = partial(golden.make.make, only=TEXTS)
+    if not isinstance(goldfold.golden.make.make, partial):
+        goldfold.golden.make.make = partial(goldfold.golden.make.make, only=TEXTS)
 
 
 def build_model(folder: Path, seed: int = 7, length: int = LENGTH) -> Path:
@@ -51,7 +53,7 @@ def build_model(folder: Path, seed: int = 7, length: int = LENGTH) -> Path:
 
 def build(model: Path, out: Path, names: tuple[str, ...] = TARGETS) -> None:
     """Export `model` in fp32 for `names` into `out`; fails unless every gate is met."""
-    from exporter import export
+    from goldfold import export
 
     few_texts()
     results = export(model, names, ("fp32",), out)

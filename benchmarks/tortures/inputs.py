@@ -126,7 +126,7 @@ def torture(
     threads: int | None = 1,
 ) -> Found:
     """Run every drawn text alone and in its batch, and a share `repeats` of the calls twice."""
-    from exporter import load
+    from goldfold import load
 
     encoder = load(artifact, threads=threads)
     contract = encoder.contract

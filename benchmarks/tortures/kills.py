@@ -189,8 +189,8 @@ def _opens(folder: Path) -> Callable[[], int]:
     """What `load` and `verify` open a folder with: every digest, and the verdict."""
 
     def work() -> int:
-        from exporter.bundle import open_bundle
-        from exporter.errors import GoldfoldError
+        from goldfold.exporter.artifact.bundle import open_bundle
+        from goldfold.exporter.errors import GoldfoldError
 
         try:
             open_bundle(folder)

@@ -1,2 +1,2 @@
-"""One file, one law. `base.py` says what a pass is; `exporter/pipeline.py` says which run, and
-when."""
+"""One file, one law. `base.py` says what a pass is; `exporter/passes/pipeline.py` says which run,
+and when."""

@@ -10,10 +10,16 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from exporter import dialect
-from exporter.passes.base import Equality, Pass
-from exporter.passes.linear import Linear, bias_add, linear_ending_at, scale_input, write_linear
-from exporter.program import add_constant, constant, where
+from goldfold.exporter.ir import dialect
+from goldfold.exporter.ir.program import add_constant, constant, where
+from goldfold.exporter.passes.base import Equality, Pass
+from goldfold.exporter.passes.rewriting.linear import (
+    Linear,
+    bias_add,
+    linear_ending_at,
+    scale_input,
+    write_linear,
+)
 
 _MOVERS = ("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Identity")
 

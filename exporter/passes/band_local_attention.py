@@ -7,13 +7,13 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
-from exporter import dialect
-from exporter.passes.attention import Emitter
-from exporter.passes.base import Equality, Pass
-from exporter.passes.blocks import Blocks, untouched_by_padding
-from exporter.passes.linear import take_over
-from exporter.passes.pattern import attribute
-from exporter.program import constant, where
+from goldfold.exporter.ir import dialect
+from goldfold.exporter.ir.program import constant, where
+from goldfold.exporter.passes.base import Equality, Pass
+from goldfold.exporter.passes.rewriting.attention import Emitter
+from goldfold.exporter.passes.rewriting.blocks import Blocks, untouched_by_padding
+from goldfold.exporter.passes.rewriting.linear import take_over
+from goldfold.exporter.passes.rewriting.pattern import attribute
 
 _HEADS_LAST = (0, 2, 1, 3)
 """[batch, tokens, heads, width] ↔ [batch, heads, tokens, width]"""

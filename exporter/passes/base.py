@@ -4,7 +4,7 @@ A pass says three things apart: `match` (is this my pattern? silent if not), `re
 illegal here: a sentence that goes to the log) and `construct` (the rewrite). The loop that drives
 them is here and nowhere else.
 
-A pass's docstring is its law and its test (`exporter/passes/law.py` reads it): `before:` and
+A pass's docstring is its law and its test (`exporter/passes/docstring.py` reads it): `before:` and
 `after:` in ONNX text, `holds:` the algebra, `needs:` the legality, `refuses:` examples that must be
 left alone and are logged with the reason that is given, `ignores:` such that are none of its own.
 """
@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 
 import onnx_ir as ir
 
-from exporter.program import drop_unused, where
+from goldfold.exporter.ir.program import drop_unused, where
 
 
 class Equality(Enum):

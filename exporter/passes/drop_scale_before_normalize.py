@@ -8,10 +8,10 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from exporter import dialect
-from exporter.passes.base import Equality, Pass
-from exporter.passes.pattern import floor_of
-from exporter.program import add_constant, constant
+from goldfold.exporter.ir import dialect
+from goldfold.exporter.ir.program import add_constant, constant
+from goldfold.exporter.passes.base import Equality, Pass
+from goldfold.exporter.passes.rewriting.pattern import floor_of
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from exporter.passes.base import Equality, Pass
-from exporter.passes.pattern import attribute, integers, producer
-from exporter.program import TOKENS, add_constant, constant
+from goldfold.exporter.ir.program import TOKENS, add_constant, constant
+from goldfold.exporter.passes.base import Equality, Pass
+from goldfold.exporter.passes.rewriting.pattern import attribute, integers, producer
 
 _MOVERS = ("Identity", "Expand", "Reshape", "Squeeze", "Unsqueeze", "Transpose", "Gather",
            "GatherElements")  # fmt: skip

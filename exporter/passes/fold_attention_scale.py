@@ -8,11 +8,11 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from exporter import dialect
-from exporter.passes.base import Equality, Pass
-from exporter.passes.columns import PARTS, columns, moves
-from exporter.passes.linear import Linear, linear_ending_at, write_linear
-from exporter.program import add_constant, constant, where
+from goldfold.exporter.ir import dialect
+from goldfold.exporter.ir.program import add_constant, constant, where
+from goldfold.exporter.passes.base import Equality, Pass
+from goldfold.exporter.passes.rewriting.columns import PARTS, columns, moves
+from goldfold.exporter.passes.rewriting.linear import Linear, linear_ending_at, write_linear
 
 
 @dataclass

@@ -8,9 +8,9 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from exporter.passes.base import Equality, Pass
-from exporter.passes.linear import bias_add, linear_ending_at, scale_input
-from exporter.program import add_constant, constant, where
+from goldfold.exporter.ir.program import add_constant, constant, where
+from goldfold.exporter.passes.base import Equality, Pass
+from goldfold.exporter.passes.rewriting.linear import bias_add, linear_ending_at, scale_input
 
 NORMS = ("RMSNormalization", "LayerNormalization")
 

@@ -8,9 +8,9 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from exporter.passes.base import Equality, Pass
-from exporter.passes.linear import Linear, linear_ending_at, write_linear
-from exporter.program import where
+from goldfold.exporter.ir.program import where
+from goldfold.exporter.passes.base import Equality, Pass
+from goldfold.exporter.passes.rewriting.linear import Linear, linear_ending_at, write_linear
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from exporter.passes.base import Equality, Pass
-from exporter.program import add_constant, insert_before, unique_name
+from goldfold.exporter.ir.program import add_constant, insert_before, unique_name
+from goldfold.exporter.passes.base import Equality, Pass
 
 
 @dataclass(frozen=True)

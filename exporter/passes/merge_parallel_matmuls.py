@@ -8,11 +8,11 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from exporter.passes.attention import serves_attention
-from exporter.passes.base import Equality, Pass
-from exporter.passes.linear import Linear, bias_add, linear_ending_at, take_over
-from exporter.passes.pattern import emit, producer
-from exporter.program import add_constant, constant, insert_before, unique_name, where
+from goldfold.exporter.ir.program import add_constant, constant, insert_before, unique_name, where
+from goldfold.exporter.passes.base import Equality, Pass
+from goldfold.exporter.passes.rewriting.attention import serves_attention
+from goldfold.exporter.passes.rewriting.linear import Linear, bias_add, linear_ending_at, take_over
+from goldfold.exporter.passes.rewriting.pattern import emit, producer
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,15 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
-from exporter.passes.base import Equality, Pass
-from exporter.passes.linear import Linear, linear_ending_at, take_over, write_linear
-from exporter.passes.pattern import integers
-from exporter.program import where
+from goldfold.exporter.ir.program import where
+from goldfold.exporter.passes.base import Equality, Pass
+from goldfold.exporter.passes.rewriting.linear import (
+    Linear,
+    linear_ending_at,
+    take_over,
+    write_linear,
+)
+from goldfold.exporter.passes.rewriting.pattern import integers
 
 
 @dataclass(frozen=True)

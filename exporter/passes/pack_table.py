@@ -8,11 +8,11 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from exporter.passes.base import Equality, Pass
-from exporter.passes.linear import take_over
-from exporter.passes.lookups import Lookup, Writer
-from exporter.passes.pattern import attribute, producer, read_elsewhere
-from exporter.program import constant
+from goldfold.exporter.ir.program import constant
+from goldfold.exporter.passes.base import Equality, Pass
+from goldfold.exporter.passes.rewriting.linear import take_over
+from goldfold.exporter.passes.rewriting.lookups import Lookup, Writer
+from goldfold.exporter.passes.rewriting.pattern import attribute, producer, read_elsewhere
 
 PACKED = (5, 6, 7)
 """Bits that no type of ONNX has."""

@@ -10,9 +10,9 @@ import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 
-from exporter.passes.base import Equality, Pass
-from exporter.passes.grid import Grid, Quantized, nearest
-from exporter.program import add_constant, constant, insert_before, unique_name
+from goldfold.exporter.ir.program import add_constant, constant, insert_before, unique_name
+from goldfold.exporter.passes.base import Equality, Pass
+from goldfold.exporter.passes.rewriting.grid import Grid, Quantized, nearest
 
 DYNAMIC = "goldfold.dynamic_quantization_group_size"
 """A graph's metadata: the groups in which a runtime may round what integers are multiplied with."""

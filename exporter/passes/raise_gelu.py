@@ -8,10 +8,10 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
-from exporter.passes.base import Equality, Pass
-from exporter.passes.linear import take_over
-from exporter.passes.pattern import emit, producer, read_elsewhere, scalar
-from exporter.program import constant
+from goldfold.exporter.ir.program import constant
+from goldfold.exporter.passes.base import Equality, Pass
+from goldfold.exporter.passes.rewriting.linear import take_over
+from goldfold.exporter.passes.rewriting.pattern import emit, producer, read_elsewhere, scalar
 
 Polynomial = dict[tuple[int, int], float]
 """(i, j) → c stands for c · xⁱ · bⁱ summed up, where b is what the Tanh or Erf makes."""

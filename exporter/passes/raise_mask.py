@@ -9,11 +9,12 @@ from typing import Any, ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from exporter.passes.base import Equality, Pass
-from exporter.passes.columns import moves
-from exporter.passes.linear import take_over
-from exporter.passes.pattern import emit, producer
-from exporter.program import ATTENTION_MASK, add_constant, constant, where
+from goldfold.exporter.contract import ATTENTION_MASK
+from goldfold.exporter.ir.program import add_constant, constant, where
+from goldfold.exporter.passes.base import Equality, Pass
+from goldfold.exporter.passes.rewriting.columns import moves
+from goldfold.exporter.passes.rewriting.linear import take_over
+from goldfold.exporter.passes.rewriting.pattern import emit, producer
 
 _HIDES = 1000.0
 """What is as far below zero is not a number to compute with but hides a token: e^-1000 is 0."""

@@ -8,9 +8,10 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from exporter.passes.base import Equality, Pass
-from exporter.passes.linear import take_over
-from exporter.passes.pattern import (
+from goldfold.exporter.ir.program import add_constant, constant
+from goldfold.exporter.passes.base import Equality, Pass
+from goldfold.exporter.passes.rewriting.linear import take_over
+from goldfold.exporter.passes.rewriting.pattern import (
     attribute,
     emit,
     integers,
@@ -19,7 +20,6 @@ from exporter.passes.pattern import (
     read_elsewhere,
     scalar,
 )
-from exporter.program import add_constant, constant
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,10 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from exporter.passes.base import Equality, Pass
-from exporter.passes.linear import take_over
-from exporter.passes.pattern import (
+from goldfold.exporter.ir.program import add_constant
+from goldfold.exporter.passes.base import Equality, Pass
+from goldfold.exporter.passes.rewriting.linear import take_over
+from goldfold.exporter.passes.rewriting.pattern import (
     Part,
     attribute,
     emit,
@@ -22,7 +23,6 @@ from exporter.passes.pattern import (
     same_size,
     scalar,
 )
-from exporter.program import add_constant
 
 HEADS_FIRST = [0, 2, 1, 3]
 """The permutation between [batch, tokens, heads, width] and [batch, heads, tokens, width]."""

@@ -9,9 +9,9 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from exporter import dialect
-from exporter.passes.base import Equality, Pass
-from exporter.program import add_constant, constant, insert_before, where
+from goldfold.exporter.ir import dialect
+from goldfold.exporter.ir.program import add_constant, constant, insert_before, where
+from goldfold.exporter.passes.base import Equality, Pass
 
 FP16_MAX = 65504.0
 HEADROOM = 8.0
@@ -56,9 +56,9 @@ class ScaleResidual(Pass):
         Multiplying by a power of two is exact, so in f32 all results are the same bits.
 
     needs:
-        everything that reads a scaled value is a norm, or is homogeneous (exporter/dialect.py) and
-        is scaled in turn; nothing that reaches an output of the graph is. Forgetting the epsilon
-        costs cosine 0.957 on real texts.
+        everything that reads a scaled value is a norm, or is homogeneous (exporter/ir/dialect.py)
+        and is scaled in turn; nothing that reaches an output of the graph is. Forgetting the
+        epsilon costs cosine 0.957 on real texts.
 
     options: a post-norm model
         peaks: h = 100000
@@ -151,7 +151,7 @@ class ScaleResidual(Pass):
 
     equality: ClassVar[Equality] = Equality.EXACT
     peaks: tuple[tuple[str, float], ...] = ()
-    """The largest magnitude of values by name, as `exporter/ranges.py` records it."""
+    """The largest magnitude of values by name, as `exporter/evaluate/ranges.py` records it."""
     squares: bool = False
     """Whether the norms' squares are computed in fp16 as well, so that they too must fit. Their
     epsilon then shrinks below fp16's least number in most models, which is refused."""

@@ -8,12 +8,12 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from exporter import dialect
-from exporter.passes.attention import is_lookup, serves_attention
-from exporter.passes.base import Equality, Pass
-from exporter.passes.integers import dequantized, in_half, multiplies_integers, reach_of
-from exporter.passes.scale_residual import FP16_MAX, HEADROOM
-from exporter.program import TOKENS, add_constant, constant, insert_before, unique_name, where
+from goldfold.exporter.ir import dialect, program
+from goldfold.exporter.ir.program import TOKENS, add_constant, constant, insert_before, where
+from goldfold.exporter.passes.base import Equality, Pass
+from goldfold.exporter.passes.rewriting import integers
+from goldfold.exporter.passes.rewriting.attention import is_lookup, serves_attention
+from goldfold.exporter.passes.scale_residual import FP16_MAX, HEADROOM
 
 KINDS = {"fp16": ir.DataType.FLOAT16, "bf16": ir.DataType.BFLOAT16}
 LOW = frozenset({
@@ -263,8 +263,8 @@ class SetPrecision(Pass):
     """"all", or "attention": attention, the linear maps that make and read its values, and tables
     of embeddings. What another kind is to have, a second application takes."""
     peaks: tuple[tuple[str, float], ...] = ()
-    """The largest magnitude of values by name (exporter/ranges.py): one that leaves fp16 less than
-    its headroom is refused."""
+    """The largest magnitude of values by name (exporter/evaluate/ranges.py): one that leaves fp16
+    less than its headroom is refused."""
 
     def unit(self) -> float:
         return {"fp16": 2.0**-11, "bf16": 2.0**-8}[self.kind]
@@ -281,7 +281,7 @@ class SetPrecision(Pass):
             return None
         if self.stream == "f32" and _is_stream(node):
             return None
-        if self.products == "f32" and multiplies_integers(node):
+        if self.products == "f32" and integers.multiplies_integers(node):
             return None
         return None if _is_positional(node) else Half(node, KINDS[self.kind])
 
@@ -294,7 +294,7 @@ class SetPrecision(Pass):
             if peak * HEADROOM > FP16_MAX:
                 return f"{value.name if value else ''} reaches {peak:,.0f} on calibration texts"
         for value in match.node.inputs:
-            if (reach := reach_of(value)) > FP16_MAX:
+            if (reach := integers.reach_of(value)) > FP16_MAX:
                 return f"its weights {value.name if value else ''} may reach {reach:,.0f}"
             array = constant(value)
             if array is None or array.dtype != np.float32 or not array.size:
@@ -338,17 +338,17 @@ def _half(value: ir.Value, kind: ir.DataType, before: ir.Node, memo: dict) -> ir
     key = (value, kind)
     if key in memo:
         return memo[key]
-    array, integers = constant(value), dequantized(value)
+    array, held = constant(value), integers.dequantized(value)
     assert before.graph is not None
-    if integers is not None and kind == ir.DataType.FLOAT16:
-        memo[key] = in_half(*integers, value, before)
+    if held is not None and kind == ir.DataType.FLOAT16:
+        memo[key] = integers.in_half(*held, value, before)
     elif array is not None:
         if kind == ir.DataType.FLOAT16 and float(np.abs(array).max(initial=0)) > FP16_MAX:
             array = np.clip(array, -_HIDDEN, _HIDDEN)  # one number that hides tokens: refuses()
         memo[key] = add_constant(before.graph, f"{value.name}", array.astype(kind.numpy()))
     else:
         # Unique: a second application may find what the first has called so.
-        name = unique_name(before.graph, f"{value.name}.half")
+        name = program.unique_name(before.graph, f"{value.name}.half")
         cast = ir.node("Cast", [value], {"to": kind.value}, name=name)
         out = cast.outputs[0]
         out.name, out.type, out.shape = name, ir.TensorType(kind), value.shape
@@ -368,7 +368,7 @@ def _widen(value: ir.Value, kind: ir.DataType, node: ir.Node, memo: dict) -> Non
     cast.replace_input_with(0, value)
     wide.type, wide.shape = value.type, value.shape
     name = value.name
-    value.name = unique_name(graph, f"{name}.half")
+    value.name = program.unique_name(graph, f"{name}.half")
     wide.name = name
     value.type = ir.TensorType(kind)
     graph.insert_after(node, [cast])

@@ -9,8 +9,8 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from exporter.passes.base import Equality, Pass
-from exporter.program import constant
+from goldfold.exporter.ir.program import constant
+from goldfold.exporter.passes.base import Equality, Pass
 
 _LOOK = 64
 """Numbers read from a large array before it is read whole: different weights differ in them."""

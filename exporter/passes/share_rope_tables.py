@@ -10,8 +10,8 @@ import onnx
 import onnx.reference
 import onnx_ir as ir
 
-from exporter.passes.base import Equality, Pass
-from exporter.program import add_constant
+from goldfold.exporter.ir.program import add_constant
+from goldfold.exporter.passes.base import Equality, Pass
 
 _SIZES = frozenset({"Shape", "Size"})
 

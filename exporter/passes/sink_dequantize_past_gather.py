@@ -8,11 +8,11 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from exporter.passes.base import Equality, Pass
-from exporter.passes.linear import take_over
-from exporter.passes.lookups import Lookup, Writer
-from exporter.passes.pattern import attribute, producer
-from exporter.program import constant
+from goldfold.exporter.ir.program import constant
+from goldfold.exporter.passes.base import Equality, Pass
+from goldfold.exporter.passes.rewriting.linear import take_over
+from goldfold.exporter.passes.rewriting.lookups import Lookup, Writer
+from goldfold.exporter.passes.rewriting.pattern import attribute, producer
 
 BYTES = (ir.DataType.INT8, ir.DataType.UINT8)
 NIBBLES = (ir.DataType.INT4, ir.DataType.UINT4)

@@ -8,10 +8,10 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from exporter import dialect
-from exporter.passes.base import Equality, Pass
-from exporter.passes.linear import Linear, linear_ending_at, scale_input
-from exporter.program import add_constant, constant, insert_before, where
+from goldfold.exporter.ir import dialect
+from goldfold.exporter.ir.program import add_constant, constant, insert_before, where
+from goldfold.exporter.passes.base import Equality, Pass
+from goldfold.exporter.passes.rewriting.linear import Linear, linear_ending_at, scale_input
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
-from exporter import dialect
-from exporter.passes.base import Equality, Pass
+from goldfold.exporter.ir import dialect
+from goldfold.exporter.passes.base import Equality, Pass
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
-from exporter import dialect
-from exporter.passes.attention import Emitter
-from exporter.passes.base import Equality, Pass
-from exporter.passes.linear import take_over
+from goldfold.exporter.ir import dialect
+from goldfold.exporter.passes.base import Equality, Pass
+from goldfold.exporter.passes.rewriting.attention import Emitter
+from goldfold.exporter.passes.rewriting.linear import take_over
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
-from exporter import calibration
-from exporter.program import Program
-from exporter.quantize.recipe import Recipe
+from goldfold.exporter.ir.program import Program
+from goldfold.exporter.quantize import calibration
+from goldfold.exporter.quantize.recipe import Recipe
 
 _PROMPTED = 3
 """Of so many texts one stands behind a prompt, as in use."""

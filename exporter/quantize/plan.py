@@ -10,22 +10,22 @@ from functools import partial
 
 import numpy as np
 
-from exporter.errors import UsageError
-from exporter.passes.balance_channels import BalanceChannels
-from exporter.passes.base import Pass
-from exporter.passes.grid import Quantized, nearest, sizes
-from exporter.passes.pack_table import PACKED, PackTable
-from exporter.passes.quantize_activations import QuantizeActivations
-from exporter.passes.quantize_weights import QuantizeWeights
-from exporter.program import Program
-from exporter.quantize import sites as all_sites
-from exporter.quantize import statistics
-from exporter.quantize.chain import chained
-from exporter.quantize.compensate import Order, compensated
-from exporter.quantize.ongrid import recovered
-from exporter.quantize.recipe import Choice, Recipe
-from exporter.quantize.sites import Site
-from exporter.quantize.statistics import Activation
+from goldfold.exporter.errors import UsageError
+from goldfold.exporter.ir.program import Program
+from goldfold.exporter.passes.balance_channels import BalanceChannels
+from goldfold.exporter.passes.base import Pass
+from goldfold.exporter.passes.pack_table import PACKED, PackTable
+from goldfold.exporter.passes.quantize_activations import QuantizeActivations
+from goldfold.exporter.passes.quantize_weights import QuantizeWeights
+from goldfold.exporter.passes.rewriting.grid import Quantized, nearest, sizes
+from goldfold.exporter.quantize import sites as all_sites
+from goldfold.exporter.quantize import statistics
+from goldfold.exporter.quantize.gptaq import chained
+from goldfold.exporter.quantize.gptq import Order, compensated
+from goldfold.exporter.quantize.qat_grid import recovered
+from goldfold.exporter.quantize.recipe import Choice, Recipe
+from goldfold.exporter.quantize.sites import Site
+from goldfold.exporter.quantize.statistics import Activation
 
 Progress = Callable[[int, int], None]
 Rounded = MutableMapping[tuple[str, Choice], Quantized]

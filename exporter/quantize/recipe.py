@@ -35,12 +35,12 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from exporter.errors import UsageError
-from exporter.files import read_bounded
-from exporter.names import is_name
-from exporter.passes.grid import Grid
-from exporter.passes.pack_table import PACKED
-from exporter.quantize.sites import KINDS, Site
+from goldfold.exporter.errors import UsageError
+from goldfold.exporter.passes.pack_table import PACKED
+from goldfold.exporter.passes.rewriting.grid import Grid
+from goldfold.exporter.quantize.sites import KINDS, Site
+from goldfold.exporter.system.files import read_bounded
+from goldfold.exporter.system.names import is_name
 
 SHIPPED = Path(__file__).parent / "recipes"
 LIMIT = 1 << 20
@@ -60,7 +60,7 @@ class Choice(BaseModel):
     block: int = Field(default=0, ge=0)
     rounding: Rounding = "nearest"
     """"compensated" is GPTQ; "chained" is that, matrix after matrix, each on what the rounded ones
-    before it make (exporter/quantize/chain.py); "on-grid" finds the integers that the matrix was
+    before it make (exporter/quantize/gptaq.py); "on-grid" finds the integers that the matrix was
     made of, and refuses one that was not."""
     activations: Activations = "none"
 

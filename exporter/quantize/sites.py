@@ -13,10 +13,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 import onnx_ir as ir
 
-from exporter import dialect
-from exporter.passes.attention import is_lookup
-from exporter.passes.linear import Linear, linear_ending_at
-from exporter.program import INPUT_IDS, Program, constant, where
+from goldfold.exporter.contract import INPUT_IDS
+from goldfold.exporter.ir import dialect
+from goldfold.exporter.ir.program import Program, constant, where
+from goldfold.exporter.passes.rewriting.attention import is_lookup
+from goldfold.exporter.passes.rewriting.linear import Linear, linear_ending_at
 
 KINDS = ("table", "query", "key", "value", "output", "gate", "up", "down", "head", "other")
 """table: embeddings of tokens. query, key, value, output: around attention (a map that makes

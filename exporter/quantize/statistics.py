@@ -12,9 +12,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 import onnx_ir as ir
 
-from exporter import interpret
-from exporter.errors import RewriteError
-from exporter.program import ATTENTION_MASK, INPUT_IDS, Program
+from goldfold.exporter.contract import ATTENTION_MASK, INPUT_IDS
+from goldfold.exporter.errors import RewriteError
+from goldfold.exporter.evaluate import interpret
+from goldfold.exporter.ir.program import Program
 
 _ROWS = 512
 """Tokens that are gathered before they enter a channel's moments: one large product is cheaper than

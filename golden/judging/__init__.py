@@ -7,6 +7,6 @@
 numpy only; the data is read from installed packages' folders, and none of them is imported.
 """
 
-from golden.judging.judge import RANKS, RETRIEVAL, Judgement, Metric, judge, rank_metrics
+from goldfold.golden.judging.judge import RANKS, Judgement, judge, rank_metrics
 
-__all__ = ["RANKS", "RETRIEVAL", "Judgement", "Metric", "judge", "rank_metrics"]
+__all__ = ["RANKS", "Judgement", "judge", "rank_metrics"]

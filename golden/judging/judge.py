@@ -8,15 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from golden.errors import GoldenError
-from golden.judging import bootstrap, ranks
-from golden.judging.lee import Lee
-from golden.judging.pairs import Pairs
-from golden.judging.reference import Embed
-from golden.store import Goldens
-
-RETRIEVAL = "retrieval nDCG@10"
-"""The figure that a gate's `loss` bounds (golden/gate.py)."""
+from goldfold.golden.errors import GoldenError
+from goldfold.golden.judging import bootstrap, ranks
+from goldfold.golden.judging.lee import Lee
+from goldfold.golden.judging.pairs import Pairs
+from goldfold.golden.judging.reference import Embed
+from goldfold.golden.metrics import RETRIEVAL, Metric
+from goldfold.golden.store import Goldens
 
 SHORTER = 256
 """The second size of a model that has more; of a smaller one it is a quarter."""
@@ -28,20 +26,6 @@ _LIMITED = (RETRIEVAL, "Lee corpus, Pearson", "Lee corpus, Spearman")
 
 Notice = Callable[[str], None]
 """Called with what is embedded or measured next."""
-
-
-@dataclass(frozen=True, slots=True)
-class Metric:
-    """One figure at one size. `loss` is 1 - artifact/reference; `upper` ends its 95 % interval
-    above, None where nothing is resampled. `count` is of queries, pairs or texts."""
-
-    name: str
-    dims: int
-    reference: float
-    artifact: float
-    loss: float
-    upper: float | None
-    count: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from golden.errors import GoldenError
+from goldfold.golden.errors import GoldenError
 
 _TEXTS = "lee.cor"
 _JUDGEMENTS = "similarities0-1.txt"

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from golden.errors import GoldenError
+from goldfold.golden.errors import GoldenError
 
 LEAST = 3000
 PACKAGES = (

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from golden.errors import GoldenError, Unrankable
+from goldfold.golden.errors import GoldenError, Unrankable
 
 TOP = 10
 """How far down a list people look: nDCG@10, and the overlap of the ten nearest."""

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from golden.errors import GoldenError
+from goldfold.golden.errors import GoldenError
 
 Embed = Callable[[Sequence[str], str], np.ndarray]
 """(texts, kind) -> float32 [N, D], rows in the texts' order. A kind picks the prompt."""
@@ -59,7 +59,7 @@ def sentence_transformer(model_dir: Path, *, trust_remote_code: bool = False) ->
     opened = []
 
     def embed(texts: Sequence[str], kind: str) -> np.ndarray:
-        from golden.make import open_reference
+        from goldfold.golden.make import open_reference
 
         if not opened:
             opened.append(open_reference(model_dir, trust_remote_code))

@@ -6,7 +6,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from golden.judging.judge import Judgement
+from goldfold.golden.judging.judge import Judgement
 
 
 def table(name: str, judgement: Judgement) -> Table:

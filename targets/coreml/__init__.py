@@ -7,13 +7,14 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from exporter.options import BuildOptions
-from exporter.passes.base import Pass
-from exporter.passes.sink_dequantize_past_gather import SinkDequantizePastGather
-from exporter.program import Contract, Program
-from targets.base import Run, Target
-from targets.coreml import vendor
-from targets.coreml.settle import settle
+from goldfold.exporter.contract import Contract
+from goldfold.exporter.ir.program import Program
+from goldfold.exporter.options import BuildOptions
+from goldfold.exporter.passes.base import Pass
+from goldfold.exporter.passes.sink_dequantize_past_gather import SinkDequantizePastGather
+from goldfold.targets.base import Run, Target
+from goldfold.targets.coreml.lower import vendor
+from goldfold.targets.coreml.options import settle
 
 
 class CoreMl(Target):
@@ -60,7 +61,7 @@ class CoreMl(Target):
     def build(
         self, program: Program, precision: str, folder: Path, options: BuildOptions
     ) -> tuple[str, ...]:
-        from targets.coreml import build
+        from goldfold.targets.coreml import build
 
         return build.write(program, folder, options)
 
@@ -72,30 +73,30 @@ class CoreMl(Target):
         threads: int | None,
         streams: int | None = None,
     ) -> Run:
-        from targets.coreml import run
+        from goldfold.targets.coreml import run
 
         return run.load(folder, contract, threads)  # Core ML shares its units out itself
 
     def refers(self, folder: Path) -> Collection[str]:
-        from targets.coreml import package
-        from targets.coreml.layout import MANIFEST, PACKAGE
+        from goldfold.targets.coreml import package
+        from goldfold.targets.coreml.layout import MANIFEST, PACKAGE
 
         read = package.references(folder / PACKAGE)
         return {f"{PACKAGE}/{key}" for key in (MANIFEST, *read)}
 
     def parts(self, folder: Path) -> dict[str, str]:
-        from targets.coreml import parts
+        from goldfold.targets.coreml import parts
 
         return parts.parts(folder)
 
     def census(self, folder: Path) -> dict[str, int]:
-        from targets.coreml import run
+        from goldfold.targets.coreml import run
 
         return run.census(folder)
 
     def run_package(self, package: Path, **how: Any) -> Any:
-        """What `goldfold coreml-run` asks for: targets.coreml.look.run_package."""
-        from targets.coreml import look
+        """What `goldfold coreml-run` asks for: goldfold.targets.coreml.run_package.run_package."""
+        from goldfold.targets.coreml import run_package as look
 
         return look.run_package(package, **how)
 

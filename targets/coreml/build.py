@@ -19,12 +19,13 @@ import numpy as np
 import onnx_ir as ir
 from tokenizers import Tokenizer
 
-from exporter.errors import RewriteError
-from exporter.options import BuildOptions
-from exporter.program import ATTENTION_MASK, INPUT_IDS, Program
-from targets.coreml import lower, vendor
-from targets.coreml.layout import DATA, MANIFEST, MODEL, PACKAGE, WEIGHTS, function_name
-from targets.coreml.table import ROWS
+from goldfold.exporter.contract import ATTENTION_MASK, INPUT_IDS
+from goldfold.exporter.errors import RewriteError
+from goldfold.exporter.ir.program import Program
+from goldfold.exporter.options import BuildOptions
+from goldfold.targets.coreml.layout import DATA, MANIFEST, MODEL, PACKAGE, WEIGHTS, function_name
+from goldfold.targets.coreml.lower import lowering, vendor
+from goldfold.targets.coreml.lower.table import ROWS
 
 _SPACE = uuid.UUID("0d6f1c5e-6d5b-5a43-9a0b-5f2c8c1f7d11")
 """Namespace of the package's identifiers, which are made of what they stand for."""
@@ -38,7 +39,7 @@ def write(program: Program, folder: Path, options: BuildOptions) -> tuple[str, .
     Raises RewriteError for an op that no row can spell, TargetError for one that the system does
     not have.
     """
-    lower.check(program, ROWS)
+    lowering.check(program, ROWS)
     system = vendor.system(options.minimum_target or vendor.DEFAULT_SYSTEM)
     save(milprogram(program, system, options), folder / PACKAGE, system)
     (folder / LOADER).write_text(_swift(program, options), encoding="utf-8")
@@ -87,7 +88,7 @@ def _swift(program: Program, options: BuildOptions) -> str:
         "BEHIND": str(behind),
         "CUTS_BEGINNING": str(contract.truncation_side == "left").lower(),
         "VOCABULARY": str(contract.vocab_size),
-        "OUTPUT": lower.spelled(contract.output),
+        "OUTPUT": lowering.spelled(contract.output),
         # The property came with the systems that open several functions.
         "SET_FUNCTION": "configuration.functionName = function" if several else "_ = function",
     }
@@ -158,8 +159,8 @@ def function(program: Program, system: vendor.System, places: Mapping[str, Place
         kind = types.string_to_builtin(place.kind)
         inputs[name] = vendor.builder().placeholder(shape=sizes, dtype=kind)
     with Function(inputs, opset_version=system.word) as made:
-        opened = lower.opened(program, system, ROWS)
-        made.set_outputs(lower.write(opened, {name: made.inputs[name] for name in places}))
+        opened = lowering.opened(program, system, ROWS)
+        made.set_outputs(lowering.write(opened, {name: made.inputs[name] for name in places}))
     if any(None in place.sizes for place in places.values()):
         dim = ct.RangeDim(1, program.contract.max_length, default=1)
         kinds = [

@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from exporter.errors import ArtifactError, UsageError
-from targets.coreml.moving import MOVING
-from targets.coreml.numeric import NUMERIC
-from targets.coreml.package import NUMPY, Kind, MilFunction, Operation, Package, Ref
+from goldfold.exporter.errors import ArtifactError, UsageError
+from goldfold.targets.coreml.package import NUMPY, Kind, MilFunction, Operation, Package, Ref
+from goldfold.targets.coreml.reference_moves import MOVING
+from goldfold.targets.coreml.reference_ops import NUMERIC
 
 TABLE = {**NUMERIC, **MOVING}
 PRECISIONS = ("declared", "f32", "f64")
@@ -52,7 +52,7 @@ class Evaluator:
     """One function of a package, ready to run.
 
     Args:
-        package: as targets.coreml.package.read gives it.
+        package: as goldfold.targets.coreml.package.read gives it.
         function: its name; the package's default if None.
         precision: one of PRECISIONS.
         widened: to be shared by evaluators of one package.
@@ -177,7 +177,7 @@ class Evaluator:
 
 @dataclass
 class _Operands:
-    """targets.coreml.numeric.Operands of one operation at work."""
+    """goldfold.targets.coreml.reference_ops.Operands of one operation at work."""
 
     evaluator: Evaluator
     operation: Operation

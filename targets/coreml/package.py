@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from exporter.errors import ArtifactError, UsageError
-from exporter.files import read_bounded
-from exporter.onnxfile import messages
-from targets.coreml import vendor
-from targets.coreml.layout import MANIFEST
+from goldfold.exporter.errors import ArtifactError, UsageError
+from goldfold.exporter.ir.onnx_file import messages
+from goldfold.exporter.system.files import read_bounded
+from goldfold.targets.coreml.layout import MANIFEST
+from goldfold.targets.coreml.lower import vendor
 
 _SENTINEL = 0xDEADBEEF
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from targets.coreml.layout import PACKAGE
-from targets.coreml.package import Ref, read
+from goldfold.targets.coreml.layout import PACKAGE
+from goldfold.targets.coreml.package import Ref, read
 
 
 def parts(folder: Path) -> dict[str, str]:

@@ -14,13 +14,13 @@ from pathlib import Path
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from exporter.errors import ArtifactError
-from exporter.program import ATTENTION_MASK, INPUT_IDS, Contract
-from targets.base import Run
-from targets.coreml import vendor
-from targets.coreml.evaluate import Evaluator, Widened
-from targets.coreml.layout import PACKAGE
-from targets.coreml.package import MilFunction, Package, read
+from goldfold.exporter.contract import ATTENTION_MASK, INPUT_IDS, Contract
+from goldfold.exporter.errors import ArtifactError
+from goldfold.targets.base import Run
+from goldfold.targets.coreml.evaluate import Evaluator, Widened
+from goldfold.targets.coreml.layout import PACKAGE
+from goldfold.targets.coreml.lower import vendor
+from goldfold.targets.coreml.package import MilFunction, Package, read
 
 Row = Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]
 """Named int32 [1, tokens] arrays in, named outputs out."""

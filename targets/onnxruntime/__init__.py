@@ -6,15 +6,16 @@ from collections.abc import Collection, Mapping
 from importlib.metadata import version
 from pathlib import Path
 
-from exporter import onnxfile
-from exporter.options import BuildOptions
-from exporter.passes.band_local_attention import BandLocalAttention
-from exporter.passes.base import Pass
-from exporter.passes.expand_band_attention import ExpandBandAttention
-from exporter.passes.sink_dequantize_past_gather import SinkDequantizePastGather
-from exporter.program import Contract, Program
-from targets.base import Run, Target
-from targets.onnxruntime import run
+from goldfold.exporter.contract import Contract
+from goldfold.exporter.ir import onnx_file
+from goldfold.exporter.ir.program import Program
+from goldfold.exporter.options import BuildOptions
+from goldfold.exporter.passes.band_local_attention import BandLocalAttention
+from goldfold.exporter.passes.base import Pass
+from goldfold.exporter.passes.expand_band_attention import ExpandBandAttention
+from goldfold.exporter.passes.sink_dequantize_past_gather import SinkDequantizePastGather
+from goldfold.targets.base import Run, Target
+from goldfold.targets.onnxruntime import run
 
 
 class OnnxRuntime(Target):
@@ -46,7 +47,7 @@ class OnnxRuntime(Target):
     def build(
         self, program: Program, precision: str, folder: Path, options: BuildOptions
     ) -> tuple[str, ...]:
-        onnxfile.write(program, folder, self.name)
+        onnx_file.write(program, folder, self.name)
         return ()
 
     def load(
@@ -63,10 +64,10 @@ class OnnxRuntime(Target):
         return None  # a session's threads are its own, and a new one brings its own
 
     def refers(self, folder: Path) -> Collection[str]:
-        return onnxfile.references(folder / onnxfile.MODEL)
+        return onnx_file.references(folder / onnx_file.MODEL)
 
     def parts(self, folder: Path) -> dict[str, str]:
-        return onnxfile.parts(folder / onnxfile.MODEL)
+        return onnx_file.parts(folder / onnx_file.MODEL)
 
     def census(self, folder: Path) -> dict[str, int]:
         return run.census(folder)

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from exporter.errors import ArtifactError
-from exporter.interpret import EXACT
-from exporter.onnxfile import MODEL
-from exporter.program import ATTENTION_MASK, INPUT_IDS, Contract
-from targets.base import Run
+from goldfold.exporter.contract import ATTENTION_MASK, INPUT_IDS, Contract
+from goldfold.exporter.errors import ArtifactError
+from goldfold.exporter.evaluate.interpret import EXACT
+from goldfold.exporter.ir.onnx_file import MODEL
+from goldfold.targets.base import Run
 
 
 def load(folder: Path, contract: Contract, threads: int | None, streams: int | None = None) -> Run:

@@ -10,13 +10,14 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 
-from exporter.options import BuildOptions
-from exporter.passes.band_local_attention import BandLocalAttention
-from exporter.passes.base import Pass
-from exporter.passes.expand_band_attention import ExpandBandAttention
-from exporter.passes.sink_dequantize_past_gather import SinkDequantizePastGather
-from exporter.program import Contract, Program, Reference, Words
-from targets.base import Begun, Kept, Run, Target
+from goldfold.exporter.contract import Contract, Reference, Words
+from goldfold.exporter.ir.program import Program
+from goldfold.exporter.options import BuildOptions
+from goldfold.exporter.passes.band_local_attention import BandLocalAttention
+from goldfold.exporter.passes.base import Pass
+from goldfold.exporter.passes.expand_band_attention import ExpandBandAttention
+from goldfold.exporter.passes.sink_dequantize_past_gather import SinkDequantizePastGather
+from goldfold.targets.base import Begun, Kept, Run, Target
 
 
 class OpenVino(Target):
@@ -35,12 +36,12 @@ class OpenVino(Target):
         return None if find_spec("openvino") else "the package openvino is not installed"
 
     def settle(self, precision: str, options: BuildOptions, max_length: int) -> BuildOptions:
-        from targets.openvino import shapes
+        from goldfold.targets.openvino import shapes
 
         return shapes.settle(options, max_length)
 
     def begin(self, words: Words, folder: Path, kept: Kept | None = None) -> Begun | None:
-        from targets.openvino import tokenizer
+        from goldfold.targets.openvino import tokenizer
 
         return tokenizer.begin(words, folder, kept)
 
@@ -54,7 +55,7 @@ class OpenVino(Target):
         )
 
     def executes(self, precision: str) -> bool:
-        from targets.openvino import run
+        from goldfold.targets.openvino import run
 
         return run.hint(precision)[1]
 
@@ -68,7 +69,7 @@ class OpenVino(Target):
     def build(
         self, program: Program, precision: str, folder: Path, options: BuildOptions
     ) -> tuple[str, ...]:
-        from targets.openvino import build
+        from goldfold.targets.openvino import build
 
         build.write(program, precision, folder, options)
         return ()
@@ -81,7 +82,7 @@ class OpenVino(Target):
         reference: Reference,
         begun: Begun | None = None,
     ) -> tuple[str, ...]:
-        from targets.openvino import interop, tokenizer
+        from goldfold.targets.openvino import interop, tokenizer
 
         interop.write(folder, contract, precision, reference)
         under_way = begun if isinstance(begun, tokenizer.Conversion) else None
@@ -95,24 +96,24 @@ class OpenVino(Target):
         threads: int | None,
         streams: int | None = None,
     ) -> Run:
-        from targets.openvino import run
+        from goldfold.targets.openvino import run
 
         return run.load(folder, contract, precision, threads, streams)
 
     def lay_out(
         self, folder: Path, contract: Contract, precision: str, layout: str, out: Path
     ) -> tuple[str, ...]:
-        from targets.openvino import serving
+        from goldfold.targets.openvino import serving
 
         return serving.lay_out(folder, contract, precision, layout, out)
 
     def parts(self, folder: Path) -> dict[str, str]:
-        from targets.openvino import parts
+        from goldfold.targets.openvino import parts
 
         return parts.parts(folder)
 
     def census(self, folder: Path) -> dict[str, int]:
-        from targets.openvino import run
+        from goldfold.targets.openvino import run
 
         return run.census(folder)
 

@@ -16,15 +16,15 @@ import onnx_ir as ir
 import openvino as ov
 from openvino import opset13 as ops
 
-from exporter import dialect
-from exporter.errors import ArtifactError, OutputError, RewriteError
-from exporter.options import NOTHING_ASKED, BuildOptions
-from exporter.passes.quantize_weights import dynamic_group
-from exporter.program import Program, infer_shapes, weights_aside, where
-from targets.openvino import precise
-from targets.openvino.memory import constant
-from targets.openvino.shapes import Shapes
-from targets.openvino.slim import slim
+from goldfold.exporter.errors import ArtifactError, OutputError, RewriteError
+from goldfold.exporter.ir import dialect
+from goldfold.exporter.ir.program import Program, infer_shapes, weights_aside, where
+from goldfold.exporter.options import NOTHING_ASKED, BuildOptions
+from goldfold.exporter.passes.quantize_weights import dynamic_group
+from goldfold.targets.openvino import precise
+from goldfold.targets.openvino.memory import constant
+from goldfold.targets.openvino.shapes import Shapes
+from goldfold.targets.openvino.slim import slim
 
 XML = "openvino_model.xml"
 HIDDEN = "last_hidden_state"

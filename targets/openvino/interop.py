@@ -13,8 +13,15 @@ from pathlib import Path
 from pprint import pformat
 from typing import Any
 
-from exporter.program import ATTENTION_MASK, EMBEDDING, INPUT_IDS, Contract, Reference, Task
-from targets.openvino.build import HIDDEN, XML
+from goldfold.exporter.contract import (
+    ATTENTION_MASK,
+    EMBEDDING,
+    INPUT_IDS,
+    Contract,
+    Reference,
+    Task,
+)
+from goldfold.targets.openvino.build import HIDDEN, XML
 
 LOADER = "load.py"
 _TRANSFORMER = "sentence_transformers.models.Transformer"

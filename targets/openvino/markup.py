@@ -6,8 +6,8 @@ import re
 from pathlib import Path
 from xml.etree import ElementTree
 
-from exporter.errors import ArtifactError
-from exporter.files import read_bounded
+from goldfold.exporter.errors import ArtifactError
+from goldfold.exporter.system.files import read_bounded
 
 XML_LIMIT = 64 << 20
 """Bytes; EmbeddingGemma's has 1.3 MB."""

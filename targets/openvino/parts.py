@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import BinaryIO
 from xml.etree import ElementTree
 
-from exporter.errors import ArtifactError
-from targets.openvino import markup
-from targets.openvino.build import XML
+from goldfold.exporter.errors import ArtifactError
+from goldfold.targets.openvino import markup
+from goldfold.targets.openvino.build import XML
 
 
 def parts(folder: Path) -> dict[str, str]:

@@ -17,7 +17,7 @@ from xml.sax.saxutils import escape
 
 import openvino as ov
 
-from targets.openvino import markup
+from goldfold.targets.openvino import markup
 
 _MARK = '<rt_info><attribute name="precise" version="0" /></rt_info>'
 

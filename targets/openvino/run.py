@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import openvino as ov
 
-from exporter.errors import ArtifactError
-from exporter.program import ATTENTION_MASK, INPUT_IDS, Contract
-from targets.base import Run
-from targets.openvino import markup
-from targets.openvino.build import GROUP, XML, group
-from targets.openvino.shapes import Infer, Shapes, padded
-from targets.pool import Pool
+from goldfold.exporter.contract import ATTENTION_MASK, INPUT_IDS, Contract
+from goldfold.exporter.errors import ArtifactError
+from goldfold.targets.base import Run
+from goldfold.targets.openvino import markup
+from goldfold.targets.openvino.build import GROUP, XML, group
+from goldfold.targets.openvino.shapes import Infer, Shapes, padded
+from goldfold.targets.pool import Pool
 
 _HINTS = {"fp32": ("f32", "FP32"), "fp16": ("f16", "FP16"), "bf16": ("bf16", "BF16")}
 """INFERENCE_PRECISION_HINT and the capability it needs, by our precision."""

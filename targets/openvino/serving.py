@@ -19,13 +19,13 @@ import numpy as np
 import openvino as ov
 from openvino import opset13 as ops
 
-from exporter.errors import ArtifactError, RewriteError, TargetError
-from exporter.files import read_bounded
-from exporter.names import slug
-from exporter.program import ATTENTION_MASK, INPUT_IDS, Contract
-from targets.openvino import markup, precise, tokenizer
-from targets.openvino.build import GROUP, HIDDEN, XML, group
-from targets.openvino.interop import HINTS
+from goldfold.exporter.contract import ATTENTION_MASK, INPUT_IDS, Contract
+from goldfold.exporter.errors import ArtifactError, RewriteError, TargetError
+from goldfold.exporter.system.files import read_bounded
+from goldfold.exporter.system.names import slug
+from goldfold.targets.openvino import markup, precise, tokenizer
+from goldfold.targets.openvino.build import GROUP, HIDDEN, XML, group
+from goldfold.targets.openvino.interop import HINTS
 
 OVMS = "ovms"
 LIBRARY = "sentence-transformers"

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 import openvino as ov
 
-from exporter.errors import ArtifactError, TargetError
-from exporter.options import BuildOptions
-from exporter.program import ATTENTION_MASK, INPUT_IDS
+from goldfold.exporter.contract import ATTENTION_MASK, INPUT_IDS
+from goldfold.exporter.errors import ArtifactError, TargetError
+from goldfold.exporter.options import BuildOptions
 
 _PLACE = "goldfold"
 _KEYS = ("batch", "buckets")

@@ -17,7 +17,7 @@ import numpy as np
 import openvino as ov
 from openvino import opset13 as ops
 
-from targets.openvino.memory import constant
+from goldfold.targets.openvino.memory import constant
 
 _FEW = 64
 """Numbers in a constant that is small: an axis, a shape, an epsilon, and no weight."""

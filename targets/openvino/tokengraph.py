@@ -13,7 +13,7 @@ import openvino as ov
 from openvino import opset13 as ops
 from tokenizers import Tokenizer
 
-from exporter.program import ATTENTION_MASK, INPUT_IDS
+from goldfold.exporter.contract import ATTENTION_MASK, INPUT_IDS
 
 XML = "openvino_tokenizer.xml"
 BEYOND = "a_token_that_the_model_has_no_row_for"

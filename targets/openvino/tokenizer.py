@@ -20,12 +20,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from exporter.program import Contract, Words, unlimited
-from targets.openvino import tokengraph
-from targets.openvino.tokengraph import XML
+from goldfold.exporter.contract import Contract, Words, unlimited
+from goldfold.targets.openvino import tokengraph
+from goldfold.targets.openvino.tokengraph import XML
 
 if TYPE_CHECKING:
-    from targets.base import Kept
+    from goldfold.targets.base import Kept
 
 PACKAGE = "openvino_tokenizers"
 _FILES = (XML, "openvino_tokenizer.bin")
@@ -72,7 +72,7 @@ class Conversion:
         self._kept = kept
         self._place = place
         (place / "tokenizer.json").write_text(unlimited(words.tokenizer), encoding="utf-8")
-        # As this process has it (exporter/surroundings.py).
+        # As this process has it (exporter/system/surroundings.py).
         reports = "reports" if sys.modules.get("openvino_telemetry", sys) is not None else ""
         # -P: the working folder may be a stranger's, and hold a `json.py`.
         command = [

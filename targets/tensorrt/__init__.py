@@ -9,17 +9,19 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from exporter import emulate, interpret, onnxfile
-from exporter.errors import ArtifactError, TargetError
-from exporter.files import read_bounded
-from exporter.options import BuildOptions
-from exporter.passes.base import Pass
-from exporter.passes.expand_band_attention import ExpandBandAttention
-from exporter.passes.set_precision import SetPrecision
-from exporter.passes.spell_attention import SpellAttention
-from exporter.program import Contract, Program
-from targets.base import Built, Run, Target
-from targets.tensorrt import settings, vendor
+from goldfold.exporter.contract import Contract
+from goldfold.exporter.errors import ArtifactError, TargetError
+from goldfold.exporter.evaluate import emulate, interpret
+from goldfold.exporter.ir import onnx_file
+from goldfold.exporter.ir.program import Program
+from goldfold.exporter.options import BuildOptions
+from goldfold.exporter.passes.base import Pass
+from goldfold.exporter.passes.expand_band_attention import ExpandBandAttention
+from goldfold.exporter.passes.set_precision import SetPrecision
+from goldfold.exporter.passes.spell_attention import SpellAttention
+from goldfold.exporter.system.files import read_bounded
+from goldfold.targets.base import Built, Run, Target
+from goldfold.targets.tensorrt import settings, vendor
 
 
 class TensorRt(Target):
@@ -111,7 +113,7 @@ class TensorRt(Target):
     def build(
         self, program: Program, precision: str, folder: Path, options: BuildOptions
     ) -> tuple[str, ...]:
-        from targets.tensorrt import build
+        from goldfold.targets.tensorrt import build
 
         return build.write(program, precision, folder, options, named=True).said
 
@@ -123,7 +125,7 @@ class TensorRt(Target):
         options: BuildOptions,
         asked: BuildOptions,
     ) -> Built:
-        from targets.tensorrt import build
+        from goldfold.targets.tensorrt import build
 
         named = bool(asked.compute_capability)
         return build.write(program, precision, folder, options, named=named)
@@ -136,7 +138,7 @@ class TensorRt(Target):
         threads: int | None,
         streams: int | None = None,
     ) -> Run:
-        from targets.tensorrt import run
+        from goldfold.targets.tensorrt import run
 
         self._need_gpu(folder)
         return run.load(folder, contract, _built_by(folder)[0], streams)
@@ -153,25 +155,25 @@ class TensorRt(Target):
 
     def stands_in(self, precision: str) -> str:
         runtime = "ONNX Runtime" if precision == "fp32" else "goldfold's emulator"
-        return f"{onnxfile.MODEL}, which the engine was built from, in {runtime}"
+        return f"{onnx_file.MODEL}, which the engine was built from, in {runtime}"
 
     def beside(
         self, folder: Path, contract: Contract, precision: str, threads: int | None
     ) -> dict[str, Run]:
         if self.cannot_run(folder) is None or precision != "fp16":
             return {}  # ONNX Runtime has no bf16, and in fp32 it is what stands in
-        if onnxfile.quantized(folder / onnxfile.MODEL):
+        if onnx_file.quantized(folder / onnx_file.MODEL):
             return {}  # it would dequantize the table whole, at every call
         return {"ONNX Runtime": _read(folder, contract, interpret.runner)}
 
     def refers(self, folder: Path) -> Collection[str]:
-        return onnxfile.references(folder / onnxfile.MODEL)
+        return onnx_file.references(folder / onnx_file.MODEL)
 
     def parts(self, folder: Path) -> dict[str, str]:
-        return onnxfile.parts(folder / onnxfile.MODEL)
+        return onnx_file.parts(folder / onnx_file.MODEL)
 
     def census(self, folder: Path) -> dict[str, int]:
-        from targets.tensorrt import run
+        from goldfold.targets.tensorrt import run
 
         self._need_gpu(folder)
         return run.inspect(folder, _built_by(folder)[0])
@@ -184,7 +186,7 @@ class TensorRt(Target):
 
 def _built_by(folder: Path) -> tuple[str, tuple[str, ...]]:
     """The compiler's module and the architectures, as the artifact's recipe says."""
-    from targets.tensorrt.build import SPEC_LIMIT
+    from goldfold.targets.tensorrt.build import SPEC_LIMIT
 
     try:
         spec = json.loads(read_bounded(folder / "build.json", SPEC_LIMIT))
@@ -197,7 +199,7 @@ def _built_by(folder: Path) -> tuple[str, tuple[str, ...]]:
 
 
 def _read(folder: Path, contract: Contract, runner: Callable[[Program], Run]) -> Run:
-    path = folder / onnxfile.MODEL
+    path = folder / onnx_file.MODEL
     try:
         return runner(Program(ir.load(path), contract))
     except Exception as error:

@@ -14,12 +14,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from exporter import onnxfile
-from exporter.errors import RewriteError, TargetError
-from exporter.options import BuildOptions
-from exporter.program import Program, infer_shapes, where
-from targets.base import Built
-from targets.tensorrt import proof, settings, twin, vendor, worker
+from goldfold.exporter.errors import RewriteError, TargetError
+from goldfold.exporter.ir import onnx_file as onnxfile
+from goldfold.exporter.ir.program import Program, infer_shapes, where
+from goldfold.exporter.options import BuildOptions
+from goldfold.targets.base import Built
+from goldfold.targets.tensorrt import proof, settings, twin, vendor, worker
 
 ENGINE = "model.engine"
 RECIPE = "build.py"

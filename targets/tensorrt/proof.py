@@ -21,11 +21,11 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
-from exporter.passes.columns import PARTS
-from exporter.passes.integers import multiplies_integers
-from exporter.passes.pattern import producer
-from exporter.program import constant
-from targets.tensorrt import cuts
+from goldfold.exporter.ir.program import constant
+from goldfold.exporter.passes.rewriting.columns import PARTS
+from goldfold.exporter.passes.rewriting.integers import multiplies_integers
+from goldfold.exporter.passes.rewriting.pattern import producer
+from goldfold.targets.tensorrt import cuts
 
 LEAST = 4096
 """Smaller weights are not looked for: a gain of all ones stands in many places."""

@@ -19,13 +19,13 @@ from typing import Any
 
 import numpy as np
 
-from exporter.errors import ArtifactError, TargetError
-from exporter.files import read_bounded
-from exporter.program import ATTENTION_MASK, INPUT_IDS, Contract
-from targets.base import Run
-from targets.pool import Pool
-from targets.tensorrt.build import ENGINE, SPEC, SPEC_LIMIT
-from targets.tensorrt.settings import Profile
+from goldfold.exporter.contract import ATTENTION_MASK, INPUT_IDS, Contract
+from goldfold.exporter.errors import ArtifactError, TargetError
+from goldfold.exporter.system.files import read_bounded
+from goldfold.targets.base import Run
+from goldfold.targets.pool import Pool
+from goldfold.targets.tensorrt.build import ENGINE, SPEC, SPEC_LIMIT
+from goldfold.targets.tensorrt.settings import Profile
 
 _EXTRA = "; install it with: pip install 'goldfold[tensorrt]'"
 

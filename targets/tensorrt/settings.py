@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from exporter.errors import RewriteError, TargetError
-from exporter.passes.integers import multiplies_integers
-from exporter.passes.pattern import producer
-from exporter.program import Program, constant, where
+from goldfold.exporter.errors import RewriteError, TargetError
+from goldfold.exporter.ir.program import Program, constant, where
+from goldfold.exporter.passes.rewriting.integers import multiplies_integers
+from goldfold.exporter.passes.rewriting.pattern import producer
 
 _CAPABILITY = re.compile(r"sm(\d{2,3})", re.IGNORECASE)
 _SHAPE = re.compile(r"(\d+)x(\d+)")

@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
-from exporter import onnxfile
-from exporter.errors import OutputError
+from goldfold.exporter.errors import OutputError
+from goldfold.exporter.ir import onnx_file
 
 
 def turn(source: Path, folder: Path, weights: Iterable[str]) -> Path:
@@ -26,10 +26,10 @@ def turn(source: Path, folder: Path, weights: Iterable[str]) -> Path:
     Raises OutputError where the disk is full.
     """
     model = ir.load(source)
-    data = folder / onnxfile.DATA
+    data = folder / onnx_file.DATA
     try:
-        shutil.copyfile(source, folder / onnxfile.MODEL)
-        shutil.copyfile(source.parent / onnxfile.DATA, data)
+        shutil.copyfile(source, folder / onnx_file.MODEL)
+        shutil.copyfile(source.parent / onnx_file.DATA, data)
     except OSError as error:
         raise OutputError(f"cannot write {folder}: {error.strerror}; make room") from error
     for name in weights:
@@ -42,4 +42,4 @@ def turn(source: Path, folder: Path, weights: Iterable[str]) -> Path:
         else:
             held[:: tensor.dtype.bitwidth // 8] ^= 1  # ONNX's files are little-endian
         held.flush()
-    return folder / onnxfile.MODEL
+    return folder / onnx_file.MODEL

@@ -13,8 +13,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from exporter import packaged
-from exporter.errors import ModelError
+from goldfold.exporter.errors import ModelError
+from goldfold.exporter.frontend import packaged
 from tests.ci import workflow
 
 ROOT = Path(__file__).parents[2]
@@ -93,7 +93,7 @@ def checkout(tmp_path: Path) -> dict[str, str]:
     (tmp_path / ".goldfold").symlink_to(ROOT)
     programs = tmp_path / "programs"
     programs.mkdir()
-    for name, words in {"goldfold": "-m exporter", "python": ""}.items():
+    for name, words in {"goldfold": "-m goldfold", "python": ""}.items():
         (programs / name).write_text(f'#!/bin/sh\nexec "{sys.executable}" {words} "$@"\n', "utf-8")
         (programs / name).chmod(0o755)
     stamp = programs / "installed"

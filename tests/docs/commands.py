@@ -9,7 +9,7 @@ from pathlib import Path
 
 import typer
 
-from exporter.cli import app
+from goldfold.exporter.cli.app import app
 from tests.docs.blocks import blocks
 
 _INLINE = re.compile(r"(?<!`)`(goldfold [^`]+)`(?!`)")

@@ -11,11 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import golden.make
-from exporter import export, registry
-from exporter.passes import law
-from exporter.passes.base import Pass
-from exporter.quantize import recipe
+import goldfold.golden.make
+from goldfold import export
+from goldfold.exporter import registry
+from goldfold.exporter.passes import docstring
+from goldfold.exporter.passes.base import Pass
+from goldfold.exporter.quantize import recipe
 from tests.docs.blocks import ROOT, blocks
 from tests.exporter.passes import drawing, harness
 
@@ -37,14 +38,14 @@ def negation() -> Pass:
 
 
 def test_the_law_s_before_becomes_its_after(negation: Pass) -> None:
-    read = law.read(negation)
+    read = docstring.read(negation)
     assert negation.name == "drop-double-negation" and read.holds and read.needs
     for example in read.examples:
         harness.assert_structure(negation, example.before, example.after)
 
 
 def test_the_law_means_the_same(negation: Pass) -> None:
-    before = law.read(negation).examples[0].before
+    before = docstring.read(negation).examples[0].before
 
     @given(data=st.data())
     @settings(max_examples=20, deadline=None)
@@ -56,7 +57,7 @@ def test_the_law_means_the_same(negation: Pass) -> None:
 
 
 def test_the_law_refuses_what_it_says(negation: Pass) -> None:
-    (left,) = law.read(negation).refusals
+    (left,) = docstring.read(negation).refusals
     harness.assert_said(harness.assert_left_alone(negation, left.graph), left.reason)
 
 
@@ -65,8 +66,10 @@ def test_the_target_is_one(tiny: Path, tmp_path: Path, monkeypatch: pytest.Monke
     found = registry.target
     monkeypatch.setattr(registry, "target", lambda name: ours if name == "slow" else found(name))
     monkeypatch.setattr(registry, "names", lambda: ["slow"])
-    few = partial(golden.make.make, only=("card-query", "german-query", "empty", "length-16"))
-    monkeypatch.setattr(golden.make, "make", few)
+    few = partial(
+        goldfold.golden.make.make, only=("card-query", "german-query", "empty", "length-16")
+    )
+    monkeypatch.setattr(goldfold.golden.make, "make", few)
     (result,) = export(tiny, ["slow"], out=tmp_path / "out")
     assert result.passed and result.bundle.manifest.target == "slow"
 

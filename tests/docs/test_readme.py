@@ -93,7 +93,7 @@ def environment(place: Path) -> dict[str, str]:
     """With `goldfold` and `python` of this checkout first in PATH."""
     bin = place / "bin"
     bin.mkdir()
-    for name, words in {"goldfold": "-m exporter", "python": ""}.items():
+    for name, words in {"goldfold": "-m goldfold", "python": ""}.items():
         script = bin / name
         script.write_text(f'#!/bin/sh\nexec "{sys.executable}" {words} "$@"\n', "utf-8")
         script.chmod(0o755)

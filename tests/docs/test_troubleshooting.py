@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from exporter import errors
+from goldfold.exporter import errors
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "troubleshooting.md").read_text("utf-8")

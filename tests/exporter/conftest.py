@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from exporter.model import open_model
-from exporter.program import Program
-from exporter.simplify import simplify
-from exporter.trace import trace
+from goldfold.exporter.frontend.simplify import simplify
+from goldfold.exporter.frontend.source import open_model
+from goldfold.exporter.frontend.trace import trace
+from goldfold.exporter.ir.program import Program
 
 
 @pytest.fixture(scope="session")

@@ -19,13 +19,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from exporter import pipeline, preparing, registry
-from exporter.model import open_model
-from exporter.pipeline import Pipeline
-from exporter.program import Program
-from exporter.quantize import recipe
-from exporter.ready import ready
-from exporter.stages import Stages
+from goldfold.exporter import registry
+from goldfold.exporter.driver import preparing
+from goldfold.exporter.frontend.readiness import ready
+from goldfold.exporter.frontend.source import open_model
+from goldfold.exporter.ir.program import Program
+from goldfold.exporter.passes import pipeline
+from goldfold.exporter.passes.pipeline import Pipeline
+from goldfold.exporter.progress import Stages
+from goldfold.exporter.quantize import recipe
 from tests import models
 from tests.exporter.quantize.few import few
 

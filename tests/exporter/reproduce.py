@@ -17,10 +17,10 @@ def main(model: str, out: str, shift: str, precision: str, *targets: str) -> Non
     time.time = lambda: now() + int(shift)
     time.time_ns = lambda: now_ns() + int(shift) * 10**9
 
-    import golden.make
-    from exporter import export
+    import goldfold.golden.make
+    from goldfold import export
 
-    golden.make.make = partial(golden.make.make, only=TEXTS)
+    goldfold.golden.make.make = partial(goldfold.golden.make.make, only=TEXTS)
     results = export(Path(model), targets, [precision], Path(out))
     assert all(result.passed for result in results), [r.verdict.reasons for r in results]
 

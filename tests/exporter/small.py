@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from exporter.passes import law
-from exporter.program import EMBEDDING, MODULE, Contract, Program, infer_shapes
+from goldfold.exporter.contract import EMBEDDING, Contract
+from goldfold.exporter.ir.program import MODULE, Program, infer_shapes
+from goldfold.exporter.passes import docstring
 
 DIM = 40
 VOCAB_SIZE = 30
@@ -38,7 +39,7 @@ f (int64[batch,tokens] input_ids, int64[batch,tokens] attention_mask,
 
 def program() -> Program:
     """Freshly built; each node's module is `encoder.` and the name of its output."""
-    model = law.graph(TEXT)
+    model = docstring.graph(TEXT)
     infer_shapes(model)
     for node in model.graph:
         node.name = f"node_{node.outputs[0].name}"

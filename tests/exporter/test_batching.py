@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.batching import filled
-from exporter.batching import BATCH_SCORES, BATCH_TOKENS, batches
+from goldfold.exporter.evaluate.batches import BATCH_SCORES, BATCH_TOKENS, batches
 
 FEWEST = 1 << 32
 LENGTHS = st.lists(st.integers(1, 700), max_size=60)

@@ -13,11 +13,17 @@ from typing import Any
 
 import pytest
 
-from exporter import bundle
-from exporter.bundle import FileEntry, Manifest, Origin, VerdictRecord, open_bundle
-from exporter.errors import ArtifactError, OutputError
-from exporter.pipeline import PassReport
-from exporter.program import Contract
+from goldfold.exporter.artifact import bundle
+from goldfold.exporter.artifact.bundle import (
+    FileEntry,
+    Manifest,
+    Origin,
+    VerdictRecord,
+    open_bundle,
+)
+from goldfold.exporter.contract import Contract
+from goldfold.exporter.errors import ArtifactError, OutputError
+from goldfold.exporter.records import PassReport
 
 REPORT = PassReport(
     name="fold-norm-gain", equality="REAL", applied=2, refused=("layers.3: the sum reads it too",),

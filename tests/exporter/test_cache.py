@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from exporter import cache as store
-from exporter.cache import Cache, Damaged, key, open_cache
-from exporter.errors import UsageError
+from goldfold.exporter.errors import UsageError
+from goldfold.exporter.system import cache as store
+from goldfold.exporter.system.cache import Cache, Damaged, key, open_cache
 
 KEY = key(model="one")
 

@@ -16,15 +16,17 @@ import onnx_ir as ir
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from exporter import bundle, cached, export, exporting, preparing
-from exporter.cache import FOLDER, Cache, key
-from exporter.exporting import Result
-from exporter.model import open_model
-from exporter.program import Program, add_constant
-from exporter.stages import Silent, Stages
-from golden import store
+from goldfold import export
+from goldfold.exporter.artifact import bundle
+from goldfold.exporter.driver import cached_stages, exporting, preparing
+from goldfold.exporter.driver.exporting import Result
+from goldfold.exporter.frontend.source import open_model
+from goldfold.exporter.ir.program import Program, add_constant
+from goldfold.exporter.progress import Silent, Stages
+from goldfold.exporter.system.cache import FOLDER, Cache, key
+from goldfold.golden import store
 from tests.conftest import Exported, copy_of
-from tests.test_house import imports_of, is_in
+from tests.test_house import imports_of
 
 ROOT = Path(__file__).parents[2]
 RECIPE = """
@@ -69,7 +71,7 @@ def quick(
         return statistics(*args)
 
     monkeypatch.setattr(exporting, "obtain_goldens", lambda *args: goldens)
-    monkeypatch.setattr("exporter.trace.trace", tracing)
+    monkeypatch.setattr("goldfold.exporter.frontend.trace.trace", tracing)
     monkeypatch.setattr(preparing.ranges, "record", measuring)
     monkeypatch.setattr(preparing.plan.statistics, "record", counting)
     texts = preparing.calibration.sequences
@@ -168,8 +170,8 @@ def test_changed_source_is_traced_again(
 ) -> None:
     cache = Cache(tmp_path / "stages")
     model = Path(shutil.copytree(tiny, tmp_path / "model"))
-    cached.keep_trace(cache, open_model(model), traced)
-    assert cached.find_trace(cache, open_model(model)) is not None
+    cached_stages.keep_trace(cache, open_model(model), traced)
+    assert cached_stages.find_trace(cache, open_model(model)) is not None
     path = model / file
     if file == "model.safetensors":
         weights = load_file(path)
@@ -177,7 +179,7 @@ def test_changed_source_is_traced_again(
         save_file(weights, path, {"format": "pt"})
     else:
         path.write_text(json.dumps({**json.loads(path.read_text()), "further": 1}))
-    assert cached.find_trace(cache, open_model(model)) is None
+    assert cached_stages.find_trace(cache, open_model(model)) is None
 
 
 def test_code_that_comes_with_a_model_is_not_trusted_to_do_the_same_again(
@@ -195,7 +197,7 @@ def test_code_that_comes_with_a_model_is_not_trusted_to_do_the_same_again(
 
 
 def _same(a: Program, b: Program) -> None:
-    assert cached.content(a) == cached.content(b)
+    assert cached_stages.content(a) == cached_stages.content(b)
     assert list(a.graph.initializers) == list(b.graph.initializers)
     assert ir.to_proto(a.model).metadata_props == ir.to_proto(b.model).metadata_props
     assert (a.contract, a.tokenizer, a.notes) == (b.contract, b.tokenizer, b.notes)
@@ -215,10 +217,10 @@ def test_program_comes_back_to_the_bit_and_its_weights_lie_where_they_lay(
             assert value.const_value is not None
             own = add_constant(program.graph, "own", value.const_value.numpy() * 2)
             value.replace_all_uses_with(own)
-    before = cached.content(program)
-    cached.keep_trace(cache, source, program)
-    assert cached.content(program) == before
-    found = cached.find_trace(cache, source)
+    before = cached_stages.content(program)
+    cached_stages.keep_trace(cache, source, program)
+    assert cached_stages.content(program) == before
+    found = cached_stages.find_trace(cache, source)
     assert found is not None
     _same(program, found)
     (entry,) = cache.entries()
@@ -252,8 +254,8 @@ def test_half_weights_are_found_behind_the_floats_made_of_them(
             array = tensor.numpy().astype(ml_dtypes.bfloat16).astype(np.float32)
             value.const_value = ir.tensor(array, name=value.name)
     cache, source = Cache(tmp_path / "stages"), open_model(model, name=tiny.name)
-    cached.keep_trace(cache, source, program)
-    found = cached.find_trace(cache, source)
+    cached_stages.keep_trace(cache, source, program)
+    found = cached_stages.find_trace(cache, source)
     assert found is not None
     _same(program, found)
     (constants,) = cache.folder.glob("trace-*/constants.bin")
@@ -272,26 +274,26 @@ def test_entry_of_another_form_is_damaged_and_no_traceback(
         (folder / "record.json").write_text("{}")
         (folder / "graph.onnx").write_bytes(b"\xff\xff")
 
-    cache.put("trace", cached._trace_key(source), write)
-    assert cached.find_trace(cache, source) is None
+    cache.put("trace", cached_stages._trace_key(source), write)
+    assert cached_stages.find_trace(cache, source) is None
     assert "it cannot be read" in cache.remarks()
-    cached.keep_trace(cache, source, traced)
-    assert cached.find_trace(cache, source) is not None
+    cached_stages.keep_trace(cache, source, traced)
+    assert cached_stages.find_trace(cache, source) is not None
 
 
 def test_content_tells_programs_apart(traced: Program) -> None:
-    found = {cached.content(traced)}
+    found = {cached_stages.content(traced)}
     one = copy_of(traced)
     name, value = next(iter(one.graph.initializers.items()))
     assert value.const_value is not None
     value.const_value = ir.tensor(value.const_value.numpy() + 1, name=name)
-    found.add(cached.content(one))
+    found.add(cached_stages.content(one))
     other = copy_of(traced)
     node = next(node for node in other.graph if node.op_type == "goldfold.BandAttention"[9:])
     node.attributes["window"] = ir.AttrInt64("window", 3)
-    found.add(cached.content(other))
+    found.add(cached_stages.content(other))
     assert len(found) == 3
-    assert cached.content(copy_of(traced)) in found
+    assert cached_stages.content(copy_of(traced)) in found
 
 
 # --- what was measured
@@ -303,40 +305,50 @@ def test_arrays_come_back_in_order_with_their_shapes(traced: Program, tmp_path: 
         "b": np.arange(6, dtype=np.float32).reshape(2, 3).T,
     }  # fmt: skip
     cache, given = Cache(tmp_path), (traced, [[1, 2]], None, "ranges")
-    assert cached.measured(cache, *given, lambda: arrays) is arrays
-    found = cached.measured(cache, *given, dict)
+    assert cached_stages.measured(cache, *given, lambda: arrays) is arrays
+    found = cached_stages.measured(cache, *given, dict)
     assert list(found) == list(arrays)
     for name, array in arrays.items():
         assert found[name].shape == array.shape and found[name].dtype == array.dtype
         assert np.array_equal(found[name], array)
     others = [(traced, [[1, 3]], None, "ranges"), (traced, [[1, 2]], None, "balance")]
-    assert all(cached.measured(cache, *other, dict) == {} for other in others)
+    assert all(cached_stages.measured(cache, *other, dict) == {} for other in others)
 
 
 # --- keys
 
 
-def _closure(module: str, *stop: str) -> set[str]:
+def _closure(module: str) -> set[str]:
     found, waiting = set(), [module]
     while waiting:
         name = waiting.pop()
-        if name not in found and not is_in(name, *stop):
+        if name not in found:
             found.add(name)
-            waiting += [n for n in imports_of(name).all if is_in(n, "exporter")]
+            waiting += [n for n in imports_of(name).all if n.startswith("goldfold.exporter.")]
     return found
 
 
 @pytest.mark.parametrize(
     ("modules", "patterns"),
     [
-        (("exporter.trace", "exporter.trace.capture", "exporter.simplify"), cached.TRACING),
-        (("exporter.quantize.plan", "exporter.ranges"), cached.MEASURING),
+        (
+            (
+                "goldfold.exporter.frontend.trace",
+                "goldfold.exporter.frontend.trace.capture",
+                "goldfold.exporter.frontend.simplify",
+            ),
+            cached_stages.TRACING,
+        ),
+        (
+            ("goldfold.exporter.quantize.plan", "goldfold.exporter.evaluate.ranges"),
+            cached_stages.MEASURING,
+        ),
     ],
     ids=["trace", "measure"],
 )
 def test_keys_hold_all_code_that_decides(modules: tuple[str, ...], patterns: tuple) -> None:
-    for module in set().union(*map(_closure, modules)) - {"exporter"}:
-        file = module.removeprefix("exporter.").replace(".", "/")
+    for module in set().union(*map(_closure, modules)) - {"goldfold.exporter"}:
+        file = module.removeprefix("goldfold.exporter.").replace(".", "/")
         names = (f"{file}.py", f"{file}/__init__.py")
         assert any(fnmatch(name, pattern) for name in names for pattern in patterns), module
 
@@ -344,7 +356,7 @@ def test_keys_hold_all_code_that_decides(modules: tuple[str, ...], patterns: tup
 def test_key_changes_with_code_and_libraries(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert cached.code(cached.TRACING) != cached.code(cached.MEASURING)
-    said = cached.surroundings()
+    assert cached_stages.code(cached_stages.TRACING) != cached_stages.code(cached_stages.MEASURING)
+    said = cached_stages.surroundings()
     assert said["torch"] and said["onnx-ir"] and said["goldfold"]
     assert key(**said) != key(**{**said, "torch": "0"})

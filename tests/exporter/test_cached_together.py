@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from exporter import bundle, cached
-from exporter.cache import Cache
-from exporter.model import open_model
-from exporter.program import Program
+from goldfold.exporter.artifact import bundle
+from goldfold.exporter.driver import cached_stages
+from goldfold.exporter.frontend.source import open_model
+from goldfold.exporter.ir.program import Program
+from goldfold.exporter.system.cache import Cache
 from tests.conftest import Exported
 
 ROOT = Path(__file__).parents[2]
@@ -24,20 +25,20 @@ from types import ModuleType
 model, home, own = sys.argv[1], Path(sys.argv[2]), sys.argv[3]
 os.environ["GOLDFOLD_CACHE"] = str(home / "stages")
 
-from exporter import cached, exporting, preparing
-from exporter.cache import Cache
-from golden import store
+from goldfold.exporter.driver import cached_stages, exporting, preparing
+from goldfold.exporter.system.cache import Cache
+from goldfold.golden import store
 
 def tracing(source, **options):
     # Each waits for the other, so that both have found nothing, and both keep what they made.
     (home / f"{own}.traces").touch()
     while len(list(home.glob("*.traces"))) < 2:
         time.sleep(0.01)
-    return cached.find_trace(Cache(home / "given"), source)
+    return cached_stages.find_trace(Cache(home / "given"), source)
 
 # No torch: what is tested is how two processes get on.
 for name, work in ("trace", tracing), ("simplify", lambda program: None):
-    stub = sys.modules[f"exporter.{name}"] = ModuleType(name)
+    stub = sys.modules[f"goldfold.exporter.frontend.{name}"] = ModuleType(name)
     setattr(stub, name, work)
 goldens = store.load(home / "golden").within(20)
 exporting.obtain_goldens = lambda *args: goldens
@@ -55,7 +56,7 @@ def together(
     """Two exports of one model to one place with one cache, at once."""
     home = tmp_path_factory.mktemp("together")
     shutil.copytree(exported.artifacts["onnxruntime"] / "golden", home / "golden")
-    cached.keep_trace(Cache(home / "given"), open_model(tiny), traced)
+    cached_stages.keep_trace(Cache(home / "given"), open_model(tiny), traced)
     running = [
         subprocess.Popen(
             [sys.executable, "-c", EXPORTING, str(tiny), str(home), str(own)],
@@ -82,6 +83,6 @@ def test_two_exports_at_once_both_end_well(together: Path) -> None:
 
 
 def test_what_they_left_serves_the_next(together: Path, tiny: Path, traced: Program) -> None:
-    found = cached.find_trace(Cache(together / "stages"), open_model(tiny))
+    found = cached_stages.find_trace(Cache(together / "stages"), open_model(tiny))
     assert found is not None
-    assert cached.content(found) == cached.content(traced)
+    assert cached_stages.content(found) == cached_stages.content(traced)

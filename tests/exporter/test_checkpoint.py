@@ -9,11 +9,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from exporter.errors import ModelError
-from exporter.model import open_model
-from exporter.preparing import traced
-from exporter.stages import Stages
-from exporter.trace import trace
+from goldfold.exporter.driver.preparing import traced
+from goldfold.exporter.errors import ModelError
+from goldfold.exporter.frontend.source import open_model
+from goldfold.exporter.frontend.trace import trace
+from goldfold.exporter.progress import Stages
 from tests import models
 from tests.exporter.model.refusing import edit
 
@@ -106,7 +106,7 @@ def test_who_knows_better_is_believed_and_the_manifest_says_so(tmp_path: Path) -
 def test_what_was_allowed_once_is_not_taken_from_the_cache(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from exporter.cache import Cache
+    from goldfold.exporter.system.cache import Cache
 
     cache = Cache(tmp_path / "stages")
     folder = change(models.build("bert", tmp_path / "bert"), without("LayerNorm"))

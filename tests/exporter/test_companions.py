@@ -11,15 +11,17 @@ from typing import Any, Literal
 import pytest
 from tokenizers import Tokenizer
 
-import golden.make
-from exporter import companions, export, exporting
-from exporter.bundle import open_bundle
-from exporter.errors import ModelError
-from exporter.laying import lay_out
-from exporter.model import open_model
-from exporter.program import Contract, limited, unlimited
-from golden import store
-from golden.store import Goldens
+import goldfold.golden.make
+from goldfold import export
+from goldfold.exporter.artifact import sidecars
+from goldfold.exporter.artifact.bundle import open_bundle
+from goldfold.exporter.artifact.layout import lay_out
+from goldfold.exporter.contract import Contract, limited, unlimited
+from goldfold.exporter.driver import exporting
+from goldfold.exporter.errors import ModelError
+from goldfold.exporter.frontend.source import open_model
+from goldfold.golden import store
+from goldfold.golden.store import Goldens
 from tests.conftest import Exported
 
 SHORT = 40
@@ -93,7 +95,7 @@ def test_every_layout_says_it_as_well(layout: str, cut: dict[str, Path], tmp_pat
 
 def test_another_client_cuts_where_the_artifact_does(cut: dict[str, Path]) -> None:
     """With the Rust tokenizer as the file is, which is what most of them do."""
-    from exporter import load
+    from goldfold import load
 
     encoder = load(cut["onnxruntime"])
     theirs = Tokenizer.from_file(str(cut["onnxruntime"] / "tokenizer.json")).encode(LONG_TEXT).ids
@@ -110,7 +112,7 @@ def test_what_is_copied_bears_names_that_any_system_takes(
     folder.mkdir()
     source = open_model(odd)
     goldens = store.load(exported.artifacts["onnxruntime"] / "golden")
-    companions.write(source, exported.program, exported.program.contract, goldens, folder)
+    sidecars.write(source, exported.program, exported.program.contract, goldens, folder)
     assert {path.name for path in folder.iterdir()} == {
         "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "golden",
         "MODEL_CARD.md", "LICENSE", "license-2", "LICENSE-a-b.txt", "NOTICE", "terms--[2J.txt",
@@ -118,7 +120,7 @@ def test_what_is_copied_bears_names_that_any_system_takes(
     }  # fmt: skip
     (odd / "LICENSE").write_text("other terms")
     with pytest.raises(ModelError, match=r"LICENSE: changed while the model was exported"):
-        companions.write(source, exported.program, exported.program.contract, goldens, folder)
+        sidecars.write(source, exported.program, exported.program.contract, goldens, folder)
 
 
 def test_a_model_without_settings_gets_some(
@@ -130,7 +132,7 @@ def test_a_model_without_settings_gets_some(
     folder.mkdir()
     contract: Contract = exported.program.contract
     goldens = store.load(exported.artifacts["onnxruntime"] / "golden")
-    companions.write(open_model(bare), exported.program, contract, goldens, folder)
+    sidecars.write(open_model(bare), exported.program, contract, goldens, folder)
     said = json.loads((folder / "tokenizer_config.json").read_text())
     assert said == {
         "tokenizer_class": "PreTrainedTokenizerFast", "pad_token": "<pad>",
@@ -145,7 +147,7 @@ def test_texts_are_cut_on_the_side_that_the_contract_says(
 ) -> None:
     contract = exported.program.contract.model_copy(update={"truncation_side": side})
     goldens = store.load(exported.artifacts["onnxruntime"] / "golden")
-    companions.write(open_model(model), exported.program, contract, goldens, tmp_path)
+    sidecars.write(open_model(model), exported.program, contract, goldens, tmp_path)
     tokenizer = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
     assert tokenizer.truncation["direction"] == side
     said = json.loads((tmp_path / "tokenizer_config.json").read_text("utf-8"))
@@ -202,7 +204,7 @@ def test_goldens_are_not_stored_of_weights_that_were_replaced(
 ) -> None:
     from functools import partial
 
-    from exporter import cli
+    from goldfold.exporter.cli import app
 
     model = Path(shutil.copytree(tiny, tmp_path / "tiny-gemma3"))
     goldens = store.load(exported.artifacts["onnxruntime"] / "golden")
@@ -211,7 +213,7 @@ def test_goldens_are_not_stored_of_weights_that_were_replaced(
         swap(model)
         return goldens
 
-    monkeypatch.setattr(golden.make, "make", make)
+    monkeypatch.setattr(goldfold.golden.make, "make", make)
     words = ["golden", "make", str(model), "--out", str(tmp_path / "store"), "--quiet"]
-    assert cli.guarded(partial(cli.app, args=words), False) == 3
+    assert app.guarded(partial(app.app, args=words), False) == 3
     assert not (tmp_path / "store").exists()

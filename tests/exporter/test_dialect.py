@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx.reference import ReferenceEvaluator
 
-from exporter import dialect
-from exporter.dialect import Band
-from exporter.passes.expand_band_attention import ExpandBandAttention
+from goldfold.exporter.ir import dialect
+from goldfold.exporter.ir.dialect import Band
+from goldfold.exporter.passes.expand_band_attention import ExpandBandAttention
 from tests.exporter.passes import drawing, harness
 
 EXPAND = ExpandBandAttention()

@@ -12,10 +12,11 @@ import pytest
 from onnx import numpy_helper
 from typer.testing import CliRunner
 
-from exporter import bundle, registry
-from exporter.cli import app
-from exporter.differing import ABSENT, differences
-from exporter.errors import ArtifactError
+from goldfold.exporter import registry
+from goldfold.exporter.artifact import bundle
+from goldfold.exporter.artifact.diff import ABSENT, differences
+from goldfold.exporter.cli.app import app
+from goldfold.exporter.errors import ArtifactError
 
 
 @pytest.fixture(params=["onnxruntime", "openvino"])

@@ -9,13 +9,17 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from exporter import bundle, drifting, export, exporting, kinds, ranges
-from exporter.bundle import VerdictRecord
-from exporter.passes import law
-from exporter.passes.scale_residual import FP16_MAX, ScaleResidual
-from exporter.program import MODULE, Program
-from exporter.verifying import verify
-from golden import store
+from goldfold import export
+from goldfold.exporter.artifact import bundle
+from goldfold.exporter.artifact.bundle import VerdictRecord
+from goldfold.exporter.diagnose import layer_drift
+from goldfold.exporter.driver import exporting
+from goldfold.exporter.evaluate import ranges, value_roles
+from goldfold.exporter.ir.program import MODULE, Program
+from goldfold.exporter.passes import docstring
+from goldfold.exporter.passes.scale_residual import FP16_MAX, ScaleResidual
+from goldfold.exporter.verification.verifying import verify
+from goldfold.golden import store
 from tests.conftest import Exported, copy_of
 from tests.exporter import small
 
@@ -42,10 +46,15 @@ def test_drift_after_every_layer_and_ranges_are_recorded(tiny: Path, tmp_path: P
     assert all(1e-10 < look.worst < 1e-4 for look in rounded.layers)
     assert exact.ranges == ()
     found = {row.kind: row for row in rounded.ranges}
-    assert {kinds.STREAM, kinds.ATTENTION_SCORES, "MLP product", "norms"} <= found.keys()
+    assert {
+        value_roles.STREAM,
+        value_roles.ATTENTION_SCORES,
+        "MLP product",
+        "norms",
+    } <= found.keys()
     assert "other" not in found or found["other"].values < sum(r.values for r in rounded.ranges) / 4
     assert all(0 < row.peak < FP16_MAX and row.scaled == row.peak for row in rounded.ranges)
-    assert not found[kinds.STREAM].half and found["MLP product"].half
+    assert not found[value_roles.STREAM].half and found["MLP product"].half
     again = verify(half.path).bundle.verdict  # a verification measures neither, and keeps both
     assert again is not None and (again.layers, again.ranges) == (rounded.layers, rounded.ranges)
 
@@ -57,7 +66,7 @@ def test_artifact_is_not_lost_to_a_look(
     def broken(*args, **kwargs):
         raise ValueError("no torch today")
 
-    monkeypatch.setattr("exporter.trace.watch", broken)
+    monkeypatch.setattr("goldfold.exporter.frontend.trace.watch", broken)
     (result,) = export(tiny, ["onnxruntime"], ["fp32"], tmp_path, verify_each=True)
     assert result.passed and result.bundle.verdict is not None
     assert result.bundle.verdict.layers == ()
@@ -88,11 +97,13 @@ def test_scores_are_bounded_and_the_stream_is_scaled(exported: Exported) -> None
     scores = [name for name in peaks if name.endswith(ranges.SCORES)]
     assert len(scores) == sum(program.attention().values())
     _holds_for_one_attention(program, scores[0], peaks[scores[0]], sequences[0])
-    named = kinds.named(program)
-    large = {n: p * 1e5 if named.get(n) == kinds.STREAM else p for n, p in peaks.items()}
+    named = value_roles.named(program)
+    large = {n: p * 1e5 if named.get(n) == value_roles.STREAM else p for n, p in peaks.items()}
     ScaleResidual(tuple(large.items())).rewrite(program.model)
     stream = next(
-        row for row in kinds.summary(named, large, program, False) if row.kind == kinds.STREAM
+        row
+        for row in value_roles.summary(named, large, program, False)
+        if row.kind == value_roles.STREAM
     )
     assert stream.peak > FP16_MAX > stream.scaled * 7.9
     assert np.log2(stream.peak / stream.scaled) % 1 == 0
@@ -100,8 +111,9 @@ def test_scores_are_bounded_and_the_stream_is_scaled(exported: Exported) -> None
 
 def _holds_for_one_attention(program: Program, key: str, bound: float, ids: list[int]) -> None:
     """The bound against the scores themselves, from the very queries and keys."""
-    from exporter import dialect, interpret
-    from exporter.program import ATTENTION_MASK, INPUT_IDS
+    from goldfold.exporter.contract import ATTENTION_MASK, INPUT_IDS
+    from goldfold.exporter.evaluate import interpret
+    from goldfold.exporter.ir import dialect
 
     copy = copy_of(program)
     node = next(n for n in copy.graph if n.outputs[0].name == key.removesuffix(ranges.SCORES))
@@ -117,9 +129,9 @@ def _holds_for_one_attention(program: Program, key: str, bound: float, ids: list
 
 
 def test_names_of_numbered_layers() -> None:
-    assert drifting.numbered("transformer.layers.3.mlp.up") == "transformer.layers.3"
-    assert drifting.numbered("transformer.embeddings.word") == ""
-    assert drifting.numbered("stages.1.linear") == ""
+    assert layer_drift.numbered("transformer.layers.3.mlp.up") == "transformer.layers.3"
+    assert layer_drift.numbered("transformer.embeddings.word") == ""
+    assert layer_drift.numbered("stages.1.linear") == ""
 
 
 @pytest.mark.parametrize("between", ["nothing", "cast", "norm"])
@@ -129,7 +141,7 @@ def test_layer_whose_gain_went_behind_the_pooling_is_left_out(between: str) -> N
         "cast": "c = Cast <to: int = 1> (a)",
         "norm": "c = LayerNormalization(a, g)",
     }[between]
-    model = law.graph(
+    model = docstring.graph(
         f"""
         f (float[batch,tokens,4] x, float[4,4] w, float[4] g) => (float[batch,4] y)
         {{
@@ -150,5 +162,5 @@ def test_layer_whose_gain_went_behind_the_pooling_is_left_out(between: str) -> N
     program = Program(model, small.program().contract)
     trail = [("sink-linear-past-mean", "stages.0")]
     expected = [] if between == "norm" else ["transformer.layers.0"]
-    assert drifting.moved(trail, program) == expected
-    assert drifting.moved([], program) == []
+    assert layer_drift.moved(trail, program) == expected
+    assert layer_drift.moved([], program) == []

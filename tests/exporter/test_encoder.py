@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from sentence_transformers import SentenceTransformer
 
-from exporter import load
-from exporter.bundle import open_bundle
-from exporter.encoder import Encoder, open_encoder, pad
-from exporter.errors import ArtifactError, UsageError
+from goldfold import load
+from goldfold.exporter.artifact.bundle import open_bundle
+from goldfold.exporter.artifact.encoder import Encoder, open_encoder, pad
+from goldfold.exporter.errors import ArtifactError, UsageError
 from tests import models
 
 CLOSE = 2e-5

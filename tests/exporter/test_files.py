@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from exporter import files
+from goldfold.exporter.system import files
 
 
 def test_up_to_its_limit_a_file_is_read(tmp_path: Path) -> None:

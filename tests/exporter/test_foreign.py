@@ -11,12 +11,12 @@ import pytest
 import torch
 import transformers
 
-from exporter import export, load
-from exporter.errors import ModelError
-from exporter.model import open_model
-from exporter.ready import ready
-from exporter.stages import Stages
-from exporter.trace import reasons, trace
+from goldfold import export, load
+from goldfold.exporter.errors import ModelError
+from goldfold.exporter.frontend.readiness import ready
+from goldfold.exporter.frontend.source import open_model
+from goldfold.exporter.frontend.trace import reasons, trace
+from goldfold.exporter.progress import Stages
 from tests import models
 from tests.exporter.model.refusing import edit
 

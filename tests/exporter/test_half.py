@@ -11,16 +11,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from exporter import calibration, emulate, interpret, pipeline, ranges
-from exporter.model import open_model
-from exporter.passes import law
-from exporter.passes.scale_residual import EXPONENT, ScaleResidual
-from exporter.passes.set_precision import SetPrecision
-from exporter.program import Contract, Program, constant
-from exporter.simplify import simplify
-from exporter.trace import trace
-from golden import texts as golden_texts
-from golden.compare import reading
+from goldfold.exporter.contract import Contract
+from goldfold.exporter.evaluate import emulate, interpret, ranges
+from goldfold.exporter.frontend.simplify import simplify
+from goldfold.exporter.frontend.source import open_model
+from goldfold.exporter.frontend.trace import trace
+from goldfold.exporter.ir.program import Program, constant
+from goldfold.exporter.passes import docstring, pipeline
+from goldfold.exporter.passes.scale_residual import EXPONENT, ScaleResidual
+from goldfold.exporter.passes.set_precision import SetPrecision
+from goldfold.exporter.quantize import calibration
+from goldfold.golden import texts as golden_texts
+from goldfold.golden.compare import reading
 from tests import models
 from tests.conftest import Exported
 
@@ -47,7 +49,7 @@ def program_of(model: ir.Model) -> Program:
 
 
 def test_sixty_thousand_twice_is_infinite_in_fp16_and_the_emulator_says_so() -> None:
-    model = law.graph(SIXTY_THOUSAND)
+    model = docstring.graph(SIXTY_THOUSAND)
     emulated = emulate.emulated(program_of(model)).model
     x = np.array([[60000.0, 1.0]], dtype=np.float32)
     emulated.graph.inputs[0].type = ir.TensorType(ir.DataType.FLOAT)
@@ -64,7 +66,7 @@ def test_the_emulator_rounds_to_nearest_even_as_numpy_does(numbers: list[float])
         y = Cast <to: int = 1> (h)
     }
     """
-    emulated = emulate.emulated(program_of(law.graph(text))).model
+    emulated = emulate.emulated(program_of(docstring.graph(text))).model
     x = np.array(numbers, dtype=np.float32)
     expected = x.astype(np.float16).astype(np.float32)
     np.testing.assert_array_equal(run(emulated, {"x": x}), expected)
@@ -208,6 +210,6 @@ def test_a_constant_that_fp16_cannot_hold_is_refused(number: str, reason: str) -
         y = Div(x, c)
     }}
     """
-    log = SetPrecision("fp16").rewrite(law.graph(text))
+    log = SetPrecision("fp16").rewrite(docstring.graph(text))
     assert bool(log.applied) is not bool(reason)
     assert [reason in refusal.reason for refusal in log.refused] == [True] * bool(reason)

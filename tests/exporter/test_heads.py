@@ -9,10 +9,12 @@ import numpy as np
 import onnx
 import pytest
 
-import golden.make
-from exporter import emulate, export, heads, load, verify
-from exporter.errors import UsageError
-from golden.compare import reading
+import goldfold.golden.make
+from goldfold import export, load, verify
+from goldfold.exporter.driver import heads
+from goldfold.exporter.errors import UsageError
+from goldfold.exporter.evaluate import emulate
+from goldfold.golden.compare import reading
 from tests import models
 from tests.conftest import GOLDEN_TEXTS
 
@@ -24,7 +26,9 @@ LIMIT = 1e-8
 
 @pytest.fixture(autouse=True)
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(golden.make, "make", partial(golden.make.make, only=GOLDEN_TEXTS))
+    monkeypatch.setattr(
+        goldfold.golden.make, "make", partial(goldfold.golden.make.make, only=GOLDEN_TEXTS)
+    )
 
 
 def shortened(rows: np.ndarray, dim: int) -> np.ndarray:

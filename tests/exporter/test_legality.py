@@ -7,9 +7,10 @@ from collections.abc import Callable
 import onnx_ir as ir
 import pytest
 
-from exporter import legality
-from exporter.errors import RewriteError
-from exporter.program import EMBEDDING, Program
+from goldfold.exporter.contract import EMBEDDING
+from goldfold.exporter.errors import RewriteError
+from goldfold.exporter.ir import legality
+from goldfold.exporter.ir.program import Program
 from tests.exporter import small
 
 

@@ -13,14 +13,19 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-import targets.openvino.build as openvino_build
-from exporter import bundle, export, exporting, layers, locating, pipeline
-from exporter.location import Location
-from exporter.passes.base import Equality, Pass
-from exporter.program import MODULE, Program
-from exporter.reporting import collect
-from exporter.reporting.page import page
-from golden import gate, store
+import goldfold.targets.openvino.build as openvino_build
+from goldfold import export
+from goldfold.exporter.artifact import bundle
+from goldfold.exporter.diagnose import locating
+from goldfold.exporter.driver import exporting
+from goldfold.exporter.evaluate import layer_values
+from goldfold.exporter.ir.program import MODULE, Program
+from goldfold.exporter.passes import pipeline
+from goldfold.exporter.passes.base import Equality, Pass
+from goldfold.exporter.records import Location
+from goldfold.exporter.report import collect
+from goldfold.exporter.report.page import page
+from goldfold.golden import gate, store
 from tests.conftest import Exported, copy_of
 
 LAYER = "transformer.layers.1"
@@ -77,7 +82,7 @@ class WrongLaw(Pass):
     def construct(self, match: Any, memo: dict) -> None: ...
 
     def rewrite(self, model: ir.Model, log=None):
-        from exporter.passes.base import Log
+        from goldfold.exporter.passes.base import Log
 
         log = log or Log()
         for node in list(model.graph):
@@ -191,7 +196,7 @@ def test_rounding_to_integers_is_held_to_its_own_gate(
 def test_rounding_of_a_runtime_is_called_rounding(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from targets.openvino import run
+    from goldfold.targets.openvino import run
 
     if not run.hint("bf16")[1]:
         pytest.skip("this CPU does not compute in bf16")
@@ -239,9 +244,9 @@ def test_two_spellings_of_one_program_agree_layer_by_layer(
     mask = np.ones_like(ids)
     before = copy_of(traced)
     pipeline.run(before, pipeline.EARLY)
-    here = layers.values_of(before, ids, mask, rounded=False)
-    there = layers.values_of(exported.program, ids, mask, rounded=False)
-    found = layers.compare(here, there, tokens=40)
+    here = layer_values.values_of(before, ids, mask, rounded=False)
+    there = layer_values.values_of(exported.program, ids, mask, rounded=False)
+    found = layer_values.compare(here, there, tokens=40)
     assert [one.name for one in found if ".layers." in one.name] == [
         f"transformer.layers.{i}" for i in range(sum(".layers." in n for n in here))
     ]
@@ -250,20 +255,27 @@ def test_two_spellings_of_one_program_agree_layer_by_layer(
 
 
 def test_names_of_layers() -> None:
-    assert layers.layer_of("transformer.layers.3.mlp.up") == "transformer.layers.3"
-    assert layers.layer_of("transformer.encoder.layer.11.output") == "transformer.encoder.layer.11"
-    assert layers.layer_of("transformer.embeddings.word") == "transformer.embeddings"
-    assert layers.layer_of("stages.1") == "stages.1"
-    assert layers.layer_of("") == ""
+    assert layer_values.layer_of("transformer.layers.3.mlp.up") == "transformer.layers.3"
+    assert (
+        layer_values.layer_of("transformer.encoder.layer.11.output")
+        == "transformer.encoder.layer.11"
+    )
+    assert layer_values.layer_of("transformer.embeddings.word") == "transformer.embeddings"
+    assert layer_values.layer_of("stages.1") == "stages.1"
+    assert layer_values.layer_of("") == ""
 
 
 def test_steps() -> None:
-    found = [layers.Apart(n, d) for n, d in (("a", 1e-14), ("b", 1e-9), ("c", 1e-3), ("d", 2e-3))]
-    first = layers.first_jump(found, noise=1e-12)
+    found = [
+        layer_values.Apart(n, d) for n, d in (("a", 1e-14), ("b", 1e-9), ("c", 1e-3), ("d", 2e-3))
+    ]
+    first = layer_values.first_jump(found, noise=1e-12)
     assert first is not None and (first[0].name, first[1]) == ("c", 1e-9)
-    largest = layers.largest_step(found[:2])
+    largest = layer_values.largest_step(found[:2])
     assert largest is not None and largest[0].name == "b"
-    assert layers.first_jump(found[:1], noise=1e-12) is None
-    broken = layers.first_jump([found[0], layers.Apart("x", float("inf")), found[2]], 1e-12)
+    assert layer_values.first_jump(found[:1], noise=1e-12) is None
+    broken = layer_values.first_jump(
+        [found[0], layer_values.Apart("x", float("inf")), found[2]], 1e-12
+    )
     assert broken is not None and broken[0].name == "x"
     assert replace(found[0], name="b").distance == 1e-14

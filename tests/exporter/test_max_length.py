@@ -9,10 +9,10 @@ import numpy as np
 import onnx
 import pytest
 
-import golden.make
-from exporter import export, load
-from exporter.errors import UsageError
-from golden.compare import reading
+import goldfold.golden.make
+from goldfold import export, load
+from goldfold.exporter.errors import UsageError
+from goldfold.golden.compare import reading
 from tests.conftest import GOLDEN_TEXTS
 
 LENGTH = 257
@@ -25,7 +25,7 @@ ANY_LENGTH = tuple(name for name in GOLDEN_TEXTS if not name.startswith("length-
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
     only = (*ANY_LENGTH, f"length-{LENGTH}")
-    monkeypatch.setattr(golden.make, "make", partial(golden.make.make, only=only))
+    monkeypatch.setattr(goldfold.golden.make, "make", partial(goldfold.golden.make.make, only=only))
 
 
 @pytest.mark.usefixtures("few")

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from exporter import export, exporting, proving
-from golden import store
+from goldfold import export
+from goldfold.exporter.driver import exporting, proving
+from goldfold.golden import store
 from tests.conftest import Exported, copy_of
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exporter import names
+from goldfold.exporter.system import names
 
 TEXT = st.text(
     st.one_of(st.characters(), st.sampled_from("/\\.:-_ \n\x00\x1b\u202e\u2028*?\"<>|\xa0\u3000")),

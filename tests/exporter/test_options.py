@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from exporter.errors import UsageError
-from exporter.options import NOTHING_ASKED, BuildOptions, check_taken
+from goldfold.exporter.errors import UsageError
+from goldfold.exporter.options import NOTHING_ASKED, BuildOptions, check_taken
 from tests.exporter.cli.conftest import goldfold  # noqa: F401 — the fixture
 from tests.exporter.cli.outcome import Run, refused
 

@@ -11,19 +11,21 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from exporter import exporting, lawbook, pipeline, verifying
-from exporter.bisect import bisect
-from exporter.errors import OutputError, UsageError
-from exporter.passes.base import Equality, Pass
-from exporter.passes.fold_norm_gain import FoldNormGain
-from exporter.passes.fuse_identity_dense import FuseIdentityDense
-from exporter.passes.sink_linear_past_mean import SinkLinearPastMean
-from exporter.pipeline import Options, Pipeline
-from exporter.probing import Drift, look
-from exporter.program import Program, constant
-from exporter.stages import Stages
-from golden.gate import GATES
-from golden.store import Goldens
+from goldfold.exporter.diagnose.pass_drift import Drift, look
+from goldfold.exporter.driver import exporting
+from goldfold.exporter.driver.bisect import bisect
+from goldfold.exporter.errors import OutputError, UsageError
+from goldfold.exporter.ir.program import Program, constant
+from goldfold.exporter.passes import pipeline, reference_page
+from goldfold.exporter.passes.base import Equality, Pass
+from goldfold.exporter.passes.fold_norm_gain import FoldNormGain
+from goldfold.exporter.passes.fuse_identity_dense import FuseIdentityDense
+from goldfold.exporter.passes.pipeline import Options, Pipeline
+from goldfold.exporter.passes.sink_linear_past_mean import SinkLinearPastMean
+from goldfold.exporter.progress import Stages
+from goldfold.exporter.verification.goldens import goldens_of
+from goldfold.golden.gate import GATES
+from goldfold.golden.store import Goldens
 from tests.conftest import Exported
 
 ROOT = Path(__file__).parents[2]
@@ -58,9 +60,9 @@ def program(exported: Exported) -> Program:
 
 @pytest.fixture
 def goldens(artifacts: dict[str, Path]) -> Goldens:
-    from exporter.bundle import open_bundle
+    from goldfold.exporter.artifact.bundle import open_bundle
 
-    return verifying.goldens_of(open_bundle(artifacts["onnxruntime"]))
+    return goldens_of(open_bundle(artifacts["onnxruntime"]))
 
 
 def test_bisect_names_the_one_rewrite_that_breaks_the_gate(
@@ -145,9 +147,9 @@ def test_a_dump_that_cannot_be_written_is_refused_before_any_work(
 
 def test_the_page_of_laws_is_fresh() -> None:
     page = (ROOT / "docs" / "passes.md").read_text("utf-8")
-    assert page == lawbook.page(), "docs/passes.md is stale: run make pages"
+    assert page == reference_page.page(), "docs/passes.md is stale: run make pages"
 
 
 def test_an_unknown_law_is_refused_with_the_known_ones() -> None:
     with pytest.raises(UsageError, match=r"'fold'.*fold-norm-gain"):
-        lawbook.find("fold")
+        reference_page.find("fold")

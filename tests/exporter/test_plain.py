@@ -10,10 +10,10 @@ import pytest
 import torch
 from onnxscript.rewriter import RewriteRule
 
-from exporter.errors import ModelError
-from exporter.model import open_model
-from exporter.program import Program
-from exporter.trace import capture, lower, plain, trace
+from goldfold.exporter.errors import ModelError
+from goldfold.exporter.frontend.source import open_model
+from goldfold.exporter.frontend.trace import capture, lower, plain, trace
+from goldfold.exporter.ir.program import Program
 from tests import models
 
 

@@ -12,12 +12,12 @@ import onnxsim
 import pydantic
 import pytest
 
-from exporter import dialect, interpret, legality, simplify
-from exporter.errors import RewriteError
-from exporter.program import (
-    ATTENTION_MASK,
-    EMBEDDING,
-    INPUT_IDS,
+from goldfold.exporter.contract import ATTENTION_MASK, EMBEDDING, INPUT_IDS
+from goldfold.exporter.errors import RewriteError
+from goldfold.exporter.evaluate import interpret
+from goldfold.exporter.frontend import simplify
+from goldfold.exporter.ir import dialect, legality
+from goldfold.exporter.ir.program import (
     MODULE,
     Program,
     add_constant,

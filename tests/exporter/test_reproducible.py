@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from exporter import bundle, registry
-from exporter.differing import differences
+from goldfold.exporter import registry
+from goldfold.exporter.artifact import bundle
+from goldfold.exporter.artifact.diff import differences
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = (

@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from exporter import bundle, exchange, scratch
-from exporter.bundle import open_bundle
-from exporter.errors import OutputError
+from goldfold.exporter.artifact import bundle, scratch
+from goldfold.exporter.artifact.bundle import open_bundle
+from goldfold.exporter.errors import OutputError
+from goldfold.exporter.system import exchange
 from tests.exporter.test_bundle import make
 
 ROOT = Path(__file__).parents[2]
@@ -124,7 +125,7 @@ def test_publish_that_breaks_off_leaves_the_old_one(
         return False
 
     monkeypatch.setattr(Path, "rename", breaks)
-    monkeypatch.setattr("exporter.scratch.exchange", exchange)
+    monkeypatch.setattr("goldfold.exporter.artifact.scratch.exchange", exchange)
     expected = OutputError if isinstance(error, OSError) else KeyboardInterrupt
     with pytest.raises(expected):
         publish(tmp_path, True, "new")
@@ -137,7 +138,7 @@ def test_publish_that_breaks_off_leaves_the_old_one(
 HOLDER = """
 import sys
 from pathlib import Path
-from exporter.bundle import scratch
+from goldfold.exporter.artifact.bundle import scratch
 with scratch(Path(sys.argv[1])) as folder:
     (folder / "half-made").write_text("x")
     print(folder.name, flush=True)
@@ -278,7 +279,7 @@ def test_what_came_in_the_way_during_the_work_is_not_replaced(tmp_path: Path) ->
 PUBLISHER = """
 import sys
 from pathlib import Path
-from exporter import bundle, scratch
+from goldfold.exporter.artifact import bundle, scratch
 from tests.exporter.test_bundle import make
 out, count, way = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 if way == "steps":

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from exporter import bundle
-from exporter.cli import app
-from exporter.errors import ArtifactError, UsageError
-from exporter.signing import check, sign
+from goldfold.exporter.artifact import bundle
+from goldfold.exporter.artifact.sign import check, sign
+from goldfold.exporter.cli.app import app
+from goldfold.exporter.errors import ArtifactError, UsageError
 
 cryptography = pytest.importorskip("cryptography")
 pytest.importorskip("model_signing")

@@ -18,14 +18,15 @@ import onnx
 import pytest
 
 from benchmarks.tortures.damage import write_manifest
-from exporter import bundle, load
-from exporter.bundle import open_bundle
-from exporter.differing import differences
-from exporter.encoder import open_encoder
-from exporter.errors import ArtifactError
-from exporter.inspection import inspect
-from exporter.reporting.collect import collect
-from exporter.verifying import verify
+from goldfold import load
+from goldfold.exporter.artifact import bundle
+from goldfold.exporter.artifact.bundle import open_bundle
+from goldfold.exporter.artifact.diff import differences
+from goldfold.exporter.artifact.encoder import open_encoder
+from goldfold.exporter.errors import ArtifactError
+from goldfold.exporter.report.collect import collect
+from goldfold.exporter.report.inspection import inspect
+from goldfold.exporter.verification.verifying import verify
 from tests.exporter.test_bundle import make, on, refuse, reseal, verdict
 
 
@@ -308,7 +309,7 @@ def test_the_tokenizer_is_the_one_whose_digest_was_taken(
 ) -> None:
     text = (artifact / "tokenizer.json").read_text("utf-8")
     monkeypatch.setattr(
-        "exporter.encoder.read_tokenizer",
+        "goldfold.exporter.artifact.encoder.read_tokenizer",
         lambda path: text.replace('"id":4,', '"id":5,', 1).encode() + b" ",
     )
     with pytest.raises(ArtifactError, match=r"tokenizer\.json"):

@@ -14,12 +14,13 @@ import pytest
 from tokenizers import Tokenizer
 from tokenizers.models import BPE
 
-import golden.make
-from exporter import export, load, packaged
-from exporter.encoder import Encoder
-from exporter.errors import TextError, UsageError
-from exporter.program import Contract
-from exporter.tokens import Tokens
+import goldfold.golden.make
+from goldfold import export, load
+from goldfold.exporter.artifact.encoder import Encoder
+from goldfold.exporter.contract import Contract
+from goldfold.exporter.errors import TextError, UsageError
+from goldfold.exporter.frontend import packaged
+from goldfold.exporter.frontend.tokens import Tokens
 from tests import models
 from tests.exporter.model.refusing import edit
 
@@ -136,7 +137,7 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Encoder:
     edit(folder / "tokenizer.json", spoil)
     only = ("card-query", "call-encode", "empty", "one-letter", "length-16")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(golden.make, "make", partial(golden.make.make, only=only))
+        patch.setattr(goldfold.golden.make, "make", partial(goldfold.golden.make.make, only=only))
         (result,) = export(folder, ["onnxruntime"], ["fp32"], place / "out")
     assert result.passed
     measured = {row.id for row in result.measurement.rows}
@@ -194,7 +195,7 @@ def test_many_texts_go_through_in_windows(
     whole = encoder.embed(texts)
     events: list[str] = []
     tokenize, run = encoder._tokens.ids, encoder.run
-    monkeypatch.setattr("exporter.encoder._WINDOW", 16)
+    monkeypatch.setattr("goldfold.exporter.artifact.encoder._WINDOW", 16)
     monkeypatch.setattr(encoder._tokens, "ids", lambda *a: events.append("ids") or tokenize(*a))
     monkeypatch.setattr(encoder, "run", lambda *a: events.append("run") or run(*a))
     rows = encoder.embed(texts)

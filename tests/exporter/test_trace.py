@@ -12,14 +12,15 @@ import pytest
 import torch
 from sentence_transformers import SentenceTransformer
 
-from exporter import interpret, pipeline
-from exporter.errors import ModelError
-from exporter.model import open_model
-from exporter.program import MODULE, Program
-from exporter.simplify import simplify
-from exporter.trace import attention, trace
-from exporter.trace.modules import MODES, Pool, stage_of
-from golden.compare import reading
+from goldfold.exporter.errors import ModelError
+from goldfold.exporter.evaluate import interpret
+from goldfold.exporter.frontend.simplify import simplify
+from goldfold.exporter.frontend.source import open_model
+from goldfold.exporter.frontend.trace import attention, trace
+from goldfold.exporter.frontend.trace.modules import MODES, Pool, stage_of
+from goldfold.exporter.ir.program import MODULE, Program
+from goldfold.exporter.passes import pipeline
+from goldfold.golden.compare import reading
 from tests import models
 
 PROMISED = 1e-6

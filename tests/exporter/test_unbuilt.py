@@ -12,22 +12,17 @@ from xml.etree import ElementTree
 
 import pytest
 
-import golden.make
-from exporter import (
-    GoldfoldError,
-    calibration,
-    cli,
-    export,
-    exporting,
-    load,
-    onnxfile,
-    preparing,
-    unbuilt,
-)
-from exporter.errors import OutputError, RewriteError, TargetError, UsageError
-from exporter.reporting import Report, collect
-from targets.onnxruntime import TARGET as ONNX
-from targets.openvino import TARGET as OPENVINO
+import goldfold.golden.make
+from goldfold import GoldfoldError, export, load
+from goldfold.exporter.artifact import unbuilt
+from goldfold.exporter.cli import app
+from goldfold.exporter.driver import exporting, preparing
+from goldfold.exporter.errors import OutputError, RewriteError, TargetError, UsageError
+from goldfold.exporter.ir import onnx_file
+from goldfold.exporter.quantize import calibration
+from goldfold.exporter.report import Report, collect
+from goldfold.targets.onnxruntime import TARGET as ONNX
+from goldfold.targets.openvino import TARGET as OPENVINO
 from tests.conftest import GOLDEN_TEXTS, Exported
 from tests.exporter.cli.outcome import names
 
@@ -38,7 +33,9 @@ RECIPE = 'gains = "keep"\n[weights]\nbits = 8\nblock = 16\n'
 @pytest.fixture
 def quick(exported: Exported, monkeypatch: pytest.MonkeyPatch) -> None:
     """Spare an export its trace; a few golden texts."""
-    monkeypatch.setattr(golden.make, "make", partial(golden.make.make, only=GOLDEN_TEXTS[:10]))
+    monkeypatch.setattr(
+        goldfold.golden.make, "make", partial(goldfold.golden.make.make, only=GOLDEN_TEXTS[:10])
+    )
     monkeypatch.setattr(exporting, "traced", lambda *args: exported.copy())
     monkeypatch.setattr(exporting, "rewrite", lambda *args: None)
     monkeypatch.setattr(calibration, "texts", lambda: GOLDEN_TEXTS[:6])
@@ -106,7 +103,7 @@ def test_the_report_shows_it_as_not_built_until_it_is(
         (case,) = suites["onnxruntime-fp32"]
         assert case.get("name") == "builds" and SAID in (case.findtext("error") or "")
         assert root.get("errors") == "1" and suites["openvino-fp32"].get("errors") == "0"
-        assert cli.guarded(partial(cli.app, args=["report", str(tmp_path)]), False) == 0
+        assert app.guarded(partial(app.app, args=["report", str(tmp_path)]), False) == 0
     monkeypatch.undo()
 
 
@@ -115,7 +112,7 @@ def test_the_next_export_takes_the_record_away(
     tiny: Path, tmp_path: Path, breaks: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(onnxfile, "write", lambda *args: (_ for _ in ()).throw(RewriteError(SAID)))
+        patch.setattr(onnx_file, "write", lambda *args: (_ for _ in ()).throw(RewriteError(SAID)))
         with pytest.raises(RewriteError, match=re.escape(SAID)):
             export(tiny, ["onnxruntime"], ["fp32"], tmp_path)
     assert names(tmp_path) == {"onnxruntime-fp32.unbuilt.json"}
@@ -223,7 +220,7 @@ def test_a_fault_while_measuring_is_the_artifact_s_own(
 @pytest.fixture
 def goldfold(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
     def run(*args: object, debug: bool = False) -> tuple[int, str, str]:
-        code = cli.guarded(partial(cli.app, args=[str(arg) for arg in args]), debug)
+        code = app.guarded(partial(app.app, args=[str(arg) for arg in args]), debug)
         out, err = capsys.readouterr()
         return code, out, err
 

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from sentence_transformers.util import quantize_embeddings
 
-from exporter import load, vectors
-from exporter.encoder import Encoder
-from exporter.errors import ArtifactError, UsageError
-from golden import store
+from goldfold import load
+from goldfold.exporter.artifact import embedding_types
+from goldfold.exporter.artifact.encoder import Encoder
+from goldfold.exporter.errors import ArtifactError, UsageError
+from goldfold.golden import store
 
 TEXTS = ["bread", "The ferry leaves at noon.", "河边的柳树", "x", "def f(a): return a"]
 QUANTIZED = ("int8", "uint8", "binary", "ubinary")
@@ -27,15 +28,15 @@ def never() -> np.ndarray:
     raise AssertionError("ranges were given")
 
 
-@pytest.mark.parametrize("output", vectors.OUTPUTS)
+@pytest.mark.parametrize("output", embedding_types.OUTPUTS)
 @pytest.mark.parametrize("dims", [1, 12, 64])
 def test_any_rows_come_out_as_sentence_transformers_makes_them(output: str, dims: int) -> None:
     random = np.random.default_rng(dims)
     rows = random.standard_normal((300, dims)).astype(np.float32)
     rows[0] = 0.0
-    ranges = vectors.ranges_of(random.standard_normal((40, dims)).astype(np.float32))
+    ranges = embedding_types.ranges_of(random.standard_normal((40, dims)).astype(np.float32))
     ranges[1, 0] = ranges[0, 0]  # a dimension without extent
-    found = vectors.quantize(rows, output, ranges, never)
+    found = embedding_types.quantize(rows, output, ranges, never)
     expected = quantize_embeddings(rows, output, ranges=ranges)  # type: ignore[arg-type]
     assert (found.dtype, found.shape) == (expected.dtype, expected.shape)
     assert np.array_equal(found, expected)
@@ -45,7 +46,7 @@ def test_any_rows_come_out_as_sentence_transformers_makes_them(output: str, dims
 @pytest.mark.parametrize("dims", [None, 32])
 def test_embed_quantizes_with_given_ranges(encoder: Encoder, output: str, dims: int | None) -> None:
     rows = encoder.embed(TEXTS, dims=dims)
-    ranges = vectors.ranges_of(rows[:3])
+    ranges = embedding_types.ranges_of(rows[:3])
     found = encoder.embed(TEXTS, dims=dims, output=output, ranges=ranges)
     assert np.array_equal(found, quantize_embeddings(rows, output, ranges=ranges))  # type: ignore[arg-type]
     assert len(np.unique(found)) > 8

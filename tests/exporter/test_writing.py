@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from exporter.errors import OutputError
-from exporter.writing import check_file, write_file
+from goldfold.exporter.errors import OutputError
+from goldfold.exporter.system.writing import check_file, write_file
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="links and pipes as POSIX has them")
 

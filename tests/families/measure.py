@@ -17,16 +17,21 @@ from functools import partial
 from pathlib import Path
 from unittest.mock import patch
 
-import golden.make
-from exporter import emulate, export, exporting, interpret, onnxfile, pipeline, registry
-from exporter.bundle import Manifest
-from exporter.exporting import Result
-from exporter.options import BuildOptions
-from exporter.program import Program
-from exporter.stages import Stages
-from golden import compare, store
-from golden.gate import gate_for, judge
-from golden.store import Goldens
+import goldfold.golden.make
+from goldfold import export
+from goldfold.exporter import registry
+from goldfold.exporter.artifact.bundle import Manifest
+from goldfold.exporter.driver import exporting
+from goldfold.exporter.driver.exporting import Result
+from goldfold.exporter.evaluate import emulate, interpret
+from goldfold.exporter.ir import onnx_file
+from goldfold.exporter.ir.program import Program
+from goldfold.exporter.options import BuildOptions
+from goldfold.exporter.passes import pipeline
+from goldfold.exporter.progress import Stages
+from goldfold.golden import compare, store
+from goldfold.golden.gate import gate_for, judge
+from goldfold.golden.store import Goldens
 from tests.families.families import LONGEST, Family
 
 TEXTS = (
@@ -111,8 +116,8 @@ def _kept() -> Iterator[list[Program]]:
         rewrite(program, *given)
         kept.append(_copy(program))
 
-    few = partial(golden.make.make, only=TEXTS)
-    with patch.object(exporting, "rewrite", keep), patch.object(golden.make, "make", few):
+    few = partial(goldfold.golden.make.make, only=TEXTS)
+    with patch.object(exporting, "rewrite", keep), patch.object(goldfold.golden.make, "make", few):
         yield kept
 
 
@@ -148,10 +153,10 @@ def _parsed(program: Program, precision: str, goldens: Goldens, scratch: Path) -
     pipeline.run(own, target.tail(precision, own.contract, peaks))
     folder = scratch / f"tensorrt-{precision}"
     folder.mkdir()
-    onnxfile.write(own, folder, "tensorrt")
+    onnx_file.write(own, folder, "tensorrt")
     # In a process of its own: a crash of NVIDIA's library is then an error like others.
     command = [sys.executable, "-P", str(Path(__file__).parent / "parse.py")]
-    done = subprocess.run([*command, str(folder / onnxfile.MODEL)], capture_output=True, text=True)
+    done = subprocess.run([*command, str(folder / onnx_file.MODEL)], capture_output=True, text=True)
     if done.returncode:
         said = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
         raise Missed(f"tensorrt-{precision}: {said}")

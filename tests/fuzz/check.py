@@ -16,18 +16,22 @@ from pathlib import Path
 
 import numpy as np
 
-from exporter import exporting, interpret, pipeline, ranges, registry
-from exporter.interpret import Run
-from exporter.model import check_finite, open_model
-from exporter.options import BuildOptions
-from exporter.passes.band_local_attention import BandLocalAttention
-from exporter.passes.expand_band_attention import ExpandBandAttention
-from exporter.passes.scale_residual import ScaleResidual
-from exporter.pipeline import Pipeline
-from exporter.program import Contract, Program
-from exporter.stages import Stages
-from golden.compare import reading
-from golden.gate import GATES
+from goldfold.exporter import registry
+from goldfold.exporter.contract import Contract
+from goldfold.exporter.driver import exporting
+from goldfold.exporter.evaluate import interpret, ranges
+from goldfold.exporter.evaluate.interpret import Run
+from goldfold.exporter.frontend.source import check_finite, open_model
+from goldfold.exporter.ir.program import Program
+from goldfold.exporter.options import BuildOptions
+from goldfold.exporter.passes import pipeline
+from goldfold.exporter.passes.band_local_attention import BandLocalAttention
+from goldfold.exporter.passes.expand_band_attention import ExpandBandAttention
+from goldfold.exporter.passes.pipeline import Pipeline
+from goldfold.exporter.passes.scale_residual import ScaleResidual
+from goldfold.exporter.progress import Stages
+from goldfold.golden.compare import reading
+from goldfold.golden.gate import GATES
 from tests import models
 from tests.fuzz.architecture import Architecture
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import onnx_ir as ir
 
-from exporter import dialect
-from exporter.passes.fold_attention_scale import FoldAttentionScale
+from goldfold.exporter.ir import dialect
+from goldfold.exporter.passes.fold_attention_scale import FoldAttentionScale
 
 _rewrite = FoldAttentionScale.rewrite
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from golden import store
-from golden.store import Goldens
+from goldfold.golden import store
+from goldfold.golden.store import Goldens
 from tests.golden.golden_toys import goldens_of
 
 

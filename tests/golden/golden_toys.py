@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from golden import store
-from golden.store import Case, Goldens
+from goldfold.golden import store
+from goldfold.golden.store import Case, Goldens
 
 DIGESTS = {"config.json": "0" * 64, "model.safetensors": "1" * 64}
 

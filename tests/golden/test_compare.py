@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from golden.compare import measure, mixed_batches, reading, sampled_pairs, token_faults
-from golden.errors import GoldenError
-from golden.store import Goldens
+from goldfold.golden.compare import measure, mixed_batches, reading, sampled_pairs, token_faults
+from goldfold.golden.errors import GoldenError
+from goldfold.golden.store import Goldens
 from tests.golden.golden_toys import goldens_of
 
 

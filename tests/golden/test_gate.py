@@ -10,12 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from golden import report
-from golden.compare import Measurement, TokenFault, measure
-from golden.errors import GoldenError
-from golden.gate import GATES, judge, judge_losses
-from golden.judging import RETRIEVAL, Metric
-from golden.store import Goldens
+from goldfold.golden import report
+from goldfold.golden.compare import Measurement, TokenFault, measure
+from goldfold.golden.errors import GoldenError
+from goldfold.golden.gate import GATES, judge, judge_losses
+from goldfold.golden.metrics import RETRIEVAL, Metric
+from goldfold.golden.store import Goldens
 from tests.golden.golden_toys import goldens_of
 
 

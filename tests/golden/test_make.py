@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from golden import store
-from golden.errors import GoldenError
-from golden.make import is_unit, make
-from golden.store import Goldens
+from goldfold.golden import store
+from goldfold.golden.errors import GoldenError
+from goldfold.golden.make import is_unit, make
+from goldfold.golden.store import Goldens
 
 FEW = ("empty", "blank-newline-tab", "card-query", "hindi", "length-256", "length-287")
 
@@ -111,8 +111,9 @@ def test_stored_goldens_reproduce_the_model_card() -> None:
 
 def test_importing_golden_loads_neither_torch_nor_ours() -> None:
     code = (
-        "import sys, golden.make, golden.gate, golden.report\n"
-        "heavy = {'torch', 'transformers', 'sentence_transformers', 'exporter', 'targets'}\n"
+        "import sys, goldfold.golden.make, goldfold.golden.gate, goldfold.golden.report\n"
+        "heavy = {'torch', 'transformers', 'sentence_transformers', "
+        "'goldfold.exporter.ir', 'goldfold.targets'}\n"
         "sys.exit(', '.join(heavy & sys.modules.keys()) or 0)"
     )
     root = Path(__file__).parents[2]

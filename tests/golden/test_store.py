@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from golden import store
-from golden.errors import GoldenError
-from golden.store import Goldens
+from goldfold.golden import store
+from goldfold.golden.errors import GoldenError
+from goldfold.golden.store import Goldens
 
 
 @pytest.fixture

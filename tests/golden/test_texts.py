@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from golden import texts
-from golden.errors import GoldenError
+from goldfold.golden import texts
+from goldfold.golden.errors import GoldenError
 
 
 def words(text: str) -> int:

@@ -14,8 +14,8 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
-from exporter.bundle import open_bundle
-from targets.openvino import run
+from goldfold.exporter.artifact.bundle import open_bundle
+from goldfold.targets.openvino import run
 
 KEPT = Path(__file__).with_name("kernels.json")
 _SETS = ("amx_tile", "avx512_fp16", "avx512_bf16", "avx512_vnni", "avx512f", "avx2")

@@ -12,14 +12,16 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from exporter import interpret, registry
-from exporter.options import BuildOptions
-from exporter.passes import law
-from exporter.passes.raise_mask import RaiseMask
-from exporter.pipeline import run
-from exporter.program import Contract, Program, infer_shapes
-from golden.compare import reading
-from golden.gate import GATES
+from goldfold.exporter import registry
+from goldfold.exporter.contract import Contract
+from goldfold.exporter.evaluate import interpret
+from goldfold.exporter.ir.program import Program, infer_shapes
+from goldfold.exporter.options import BuildOptions
+from goldfold.exporter.passes import docstring
+from goldfold.exporter.passes.pipeline import run
+from goldfold.exporter.passes.raise_mask import RaiseMask
+from goldfold.golden.compare import reading
+from goldfold.golden.gate import GATES
 
 ALIBI = """
 f (int64[batch,tokens] input_ids, int64[batch,tokens] attention_mask, float[90,16] table,
@@ -103,7 +105,7 @@ def program(mask: str, lowest: str = "-3.4028234663852886e+38") -> Program:
     contract = Contract(
         model="alibi", dim=16, max_length=24, vocab_size=90, pad_id=0, normalized=False
     )
-    model = law.graph(text, WEIGHTS)
+    model = docstring.graph(text, WEIGHTS)
     for node in model.graph:
         node.name = node.name or f"node_{node.outputs[0].name}"
     infer_shapes(model)

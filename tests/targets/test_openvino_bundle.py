@@ -18,12 +18,12 @@ import numpy as np
 import pytest
 
 from benchmarks.speed import peers
-from exporter.bundle import open_bundle
-from exporter.cache import Cache
-from exporter.program import Reference, Words
-from golden import store
-from golden.store import Goldens
-from targets.openvino import TARGET, tokengraph, tokenizer
+from goldfold.exporter.artifact.bundle import open_bundle
+from goldfold.exporter.contract import Reference, Words
+from goldfold.exporter.system.cache import Cache
+from goldfold.golden import store
+from goldfold.golden.store import Goldens
+from goldfold.targets.openvino import TARGET, tokengraph, tokenizer
 
 LIMIT = 1e-8
 """1 − cos in f32: the gate's own (golden/gate.py). The same graph on the same machine keeps it."""
@@ -36,7 +36,7 @@ import load
 texts = np.load(sys.argv[2]).tolist()
 once = load.embed(texts, "")
 assert (load.embed(["a prompt"], "query") != load.embed(["a prompt"], "")).any()
-assert not {"exporter", "torch", "transformers"} & sys.modules.keys()
+assert not {"goldfold", "torch", "transformers"} & sys.modules.keys()
 np.save(sys.argv[3], once)
 """
 _LIBRARY = """
@@ -185,8 +185,8 @@ def test_tokenizer_that_differs_is_not_written(
 _KILLED = """
 import os, signal, sys
 from pathlib import Path
-from exporter.program import Words
-from targets.openvino import tokenizer
+from goldfold.exporter.ir.program import Words
+from goldfold.targets.openvino import tokenizer
 text = Path(sys.argv[1]).read_text("utf-8")
 begun = tokenizer.begin(Words(text, 600, 0), Path(sys.argv[2]))
 print(begun._process.pid, flush=True)
@@ -269,7 +269,7 @@ def test_refusal_of_the_converter_is_one_sentence(tmp_path: Path) -> None:
 def test_missing_package_is_said(
     artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("targets.openvino.tokenizer.find_spec", lambda name: None)
+    monkeypatch.setattr("goldfold.targets.openvino.tokenizer.find_spec", lambda name: None)
     contract = open_bundle(artifact).manifest.contract
     reference = Reference({"model_type": "bert"}, "cosine", {})
     (said,) = TARGET.finish(tmp_path, contract, "fp32", reference)

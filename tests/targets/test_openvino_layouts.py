@@ -12,11 +12,12 @@ from pathlib import Path
 import pytest
 
 from benchmarks.tortures.damage import reseal, write_manifest
-from exporter import bundle, names
-from exporter.bundle import open_bundle
-from exporter.errors import ArtifactError, OutputError
-from exporter.laying import lay_out
-from targets.openvino import build, serving
+from goldfold.exporter.artifact import bundle
+from goldfold.exporter.artifact.bundle import open_bundle
+from goldfold.exporter.artifact.layout import lay_out
+from goldfold.exporter.errors import ArtifactError, OutputError
+from goldfold.exporter.system import names
+from goldfold.targets.openvino import build, serving
 
 NAMES = (
     "../../../lib/python3/site-packages", "..", "/etc", "C:\\Windows", "\\\\host\\share", "a/b",

@@ -10,8 +10,8 @@ import openvino as ov
 import pytest
 from openvino import opset13 as ops
 
-from targets.openvino import TARGET, precise
-from targets.openvino.build import XML
+from goldfold.targets.openvino import TARGET, precise
+from goldfold.targets.openvino.build import XML
 
 ROWS, BLOCKS, BLOCK = 400, 4, 16
 WIDTH = BLOCKS * BLOCK

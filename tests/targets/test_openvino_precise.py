@@ -8,12 +8,12 @@ import numpy as np
 import openvino as ov
 import pytest
 
-from exporter.bundle import open_bundle
-from exporter.options import NOTHING_ASKED
-from exporter.pipeline import run as run_passes
-from golden import compare, store
-from targets.openvino import TARGET, precise
-from targets.openvino.build import XML
+from goldfold.exporter.artifact.bundle import open_bundle
+from goldfold.exporter.options import NOTHING_ASKED
+from goldfold.exporter.passes.pipeline import run as run_passes
+from goldfold.golden import compare, store
+from goldfold.targets.openvino import TARGET, precise
+from goldfold.targets.openvino.build import XML
 from tests.conftest import Exported
 
 

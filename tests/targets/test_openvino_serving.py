@@ -21,13 +21,13 @@ import openvino as ov
 import pytest
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from exporter import cli
-from exporter.bundle import open_bundle
-from exporter.errors import ArtifactError, OutputError, TargetError, UsageError
-from exporter.laying import LaidOut, lay_out
-from golden import store
-from golden.store import Goldens
-from targets.openvino import TARGET, build, precise, serving
+from goldfold.exporter.artifact.bundle import open_bundle
+from goldfold.exporter.artifact.layout import LaidOut, lay_out
+from goldfold.exporter.cli import app
+from goldfold.exporter.errors import ArtifactError, OutputError, TargetError, UsageError
+from goldfold.golden import store
+from goldfold.golden.store import Goldens
+from goldfold.targets.openvino import TARGET, build, precise, serving
 from tests.targets import test_openvino_bundle as readers
 
 LIMIT = 1e-8
@@ -254,7 +254,7 @@ def test_an_artifact_without_the_server_s_tokenizer_is_refused(
 
 def test_the_command(artifact: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def run(*words: object) -> int:
-        return cli.guarded(partial(cli.app, args=["layout", *map(str, words)]), False)
+        return app.guarded(partial(app.app, args=["layout", *map(str, words)]), False)
 
     out = tmp_path / "models"
     assert run(artifact, "--for", "ovms", "--out", out) == 0

@@ -9,14 +9,14 @@ import numpy as np
 import openvino as ov
 import pytest
 
-from exporter.bundle import open_bundle
-from exporter.encoder import pad
-from exporter.errors import TargetError
-from exporter.options import BuildOptions
-from exporter.pipeline import run as run_passes
-from targets.openvino import TARGET, run
-from targets.openvino.build import XML
-from targets.openvino.shapes import Shapes
+from goldfold.exporter.artifact.bundle import open_bundle
+from goldfold.exporter.artifact.encoder import pad
+from goldfold.exporter.errors import TargetError
+from goldfold.exporter.options import BuildOptions
+from goldfold.exporter.passes.pipeline import run as run_passes
+from goldfold.targets.openvino import TARGET, run
+from goldfold.targets.openvino.build import XML
+from goldfold.targets.openvino.shapes import Shapes
 from tests import models
 from tests.conftest import Exported
 

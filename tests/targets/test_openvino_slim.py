@@ -10,11 +10,11 @@ import openvino as ov
 import pytest
 from openvino import opset13 as ops
 
-from exporter.options import NOTHING_ASKED
-from exporter.pipeline import run as run_passes
-from targets.openvino import TARGET, build
-from targets.openvino.build import XML
-from targets.openvino.slim import slim
+from goldfold.exporter.options import NOTHING_ASKED
+from goldfold.exporter.passes.pipeline import run as run_passes
+from goldfold.targets.openvino import TARGET, build
+from goldfold.targets.openvino.build import XML
+from goldfold.targets.openvino.slim import slim
 from tests.conftest import Exported
 from tests.targets import kernels
 

@@ -10,8 +10,8 @@ import openvino as ov
 import pytest
 from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 
-from exporter.program import Contract
-from targets.openvino import tokengraph, tokenizer
+from goldfold.exporter.contract import Contract
+from goldfold.targets.openvino import tokengraph, tokenizer
 from tests.conftest import Exported
 
 MERGES = [("\u2581", "<"), ("h", "e"), ("he", "r"), ("0", "x"), ("4", "1"), (">", ">"), ("<", "<")]

@@ -11,11 +11,12 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from exporter import pipeline, registry
-from exporter.bundle import open_bundle
-from exporter.errors import GoldfoldError, RewriteError, TargetError
-from exporter.options import NOTHING_ASKED
-from exporter.program import MODULE, Program
+from goldfold.exporter import registry
+from goldfold.exporter.artifact.bundle import open_bundle
+from goldfold.exporter.errors import GoldfoldError, RewriteError, TargetError
+from goldfold.exporter.ir.program import MODULE, Program
+from goldfold.exporter.options import NOTHING_ASKED
+from goldfold.exporter.passes import pipeline
 from tests.conftest import Exported
 
 ROOT = Path(__file__).parents[2]
@@ -62,14 +63,14 @@ def test_pair_that_is_not_offered_is_refused() -> None:
 
 
 def test_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("targets.openvino.find_spec", lambda name: None)
+    monkeypatch.setattr("goldfold.targets.openvino.find_spec", lambda name: None)
     with pytest.raises(TargetError, match=r"not installed.*'goldfold\[openvino\]'"):
         registry.offered("openvino", "fp32")
 
 
 def test_asking_for_targets_imports_no_vendor() -> None:
     code = (
-        "import sys; from exporter import registry\n"
+        "import sys; from goldfold.exporter import registry\n"
         "for name in registry.names(): registry.target(name).unavailable()\n"
         "sys.exit(', '.join({'openvino', 'onnxruntime', 'torch'} & sys.modules.keys()) or 0)"
     )
@@ -120,7 +121,7 @@ def _is_matrix(op) -> bool:
 
 
 def test_openvino_is_told_to_compute_in_f32(artifacts: dict[str, Path]) -> None:
-    from targets.openvino.run import _compile, _read
+    from goldfold.targets.openvino.run import _compile, _read
 
     folder = artifacts["openvino"]
     compiled = _compile(_read(folder), folder, "fp32", 1)

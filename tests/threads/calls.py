@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from exporter.encoder import Encoder
+from goldfold.exporter.artifact.encoder import Encoder
 from tests import models
 
 LIMIT = 120.0

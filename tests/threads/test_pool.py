@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from targets.pool import Pool
+from goldfold.targets.pool import Pool
 from tests.threads.calls import LIMIT
 
 
@@ -113,7 +113,7 @@ def test_a_thing_comes_back_from_an_error(kind: type[BaseException]) -> None:
 
 _INTERRUPTED = """
 import random, signal, time
-from targets.pool import Pool
+from goldfold.targets.pool import Pool
 from tests.threads.test_pool import Thing, holds
 
 pool, rng = Pool(Thing, 2), random.Random(3)
@@ -143,7 +143,7 @@ holds(pool, 2)
 
 _WAITING = """
 import os, signal, threading, time
-from targets.pool import Pool
+from goldfold.targets.pool import Pool
 from tests.threads.calls import LIMIT
 from tests.threads.test_pool import Thing, holds
 

@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from exporter import load
-from exporter.encoder import Encoder
-from exporter.errors import ArtifactError, GateMissed, GoldfoldError, UsageError
+from goldfold import load
+from goldfold.exporter.artifact.encoder import Encoder
+from goldfold.exporter.errors import ArtifactError, GateMissed, GoldfoldError, UsageError
 from tests.threads.calls import LIMIT
 
 ROOT = Path(__file__).parents[2]
@@ -29,7 +29,7 @@ import os, sys, signal, threading, time
 import multiprocessing as mp
 from concurrent.futures import ProcessPoolExecutor
 import numpy as np
-from exporter import GoldfoldError, load
+from goldfold import GoldfoldError, load
 
 texts = [f"{place} " + "word " * (place % 9) for place in range(24)]
 chunks = [texts[at : at + 4] for at in range(0, 24, 4)]

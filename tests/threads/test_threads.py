@@ -15,11 +15,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from exporter import load, onnxfile, pipeline, registry
-from exporter.bundle import open_bundle
-from exporter.encoder import Encoder
-from exporter.errors import GoldfoldError
-from exporter.options import BuildOptions
+from goldfold import load
+from goldfold.exporter import registry
+from goldfold.exporter.artifact.bundle import open_bundle
+from goldfold.exporter.artifact.encoder import Encoder
+from goldfold.exporter.errors import GoldfoldError
+from goldfold.exporter.ir import onnx_file
+from goldfold.exporter.options import BuildOptions
+from goldfold.exporter.passes import pipeline
 from tests import models
 from tests.conftest import Exported
 from tests.threads.calls import LIMIT, mixed, together
@@ -51,7 +54,7 @@ def stand_in(exported: Exported, folder: Path, precision: str) -> Encoder:
     if precision != "fp32":
         pipeline.run(program, pipeline.half(precision, {}, typed=True))
     pipeline.run(program, target.tail(precision, program.contract, {}))
-    onnxfile.write(program, folder, "tensorrt")
+    onnx_file.write(program, folder, "tensorrt")
     run = target.stand_in(folder, program.contract, precision, None)
     return Encoder(open_bundle(exported.artifacts["openvino"]), run)
 
@@ -157,7 +160,7 @@ _OPENING = """
 import sys, threading
 from concurrent.futures import ThreadPoolExecutor
 import numpy as np
-from exporter import load
+from goldfold import load
 ready = threading.Barrier(8)
 def work(place):
     ready.wait(60)

@@ -11,14 +11,15 @@ import numpy as np
 import pytest
 
 from benchmarks.tortures import damage, damaging, environment, ground, headers, inputs, strangers
-from exporter import bundle, load
-from exporter.bundle import open_bundle
-from exporter.encoder import Encoder
-from exporter.errors import ArtifactError, GoldfoldError, OutputError
-from exporter.onnxfile import write
-from exporter.verifying import verify
-from golden import make
-from golden.errors import GoldenError
+from goldfold import load
+from goldfold.exporter.artifact import bundle
+from goldfold.exporter.artifact.bundle import open_bundle
+from goldfold.exporter.artifact.encoder import Encoder
+from goldfold.exporter.errors import ArtifactError, GoldfoldError, OutputError
+from goldfold.exporter.ir.onnx_file import write
+from goldfold.exporter.verification.verifying import verify
+from goldfold.golden import make
+from goldfold.golden.errors import GoldenError
 from tests.conftest import Exported
 
 SHAPE = inputs.TINY
@@ -117,7 +118,7 @@ def test_damaged_artifact_is_refused_in_one_line(
 def test_strangers_models_are_opened_or_refused_in_one_line(
     way: damage.Way, tiny: Path, tmp_path: Path
 ) -> None:
-    from exporter.model import open_model
+    from goldfold.exporter.frontend.source import open_model
 
     folder = spoilt(tiny, tmp_path, ".", way)
     try:
@@ -179,7 +180,7 @@ def test_what_is_no_file_of_openvinos_is_not_tried_as_other_formats(
 def test_what_is_no_file_of_a_model_is_refused(
     key: str, way: damage.Way, tiny: Path, tmp_path: Path
 ) -> None:
-    from exporter.model import open_model
+    from goldfold.exporter.frontend.source import open_model
 
     folder = spoilt(tiny, tmp_path, key, way)
     with pytest.raises(GoldfoldError) as caught:
@@ -216,7 +217,7 @@ def test_artifact_taken_from_its_place_is_put_back_after_a_kill(
 
 
 def openvino(exported: Exported, folder: Path) -> None:
-    from targets.openvino import TARGET, build
+    from goldfold.targets.openvino import TARGET, build
 
     program = exported.copy()
     for law in TARGET.tail("fp32", program.contract, {}):
@@ -225,7 +226,7 @@ def openvino(exported: Exported, folder: Path) -> None:
 
 
 def onnx(exported: Exported, folder: Path) -> None:
-    from targets.onnxruntime import TARGET
+    from goldfold.targets.onnxruntime import TARGET
 
     program = exported.copy()
     for law in TARGET.tail("fp32", program.contract, {}):

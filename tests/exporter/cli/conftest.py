@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from exporter import cli, exporting
-from golden import store
-from golden.judging import pairs
-from golden.judging.pairs import Pair, Pairs
+from goldfold.exporter.cli import app
+from goldfold.exporter.driver import exporting
+from goldfold.golden import store
+from goldfold.golden.judging import pairs
+from goldfold.golden.judging.pairs import Pair, Pairs
 from tests.conftest import Exported
 from tests.exporter.cli.outcome import Outcome, Run
 
@@ -24,7 +25,7 @@ def goldfold(capsys: pytest.CaptureFixture[str]) -> Run:
 
     def run(*args: object, debug: bool = False) -> Outcome:
         capsys.readouterr()
-        code = cli.guarded(partial(cli.app, args=[str(arg) for arg in args]), debug)
+        code = app.guarded(partial(app.app, args=[str(arg) for arg in args]), debug)
         return Outcome(code, *capsys.readouterr())
 
     return run
@@ -58,8 +59,8 @@ def untraced(monkeypatch: pytest.MonkeyPatch) -> None:
     def never(*args: Any, **options: Any) -> None:
         raise AssertionError("this must be refused before the model is run")
 
-    monkeypatch.setattr("exporter.trace.trace", never)
-    monkeypatch.setattr("golden.make.make", never)
+    monkeypatch.setattr("goldfold.exporter.frontend.trace.trace", never)
+    monkeypatch.setattr("goldfold.golden.make.make", never)
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from exporter.bundle import REPORT
+from goldfold.exporter.artifact.bundle import REPORT
 
 PAIR = ("--target", "onnxruntime", "--precision", "fp32")
 

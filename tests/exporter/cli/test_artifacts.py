@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-import golden.make
-from exporter import __version__, bundle, load
-from golden import store
+from goldfold import __version__, load
+from goldfold.exporter.artifact import bundle
+from goldfold.golden import store
 from tests import models
 from tests.conftest import GOLDEN_TEXTS
 from tests.exporter.cli.outcome import Run, flip, names, refused
@@ -84,7 +84,7 @@ def test_verify_survives_a_lost_verdict_and_writes_a_new_one(artifact: Path, gol
 def test_verify_where_the_target_is_not_installed(
     goldfold: Run, artifacts: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("targets.openvino.find_spec", lambda name: None)
+    monkeypatch.setattr("goldfold.targets.openvino.find_spec", lambda name: None)
     refused(goldfold("verify", artifacts["openvino"], "--quiet"), 4, "goldfold[openvino]")
 
 
@@ -169,16 +169,16 @@ def test_targets_and_version(goldfold: Run, monkeypatch: pytest.MonkeyPatch) -> 
     outcome = goldfold("targets")
     assert outcome.code == 0
     assert outcome.out.index("onnxruntime") < outcome.out.index("openvino")
-    monkeypatch.setattr("targets.openvino.find_spec", lambda name: None)
+    monkeypatch.setattr("goldfold.targets.openvino.find_spec", lambda name: None)
     assert "pip install 'goldfold[openvino]'" in goldfold("targets").out
 
 
 def test_a_target_without_packages_for_this_platform_says_so(
     goldfold: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("targets.coreml.vendor.find_spec", lambda name: None)
-    monkeypatch.setattr("exporter.registry.platform.system", lambda: "Linux")
-    monkeypatch.setattr("exporter.registry.platform.machine", lambda: "aarch64")
+    monkeypatch.setattr("goldfold.targets.coreml.lower.vendor.find_spec", lambda name: None)
+    monkeypatch.setattr("goldfold.exporter.registry.platform.system", lambda: "Linux")
+    monkeypatch.setattr("goldfold.exporter.registry.platform.machine", lambda: "aarch64")
     said = goldfold("targets").out
     assert "packages for Linux x86_64, Darwin arm64, Darwin x86_64, not Linux aarch64" in said
     assert "pip install 'goldfold[coreml]'" not in said
@@ -191,7 +191,9 @@ def test_golden_make_writes_a_store(
     goldfold: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = models.build("bert", tmp_path / "tiny-bert")
-    monkeypatch.setattr(golden.make, "make", partial(golden.make.make, only=GOLDEN_TEXTS))
+    monkeypatch.setattr(
+        goldfold.golden.make, "make", partial(goldfold.golden.make.make, only=GOLDEN_TEXTS)
+    )
     out = tmp_path / "goldens"
     outcome = goldfold("golden", "make", source, "--out", out, "--name", "bertie")
     assert outcome.code == 0
@@ -246,12 +248,12 @@ def test_fault_that_nobody_foresaw_is_one_line(
     def breaks(*args: Any, **options: Any) -> None:
         raise ZeroDivisionError("oh\nno")
 
-    monkeypatch.setattr("exporter.encoder.open_bundle", breaks)
+    monkeypatch.setattr("goldfold.exporter.artifact.encoder.open_bundle", breaks)
     refused(goldfold("embed", artifacts["openvino"], "x"), 7, "ZeroDivisionError: oh", "--debug")
 
 
 def test_reader_that_goes_away_is_no_error(artifacts: dict[str, Path]) -> None:
-    command = f"{sys.executable} -m exporter inspect --json {artifacts['onnxruntime']} | head -n 1"
+    command = f"{sys.executable} -m goldfold inspect --json {artifacts['onnxruntime']} | head -n 1"
     done = subprocess.run(
         command, shell=True, cwd=ROOT, capture_output=True, text=True, env=os.environ
     )

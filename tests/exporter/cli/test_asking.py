@@ -13,16 +13,20 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from exporter.errors import GoldfoldError, UsageError
+from goldfold.exporter.errors import GoldfoldError, UsageError
 from tests.exporter.cli.outcome import PAIR, Run, names, refused
 
 ROOT = Path(__file__).parents[3]
 
 
 def test_exit_codes_are_the_documented_ones() -> None:
-    import exporter.errors
+    import goldfold.exporter.errors
 
-    rows = [line.split("|") for line in (exporter.errors.__doc__ or "").splitlines() if "`" in line]
+    rows = [
+        line.split("|")
+        for line in (goldfold.exporter.errors.__doc__ or "").splitlines()
+        if "`" in line
+    ]
     documented = {cells[2].strip(" `"): int(cells[1]) for cells in rows if len(cells) > 3}
     kinds = [*GoldfoldError.__subclasses__(), *UsageError.__subclasses__()]
     own = [kind for kind in kinds if not kind.__module__.startswith("tests.")]
@@ -117,7 +121,7 @@ def test_target_or_precision_is_refused_before_the_model_is_opened(
 def test_target_that_is_not_installed_says_which_extra(
     goldfold: Run, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("targets.openvino.find_spec", lambda name: None)
+    monkeypatch.setattr("goldfold.targets.openvino.find_spec", lambda name: None)
     outcome = goldfold("export", tiny, "--target", "openvino", "--out", tmp_path / "out")
     refused(outcome, 4, "openvino is not installed", "pip install 'goldfold[openvino]'")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from exporter.cache import FOLDER, SIZE, Cache, key
+from goldfold.exporter.system.cache import FOLDER, SIZE, Cache, key
 from tests.exporter.cli.outcome import Run
 
 

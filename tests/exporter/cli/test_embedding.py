@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from benchmarks.tortures.damage import reseal
-from exporter import load
-from exporter.encoder import Encoder
-from exporter.errors import ArtifactError, UsageError
+from goldfold import load
+from goldfold.exporter.artifact.encoder import Encoder
+from goldfold.exporter.errors import ArtifactError, UsageError
 from tests import models
 from tests.exporter.cli.outcome import Run, refused
 from tests.exporter.model.refusing import edit
@@ -62,7 +62,7 @@ def test_a_tokenizer_that_gives_up_is_one_line(tmp_path: Path) -> None:
     edit(folder / "tokenizer.json", lambda said: said.update(tokenizer))
     words = ["export", str(folder), "--target", "onnxruntime", "--out", str(tmp_path / "out")]
     done = subprocess.run(
-        [sys.executable, "-m", "exporter", *words, "--quiet", "--no-cache"],
+        [sys.executable, "-m", "goldfold", *words, "--quiet", "--no-cache"],
         capture_output=True, text=True, cwd=Path(__file__).parents[3],
     )  # fmt: skip
     assert done.returncode == 3
@@ -98,7 +98,7 @@ def test_a_tokenizer_that_is_none_is_the_artifact_s_fault(spoil, artifact: Path)
         load(artifact)
     for command in (["embed", str(artifact), "hi"], ["verify", str(artifact)]):
         done = subprocess.run(
-            [sys.executable, "-m", "exporter", *command],
+            [sys.executable, "-m", "goldfold", *command],
             capture_output=True, text=True, cwd=Path(__file__).parents[3],
         )  # fmt: skip
         assert done.returncode == 6

@@ -17,9 +17,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from exporter import exporting, load
-from exporter.errors import ArtifactError
-from golden import store
+from goldfold import load
+from goldfold.exporter.driver import exporting
+from goldfold.exporter.errors import ArtifactError
+from goldfold.golden import store
 from tests.exporter.cli.outcome import PAIR, Run, names, refused
 
 ROOT = Path(__file__).parents[3]
@@ -76,7 +77,7 @@ def test_ctrl_c_leaves_nothing_half_made(
         (folder / "model.onnx").write_bytes(b"half")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("exporter.onnxfile.write", interrupted)
+    monkeypatch.setattr("goldfold.exporter.ir.onnx_file.write", interrupted)
     outcome = goldfold("export", tiny, *PAIR, "--out", tmp_path, "--quiet")
     assert outcome.code == 130
     assert outcome.err == "interrupted; nothing half-made is left\n"
@@ -88,9 +89,11 @@ HANGING = """
 import sys, time
 from pathlib import Path
 from types import SimpleNamespace
-from exporter import cli, exporting, pipeline
-from golden import store
-from exporter import onnxfile
+from goldfold.exporter.cli import app
+from goldfold.exporter.driver import exporting
+from goldfold.exporter.passes import pipeline
+from goldfold.golden import store
+from goldfold.exporter.ir import onnx_file
 
 model, goldens, out = sys.argv[1:]
 
@@ -98,7 +101,7 @@ def hang(program, folder, target):
     (folder / "model.onnx").write_bytes(b"half")
     time.sleep(60)
 
-onnxfile.write = hang
+onnx_file.write = hang
 pipeline.Pipeline.run = lambda self, program, passes: []
 exporting.rewrite = lambda *args: None
 exporting.legal = lambda *args: SimpleNamespace(
@@ -150,7 +153,7 @@ def test_failing_build_leaves_nothing_and_keeps_what_was_there(
     def breaks(program: Any, folder: Path, target: str) -> None:
         raise OSError(28, "No space left on device", str(folder / "model.onnx.data"))
 
-    monkeypatch.setattr("exporter.onnxfile.write", breaks)
+    monkeypatch.setattr("goldfold.exporter.ir.onnx_file.write", breaks)
     outcome = goldfold("export", tiny, *PAIR, "--out", tmp_path, "--quiet")
     refused(outcome, 5, tmp_path, "No space left on device")
     assert names(tmp_path) == {"onnxruntime-fp32"}

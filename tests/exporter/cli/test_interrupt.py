@@ -20,8 +20,10 @@ COMMAND = """
 import subprocess, sys, time
 from contextlib import suppress
 from pathlib import Path
-import exporter
-from exporter import bundle, cli, interrupt
+import goldfold
+from goldfold.exporter.artifact import bundle
+from goldfold.exporter.cli import app
+from goldfold.exporter.system import interrupt
 
 way, out = sys.argv[1], Path(sys.argv[2])
 
@@ -157,7 +159,7 @@ def test_when_all_is_done_it_means_nothing(start, tmp_path: Path) -> None:
 def test_while_modules_are_imported_it_ends_at_once(start, tmp_path: Path) -> None:
     slow = "import time\nprint('here', flush=True)\ntime.sleep(30)\n"
     (tmp_path / "typer.py").write_text(slow)
-    process = start("-m", "exporter", "targets", path=f"{tmp_path}{os.pathsep}{ROOT}")
+    process = start("-m", "goldfold", "targets", path=f"{tmp_path}{os.pathsep}{ROOT}")
     wait_for(process, "here")
     process.send_signal(signal.SIGINT)
     ended(process, 130, "interrupted")
@@ -167,7 +169,7 @@ def test_a_command_that_is_deaf_to_it_stays_so(start, tmp_path: Path) -> None:
     """As `nohup` and a shell's `&` have it."""
     code = (
         "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN);"
-        " from exporter import interrupt; interrupt.running();"
+        " from goldfold.exporter.system import interrupt; interrupt.running();"
         " assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN"
     )
     ended(start("-c", code), 0)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from exporter.encoder import Encoder
+from goldfold.exporter.artifact.encoder import Encoder
 from tests import models
 from tests.exporter.cli.outcome import Run, names, refused
 
@@ -66,7 +66,7 @@ def test_spoilt_embeddings_exceed_the_limit(
 def test_missing_lee_is_said(
     goldfold: Run, artifacts: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("golden.judging.lee._folder", lambda: None)
+    monkeypatch.setattr("goldfold.golden.judging.lee._folder", lambda: None)
     outcome = goldfold("judge", artifacts["onnxruntime"], "--skip", "retrieval", "--quiet")
     assert outcome.code == 0
     assert "left out: the Lee corpus comes with gensim" in outcome.err

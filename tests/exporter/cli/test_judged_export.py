@@ -10,15 +10,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from exporter import export, verify
-from exporter.bundle import VERDICT, open_bundle
-from exporter.encoder import Encoder
-from exporter.figures import Losses
-from exporter.losses import UNJUDGED
-from exporter.reporting import Report
-from golden import gate
-from golden.judging import RANKS, RETRIEVAL
-from golden.store import Goldens
+from goldfold import export, verify
+from goldfold.exporter.artifact.bundle import VERDICT, open_bundle
+from goldfold.exporter.artifact.encoder import Encoder
+from goldfold.exporter.records import Losses
+from goldfold.exporter.report import Report
+from goldfold.exporter.verification.losses import UNJUDGED
+from goldfold.golden import gate
+from goldfold.golden.judging import RANKS
+from goldfold.golden.metrics import RETRIEVAL
+from goldfold.golden.store import Goldens
 from tests.exporter.cli.outcome import Run, names, refused
 
 pytestmark = pytest.mark.usefixtures("few_pairs")
@@ -67,7 +68,7 @@ def spoil(
 def loose(quick: Goldens, monkeypatch: pytest.MonkeyPatch) -> None:
     """A limit that honest integers hold, and no Lee corpus: a second of resampling less."""
     limit(monkeypatch, LOOSE)
-    monkeypatch.setattr("golden.judging.lee._folder", lambda: None)
+    monkeypatch.setattr("goldfold.golden.judging.lee._folder", lambda: None)
 
 
 def losses_of(path: Path) -> Losses:

@@ -21,13 +21,15 @@ from rich.table import Table
 from rich.text import Text
 
 from benchmarks.tortures.damage import write_manifest
-from exporter import console, reporting, verifying
-from exporter.bundle import open_bundle
-from exporter.console import open_console
-from exporter.errors import OutputError
-from exporter.quantize import outcome
-from exporter.quantize.recipe import Recipe
-from exporter.verifying import verify
+from goldfold.exporter import report
+from goldfold.exporter.artifact.bundle import open_bundle
+from goldfold.exporter.cli import console
+from goldfold.exporter.cli.console import open_console
+from goldfold.exporter.errors import OutputError
+from goldfold.exporter.quantize.recipe import Recipe
+from goldfold.exporter.search import outcome
+from goldfold.exporter.verification import verifying
+from goldfold.exporter.verification.verifying import verify
 from tests.exporter.cli.outcome import PAIR, Run, names, refused
 
 ROOT = Path(__file__).parents[3]
@@ -134,7 +136,7 @@ def test_a_report_is_whole_and_harmless_whatever_an_artifact_says(
 ) -> None:
     say_evil(artifact)
     out = tmp_path / "reports"
-    found, page = reporting.write([artifact], out)
+    found, page = report.write([artifact], out)
     assert found.artifacts[0].state == "failed"
     ElementTree.parse(out / "junit.xml")
     html = page.read_text("utf-8")
@@ -146,7 +148,7 @@ def test_a_report_is_whole_and_harmless_whatever_an_artifact_says(
 def test_folders_with_odd_names_are_reported(artifacts: dict[str, Path], tmp_path: Path) -> None:
     for name in (b"\x1b[2Jevil", b"caf\xe9", b"a\nb"):
         shutil.copytree(artifacts["onnxruntime"], Path(os.fsdecode(bytes(tmp_path) + b"/" + name)))
-    found, page = reporting.write([tmp_path])
+    found, page = report.write([tmp_path])
     assert [one.state for one in found.artifacts] == ["passed"] * 3
     ElementTree.parse(page.with_name("junit.xml"))
     harmless(page.read_text("utf-8"))
@@ -217,7 +219,7 @@ def locked(artifact: Path) -> Any:
     def run(*words: object) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", sys.executable, "-P",
-             "-m", "exporter", *map(str, words)],
+             "-m", "goldfold", *map(str, words)],
             cwd="/",
             env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"},
             capture_output=True,
@@ -263,7 +265,7 @@ def test_what_a_gate_misses_is_its_exit_code_even_so(
     def cannot(*args: Any) -> None:
         raise OutputError("cannot write there: Read-only file system")
 
-    monkeypatch.setattr("exporter.bundle.write_verdict", cannot)
+    monkeypatch.setattr("goldfold.exporter.artifact.bundle.write_verdict", cannot)
     done = goldfold("verify", artifact, "--quiet")
     assert (done.code, done.err) == (0, "not recorded: cannot write there: Read-only file system\n")
 
@@ -274,8 +276,8 @@ def test_what_is_to_be_saved_is_tried_before_the_work(
     def never(*args: Any, **options: Any) -> None:
         raise AssertionError("this must be refused before an artifact is opened")
 
-    monkeypatch.setattr("exporter.encoder.load", never)
-    monkeypatch.setattr("exporter.judging.judge_artifacts", never)
+    monkeypatch.setattr("goldfold.exporter.artifact.encoder.load", never)
+    monkeypatch.setattr("goldfold.exporter.verification.judging.judge_artifacts", never)
     for place in (tmp_path / "nowhere" / "x.npy", tmp_path):
         refused(goldfold("embed", artifact, "x", "--save", place), 5, place, "--save")
     refused(goldfold("judge", artifact, "--json", tmp_path), 5, tmp_path, "--json")
@@ -286,7 +288,7 @@ def test_a_signature_is_of_the_artifact_that_is_verified(
 ) -> None:
     digest = hashlib.sha256((artifact / "manifest.json").read_bytes()).hexdigest()
     words = ("verify", artifact, "-q", "--signature", "s", "--public-key", "k")
-    monkeypatch.setattr("exporter.signing.check", lambda *args: digest)
+    monkeypatch.setattr("goldfold.exporter.artifact.sign.check", lambda *args: digest)
     assert goldfold(*words).code == 0
-    monkeypatch.setattr("exporter.signing.check", lambda *args: "0" * 64)
+    monkeypatch.setattr("goldfold.exporter.artifact.sign.check", lambda *args: "0" * 64)
     refused(goldfold(*words), 6, "was replaced after its signature was checked")

@@ -12,19 +12,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from exporter import load, surroundings
-from exporter.cache import open_cache
-from golden.judging import reference
+from goldfold import load
+from goldfold.exporter.system import surroundings
+from goldfold.exporter.system.cache import open_cache
+from goldfold.golden.judging import reference
 
 ROOT = Path(__file__).parents[3]
 COMMANDS = """
 import sys
 from functools import partial
-import golden.make
-from exporter import cli
-golden.make.make = partial(golden.make.make, only=("card-query", "chinese", "length-16"))
-model, out = sys.argv[1:]
-for words in (
+import goldfold.golden.make
+from goldfold.exporter.cli import app
+goldfold.golden.make.make = partial(goldfold.golden.make.make, only=("card-query", "chinese",
+"length-16")) model, out = sys.argv[1:] for words in (
     ["export", model, "--target", "onnxruntime", "--target", "openvino", "--out", out],
     ["verify", out], ["inspect", out + "/onnxruntime-fp32"], ["report", out],
     ["embed", out + "/openvino-fp32", "text", "--save", out + "/rows.npy"], ["cache", "size"],
@@ -100,7 +100,7 @@ def test_texts_on_standard_input_are_utf8_in_any_locale(
     folder = artifacts["onnxruntime"]
     environment = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
     done = subprocess.run(
-        [sys.executable, "-P", "-m", "exporter", "embed", str(folder), "-"],
+        [sys.executable, "-P", "-m", "goldfold", "embed", str(folder), "-"],
         input="Brücke 字\n".encode(),
         env={**os.environ, **environment, "PYTHONPATH": str(ROOT)},
         capture_output=True,
@@ -114,7 +114,7 @@ def test_texts_on_standard_input_are_utf8_in_any_locale(
 
 TOLD = """
 import os, sys
-import exporter
+import goldfold
 print(os.environ["ORT_DISABLE_TELEMETRY"], os.environ["HF_HUB_DISABLE_TELEMETRY"])
 print(sys.modules.get("openvino_telemetry", "free") is None)
 """
@@ -136,7 +136,7 @@ def test_who_wants_to_report_is_left_to_it(tmp_path: Path) -> None:
 def test_importing_is_no_command(tmp_path: Path) -> None:
     """Neither Ctrl-C nor the encoding of somebody else's process is touched."""
     code = (
-        "import signal, sys; import exporter, exporter.cli;"
+        "import signal, sys; import goldfold.exporter.cli.app;"
         " assert signal.getsignal(signal.SIGINT) is signal.default_int_handler;"
         " print(sys.flags.utf8_mode, sys.stdout.encoding)"
     )

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from exporter.errors import ModelError
-from exporter.model import check_finite, open_model
+from goldfold.exporter.errors import ModelError
+from goldfold.exporter.frontend.source import check_finite, open_model
 
 
 def refuse(culprits: tuple[str, ...], path: str | Path, **options: Any) -> str:

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from exporter import files, modelfolder
-from exporter.errors import ModelError, UsageError
-from exporter.model import Source, check_finite, open_model
+from goldfold.exporter.errors import ModelError, UsageError
+from goldfold.exporter.frontend import model_folder
+from goldfold.exporter.frontend.source import Source, check_finite, open_model
+from goldfold.exporter.system import files
 from tests.exporter.model.refusing import refuse
 
 # --- links
@@ -119,7 +120,7 @@ def test_texts_of_holes_are_refused_at_once(key: str, folder: Path) -> None:
 def test_licences_together_are_bounded_as_well(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(modelfolder, "CARD_LIMIT", 1000)
+    monkeypatch.setattr(model_folder, "CARD_LIMIT", 1000)
     for number in range(5):
         (folder / f"LICENSE-{number}").write_text("x" * 900)
     refuse(("LICENSE-4", "no licence is"), folder)
@@ -167,7 +168,7 @@ def test_too_many_files_and_too_deep_ones_are_refused(
     folder.joinpath(*"a" * 40).mkdir(parents=True)
     refuse(("levels",), folder)
     shutil.rmtree(folder / "a")
-    monkeypatch.setattr(modelfolder, "MOST", 5)
+    monkeypatch.setattr(model_folder, "MOST", 5)
     refuse(("more than 5 files",), folder)
 
 
@@ -209,7 +210,7 @@ def test_the_licence_of_a_card(front: str, licence: str | None, tmp_path: Path) 
     card = tmp_path / "README.md"
     for end in ("\n", "\r\n"):
         card.write_text(f"---\n{front}\n---\n# card\n".replace("\n", end), "utf-8", newline="")
-        assert modelfolder.licence_of(card) == licence
+        assert model_folder.licence_of(card) == licence
 
 
 @pytest.mark.parametrize(
@@ -232,7 +233,7 @@ def test_a_card_costs_no_time(front: str, tmp_path: Path) -> None:
     card = tmp_path / "README.md"
     card.write_text(f"---\n{front}\n---\n", "utf-8")
     started = time.process_time()
-    assert modelfolder.licence_of(card) is None
+    assert model_folder.licence_of(card) is None
     assert time.process_time() - started < 2
 
 
@@ -318,7 +319,7 @@ def test_a_drive_that_gives_a_file_another_number_is_no_change(
         classmethod(lambda cls, file: of(cls, file)._replace(inode=id(object()))),
     )
     source.check_unchanged()
-    monkeypatch.setattr(modelfolder, "digest_file", lambda path: "0" * 64)
+    monkeypatch.setattr(model_folder, "digest_file", lambda path: "0" * 64)
     with pytest.raises(ModelError, match="changed"):
         source.check_unchanged()
 
@@ -338,9 +339,9 @@ def test_a_link_that_was_led_elsewhere_and_back_is_noticed(folder: Path, tmp_pat
 def test_what_is_copied_is_what_its_digest_is_of(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("terms")
     digest = files.digest(tmp_path / "a")
-    modelfolder.copy_text(tmp_path / "a", digest, tmp_path / "b")
+    model_folder.copy_text(tmp_path / "a", digest, tmp_path / "b")
     assert (tmp_path / "b").read_text() == "terms"
     (tmp_path / "a").write_text("other")
     with pytest.raises(ModelError, match="changed while the model was exported"):
-        modelfolder.copy_text(tmp_path / "a", digest, tmp_path / "c")
+        model_folder.copy_text(tmp_path / "a", digest, tmp_path / "c")
     assert not (tmp_path / "c").exists()

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from exporter import model_kinds
-from exporter.model import open_model
+from goldfold.exporter.frontend import model_kinds
+from goldfold.exporter.frontend.source import open_model
 from tests.exporter.model.refusing import edit, refuse, set_type
 
 KINDS = {

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from exporter.model import check_finite, open_model
+from goldfold.exporter.frontend.source import check_finite, open_model
 from tests import models
 from tests.exporter.model.refusing import edit, refuse
 
@@ -72,7 +72,7 @@ def test_embeddinggemma_opens() -> None:
 
 def test_opening_imports_neither_torch_nor_transformers(folder: Path) -> None:
     code = (
-        "import sys; from exporter.model import open_model, check_finite; "
+        "import sys; from goldfold.exporter.frontend.source import open_model, check_finite; "
         "s = open_model(sys.argv[1]); check_finite(s); s.digests; "
         "print([m for m in ('torch', 'transformers') if m in sys.modules])"
     )

@@ -13,12 +13,12 @@ import torch
 from safetensors.numpy import load_file
 from safetensors.torch import load_file as load_tensors
 
-from exporter.cache import Cache
-from exporter.errors import ModelError
-from exporter.model import Source, open_model
-from exporter.ready import ready
-from exporter.stages import Stages
-from exporter.trace import trace
+from goldfold.exporter.errors import ModelError
+from goldfold.exporter.frontend.readiness import ready
+from goldfold.exporter.frontend.source import Source, open_model
+from goldfold.exporter.frontend.trace import trace
+from goldfold.exporter.progress import Stages
+from goldfold.exporter.system.cache import Cache
 
 
 def pickled(folder: Path, *modules: str, **how: Any) -> None:

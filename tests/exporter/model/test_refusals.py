@@ -9,8 +9,8 @@ from typing import Any
 import huggingface_hub
 import pytest
 
-from exporter import weights
-from exporter.model import open_model
+from goldfold.exporter.frontend import weights
+from goldfold.exporter.frontend.source import open_model
 from tests.exporter.model.refusing import edit, refuse, set_type
 
 ROOT = Path(__file__).parents[3]

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from exporter.errors import ModelError
-from exporter.model import check_finite, open_model
-from exporter.ready import ready
-from exporter.stages import Stages
+from goldfold.exporter.errors import ModelError
+from goldfold.exporter.frontend.readiness import ready
+from goldfold.exporter.frontend.source import check_finite, open_model
+from goldfold.exporter.progress import Stages
 from tests.exporter.model.refusing import edit, refuse
 
 KERNEL = "kernels-community/flash-attn"

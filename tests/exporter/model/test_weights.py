@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from exporter.model import check_finite, open_model
+from goldfold.exporter.frontend.source import check_finite, open_model
 from tests.exporter.model.refusing import edit, refuse
 
 ROOT = Path(__file__).parents[3]

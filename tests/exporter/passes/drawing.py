@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 from hypothesis import strategies as st
 
-from exporter.passes import law
+from goldfold.exporter.passes import docstring
 
 PROFILES = ("normal", "heavy tails", "spike", "zero row", "tiny", "signed zeros")
 """Kinds of drawn data. Magnitudes stay within some 1e-9 … 1e5, or are 0: no square or product of a
@@ -85,7 +85,7 @@ def draws(draw: st.DrawFn, text: str) -> tuple[dict[str, np.ndarray], dict[str, 
         )
         for type_name, dims, name in _WEIGHT.findall(text.split("=>")[0])
     }
-    model = law.graph(text, weights)
+    model = docstring.graph(text, weights)
     symbols = {
         str(d.value) for v in model.graph.inputs for d in v.shape or () if not isinstance(d, int)
     }

@@ -24,11 +24,12 @@ import onnx_ir as ir
 import onnxruntime
 from onnx.reference import ReferenceEvaluator
 
-from exporter import legality
-from exporter.emulate import emulated
-from exporter.passes import law
-from exporter.passes.base import Equality, Log, Pass
-from exporter.program import Contract, Program, drop_unused, infer_shapes
+from goldfold.exporter.contract import Contract
+from goldfold.exporter.evaluate.emulate import emulated
+from goldfold.exporter.ir import legality
+from goldfold.exporter.ir.program import Program, drop_unused, infer_shapes
+from goldfold.exporter.passes import docstring
+from goldfold.exporter.passes.base import Equality, Log, Pass
 from tests.exporter.passes import drawing
 
 Arrays = Mapping[str, np.ndarray]
@@ -44,7 +45,7 @@ U = 2.0**-53
 
 def build(text: str, weights: dict[str, np.ndarray] | None = None, wide: bool = False) -> ir.Model:
     """The model of an example with the shapes that passes want to see; in f64 if `wide`."""
-    model = law.graph(text, weights)
+    model = docstring.graph(text, weights)
     if wide:
         widen(model)
     infer_shapes(model)
@@ -334,7 +335,7 @@ def assert_structure(this: Pass, before: str, after: str) -> None:
     if after == "none":
         assert not any(node.domain for node in model.graph)
     else:
-        assert canonical(model) == canonical(law.graph(after))
+        assert canonical(model) == canonical(docstring.graph(after))
     assert_settled(this, model)
 
 

@@ -8,14 +8,16 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from exporter import interpret, legality, pipeline
-from exporter.model import open_model
-from exporter.passes.band_local_attention import BandLocalAttention
-from exporter.passes.base import Log
-from exporter.passes.expand_band_attention import ExpandBandAttention
-from exporter.program import Program, add_constant
-from exporter.simplify import simplify
-from golden.compare import reading
+from goldfold.exporter.evaluate import interpret
+from goldfold.exporter.frontend.simplify import simplify
+from goldfold.exporter.frontend.source import open_model
+from goldfold.exporter.ir import legality
+from goldfold.exporter.ir.program import Program, add_constant
+from goldfold.exporter.passes import pipeline
+from goldfold.exporter.passes.band_local_attention import BandLocalAttention
+from goldfold.exporter.passes.base import Log
+from goldfold.exporter.passes.expand_band_attention import ExpandBandAttention
+from goldfold.golden.compare import reading
 from tests import models
 from tests.conftest import Exported, copy_of
 
@@ -130,7 +132,7 @@ def texts_of(lengths: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _traced(kind: str, folder: Path) -> Program:
-    from exporter.trace import trace
+    from goldfold.exporter.frontend.trace import trace
 
     program = trace(open_model(models.build(kind, folder / kind, num_hidden_layers=3)))
     simplify(program)

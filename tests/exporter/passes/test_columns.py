@@ -5,9 +5,9 @@ from __future__ import annotations
 import onnx_ir as ir
 import pytest
 
-from exporter.passes import law
-from exporter.passes.columns import columns
-from exporter.program import infer_shapes
+from goldfold.exporter.ir.program import infer_shapes
+from goldfold.exporter.passes import docstring
+from goldfold.exporter.passes.rewriting.columns import columns
 
 THIRD = "q, k, v = Split <axis: int = -1, num_outputs: int = 3> (p)"
 HEADS = """
@@ -52,7 +52,7 @@ def graph(body: str) -> dict[str, ir.Value]:
         f (float[batch,tokens,8] x, float[8,24] w, int64[n] ids) => (float q)
         {{ p = MatMul(x, w) {body} }}
     """
-    model = law.graph(text)
+    model = docstring.graph(text)
     infer_shapes(model)
     return {v.name: v for node in model.graph for v in node.outputs if v.name}
 

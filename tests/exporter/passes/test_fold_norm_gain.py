@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from exporter.passes.fold_norm_gain import FoldNormGain
-from exporter.program import constant
+from goldfold.exporter.ir.program import constant
+from goldfold.exporter.passes.fold_norm_gain import FoldNormGain
 from tests.exporter.passes import drawing, harness
 
 FOLD = FoldNormGain()

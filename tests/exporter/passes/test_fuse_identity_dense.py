@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from exporter.passes.fuse_identity_dense import FuseIdentityDense
-from exporter.program import constant
+from goldfold.exporter.ir.program import constant
+from goldfold.exporter.passes.fuse_identity_dense import FuseIdentityDense
 from tests.exporter.passes import drawing, harness
 
 FUSE = FuseIdentityDense()

@@ -15,17 +15,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import targets.onnxruntime
-import targets.openvino
-from exporter.passes import law
-from exporter.passes.base import Equality, Log, Pass
-from exporter.passes.expand_band_attention import ExpandBandAttention
-from exporter.passes.linear import take_over
-from exporter.pipeline import every
-from exporter.program import Contract, add_constant, constant, insert_before
+import goldfold.targets.onnxruntime
+import goldfold.targets.openvino
+from goldfold.exporter.contract import Contract
+from goldfold.exporter.ir.program import add_constant, constant, insert_before
+from goldfold.exporter.passes import docstring
+from goldfold.exporter.passes.base import Equality, Log, Pass
+from goldfold.exporter.passes.expand_band_attention import ExpandBandAttention
+from goldfold.exporter.passes.pipeline import every
+from goldfold.exporter.passes.rewriting.linear import take_over
 from tests.exporter.passes import drawing, harness
 
-_TARGETS = (targets.onnxruntime.TARGET, targets.openvino.TARGET)
+_TARGETS = (goldfold.targets.onnxruntime.TARGET, goldfold.targets.openvino.TARGET)
 _NOTHING = Contract(model="", dim=1, max_length=1, vocab_size=1, pad_id=0, normalized=True)
 _TAILS = (t.tail(p, _NOTHING, {}) for t in _TARGETS for p in t.precisions)
 _ALL = (*every(), *(this for tail in _TAILS for this in tail))
@@ -38,7 +39,7 @@ EXAMPLES = [
         id=f"{this.name}-{example.title or number}",
     )
     for this in PASSES
-    for number, example in enumerate(law.read(this).examples)
+    for number, example in enumerate(docstring.read(this).examples)
 ]
 LEFT_ALONE = [
     pytest.param(
@@ -48,7 +49,7 @@ LEFT_ALONE = [
         id=f"{this.name}-{left.title}",
     )
     for this in PASSES
-    for read in [law.read(this)]
+    for read in [docstring.read(this)]
     for left in (*read.refusals, *read.ignored)
 ]
 
@@ -80,7 +81,7 @@ def test_no_refusal_passes_where_nothing_matches(
     this: Pass, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(type(this), "match", lambda self, node: None)
-    for left in law.read(this).refusals:
+    for left in docstring.read(this).refusals:
         with pytest.raises(AssertionError, match=r"it says \[\], not"):
             left_alone(dataclasses.replace(this, **left.options), left.graph, left.reason)
 
@@ -101,14 +102,14 @@ def test_a_pass_is_one_file_and_one_frozen_dataclass(this: Pass) -> None:
     kind = type(this)
     assert dataclasses.is_dataclass(kind) and kind.__dataclass_params__.frozen
     assert Path(inspect.getfile(kind)).stem == this.name.replace("-", "_")
-    read = law.read(this)
+    read = docstring.read(this)
     assert read.summary and read.holds and read.needs
     assert isinstance(this.equality, Equality)
 
 
 @pytest.mark.parametrize("this", PASSES, ids=lambda this: this.name)
 def test_a_budget_ends_a_pass(this: Pass) -> None:
-    example = law.read(this).examples[0]
+    example = docstring.read(this).examples[0]
     this = dataclasses.replace(this, **example.options)
     model = harness.build(example.before)
     left = harness.serialized(model)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from exporter.passes.legalize_rotary import LegalizeRotary
+from goldfold.exporter.passes.legalize_rotary import LegalizeRotary
 from tests.exporter.passes import drawing, harness
 
 ROTARY = LegalizeRotary()

@@ -6,11 +6,12 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from exporter import interpret, pipeline
-from exporter.passes.merge_parallel_matmuls import MergeParallelMatmuls
-from exporter.program import constant
-from golden.compare import reading
-from golden.gate import GATES
+from goldfold.exporter.evaluate import interpret
+from goldfold.exporter.ir.program import constant
+from goldfold.exporter.passes import pipeline
+from goldfold.exporter.passes.merge_parallel_matmuls import MergeParallelMatmuls
+from goldfold.golden.compare import reading
+from goldfold.golden.gate import GATES
 from tests.conftest import Exported, copy_of
 from tests.exporter.passes import harness
 

@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sentence_transformers import SentenceTransformer
 
-from exporter.passes.base import Pass
-from exporter.passes.legalize_rotary import LegalizeRotary
-from exporter.passes.raise_gelu import RaiseGelu
-from exporter.passes.raise_rms_norm import RaiseRmsNorm
-from exporter.passes.raise_rotary import RaiseRotary
-from exporter.passes.static_heads import StaticHeads
+from goldfold.exporter.passes.base import Pass
+from goldfold.exporter.passes.legalize_rotary import LegalizeRotary
+from goldfold.exporter.passes.raise_gelu import RaiseGelu
+from goldfold.exporter.passes.raise_rms_norm import RaiseRmsNorm
+from goldfold.exporter.passes.raise_rotary import RaiseRotary
+from goldfold.exporter.passes.static_heads import StaticHeads
 from tests import models
 from tests.exporter.passes import drawing, harness
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from exporter.passes.scale_residual import ScaleResidual
+from goldfold.exporter.passes.scale_residual import ScaleResidual
 from tests.exporter.passes import harness
 
 LOUD = (("h", 100000.0),)

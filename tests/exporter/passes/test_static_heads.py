@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from exporter.passes.static_heads import StaticHeads
-from exporter.program import constant
+from goldfold.exporter.ir.program import constant
+from goldfold.exporter.passes.static_heads import StaticHeads
 from tests.exporter.passes import drawing, harness
 
 STATIC = StaticHeads()

@@ -9,12 +9,12 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from exporter import pipeline
-from exporter.model import open_model
-from exporter.pipeline import Pipeline
-from exporter.preparing import legal
-from exporter.program import Program, constant
-from exporter.stages import Stages
+from goldfold.exporter.driver.preparing import legal
+from goldfold.exporter.frontend.source import open_model
+from goldfold.exporter.ir.program import Program, constant
+from goldfold.exporter.passes import pipeline
+from goldfold.exporter.passes.pipeline import Pipeline
+from goldfold.exporter.progress import Stages
 
 
 @pytest.fixture(scope="session")

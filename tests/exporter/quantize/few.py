@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from exporter import calibration, interpret
-from exporter.quantize import timing, tuning
+from goldfold.exporter.evaluate import interpret
+from goldfold.exporter.quantize import calibration
+from goldfold.exporter.search import timing, tuning
 
 
 def few(patch: pytest.MonkeyPatch) -> None:
@@ -27,10 +28,10 @@ def few(patch: pytest.MonkeyPatch) -> None:
 
 def main() -> None:
     """`goldfold` with few texts, for a process that is to be killed."""
-    from exporter import cli
+    from goldfold.exporter.cli import app
 
     few(pytest.MonkeyPatch())
-    cli.main()
+    app.main()
 
 
 if __name__ == "__main__":

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from exporter.errors import UsageError
-from exporter.quantize import assign, budget
-from exporter.quantize.search import Calls
+from goldfold.exporter.errors import UsageError
+from goldfold.exporter.search import assign, budget
+from goldfold.exporter.search.search import Calls
 
 
 def test_budget_is_read() -> None:

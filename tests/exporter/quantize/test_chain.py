@@ -8,15 +8,16 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from exporter import calibration, pipeline
-from exporter.errors import RewriteError, UsageError
-from exporter.passes.grid import Grid, nearest
-from exporter.passes.quantize_weights import QuantizeWeights
-from exporter.program import Program, constant
-from exporter.quantize import corpus, plan, sites, statistics, tuning
-from exporter.quantize.ground import embed
-from exporter.quantize.recipe import Recipe
-from exporter.quantize.walk import Walk
+from goldfold.exporter.errors import RewriteError, UsageError
+from goldfold.exporter.ir.program import Program, constant
+from goldfold.exporter.passes import pipeline
+from goldfold.exporter.passes.quantize_weights import QuantizeWeights
+from goldfold.exporter.passes.rewriting.grid import Grid, nearest
+from goldfold.exporter.quantize import calibration, corpus, plan, sites, statistics
+from goldfold.exporter.quantize.recipe import Recipe
+from goldfold.exporter.quantize.staged_run import Walk
+from goldfold.exporter.search import tuning
+from goldfold.exporter.search.testbed import embed
 
 SEQUENCES = [[2, 5, 9, 1], [2, 40, 41, 42, 43, 44, 1], [2, 7, 1]]
 

@@ -7,9 +7,10 @@ import onnx_ir as ir
 import pytest
 from onnx.reference import ReferenceEvaluator
 
-from exporter.emulate import emulated
-from exporter.passes import law
-from exporter.program import Contract, Program, constant, infer_shapes
+from goldfold.exporter.contract import Contract
+from goldfold.exporter.evaluate.emulate import emulated
+from goldfold.exporter.ir.program import Program, constant, infer_shapes
+from goldfold.exporter.passes import docstring
 
 CASES = {
     "a channel": ("int8[6,8] w, {kind}[8] s", "<axis: int = 1>"),
@@ -36,7 +37,7 @@ def test_integers_times_scales_rounded_once(case: str, kind: str) -> None:
     shape = {"a channel": 8, "a row": 6, "all": (), "blocks of inputs": (2, 8)}.get(case, (6, 2))
     scale = np.asarray(rng.uniform(0.001, 0.02, shape)).astype(np.float16)
     weights = {"w": rng.integers(low, 8 if low == -8 else 128, (6, 8)), "s": scale}
-    model = law.graph(text, weights)
+    model = docstring.graph(text, weights)
     infer_shapes(model)
     contract = Contract(
         model="example", dim=1, max_length=8, vocab_size=8, pad_id=0, normalized=False

@@ -12,12 +12,12 @@ import openvino as ov
 import pytest
 from onnx import numpy_helper
 
-import golden.make
-from exporter import export, load
-from exporter.bundle import read_manifest
-from exporter.options import BuildOptions
-from targets.openvino import precise
-from targets.tensorrt import vendor
+import goldfold.golden.make
+from goldfold import export, load
+from goldfold.exporter.artifact.bundle import read_manifest
+from goldfold.exporter.options import BuildOptions
+from goldfold.targets.openvino import precise
+from goldfold.targets.tensorrt import vendor
 from tests.conftest import GOLDEN_TEXTS
 
 RECIPE = """
@@ -56,7 +56,9 @@ def quantized(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
     folder = tmp_path_factory.mktemp("quantized")
     recipes = _written(folder)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(golden.make, "make", partial(golden.make.make, only=GOLDEN_TEXTS))
+        patch.setattr(
+            goldfold.golden.make, "make", partial(goldfold.golden.make.make, only=GOLDEN_TEXTS)
+        )
         results = export(
             tiny, ["openvino", "onnxruntime"], ["fp32", *recipes], folder / "out", locate=False
         )
@@ -182,7 +184,9 @@ def core_ml(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, P
     folder = tmp_path_factory.mktemp("core-ml")
     recipes = _written(folder)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(golden.make, "make", partial(golden.make.make, only=GOLDEN_TEXTS))
+        patch.setattr(
+            goldfold.golden.make, "make", partial(goldfold.golden.make.make, only=GOLDEN_TEXTS)
+        )
         results = export(
             tiny,
             ["coreml"],
@@ -200,7 +204,7 @@ def test_core_ml_stores_them_too(
     quantized: dict[str, Path], core_ml: dict[str, Path], name: str
 ) -> None:
     """As they are, or transposed, which is how its linear maps want them; the table too."""
-    from targets.coreml.package import read
+    from goldfold.targets.coreml.package import read
 
     manifest = read_manifest(core_ml[name])
     gate = "int4" if name == "five" else "int8"
@@ -260,7 +264,9 @@ def test_what_integers_meet_is_rounded_as_the_file_says_and_not_otherwise(
     (tmp_path / "exact.toml").write_text(close)
     recipes = [str(tmp_path / f"{name}.toml") for name in ("going", "exact")]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(golden.make, "make", partial(golden.make.make, only=GOLDEN_TEXTS))
+        patch.setattr(
+            goldfold.golden.make, "make", partial(goldfold.golden.make.make, only=GOLDEN_TEXTS)
+        )
         going, exact = export(tiny, ["openvino"], recipes, tmp_path / "out", locate=False)
     assert going.bundle.manifest.gate == "int8" and exact.bundle.manifest.gate == "int8-weights"
     floats = [result.bundle.manifest.floating for result in (going, exact)]

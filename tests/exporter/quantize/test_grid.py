@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from exporter.passes.grid import Grid, Quantized, nearest, scales
-from exporter.quantize.compensate import Order, compensated
+from goldfold.exporter.passes.rewriting.grid import Grid, Quantized, nearest, scales
+from goldfold.exporter.quantize.gptq import Order, compensated
 
 GRIDS = [Grid(8), Grid(8, 16), Grid(4), Grid(4, 16)]
 
@@ -56,7 +56,7 @@ def test_searching_a_scale_never_costs_and_importance_counts() -> None:
 def test_a_table_is_rounded_in_parts_as_in_one(monkeypatch: pytest.MonkeyPatch) -> None:
     matrix = _matrix(3)
     whole = nearest(matrix, Grid(4, 16))
-    monkeypatch.setattr("exporter.passes.grid._CHUNK", 200)
+    monkeypatch.setattr("goldfold.exporter.passes.rewriting.grid._CHUNK", 200)
     parts = nearest(matrix, Grid(4, 16))
     assert (whole.numbers == parts.numbers).all() and (whole.scale == parts.scale).all()
 

@@ -9,12 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from exporter.passes import law
-from exporter.passes.grid import Grid, nearest
-from exporter.passes.quantize_activations import QuantizeActivations
-from exporter.passes.quantize_weights import QuantizeWeights
-from exporter.program import Contract, Program
-from exporter.quantize.dense import dense
+from goldfold.exporter.contract import Contract
+from goldfold.exporter.ir.program import Program
+from goldfold.exporter.passes import docstring
+from goldfold.exporter.passes.quantize_activations import QuantizeActivations
+from goldfold.exporter.passes.quantize_weights import QuantizeWeights
+from goldfold.exporter.passes.rewriting.grid import Grid, nearest
+from goldfold.exporter.search.dequantize import dense
 from tests.exporter.passes import drawing, harness
 
 _CONTRACT = Contract(
@@ -25,7 +26,7 @@ EXAMPLES = [
         dataclasses.replace(this, **one.options), one.before, id=f"{this.name}-{one.title}"
     )
     for this in (QuantizeWeights(), QuantizeActivations())
-    for one in law.read(this).examples
+    for one in docstring.read(this).examples
 ]
 
 
@@ -93,7 +94,7 @@ def test_columns_of_a_table_ride_on_the_factor_that_follows_it() -> None:
 
 
 def test_dense_is_what_the_integers_mean() -> None:
-    text = law.read(QuantizeWeights).examples[2].before
+    text = docstring.read(QuantizeWeights).examples[2].before
     rng = np.random.default_rng(1)
     weights = {"w": rng.standard_normal((8, 6)).astype(np.float32)}
     model = harness.build(text, weights)

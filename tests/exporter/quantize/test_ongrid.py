@@ -11,13 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from exporter import pipeline
-from exporter.errors import UsageError
-from exporter.passes.grid import Grid
-from exporter.program import Program, add_constant, constant
-from exporter.quantize import plan, sites
-from exporter.quantize.ongrid import recovered
-from exporter.quantize.recipe import Recipe, shipped
+from goldfold.exporter.errors import UsageError
+from goldfold.exporter.ir.program import Program, add_constant, constant
+from goldfold.exporter.passes import pipeline
+from goldfold.exporter.passes.rewriting.grid import Grid
+from goldfold.exporter.quantize import plan, sites
+from goldfold.exporter.quantize.qat_grid import recovered
+from goldfold.exporter.quantize.recipe import Recipe, shipped
 
 GRIDS = (Grid(8), Grid(8, 32), Grid(4), Grid(4, 32))
 

@@ -10,12 +10,13 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from exporter import interpret, pipeline
-from exporter.errors import RewriteError, UsageError
-from exporter.program import Program
-from exporter.quantize import plan, sites, statistics
-from exporter.quantize.dense import dense
-from exporter.quantize.recipe import Recipe
+from goldfold.exporter.errors import RewriteError, UsageError
+from goldfold.exporter.evaluate import interpret
+from goldfold.exporter.ir.program import Program
+from goldfold.exporter.passes import pipeline
+from goldfold.exporter.quantize import plan, sites, statistics
+from goldfold.exporter.quantize.recipe import Recipe
+from goldfold.exporter.search.dequantize import dense
 
 SEQUENCES = [[2, 5, 9, 1], [2, 40, 41, 42, 43, 44, 1], [2, 7, 1]]
 

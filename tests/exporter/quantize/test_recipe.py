@@ -7,12 +7,13 @@ from pathlib import Path
 import onnx_ir as ir
 import pytest
 
-from exporter import asking, registry
-from exporter.errors import TargetError, UsageError
-from exporter.quantize import recipe
-from exporter.quantize.recipe import Recipe
-from exporter.quantize.sites import Site
-from golden.gate import GATES
+from goldfold.exporter import registry
+from goldfold.exporter.driver import request
+from goldfold.exporter.errors import TargetError, UsageError
+from goldfold.exporter.quantize import recipe
+from goldfold.exporter.quantize.recipe import Recipe
+from goldfold.exporter.quantize.sites import Site
+from goldfold.golden.gate import GATES
 
 
 def _recipe(**given) -> Recipe:
@@ -92,16 +93,16 @@ def test_a_file_that_is_no_recipe_is_one_line(tmp_path: Path, text: str, says: s
 
 def test_a_missing_file_and_an_unknown_name_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="cannot be read"):
-        asking.recipes([str(tmp_path / "none.toml")])
+        request.recipes([str(tmp_path / "none.toml")])
     with pytest.raises(UsageError, match="unknown precision 'int9'; known: fp32"):
-        asking.recipes(["int9"])
+        request.recipes(["int9"])
 
 
 def test_a_file_may_not_take_the_name_of_another_precision(tmp_path: Path) -> None:
     file = tmp_path / "fp16.toml"
     file.write_text("[weights]\nbits = 8")
     with pytest.raises(UsageError, match="rename"):
-        asking.recipes([str(file)])
+        request.recipes([str(file)])
 
 
 def test_bits_that_a_target_lacks_are_refused_before_any_work(
@@ -110,4 +111,4 @@ def test_bits_that_a_target_lacks_are_refused_before_any_work(
     monkeypatch.setattr(type(registry.target("coreml")), "quantizes", frozenset({"int8"}))
     four = _recipe(weights={"bits": 4, "block": 32})
     with pytest.raises(TargetError, match="it has no int4"):
-        asking.pairs(["coreml"], {"mine": four})
+        request.pairs(["coreml"], {"mine": four})

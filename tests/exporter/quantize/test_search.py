@@ -17,14 +17,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from exporter import cli, console, preparing, registry
-from exporter.errors import TargetError, UsageError
-from exporter.program import Program
-from exporter.quantize import budget, groups, outcome, plan, sites, trials
-from exporter.quantize import recipe as recipes
-from exporter.quantize import search as searching
-from exporter.quantize.recipe import Choice
-from exporter.quantize.search import Found, search
+from goldfold.exporter import registry
+from goldfold.exporter.cli import app, console
+from goldfold.exporter.driver import preparing
+from goldfold.exporter.errors import TargetError, UsageError
+from goldfold.exporter.ir.program import Program
+from goldfold.exporter.quantize import plan, sites
+from goldfold.exporter.quantize import recipe as recipes
+from goldfold.exporter.quantize.recipe import Choice
+from goldfold.exporter.search import budget, groups, outcome, trials
+from goldfold.exporter.search import search as searching
+from goldfold.exporter.search.search import Found, search
 from tests.conftest import copy_of
 from tests.exporter.quantize.few import few
 
@@ -292,7 +295,7 @@ def test_a_cluster_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _run(*args: object) -> int:
-    return cli.guarded(partial(cli.app, args=["quantize", *map(str, args)]), False)
+    return app.guarded(partial(app.app, args=["quantize", *map(str, args)]), False)
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-import golden.texts as golden_texts
-from exporter import calibration
-from exporter.model import open_model
-from exporter.quantize import corpus, tuning
-from exporter.trace import trace
+import goldfold.golden.texts as golden_texts
+from goldfold.exporter.frontend.source import open_model
+from goldfold.exporter.frontend.trace import trace
+from goldfold.exporter.quantize import calibration, corpus
+from goldfold.exporter.search import tuning
 from tests import models
 
 SHINGLE = 8

@@ -12,14 +12,14 @@ from xml.etree import ElementTree
 import pytest
 from typer.testing import CliRunner
 
-from exporter import bundle
-from exporter.bundle import VerdictRecord
-from exporter.cli import app
-from exporter.errors import ArtifactError, OutputError
-from exporter.reporting import Report, collect, write
-from exporter.reporting.page import page
-from exporter.schemas import SCHEMAS, text_of
-from golden import store
+from goldfold.exporter.artifact import bundle
+from goldfold.exporter.artifact.bundle import VerdictRecord
+from goldfold.exporter.cli.app import app
+from goldfold.exporter.errors import ArtifactError, OutputError
+from goldfold.exporter.report import Report, collect, write
+from goldfold.exporter.report.page import page
+from goldfold.exporter.report.schemas import SCHEMAS, text_of
+from goldfold.golden import store
 
 ROOT = Path(__file__).parents[3]
 

@@ -10,15 +10,15 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from exporter import bundle, speed
-from exporter.bundle import VerdictRecord
-from exporter.cli import app
-from exporter.errors import TargetError
-from exporter.figures import KindRange, LayerLook
-from exporter.reporting import collect
-from exporter.reporting.front import front, pictures
-from exporter.reporting.page import page
-from exporter.stages import Stages
+from goldfold.exporter.artifact import bundle
+from goldfold.exporter.artifact.bundle import VerdictRecord
+from goldfold.exporter.cli.app import app
+from goldfold.exporter.errors import TargetError
+from goldfold.exporter.progress import Stages
+from goldfold.exporter.records import KindRange, LayerLook
+from goldfold.exporter.report import collect, latency
+from goldfold.exporter.report.page import page
+from goldfold.exporter.report.pareto import front, pictures
 
 
 @pytest.fixture
@@ -34,7 +34,9 @@ def test_artifacts_are_timed_in_turn_and_remember_it(out: Path) -> None:
     (damaged / "tokenizer.json").unlink()
     folders = sorted(out.iterdir())
     shapes = ((1, 4), (2, 8), (1, 1 << 20))
-    timed, left = speed.measure(folders, Stages(), shapes=shapes, rounds=2, seconds=0.01, threads=1)
+    timed, left = latency.measure(
+        folders, Stages(), shapes=shapes, rounds=2, seconds=0.01, threads=1
+    )
     assert [path.name for path in timed] == ["onnxruntime-fp32", "openvino-fp32"]
     assert list(left) == ["openvino-fp16"] and "tokenizer.json is missing" in left["openvino-fp16"]
     for path in timed:
@@ -55,11 +57,11 @@ def test_artifacts_are_timed_in_turn_and_remember_it(out: Path) -> None:
 
 
 def test_command_times_only_when_asked(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(speed, "measure", lambda *args: pytest.fail("not asked"))
+    monkeypatch.setattr(latency, "measure", lambda *args: pytest.fail("not asked"))
     done = CliRunner().invoke(app, ["report", str(out)])
     assert done.exit_code == 0, done.output
     assert "ms a text" not in (out / "report.html").read_text("utf-8")
-    monkeypatch.setattr(speed, "measure", lambda *args: ([], {"a": "no GPU"}))
+    monkeypatch.setattr(latency, "measure", lambda *args: ([], {"a": "no GPU"}))
     done = CliRunner().invoke(app, ["report", str(out), "--speed"])
     assert isinstance(done.exception, TargetError) and "no GPU" in str(done.exception)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from golden.judging import bootstrap, ranks
+from goldfold.golden.judging import bootstrap, ranks
 
 
 def test_no_loss_has_no_upper_end() -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from golden.errors import GoldenError
-from golden.judging import lee, pairs
+from goldfold.golden.errors import GoldenError
+from goldfold.golden.judging import lee, pairs
 
 BODY = (
     "    total = sum(values)\n    count = len(values)\n    return total / count if count else 0.0\n"
@@ -53,7 +53,8 @@ def test_lee_says_what_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
 
 
 def test_lee_is_read_without_loading_gensim() -> None:
-    code = "import sys; from golden.judging import lee; lee.load(); print('gensim' in sys.modules)"
+    code = "import sys; from goldfold.golden.judging import lee; lee.load(); "
+    code += "print('gensim' in sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "False"
 

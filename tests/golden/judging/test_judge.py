@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from golden.errors import GoldenError
-from golden.judging import RANKS, judge, rank_metrics
-from golden.judging.lee import Lee
-from golden.judging.pairs import Pair, Pairs
-from golden.judging.reference import (
+from goldfold.golden.errors import GoldenError
+from goldfold.golden.judging import RANKS, judge, rank_metrics
+from goldfold.golden.judging.lee import Lee
+from goldfold.golden.judging.pairs import Pair, Pairs
+from goldfold.golden.judging.reference import (
     BLOCK,
     KINDS,
     Embed,

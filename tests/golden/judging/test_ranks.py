@@ -8,8 +8,8 @@ import pytest
 from scipy import stats
 from sklearn.metrics import ndcg_score
 
-from golden.errors import GoldenError
-from golden.judging import ranks
+from goldfold.golden.errors import GoldenError
+from goldfold.golden.judging import ranks
 
 
 def drawn(seed: int, *shape: int) -> np.ndarray:

@@ -11,12 +11,14 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from exporter import dialect
-from exporter.program import Contract, Program
-from targets.coreml import build, vendor
-from targets.coreml.build import Place
-from targets.coreml.evaluate import Evaluator
-from targets.coreml.package import MilFunction, Package, read
+from goldfold.exporter.contract import Contract
+from goldfold.exporter.ir import dialect
+from goldfold.exporter.ir.program import Program
+from goldfold.targets.coreml import build
+from goldfold.targets.coreml.build import Place
+from goldfold.targets.coreml.evaluate import Evaluator
+from goldfold.targets.coreml.lower import vendor
+from goldfold.targets.coreml.package import MilFunction, Package, read
 
 KINDS = {"float32": "fp32", "float16": "fp16", "int64": "int32", "int32": "int32", "bool": "bool"}
 CONTRACT = Contract(
@@ -111,7 +113,7 @@ def _numbers_out(graph: ir.Graph) -> None:
 
 
 class Given:
-    """targets.coreml.numeric.Operands over plain arrays."""
+    """goldfold.targets.coreml.reference_ops.Operands over plain arrays."""
 
     def __init__(self, parameters: Mapping[str, Any], working: type = np.float32) -> None:
         self.parameters, self.working = parameters, working

@@ -10,8 +10,8 @@ import pytest
 
 pytest.importorskip("coremltools")
 
-from exporter.cli import app
-from exporter.guard import guarded
+from goldfold.exporter.cli.app import app
+from goldfold.exporter.cli.exit_codes import guarded
 from tests.exporter import small
 from tests.targets.coreml.test_target import package  # noqa: F401 — the fixture
 

@@ -14,10 +14,11 @@ pytest.importorskip("coremltools")
 
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from exporter import registry
-from exporter.options import BuildOptions
-from targets.coreml import run, vendor
-from targets.coreml.evaluate import Widened
+from goldfold.exporter import registry
+from goldfold.exporter.options import BuildOptions
+from goldfold.targets.coreml import run
+from goldfold.targets.coreml.evaluate import Widened
+from goldfold.targets.coreml.lower import vendor
 from tests.exporter import small
 from tests.threads.calls import together
 

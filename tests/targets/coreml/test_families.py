@@ -11,15 +11,17 @@ import pytest
 
 pytest.importorskip("coremltools")
 
-from exporter import interpret, pipeline, ranges, registry
-from exporter.options import BuildOptions
-from exporter.passes.scale_residual import ScaleResidual
-from exporter.passes.set_precision import SetPrecision
-from exporter.program import Program
-from golden.compare import reading
-from targets.coreml.diagnose import FiniteWatch
-from targets.coreml.evaluate import Evaluator
-from targets.coreml.package import read
+from goldfold.exporter import registry
+from goldfold.exporter.evaluate import interpret, ranges
+from goldfold.exporter.ir.program import Program
+from goldfold.exporter.options import BuildOptions
+from goldfold.exporter.passes import pipeline
+from goldfold.exporter.passes.scale_residual import ScaleResidual
+from goldfold.exporter.passes.set_precision import SetPrecision
+from goldfold.golden.compare import reading
+from goldfold.targets.coreml.debug import FiniteWatch
+from goldfold.targets.coreml.evaluate import Evaluator
+from goldfold.targets.coreml.package import read
 from tests.conftest import Exported, copy_of
 from tests.exporter.test_half import loud
 
@@ -35,9 +37,9 @@ FAMILIES = ("bert", "mpnet", "roberta", "modernbert", "qwen3")
 def program_of(kind: str) -> Program:
     import tempfile
 
-    from exporter.model import open_model
-    from exporter.simplify import simplify
-    from exporter.trace import trace
+    from goldfold.exporter.frontend.simplify import simplify
+    from goldfold.exporter.frontend.source import open_model
+    from goldfold.exporter.frontend.trace import trace
     from tests import models
 
     folder = Path(tempfile.mkdtemp()) / kind

@@ -14,9 +14,9 @@ pytest.importorskip("coremltools")
 
 from coremltools.proto import Model_pb2
 
-from exporter.errors import ArtifactError, UsageError
-from targets.coreml.evaluate import Evaluator
-from targets.coreml.package import read
+from goldfold.exporter.errors import ArtifactError, UsageError
+from goldfold.targets.coreml.evaluate import Evaluator
+from goldfold.targets.coreml.package import read
 from tests.targets.coreml.test_coreml_run import call
 from tests.targets.coreml.test_target import copy, package  # noqa: F401 — the fixture
 

@@ -10,15 +10,16 @@ import pytest
 
 pytest.importorskip("coremltools")
 
-from exporter import pipeline, registry
-from exporter.options import BuildOptions
-from exporter.passes.quantize_activations import QuantizeActivations
-from exporter.passes.quantize_weights import QuantizeWeights
-from exporter.program import Program
-from targets.coreml import vendor
-from targets.coreml.evaluate import Evaluator, Widened
-from targets.coreml.layout import DATA, WEIGHTS
-from targets.coreml.package import read
+from goldfold.exporter import registry
+from goldfold.exporter.ir.program import Program
+from goldfold.exporter.options import BuildOptions
+from goldfold.exporter.passes import pipeline
+from goldfold.exporter.passes.quantize_activations import QuantizeActivations
+from goldfold.exporter.passes.quantize_weights import QuantizeWeights
+from goldfold.targets.coreml.evaluate import Evaluator, Widened
+from goldfold.targets.coreml.layout import DATA, WEIGHTS
+from goldfold.targets.coreml.lower import vendor
+from goldfold.targets.coreml.package import read
 from tests.exporter import small
 from tests.targets.coreml.mil import ops, stored
 

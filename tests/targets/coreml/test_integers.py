@@ -13,15 +13,15 @@ import pytest
 
 pytest.importorskip("coremltools")
 
-from exporter import registry
-from exporter.errors import GoldfoldError, RewriteError, TargetError
-from exporter.passes import law
-from exporter.passes.sink_dequantize_past_gather import SinkDequantizePastGather
-from exporter.program import Program, infer_shapes
-from targets.coreml.build import Place
-from targets.coreml.evaluate import Evaluator
-from targets.coreml.layout import DATA, WEIGHTS
-from targets.coreml.package import Package
+from goldfold.exporter import registry
+from goldfold.exporter.errors import GoldfoldError, RewriteError, TargetError
+from goldfold.exporter.ir.program import Program, infer_shapes
+from goldfold.exporter.passes import docstring
+from goldfold.exporter.passes.sink_dequantize_past_gather import SinkDequantizePastGather
+from goldfold.targets.coreml.build import Place
+from goldfold.targets.coreml.evaluate import Evaluator
+from goldfold.targets.coreml.layout import DATA, WEIGHTS
+from goldfold.targets.coreml.package import Package
 from tests.targets.coreml.mil import CONTRACT, KINDS, _numbers_out, ops, package_of, stored
 
 TARGET = registry.target("coreml")
@@ -45,7 +45,7 @@ def both(
     text: str, weights: Arrays, feeds: Arrays, folder: Path, system: str = "iOS18"
 ) -> tuple[np.ndarray, np.ndarray, Package]:
     """(through a package, in f64; by ONNX Runtime, in f32; the package)"""
-    model = law.graph(text, dict(weights))
+    model = docstring.graph(text, dict(weights))
     infer_shapes(model)
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
@@ -132,7 +132,7 @@ def test_coremltools_reads_the_same_integers(kind: str, tmp_path: Path) -> None:
         y = MatMul(x, d)
     }}"""
     weights = {"w": numbers, "s": floats(6, low=0.1)}
-    package = packed(law.graph(text, weights), {"x": floats(2, 8)}, tmp_path)
+    package = packed(docstring.graph(text, weights), {"x": floats(2, 8)}, tmp_path)
     file = package.path / DATA / WEIGHTS
     reader = _BlobStorageReader(str(file))
     theirs = np.array(getattr(reader, f"read_{kind}_data")(64)).astype(np.int16)
@@ -277,7 +277,7 @@ def test_a_system_that_is_too_old_is_named(
     text: str, system: str, reason: str, tmp_path: Path
 ) -> None:
     feeds = {"x": np.ones((1, 2), np.int64) if text is TABLE else floats(3, 8)}
-    model = law.graph(text)
+    model = docstring.graph(text)
     infer_shapes(model)
     with pytest.raises(TargetError, match=reason) as caught:
         packed(model, feeds, tmp_path, system)
@@ -302,7 +302,7 @@ def test_a_system_that_is_too_old_is_named(
 )  # fmt: skip
 def test_forms_that_mil_has_not_are_refused_by_name(text: str, reason: str, tmp_path: Path) -> None:
     text = text.replace("float[4,8] x", "float[N,8] x").replace("float[4,8] y", "float[N,8] y")
-    model = law.graph(text)
+    model = docstring.graph(text)
     infer_shapes(model)
     with pytest.raises(
         RewriteError, match=f"coreml cannot spell QuantizeLinear .*{reason}"

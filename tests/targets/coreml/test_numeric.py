@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("coremltools")
 
-from targets.coreml.evaluate import TABLE, _half
+from goldfold.targets.coreml.evaluate import TABLE, _half
 from tests.targets.coreml.mil import Given, inferred
 
 RNG = np.random.default_rng(11)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 pytest.importorskip("coremltools")
 
-from targets.coreml.table import ROWS
+from goldfold.targets.coreml.lower.table import ROWS
 from tests.targets.coreml.mil import lowered, model_of
 
 _EXAMPLES = settings(

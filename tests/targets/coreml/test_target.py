@@ -13,18 +13,21 @@ import pytest
 
 pytest.importorskip("coremltools")
 
-from exporter import exporting, packaged, registry
-from exporter.encoder import open_encoder
-from exporter.errors import ArtifactError, RewriteError, TargetError, UsageError
-from exporter.options import NOTHING_ASKED, BuildOptions
-from exporter.program import MODULE
-from golden.store import Goldens
-from targets.coreml import run, vendor
-from targets.coreml.build import Place
-from targets.coreml.diagnose import first_drift
-from targets.coreml.evaluate import Evaluator
-from targets.coreml.lower import spelled
-from targets.coreml.package import read
+from goldfold.exporter import registry
+from goldfold.exporter.artifact.encoder import open_encoder
+from goldfold.exporter.driver import exporting
+from goldfold.exporter.errors import ArtifactError, RewriteError, TargetError, UsageError
+from goldfold.exporter.frontend import packaged
+from goldfold.exporter.ir.program import MODULE
+from goldfold.exporter.options import NOTHING_ASKED, BuildOptions
+from goldfold.golden.store import Goldens
+from goldfold.targets.coreml import run
+from goldfold.targets.coreml.build import Place
+from goldfold.targets.coreml.debug import first_drift
+from goldfold.targets.coreml.evaluate import Evaluator
+from goldfold.targets.coreml.lower import vendor
+from goldfold.targets.coreml.lower.lowering import spelled
+from goldfold.targets.coreml.package import read
 from tests.exporter import small
 from tests.targets.coreml.mil import KINDS, package_of
 
@@ -110,7 +113,7 @@ def test_missing_or_without_libraries(monkeypatch: pytest.MonkeyPatch, tmp_path:
 
 
 def test_an_op_that_a_system_lacks_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    from targets.coreml import table
+    from goldfold.targets.coreml.lower import table
 
     row = lambda emit, node: emit(  # noqa: E731
         "scaled_dot_product_attention", query=emit.var(0), key=emit.var(1), value=emit.var(2)

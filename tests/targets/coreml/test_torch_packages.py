@@ -13,9 +13,9 @@ pytest.importorskip("coremltools")
 import torch
 from torch import nn
 
-from targets.coreml import vendor
-from targets.coreml.evaluate import Evaluator
-from targets.coreml.package import read
+from goldfold.targets.coreml.evaluate import Evaluator
+from goldfold.targets.coreml.lower import vendor
+from goldfold.targets.coreml.package import read
 
 TOKENS, WIDTH, HEADS = 7, 12, 3
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from targets.tensorrt import vendor
+from goldfold.targets.tensorrt import vendor
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

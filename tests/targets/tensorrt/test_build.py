@@ -11,15 +11,16 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-import golden.make
-from exporter import export, pipeline
-from exporter.bundle import open_bundle
-from exporter.encoder import load
-from exporter.errors import RewriteError, TargetError
-from exporter.options import BuildOptions
-from exporter.program import Program
-from golden.compare import reading
-from targets.tensorrt import TARGET, build, proof, settings, vendor
+import goldfold.golden.make
+from goldfold import export
+from goldfold.exporter.artifact.bundle import open_bundle
+from goldfold.exporter.artifact.encoder import load
+from goldfold.exporter.errors import RewriteError, TargetError
+from goldfold.exporter.ir.program import Program
+from goldfold.exporter.options import BuildOptions
+from goldfold.exporter.passes import pipeline
+from goldfold.golden.compare import reading
+from goldfold.targets.tensorrt import TARGET, build, proof, settings, vendor
 from tests.conftest import GOLDEN_TEXTS, Exported
 
 pytestmark = pytest.mark.skipif(
@@ -229,7 +230,7 @@ def test_a_crash_of_the_compiler_is_an_error(tmp_path: Path) -> None:
 
 
 def test_a_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    from exporter import registry
+    from goldfold.exporter import registry
 
     monkeypatch.setattr(vendor, "builder", lambda: None)
     monkeypatch.setattr(vendor, "installed", lambda name: False)
@@ -246,8 +247,8 @@ def test_a_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> N
 def test_an_export_is_verified_and_says_what_was_not_run(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    few = partial(golden.make.make, only=GOLDEN_TEXTS)
-    monkeypatch.setattr(golden.make, "make", few)
+    few = partial(goldfold.golden.make.make, only=GOLDEN_TEXTS)
+    monkeypatch.setattr(goldfold.golden.make, "make", few)
     asked = BuildOptions(compute_capability=("sm86",), profile=PROFILE)
     results = export(tiny, ["tensorrt"], ["fp16", "bf16"], tmp_path / "out", build=asked)
     assert [result.passed for result in results] == [True, True]

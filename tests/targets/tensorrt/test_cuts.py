@@ -13,9 +13,9 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from exporter import onnxfile
-from targets.tensorrt import build, proof, vendor
-from targets.tensorrt.cuts import Piece
+from goldfold.exporter.ir import onnx_file as onnxfile
+from goldfold.targets.tensorrt import build, proof, vendor
+from goldfold.targets.tensorrt.cuts import Piece
 from tests.targets.tensorrt.compiling import compiled, twin
 
 pytestmark = pytest.mark.skipif(

@@ -11,16 +11,18 @@ from typing import Any
 
 import pytest
 
-import golden.make
-from exporter import export, pipeline, preparing
-from exporter.errors import RewriteError, TargetError
-from exporter.model import open_model
-from exporter.options import BuildOptions
-from exporter.pipeline import Pipeline
-from exporter.program import Program
-from exporter.stages import Silent, Stages
-from targets.base import Built
-from targets.tensorrt import TARGET, build, settings, vendor
+import goldfold.golden.make
+from goldfold import export
+from goldfold.exporter.driver import preparing
+from goldfold.exporter.errors import RewriteError, TargetError
+from goldfold.exporter.frontend.source import open_model
+from goldfold.exporter.ir.program import Program
+from goldfold.exporter.options import BuildOptions
+from goldfold.exporter.passes import pipeline
+from goldfold.exporter.passes.pipeline import Pipeline
+from goldfold.exporter.progress import Silent, Stages
+from goldfold.targets.base import Built
+from goldfold.targets.tensorrt import TARGET, build, settings, vendor
 from tests import models
 from tests.conftest import GOLDEN_TEXTS, copy_of
 
@@ -134,8 +136,8 @@ class Heard(Silent):
 
 
 def test_an_export_says_what_it_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    few: Any = partial(golden.make.make, only=GOLDEN_TEXTS[:10])
-    monkeypatch.setattr(golden.make, "make", few)
+    few: Any = partial(goldfold.golden.make.make, only=GOLDEN_TEXTS[:10])
+    monkeypatch.setattr(goldfold.golden.make, "make", few)
     source = models.build("deberta", tmp_path / "m", max_seq_length=40, **FUSED["deberta"])
     heard = Heard()
     (result,) = export(

@@ -13,19 +13,22 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-import golden.make
-from exporter import calibration, export, onnxfile
-from exporter.bundle import open_bundle
-from exporter.errors import RewriteError, TargetError
-from exporter.exporting import Result
-from exporter.options import BuildOptions
-from exporter.passes import law, set_precision
-from exporter.passes.integers import multiplies_integers
-from exporter.passes.quantize_activations import QuantizeActivations
-from exporter.passes.quantize_weights import QuantizeWeights
-from exporter.passes.set_precision import SetPrecision
-from exporter.program import MODULE, Contract, Program, constant, infer_shapes
-from targets.tensorrt import TARGET, build, proof, settings, vendor, worker
+import goldfold.golden.make
+from goldfold import export
+from goldfold.exporter.artifact.bundle import open_bundle
+from goldfold.exporter.contract import Contract
+from goldfold.exporter.driver.exporting import Result
+from goldfold.exporter.errors import RewriteError, TargetError
+from goldfold.exporter.ir import onnx_file
+from goldfold.exporter.ir.program import MODULE, Program, constant, infer_shapes
+from goldfold.exporter.options import BuildOptions
+from goldfold.exporter.passes import docstring, set_precision
+from goldfold.exporter.passes.quantize_activations import QuantizeActivations
+from goldfold.exporter.passes.quantize_weights import QuantizeWeights
+from goldfold.exporter.passes.rewriting.integers import multiplies_integers
+from goldfold.exporter.passes.set_precision import SetPrecision
+from goldfold.exporter.quantize import calibration
+from goldfold.targets.tensorrt import TARGET, build, proof, settings, vendor, worker
 from tests.conftest import GOLDEN_TEXTS
 
 pytestmark = pytest.mark.skipif(
@@ -89,7 +92,7 @@ def program_of(form: Form) -> Program:
     """One product or lookup, as an export would write it."""
     shape = (64, 128) if form.table else (128, 256)
     weights = {"w": np.random.default_rng(3).normal(size=shape).astype(np.float32)}
-    model = law.graph(TABLE if form.table else MATRIX, weights)
+    model = docstring.graph(TABLE if form.table else MATRIX, weights)
     for node in model.graph:
         node.name = f"node_{node.op_type}"
         node.metadata_props[MODULE] = "encoder.layer"
@@ -110,11 +113,11 @@ def as_program(model: ir.Model) -> Program:
 
 def compiled(program: Program, folder: Path, *capabilities: str) -> dict:
     folder.mkdir(exist_ok=True)
-    onnxfile.write(replace(program, model=program.model.clone()), folder, "tensorrt")
+    onnx_file.write(replace(program, model=program.model.clone()), folder, "tensorrt")
     value = program.graph.inputs[0]
     wide = [128] if len(value.shape or ()) == 3 else []
     spec = {
-        "module": vendor.RTX, "onnx": onnxfile.MODEL, "engine": build.ENGINE,
+        "module": vendor.RTX, "onnx": onnx_file.MODEL, "engine": build.ENGINE,
         "inputs": [value.name], "capabilities": capabilities, "compatible": [],
         "profiles": [[[1, 1, *wide], [2, 16, *wide], [4, 64, *wide]]],
         "decompose": False, "explain": True,
@@ -132,7 +135,7 @@ def test_the_compiler_takes_a_form_from_the_architecture_on_that_we_say(
     later = [c for c in vendor.capabilities() if settings.number(c) >= 80]
     result = compiled(program, tmp_path / "later", *later)
     assert result["built"], result["said"]
-    held = proof.look(tmp_path / "later" / build.ENGINE, tmp_path / "later" / onnxfile.MODEL)
+    held = proof.look(tmp_path / "later" / build.ENGINE, tmp_path / "later" / onnx_file.MODEL)
     assert held.missing == ()
     assert held.integers == 128 * (64 if form.table else 256) * form.bits // 8
     on_turing = compiled(program, tmp_path / "turing", "sm75")
@@ -160,7 +163,7 @@ def test_in_fp16_they_would_leave_it_as_halves_before_they_are_scaled(tmp_path: 
     rng = np.random.default_rng(3)
     scale = (rng.uniform(0.5, 1.0, 256) / 64).astype(np.float16).astype(np.float32)
     weights = {"w": rng.integers(-127, 128, (128, 256)), "s": scale, "step": np.array(STEP)}
-    result = compiled(as_program(law.graph(IN_FP16, weights)), tmp_path, "sm86")
+    result = compiled(as_program(docstring.graph(IN_FP16, weights)), tmp_path, "sm86")
     (product,) = [k for k in result["plan"] if k["kind"] == "gemm"]
     assert product["makes"] == ["Half"]
     # One number a channel stands for both scales and comes behind: nothing scales the sums before.
@@ -238,7 +241,9 @@ def results(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Resul
     asked = BuildOptions(compute_capability=("sm75",), profile=PROFILE)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(set_precision, "in_half", moving)
-        patch.setattr(golden.make, "make", partial(golden.make.make, only=GOLDEN_TEXTS[:12]))
+        patch.setattr(
+            goldfold.golden.make, "make", partial(goldfold.golden.make.make, only=GOLDEN_TEXTS[:12])
+        )
         patch.setattr(calibration, "texts", lambda: GOLDEN_TEXTS)  # words, and few
         first, second = export(
             tiny, ["tensorrt"], list(map(str, names)), folder / "out", build=asked, locate=False

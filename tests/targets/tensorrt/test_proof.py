@@ -8,8 +8,8 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from exporter.passes import law
-from targets.tensorrt import proof
+from goldfold.exporter.passes import docstring
+from goldfold.targets.tensorrt import proof
 
 TEXT = """
 f (float[B,64] x, float[64,32] w, float[64,48] v) => (float[B,32] y, float[B,48] z)
@@ -25,7 +25,7 @@ def onnx_file(tmp_path: Path) -> Path:
     rng = np.random.default_rng(3)
     weights = {"w": rng.normal(size=(64, 32)), "v": rng.normal(size=(64, 48))}
     path = tmp_path / "model.onnx"
-    ir.save(law.graph(TEXT, weights), path, external_data="model.onnx.data")
+    ir.save(docstring.graph(TEXT, weights), path, external_data="model.onnx.data")
     return path
 
 
@@ -73,7 +73,7 @@ def test_rows_of_a_few_bytes_are_found_whole_or_merged(tmp_path: Path) -> None:
         "v": rng.normal(size=(1024, 6)),
     }  # fmt: skip
     path = tmp_path / "model.onnx"
-    ir.save(law.graph(NARROW, weights), path, external_data="model.onnx.data")
+    ir.save(docstring.graph(NARROW, weights), path, external_data="model.onnx.data")
     found = weights_of(path)
     merged = np.concatenate([found["w"], found["v"]], axis=1)
     held = proof.look(engine(tmp_path, merged.tobytes(), found["s"].tobytes()), path)
@@ -91,7 +91,7 @@ def test_what_is_looked_up_with_is_no_weight(tmp_path: Path) -> None:
         y = GatherElements <axis: int = 1> (types, at)
     }
     """
-    model = law.graph(text, {"types": np.arange(512, dtype=np.int64)[None]})
+    model = docstring.graph(text, {"types": np.arange(512, dtype=np.int64)[None]})
     path = tmp_path / "model.onnx"
     ir.save(model, path, external_data="model.onnx.data")
     held = proof.look(engine(tmp_path, b"folded"), path)
@@ -135,7 +135,7 @@ def test_integers_are_found_as_the_compiler_lays_them_down(
     channels = rng.uniform(0.1, 1, 128).astype(np.float16).astype(np.float32)
     weights = {"w": fours, "s": blocks, "v": bytes_, "t": channels, "step": step}
     path = tmp_path / "model.onnx"
-    ir.save(law.graph(INTEGERS, weights), path, external_data="model.onnx.data")
+    ir.save(docstring.graph(INTEGERS, weights), path, external_data="model.onnx.data")
 
     def packed(array: np.ndarray) -> bytes:
         pairs = (array.reshape(-1, 2) & 15).astype(np.uint8)

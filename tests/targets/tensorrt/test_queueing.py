@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from exporter.errors import TargetError
-from exporter.program import Contract
-from targets.tensorrt import run
+from goldfold.exporter.contract import Contract
+from goldfold.exporter.errors import TargetError
+from goldfold.targets.tensorrt import run
 from tests.threads.calls import together
 
 DIM = 8

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from exporter.bundle import open_bundle
-from exporter.encoder import load
-from exporter.errors import TargetError
-from golden.compare import reading
-from golden.gate import GATES
-from targets.tensorrt import TARGET, settings
+from goldfold.exporter.artifact.bundle import open_bundle
+from goldfold.exporter.artifact.encoder import load
+from goldfold.exporter.errors import TargetError
+from goldfold.golden.compare import reading
+from goldfold.golden.gate import GATES
+from goldfold.targets.tensorrt import TARGET, settings
 
 OUT = os.environ.get("GOLDFOLD_TENSORRT_OUT")
 pytestmark = [

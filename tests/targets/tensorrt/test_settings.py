@@ -8,11 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exporter.errors import RewriteError, TargetError
-from exporter.options import BuildOptions
-from exporter.passes import law
-from exporter.program import MODULE, Contract, Program, infer_shapes
-from targets.tensorrt import TARGET, settings, vendor
+from goldfold.exporter.contract import Contract
+from goldfold.exporter.errors import RewriteError, TargetError
+from goldfold.exporter.ir.program import MODULE, Program, infer_shapes
+from goldfold.exporter.options import BuildOptions
+from goldfold.exporter.passes import docstring
+from goldfold.targets.tensorrt import TARGET, settings, vendor
 
 KNOWN = ("sm75", "sm80", "sm86", "sm89", "sm120", "sm121")
 
@@ -160,7 +161,7 @@ def test_a_type_that_an_architecture_lacks_is_named_with_its_node(
     kind: str, capability: str, says: str
 ) -> None:
     text = f"f ({kind}[B,4] x) => (float[B,4] y) {{ y = Cast <to: int = 1> (x) }}"
-    program = program_of(law.graph(text))
+    program = program_of(docstring.graph(text))
     assert settings.without(program, ("sm120",), named=True) == (("sm120",), {})
     with pytest.raises(
         TargetError,
@@ -187,7 +188,7 @@ PRODUCTS = [
 @pytest.mark.parametrize(("body", "kind"), PRODUCTS)
 def test_a_matrix_product_in_f32_is_left_to_those_that_have_one(body: str, kind: str) -> None:
     text = f"f ({kind}[B,4] x, {kind}[4,4] w, {kind}[4] b) => ({kind}[B,N] y) {{ {body} }}"
-    program = program_of(law.graph(text))
+    program = program_of(docstring.graph(text))
     infer_shapes(program.model)
     found = settings.lacking(program, KNOWN)
     lacks = kind == "float" and "Add" not in body
@@ -197,7 +198,7 @@ def test_a_matrix_product_in_f32_is_left_to_those_that_have_one(body: str, kind:
 
 def test_what_no_architecture_has_is_one_error() -> None:
     text = "f (float8e4m3fn[B,4] x) => (float[B,4] y) { y = Cast <to: int = 1> (x) }"
-    program = program_of(law.graph(text))
+    program = program_of(docstring.graph(text))
     with pytest.raises(
         TargetError, match=r"^sm75 cannot hold the fp8 of node_Cast .* asked for can"
     ):
@@ -218,7 +219,7 @@ def test_a_zero_point_that_is_not_zero_is_refused(op: str) -> None:
     text = f"f ({into}[B,4] x, float[1] s, int8[1] z) => ({out}[B,4] y) {{ y = {op}(x, s, z) }}"
     for zero, fine in ((0, True), (3, False)):
         weights = {"s": np.ones(1), "z": np.array([zero])}
-        program = program_of(law.graph(text, weights))
+        program = program_of(docstring.graph(text, weights))
         if fine:
             settings.check_graph(program)
         else:

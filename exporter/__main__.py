@@ -1,5 +1,0 @@
-"""`python -m exporter` is `goldfold`."""
-
-from exporter.cli import main
-
-main()

@@ -1,0 +1,93 @@
+"""What differs between two artifacts: what they say of themselves, their files, and what is in
+them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from goldfold.exporter import registry
+from goldfold.exporter.artifact import bundle
+from goldfold.exporter.errors import ArtifactError, GoldfoldError
+from goldfold.exporter.system.files import place_of
+
+ABSENT = "absent"
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One thing that is not the same in `a` and in `b`; ABSENT where only the other has it."""
+
+    kind: str
+    """`manifest`, `file` or `part`: a node, a constant or an operation of the target's own file."""
+    name: str
+    a: str
+    b: str
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.name}: {self.a} → {self.b}"
+
+
+def differences(a: Path, b: Path) -> list[Difference]:
+    """Everything that differs, but for verdicts, which differ from run to run. Empty if equal.
+
+    Files are compared by what they hold now. Raises ArtifactError for a folder whose manifest
+    cannot be read.
+    """
+    first, second = bundle.read_manifest(a), bundle.read_manifest(b)
+    found = list(_between("manifest", _said(first), _said(second)))
+    files = list(_between("file", _digests(a), _digests(b)))
+    found += files
+    if files and first.target == second.target:
+        found += _between("part", _parts(first, a), _parts(second, b))
+    return found
+
+
+def _between(kind: str, a: Mapping[str, str], b: Mapping[str, str]) -> Iterator[Difference]:
+    for name in dict.fromkeys([*a, *b]):
+        mine, other = a.get(name, ABSENT), b.get(name, ABSENT)
+        if mine != other:
+            yield Difference(kind, name, mine, other)
+
+
+def _said(manifest: bundle.Manifest) -> dict[str, str]:
+    """The manifest as dotted fields; files are compared by themselves."""
+    record = json.loads(manifest.to_bytes())
+    del record["sha256"], record["files"]
+    return dict(_flat(record, ""))
+
+
+def _flat(value: Any, name: str) -> Iterator[tuple[str, str]]:
+    if isinstance(value, dict) and value:
+        for key, item in value.items():
+            yield from _flat(item, f"{name}.{key}" if name else key)
+    elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
+        for index, item in enumerate(value):
+            # A pass is known by its name, wherever it stands.
+            label = item.get("name", index) if isinstance(item, dict) else index
+            yield from _flat(item, f"{name}.{label}")
+    else:
+        yield name, json.dumps(value, ensure_ascii=False)
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    try:
+        places = {key: place_of(folder, key) for key in sorted(bundle.files_of(folder))}
+        return {
+            key: f"sha256 {bundle.digest(place)[:16]}, {place.stat().st_size:,} bytes"
+            for key, place in places.items()
+            if place.is_file()
+        }
+    except OSError as error:
+        raise ArtifactError(f"{folder} cannot be read: {error.strerror}") from None
+
+
+def _parts(manifest: bundle.Manifest, folder: Path) -> dict[str, str]:
+    try:
+        bundle.check_references(folder, manifest)
+        return registry.target(manifest.target).parts(folder)
+    except GoldfoldError as error:
+        return {"all": f"cannot be read: {error}"}

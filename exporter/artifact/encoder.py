@@ -1,0 +1,386 @@
+"""Texts in, embeddings out: an opened artifact of any target."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+
+from goldfold.exporter import registry
+from goldfold.exporter.artifact import embedding_types, processes
+from goldfold.exporter.artifact.bundle import (
+    GOLDEN,
+    MANIFEST,
+    Bundle,
+    check_references,
+    open_bundle,
+    steadily,
+)
+from goldfold.exporter.contract import Contract, Task
+from goldfold.exporter.errors import ArtifactError, TargetError, TextError, UsageError
+from goldfold.exporter.evaluate import batches as batching
+from goldfold.exporter.frontend.tokens import Tokens
+from goldfold.exporter.system.files import read_tokenizer
+from goldfold.golden import store
+from goldfold.golden.errors import GoldenError
+
+TOKENIZER = "tokenizer.json"
+_WINDOW = 1 << 13
+"""Texts that are sorted by length, and held as tokens, at a time."""
+_CORES = 4096
+"""More than any machine has: a runtime told to use them would fall over in words of its own."""
+
+
+def load(
+    folder: str | Path,
+    *,
+    threads: int | None = None,
+    streams: int | None = None,
+    check: bool = True,
+) -> Encoder:
+    """Open an artifact folder for use, by any number of threads at a time.
+
+    Args:
+        folder: what `export` wrote.
+        threads: the most that the runtime may use; by default one a core.
+        streams: how many callers are computed side by side, each with its share of `threads` (what
+            OpenVINO calls NUM_STREAMS; contexts in TensorRT; nothing in Core ML). By default
+            OpenVINO and TensorRT compute one after the other, with all there is, and ONNX Runtime
+            all at once. docs/serving.md says what either costs.
+        check: read every file once to compare its digest (about 1 s a gigabyte).
+
+    Raises:
+        ArtifactError: a damaged folder, or one that missed its gate.
+        TargetError: its runtime is not installed.
+        UsageError: fewer than one thread or stream; a fork of a process that has a runtime at work
+            which does not survive that.
+    """
+    _check_cores(threads, streams)
+    path = Path(folder)
+
+    def opened() -> Encoder:
+        return open_encoder(open_bundle(path, check_files=check), threads, streams=streams)
+
+    return steadily(path, opened)
+
+
+def open_encoder(
+    bundle: Bundle, threads: int | None = None, proof: bool = False, streams: int | None = None
+) -> Encoder:
+    """The encoder of a bundle that is already open and checked.
+
+    `proof`: only to measure, so that what stands in for the artifact will do where this machine
+    cannot run it (targets/base.py).
+    """
+    _check_cores(threads, streams)
+    manifest = bundle.manifest
+    if manifest.target not in registry.names():
+        raise ArtifactError(f"{bundle.path}: {MANIFEST} names no target here: {manifest.target!r}")
+    if manifest.recipe is None and manifest.precision not in registry.FLOATS:
+        raise ArtifactError(f"{bundle.path}: {MANIFEST} has no recipe for {manifest.precision!r}")
+    try:
+        registry.offered(manifest.target, manifest.precision, manifest.needs)
+    except TargetError as error:
+        raise TargetError(f"{bundle.path}: {error}") from None
+    check_references(bundle.path, manifest)
+    encoder = Encoder(bundle, processes.opened(processes.Way(bundle, threads, streams, proof)))
+    bundle.check_unchanged()
+    return encoder
+
+
+class Encoder:
+    """`.embed(texts)` for people, `.run(input_ids, attention_mask)` for programs; either from any
+    number of threads at a time. It can be pickled (exporter/artifact/processes.py)."""
+
+    def __init__(self, bundle: Bundle, run) -> None:
+        self.bundle = bundle
+        self._run = run
+        self._call_tokens = registry.target(bundle.manifest.target).call_tokens
+        self._words: Tokens | None = _read_tokens(bundle, self.contract)
+
+    @property
+    def _tokens(self) -> Tokens:
+        if self._words is None:  # pickle leaves it out
+            self._words = _read_tokens(self.bundle, self.contract)
+        return self._words
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return processes.sent(self, self._run, "_words")
+
+    def __copy__(self) -> Encoder:
+        return self  # nothing of it ever changes
+
+    def __deepcopy__(self, memo: object) -> Encoder:
+        return self
+
+    @property
+    def contract(self) -> Contract:
+        return self.bundle.manifest.contract
+
+    def embed(
+        self,
+        texts: str | Sequence[str],
+        prompt: str | None = None,
+        dims: int | None = None,
+        batch_size: int = 32,
+        output: str = "float32",
+        ranges: np.ndarray | None = None,
+        *,
+        task: Task = "",
+        errors: str = "raise",
+    ) -> np.ndarray:
+        """Embed texts; float32 [N, D], rows in the order of `texts`.
+
+        Args:
+            texts: one text or many; longer ones than the model takes are truncated.
+            prompt: name of one of the model's prompts, put before every text; None is the task's
+                (mostly none where there is no task), "" is none.
+            dims: keep so many leading dimensions (Matryoshka) and normalise again; the artifact's
+                own head of that size does so where it has one.
+            batch_size: the most texts in one call of the runtime.
+            output: `float32`, or fewer bits as sentence-transformers defines them: `int8`, `uint8`,
+                `binary`, `ubinary` (exporter/artifact/embedding_types.py says how).
+            ranges: least and largest value of each dimension, [2, D], for int8 and uint8; by
+                default of the artifact's golden embeddings. Both sides of a comparison need the
+                same. One range -m … m for all dimensions keeps angles best (docs/judging.md).
+            task: `query` or `document`: the prompt and the length that sentence-transformers'
+                encode_query and encode_document take; "" is encode.
+            errors: what becomes of texts that cannot be embedded: `raise` names them; `nan` embeds
+                the others, gives them a row of NaN, and warns.
+
+        Raises:
+            TextError: texts without tokens, with a token that the model has no row for, or with
+                values that are larger than the artifact's precision holds.
+            UsageError: something that is not a text, an unknown prompt or output, dims out of
+                range, a batch size below 1, ranges that do not fit.
+        """
+        embedding_types.check_output(output)
+        if not _is_whole(batch_size) or batch_size < 1:
+            raise UsageError(f"batch_size is {batch_size!r}; it must be a whole number from 1")
+        if task not in get_args(Task):
+            raise UsageError(f"task is {task!r}; it must be query, document or empty")
+        if errors not in ("raise", "nan") or (errors == "nan" and output != "float32"):
+            raise UsageError(f"errors is {errors!r}; it must be raise, or, of float32, nan")
+        dim = self._dims(dims)
+        texts = _checked_texts(texts)
+        prefix = self.prefix(prompt, task)
+        made = dim if dim in self.contract.heads else self.contract.dim
+        out = np.empty((len(texts), made), dtype=np.float32)
+        odd: dict[int, str] = {}
+        for start in range(0, len(texts), _WINDOW):
+            found, wrong = self._read([prefix + t for t in texts[start : start + _WINDOW]], task)
+            odd |= {start + place: why for place, why in wrong.items()}
+            if odd and errors == "raise":
+                continue  # the others are read as well, so that all are named at once
+            places = [start + place for place in range(len(found)) if place not in wrong]
+            good = [ids for place, ids in enumerate(found) if place not in wrong]
+            for rows in self.batches([len(ids) for ids in good], batch_size):
+                ids, mask = pad([good[row] for row in rows], self.contract.pad_id)
+                out[[places[row] for row in rows]] = made_rows = self.run(ids, mask, made)
+                for row in np.flatnonzero(~np.isfinite(made_rows).all(axis=1)):
+                    odd[places[rows[row]]] = self._overflows
+        if odd and errors == "raise":
+            raise TextError(odd, texts)
+        if odd:
+            out[list(odd)] = np.nan
+            warnings.warn(f"rows of NaN: {TextError(odd, texts)}", stacklevel=2)
+        rows = out if dim == made else self._shorten(out, dim)
+        return embedding_types.quantize(rows, output, ranges, lambda: self._golden_ranges(dim))
+
+    def embed_query(self, texts: str | Sequence[str], **how: Any) -> np.ndarray:
+        """`embed` of what is searched for; as sentence-transformers' encode_query."""
+        return self.embed(texts, task="query", **how)
+
+    def embed_document(self, texts: str | Sequence[str], **how: Any) -> np.ndarray:
+        """`embed` of what is searched in; as sentence-transformers' encode_document."""
+        return self.embed(texts, task="document", **how)
+
+    def batches(self, lengths: Sequence[int], size: int) -> list[list[int]]:
+        """Which rows go through the runtime together (exporter/evaluate/batches.py)."""
+        return batching.batches(lengths, size, self._call_tokens)
+
+    def tokenize(self, texts: Sequence[str], task: Task = "") -> list[list[int]]:
+        """Token ids of each text, specials included, cut to what the model reads of that task. No
+        prompt is added. Raises TextError for texts that the tokenizer gives up on."""
+        return self._tokens.ids(texts, task)
+
+    @property
+    def _overflows(self) -> str:
+        return (
+            f"has no finite embedding in {self.bundle.manifest.precision}: a value of it is larger "
+            "than that holds; use another precision"
+        )
+
+    def called(self, texts: Sequence[str], call: str) -> list[list[int]]:
+        """Token ids as `embed`, `embed_query` and `embed_document` come by them, by the names that
+        goldens have for these (goldfold.golden.store.CALLS)."""
+        return self._tokens.called(texts, call)
+
+    def _read(self, texts: list[str], task: Task) -> tuple[list[list[int]], dict[int, str]]:
+        """Token ids of each text, and why some cannot be embedded, by their places."""
+        try:
+            found, odd = self._tokens.ids(texts, task), {}
+        except TextError as error:
+            odd = error.reasons
+            good = [text for place, text in enumerate(texts) if place not in odd]
+            rest = iter(self._tokens.ids(good, task))
+            found = [[] if place in odd else next(rest) for place in range(len(texts))]
+        return found, {**self._tokens.unreadable(found), **odd}
+
+    def prefix(self, prompt: str | None, task: Task = "") -> str:
+        """The text that a prompt's name stands for; None is the task's own prompt.
+
+        Raises UsageError, listing the known names.
+        """
+        prompts = self.contract.prompts
+        if prompt is not None and not isinstance(prompt, str):
+            raise UsageError(f"prompt is {type(prompt).__name__}; give the name of one prompt")
+        if prompt is None:
+            return self.contract.prompt_of(task)
+        if not prompt or prompt in prompts:
+            return prompts.get(prompt, "")
+        known = ", ".join(sorted(prompts)) or "none"
+        raise UsageError(f"{self.contract.model} has no prompt {prompt!r}; it has: {known}")
+
+    def run(
+        self, input_ids: np.ndarray, attention_mask: np.ndarray, dims: int | None = None
+    ) -> np.ndarray:
+        """The model itself: int64 [B,S] ids and mask (1 on tokens, padding right) → float32 [B,D].
+
+        `dims` is the size of one of the artifact's heads; the largest if None.
+
+        Raises:
+            UsageError: shapes differ, ids out of the vocabulary, a mask that is not ones then
+            zeros,
+                a row without tokens, more tokens than the model takes, a head that is not there.
+        """
+        ids, mask = self._checked(input_ids, attention_mask)
+        contract = self.contract
+        dims = contract.dim if dims is None else dims
+        if dims not in (contract.dim, *contract.heads):
+            known = ", ".join(map(str, (contract.dim, *contract.heads)))
+            raise UsageError(
+                f"{contract.model} has no head of {dims} dimensions here; it has {known}"
+            )
+        rows = np.asarray(self._run(ids, mask, contract.output_of(dims)), dtype=np.float32)
+        if rows.shape != (len(ids), dims):
+            raise ArtifactError(
+                f"{self.bundle.path} is damaged: it gives {rows.shape}, and its {MANIFEST} says "
+                f"{(len(ids), dims)}"
+            )
+        return rows
+
+    def call(self, input_ids: np.ndarray, attention_mask: np.ndarray, output: str) -> np.ndarray:
+        """`run`, by the name of an output."""
+        sizes = {self.contract.output_of(d): d for d in (self.contract.dim, *self.contract.heads)}
+        return self.run(input_ids, attention_mask, sizes[output])
+
+    def _checked(self, ids: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        try:
+            ids, mask = np.asarray(ids), np.asarray(mask)
+        except ValueError:  # numpy's word for ragged lists
+            raise UsageError("the rows of input_ids must all have the same length") from None
+        if ids.ndim != 2 or ids.shape != mask.shape or 0 in ids.shape:
+            raise UsageError(
+                f"input_ids {ids.shape} and attention_mask {mask.shape} "
+                "must both be [batch, tokens]"
+            )
+        if ids.dtype.kind not in "iu" or mask.dtype.kind not in "iub":
+            raise UsageError(
+                f"input_ids are {ids.dtype}, attention_mask {mask.dtype}; give integers"
+            )
+        if ids.shape[1] > self.contract.max_length:
+            raise UsageError(
+                f"{ids.shape[1]} tokens; {self.contract.model} takes {self.contract.max_length}"
+            )
+        if ids.min() < 0 or ids.max() >= self.contract.vocab_size:
+            raise UsageError(f"token ids must be 0 … {self.contract.vocab_size - 1}")
+        mask = mask.astype(np.int64, copy=False)
+        if not np.isin(mask, (0, 1)).all() or not mask[:, 0].all() or (np.diff(mask) > 0).any():
+            raise UsageError("each row of attention_mask must be ones, at least one, then zeros")
+        return np.ascontiguousarray(ids, dtype=np.int64), np.ascontiguousarray(mask)
+
+    def _dims(self, dims: int | None) -> int:
+        full = self.contract.dim
+        if dims is None:
+            return full
+        if not _is_whole(dims) or not 1 <= dims <= full:
+            raise UsageError(f"dims is {dims!r}; {self.contract.model} has 1 … {full}")
+        return dims
+
+    def _golden_ranges(self, dim: int) -> np.ndarray:
+        """Of the goldens that travel with the artifact, cut to `dim`; float32 [2, dim]."""
+        try:
+            stored = store.load(self.bundle.path / GOLDEN).embeddings
+            for name in store.FILES:  # another artifact may lie there by now
+                key = f"{GOLDEN}/{name}"
+                self.bundle.check_bytes(key, (self.bundle.path / key).read_bytes())
+        except GoldenError as error:
+            raise ArtifactError(f"{self.bundle.path} is damaged: {error}") from None
+        full = stored.shape[1] == dim
+        return embedding_types.ranges_of(stored if full else self._shorten(stored, dim))
+
+    def _shorten(self, rows: np.ndarray, dim: int) -> np.ndarray:
+        short = rows[:, :dim]
+        if self.contract.normalized:
+            # The floor is torch.nn.functional.normalize's: a zero row stays zero.
+            short = short / np.maximum(np.linalg.norm(short, axis=1, keepdims=True), 1e-12)
+        return np.ascontiguousarray(short, dtype=np.float32)
+
+
+def _read_tokens(bundle: Bundle, contract: Contract) -> Tokens:
+    try:
+        raw = read_tokenizer(bundle.path / TOKENIZER)
+        found = Tokens(raw, contract)
+    except (OSError, ValueError) as error:
+        said = getattr(error, "strerror", None) or error
+        raise ArtifactError(f"{bundle.path / TOKENIZER} cannot be read: {said}") from None
+    bundle.check_bytes(TOKENIZER, raw)
+    return found
+
+
+def _check_cores(threads: int | None, streams: int | None) -> None:
+    for name, given in (("threads", threads), ("streams", streams)):
+        if given is not None and (not _is_whole(given) or not 1 <= given <= _CORES):
+            raise UsageError(f"{name} is {given!r}; it must be a whole number from 1 to {_CORES}")
+
+
+def _is_whole(value: object) -> bool:
+    """numpy's integers too, but no bool."""
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+
+
+def _checked_texts(texts: str | Sequence[str]) -> list[str]:
+    """A list of what the tokenizer takes: strings of whole Unicode characters."""
+    if isinstance(texts, str):
+        texts = [texts]
+    elif isinstance(texts, (bytes, Mapping)) or not isinstance(texts, Iterable):
+        raise UsageError(f"embed takes a text or a list of texts, not {type(texts).__name__}")
+    try:
+        found = list(texts)
+    except TypeError:  # an array without axes
+        raise UsageError("embed takes a text or a list of texts, not one that is neither") from None
+    for row, text in enumerate(found):
+        if not isinstance(text, str):
+            raise UsageError(f"text {row} is {type(text).__name__}; give strings")
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise UsageError(
+                f"text {row} holds half a character (a lone surrogate) at {error.start}"
+            ) from None
+    return found
+
+
+def pad(token_ids: Sequence[Sequence[int]], pad_id: int) -> tuple[np.ndarray, np.ndarray]:
+    """Sequences → (ids int64 [B,S] padded on the right with pad_id, mask int64 [B,S])."""
+    width = max(len(ids) for ids in token_ids)
+    ids = np.full((len(token_ids), width), pad_id, dtype=np.int64)
+    mask = np.zeros_like(ids)
+    for row, sequence in enumerate(token_ids):
+        ids[row, : len(sequence)] = sequence
+        mask[row, : len(sequence)] = 1
+    return ids, mask

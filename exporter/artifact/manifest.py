@@ -1,0 +1,361 @@
+"""What an artifact says of itself: its manifest, which is its identity, and its verdict, which is
+of one manifest and says so.
+
+Both are read as a stranger wrote them: within limits, every field checked, and no name in them
+taken for a path before it was looked at.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from goldfold.exporter import registry
+from goldfold.exporter.contract import Contract
+from goldfold.exporter.errors import ArtifactError, OutputError
+from goldfold.exporter.options import NOTHING_ASKED, BuildOptions
+from goldfold.exporter.quantize.recipe import Recipe
+from goldfold.exporter.records import (
+    KindRange,
+    LayerLook,
+    Location,
+    Look,
+    Losses,
+    PassReport,
+    Speed,
+    Timing,
+)
+from goldfold.exporter.system import names
+from goldfold.exporter.system.files import read_record
+
+MANIFEST = "manifest.json"
+VERDICT = "verdict.json"
+GOLDEN = "golden"
+FAILED = ".failed"
+REPORT = ("report.html", "report.json", "junit.xml")
+"""What lies beside artifacts and says what they come to (exporter/report/)."""
+_KIND = "goldfold.artifact/"
+FORMAT = "goldfold.artifact/4"
+_VERDICTS = "goldfold.verdict/"
+VERDICT_FORMAT = "goldfold.verdict/2"
+
+Plain = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,63}$")]
+"""What becomes part of a folder's name."""
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class Origin(BaseModel):
+    """Where the model came from."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    fingerprint: Sha256
+    """sha256 over the files that define the model; the goldens carry the same."""
+    digests: dict[str, Sha256]
+    """sha256 by path of every source file."""
+    licence: str | None = None
+
+
+class FileEntry(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    sha256: Sha256
+    size: int = Field(ge=0)
+
+
+class Manifest(BaseModel):
+    """Everything that the same inputs determine. Holds no times and no paths of a machine."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: Literal["goldfold.artifact/4"] = FORMAT
+    goldfold: str
+    target: Plain
+    precision: Plain
+    recipe: Recipe | None = None
+    """What is integers in it; none where the precision is a floating one."""
+    contract: Contract
+    origin: Origin
+    versions: dict[str, str]
+    passes: tuple[PassReport, ...]
+    census: dict[str, int]
+    """Nodes of the program by op, after the common laws and before the target's own."""
+    attention: dict[str, int]
+    """Attention nodes of that program by whom they see, for example {"window 257": 20, "all":
+    4}."""
+    notes: tuple[str, ...] = ()
+    options: BuildOptions = NOTHING_ASKED
+    """What the target was built with, its defaults filled in."""
+    built: tuple[str, ...] = ()
+    """What the target says of the build, one sentence each."""
+    files: dict[str, FileEntry]
+
+    @property
+    def gate(self) -> str:
+        """The precision whose gate it is held to."""
+        return self.precision if self.recipe is None else self.recipe.gate
+
+    @property
+    def floating(self) -> str:
+        """What is computed in where there are no integers."""
+        around = self.recipe and self.recipe.around
+        return registry.floating(self.target, self.precision, around)
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """What integers it is made of (Recipe.needs)."""
+        return frozenset() if self.recipe is None else self.recipe.needs
+
+    @property
+    def digest(self) -> str:
+        """The sha256 of its file, in hex: what a verdict names it by."""
+        return hashlib.sha256(self.to_bytes()).hexdigest()
+
+    def to_bytes(self) -> bytes:
+        """Canonical JSON whose last key, `sha256`, is the digest of everything before it."""
+        record = self.model_dump(mode="json", exclude={"passes": {"__all__": {"seconds"}}})
+        if self.options.batch is None:  # manifests from before the option keep their digest
+            del record["options"]["batch"]
+        body = json.dumps(record, ensure_ascii=False, sort_keys=True, indent=1)
+        digest = hashlib.sha256(body.encode()).hexdigest()
+        return (body[:-2] + f',\n "sha256": "{digest}"\n}}\n').encode()
+
+
+class VerdictRecord(BaseModel):
+    """What was measured when the artifact was last verified."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    format: Literal["goldfold.verdict/2"] = VERDICT_FORMAT
+    manifest: str = ""
+    """The sha256 of the manifest.json that it is of: `Manifest.digest`, filled in when it is
+    written."""
+    passed: bool
+    reasons: tuple[str, ...]
+    precision: str
+    measurement: dict[str, Any]
+    emulated: dict[str, Any] | None = None
+    """The same figures with every value rounded to its type, where the machine that verified does
+    not compute
+    in this precision."""
+    beside: dict[str, dict[str, Any]] = {}
+    """What other runtimes make of the same file, by name; not judged."""
+    heads: dict[str, dict[str, Any]] = {}
+    """The further heads, by output, on the short texts; "… emulated" with every value rounded."""
+    drift: tuple[Look, ...] = ()
+    """The drift after every pass, where the export was asked for it."""
+    layers: tuple[LayerLook, ...] = ()
+    """Likewise after every layer, against the source model (exporter/diagnose/layer_drift.py)."""
+    ranges: tuple[KindRange, ...] = ()
+    """How large values get, where half precision asked for that."""
+    losses: Losses | None = None
+    """What users feel of its integers; null where it has none."""
+    speed: Speed | None = None
+    """What `goldfold report --speed` measured last."""
+    location: Location | None = None
+    """Where one that missed its gate goes wrong, as its export found it
+    (exporter/diagnose/locating.py)."""
+    timings: tuple[Timing, ...]
+    passes_seconds: dict[str, float] = {}
+    machine: dict[str, str] = {}
+
+
+# --- reading
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Read manifest.json and check its own digest and every name in it. Raises ArtifactError."""
+    try:
+        raw = read_record(path / MANIFEST)
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise ArtifactError(f"{path} is not an artifact: {MANIFEST}: {reason}") from None
+    try:
+        record = json.loads(raw)
+        if str(record["format"]).startswith(_KIND) and record["format"] != FORMAT:
+            raise ArtifactError(
+                f"{path} has the format {record['format']}, not {FORMAT}; export it again"
+            )
+        record.pop("sha256")
+        for report in record["passes"]:
+            report["seconds"] = 0.0
+        manifest = Manifest.model_validate(record)
+        canonical = manifest.to_bytes()
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        reason = _first_error(error)
+        raise ArtifactError(f"{path} is damaged: {MANIFEST} is malformed: {reason}") from None
+    if canonical != raw:
+        raise ArtifactError(f"{path} is damaged: {MANIFEST} has been changed; export it again")
+    _check_keys(path, manifest)
+    return manifest
+
+
+def _check_keys(path: Path, manifest: Manifest) -> None:
+    """Every file lies in the folder, under a name that any system takes, and no two are one."""
+    seen: dict[str, str] = {}
+    for key in manifest.files:
+        pure = Path(key)
+        if pure.is_absolute() or ".." in pure.parts:
+            raise ArtifactError(f"{path} is damaged: {MANIFEST} names {key}, outside the folder")
+        why = names.key_fault(key)
+        if why is None and (is_own(key) or is_byte_code(key)):
+            why = "it cannot be counted among them"
+        if why is not None:
+            short = key if len(key) < 80 else f"{key[:80]}…"
+            raise ArtifactError(
+                f"{path} is damaged: {MANIFEST} names {short!r}, no file of an artifact: {why}"
+            )
+        other = seen.setdefault(names.folded(key), key)
+        if other != key:
+            raise ArtifactError(
+                f"{path} is damaged: {MANIFEST} names {other} and {key}, one file to some systems"
+            )
+
+
+def read_verdict(path: Path, manifest: Manifest) -> VerdictRecord | None:
+    """The verdict on the artifact of this manifest; None if there is none. Raises ArtifactError for
+    one that is damaged, of an earlier goldfold, or another artifact's."""
+    file = path / VERDICT
+    again = f"remove it and run `goldfold verify {path}`"
+    if not os.path.lexists(file):
+        return None
+    try:
+        raw = read_record(file)
+        if b'"format"' not in raw and {"passed", "measurement"} <= set(json.loads(raw)):
+            raise ArtifactError(
+                f"{path}: {VERDICT} is of an earlier goldfold, and does not say which artifact it "
+                f"is on; {again}"
+            )
+        verdict = VerdictRecord.model_validate_json(raw)
+    except (ValueError, TypeError, OSError, RecursionError) as error:
+        raise ArtifactError(
+            f"{path} is damaged: {VERDICT} is malformed: {_first_error(error)}; {again}"
+        ) from None
+    if verdict.manifest != manifest.digest:
+        raise ArtifactError(
+            f"{path}: {VERDICT} is another artifact's: it is on the manifest of the sha256 "
+            f"{verdict.manifest[:16] or 'none'}…, and here is {manifest.digest[:16]}…; {again}"
+        )
+    return verdict
+
+
+def _first_error(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+    if isinstance(error, OSError):
+        return error.strerror or type(error).__name__
+    return f"{type(error).__name__} {error}".splitlines()[0]
+
+
+def is_artifact(path: Path) -> bool:
+    """Whether `path` looks like something `export` wrote, whole or damaged."""
+    try:
+        return _KIND.encode() in read_record(path / MANIFEST)
+    except OSError:
+        return False
+
+
+# --- what lies in a folder besides
+
+
+_FRESH = re.compile(rf"{re.escape(VERDICT)}(\.[0-9a-f]{{16}})?\.new")
+_LEFT = {
+    ".ds_store", ".localized", ".appledouble", ".spotlight-v100", ".trashes", ".fseventsd",
+    ".temporaryitems", "__macosx", "icon\r", ".directory", "thumbs.db", "ehthumbs.db",
+    "desktop.ini", "$recycle.bin", "system volume information", "@eadir", "#recycle", "@recycle",
+}  # fmt: skip
+"""What desktops and network drives leave in any folder, in lower case."""
+_LEFT_PATTERN = re.compile(r"\._.*|\.nfs[0-9a-f]{8,}|\.fuse_hidden[0-9a-f]+", re.DOTALL)
+_HOUR = 3600.0
+
+
+def is_own(key: str) -> bool:
+    """Whether a file is the manifest, the verdict, or a verdict that was not finished."""
+    return key in (MANIFEST, VERDICT) or _FRESH.fullmatch(key) is not None
+
+
+def is_left(key: str) -> bool:
+    """Whether a file was left by a desktop or a network drive: it is ignored, which means that it
+    is neither counted nor used, nor copied."""
+    parts = [part.lower() for part in key.split("/")]
+    return any(part in _LEFT or _LEFT_PATTERN.fullmatch(part) for part in parts)
+
+
+def is_byte_code(key: str) -> bool:
+    """Whether Python would run a file instead of the source that it was once made of."""
+    return key.lower().endswith((".pyc", ".pyo")) or "__pycache__" in key.lower().split("/")
+
+
+# --- writing a verdict
+
+_BY_FOLDER = {os.open, os.rename, os.unlink} <= os.supports_dir_fd
+
+
+def write_verdict(folder: Path, record: VerdictRecord) -> None:
+    """Write or replace verdict.json, whole or not at all, in the artifact that it is on.
+
+    Raises OutputError if it cannot be written, and if the folder holds another artifact by now.
+    """
+    try:
+        with _at(folder) as (number, place):
+            digest = _digest_at(number, place)
+            if record.manifest not in ("", digest):
+                raise OutputError(
+                    f"{folder} was replaced while it was measured; verify what is there now"
+                )
+            record = record.model_copy(update={"manifest": digest})
+            fresh = f"{VERDICT}.{secrets.token_hex(8)}.new"
+            # O_EXCL: a link would be written through.
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+            opened = os.open(place(fresh), flags, 0o666, dir_fd=number)
+            try:
+                with os.fdopen(opened, "w", encoding="utf-8") as file:
+                    file.write(record.model_dump_json(indent=1) + "\n")
+                os.replace(place(fresh), place(VERDICT), src_dir_fd=number, dst_dir_fd=number)
+            except BaseException:
+                with suppress(OSError):
+                    os.unlink(place(fresh), dir_fd=number)
+                raise
+    except OSError as error:
+        raise OutputError(f"cannot write {folder / VERDICT}: {error.strerror}") from None
+    _clear_unfinished(folder)
+
+
+@contextmanager
+def _at(folder: Path) -> Iterator[tuple[int | None, Any]]:
+    """The folder as it is now, whatever takes its place meanwhile: its number, and how its files
+    are named beside that."""
+    if not _BY_FOLDER:
+        yield None, lambda name: os.fspath(folder / name)
+        return
+    number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        yield number, lambda name: name
+    finally:
+        os.close(number)
+
+
+def _digest_at(number: int | None, place: Any) -> str:
+    opened = os.open(place(MANIFEST), os.O_RDONLY | getattr(os, "O_BINARY", 0), dir_fd=number)
+    with os.fdopen(opened, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _clear_unfinished(folder: Path) -> None:
+    """Remove what processes left that were killed while they wrote a verdict."""
+    with suppress(OSError):
+        for path in folder.glob(f"{VERDICT}.*"):
+            if _FRESH.fullmatch(path.name) and time.time() - path.lstat().st_mtime > _HOUR:
+                path.unlink()

@@ -1,0 +1,95 @@
+"""What lies in every artifact beside the target's own files, and what is said of where it comes
+from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from goldfold.exporter.artifact import bundle
+from goldfold.exporter.artifact.encoder import TOKENIZER
+from goldfold.exporter.contract import Contract, Reference, limited
+from goldfold.exporter.frontend.model_folder import copy_text
+from goldfold.exporter.frontend.source import Source
+from goldfold.exporter.frontend.weights import read_object
+from goldfold.exporter.ir.program import Program
+from goldfold.exporter.system import names
+from goldfold.exporter.system.names import folded
+from goldfold.golden import store
+from goldfold.golden.store import Goldens
+
+_SETTINGS = "tokenizer_config.json"
+_TOKENIZER_FILES = ("special_tokens_map.json", "added_tokens.json")
+_OWN = (bundle.MANIFEST, bundle.VERDICT, bundle.GOLDEN, TOKENIZER, _SETTINGS)
+"""Names that no licence may take."""
+
+
+def write(
+    source: Source, program: Program, contract: Contract, goldens: Goldens, folder: Path
+) -> None:
+    """Everything beside the target's own files. What says how long a text may be says what
+    `contract` does. Raises ModelError if a file of the model's is not what its digest is of."""
+    settings = _settings(source, program, contract)
+    direction = contract.truncation_side.capitalize()
+    text = limited(program.tokenizer, contract.length_of(""), direction)
+    (folder / TOKENIZER).write_text(text, encoding="utf-8")
+    written = json.dumps(settings, ensure_ascii=False, indent=2) + "\n"
+    (folder / _SETTINGS).write_text(written, encoding="utf-8")
+    home = source.path / source.modules[0].path
+    texts = [home / name for name in _TOKENIZER_FILES if (home / name).is_file()]
+    places = {path: path.name for path in texts}
+    for path in source.licence_files:
+        places[path] = _free(names.file_name(path.name), places.values())
+    if source.card is not None:
+        places[source.card] = _free("MODEL_CARD.md", places.values())
+    for path, name in places.items():
+        digest = source.digests[path.relative_to(source.path).as_posix()]
+        copy_text(path, digest, folder / name)
+    store.save(goldens, folder / bundle.GOLDEN)
+
+
+def _settings(source: Source, program: Program, contract: Contract) -> dict[str, Any]:
+    """tokenizer_config.json as other clients read it: they cut a text where it says."""
+    file = source.path / source.modules[0].path / _SETTINGS
+    if file.is_file():
+        said = read_object(file)
+    else:
+        pad = Tokenizer.from_str(program.tokenizer).id_to_token(contract.pad_id)
+        said = {"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": pad}
+    lengths = dict.fromkeys({"model_max_length"} | ({"max_length"} & said.keys()), 0)
+    sides = {"padding_side": "right", "truncation_side": contract.truncation_side}
+    return {**said, **dict.fromkeys(sorted(lengths), contract.length_of("")), **sides}
+
+
+def _free(name: str, taken: Collection[str]) -> str:
+    """`name`, or the next like it that is neither another's here nor the artifact's own."""
+    used = {folded(one) for one in (*taken, *_OWN)}
+    stem, dot, ending = name.rpartition(".")
+    number = 1
+    found = name
+    while folded(found) in used:
+        number += 1
+        found = f"{stem}-{number}{dot}{ending}" if stem else f"{name}-{number}"
+    return found
+
+
+def reference(source: Source, goldens: Goldens) -> Reference:
+    """What a target's `finish` may say of the source model."""
+    settings = source.path / "config_sentence_transformers.json"
+    said = read_object(settings) if settings.is_file() else {}
+    backbone = source.path / source.modules[0].path / "config.json"
+    return Reference(
+        config=read_object(backbone),
+        similarity=said.get("similarity_fn_name"),
+        token_ids={c.prompt + c.text: c.token_ids for c in goldens.cases if not c.call},
+    )
+
+
+def versions() -> dict[str, str]:
+    packages = ("torch", "transformers", "sentence-transformers", "tokenizers", "onnx", "onnx-ir")
+    return {name: version(name) for name in (*packages, "onnxscript", "onnxsim")}

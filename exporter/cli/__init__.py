@@ -1,0 +1,1 @@
+"""The `goldfold` command: one file a command."""

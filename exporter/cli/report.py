@@ -1,0 +1,60 @@
+"""`goldfold report`: what a folder of artifacts comes to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.text import Text
+
+from goldfold.exporter.cli.console import listening, open_console
+from goldfold.exporter.cli.golden import Quiet
+from goldfold.exporter.errors import TargetError
+
+
+def report(
+    folders: Annotated[
+        list[Path], typer.Argument(help="Folders that hold artifacts, or artifacts.")
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder to write into; the first one by default.")
+    ] = None,
+    speed: Annotated[
+        bool,
+        typer.Option("--speed", help="Time what this machine can run first, all in turn."),
+    ] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write report.html, report.json and junit.xml about artifacts. Only --speed measures."""
+    from goldfold.exporter.report import write
+
+    if speed:
+        _time(folders, quiet)
+    found, page = write(folders, out)
+    good = sum(artifact.state == "passed" for artifact in found.artifacts)
+    verdict = ("PASS", "bold green") if found.passed else ("FAIL", "bold red")
+    line = Text.assemble(verdict, f" {good} of {len(found.artifacts)} artifacts: {page}")
+    open_console().print(line, soft_wrap=True)
+
+
+def _time(folders: list[Path], quiet: bool) -> None:
+    from goldfold.exporter.progress import Stages
+    from goldfold.exporter.report.collect import artifacts_in
+    from goldfold.exporter.report.latency import measure
+
+    paths = artifacts_in(folders)
+    with listening(quiet) as listener:
+        timed, left = measure(paths, Stages(listener))
+    for name, why in left.items():
+        if not quiet:
+            open_console(stderr=True).print(f"not timed: {name}: {why}", soft_wrap=True)
+    if not timed:
+        raise TargetError(
+            "no artifact here can be timed on this machine: " + "; ".join(left.values())
+        )
+
+
+def add_to(app: typer.Typer) -> None:
+    """Make `report` a command of `app`."""
+    app.command()(report)

@@ -1,0 +1,165 @@
+"""What `goldfold export` and `verify` print of their artifacts, and the exit code that follows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from rich.text import Text
+
+from goldfold.exporter.cli.console import one_line, open_console
+from goldfold.exporter.errors import GateMissed, GoldfoldError, OutputError
+from goldfold.golden.errors import GoldenError
+
+if TYPE_CHECKING:
+    from goldfold.exporter.artifact.result import Result
+
+
+class Lost(NamedTuple):
+    """What was asked for and has no result."""
+
+    name: str
+    error: GoldfoldError | GoldenError
+    known: Mapping[str, str] = {}
+    """What --json says of it besides."""
+
+
+def exported(run: Callable[[], list[Result]], as_json: bool) -> list[Result]:
+    """Show what an export built, and what it could not build beside; the error is raised again."""
+    try:
+        results = run()
+    except GoldfoldError as error:
+        if error.results or len(error.failures) > 1:
+            lost = [
+                Lost(one.name, one.error, {"target": one.target, "precision": one.precision})
+                for one in error.failures
+            ]
+            show(error.results, as_json, lost)
+        raise
+    show(results, as_json)
+    hold(results)
+    return results
+
+
+def attempt(verify: Callable[[Path], Result], path: Path, *, alone: bool) -> Result | Lost:
+    """The verification of one artifact of several: what is wrong with it is nothing to the others.
+
+    Raises what it raises where it is `alone`, and where a disk is full.
+    """
+    try:
+        return verify(path)
+    except OutputError:
+        raise
+    except (GoldfoldError, GoldenError) as error:
+        if alone:
+            raise
+        return Lost(path.name, error, {"path": str(path)})
+
+
+def verified(found: Sequence[Result | Lost], as_json: bool) -> None:
+    """Show what verifications found. Raises the error of the highest code, or GateMissed."""
+    lost = [one for one in found if isinstance(one, Lost)]
+    results = [one for one in found if not isinstance(one, Lost)]
+    show(results, as_json, lost)
+    if lost:
+        raise max(lost, key=lambda one: one.error.code).error
+    hold(results)
+
+
+def show(results: Sequence[Result], as_json: bool, lost: Sequence[Lost] = ()) -> None:
+    """The table, and the reasons of what failed."""
+    from goldfold.golden.report import Row, reasons, table
+
+    console, log = open_console(), open_console(stderr=True)
+    if as_json:
+        print(json.dumps([*map(_entry, results), *map(_nothing, lost)], indent=1))
+        _say_unrecorded(results)
+        return
+    rows = [Row(r.bundle.name, r.bundle.size, r.seconds, r.measurement, r.verdict) for r in results]
+    if rows:
+        console.print(table(rows))
+    for result in results:
+        console.print(Text(str(result.path), "dim"), soft_wrap=True)
+    _say_losses(results)
+    if not all(r.passed for r in results):
+        log.print(reasons(rows))
+    for result in results:
+        verdict = result.bundle.verdict
+        if verdict is not None and verdict.location is not None:
+            said = f"{result.bundle.name}: {verdict.location.sentence}"
+            log.print(Text(said), soft_wrap=True)
+    _say_unrecorded(results)
+    for one in lost if len(lost) > 1 else ():  # of one alone, the error says it
+        log.print(Text(f"{one.name}: {one_line(str(one.error))}"), soft_wrap=True)
+
+
+def hold(results: Sequence[Result]) -> None:
+    """Raise GateMissed, naming them, if any artifact missed its gate."""
+    missed = [str(r.path) for r in results if not r.passed]
+    if missed:
+        raise GateMissed(f"missed the golden gate: {', '.join(missed)}")
+
+
+def _entry(result: Result) -> dict[str, Any]:
+    from goldfold.golden.compare import summary
+
+    return {
+        "path": str(result.path),
+        "target": result.bundle.manifest.target,
+        "precision": result.bundle.manifest.precision,
+        "bytes": result.bundle.size,
+        "seconds": round(result.seconds, 3),
+        "passed": result.passed,
+        "code": 0 if result.passed else GateMissed.code,
+        "reasons": result.verdict.reasons,
+        "measurement": summary(result.measurement),
+        "losses": _losses(result),
+        "unrecorded": result.unrecorded,
+    }
+
+
+def _nothing(lost: Lost) -> dict[str, Any]:
+    """The same keys where there is no result."""
+    keys = (
+        "path",
+        "target",
+        "precision",
+        "bytes",
+        "seconds",
+        "measurement",
+        "losses",
+        "unrecorded",
+    )
+    said = {"passed": False, "code": lost.error.code, "reasons": [one_line(str(lost.error))]}
+    return {**dict.fromkeys(keys), **said, **lost.known}
+
+
+def _say_unrecorded(results: Sequence[Result]) -> None:
+    for result in results:
+        if result.unrecorded:
+            open_console(stderr=True).print(
+                Text(f"not recorded: {result.unrecorded}"), soft_wrap=True
+            )
+
+
+def _losses(result: Result) -> dict[str, Any] | None:
+    verdict = result.bundle.verdict
+    lost = None if verdict is None else verdict.losses
+    return None if lost is None else lost.model_dump(mode="json")
+
+
+def _say_losses(results: Sequence[Result]) -> None:
+    """What each quantized artifact loses in retrieval, or that nobody looked; and what was left
+    out."""
+    from goldfold.exporter.verification.losses import UNJUDGED, sentence
+
+    said = [(r.bundle.name, r.bundle.verdict and r.bundle.verdict.losses) for r in results]
+    missing: dict[str, None] = {}
+    for name, losses in said:
+        if losses is not None:
+            open_console().print(Text(f"{name}: {sentence(losses)}"), soft_wrap=True)
+            missing |= dict.fromkeys(one for one in losses.missing if one != UNJUDGED)
+    for reason in missing:
+        open_console(stderr=True).print(Text(f"left out: {reason}"), soft_wrap=True)

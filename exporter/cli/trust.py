@@ -1,0 +1,63 @@
+"""`goldfold diff` and `goldfold sign`: what two artifacts differ in, and whose an artifact is."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.text import Text
+
+from goldfold.exporter.cli.console import open_console
+from goldfold.exporter.cli.golden import AsJson
+
+_MOST = 40
+
+
+def diff(
+    a: Annotated[Path, typer.Argument(help="An artifact folder.")],
+    b: Annotated[Path, typer.Argument(help="Another.")],
+    everything: Annotated[
+        bool, typer.Option("--all", help=f"Print all differences, not the first {_MOST} of a kind.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Say what differs between two artifacts. Exit code 0 if nothing does, 1 otherwise."""
+    from goldfold.exporter.artifact.diff import differences
+
+    found = differences(a, b)
+    if as_json:
+        print(json.dumps([asdict(one) for one in found], indent=1))
+    else:
+        console = open_console()
+        for kind in dict.fromkeys(one.kind for one in found):
+            own = [one for one in found if one.kind == kind]
+            for one in own if everything else own[:_MOST]:
+                console.print(Text(str(one)), soft_wrap=True)
+            if len(own) > _MOST and not everything:
+                console.print(Text(f"and {len(own) - _MOST} more of kind {kind}; --all shows them"))
+        if not found:
+            console.print(Text("equal: every field of the manifest, and every file to the byte"))
+    if found:
+        raise typer.Exit(1)
+
+
+def sign(
+    folder: Annotated[Path, typer.Argument(help="An artifact folder.")],
+    key: Annotated[Path, typer.Option(help="A private elliptic-curve key, in PEM.")],
+    signature: Annotated[
+        Path | None, typer.Option(help="File to write; FOLDER.sig by default.")
+    ] = None,
+) -> None:
+    """Sign an artifact with a key of yours. Everything but its verdict is signed."""
+    from goldfold.exporter.artifact.sign import sign as run
+
+    open_console().print(Text(str(run(folder, key, signature))), soft_wrap=True)
+
+
+def add_to(app: typer.Typer) -> None:
+    """Make both commands of `app`."""
+    app.command()(diff)
+    app.command()(sign)

@@ -1,0 +1,2 @@
+"""Where an artifact goes wrong: drift after every pass and layer, and the fault that explains
+it."""

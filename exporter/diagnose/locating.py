@@ -1,0 +1,326 @@
+"""When an artifact misses its gate: which step made it wrong, and in which layer it first shows.
+
+The story, on one text: does the traced program still give the golden? If not, it is compared with
+the source model in torch. Does the program that was handed to the target? If not, the first pass
+that broke it is found by halving, and the program before that pass is compared with the one after.
+If it does, the target's build is repeated with every layer as an output, and compared with the
+program.
+
+Nothing here runs while gates hold, but for a copy of the traced graph that shares its weights.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from goldfold.exporter.diagnose.failure import NOISE, Probe, Suspect, pick
+from goldfold.exporter.diagnose.pass_drift import is_half
+from goldfold.exporter.errors import RewriteError
+from goldfold.exporter.evaluate import interpret, layer_values
+from goldfold.exporter.evaluate.layer_values import Apart, Group, layer_of, within
+from goldfold.exporter.ir.program import Program
+from goldfold.exporter.passes.base import Log, Pass
+from goldfold.exporter.passes.pipeline import Pipeline
+from goldfold.exporter.progress import Stages
+from goldfold.exporter.records import Kind, Location
+
+if TYPE_CHECKING:
+    from goldfold.targets.base import Run
+
+ROUNDS = ("set-precision", "quantize")
+"""How the names of passes begin that change how values are rounded and nothing else."""
+
+
+def locate(suspect: Suspect, stages: Stages) -> Location | None:
+    """The first step and the first layer that are wrong on the worst text; None if no text alone is
+    over the limit (tokens, a further head). What cannot be looked into is said, never raised."""
+    picked = pick(suspect)
+    if picked is None:
+        return None
+    with stages("locate"):
+        try:
+            found = _story(suspect, picked, stages)
+        except Exception as error:  # the artifact has failed already; this must not hide it
+            reason = (str(error).splitlines() or [""])[0]
+            why = f"It could not be looked into further: {type(error).__name__}: {reason}."
+            found = _said(suspect, picked, "unknown", None, why)
+        stages.note(f"{found.kind}: {found.law or found.layer or found.text}")
+    return found
+
+
+def _story(suspect: Suspect, probe: Probe, stages: Stages) -> Location:
+    stages.detail("the program that the target was given")
+    given = suspect.made.final if suspect.made.emulable is None else suspect.made.emulable
+    at_end = probe.of(given)
+    if at_end <= suspect.limit:
+        return _in_build(suspect, probe, stages)
+    stages.detail("the passes")
+    steps = _replay(suspect)
+    first = next(i for i, step in enumerate(steps) if _runs(step.program))
+    at_first = probe.of(steps[first].program)
+    if not at_first <= suspect.limit:
+        return _in_trace(suspect, probe, steps[first].program, at_first, stages)
+    good, bad = first, len(steps)
+    while bad - good > 1:
+        middle = (good + bad) // 2
+        within_limit = probe.of(steps[middle].program) <= suspect.limit
+        good, bad = (middle, bad) if within_limit else (good, middle)
+    if bad == len(steps):  # only what is judged in emulation is wrong: nothing but its rounding
+        return _rounding(suspect, probe, steps[-1].program, given, at_end)
+    law = steps[bad].law
+    assert law is not None
+    if law.name.startswith(ROUNDS):
+        return _rounding(suspect, probe, steps[good].program, steps[bad].program, at_end, law)
+    return _in_pass(suspect, probe, steps[good].program, law, stages)
+
+
+# --- each ending of the story
+
+
+def _in_trace(
+    suspect: Suspect, probe: Probe, traced: Program, distance: float, stages: Stages
+) -> Location:
+    """Against the source model in torch, module by module."""
+    from goldfold.exporter.frontend.trace import watch
+
+    stages.detail("the source model")
+
+    def torch_values(names: Sequence[str]) -> dict[str, np.ndarray]:
+        return watch(
+            suspect.made.source,
+            probe.ids,
+            probe.mask,
+            names,
+        )
+
+    def look(group: Group) -> list[Apart]:
+        there = layer_values.values_of(traced, probe.ids, probe.mask, group, rounded=False)
+        leaves = [n for n in there if not any(other.startswith(f"{n}.") for other in there)]
+        return layer_values.compare(torch_values(leaves), there, probe.tokens)
+
+    found = _first(look, NOISE["fp32"])
+    why = (
+        "The traced program is wrong before any optional pass: its trace, or a weight of it, is not"
+        " the source model's."
+    )
+    return _said(suspect, probe, "trace", distance, why, found)
+
+
+def _in_pass(
+    suspect: Suspect, probe: Probe, before: Program, law: Pass, stages: Stages
+) -> Location:
+    """The first application of `law` that breaks the text, and where that shows."""
+    stages.detail(f"the applications of {law.name}")
+    places = _applied(before, law, None)[1].applied
+    good, bad = 0, len(places)
+    while bad - good > 1:
+        middle = (good + bad) // 2
+        within_limit = probe.of(_applied(before, law, middle)[0]) <= suspect.limit
+        good, bad = (middle, bad) if within_limit else (good, middle)
+    broken = _applied(before, law, bad)[0]
+    distance = probe.of(broken)
+    # One application less: all that differs is then this one, and not what the law may move.
+    right = _applied(before, law, bad - 1)[0]
+    here = layer_values.values_of(right, probe.ids, probe.mask, rounded=is_half(right))
+
+    def look(group: Group) -> list[Apart]:
+        rounded = is_half(broken)
+        there = layer_values.values_of(broken, probe.ids, probe.mask, group, rounded=rounded)
+        return layer_values.compare(here, there, probe.tokens)
+
+    # Inside a layer a law may move what it likes; its own place says more than a comparison.
+    found = _first(look, suspect.noise, deeper=False)
+    place = places[bad - 1]
+    why = (
+        f"The pass {law.name} breaks it, at {place} (application {bad} of {len(places)}); before it"
+        " the program is within the limit."
+    )
+    return _said(suspect, probe, "pass", distance, why, found, law.name, place)
+
+
+def _rounding(
+    suspect: Suspect,
+    probe: Probe,
+    before: Program,
+    after: Program,
+    distance: float,
+    law: Pass | None = None,
+) -> Location:
+    """Half precision or quantization itself: the program is right until its values are rounded."""
+
+    def look(group: Group) -> list[Apart]:
+        here = layer_values.values_of(before, probe.ids, probe.mask, group, rounded=is_half(before))
+        there = layer_values.values_of(after, probe.ids, probe.mask, group, rounded=True)
+        return layer_values.compare(here, there, probe.tokens)
+
+    found = _first(look, 0.0, rounding=True)
+    why = (
+        f"This is the rounding of {suspect.made.asked}, not a fault: before its values are"
+        " rounded the program is within the limit."
+    )
+    return _said(suspect, probe, "rounding", distance, why, found, law.name if law else "")
+
+
+def _in_build(suspect: Suspect, probe: Probe, stages: Stages) -> Location:
+    """Build again with layers as outputs, and compare with the program that was built from."""
+    stages.detail(f"building {suspect.made.target.name} again, its layers as outputs")
+    distances: dict[str, float] = {}
+
+    def look(group: Group) -> list[Apart]:
+        copy, names = layer_values.exposed(suspect.made.final, group)
+        # Read before the build, which may use the copy up.
+        rounded = is_half(suspect.made.final)
+        here = layer_values.values_of(
+            suspect.made.final, probe.ids, probe.mask, group, rounded=rounded
+        )
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = Path(scratch)
+            suspect.made.target.build(copy, suspect.made.precision, folder, suspect.made.options)
+            run = _open(suspect, folder, suspect.made.precision)
+            distances.setdefault("built", probe.distance(run))
+            if suspect.made.precision != "fp32" and not suspect.made.target.typed:
+                wide = _open(suspect, folder, "fp32")
+                distances.setdefault("wide", probe.distance(wide))
+            there = {n: run(probe.ids, probe.mask, value) for n, value in names.items()}
+        return layer_values.compare(here, there, probe.tokens)
+
+    computes = suspect.made.precision != "fp32" and suspect.made.target.executes(
+        suspect.made.precision
+    )
+    found = _first(look, suspect.noise, rounding=computes)
+    distance = distances["built"]
+    if distances.get("wide", np.inf) <= suspect.limit:
+        why = (
+            f"This is the rounding of {suspect.made.asked} in {suspect.made.target.name}'s"
+            " runtime, not a fault: the same file computed in fp32 is within the limit."
+        )
+        return _said(suspect, probe, "rounding", distance, why, found)
+    why = (
+        f"No pass breaks it: the program that was given to {suspect.made.target.name} is within the"
+        " limit. The fault is in that target's build, or in its runtime."
+    )
+    return _said(suspect, probe, "build", distance, why, found)
+
+
+# --- what they share
+
+
+@dataclass(frozen=True)
+class Step:
+    """The program after `law`, or before all of them."""
+
+    law: Pass | None
+    program: Program
+
+
+def _replay(suspect: Suspect) -> list[Step]:
+    """The program before the first pass, and after each that applied. All share their weights."""
+    pipeline = suspect.made.pipeline
+    assert pipeline.before is not None
+    program = _copy(pipeline.before)
+    again = Pipeline(replace(pipeline.options, dump=None))
+    steps = [Step(None, _copy(program))]
+    for law in pipeline.laws:
+        (report,) = again.run(program, [law])
+        if report.applied:
+            steps.append(Step(law, _copy(program)))
+    return steps
+
+
+def _applied(program: Program, law: Pass, count: int | None) -> tuple[Program, Log]:
+    copy = _copy(program)
+    return copy, law.rewrite(copy.model, Log(count))
+
+
+def _runs(program: Program) -> bool:
+    try:
+        interpret.runner(program)
+    except RewriteError:
+        return False
+    return True
+
+
+def _copy(program: Program) -> Program:
+    return replace(program, model=program.model.clone())
+
+
+def _open(suspect: Suspect, folder: Path, precision: str) -> Run:
+    target, contract = suspect.made.target, suspect.made.final.contract
+    opener = target.load if target.cannot_run(folder) is None else target.stand_in
+    return opener(folder, contract, precision, None)
+
+
+@dataclass(frozen=True)
+class Found:
+    layer: Apart
+    before: float
+    module: str = ""
+
+
+def _first(
+    look: Callable[[Group], list[Apart]], noise: float, *, rounding: bool = False, deeper=True
+) -> Found | None:
+    """The layer at which the drift begins, and the module in it; of rounding, where most is
+    added."""
+    step = (
+        layer_values.largest_step
+        if rounding
+        else lambda found: layer_values.first_jump(found, noise)
+    )
+    layer = step(look(layer_of))
+    if layer is None:
+        return None
+    module = step(look(within(layer[0].name))) if deeper else None
+    return Found(*layer, module[0].name if module else "")
+
+
+def _said(
+    suspect: Suspect,
+    probe: Probe,
+    kind: Kind,
+    distance: float | None,
+    why: str,
+    found: Found | None = None,
+    law: str = "",
+    place: str = "",
+) -> Location:
+    worst = max(probe.row.alone.distance, probe.row.padded.distance)
+    size = worst if distance is None else distance
+    way = "in a padded batch" if probe.padded else "alone"
+    sentence = (
+        f"Text {probe.row.id} ({probe.tokens} tokens, {way}): 1−cos {size:.1e}, limit"
+        f" {suspect.limit:.0e}. {why}"
+    )
+    if found is not None:
+        begins = "Most is added in" if kind == "rounding" else "It first shows in"
+        inside = f", module {found.module}" if found.module not in ("", found.layer.name) else ""
+        sentence += (
+            f" {begins} {found.layer.name}{inside}: 1−cos {found.layer.distance:.1e} after it,"
+            f" {found.before:.1e} before."
+        )
+    elif kind != "unknown":
+        sentence += " No layer shows it: it is behind the last of them."
+    return Location(
+        kind=kind,
+        text=probe.row.id,
+        tokens=probe.tokens,
+        padded=probe.padded,
+        distance=_finite(size),
+        law=law,
+        place=place,
+        layer=found.layer.name if found else "",
+        module=(found.module or place) if found else place,
+        before=_finite(found.before) if found else None,
+        after=_finite(found.layer.distance) if found else None,
+        sentence=sentence,
+    )
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None

@@ -1,0 +1,70 @@
+"""A quick look at how far a Program has drifted from its goldens: short texts, each alone.
+
+The gate itself is `verifying.measure`, on all texts of an artifact; this is for looking between two
+passes, many times over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from goldfold.exporter.evaluate import emulate, interpret
+from goldfold.exporter.ir.program import Program
+from goldfold.exporter.progress import Stages
+from goldfold.exporter.records import Look, PassReport
+from goldfold.golden.compare import reading
+from goldfold.golden.errors import GoldenError
+from goldfold.golden.store import Goldens
+
+SHORT = 300
+"""Tokens of the longest text looked at: beyond EmbeddingGemma's window of 257, and no slower."""
+
+
+def look(program: Program, goldens: Goldens, after: str = "") -> Look:
+    """Run the short goldens through `program`; rounded to their types if it has half-precision
+    values.
+
+    Raises GoldenError if there is no short golden.
+    """
+    short = goldens.within(SHORT)
+    if not short.cases:
+        raise GoldenError(f"the goldens of {goldens.model} have no text of at most {SHORT} tokens")
+    run = (emulate.runner if is_half(program) else interpret.runner)(program)
+    found = [
+        reading(run(*_alone(case.token_ids))[0], golden[: program.contract.dim]).distance
+        for case, golden in zip(short.cases, short.embeddings, strict=True)
+    ]
+    worst = int(np.argmax(found))
+    return Look(
+        after=after,
+        worst=found[worst],
+        mean=float(np.mean(found)),
+        worst_id=short.cases[worst].id,
+    )
+
+
+def is_half(program: Program) -> bool:
+    """Whether any value of the program is declared fp16 or bf16."""
+    return any(v.dtype in emulate.HALF for node in program.graph for v in node.outputs)
+
+
+def _alone(token_ids: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    ids = np.array([token_ids], dtype=np.int64)
+    return ids, np.ones_like(ids)
+
+
+@dataclass
+class Drift:
+    """Called after every pass (Pipeline.after): looks, and remembers."""
+
+    goldens: Goldens
+    stages: Stages
+    looks: list[Look] = field(default_factory=list)
+    looker: Callable[[Program, Goldens, str], Look] = look
+
+    def __call__(self, report: PassReport, program: Program) -> None:
+        self.stages.detail(f"measuring after {report.name}")
+        self.looks.append(self.looker(program, self.goldens, report.name))

@@ -1,0 +1,106 @@
+"""Matryoshka heads: the embedding's leading dimensions as outputs of their own, one trunk for all.
+
+What is asked of a program before any law sees it: outputs and contract change together here, and
+nowhere else. Laws then make the most of it: `narrow-linear` leaves out the rows that nobody reads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+from goldfold.exporter.contract import EMBEDDING
+from goldfold.exporter.errors import UsageError
+from goldfold.exporter.ir.program import MODULE, Program, add_constant, drop_unused, unique_name
+from goldfold.exporter.passes.rewriting.pattern import normalised
+
+_FLOOR = 1e-12
+"""torch.nn.functional.normalize's: a zero row stays zero."""
+
+
+def check(dims: Sequence[int], full: int) -> tuple[int, ...]:
+    """`dims`, largest first. Raises UsageError for one that the model does not have."""
+    for dim in dims:
+        if not 1 <= dim <= full:
+            raise UsageError(f"--dims {dim}: the model has 1 … {full} dimensions")
+    return tuple(sorted(dims, reverse=True))
+
+
+def add(program: Program, dims: Sequence[int]) -> None:
+    """Give `program` the heads `dims`: the largest is its embedding, the others stand behind it.
+
+    A head is a slice of what the model normalises at its end, normalised by itself; of a model that
+    does not normalise, the slice. Raises UsageError for a size that the model does not have.
+    """
+    contract, graph = program.contract, program.graph
+    largest, *others = check(dims, contract.dim)
+    output = graph.outputs[0]
+    whole = normalised(output.producer()) if contract.normalized else output
+    if whole is None:
+        whole = output  # scaled by its own length already, which normalising again does not see
+    trunk = whole
+    if largest != contract.dim:  # all heads from the largest: nobody reads the rows behind it
+        output.name = f"{EMBEDDING}.whole"
+        trunk = _Writer(program, largest).slice(whole)
+    heads = [_head(program, trunk, dim, cut=True) for dim in others]
+    if largest != contract.dim:
+        head = _head(program, trunk, largest, cut=False)
+        head.name = contract.output
+        graph.outputs[0] = head
+    graph.outputs.extend(heads)
+    program.contract = contract.model_copy(update={"dim": largest, "heads": tuple(others)})
+    drop_unused(program.model)
+
+
+def _head(program: Program, trunk: ir.Value, dim: int, cut: bool) -> ir.Value:
+    """Nodes for one head at the end of the graph; float32 [batch, dim]."""
+    write = _Writer(program, dim)
+    made = write.slice(trunk) if cut else trunk
+    if program.contract.normalized:
+        made = write.normalise(made)
+    elif not cut:
+        made = write("Identity", made, width=dim, last="whole")
+    made.name = f"{EMBEDDING}_{dim}"
+    return made
+
+
+class _Writer:
+    """Appends the nodes of one head to the graph."""
+
+    def __init__(self, program: Program, dim: int) -> None:
+        self.graph, self.dim, self.stem = program.graph, dim, f"{EMBEDDING}_{dim}"
+
+    def __call__(
+        self, op: str, *inputs: ir.Value, width: int, last: str, **attributes: int
+    ) -> ir.Value:
+        node = ir.node(op, list(inputs), attributes)
+        made = node.outputs[0]
+        node.name = made.name = unique_name(self.graph, f"{self.stem}.{last}")
+        node.metadata_props[MODULE] = f"heads.{self.dim}"
+        shape = inputs[0].shape
+        made.type = ir.TensorType(ir.DataType.FLOAT)
+        made.shape = ir.Shape([shape[0] if shape is not None else None, width])
+        self.graph.append(node)
+        return made
+
+    def constant(self, array: np.ndarray, last: str) -> ir.Value:
+        return add_constant(self.graph, f"{self.stem}.{last}", array)
+
+    def slice(self, whole: ir.Value) -> ir.Value:
+        """The first `dim` columns."""
+        start, end = (
+            self.constant(np.array([0]), "start"),
+            self.constant(np.array([self.dim]), "end"),
+        )
+        axis = self.constant(np.array([-1]), "axis")
+        return self("Slice", whole, start, end, axis, width=self.dim, last="slice")
+
+    def normalise(self, rows: ir.Value) -> ir.Value:
+        """Rows by their lengths, as torch does."""
+        axis = self.constant(np.array([-1]), "axis")
+        length = self("ReduceL2", rows, axis, width=1, last="length", keepdims=1)
+        floor = self.constant(np.array(_FLOOR, dtype=np.float32), "floor")
+        divisor = self("Clip", length, floor, width=1, last="divisor")
+        return self("Div", rows, divisor, width=self.dim, last="unit")

@@ -1,0 +1,179 @@
+"""Model → the program that targets start from: traced, simplified, rewritten, quantized."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import numpy as np
+
+from goldfold.exporter import registry
+from goldfold.exporter.contract import Words
+from goldfold.exporter.driver import cached_stages, heads
+from goldfold.exporter.evaluate import ranges
+from goldfold.exporter.frontend.source import Source
+from goldfold.exporter.ir.program import Program
+from goldfold.exporter.passes import pipeline
+from goldfold.exporter.passes.pipeline import Pipeline
+from goldfold.exporter.progress import Stages
+from goldfold.exporter.quantize import calibration, corpus, plan
+from goldfold.exporter.quantize.recipe import Recipe
+from goldfold.exporter.system.cache import Cache
+
+Loaded = Callable[[Words], None]
+
+
+def prepare(
+    source: Source,
+    stages: Stages,
+    passes: Pipeline,
+    max_length: int | None = None,
+    dims: Sequence[int] = (),
+    loaded: Loaded = lambda words: None,
+    cache: Cache | None = None,
+) -> Program:
+    """Trace, simplify and rewrite: the program that every floating precision starts from, for texts
+    of at most `max_length` tokens and with the heads `dims`. `loaded` is as in frontend/trace/."""
+    program = legal(source, stages, passes, max_length, dims, loaded, cache)
+    rewrite(program, None, passes, stages)
+    return program
+
+
+def legal(
+    source: Source,
+    stages: Stages,
+    passes: Pipeline,
+    max_length: int | None = None,
+    dims: Sequence[int] = (),
+    loaded: Loaded = lambda words: None,
+    cache: Cache | None = None,
+) -> Program:
+    """Trace, simplify, and make legal everywhere: what the common laws start from."""
+    return legalized(traced(source, stages, max_length, loaded, cache), passes, max_length, dims)
+
+
+def legalized(
+    program: Program, passes: Pipeline, max_length: int | None = None, dims: Sequence[int] = ()
+) -> Program:
+    """The same of a program that was traced, for texts of at most `max_length` tokens and with the
+    heads `dims`. Changes `program`."""
+    if max_length is not None:
+        program.contract = program.contract.shortened(max_length)
+    if dims:
+        heads.add(program, dims)
+    passes.run(program, pipeline.EARLY)
+    return program
+
+
+def rewrite(program: Program, recipe: Recipe | None, passes: Pipeline, stages: Stages) -> None:
+    """The common laws; with a recipe, as it wants the norms' gains."""
+    gains = "full" if recipe is None or recipe.gains == "fold" else "none"
+    with stages("rewrite"):
+        passes.run(program, pipeline.common(program.contract, gains))
+        stages.note(
+            ", ".join(f"{r.name} ×{r.applied}" for r in passes.reports if r.applied)
+            + f"; {program.parameters() / 1e6:.1f} M parameters"
+        )
+
+
+def quantize(
+    program: Program,
+    recipe: Recipe,
+    passes: Pipeline,
+    stages: Stages,
+    pairs: Sequence[tuple[str, str]],
+    cache: Cache | None = None,
+) -> dict[str, float]:
+    """What the recipe says, on a program that `rewrite` has seen. Returns the largest magnitude of
+    every value where one of `pairs` (target, precision) asks for it, as `peaks_for` does."""
+    with stages("calibrate"):
+        halved = plan.halved(recipe, plan.check(recipe, program))
+        sequences = corpus.steering(recipe, program)
+        keep = partial(cached_stages.measured, cache, program, sequences, recipe)
+        passes.run(program, plan.balance(recipe, program, sequences, stages.step, keep))
+        stages.note(f"{len(sequences)} texts{halved and f'; {halved}'}{_remarks(cache)}")
+    peaks = peaks_for(program, pairs, stages, cache)  # integers change no value beyond rounding
+    with stages("quantize"):
+        laws = plan.laws(recipe, program, sequences, stages.step, keep)
+        applied = [f"{r.name} ×{r.applied}" for r in passes.run(program, laws) if r.applied]
+        stages.note((", ".join(applied) or "nothing") + _remarks(cache))
+    return peaks
+
+
+def traced(
+    source: Source,
+    stages: Stages,
+    max_length: int | None = None,
+    loaded: Loaded = lambda words: None,
+    cache: Cache | None = None,
+) -> Program:
+    """Trace and simplify: the program before any pass, or the one that `cache` holds.
+
+    `max_length` is how long texts will be at most, for models that have no length of their own;
+    the program keeps the model's.
+    """
+    # Code that comes with a model may do what its files do not say; what was allowed once is not
+    # allowed for ever.
+    kept = None if source.trusted or source.incomplete else cache
+    with stages("trace"):
+        program = None if kept is None else cached_stages.find_trace(kept, source)
+        if program is not None:
+            loaded(Words.of(program.contract, program.tokenizer))
+            stages.note(f"{_size(program)}{_remarks(cache)}")
+            return program
+        from goldfold.exporter.frontend.trace import trace
+
+        program = trace(source, max_length=max_length, progress=stages.detail, loaded=loaded)
+        program.notes[:0] = source.notes
+        source.check_unchanged()  # before it is kept under their digests
+        stages.note(f"{_size(program)}{_remarks(cache)}")
+    with stages("simplify"):
+        from goldfold.exporter.frontend.simplify import simplify
+
+        simplify(program)
+        if kept is not None and program.lasting:
+            cached_stages.keep_trace(kept, source, program)
+        stages.note(f"{len(program.graph)} nodes{_remarks(cache)}")
+    return program
+
+
+def peaks_for(
+    program: Program,
+    pairs: Sequence[tuple[str, str]],
+    stages: Stages,
+    cache: Cache | None = None,
+) -> dict[str, float]:
+    """`record_ranges`, where a pair of target and precision asks for it; else nothing."""
+    for target, precision in pairs:
+        floating = registry.floating(target, precision)
+        if pipeline.asks_ranges(floating, registry.target(target).typed):
+            with stages("ranges"):
+                return record_ranges(program, stages, cache)
+    return {}
+
+
+def record_ranges(program: Program, stages: Stages, cache: Cache | None = None) -> dict[str, float]:
+    """The largest magnitude of every value on the calibration texts."""
+    sequences = calibration.sequences(program)
+
+    def make() -> cached_stages.Arrays:
+        found = ranges.record(program, sequences, lambda done: stages.step(done, len(sequences)))
+        return {name: np.array(peak) for name, peak in found.items()}
+
+    arrays = cached_stages.measured(cache, program, sequences, None, "ranges", make)
+    peaks = {name: float(peak) for name, peak in arrays.items()}
+    own = [(peak, name) for name, peak in peaks.items() if not name.endswith(ranges.SCORES)]
+    peak, name = max(own, default=(0.0, "nothing"))
+    stages.note(
+        f"{len(sequences)} calibration texts; the largest value is {peak:,.0f} at {name}"
+        f"{_remarks(cache)}"
+    )
+    return peaks
+
+
+def _size(program: Program) -> str:
+    return f"{len(program.graph)} nodes, {program.parameters() / 1e6:.1f} M parameters"
+
+
+def _remarks(cache: Cache | None) -> str:
+    return "" if cache is None else cache.remarks()

@@ -1,0 +1,87 @@
+"""What an export was asked for, checked before any work: pairs of target and precision, options,
+lengths."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from goldfold.exporter import registry
+from goldfold.exporter.errors import UsageError
+from goldfold.exporter.options import BuildOptions
+from goldfold.exporter.quantize import recipe as recipes_of
+from goldfold.exporter.quantize.recipe import Recipe
+from goldfold.exporter.verification.judging import check_pairs
+
+ANY_LENGTH = 1 << 62
+"""A model's length where it is not known yet: what is refused for it is refused for every model."""
+
+
+def recipes(precisions: Sequence[str]) -> dict[str, Recipe | None]:
+    """What each precision quantizes, by name: nothing, a shipped recipe, or one from a file.
+
+    Raises UsageError for an unknown name, a file that is no recipe, and two of one name.
+    """
+    found: dict[str, Recipe | None] = {}
+    for precision in dict.fromkeys(precisions):
+        recipe = None if precision in registry.FLOATS else recipes_of.find(precision)
+        if recipe is None and precision not in registry.FLOATS:
+            known = ", ".join((*registry.FLOATS, *recipes_of.shipped()))
+            raise UsageError(f"unknown precision {precision!r}; known: {known}, or a file.toml")
+        name = precision if recipe is None else recipe.name
+        from_file = precision.endswith(".toml")
+        if name in found or (from_file and (name in registry.FLOATS or recipes_of.find(name))):
+            raise UsageError(f"--precision {precision}: {name} is the name of another; rename it")
+        found[name] = recipe
+    return found
+
+
+def pairs(targets: Sequence[str], asked: Mapping[str, Recipe | None]) -> list[tuple[str, str]]:
+    """Every pair of a target and a precision of `asked` (see `recipes`), refused here if the
+    target does not offer it."""
+    if not targets or not asked:
+        raise UsageError("name at least one --target and one --precision")
+    for target in targets:
+        if target not in registry.names():
+            known = ", ".join(registry.names())
+            raise UsageError(f"unknown target {target!r}; known: {known}")
+    found = [(target, precision) for target in dict.fromkeys(targets) for precision in asked]
+    for target, precision in found:
+        recipe = asked[precision]
+        registry.offered(target, precision, () if recipe is None else recipe.needs)
+    return found
+
+
+def check_judged(asked: Mapping[str, Recipe | None], pairs: int) -> None:
+    """Refuse to judge an export in which nothing is quantized (see `recipes`), or by too few."""
+    check_pairs(pairs)
+    if all(recipe is None for recipe in asked.values()):
+        raise UsageError(
+            f"--judge holds integers to what they may lose, and {', '.join(asked)} has none;"
+            " `goldfold judge ARTIFACT` judges any artifact"
+        )
+
+
+def check_sizes(dims: Sequence[int], max_length: int | None) -> None:
+    """Refuse, without knowing the model, what no model has."""
+    if any(dim < 1 for dim in dims) or (max_length is not None and max_length < 1):
+        raise UsageError("--dims and --max-length begin at 1")
+    if len(set(dims)) != len(dims):
+        raise UsageError(f"--dims {','.join(map(str, dims))} names a size twice")
+
+
+def settle(
+    pairs: Sequence[tuple[str, str]],
+    recipes: Mapping[str, Recipe | None],
+    asked: BuildOptions,
+    max_length: int,
+) -> dict[tuple[str, str], BuildOptions]:
+    """What each pair is built with, refused here if its target cannot do it. `recipes` is what each
+    precision quantizes (see the function of that name)."""
+    settled = {}
+    for name, precision in pairs:
+        target = registry.target(name)
+        recipe = recipes[precision]
+        floating = registry.floating(name, precision, recipe and recipe.around)
+        own = target.allow(recipe.needs if recipe else (), asked.only(target.takes))
+        settled[name, precision] = target.settle(floating, own, max_length)
+    return settled

@@ -1,0 +1,1 @@
+"""Running a graph on this machine: sessions, emulated rounding, ranges, and batches."""

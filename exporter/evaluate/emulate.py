@@ -1,0 +1,132 @@
+"""Run a half-precision Program with every value rounded to its declared type.
+
+ONNX Runtime's CPU kernels have no bf16 and compute fp16 in f32 without rounding in between: there
+60000 + 60000 is 120000, where a device that computes in fp16 has inf. Here each op's result is
+rounded to the type the graph declares, overflow included, so the graph's own numbers are what is
+measured.
+
+What is not emulated: an op's inside. A matmul accumulates in f32, a softmax and a norm compute in
+f32 and round once at the end, as tensor cores and NPUs do as a rule; a device that accumulates in
+fp16 does worse than this.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import onnx_ir as ir
+
+from goldfold.exporter.evaluate import interpret
+from goldfold.exporter.ir import dialect
+from goldfold.exporter.ir.program import Program, add_constant, constant, drop_unused, infer_shapes
+from goldfold.exporter.passes.expand_band_attention import ExpandBandAttention
+from goldfold.exporter.passes.rewriting.attention import Emitter
+from goldfold.exporter.passes.rewriting.linear import take_over
+from goldfold.exporter.passes.rewriting.pattern import attribute
+
+HALF = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
+
+_CHUNK = 1 << 22
+"""Numbers that are dequantized at once: a table is never held three times."""
+
+
+def runner(program: Program) -> interpret.Run:
+    """A callable like `interpret.runner`'s, that rounds. `program` itself is left alone."""
+    return interpret.runner(emulated(program), optimise=False)
+
+
+def emulated(program: Program) -> Program:
+    """The same program in f32 only, with a rounding to the declared type behind every half
+    value."""
+    copy = replace(program, model=program.model.clone())
+    if any(dialect.band_attentions(copy.graph)):
+        ExpandBandAttention().rewrite(copy.model)
+    _open_attention(copy.graph)
+    infer_shapes(copy.model)  # a value without a type could not be rounded
+    graph = copy.graph
+    _dequantize(copy.model)
+    for value in list(graph.initializers.values()):
+        tensor = value.const_value
+        if tensor is not None and tensor.dtype in HALF:
+            value.const_value = ir.tensor(tensor.numpy().astype(np.float32), name=value.name)
+            value.type = ir.TensorType(ir.DataType.FLOAT)
+    for node in list(graph):
+        if node.op_type == "Cast" and ir.DataType(node.attributes["to"].value) in HALF:
+            node.attributes["to"] = ir.AttrInt64("to", ir.DataType.FLOAT.value)
+        for value in node.outputs:
+            if value.dtype in HALF:
+                _round(graph, node, value)
+    return copy
+
+
+def _open_attention(graph: ir.Graph) -> None:
+    """Spell ONNX's `Attention`, as spell-attention writes it, in ops whose results can be rounded:
+    scores and weights too, which a device without a fused kernel rounds."""
+    memo: dict = {}
+    for node in list(graph):
+        if node.op_type != "Attention" or node.domain or set(node.attributes) > {"scale"}:
+            continue
+        q, k, v, mask = node.inputs[:4]
+        if q is None or k is None or v is None or mask is None or q.shape is None:
+            continue
+        scale = node.attributes["scale"].value
+        band = dialect.Band(scale, window=0, causal=False, softcap=0.0)  # the mask holds the rest
+        take_over(node.outputs[0], Emitter(node, memo).attend(q, k, v, mask, band))
+
+
+def _dequantize(model: ir.Model) -> None:
+    """Weights that are integers become what DequantizeLinear makes of them, once and for all calls:
+    an integer times its scale, which f32 holds exactly, rounded to the declared type."""
+    graph = model.graph
+    for node in list(graph):
+        if node.op_type != "DequantizeLinear" or node.domain:
+            continue
+        numbers, scale = constant(node.inputs[0]), constant(node.inputs[1])
+        zero = constant(node.inputs[2]) if len(node.inputs) > 2 else None
+        if numbers is None or scale is None or (zero is not None and zero.any()):
+            continue
+        value = node.outputs[0]
+        whole = _dense(numbers, scale, node)
+        if value.dtype is not None and value.dtype in HALF:
+            kind = value.dtype.numpy()
+            flat = whole.reshape(-1)
+            for start in range(0, flat.size, _CHUNK):
+                part = flat[start : start + _CHUNK]
+                part[:] = part.astype(kind)
+        made = add_constant(graph, f"{value.name}.dense", whole)
+        value.replace_all_uses_with(made, replace_graph_outputs=True)
+    drop_unused(model)
+
+
+def _dense(numbers: np.ndarray, scale: np.ndarray, node: ir.Node) -> np.ndarray:
+    """f32: every integer times its scale, one for all, one along an axis, or one a block there."""
+    whole, scale = numbers.astype(np.float32), scale.astype(np.float32)
+    if not scale.ndim:
+        whole *= scale
+        return whole
+    axis = int(attribute(node, "axis", 1)) % whole.ndim
+    block = int(attribute(node, "block_size", 0))
+    if not block:
+        whole *= scale.reshape([-1 if place == axis else 1 for place in range(whole.ndim)])
+        return whole
+    sizes = whole.shape
+    parts = whole.reshape(*sizes[:axis], sizes[axis] // block, block, *sizes[axis + 1 :])
+    parts *= np.expand_dims(scale, axis + 1)
+    return whole
+
+
+def _round(graph: ir.Graph, node: ir.Node, value: ir.Value) -> None:
+    kind = value.dtype
+    assert kind is not None
+    down = ir.node("Cast", [value], {"to": kind.value}, name=f"{value.name}.down")
+    up = ir.node(
+        "Cast", [down.outputs[0]], {"to": ir.DataType.FLOAT.value}, name=f"{value.name}.up"
+    )
+    value.replace_all_uses_with(up.outputs[0], replace_graph_outputs=True)
+    down.replace_input_with(0, value)
+    down.outputs[0].name, up.outputs[0].name = f"{value.name}.down", f"{value.name}.up"
+    down.outputs[0].type = ir.TensorType(kind)
+    value.type = up.outputs[0].type = ir.TensorType(ir.DataType.FLOAT)
+    up.outputs[0].shape = down.outputs[0].shape = value.shape
+    graph.insert_after(node, [down, up])

@@ -1,0 +1,115 @@
+"""Values of a program by their part in an encoder, and how much of fp16's range each kind takes.
+
+The kind of a value is read from the graph, not from names: what a sum of two computed values gives
+is the residual stream, what two computed factors give is the MLP's product.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import onnx_ir as ir
+
+from goldfold.exporter.evaluate.ranges import SCORES
+from goldfold.exporter.ir import dialect
+from goldfold.exporter.ir.program import TOKENS, Program, constant
+from goldfold.exporter.passes.rewriting.attention import (
+    feeds_attention,
+    is_lookup,
+    serves_attention,
+)
+from goldfold.exporter.passes.scale_residual import EXPONENT
+from goldfold.exporter.records import KindRange
+
+STREAM = "residual stream"
+ATTENTION_SCORES = "attention scores"
+OTHER = "other"
+_ACTIVATIONS = frozenset({"Gelu", "Erf", "Tanh", "Sigmoid", "Relu"})
+_MOVERS = frozenset({"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Split", "Cast"})
+
+
+def named(program: Program) -> dict[str, str]:
+    """Kind by value name, of every value that a node makes. Read before half precision, whose
+    casts would hide the structure."""
+    found: dict[ir.Value, str] = {}
+    for node in program.graph:
+        kind = _kind(node, found)
+        found.update(dict.fromkeys(node.outputs, kind))
+    return {value.name: kind for value, kind in found.items() if value.name}
+
+
+def _kind(node: ir.Node, found: Mapping[ir.Value, str]) -> str:
+    op = dialect.op_of(node)
+    computed = [v for v in node.inputs if v is not None and not _fixed(v)]
+    if is_lookup(node):
+        return "embeddings"
+    shape = node.outputs[0].shape
+    if shape is not None and not any(str(size) in (TOKENS, "None") for size in shape):
+        return "pooling and head"
+    if op in dialect.NORMS:
+        return "norms"
+    if dialect.is_band_attention(node):
+        return "attention's output"
+    if op == "Softmax":
+        return "attention weights"
+    if op in _ACTIVATIONS:
+        return "activations"
+    if op in ("MatMul", "Gemm") and len(computed) == 1:
+        if not serves_attention(node):
+            return "MLP projections"
+        return "queries, keys, values" if feeds_attention(node) else "attention's projection"
+    if op == "MatMul":  # attention as the source model spells it
+        return ATTENTION_SCORES if _reaches_softmax(node) else "attention's output"
+    if op == "Add" and len(computed) == 2:
+        return found.get(computed[0], OTHER) if _reaches_softmax(node) else STREAM
+    if op == "Mul" and len(computed) == 2:
+        return "MLP product"
+    # A bias, a factor, or a move: still the value that it reads.
+    known = [found[v] for v in computed if found.get(v, OTHER) != OTHER]
+    return known[0] if known else OTHER
+
+
+def _fixed(value: ir.Value) -> bool:
+    """Whether it is a constant, in floating point or in integers."""
+    producer = value.producer()
+    if producer is not None and producer.op_type == "DequantizeLinear":
+        return constant(producer.inputs[0]) is not None
+    return constant(value) is not None
+
+
+def _reaches_softmax(node: ir.Node, steps: int = 4) -> bool:
+    """Whether a softmax reads what `node` gives, scaled, moved or masked on the way."""
+    readers = [use.node for value in node.outputs for use in value.uses()]
+    near = any(reader.op_type == "Softmax" for reader in readers)
+    between = [r for r in readers if r.op_type in ("Add", "Mul", "Div", "Where", *_MOVERS)]
+    return near or (steps > 0 and any(_reaches_softmax(r, steps - 1) for r in between))
+
+
+def summary(
+    kinds: Mapping[str, str], peaks: Mapping[str, float], program: Program, typed: bool
+) -> tuple[KindRange, ...]:
+    """The largest magnitude of every kind, largest first. `kinds` is `named` of the program that
+    `peaks` (exporter/evaluate/ranges.py) are of, `program` what half precision has made of it,
+    `typed` as in targets/base.py. Nothing without peaks."""
+    exponents: dict[str, int] = {}
+    halves: set[str] = set()
+    for node in program.graph:
+        for value in node.outputs:
+            name = (value.name or "").partition(".half")[0]  # set-precision keeps the rest
+            if EXPONENT in value.metadata_props:
+                exponents[name] = int(value.metadata_props[EXPONENT])
+            if value.dtype == ir.DataType.FLOAT16:
+                halves.add(name)
+    grouped: dict[str, list[tuple[float, float, str]]] = {}
+    for name, peak in peaks.items():
+        own = name.removesuffix(SCORES)
+        kind = ATTENTION_SCORES if own != name else kinds.get(name, OTHER)
+        grouped.setdefault(kind, []).append((peak, peak * 2.0 ** -exponents.get(name, 0), own))
+    found = []
+    for kind, rows in grouped.items():
+        peak, _, at = max(rows)
+        half = not typed or any(name in halves for *_, name in rows)
+        scaled = max(scaled for _, scaled, _ in rows)
+        row = KindRange(kind=kind, peak=peak, scaled=scaled, at=at, values=len(rows), half=half)
+        found.append(row)
+    return tuple(sorted(found, key=lambda row: (-row.peak, row.kind)))

@@ -1,0 +1,144 @@
+"""What kind of model a folder holds, where it is no text-embedding model: each is refused under its
+own name, and by what the folder itself says of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from goldfold.exporter.frontend import model_folder
+from goldfold.exporter.frontend.weights import read_object, refusal
+
+RERANKER = "a reranker or classifier, which scores texts and pairs of texts"
+SPARSE = "a sparse encoder, which gives a text a weight for each token of its vocabulary"
+LATE = "a late-interaction model, which gives a text a vector for each of its tokens"
+STATIC = "a static embedding model, a table of one vector a token without a transformer"
+ROUTED = "a routed model, in which queries and documents take different ways"
+IMAGE = "a model of images and text"
+
+_MODEL_TYPES = {
+    "CrossEncoder": RERANKER,
+    "SparseEncoder": SPARSE,
+    "MultiVectorEncoder": LATE,
+    "ColBERT": LATE,
+}
+"""`model_type` in config_sentence_transformers.json. PyLate writes the last."""
+
+_MODULES = {
+    "LogitScore": RERANKER,
+    "MLMTransformer": SPARSE,
+    "SpladePooling": SPARSE,
+    "SparseAutoEncoder": SPARSE,
+    "CSRSparsity": SPARSE,
+    "SparseStaticEmbedding": SPARSE,
+    "IDF": SPARSE,
+    "MultiVectorMask": LATE,
+    "StaticEmbedding": STATIC,
+    "Router": ROUTED,
+    "Asym": ROUTED,
+    "CLIPModel": IMAGE,
+}
+"""Modules of sentence-transformers that only such models have."""
+
+_HEADS = {
+    "ForSequenceClassification": RERANKER,
+    "ForTokenClassification": "a classifier of tokens",
+    "ForQuestionAnswering": "a model that marks answers in a text",
+    "ForMultipleChoice": "a model that chooses among answers",
+    "ForImageClassification": IMAGE,
+    "ForConditionalImageGeneration": IMAGE,
+    "ForImageTextToText": IMAGE,
+}
+_ARCHITECTURES = {"HF_ColBERT": LATE, "ColBERT": LATE, "CLIPModel": IMAGE, "SiglipModel": IMAGE}
+"""Ends, and wholes, of the class that config.json names."""
+
+_TAGS = {
+    "cross-encoder": RERANKER,
+    "reranker": RERANKER,
+    "text-ranking": RERANKER,
+    "splade": SPARSE,
+    "sparse-encoder": SPARSE,
+    "colbert": LATE,
+    "late-interaction": LATE,
+    "multi-vector": LATE,
+    "pylate": LATE,
+    "model2vec": STATIC,
+    "static-embeddings": STATIC,
+}
+"""Tags of a model card, in small letters. Asked only where no modules.json says more."""
+
+
+def check(path: Path) -> None:
+    """Refuse a folder that says of itself that it is another kind of model, or none."""
+    settings = path / "config_sentence_transformers.json"
+    if settings.is_file():
+        kind = read_object(settings).get("model_type", "SentenceTransformer")
+        if kind != "SentenceTransformer":
+            what = _MODEL_TYPES.get(str(kind))
+            raise _refused(settings, f"model_type is {kind!r}" + (f": {what}" if what else ""))
+    if (path / "modules.json").is_file():
+        return
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        if (path / name).is_file():
+            raise adapter(path / name)
+    if (path / "artifact.metadata").is_file():  # Stanford's ColBERT writes it beside its weights
+        raise _refused(path / "artifact.metadata", f"the model is {LATE}")
+    config = path / "config.json"
+    if not config.is_file():
+        raise refusal(_no_model(path))
+    _check_config(config)
+    card = model_folder.card_of(path)
+    said = {} if card is None else model_folder.front_of(card)
+    tags = said.get("tags")
+    for tag in (*(tags if isinstance(tags, list) else ()), said.get("pipeline_tag")):
+        if (kind := _TAGS.get(str(tag).lower())) is not None:
+            raise _refused(path / "README.md", f"its tag {tag!r} says that the model is {kind}")
+
+
+def check_modules(file: Path, types: Sequence[str]) -> None:
+    """Refuse a modules.json whose modules make another kind of model."""
+    for dotted in types:
+        bare = dotted.rpartition(".")[2]
+        ours = dotted.startswith("sentence_transformers.")
+        kind = LATE if dotted.startswith("pylate.") else _MODULES.get(bare) if ours else None
+        if kind is not None:
+            raise _refused(file, f"its module {bare} ({dotted}) says that the model is {kind}")
+
+
+def adapter(file: Path) -> Exception:
+    """The refusal of an adapter."""
+    return refusal(
+        f"{file}: the model is an adapter (LoRA or the like) upon another one; merge it, with "
+        "peft's merge_and_unload, save the result with its tokenizer, and give that"
+    )
+
+
+def _check_config(file: Path) -> None:
+    config = read_object(file)
+    if config.get("model_type") == "model2vec":
+        raise _refused(file, f"model_type is 'model2vec': {STATIC}")
+    named: Any = config.get("architectures")
+    for architecture in named if isinstance(named, list) else ():
+        ends = (kind for end, kind in _HEADS.items() if str(architecture).endswith(end))
+        kind = _ARCHITECTURES.get(str(architecture)) or next(ends, None)
+        if kind is not None:
+            raise _refused(file, f"its architecture {architecture} is {kind}")
+
+
+def _refused(file: Path, why: str) -> Exception:
+    return refusal(
+        f"{file}: {why}; goldfold exports text-embedding models, with one vector a text, and does "
+        "not support this kind"
+    )
+
+
+def _no_model(path: Path) -> str:
+    if any(path.glob("*.gguf")):
+        return f"{path}: holds GGUF files, which goldfold does not read; give the model itself"
+    inner = sorted(file.parent for file in path.glob("*/config.json"))
+    hint = f"; {inner[0]} has one: is it that?" if inner else ""
+    return (
+        f"{path}: not a model's folder, for it has neither modules.json nor config.json{hint}; "
+        "give the folder that SentenceTransformer(...).save wrote, or transformers' own"
+    )

@@ -1,0 +1,164 @@
+"""The modules of a SentenceTransformer: as modules.json lists them, or as sentence-transformers
+makes them of a folder that has none."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from goldfold.exporter.frontend import model_kinds, weights
+from goldfold.exporter.frontend.weights import read_json, read_object, refusal
+
+SUPPORTED = ("Transformer", "Pooling", "Dense", "LayerNorm", "Normalize", "Dropout")
+"""The module kinds that can be exported. Dropout is the identity at inference."""
+
+WEIGHTED = ("Transformer", "Dense", "LayerNorm")
+"""Those that have weights."""
+
+LIST = "modules.json"
+
+
+@dataclass(frozen=True)
+class ModuleSpec:
+    """One entry of modules.json: its place, its name, its folder below the model ("" is the model's
+    own), and the class's dotted name as written there."""
+
+    idx: int
+    name: str
+    path: str
+    type: str
+    configured: bool = True
+    """Whether a config.json of the module's own says what it does."""
+
+    @property
+    def kind(self) -> str:
+        """The class's bare name, for example "Dense"."""
+        return self.type.rpartition(".")[2]
+
+
+def read(path: Path, trust_remote_code: bool) -> tuple[ModuleSpec, ...]:
+    """The modules of the model in `path`, each checked, in the order in which they run.
+
+    Raises ModelError for a module that goldfold does not know, and for a model of another kind.
+    """
+    model_kinds.check(path)
+    file = path / LIST
+    if not file.is_file():
+        return _made_of(path)
+    entries = read_json(file)
+    if not isinstance(entries, list) or not entries:
+        raise refusal(f"{file}: must be a list of modules; save the model again")
+    modules = tuple(_read_entry(file, place, entry) for place, entry in enumerate(entries))
+    model_kinds.check_modules(file, [module.type for module in modules])
+    for module in modules:
+        _check_type(file, module, trust_remote_code)
+    kinds = [module.kind for module in modules]
+    if kinds[0] != "Transformer" or kinds.count("Transformer") > 1:
+        raise refusal(f"{file}: one Transformer must come first, but the modules are {kinds}")
+    names = [module.name for module in modules]
+    if len(set(names)) < len(names):
+        again = next(name for name in names if names.count(name) > 1)
+        raise refusal(
+            f"{file}: two modules are called {again!r}, of which sentence-transformers keeps the "
+            "last; give each a name of its own"
+        )
+    if "Pooling" not in kinds:
+        raise refusal(
+            f"{file}: has no Pooling, so the model gives a vector a token and no sentence "
+            f"embedding; its modules are {kinds}"
+        )
+    early = [kind for kind in kinds[1 : kinds.index("Pooling")] if kind != "Dropout"]
+    if early:
+        raise refusal(
+            f"{file}: {early[0]} comes before Pooling, and works on what that makes; the modules "
+            f"are {kinds}"
+        )
+    return modules
+
+
+def _made_of(path: Path) -> tuple[ModuleSpec, ...]:
+    """What sentence-transformers makes of a folder without modules.json: a Transformer and pooling,
+    whose mode it chooses by the model (exporter/trace says which)."""
+    base = "sentence_transformers.base.modules.transformer.Transformer"
+    pooling = "sentence_transformers.sentence_transformer.modules.pooling.Pooling"
+    return ModuleSpec(0, "0", "", base), ModuleSpec(1, "1", "", pooling, configured=False)
+
+
+def _read_entry(file: Path, place: int, entry: Any) -> ModuleSpec:
+    if not isinstance(entry, dict):
+        raise refusal(f"{file}: module {place} is {entry!r}, not an object; save the model again")
+    for key in ("name", "path", "type"):
+        if not isinstance(entry.get(key), str):
+            raise refusal(f"{file}: module {place} lacks a {key!r}; save the model again")
+    relative = entry["path"]
+    if not weights.is_inside(relative):
+        raise refusal(
+            f"{file}: module {place} has the path {relative!r}, which leaves the model's folder; "
+            "that is refused, because it would read files that are not the model's"
+        )
+    if any(len(part.encode("utf-8", "replace")) > 255 for part in relative.split("/")):
+        raise refusal(
+            f"{file}: the path of module {place} has {len(relative)} letters: no folder's"
+        )
+    return ModuleSpec(place, entry["name"], relative, entry["type"])
+
+
+def _check_type(file: Path, module: ModuleSpec, trust_remote_code: bool) -> None:
+    """Refuse a module that is not sentence-transformers' own, or is and cannot be exported."""
+    ours = re.fullmatch(r"sentence_transformers(\.\w+)+", module.type) is not None
+    if ours and module.kind in SUPPORTED:
+        return
+    supported = ", ".join(SUPPORTED)
+    if ours:
+        raise refusal(
+            f"{file}: module {module.name!r} is a {module.kind} ({module.type}), which goldfold "
+            f"does not support; supported are {supported}"
+        )
+    if not trust_remote_code:
+        raise refusal(
+            f"{file}: module {module.name!r} is of type {module.type!r}, not one of "
+            "sentence-transformers' own: loading it would run code from the model's folder, which "
+            f"is refused; supported are {supported}"
+        )
+    raise refusal(
+        f"{file}: module {module.name!r} is of the unknown type {module.type!r}: trusted to run, "
+        f"but goldfold does not know what it computes; supported are {supported}"
+    )
+
+
+def check_settings(path: Path, module: ModuleSpec, prompts: bool, trust_remote_code: bool) -> None:
+    """Refuse settings of one module behind the Transformer that the graph could not carry.
+
+    `prompts`: whether the model has a prompt that is not empty.
+    """
+    if module.kind not in (*WEIGHTED, "Pooling") or not module.configured:
+        return
+    file = path / module.path / "config.json"
+    if not file.is_file():
+        raise refusal(f"{file}: missing, and a {module.kind} needs it; fetch the model again")
+    config = read_object(file)
+    if module.kind == "Pooling" and config.get("include_prompt", True) is not True and prompts:
+        raise refusal(
+            f"{file}: include_prompt is {config['include_prompt']!r}, and the model has prompts: "
+            "pooling that excludes the prompt is not supported, because the graph does not know "
+            "the prompt's length"
+        )
+    activation = config.get("activation_function", "torch.nn.modules.activation.Tanh")
+    trusted = isinstance(activation, str) and (trust_remote_code or activation.startswith("torch."))
+    if module.kind == "Dense" and not trusted:
+        raise refusal(
+            f"{file}: activation_function {activation!r} is not one of torch's, and "
+            "sentence-transformers would silently put Tanh in its place; use one from torch.nn"
+        )
+
+
+def own_activation(path: Path, modules: tuple[ModuleSpec, ...]) -> bool:
+    """Whether a Dense asks for an activation that is code of somebody else's."""
+    named = [
+        str(read_object(path / module.path / "config.json").get("activation_function", "torch."))
+        for module in modules
+        if module.kind == "Dense"
+    ]
+    return not all(name.startswith("torch.") for name in named)

@@ -1,0 +1,295 @@
+"""Open a model's folder, and refuse the unsafe and the unsupported before any heavy work.
+
+Only JSON, safetensors headers and names are read here: no torch, no transformers, no weights. What
+is refused falls under three heads, each a `ModelError` of one line:
+
+- **unsafe**: code of the model's own, settings that load other files than those that were checked
+  (settings.py), paths that leave the folder.
+- **damaged**: files cut off or malformed; NaN and Inf in the weights (`check_finite`).
+- **unsupported**: another kind of model (model_kinds.py), a module that goldfold does not know
+  (modules.py), or a setting that the graph cannot carry. Nothing is silently dropped.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+
+from goldfold.exporter.errors import UsageError
+from goldfold.exporter.frontend import hub, model_folder, model_kinds, modules, settings, weights
+from goldfold.exporter.frontend.modules import ModuleSpec
+from goldfold.exporter.frontend.settings import OwnCode
+from goldfold.exporter.frontend.weights import read_object, refusal
+from goldfold.exporter.system import names
+from goldfold.exporter.system.files import expanded
+from goldfold.golden import store
+
+_LONGEST_NAME = 255
+_GENERIC_NAMES = ("model", "snapshot")
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model's folder that passed every check of `open_model`.
+
+    Attributes:
+        path: the folder.
+        name: what the model is called in messages, artifacts and stores.
+        modules: in the order in which they run.
+        prompts: prompt by name; empty if the model declares none.
+        default_prompt_name: the prompt that sentence-transformers adds unasked, if any.
+        weights: the files that hold the weights, an index before its shards.
+        licence_files: licence, notice and terms files, to be copied into every artifact.
+        card: the model card, README.md.
+        licence: the card's `license:` value, for example "gemma".
+        seen: the folder as it was when it was opened.
+        code: what the model asks of code of its own (`auto_map`).
+        trusted: whether code that comes with the model may run.
+        incomplete: whether a checkpoint may lack tensors that the model reads, or hold some that
+            nothing reads.
+        loads: the folder that libraries load the model from; another than `path` where pickled
+            weights were converted (exporter/frontend/readiness.py).
+        converted: the weights in that other folder.
+        notes: what a user should know of how the model was opened, one sentence each.
+    """
+
+    path: Path
+    name: str
+    modules: tuple[ModuleSpec, ...]
+    prompts: dict[str, str]
+    default_prompt_name: str | None
+    weights: tuple[Path, ...]
+    licence_files: tuple[Path, ...]
+    card: Path | None
+    licence: str | None
+    seen: model_folder.Snapshot
+    code: tuple[OwnCode, ...]
+    trusted: bool
+    incomplete: bool
+    loads: Path
+    converted: tuple[Path, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @cached_property
+    def digests(self) -> dict[str, str]:
+        """sha256, in hex, of each file of the model, by its path below the folder, sorted.
+
+        Hidden files, and the same weights in other formats, are left out: they change nothing that
+        is exported. Computed once, at first use (1 s for EmbeddingGemma's 1.2 GB when cached).
+        """
+        keys = sorted(_list_files(self))
+        self.seen.cover(keys)
+        found = {key: weights.digest_file(self.path / key) for key in keys}
+        self.seen.check(found, found)
+        return found
+
+    @property
+    def defining(self) -> dict[str, str]:
+        """Those of `digests` whose files make the model the function that it is: by their names
+        (goldfold.golden.store.defines), in a folder of whatever name that a module names, or since
+        they are its weights, wherever a setting has them."""
+        loaded = {file.relative_to(self.path).as_posix() for file in self.weights}
+        folders = {f"{PurePosixPath(m.path).as_posix()}/" for m in self.modules if m.path}
+        return {
+            key: digest
+            for key, digest in self.digests.items()
+            if key in loaded
+            or store.defines(key)
+            or any(store.defines(key.removeprefix(f)) for f in folders if key.startswith(f))
+        }
+
+    @property
+    def fingerprint(self) -> str:
+        """The model's identity: goldfold.golden.store.fingerprint of `defining`."""
+        return store.fingerprint(self.defining)
+
+    @property
+    def tensors(self) -> tuple[Path, ...]:
+        """The safetensors files that are loaded, below `loads`."""
+        files = self.converted or self.weights
+        return tuple(file for file in files if file.suffix == ".safetensors")
+
+    @property
+    def pickles(self) -> tuple[Path, ...]:
+        """Those of `weights` that are pickled."""
+        return tuple(file for file in self.weights if file.suffix == ".bin")
+
+    @property
+    def without_its_code(self) -> str:
+        """What else may be the matter where the weights are not those of the class, and what to do;
+        "" if no code of the model's was left aside."""
+        if not self.code or self.trusted:
+            return ""
+        if all(code.here for code in self.code):
+            return ", or pass --trust-remote-code, for it comes with code of its own"
+        return (
+            ", or put the code that its auto_map names on the hub into its folder, name it there "
+            "and pass --trust-remote-code"
+        )
+
+    def check_unchanged(self) -> None:
+        """Raise ModelError if a file of the model is not what it was when it was opened, or there
+        is another: what was made of it is then not what `digests` names."""
+        self.seen.check(self.digests, _list_files(self))
+
+
+def open_model(
+    name_or_path: str | Path,
+    *,
+    name: str | None = None,
+    trust_remote_code: bool = False,
+    allow_incomplete: bool = False,
+) -> Source:
+    """Open a model's folder, or fetch it from the hub, and check all but its weights.
+
+    Args:
+        name_or_path: a folder, or a hub id of the form "org/name". A folder that exists wins.
+        name: what to call the model; by default its folder's or the hub id's name.
+        trust_remote_code: allow `auto_map`, custom activations and settings that choose files.
+        allow_incomplete: allow a checkpoint that is not all of the model, or more.
+
+    Raises:
+        ModelError: one line saying what is wrong, where, and what to do.
+        UsageError: `name` is no line of text.
+    """
+    if name is not None and (not name.strip() or names.steers(name) or len(name) > _LONGEST_NAME):
+        raise UsageError(
+            f"--name {names.line(name[:40])!r}: a name is one line of 1 to {_LONGEST_NAME} letters"
+        )
+    path, default_name, hub_id = _locate(name_or_path, trust_remote_code)
+    seen = model_folder.look(path)
+    found = modules.read(path, trust_remote_code)
+    folders = [module.path for module in found if module.kind in modules.WEIGHTED]
+    if hub_id and (lacking := [f for f in folders if not any((path / f).glob("*.safetensors"))]):
+        path = hub.fetch_pickles(hub_id, lacking)
+        seen = model_folder.look(path)
+    prompts, default_prompt_name = _read_prompts(path)
+    trunk = path / found[0].path
+    _check_trunk(trunk, trust_remote_code)
+    for module in found[1:]:
+        modules.check_settings(path, module, any(prompts.values()), trust_remote_code)
+    card = model_folder.card_of(path)
+    code = settings.own_code(trunk)
+    notes = () if (path / modules.LIST).is_file() else (_WITHOUT_LIST,)
+    return Source(
+        path=path,
+        name=name or names.line(default_name),
+        modules=found,
+        prompts=prompts,
+        default_prompt_name=default_prompt_name,
+        weights=tuple(
+            file for f in folders for file in weights.find_weights(path / f, path / f == trunk)
+        ),
+        licence_files=model_folder.licence_files(path),
+        card=card,
+        licence=None if card is None else model_folder.licence_of(card),
+        seen=seen,
+        code=code,
+        trusted=trust_remote_code and bool(code or modules.own_activation(path, found)),
+        incomplete=allow_incomplete,
+        loads=path,
+        notes=notes,
+    )
+
+
+_WITHOUT_LIST = (
+    "There is no modules.json: the model is what sentence-transformers makes of such a folder, the "
+    "transformer and pooling without a normalisation."
+)
+
+
+def _check_trunk(folder: Path, trust_remote_code: bool) -> None:
+    if not (folder / "config.json").is_file():
+        if (folder / "adapter_config.json").is_file():
+            raise model_kinds.adapter(folder / "adapter_config.json")
+        raise refusal(
+            f"{folder / 'config.json'}: missing, and a Transformer needs it; fetch the model again"
+        )
+    if (folder / "adapter_config.json").is_file():
+        raise model_kinds.adapter(folder / "adapter_config.json")
+    settings.check(folder, trust_remote_code)
+
+
+def check_finite(source: Source, progress: Callable[[int, int], None] | None = None) -> None:
+    """Read all safetensors weights of `source` once; refuse NaN and Inf (0.2 s per GB if cached).
+
+    Args:
+        source: an opened model. Pickled weights are looked at once they are converted.
+        progress: called with (bytes read so far, bytes in all) after each tensor.
+
+    Raises:
+        ModelError: names the file, the tensor, how many values are not finite, the first's index.
+    """
+    weights.scan_finite(source.tensors, progress)
+
+
+def _locate(name_or_path: str | Path, trust_remote_code: bool) -> tuple[Path, str, str]:
+    """The model's folder, absolute, what to call it, and its hub id if it came from there."""
+    text = str(name_or_path)
+    path = expanded(text)
+    if "\0" in text or not text.strip():
+        raise refusal(f"{text!r}: not the name of a model; give a folder or a hub id org/name")
+    if path.is_file():
+        raise refusal(f"{path}: is a file; give the SentenceTransformer folder that holds it")
+    if path.is_dir():
+        path = path.absolute()
+        return path, _name_folder(path), ""
+    if isinstance(name_or_path, Path) or not _HUB_ID.fullmatch(text):
+        raise refusal(
+            f"{text}: no such folder, and not a hub id either; a hub id has the form org/name"
+        )
+    return hub.fetch(text, trust_remote_code), text.rpartition("/")[2], text
+
+
+def _name_folder(path: Path) -> str:
+    """The folder's own name, or a telling one where that says nothing."""
+    # The hub's cache: models--ORG--NAME/snapshots/COMMIT.
+    if path.parent.name == "snapshots" and path.parents[1].name.startswith("models--"):
+        return path.parents[1].name.rpartition("--")[2]
+    real = path.resolve()
+    return real.parent.name if real.name in _GENERIC_NAMES else real.name
+
+
+def _read_prompts(path: Path) -> tuple[dict[str, str], str | None]:
+    """The prompts and the default one's name from config_sentence_transformers.json, if there."""
+    file = path / "config_sentence_transformers.json"
+    if not file.is_file():
+        return {}, None
+    config = read_object(file)
+    settings.check_counts(file, config, ("truncate_dim",))
+    prompts = config.get("prompts") or {}
+    if not isinstance(prompts, dict) or not all(
+        prompt is None or isinstance(prompt, str) for prompt in prompts.values()
+    ):
+        raise refusal(f"{file}: prompts must be an object of strings; correct it")
+    default = config.get("default_prompt_name")
+    if default is not None and default not in {*prompts, *_ALWAYS}:
+        raise refusal(
+            f"{file}: default_prompt_name {default!r} is none of the prompts {sorted(prompts)}"
+        )
+    return {name: prompt or "" for name, prompt in prompts.items()}, default
+
+
+_ALWAYS = ("query", "document")
+"""Prompts that every SentenceTransformer has, empty where the model does not say."""
+
+
+def _list_files(source: Source) -> set[str]:
+    """POSIX paths, below the model's folder, of the files that `Source.digests` covers."""
+    found = {path.relative_to(source.path).as_posix() for path in source.weights}
+    # A module's own folder counts, whatever its name.
+    for top in {source.path, *(source.path / module.path for module in source.modules)}:
+        for here, folders, files in os.walk(top):
+            folders[:] = [f for f in folders if f[0] != "." and f not in hub.OTHER_FORMAT_FOLDERS]
+            for name in files:
+                path = Path(here, name)
+                if name[0] == "." or path.suffix.lower() in hub.OTHER_FORMAT_SUFFIXES:
+                    continue
+                if path.is_file():
+                    found.add(path.relative_to(source.path).as_posix())
+    return found

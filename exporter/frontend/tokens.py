@@ -1,0 +1,153 @@
+"""Texts to token ids, by the tokenizer.json that travels with an artifact and its contract.
+
+A tokenizer is never given a state that one caller could leave for another: it makes tokens of a
+whole text, which are cut and given their special tokens afterwards, as it would do by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from tokenizers import Encoding, Tokenizer
+
+from goldfold.exporter.contract import Contract, Task
+from goldfold.exporter.errors import TextError
+from goldfold.exporter.system import natives
+from goldfold.golden.store import NAMED
+
+_TASKS: Mapping[str, Task] = {"encode": "", "encode_query": "query", "encode_document": "document"}
+_LETTERS = 16
+"""Letters a token, beyond which a text is taken to be longer than can be read: ordinary ones have
+four; the check in `_begun` is what decides."""
+_MARGIN = 64
+"""Tokens at the edge of a cut that do not count: the cut itself may change them."""
+_TEXTS, _CHUNK = 1024, 1 << 20
+"""Texts, and letters of them, that are in the tokenizer's own form at a time: it takes ten times as
+much memory as ids."""
+
+
+class Tokens:
+    """A tokenizer and what a contract says of it. For any number of threads at once."""
+
+    def __init__(self, tokenizer: bytes | str, contract: Contract) -> None:
+        """`tokenizer` is the text of a tokenizer.json. Raises ValueError if it is none."""
+        raw = tokenizer.encode() if isinstance(tokenizer, str) else tokenizer
+        try:
+            with natives.hushed():
+                self._tokenizer = Tokenizer.from_buffer(raw)
+                self._tokenizer.no_padding()
+                self._tokenizer.no_truncation()
+                self._added = self._tokenizer.num_special_tokens_to_add(False)
+                nothing = self._tokenizer.encode("", add_special_tokens=False)
+                self._tokenizer.post_process(nothing, None, True)  # may name a token that is none
+        except BaseException as error:  # a panic of its own is no Exception
+            if not isinstance(error, Exception) and not natives.is_panic(error):
+                raise
+            raise ValueError(" ".join(str(error).split())[:200]) from None
+        self._contract = contract
+
+    def ids(self, texts: Sequence[str], task: Task = "") -> list[list[int]]:
+        """Token ids of each text, specials included, cut to what the model reads of that task.
+
+        Raises TextError, naming the places, for texts that the tokenizer gives up on.
+        """
+        length = self._contract.length_of(task)
+        found: list[list[int]] = []
+        odd: dict[int, str] = {}
+        chunk: list[str] = []
+        letters = first = 0
+        for place, text in enumerate(texts):
+            try:
+                chunk.append(self._begun(text, length))
+            except TextError as error:
+                odd[place] = error.reasons[0]
+                chunk.append("")
+            letters += len(chunk[-1])
+            if letters >= _CHUNK or len(chunk) == _TEXTS or place == len(texts) - 1:
+                try:
+                    found += [self._finished(one, length) for one in self._encoded(chunk)]
+                except TextError as error:
+                    odd |= {first + at: why for at, why in error.reasons.items()}
+                chunk, letters, first = [], 0, place + 1
+        if odd:
+            raise TextError(odd, texts)
+        return found
+
+    def called(self, texts: Sequence[str], call: str) -> list[list[int]]:
+        """The same as one of goldfold.golden.store.CALLS gives them, with the prompt and the length
+        that it takes, or with a prompt by its name; under "" of texts that have their prompt.
+        Raises TextError."""
+        if not call:
+            return self.ids(texts)
+        if call.startswith(NAMED):
+            asked = self._contract.prompts.get(call.removeprefix(NAMED))
+            return [[] for _ in texts] if asked is None else self.ids([asked + t for t in texts])
+        task = _TASKS[call]
+        before = self._contract.prompt_of(task)
+        return self.ids([before + text for text in texts], task)
+
+    def unreadable(self, rows: Sequence[Sequence[int]]) -> dict[int, str]:
+        """Why a row of ids cannot be embedded, by its place: it is empty, or a token is not the
+        model's."""
+        size = self._contract.vocab_size
+        odd: dict[int, str] = {}
+        for place, ids in enumerate(rows):
+            beyond = [id_ for id_ in ids if id_ >= size]
+            if not ids:
+                odd[place] = "has no tokens at all"
+            elif beyond:
+                token = self._tokenizer.id_to_token(beyond[0])
+                odd[place] = f"holds {token!r}, a token that the model has no row for"
+        return odd
+
+    def _encoded(self, texts: list[str]) -> list[Encoding]:
+        with natives.hushed():
+            try:
+                return self._tokenizer.encode_batch(texts, add_special_tokens=False)
+            except BaseException as error:
+                if not isinstance(error, Exception) and not natives.is_panic(error):
+                    raise
+            odd: dict[int, str] = {}
+            for place, text in enumerate(texts):  # which of them it was
+                try:
+                    self._tokenizer.encode(text, add_special_tokens=False)
+                except BaseException as error:
+                    if not isinstance(error, Exception) and not natives.is_panic(error):
+                        raise
+                    odd[place] = f"is more than the tokenizer can do ({natives.reason(error)})"
+        raise TextError(odd or {0: "is more than the tokenizer can do with others beside it"})
+
+    def _finished(self, encoding: Encoding, length: int) -> list[int]:
+        if len(encoding.ids) + self._added > length:
+            room = max(length - self._added, 0)
+            encoding.truncate(room, direction=self._contract.truncation_side)
+        return self._tokenizer.post_process(encoding, None, True).ids[:length]
+
+    def _begun(self, text: str, length: int) -> str:
+        """As much of a long text as decides its first `length` tokens; of one that is cut on the
+        left, its last.
+
+        A text of ten million letters takes gigabytes to tokenize, of which 128 tokens are kept. So
+        its beginning is tokenized alone, and twice as much: where both give enough tokens, and the
+        same, more text would not change them. Tokens are made from the left, so where the left is
+        cut off, one long word may come out in as many ways as its longest token has letters: more
+        places to cut are tried then.
+        """
+        letters = _LETTERS * length + _LETTERS * _MARGIN
+        enough = length + _MARGIN
+        tries = 1 if self._contract.truncation_side == "right" else _LETTERS
+        while 4 * letters < len(text):
+            part = self._part(text, letters)
+            edge = self._edge(part, enough)
+            more = (self._edge(self._part(text, 2 * letters + one), length) for one in range(tries))
+            if len(edge) == enough and all(ids == edge[:length] for ids in more):
+                return part
+            letters *= 2
+        return text
+
+    def _part(self, text: str, letters: int) -> str:
+        return text[:letters] if self._contract.truncation_side == "right" else text[-letters:]
+
+    def _edge(self, text: str, count: int) -> list[int]:
+        ids = self._encoded([text])[0].ids
+        return ids[:count] if self._contract.truncation_side == "right" else ids[::-1][:count]

@@ -1,0 +1,328 @@
+"""Trace a whole SentenceTransformer: Transformer → Pooling → Dense … → Normalize, in one graph."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import io
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import onnx_ir as ir
+import torch
+from torch.fx import config as fx_config
+
+from goldfold.exporter.contract import Contract, Words
+from goldfold.exporter.errors import ModelError, RewriteError
+from goldfold.exporter.frontend.source import Source
+from goldfold.exporter.frontend.tokens import Tokens
+from goldfold.exporter.frontend.trace import attention, lengths
+from goldfold.exporter.frontend.trace.checkpoint import (
+    Report,
+    check,
+    check_shapes,
+    reached,
+    reported,
+)
+from goldfold.exporter.frontend.trace.lower import lower
+from goldfold.exporter.frontend.trace.modules import Leading, Normalize, stage_of
+from goldfold.exporter.frontend.trace.names import canonical
+from goldfold.exporter.frontend.trace.reasons import sentence, why
+from goldfold.exporter.ir import dialect
+from goldfold.exporter.ir.program import BATCH, TOKENS, Program
+from goldfold.exporter.system import natives
+
+Progress = Callable[[str], None]
+Loaded = Callable[[Words], None]
+
+
+class Whole(torch.nn.Module):
+    """(input_ids, attention_mask) int64 [B,S] → embedding float32 [B,D]; nothing stays behind."""
+
+    def __init__(self, trunk: torch.nn.Module, output: str, stages: list[torch.nn.Module]) -> None:
+        super().__init__()
+        self.transformer = trunk
+        self.output = output
+        self.stages = torch.nn.ModuleList(stages)
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        out = self.transformer(input_ids=input_ids, attention_mask=attention_mask, return_dict=True)
+        x = out[self.output]
+        mask = attention_mask.to(torch.bool)
+        for stage in self.stages:
+            x = stage(x, mask)
+        return x
+
+
+def trace(
+    source: Source,
+    *,
+    max_length: int | None = None,
+    progress: Progress = lambda text: None,
+    loaded: Loaded = lambda words: None,
+) -> Program:
+    """Load the model behind `source` in float32 and trace it into a Program.
+
+    The contract has the model's own lengths, whatever `max_length`: that says how long texts will
+    be at most, for models whose own length cannot be had, or is not declared. `loaded` is told of
+    the model's tokenizer as soon as it is there, long before the graph is; it is told again where
+    the model is loaded again.
+
+    Attention goes through goldfold.BandAttention where the model allows it and eagerly where it
+    does not; the Program's notes say which and why. Raises ModelError if the model cannot be
+    traced.
+    """
+    with _lean(), _unpanicked(source), _placed(source):
+        try:
+            return _trace(source, attention.NAME, max_length, progress, loaded)
+        except attention.Refused as refusal:
+            note = f"traced with eager attention, masks included: {refusal}"
+        progress(note)
+        program = _trace(source, "eager", max_length, progress, loaded)
+    program.notes.append(note)
+    return program
+
+
+def _trace(
+    source: Source,
+    implementation: str,
+    max_length: int | None,
+    progress: Progress,
+    loaded: Loaded,
+) -> Program:
+    progress("loading the model")
+    model, report = _load(source, implementation)
+    check_shapes(report, source)
+    longest = lengths.settle(model, max_length)
+    text = _tokenizer(model)
+    pad_id = int(model.tokenizer.pad_token_id or 0)
+    plain = longest.by_task.get("", longest.most)
+    loaded(Words(text, plain, pad_id, lengths.side(model)))
+    whole = _whole(model)
+    trunk: Any = whole.transformer
+    stages = list(whole.stages)
+
+    with attention.registered(longest.most) as recorder, _quiet():
+        progress("tracing with torch.export")
+        try:
+            exported = _export(whole, longest.most)
+        except ModelError as error:
+            if implementation == "eager":
+                raise
+            # A model that asks for our mask and then attends by itself stumbles over it.
+            raise attention.Refused(f"with our mask, {error}") from error
+        notes = check(report, reached(exported, "transformer."), source)
+        if implementation == attention.NAME and not recorder.calls:
+            raise attention.Refused("its attention does not go through transformers' interface")
+        progress("translating to ONNX with torch.onnx")
+        graph_model = lower(exported)
+
+    nodes = list(dialect.band_attentions(graph_model.graph))
+    _check_attention(nodes, recorder, implementation)
+    normalized = bool(stages) and isinstance(stages[-1], Normalize)
+    contract = Contract(
+        model=source.name,
+        dim=_static_dim(graph_model),
+        max_length=longest.most,
+        vocab_size=trunk.get_input_embeddings().num_embeddings,
+        pad_id=pad_id,
+        normalized=normalized,
+        prompts=dict(model.prompts),
+        default_prompt_name=model.default_prompt_name,
+        lengths=longest.by_task,
+        truncation_side=lengths.side(model),
+    )
+    lengths.check(model, Tokens(text, contract), contract)
+    canonical(graph_model)
+    said = [*longest.notes, *notes]
+    return Program(graph_model, contract, text, said, lasting=not longest.borrowed)
+
+
+def load_whole(source: Source) -> Whole:
+    """The model in torch, with eager attention, under the names that traced nodes bear."""
+    return _whole(_load(source, "eager")[0])
+
+
+def _whole(model) -> Whole:
+    stages = [s for i in range(1, len(model)) if (s := stage_of(model[i], i)) is not None]
+    if model.truncate_dim is not None:
+        stages.append(Leading(model.truncate_dim))
+    trunk: Any = model[0].auto_model
+    trunk.config.use_cache = False
+    return Whole(trunk, _output_of(model[0]), stages).eval()
+
+
+def _load(source: Source, implementation: str) -> tuple[Any, Report]:
+    from sentence_transformers import SentenceTransformer
+
+    try:
+        with _quiet(), attention.registered(1), reported() as report:
+            model = SentenceTransformer(
+                str(source.loads),
+                device="cpu",
+                local_files_only=True,
+                trust_remote_code=source.trusted,
+                model_kwargs={
+                    "attn_implementation": implementation,
+                    "dtype": torch.float32,
+                    "use_safetensors": None if source.trusted else True,
+                },
+            )
+    except Exception as error:
+        said = f"{type(error).__name__}: {sentence(error)}"
+        if implementation == attention.NAME:  # a class of its own table of attentions, mostly
+            raise attention.Refused(f"it does not load with our attention ({said})") from error
+        raise ModelError(f"sentence-transformers cannot open {source.path}: {said}") from error
+    modality = getattr(model[0], "modality_config", {"text": {}})
+    if "text" not in modality or "message" in modality:
+        raise ModelError(
+            f"{source.name} takes {', '.join(map(str, modality))} as input (a chat template makes "
+            "messages of texts); only plain text is supported"
+        )
+    return model, report
+
+
+def _tokenizer(model) -> str:
+    """The tokenizer as its Rust library writes it. Raises ModelError for one written in Python."""
+    backend = getattr(model.tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        raise ModelError(
+            f"its tokenizer {type(model.tokenizer).__name__} has no tokenizer.json form; "
+            "save a fast tokenizer with the model"
+        )
+    backend.no_padding()
+    backend.no_truncation()
+    return backend.to_str(pretty=False)
+
+
+def _output_of(trunk: Any) -> str:
+    """What the transformer's own output is called. Raises ModelError where it is no plain forward
+    pass to a vector a token."""
+    how = getattr(trunk, "modality_config", {}).get("text", {})
+    method, made = how.get("method", "forward"), getattr(trunk, "module_output_name", None)
+    if method != "forward" or made not in (None, "token_embeddings"):
+        raise ModelError(
+            f"its Transformer gives {made!r} by {method!r}; only token_embeddings by forward are "
+            "supported"
+        )
+    return how.get("method_output_name") or "last_hidden_state"
+
+
+def _export(whole: Whole, max_length: int) -> torch.export.ExportedProgram:
+    # Batch 2 with one padded text: batch 1 would be specialised away.
+    length = min(7, max_length)
+    ids = torch.full((2, length), 5, dtype=torch.long)
+    mask = torch.ones_like(ids)
+    mask[1, length // 2 + 1 :] = 0
+    batch = torch.export.Dim(BATCH, min=1, max=1 << 16)
+    tokens = torch.export.Dim(TOKENS, min=1, max=max_length)
+    shapes = {0: batch, 1: tokens}
+    try:
+        with torch.no_grad():
+            return torch.export.export(
+                whole, (ids, mask), dynamic_shapes=(shapes, shapes), strict=False
+            )
+    except attention.Refused:
+        raise
+    except Exception as error:
+        # torch wraps what our attention function raises; the sentence is what matters.
+        refusal = _cause(error, attention.Refused)
+        if refusal is not None:
+            raise refusal from None
+        raise ModelError(f"torch.export cannot trace this model: {why(error)}") from error
+
+
+def _check_attention(
+    nodes: list[ir.Node], recorder: attention.Recorder, implementation: str
+) -> None:
+    """Calls = nodes, and each node says what its call was told."""
+    if implementation != attention.NAME:
+        return
+    found = [(band.window, band.causal) for band in map(dialect.Band.of, nodes)]
+    # torch.export may run a layer's Python more than once; each run records the same layers again.
+    runs, rest = divmod(len(recorder.calls), max(len(nodes), 1))
+    told = [(mask.window, mask.causal) for mask in recorder.calls]
+    if rest or runs < 1 or told != found * runs:
+        raise RewriteError(
+            f"{len(recorder.calls)} attention calls became {len(nodes)} BandAttention nodes, "
+            "or changed their masks on the way"
+        )
+
+
+def _static_dim(model: ir.Model) -> int:
+    shape = model.graph.outputs[0].shape
+    dim = shape[-1] if shape is not None else None
+    if not isinstance(dim, int):
+        raise ModelError(f"the embedding's size is not fixed: its shape is {shape}")
+    return dim
+
+
+def _cause(error: BaseException | None, kind: type) -> BaseException | None:
+    while error is not None:
+        if isinstance(error, kind):
+            return error
+        error = error.__cause__ or error.__context__
+    return None
+
+
+@contextlib.contextmanager
+def _placed(source: Source) -> Iterator[None]:
+    """An error names the model's folder."""
+    try:
+        yield
+    except ModelError as error:
+        if str(source.path) in str(error):
+            raise
+        raise ModelError(f"{source.path}: {error}") from error.__cause__
+
+
+@contextlib.contextmanager
+def _unpanicked(source: Source) -> Iterator[None]:
+    """What the tokenizers library, which is Rust, gives up on is a ModelError."""
+    with natives.hushed():
+        try:
+            yield
+        except BaseException as error:
+            if not natives.is_panic(error):
+                raise
+            raise ModelError(
+                f"{source.path}: its tokenizer gives up on a text ({natives.reason(error)}); its "
+                "tokenizer.json asks for more than the tokenizers library does"
+            ) from None
+
+
+@contextlib.contextmanager
+def _lean():
+    """Leave out of a trace what serves nobody here.
+
+    Garbage collection: the millions of objects that a trace makes live until it ends, nearly all.
+    The lines of Python that each node came from: names.py keeps the module, and drops the rest.
+    """
+    collects, traces = gc.isenabled(), fx_config.do_not_emit_stack_traces
+    gc.disable()
+    fx_config.do_not_emit_stack_traces = True
+    try:
+        yield
+    finally:
+        fx_config.do_not_emit_stack_traces = traces
+        if collects:
+            gc.enable()
+
+
+@contextlib.contextmanager
+def _quiet():
+    """Silence what torch and transformers print on the way; errors still raise."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+        ):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)

@@ -1,0 +1,252 @@
+"""How long texts may be, asked of the model rather than read from its settings: which of them
+decides is sentence-transformers' business."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+from goldfold.exporter.contract import Contract, Task
+from goldfold.exporter.errors import ModelError, TextError
+from goldfold.exporter.frontend.tokens import Tokens
+
+UNDECLARED = 1 << 17
+"""Tokens that a model without a length of its own may take, where the caller names fewer."""
+
+_TASKS: tuple[Task, ...] = ("", "query", "document")
+_PROSE = (
+    "The ferry crosses the strait twice a day, and whoever misses it waits until evening. "
+    "Zwei Brücken führen über den Fluss; 他们在河边等船。 "
+)
+_SHORT = ("", " ", "one", "Two words.", "  blanks  around  ", "Ünïcödé, 日本語, 🍞 & <b>tags</b>")
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """The most tokens that a text may have, by task where a task has fewer; and what should be said
+    of it."""
+
+    most: int
+    by_task: dict[Task, int]
+    notes: tuple[str, ...] = ()
+    borrowed: bool = False
+    """Whether another caller's `asked` could give others, or none."""
+
+
+def settle(model: Any, asked: int | None) -> Lengths:
+    """The lengths of a SentenceTransformer. `asked` is how long texts will be at most.
+
+    A table of positions that bears fewer bounds them. So do rotary angles that change with the
+    longest text of a batch, which are then held as they are for shorter ones.
+
+    Raises ModelError where no length is declared, or the model's own cannot be had, unless `asked`
+    is less.
+    """
+    borrowed = not _is_declared(model)
+    own = _asked_of(model, asked)
+    notes: list[str] = []
+    table = _positions(model)
+    if table is not None and table < max(own.values()):
+        notes.append(
+            f"Texts have {table} tokens at most, which is what its table of positions bears; its "
+            f"settings say {max(own.values())}, and sentence-transformers fails on such texts."
+        )
+        own = _shortened(model, own, table)
+    steady = _steady(model)
+    if steady is not None:
+        limit, kind = steady
+        if limit < max(own.values()) and (asked is None or asked > limit):
+            raise ModelError(
+                f"its rotary angles ({kind}) change with the longest text of a batch beyond "
+                f"{limit} tokens, so that a text's embedding depends on its neighbours; pass "
+                f"--max-length {limit}, or less"
+            )
+        borrowed = borrowed or limit < max(own.values())
+        own = _shortened(model, own, limit)
+        _hold_angles(model)
+    most = max(own.values())
+    by_task: dict[Task, int] = {task: length for task, length in own.items() if length < most}
+    return Lengths(most, by_task, tuple(notes), borrowed)
+
+
+def side(model: Any) -> Literal["right", "left"]:
+    """Where texts that are too long lose tokens."""
+    return "left" if getattr(model.tokenizer, "truncation_side", "right") == "left" else "right"
+
+
+def check(model: Any, tokens: Tokens, contract: Contract) -> None:
+    """Refuse a model whose texts become other tokens than its tokenizer.json and contract say:
+    then a setting decides that goldfold does not know. Raises ModelError, naming what is set."""
+    long = _PROSE * (2 + 2 * contract.max_length // 20)
+    special = " ".join(f"in{token}word" for token in model.tokenizer.all_special_tokens)
+    for task in _TASKS:
+        for text in (*_SHORT, special, long):
+            features = _features(model, text, task)
+            expected = None if features is None else features["input_ids"][0].tolist()
+            types = {} if features is None else features
+            if "token_type_ids" in types and bool(types["token_type_ids"].any()):
+                raise ModelError(
+                    f"the tokens of {text[:30]!r} get types other than 0 (the post_processor of "
+                    "tokenizer.json says so), which is not supported; remove them"
+                )
+            try:
+                (found,) = tokens.ids([text], task)
+            except TextError:
+                found = None
+            if expected is not None and found != expected:
+                raise ModelError(
+                    f"its texts become other tokens than its tokenizer.json says ({text[:30]!r}"
+                    f"{f' as a {task}' if task else ''}: {_few(expected)}, not {_few(found)}); "
+                    f"goldfold does not know all of its settings: {_settings(model)}"
+                )
+
+
+def _shortened(model: Any, own: dict[Task, int], limit: int) -> dict[Task, int]:
+    """`own`, of texts that the model cuts at `limit` tokens from now on."""
+    first = model[0]
+    model.max_seq_length = min(model.max_seq_length, limit)
+    for name in ("query_length", "document_length"):
+        if getattr(first, name, None) is not None:
+            setattr(first, name, min(getattr(first, name), limit))
+    for settings in getattr(first, "processing_kwargs", {}).values():
+        if settings.get("max_length") is not None:
+            settings["max_length"] = min(settings["max_length"], limit)
+    return {task: min(length, limit) for task, length in own.items()}
+
+
+def _asked_of(model: Any, asked: int | None) -> dict[Task, int]:
+    """How many tokens of an endless text arrive in the model, by task."""
+    if not _is_declared(model):
+        if asked is None:
+            raise ModelError(
+                "the model says nowhere how long a text may be; set max_seq_length in its "
+                "sentence_bert_config.json, or pass --max-length"
+            )
+        model.max_seq_length = UNDECLARED
+    own = [getattr(model[0], f"{task}_length", None) or 0 for task in ("query", "document")]
+    endless = _PROSE * (2 + max(model.max_seq_length, *own) // 8)
+    whole = len(model.tokenizer(endless, truncation=False, verbose=False)["input_ids"])
+    found: dict[Task, int] = {}
+    for task in _TASKS:
+        features = _features(model, endless, task)
+        assert features is not None
+        found[task] = int(features["input_ids"].shape[1])
+        if found[task] >= whole:
+            raise ModelError(
+                "its settings turn truncation off (processing_kwargs in "
+                "sentence_bert_config.json), so no text is too long, and no memory enough; remove "
+                "that"
+            )
+    return found
+
+
+def _is_declared(model: Any) -> bool:
+    return isinstance(model.max_seq_length, int) and 0 < model.max_seq_length <= UNDECLARED
+
+
+def _features(model: Any, text: str, task: Task) -> Any:
+    """What the first module is given of a text; None if its tokenizer makes no token of it."""
+    if not len(model.tokenizer(text, truncation=False, verbose=False)["input_ids"]):
+        return None
+    try:
+        return model.preprocess([text], **({"task": task} if task else {}))
+    except Exception as error:  # of whatever kind a setting makes it
+        said = (str(error).splitlines() or [""])[0]
+        raise ModelError(
+            f"sentence-transformers makes no tokens of {text[:30]!r}: {type(error).__name__}: "
+            f"{said}; its settings are {_settings(model)}"
+        ) from error
+
+
+def _positions(model: Any) -> int | None:
+    """How many positions the model's learned table bears; None if it has none.
+
+    A table of positions is what is looked up by numbers that grow by one from token to token,
+    whatever its name.
+    """
+    trunk = model[0].auto_model
+    with torch.no_grad(), _eager(trunk), _lookups() as seen:
+        ids = torch.full((1, 4), 5, dtype=torch.long)
+        try:
+            trunk(input_ids=ids, attention_mask=torch.ones_like(ids))
+        except Exception:  # it does not run on its own: tracing says so, in its own words
+            return None
+    found = [
+        rows - int(index.flatten()[0])
+        for rows, index in seen
+        if index.numel() == 4 and bool((index.flatten().diff() == 1).all())
+    ]
+    return min(found, default=None)
+
+
+@contextmanager
+def _eager(trunk: Any) -> Iterator[None]:
+    """Have the transformer compute attention itself while open."""
+    own = trunk.config._attn_implementation
+    trunk.config._attn_implementation = "eager"
+    try:
+        yield
+    finally:
+        trunk.config._attn_implementation = own
+
+
+@contextmanager
+def _lookups() -> Iterator[list[tuple[int, torch.Tensor]]]:
+    """Rows and indices of every lookup in a table, while open."""
+    seen: list[tuple[int, torch.Tensor]] = []
+
+    class Watch(TorchFunctionMode):
+        def __torch_function__(self, function, types, args=(), kwargs=None):
+            if function is torch.nn.functional.embedding:
+                given = dict(zip(("input", "weight"), args, strict=False)) | (kwargs or {})
+                seen.append((len(given["weight"]), given["input"]))
+            return function(*args, **(kwargs or {}))
+
+    with Watch():
+        yield seen
+
+
+def _steady(model: Any) -> tuple[int, str] | None:
+    """The longest text that leaves the rotary angles as they are, and what changes them."""
+    found: list[tuple[int, str]] = []
+    for module in model[0].auto_model.modules():
+        kinds = getattr(module, "rope_type", None)
+        config = getattr(module, "config", None)
+        if kinds is None or config is None:
+            continue
+        rope = getattr(config, "rope_parameters", None) or {}
+        for layer, kind in kinds.items() if isinstance(kinds, dict) else (("", kinds),):
+            own = rope.get(layer, {}) if layer else rope
+            if kind == "longrope":
+                limit = own.get("original_max_position_embeddings")
+                found.append((int(limit or config.max_position_embeddings), kind))
+            elif "dynamic" in str(kind):
+                limit = getattr(module, "original_max_seq_len", config.max_position_embeddings)
+                found.append((int(limit), kind))
+    return min(found, default=None)
+
+
+def _hold_angles(model: Any) -> None:
+    """Keep the rotary angles that short texts have: nothing looks at a text's length any more."""
+    for module in model[0].auto_model.modules():
+        kinds = getattr(module, "rope_type", None)
+        if isinstance(kinds, dict):
+            module.rope_type = dict.fromkeys(kinds, "default")
+        elif kinds is not None:
+            module.rope_type = "default"
+
+
+def _few(ids: Sequence[int] | None) -> str:
+    return "none" if ids is None else f"{' '.join(map(str, ids[:6]))} …, {len(ids)} in all"
+
+
+def _settings(model: Any) -> str:
+    first = model[0]
+    said = {name: getattr(first, name, None) for name in ("processing_kwargs", "do_lower_case")}
+    said["tokenizer"] = type(model.tokenizer).__name__
+    return ", ".join(f"{name} {value!r}" for name, value in said.items() if value)

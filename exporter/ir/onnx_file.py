@@ -1,0 +1,131 @@
+"""Program → an `.onnx` file in standard ops with its weights beside it, accepted by `onnx.checker`
+in full. Targets that hand a runtime or a compiler a file of ONNX write it here."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnx_ir as ir
+
+from goldfold.exporter.errors import ArtifactError, OutputError, RewriteError
+from goldfold.exporter.ir import dialect
+from goldfold.exporter.ir.program import Program, infer_shapes, where
+from goldfold.exporter.system.files import read_bounded
+
+MODEL = "model.onnx"
+DATA = "model.onnx.data"
+
+GRAPH_LIMIT = 64 << 20
+"""Bytes of the graph without its weights; EmbeddingGemma's has half a megabyte."""
+
+_INLINE = 1024
+"""Constants up to so many bytes stand in the graph itself, where every reader's optimiser sees
+them."""
+
+
+def write(program: Program, folder: Path, target: str) -> None:
+    """Write `MODEL` and `DATA` into `folder`.
+
+    Raises OutputError where the disk is full, and RewriteError, naming `target`, the op, its node
+    and source module, if the program is not plain, legal ONNX.
+    """
+    model = program.model
+    for node in model.graph:
+        if node.domain or not onnx.defs.has(node.op_type):
+            op = f"{node.domain}.{node.op_type}" if node.domain else node.op_type
+            raise RewriteError(f"{target} cannot spell {op} (node {node.name}, from {where(node)})")
+    model.functions.clear()
+    model.opset_imports.pop(dialect.DOMAIN, None)
+    infer_shapes(model)
+    path = folder / MODEL
+    try:
+        ir.save(model, path, external_data=DATA, size_threshold_bytes=_INLINE)
+    except OSError as error:
+        # numpy, which writes the weights, says how much was written, and not why no more was.
+        said = error.strerror or f"the disk takes no more ({error})"
+        raise OutputError(f"cannot write {path}: {said}; make room, or choose another") from error
+    try:
+        onnx.checker.check_model(str(path), full_check=True)
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [""])[0]
+        raise RewriteError(f"onnx.checker refuses {path.name}: {reason}") from error
+
+
+def references(path: Path) -> set[str]:
+    """The files that constants of an `.onnx` file lie in, as it names them.
+
+    Raises ArtifactError for what is no such file, or larger than GRAPH_LIMIT without its weights.
+    """
+    try:
+        model = onnx.ModelProto.FromString(read_bounded(path, GRAPH_LIMIT))
+    except OSError as error:
+        raise ArtifactError(f"cannot read {path}: {error.strerror}") from None
+    except Exception as error:  # protobuf's own
+        reason = (str(error).splitlines() or [""])[0]
+        raise ArtifactError(f"cannot read {path}: {reason}") from None
+    found: set[str] = set()
+    for message in messages(model):
+        if isinstance(message, onnx.TensorProto):
+            outside = message.data_location == onnx.TensorProto.EXTERNAL
+            if outside or message.external_data:
+                said = {entry.key: entry.value for entry in message.external_data}
+                found.add(said.get("location", ""))
+    return found
+
+
+def messages(root: Any) -> Iterator[Any]:
+    """A message of protobuf and all that it holds: graphs stand in attributes and in functions as
+    well."""
+    waiting = [root]
+    while waiting:
+        message = waiting.pop()
+        yield message
+        for field, value in message.ListFields():
+            if field.message_type is None:
+                continue
+            if field.message_type.GetOptions().map_entry:
+                value = [one for one in value.values() if hasattr(one, "ListFields")]
+            waiting += [value] if hasattr(value, "ListFields") else value
+
+
+def quantized(path: Path) -> bool:
+    """Whether the file holds integers that are dequantized. Raises ArtifactError if it is
+    damaged."""
+    try:
+        return any(node.op_type == "DequantizeLinear" for node in ir.load(path).graph)
+    except Exception as error:
+        reason = (str(error).splitlines() or [""])[0]
+        raise ArtifactError(f"cannot read {path}: {reason}") from error
+
+
+def parts(path: Path) -> dict[str, str]:
+    """Nodes in words and constants by digest, by name. Raises ArtifactError if `path` is
+    damaged."""
+    try:
+        model = ir.load(path)
+        found = {
+            f"constant {name}": _digest(value) for name, value in model.graph.initializers.items()
+        }
+    except Exception as error:
+        reason = (str(error).splitlines() or [""])[0]
+        raise ArtifactError(f"cannot read {path}: {reason}") from error
+    for value in (*model.graph.inputs, *model.graph.outputs):
+        found[f"value {value.name}"] = f"{value.dtype} {value.shape}"
+    for place, node in enumerate(model.graph):
+        attributes = ", ".join(f"{k}={v.value!r}" for k, v in sorted(node.attributes.items()))
+        given = ", ".join("" if value is None else value.name or "" for value in node.inputs)
+        made = ", ".join(value.name or "" for value in node.outputs)
+        found[f"node {node.name or place}"] = f"{made} = {node.op_type}({given}) {{{attributes}}}"
+    return found
+
+
+def _digest(value: ir.Value) -> str:
+    tensor = value.const_value
+    if tensor is None:
+        return "nothing"
+    held = hashlib.sha256(tensor.tobytes()).hexdigest()[:16]
+    return f"{tensor.dtype} {tensor.shape} sha256 {held}"

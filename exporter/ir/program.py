@@ -1,0 +1,206 @@
+"""Program: the graph that every pass sees, and the contract it must keep.
+
+The graph is an `onnx_ir.Model`; its weights stay wherever they were found (memory-mapped
+safetensors as a rule) until somebody writes them. Constants live in a table keyed by name, so a
+name proves nothing: add one only with `add_constant`, compare values, never names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx_ir as ir
+
+from goldfold.exporter.contract import Contract
+from goldfold.exporter.errors import RewriteError
+from goldfold.exporter.ir import dialect
+
+BATCH = "batch"
+TOKENS = "tokens"
+MODULE = "goldfold.module"
+"""The node metadata key that holds the dotted path of the source module a node came from."""
+
+
+@dataclass
+class Program:
+    """An `onnx_ir.Model` and its `Contract`. Passes change `model` in place and never the
+    contract."""
+
+    model: ir.Model
+    contract: Contract
+    tokenizer: str = ""
+    """The fast tokenizer as `tokenizer.json` text, without truncation and padding."""
+    notes: list[str] = field(default_factory=list)
+    """What the user should know of how this graph came to be, one sentence each."""
+    lasting: bool = True
+    """Whether the model alone decides it: not so where its length is the caller's."""
+
+    @property
+    def graph(self) -> ir.Graph:
+        return self.model.graph
+
+    def parameters(self) -> int:
+        """How many numbers the constants hold together."""
+        return sum(v.const_value.size for v in self.graph.initializers.values() if v.const_value)
+
+    def census(self) -> dict[str, int]:
+        """Node counts by op, `domain.Op` outside the default domain, most frequent first."""
+        counts: dict[str, int] = {}
+        for node in self.graph:
+            op = f"{node.domain}.{node.op_type}" if node.domain else node.op_type
+            counts[op] = counts.get(op, 0) + 1
+        return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+    def attention(self) -> dict[str, int]:
+        """BandAttention nodes by whom they let a token see."""
+        counts: dict[str, int] = {}
+        for node in dialect.band_attentions(self.graph):
+            seen = sees(dialect.Band.of(node))
+            counts[seen] = counts.get(seen, 0) + 1
+        return counts
+
+
+def sees(band: dialect.Band) -> str:
+    """Whom a token sees, in words: "all", "window 257", "causal", "causal, window 5"."""
+    parts = ["causal"] if band.causal else []
+    parts += [f"window {band.window}"] if band.window else []
+    return ", ".join(parts) or "all"
+
+
+def where(node: ir.Node) -> str:
+    """The place of a node in words a user knows: its source module, or else its own name."""
+    return node.metadata_props.get(MODULE) or node.name or node.op_type
+
+
+def constant(value: ir.Value | None) -> np.ndarray | None:
+    """The array a value holds if it is a constant of the graph, else None. No copy."""
+    tensor = ir.convenience.get_const_tensor(value) if value is not None else None
+    return None if tensor is None else tensor.numpy()
+
+
+def unique_name(graph: ir.Graph, wish: str) -> str:
+    """`wish`, or `wish_2`, `wish_3` …: the first that no value of the graph bears."""
+    taken = {v.name for v in graph.inputs} | set(graph.initializers)
+    for node in graph:
+        taken.update(v.name for v in node.outputs)
+    if wish not in taken:
+        return wish
+    number = 2
+    while f"{wish}_{number}" in taken:
+        number += 1
+    return f"{wish}_{number}"
+
+
+def add_constant(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
+    """Register `array` as an initializer under a name that nothing else has, and return its
+    value."""
+    array = np.asarray(array, order="C")  # ascontiguousarray would make a scalar one-dimensional
+    name = unique_name(graph, name)
+    tensor = ir.tensor(array, name=name)
+    value = ir.Value(
+        name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(array.shape), const_value=tensor
+    )
+    graph.register_initializer(value)
+    return value
+
+
+def drop_unused(model: ir.Model) -> None:
+    """Remove nodes and constants that no output depends on."""
+    graph = model.graph
+    for node in reversed(graph):
+        if all(not v.uses() and not v.is_graph_output() for v in node.outputs):
+            graph.remove(node, safe=True)
+    for name, value in list(graph.initializers.items()):
+        if not value.uses() and not value.is_graph_output():
+            del graph.initializers[name]
+
+
+def insert_before(anchor: ir.Node, nodes: Iterable[ir.Node], module: str | None = None) -> None:
+    """Put `nodes` in front of `anchor`; they inherit its source module unless another is given."""
+    nodes = list(nodes)
+    for node in nodes:
+        node.metadata_props.setdefault(MODULE, module or anchor.metadata_props.get(MODULE, ""))
+    if anchor.graph is None:
+        raise RewriteError(f"cannot insert before {where(anchor)}: the node is in no graph")
+    anchor.graph.insert_before(anchor, nodes)
+
+
+def infer_shapes(model: ir.Model) -> None:
+    """Fill in types and shapes of every value, with the weights left out of the copy that ONNX
+    sees."""
+    import onnx.shape_inference
+
+    with weights_aside(model):
+        proto = onnx.shape_inference.infer_shapes(ir.to_proto(model), data_prop=True)
+    known = {info.name: info for info in proto.graph.value_info}
+    for node in model.graph:
+        for value in node.outputs:
+            if value.name in known:
+                info = ir.serde.deserialize_value_info_proto(known[value.name], None)
+                value.type = value.type or info.type
+                if info.shape is not None and value.shape is None:
+                    value.shape = info.shape
+
+
+def load_small(graph: ir.Graph, limit: int) -> None:
+    """Bring constants of up to `limit` bytes that lie in a file into memory: a graph that is handed
+    on
+    as bytes cannot say where the file is."""
+    for value in graph.initializers.values():
+        tensor = value.const_value
+        if isinstance(tensor, ir.ExternalTensor) and tensor.nbytes <= limit:
+            value.const_value = ir.tensor(np.array(tensor.numpy()), name=value.name)
+
+
+class weights_aside:
+    """While open, every constant above `limit` bytes is a graph input, and so has no data.
+
+    Tools that copy a model through protobuf (onnxsim, shape inference) then cost milliseconds
+    instead of gigabytes. Never hand them external data that is merely not loaded instead: onnxsim
+    then takes different weights for equal ones and merges them.
+    """
+
+    def __init__(self, model: ir.Model, limit: int = 4096) -> None:
+        self.graph = model.graph
+        self.limit = limit
+        self.aside: list[ir.Value] = []
+
+    def __enter__(self) -> list[ir.Value]:
+        load_small(self.graph, self.limit)
+        for name, value in list(self.graph.initializers.items()):
+            if value.const_value is not None and value.const_value.nbytes > self.limit:
+                del self.graph.initializers[name]
+                self.graph.inputs.append(value)
+                self.aside.append(value)
+        return self.aside
+
+    def __exit__(self, *_: object) -> None:
+        for value in self.aside:
+            self.graph.inputs.remove(value)
+            self.graph.register_initializer(value)
+
+
+def through_proto(model: ir.Model, change: Callable) -> ir.Model:
+    """`change(ModelProto) -> ModelProto` applied with the big weights set aside and put back after.
+
+    Raises RewriteError if `change` loses or renames one of the inputs that stand for the weights.
+    """
+    with weights_aside(model) as aside:
+        tensors = {v.name: v.const_value for v in aside}
+        proto = change(ir.to_proto(model))
+    changed = ir.from_proto(proto)
+    inputs = {v.name: v for v in changed.graph.inputs}
+    for name, tensor in tensors.items():
+        if name not in inputs:
+            raise RewriteError(
+                f"a tool lost the weight {name!r}; report this with the model's name"
+            )
+        value = inputs[name]
+        changed.graph.inputs.remove(value)
+        value.const_value = tensor
+        if value.uses():
+            changed.graph.register_initializer(value)
+    changed.ir_version = dialect.IR_VERSION
+    return changed

@@ -1,0 +1,223 @@
+"""The ordered tuples of passes, a reason on every line, and the loop that runs them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import onnx
+import onnx_ir as ir
+
+from goldfold.exporter.contract import Contract
+from goldfold.exporter.errors import OutputError, UsageError
+from goldfold.exporter.ir import legality
+from goldfold.exporter.ir.program import Program, weights_aside
+from goldfold.exporter.passes.base import Log, Pass
+from goldfold.exporter.passes.drop_scale_before_normalize import DropScaleBeforeNormalize
+from goldfold.exporter.passes.drop_unreached_rows import DropUnreachedRows
+from goldfold.exporter.passes.fold_attention_scale import FoldAttentionScale
+from goldfold.exporter.passes.fold_norm_gain import FoldNormGain
+from goldfold.exporter.passes.fuse_identity_dense import FuseIdentityDense
+from goldfold.exporter.passes.legalize_rotary import LegalizeRotary
+from goldfold.exporter.passes.narrow_linear import NarrowLinear
+from goldfold.exporter.passes.raise_gelu import RaiseGelu
+from goldfold.exporter.passes.raise_mask import RaiseMask
+from goldfold.exporter.passes.raise_rms_norm import RaiseRmsNorm
+from goldfold.exporter.passes.raise_rotary import RaiseRotary
+from goldfold.exporter.passes.scale_residual import ScaleResidual
+from goldfold.exporter.passes.set_precision import SetPrecision
+from goldfold.exporter.passes.share_constants import ShareConstants
+from goldfold.exporter.passes.share_rope_tables import ShareRopeTables
+from goldfold.exporter.passes.sink_linear_past_mean import SinkLinearPastMean
+from goldfold.exporter.passes.specialize_shape import SpecializeShape
+from goldfold.exporter.passes.static_heads import StaticHeads
+from goldfold.exporter.records import PassReport
+from goldfold.exporter.system.names import file_name
+
+EARLY: tuple[Pass, ...] = (
+    StaticHeads(),  # first: grouped heads are illegal for three consumers until this has run
+    RaiseRotary(),  # needs the shapes that the heads now say; makes tables that are not legal yet
+    LegalizeRotary(),  # the traced tables are refused by ONNX Runtime, so nothing runs before this
+    RaiseRmsNorm(),  # before every common law: they ask for norms by name
+    RaiseGelu(),  # likewise, for targets that have a kernel for it
+    RaiseMask(),  # likewise, for targets that would multiply it out, and lose what is added to it
+)
+"""What makes a traced graph legal everywhere. Runs for every export."""
+
+
+def common(contract: Contract, gains: str = "full") -> tuple[Pass, ...]:
+    """The laws that hold for every target. Run after EARLY. `gains` is fold-norm-gain's policy:
+    "none" where weights are to be quantized, since folded gains make outlier columns."""
+    return (
+        SpecializeShape(contract.max_length),  # first: fewer kinds of attention for all that follow
+        DropUnreachedRows(contract.max_length),  # likewise: what the length makes idle goes first
+        SinkLinearPastMean(),  # before dense layers are fused: what sinks joins them
+        FuseIdentityDense(),  # before gains are folded: a gain then meets one matrix, not a chain
+        NarrowLinear(),  # once the head is one matrix: its rows are the embedding's dimensions
+        FoldNormGain(gains),  # asks that a norm's readers are linear maps in their final form
+        FoldAttentionScale(),  # after the gains: the projections have their final form
+        DropScaleBeforeNormalize(),  # after the folds, which may leave a factor in front of a norm
+        ShareRopeTables(contract.max_length),  # the tables are legal and final by now
+        ShareConstants(),  # last: it finds what the others made twice
+    )
+
+
+def asks_ranges(precision: str, typed: bool) -> bool:
+    """Whether `half` wants to know how large values get."""
+    return precision == "fp16" or (precision == "bf16" and typed)
+
+
+def half(
+    precision: str, peaks: dict[str, float], typed: bool, products: str = "f32"
+) -> tuple[Pass, ...]:
+    """What half precision asks for, after the common laws and before the target's own.
+
+    In bf16, attention and its linear maps are computed in fp16 if their values leave room: eight
+    times closer, on the same units, and scores are what bf16 rounds worst (docs/fp16.md).
+
+    `peaks` are the largest magnitudes on calibration texts (exporter/evaluate/ranges.py); `typed`
+    says that the graph's types are the precision, rather than a hint to the runtime; `products` is
+    set-precision's.
+    """
+    if precision == "fp32":
+        return ()
+    scale = (ScaleResidual(tuple(peaks.items())),) if precision == "fp16" else ()
+    if not typed:
+        return scale
+    if precision == "bf16":
+        attention = SetPrecision("fp16", part="attention", peaks=tuple(peaks.items()))
+        return (attention, SetPrecision(precision))
+    # After the scale: a constant that fp16 cannot hold has become one it can.
+    return (*scale, SetPrecision(precision, products=products))
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a pipeline is cut short or looked into."""
+
+    skip: frozenset[str] = frozenset()
+    """Names of passes not to run. A required one cannot be skipped."""
+    stop_after: int | None = None
+    """Stop after so many applications; those of required passes are not counted."""
+    dump: Path | None = None
+    """Write `03_fold_norm_gain.onnx` (weights left out) and `.txt` after every pass into this
+    folder."""
+
+
+@dataclass
+class Pipeline:
+    """One run of passes over one program, in as many calls of `run` as it takes."""
+
+    options: Options = Options()
+    after: Callable[[PassReport, Program], None] | None = None
+    """Called after every pass that applied."""
+    reports: list[PassReport] = field(default_factory=list)
+    trail: list[tuple[str, str]] = field(default_factory=list)
+    """(pass, place) of every application that counts, in order."""
+    before: Program | None = None
+    """The program before its first pass; shares its weights. For exporter/diagnose/locating.py."""
+    laws: list[Pass] = field(default_factory=list)
+    """Every pass that ran, in order."""
+
+    def run(self, program: Program, passes: Iterable[Pass]) -> list[PassReport]:
+        """Apply `passes` in order, with a legality check after each. Changes `program` in place.
+
+        Returns this call's reports. Raises RewriteError if a pass leaves an illegal graph.
+        """
+        if self.before is None:
+            self.before = replace(program, model=program.model.clone())
+        return [self._one(program, law) for law in passes if self._runs(law)]
+
+    def fork(self, folder: str) -> Pipeline:
+        """A pipeline that goes on from here by itself, and dumps into a sub-folder."""
+        dump = self.options.dump / folder if self.options.dump is not None else None
+        options = Options(self.options.skip, self.options.stop_after, dump)
+        return Pipeline(
+            options, self.after, list(self.reports), list(self.trail), self.before, list(self.laws)
+        )
+
+    def _runs(self, law: Pass) -> bool:
+        return law.required or law.name not in self.options.skip
+
+    def _one(self, program: Program, law: Pass) -> PassReport:
+        started = time.perf_counter()
+        nodes, parameters = len(program.graph), program.parameters()
+        budget = None
+        if self.options.stop_after is not None and not law.required:
+            budget = max(0, self.options.stop_after - len(self.trail))
+        log = law.rewrite(program.model, Log(budget))
+        legality.check(program, law.name)
+        report = PassReport(
+            name=law.name,
+            equality=law.equality.name,
+            applied=len(log.applied),
+            refused=tuple(str(refusal) for refusal in log.refused),
+            nodes_before=nodes,
+            nodes_after=len(program.graph),
+            parameters_before=parameters,
+            parameters_after=program.parameters(),
+            seconds=round(time.perf_counter() - started, 3),
+        )
+        self.reports.append(report)
+        self.laws.append(law)
+        if not law.required:
+            self.trail += [(law.name, place) for place in log.applied]
+        if self.options.dump is not None:
+            name = file_name(f"{len(self.reports):02d}_{law.name}")
+            _dump(program, self.options.dump, name)
+        if self.after is not None and report.applied:
+            self.after(report, program)
+        return report
+
+
+def run(program: Program, passes: Iterable[Pass]) -> list[PassReport]:
+    """Apply `passes` in order without options."""
+    return Pipeline().run(program, passes)
+
+
+def check_skips(names: Iterable[str]) -> None:
+    """Raise UsageError for a name that no optional pass bears."""
+    optional = {law.name for law in every() if not law.required}
+    for name in names:
+        if name not in optional:
+            raise UsageError(f"no pass to skip is called {name!r}; there are {', '.join(optional)}")
+
+
+def every() -> tuple[Pass, ...]:
+    """Every pass in order, the targets' own last; merge-parallel-matmuls is in no target's tail."""
+    from goldfold.exporter.passes.balance_channels import BalanceChannels
+    from goldfold.exporter.passes.band_local_attention import BandLocalAttention
+    from goldfold.exporter.passes.expand_band_attention import ExpandBandAttention
+    from goldfold.exporter.passes.merge_parallel_matmuls import MergeParallelMatmuls
+    from goldfold.exporter.passes.pack_table import PackTable
+    from goldfold.exporter.passes.quantize_activations import QuantizeActivations
+    from goldfold.exporter.passes.quantize_weights import QuantizeWeights
+    from goldfold.exporter.passes.sink_dequantize_past_gather import SinkDequantizePastGather
+    from goldfold.exporter.passes.spell_attention import SpellAttention
+
+    nothing = Contract(model="", dim=1, max_length=1, vocab_size=1, pad_id=0, normalized=True)
+    quantization = (BalanceChannels(), QuantizeWeights(), PackTable(), QuantizeActivations())
+    half_precision = (ScaleResidual(), SetPrecision())
+    own = (
+        SinkDequantizePastGather(),
+        MergeParallelMatmuls(),
+        BandLocalAttention(),
+        SpellAttention(),
+        ExpandBandAttention(),
+    )
+    return (*EARLY, *common(nothing), *quantization, *half_precision, *own)
+
+
+def _dump(program: Program, folder: Path, stem: str) -> None:
+    """The graph as ONNX, big weights as inputs, and as text."""
+    stem = stem.replace("-", "_")
+    lines = [str(node) for node in program.graph]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with weights_aside(program.model):
+            onnx.save(ir.to_proto(program.model), folder / f"{stem}.onnx")
+        (folder / f"{stem}.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise OutputError(f"cannot write to {folder}: {error.strerror}") from None

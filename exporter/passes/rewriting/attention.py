@@ -1,0 +1,200 @@
+"""What the laws that spell attention share: nodes in front of one attention, and one finite mask
+for all layers that see alike."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from goldfold.exporter.ir import dialect
+from goldfold.exporter.ir.program import add_constant, constant, insert_before, unique_name
+
+_MOVERS = ("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Split", "Slice", "RotaryEmbedding")
+"""Ops between a linear map and attention that change no value, or rotate it."""
+
+
+def is_lookup(node: ir.Node) -> bool:
+    """Whether `node` reads rows of a constant table: an embedding."""
+    table = constant(node.inputs[0]) if node.op_type == "Gather" and not node.domain else None
+    return table is not None and table.ndim == 2
+
+
+def serves_attention(node: ir.Node) -> bool:
+    """Whether `node` is attention, or a linear map that makes its operands or reads its result, or
+    stands between the two."""
+    return dialect.is_band_attention(node) or feeds_attention(node) or _reads(node)
+
+
+def feeds_attention(node: ir.Node) -> bool:
+    """Whether all of what `node` gives goes into attention, moved, biased or normed on the way."""
+    readers = [reader for value in node.outputs for reader, _ in value.uses()]
+    return bool(readers) and all(
+        dialect.is_band_attention(reader)
+        or ((_moves(reader) or dialect.op_of(reader) in dialect.NORMS) and feeds_attention(reader))
+        for reader in readers
+    )
+
+
+def _reads(node: ir.Node) -> bool:
+    """Whether `node` gets its data from attention: moved, or by one linear map."""
+    producer = _source(node)
+    if producer is None:
+        return False
+    if dialect.is_band_attention(producer):
+        return True
+    if _adds_bias(node):  # behind the one linear map
+        return producer.op_type == "MatMul" and _reads(producer)
+    return producer.op_type in _MOVERS and _reads(producer)
+
+
+def _source(node: ir.Node) -> ir.Node | None:
+    """What makes the only computed value that `node` reads, its precision changed or not."""
+    computed = [v for v in node.inputs if v is not None and constant(v) is None]
+    producer = computed[0].producer() if len(computed) == 1 else None
+    return _source(producer) if producer is not None and producer.op_type == "Cast" else producer
+
+
+def _moves(node: ir.Node) -> bool:
+    return not node.domain and (node.op_type in _MOVERS or _adds_bias(node))
+
+
+def _adds_bias(node: ir.Node) -> bool:
+    given = [constant(value) is not None for value in node.inputs]
+    return node.op_type == "Add" and not node.domain and sum(given) == 1
+
+
+class Emitter:
+    """Writes nodes in front of one attention node, and shares through the memo what layers
+    share."""
+
+    def __init__(self, node: ir.Node, memo: dict) -> None:
+        assert node.graph is not None
+        self.node, self.graph, self.memo = node, node.graph, memo
+        self.stem = (node.outputs[0].name or "attention").removesuffix(".BandAttention")
+
+    def __call__(self, op: str, *inputs: ir.Value, name: str, **attributes: Any) -> ir.Value:
+        return self.place(ir.node(op, list(inputs), attributes), name)
+
+    def place(self, node: ir.Node, name: str) -> ir.Value:
+        """Put `node` in front of the attention, under its name."""
+        node.name = node.outputs[0].name = unique_name(self.graph, f"{self.stem}.{name}")
+        insert_before(self.node, [node])
+        return node.outputs[0]
+
+    def shared(self, op: str, *inputs: ir.Value, name: str | None = None, **attributes: Any):
+        """A node without a layer of its own, made once a sweep for the same op and inputs."""
+        key = (op, inputs, tuple(sorted((k, str(v)) for k, v in attributes.items())))
+        if key not in self.memo:
+            node = ir.node(op, list(inputs), attributes)
+            wish = f"attention.{name or op}"
+            node.name = node.outputs[0].name = unique_name(self.graph, wish)
+            insert_before(self.node, [node], module="attention")
+            self.memo[key] = node.outputs[0]
+        return self.memo[key]
+
+    def array(self, array: np.ndarray, name: str) -> ir.Value:
+        key = (array.dtype.str, array.shape, array.tobytes())
+        if key not in self.memo:
+            self.memo[key] = add_constant(self.graph, f"attention.{name}", array)
+        return self.memo[key]
+
+    def ints(self, numbers: list[int] | int) -> ir.Value:
+        return self.array(np.array(numbers, dtype=np.int64), "sizes")
+
+    def number(self, number: float, like: ir.Value) -> ir.Value:
+        kind = like.dtype.numpy() if like.dtype is not None else np.dtype(np.float32)
+        return self.array(np.array(number, dtype=kind), "number")
+
+    def mask(self, q: ir.Value, padding: ir.Value, band: dialect.Band) -> ir.Value:
+        """[batch, 1, 1 or tokens, tokens]: 0 where seen, HIDDEN where not."""
+        seen = self.shared("Unsqueeze", padding, self.ints([1, 2]), name="real")
+        if band.window or band.causal:
+            seen = self.shared("And", seen, self._band(padding, band), name="seen")
+        zero, hidden = self.number(0.0, q), self.number(dialect.HIDDEN, q)
+        return self.shared("Where", seen, zero, hidden, name="mask")
+
+    def square_mask(self, q: ir.Value, padding: ir.Value, band: dialect.Band) -> ir.Value:
+        """The same as [batch, 1, tokens, tokens], for kernels that do not broadcast its rows."""
+        mask = self.mask(q, padding, band)
+        if band.window or band.causal:
+            return mask
+        tokens, one = self._tokens(padding), self.ints([1])
+        sizes = self.shared("Concat", one, one, tokens, one, name="rows", axis=0)
+        return self.shared("Expand", mask, sizes, name="square")
+
+    def attend(
+        self,
+        q: ir.Value,
+        k: ir.Value,
+        v: ir.Value,
+        mask: ir.Value,
+        band: dialect.Band,
+        rows: bool = False,
+    ) -> ir.Value:
+        """softmax(cap(s q kᵀ) + m) v in standard ops; the mask may broadcast. Heads are fixed
+        numbers, and widths too where several heads share a group.
+
+        What heads share is not copied: one group's keys and values are broadcast by MatMul over its
+        heads or, with `rows`, meet the queries of all of them as rows of one matrix.
+        """
+        heads, groups = int(q.shape[1]), int(k.shape[1])  # type: ignore[index, arg-type]
+        shared = groups != heads
+        stacked = shared and rows
+        grouped = shared and not rows and groups != 1
+        width, out = (x.shape[3] if x.shape is not None else None for x in (q, v))
+        scale, softcap = band.scale, band.softcap
+        queries = q if scale == 1.0 else self("Mul", q, self.number(scale, q), name="scaled")
+        keys = self("Transpose", k, perm=[0, 1, 3, 2], name="keys")
+        if stacked:
+            queries = self("Reshape", queries, self.ints([0, groups, -1, int(width)]), name="rows")  # type: ignore
+        if grouped:
+            split = self.ints([0, groups, heads // groups, -1, int(width)])  # type: ignore[arg-type]
+            queries = self("Reshape", queries, split, name="grouped")
+            keys = self("Unsqueeze", keys, self.ints([2]), name="keys_5d")
+            v = self("Unsqueeze", v, self.ints([2]), name="values_5d")
+            mask = self.shared("Unsqueeze", mask, self.ints([1]))
+        scores = self("MatMul", queries, keys, name="scores")
+        if softcap:
+            cap = self.number(softcap, q)
+            ratio = self("Div", scores, cap, name="ratio")
+            scores = self("Mul", self("Tanh", ratio, name="bent"), cap, name="capped")
+        if stacked:
+            scores = self("Reshape", scores, self._before_keys(mask, heads), name="by_head")
+        masked = self("Add", scores, mask, name="masked")
+        weights = self("Softmax", masked, axis=-1, name="weights")
+        if stacked:
+            weights = self("Reshape", weights, self._before_keys(mask, groups), name="by_group")
+        mixed = self("MatMul", weights, v, name="mixed")
+        if grouped or stacked:
+            mixed = self("Reshape", mixed, self.ints([0, heads, -1, int(out)]), name="heads")  # type: ignore
+        return mixed
+
+    def _before_keys(self, mask: ir.Value, axis: int) -> ir.Value:
+        """The sizes [batch, `axis`, whatever is left, keys]."""
+        keys = self.shared("Shape", mask, start=3, end=4, name="keys")
+        return self.shared("Concat", self.ints([0, axis, -1]), keys, axis=0, name="before_keys")
+
+    def _tokens(self, padding: ir.Value) -> ir.Value:
+        return self.shared("Shape", padding, start=1, end=2, name="tokens")
+
+    def _band(self, padding: ir.Value, band: dialect.Band) -> ir.Value:
+        """bool [tokens, tokens]: |i − j| < window, and j ≤ i if causal."""
+        count = self.shared("Squeeze", self._tokens(padding), name="count")
+        position = self.shared("Range", self.ints(0), count, self.ints(1), name="position")
+        i = self.shared("Unsqueeze", position, self.ints([1]), name="i")
+        j = self.shared("Unsqueeze", position, self.ints([0]), name="j")
+        return self.band(self.shared("Sub", i, j, name="ahead"), band)
+
+    def band(self, ahead: ir.Value, band: dialect.Band) -> ir.Value:
+        """bool: |ahead| < window, and ahead ≥ 0 if causal, for ahead = i − j."""
+        near = past = None
+        if band.window:
+            distance = self.shared("Abs", ahead, name="distance")
+            near = self.shared("Less", distance, self.ints(band.window), name="near")
+        if band.causal:
+            past = self.shared("GreaterOrEqual", ahead, self.ints(0), name="past")
+        if near is None or past is None:
+            return near if past is None else past  # type: ignore[return-value]
+        return self.shared("And", near, past, name="band")

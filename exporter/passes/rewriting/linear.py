@@ -1,0 +1,150 @@
+"""Reading and writing a linear map in the graph: MatMul, MatMul + Add, or Gemm with a constant
+weight."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from goldfold.exporter.ir.program import add_constant, constant, insert_before, unique_name, where
+
+
+@dataclass(frozen=True)
+class Linear:
+    """y[…,N] = x[…,K] W + b, as it stands in the graph.
+
+    `node` is the last op; `product` the MatMul or Gemm, which is `node` itself unless an Add
+    follows.
+    """
+
+    node: ir.Node
+    product: ir.Node
+    x: ir.Value
+    weight: np.ndarray
+    """[K, N]; a view, transposed where Gemm stores it so."""
+    bias: np.ndarray | None
+    """[N], or None."""
+
+    @property
+    def output(self) -> ir.Value:
+        return self.node.outputs[0]
+
+    @property
+    def parameters(self) -> int:
+        return self.weight.size + (0 if self.bias is None else self.bias.size)
+
+
+def linear_ending_at(node: ir.Node | None) -> Linear | None:
+    """The linear map whose last op is `node`, or None. A MatMul that an Add of a constant follows
+    (and
+    nothing else reads) ends at that Add, so it is not reported at the MatMul."""
+    if node is None or node.domain:
+        return None
+    if node.op_type == "Gemm":
+        return _gemm(node)
+    if node.op_type == "MatMul" and bias_add(node) is None:
+        return _matmul(node, node, None)
+    if node.op_type == "Add":
+        for index in (0, 1):
+            summand = node.inputs[index]
+            product = summand.producer() if summand is not None else None
+            if product is not None and product.op_type == "MatMul" and bias_add(product) is node:
+                return _matmul(node, product, constant(node.inputs[1 - index]))
+    return None
+
+
+def bias_add(matmul: ir.Node) -> ir.Node | None:
+    """The Add of a constant [N] that is the only reader of this MatMul, or None."""
+    output = matmul.outputs[0]
+    if output.is_graph_output() or len(output.uses()) != 1:
+        return None
+    reader, index = next(iter(output.uses()))
+    if reader.op_type != "Add" or reader.domain:
+        return None
+    bias, weight = constant(reader.inputs[1 - index]), constant(matmul.inputs[1])
+    if bias is None or weight is None or weight.ndim != 2 or bias.shape != weight.shape[1:]:
+        return None
+    return reader
+
+
+def _matmul(node: ir.Node, product: ir.Node, bias: np.ndarray | None) -> Linear | None:
+    weight = constant(product.inputs[1])
+    x = product.inputs[0]
+    if weight is None or weight.ndim != 2 or x is None:
+        return None
+    return Linear(node, product, x, weight, bias)
+
+
+def _gemm(node: ir.Node) -> Linear | None:
+    weight, x = constant(node.inputs[1]), node.inputs[0]
+    scaled = any(_attribute(node, name, 1.0) != 1.0 for name in ("alpha", "beta"))
+    if weight is None or x is None or scaled or _attribute(node, "transA", 0):
+        return None
+    if _attribute(node, "transB", 0):
+        weight = weight.T
+    given = node.inputs[2] if len(node.inputs) > 2 else None
+    bias = constant(given)
+    if given is not None:
+        # [M,1] or [M,N] would be a bias for each row, even where M happens to be N.
+        if bias is None or bias.ndim > 2 or (bias.ndim == 2 and bias.shape[0] != 1):
+            return None
+        bias = np.broadcast_to(bias.reshape(-1), weight.shape[1:])
+    return Linear(node, node, x, weight, bias)
+
+
+def _attribute(node: ir.Node, name: str, default: float) -> float:
+    attribute = node.attributes.get(name)
+    return default if attribute is None else attribute.value
+
+
+def write_linear(
+    old: Linear, x: ir.Value, weight: np.ndarray, bias: np.ndarray | None, name: str
+) -> None:
+    """Replace `old` by x·weight + bias (weight [K,N], bias [N] or None) in the same spelling.
+
+    The new output takes over the old one's name, readers and place among the graph's outputs.
+    """
+    graph = old.node.graph
+    assert graph is not None
+    inputs = [x, add_constant(graph, f"{name}.weight", weight)]
+    bias_value = None if bias is None else add_constant(graph, f"{name}.bias", bias)
+    if old.product.op_type == "Gemm":
+        nodes = [ir.node("Gemm", inputs if bias_value is None else [*inputs, bias_value])]
+    else:
+        nodes = [ir.node("MatMul", inputs)]
+        if bias_value is not None:
+            nodes.append(ir.node("Add", [nodes[0].outputs[0], bias_value]))
+            nodes[0].outputs[0].type = old.output.type
+            nodes[0].outputs[0].shape = old.output.shape
+            nodes[0].outputs[0].name = nodes[0].name = unique_name(graph, f"{name}.product")
+    nodes[-1].name = old.node.name
+    insert_before(old.node, nodes)
+    take_over(old.output, nodes[-1].outputs[0])
+
+
+def scale_input(linear: Linear, gain: np.ndarray, shift: np.ndarray | None) -> None:
+    """Let `linear` read x where it read x·gain + shift: (x·g + c) W + b = x (diag(g) W) + (c W +
+    b)."""
+    # The f32 product is the exact one, rounded once.
+    weight = gain[:, None] * linear.weight
+    bias = linear.bias
+    if shift is not None and shift.any():
+        moved = shift.astype(np.float64) @ linear.weight.astype(np.float64)
+        bias = moved if bias is None else moved + bias
+        bias = bias.astype(linear.weight.dtype)
+    write_linear(linear, linear.x, weight, bias, where(linear.product))
+
+
+def take_over(old: ir.Value, new: ir.Value) -> None:
+    """Give `new` the readers, name, type and shape of `old`, and its place among the graph's
+    outputs."""
+    name, producer = old.name, old.producer()
+    assert producer is not None and producer.graph is not None
+    graph = producer.graph
+    new.type, new.shape = old.type, old.shape
+    old.replace_all_uses_with(new, replace_graph_outputs=True)
+    old.name = f"{name}~replaced"
+    graph.remove(producer, safe=True)
+    new.name = name

@@ -1,0 +1,158 @@
+"""Reading a subgraph by what it means, and writing what takes its place."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import onnx_ir as ir
+
+from goldfold.exporter.ir.program import MODULE, constant, insert_before, unique_name, where
+
+
+def producer(value: ir.Value | None, *ops: str) -> ir.Node | None:
+    """The node of the default domain that makes `value`, if it is one of `ops`; any if none."""
+    node = None if value is None else value.producer()
+    if node is None or node.domain or (ops and node.op_type not in ops):
+        return None
+    return node
+
+
+def scalar(value: ir.Value | None) -> float | None:
+    """The number that a constant of shape [] or [1] holds, which adds no axis to what it meets."""
+    array = constant(value)
+    return float(array.reshape(())) if array is not None and array.shape in ((), (1,)) else None
+
+
+def attribute(node: ir.Node, name: str, default: Any) -> Any:
+    given = node.attributes.get(name)
+    return default if given is None else given.value
+
+
+def integers(value: ir.Value | None) -> list[int] | None:
+    """The whole numbers a constant holds, in order, or None."""
+    array = constant(value)
+    return None if array is None else [int(number) for number in array.reshape(-1)]
+
+
+def read_elsewhere(inner: Iterable[ir.Node], by: Collection[ir.Node]) -> str | None:
+    """Who but the nodes `by`, a whole pattern, reads what its `inner` ones make; None if nobody."""
+    for node in inner:
+        for value in node.outputs:
+            if value.is_graph_output():
+                return f"{value.name}, inside the pattern, is an output of the graph"
+            for reader, _ in value.uses():
+                if reader not in by:
+                    return f"{where(reader)} ({reader.op_type}) also reads the inner {node.op_type}"
+    return None
+
+
+def emit(
+    before: ir.Node,
+    op: str,
+    inputs: list[ir.Value],
+    name: str,
+    like: ir.Value,
+    shape: Iterable[Any] | None,
+    **attributes: Any,
+) -> ir.Value:
+    """Put one node in front of `before`; its value has its name, the type of `like`, a `shape`."""
+    assert before.graph is not None
+    node = ir.node(op, inputs, attributes)
+    value = node.outputs[0]
+    value.name = node.name = unique_name(before.graph, name)
+    value.type = like.type
+    value.shape = None if shape is None else ir.Shape(list(shape))
+    maker = like.producer()
+    insert_before(before, [node], maker.metadata_props.get(MODULE) if maker is not None else None)
+    return value
+
+
+def last_axis(axis: int, rank: int) -> bool:
+    return axis in (-1, rank - 1)
+
+
+def same_size(a: Any, b: Any) -> bool:
+    """Whether two sizes of shapes are known to be equal."""
+    return a == b and not (isinstance(a, ir.SymbolicDim) and a.value is None)
+
+
+@dataclass(frozen=True)
+class Part:
+    """±source[…, start:stop]"""
+
+    source: ir.Value
+    start: int
+    stop: int
+    negated: bool
+    nodes: tuple[ir.Node, ...]
+    """The Neg, if negated, and the Slice or Split."""
+
+
+def part_of(value: ir.Value | None) -> Part | None:
+    """The slice of the last axis that `value` is, perhaps negated, or None."""
+    negation = producer(value, "Neg")
+    if negation is not None:
+        value = negation.inputs[0]
+    node = producer(value, "Slice", "Split")
+    source = None if node is None else node.inputs[0]
+    if value is None or node is None or source is None or not source.shape:
+        return None
+    width, rank = source.shape[-1], len(source.shape)
+    if not isinstance(width, int):
+        return None
+    if node.op_type == "Slice":
+        span = _slice(node, width, rank)
+    else:
+        span = _split(node, value.index() or 0, width, rank)
+    if span is None:
+        return None
+    nodes = (node,) if negation is None else (negation, node)
+    return Part(source, *span, negation is not None, nodes)
+
+
+def _slice(node: ir.Node, width: int, rank: int) -> tuple[int, int] | None:
+    starts, ends, axes = (integers(v) for v in (*node.inputs[1:4], *(None,) * 3)[:3])
+    steps = integers(node.inputs[4]) if len(node.inputs) > 4 else [1]
+    if not starts or not ends or not axes or steps != [1]:
+        return None
+    if len(axes) != 1 or not last_axis(axes[0], rank):
+        return None
+    start, stop, _ = slice(starts[0], ends[0]).indices(width)
+    return start, stop
+
+
+def _split(node: ir.Node, index: int, width: int, rank: int) -> tuple[int, int] | None:
+    if not last_axis(attribute(node, "axis", 0), rank):
+        return None
+    sizes = integers(node.inputs[1]) if len(node.inputs) > 1 else None
+    if len(node.inputs) < 2 and width % len(node.outputs) == 0:
+        sizes = [width // len(node.outputs)] * len(node.outputs)
+    return None if sizes is None else (sum(sizes[:index]), sum(sizes[: index + 1]))
+
+
+def floor_of(division: ir.Node) -> ir.Node | None:
+    """The Clip in x / [expand] clip(‖x‖₂, ε), if that is what this division is, and all it is
+    for."""
+    x, divisor = division.inputs[0], division.inputs[1]
+    clip = _only(divisor, "Expand")
+    clip = _only(clip.inputs[0] if clip is not None else divisor, "Clip")
+    if clip is None or len(clip.inputs) != 2 or constant(clip.inputs[1]) is None:
+        return None
+    norm = _only(clip.inputs[0], "ReduceL2")
+    return clip if norm is not None and norm.inputs[0] is x else None
+
+
+def _only(value: ir.Value | None, op: str) -> ir.Node | None:
+    """The `op` that makes `value`, if nothing else reads it."""
+    node = value.producer() if value is not None else None
+    if value is None or node is None or node.op_type != op or node.domain:
+        return None
+    return None if value.is_graph_output() or len(value.uses()) != 1 else node
+
+
+def normalised(node: ir.Node | None) -> ir.Value | None:
+    """x, if `node` is x / clip(‖x‖₂, ε), its L2 normalisation; else None."""
+    division = node is not None and node.op_type == "Div" and not node.domain
+    return node.inputs[0] if division and node is not None and floor_of(node) else None

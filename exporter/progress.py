@@ -1,0 +1,83 @@
+"""What is happening, and how long it took: the one channel through which long work reports.
+
+stages = Stages(listener)
+with stages("tracing"):
+    stages.detail("translating to ONNX")
+    stages.step(3, 24)
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+from goldfold.exporter.records import Timing
+
+
+class Listener(Protocol):
+    """Whoever shows progress. All methods are called from the thread that does the work.
+
+    It may have one more, `fail(what: str, reason: str)`: an artifact that could not be built, while
+    the others are.
+    """
+
+    def begin(self, stage: str) -> None: ...
+    def detail(self, text: str) -> None: ...
+    def step(self, done: int, total: int) -> None: ...
+    def end(self, stage: str, seconds: float, note: str) -> None: ...
+
+
+class Silent:
+    """A Listener that shows nothing."""
+
+    def begin(self, stage: str) -> None:
+        pass
+
+    def detail(self, text: str) -> None:
+        pass
+
+    def step(self, done: int, total: int) -> None:
+        pass
+
+    def end(self, stage: str, seconds: float, note: str) -> None:
+        pass
+
+
+class Stages:
+    """Times stages and passes on what happens in them."""
+
+    def __init__(self, listener: Listener | None = None) -> None:
+        self.listener: Listener = listener or Silent()
+        self.timings: list[Timing] = []
+        self._note = ""
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        started = time.perf_counter()
+        self._note = ""
+        self.listener.begin(stage)
+        yield
+        seconds = time.perf_counter() - started
+        self.timings.append(Timing(stage=stage, seconds=round(seconds, 3)))
+        self.listener.end(stage, seconds, self._note)
+
+    def detail(self, text: str) -> None:
+        """What the current stage is busy with."""
+        self.listener.detail(text)
+
+    def step(self, done: int, total: int) -> None:
+        """How far the current stage has come."""
+        self.listener.step(done, total)
+
+    def fail(self, what: str, reason: str) -> None:
+        """Say that `what` came to nothing, and that the work goes on; for listeners that show
+        it."""
+        show = getattr(self.listener, "fail", None)
+        if show is not None:
+            show(what, reason)
+
+    def note(self, text: str) -> None:
+        """What the current stage came to; shown when it ends."""
+        self._note = text

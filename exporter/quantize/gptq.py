@@ -1,0 +1,70 @@
+"""GPTQ: the error that a rounded weight makes is taken over by the weights not yet rounded.
+
+Elias Frantar, Saleh Ashkboos, Torsten Hoefler and Dan Alistarh, "GPTQ: Accurate Post-Training
+Quantization for Generative Pre-trained Transformers", 2022.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from goldfold.exporter.passes.rewriting.grid import Grid, Quantized, scales
+
+_DAMPING = 0.01
+"""Added to the diagonal of the moments, as a share of its mean: directions that no calibration text
+has are then left alone instead of being blown up."""
+
+_LAZY = 128
+"""Weights whose corrections are applied to the rest at once, as one product of matrices."""
+
+
+@dataclass(frozen=True)
+class Order:
+    """What the moments of one value say to every matrix that reads it."""
+
+    strength: np.ndarray
+    """f64 [inputs], the mean square of each."""
+    order: np.ndarray
+    """int [inputs], from the strongest to the weakest: so they are rounded."""
+    upper: np.ndarray
+    """f32 [inputs, inputs], the upper Cholesky factor of the inverse moments, in that order."""
+
+    @classmethod
+    def of(cls, moments: np.ndarray) -> Order:
+        """From the mean of x xᵀ over the tokens of the calibration texts, f64 [inputs, inputs]."""
+        strength = np.diag(moments).copy()
+        order = np.argsort(-strength, kind="stable")
+        damped = moments[np.ix_(order, order)].astype(np.float64)
+        diagonal, mean = np.diag(damped).copy(), float(strength.mean()) or 1.0
+        np.fill_diagonal(damped, np.where(diagonal > 0, diagonal, mean) + _DAMPING * mean)
+        upper = np.linalg.cholesky(np.linalg.inv(damped)).T
+        return cls(strength, order, upper.astype(np.float32))
+
+
+def compensated(matrix: np.ndarray, grid: Grid, seen: Order) -> Quantized:
+    """Round floating [channels, inputs] for the least squared error of its outputs.
+
+    Scales are set before, from the weights as they are, so that blocks stay blocks of neighbours.
+    Inputs that are always zero keep a rounded weight.
+    """
+    inputs, order, upper = matrix.shape[1], seen.order, seen.upper
+    scale = scales(np.ascontiguousarray(matrix, np.float32), grid, seen.strength)
+    spread = np.repeat(scale, inputs // scale.shape[1], axis=1)
+    # [inputs, channels] in the order of rounding: a row is one input of all channels.
+    rest = np.ascontiguousarray(matrix.T[order], np.float32)
+    steps = np.ascontiguousarray(spread.T[order])
+    found = np.empty_like(rest)
+    for start in range(0, inputs, _LAZY):
+        stop = min(start + _LAZY, inputs)
+        errors = np.empty((stop - start, rest.shape[1]), np.float32)
+        for row in range(start, stop):
+            found[row] = np.clip(np.rint(rest[row] / steps[row]), grid.low, grid.high)
+            error = (rest[row] - found[row] * steps[row]) / upper[row, row]
+            errors[row - start] = error
+            rest[row + 1 : stop] -= upper[row, row + 1 : stop, None] * error
+        rest[stop:] -= upper[start:stop, stop:].T @ errors
+    numbers = np.empty(matrix.shape, np.int8)
+    numbers[:, order] = found.T.astype(np.int8)
+    return Quantized(grid, numbers, scale)

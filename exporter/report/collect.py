@@ -1,0 +1,233 @@
+"""Read every artifact of some folders into one record: what report.json holds and the page shows.
+
+Nothing is measured here. All figures come from each artifact's manifest.json and verdict.json.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from goldfold.exporter import __version__
+from goldfold.exporter.artifact import bundle, unbuilt
+from goldfold.exporter.artifact.bundle import Bundle, Manifest, VerdictRecord
+from goldfold.exporter.errors import ArtifactError
+from goldfold.exporter.records import KindRange, LayerLook, Look
+from goldfold.exporter.report.pages import (
+    ArtifactFigures,
+    DriftStep,
+    Figures,
+    KindFigures,
+    LayerStep,
+    Report,
+    TextFigures,
+)
+from goldfold.exporter.system.names import line
+from goldfold.golden import store
+from goldfold.golden.errors import GoldenError
+from goldfold.golden.gate import GATES
+
+_WAYS = ("alone", "padded")
+
+
+def collect(folders: Sequence[Path], *, check_files: bool = True) -> Report:
+    """Every artifact in `folders`, each an artifact folder or one that holds some.
+
+    `check_files=False` looks at sizes only. Raises ArtifactError if there is nothing to report.
+    """
+    lacking = tuple(one for folder in dict.fromkeys(folders) for one in _unbuilt(folder))
+    paths = artifacts_in(folders) if not lacking else list(_all_artifacts(folders))
+    found = (*(_figures(path, check_files) for path in paths), *lacking)
+    passed = all(artifact.state == "passed" for artifact in found)
+    return Report(goldfold=__version__, passed=passed, artifacts=found)
+
+
+def artifacts_in(folders: Sequence[Path]) -> list[Path]:
+    """Every artifact folder in `folders`, once. Raises ArtifactError if there is none."""
+    paths = list(_all_artifacts(folders))
+    if not paths:
+        raise ArtifactError(
+            f"{', '.join(map(str, folders))} holds no artifact; `goldfold export` writes some"
+        )
+    return paths
+
+
+def _all_artifacts(folders: Sequence[Path]) -> Iterable[Path]:
+    return dict.fromkeys(path for folder in folders for path in _artifacts(folder))
+
+
+def _unbuilt(folder: Path) -> Iterable[ArtifactFigures]:
+    """What the last export into a folder could not build."""
+    for file, record in unbuilt.records(folder):
+        if record is None:
+            reason = (f"{file} cannot be read; remove it",)
+            yield ArtifactFigures(folder=file, state="damaged", reasons=reason)
+        else:
+            yield ArtifactFigures(
+                folder=record.name,
+                state="unbuilt",
+                reasons=(record.reason,),
+                target=record.target,
+                precision=record.precision,
+                goldfold=record.goldfold,
+            )
+
+
+def _artifacts(folder: Path) -> Iterable[Path]:
+    if bundle.is_artifact(folder):
+        return [folder]
+    inside = folder.iterdir() if folder.is_dir() else ()
+    return sorted(path for path in inside if bundle.is_artifact(path) and not _hidden(path))
+
+
+def _hidden(path: Path) -> bool:
+    return path.name.startswith(".")
+
+
+def _figures(path: Path, check_files: bool) -> ArtifactFigures:
+    try:
+        opened = bundle.open_bundle(path, check_files=check_files, unverified=True)
+        if opened.verdict is None:
+            why = f"never verified: `goldfold verify {line(path.name)}` measures it"
+            return ArtifactFigures(
+                folder=line(path.name), state="unverified", reasons=(why,), **_known(opened)
+            )
+        return ArtifactFigures(**_judged(opened, opened.verdict), **_known(opened))
+    except (ArtifactError, ValueError, KeyError, TypeError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = reason.replace(str(path), path.name)  # a report is handed on
+        return ArtifactFigures(folder=line(path.name), state="damaged", reasons=(line(reason),))
+
+
+def _known(opened: Bundle) -> dict[str, Any]:
+    """What the manifest says."""
+    manifest: Manifest = opened.manifest
+    gate = GATES.get(manifest.gate)
+    return {
+        "name": opened.name,
+        "target": manifest.target,
+        "precision": manifest.precision,
+        "bytes": opened.size,
+        "limit": None if gate is None else gate.worst,
+        "passes": manifest.passes,
+        "census": manifest.census,
+        "attention": manifest.attention,
+        "contract": manifest.contract,
+        "origin": manifest.origin,
+        "versions": manifest.versions,
+        "goldfold": manifest.goldfold,
+        "options": manifest.options.model_dump(mode="json"),
+        "notes": manifest.notes,
+        "built": manifest.built,
+        "files": manifest.files,
+    }
+
+
+def _judged(opened: Bundle, verdict: VerdictRecord) -> dict[str, Any]:
+    """What the verdict says."""
+    measurement, emulated = verdict.measurement, verdict.emulated
+    seconds = {timing.stage: timing.seconds for timing in verdict.timings}
+    return {
+        "folder": line(opened.path.name),
+        "state": "passed" if verdict.passed else "failed",
+        "reasons": verdict.reasons,
+        "measured": _summary(measurement),
+        "emulated": None if emulated is None else _summary(emulated),
+        "what": _what(verdict),
+        "texts": tuple(_texts(opened, verdict)),
+        "pairs": (emulated or measurement).get("pairs") or measurement.get("pairs", ()),
+        "heads": _further(verdict.heads),
+        "beside": _further(verdict.beside),
+        "drift": tuple(map(_step, verdict.drift)),
+        "layers": tuple(map(_layer, verdict.layers)),
+        "ranges": tuple(map(_kind, verdict.ranges)),
+        "losses": verdict.losses,
+        "speed": verdict.speed,
+        "location": verdict.location,
+        "build_seconds": seconds.get(f"build {opened.name}"),
+        "golden_seconds": seconds.get(f"verify {opened.name}"),
+        "golden_tokens": sum(row["tokens"] for row in measurement["rows"]),
+        "machine": verdict.machine,
+    }
+
+
+def _further(found: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Measurements without their rows. Raises ValueError for what is none."""
+    for name, one in found.items():
+        for key in ("worst", "mean"):
+            if not isinstance(one.get(key), (int, float)) and one.get(key) != "inf":
+                raise ValueError(f"{name} has no {key}")
+    return found
+
+
+def _what(verdict: VerdictRecord) -> str:
+    what = verdict.machine.get("measured", "the artifact")
+    computed = verdict.machine.get("computes_in", verdict.precision)
+    where = f"{what}, computed in {computed}"
+    return f"{where}; every value rounded in emulation" if verdict.emulated else where
+
+
+def _summary(record: dict[str, Any]) -> Figures:
+    return Figures(**{key: _number(record[key]) for key in Figures.model_fields})
+
+
+def _step(look: Look) -> DriftStep:
+    finite = {key: _finite(getattr(look, key)) for key in ("worst", "mean")}
+    return DriftStep(after=look.after, worst_id=look.worst_id, **finite)
+
+
+def _layer(look: LayerLook) -> LayerStep:
+    return LayerStep(layer=look.layer, worst=_finite(look.worst), worst_id=look.worst_id)
+
+
+def _kind(row: KindRange) -> KindFigures:
+    finite = {"peak": _finite(row.peak), "scaled": _finite(row.scaled)}
+    return KindFigures(**{**row.model_dump(), **finite})
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _number(value: Any) -> Any:
+    """JSON has no infinity: the verdict says "inf", the report null."""
+    return None if value == "inf" else value
+
+
+def _texts(opened: Bundle, verdict: VerdictRecord) -> Iterable[TextFigures]:
+    begins = _begins(opened)
+    rounded = {row["id"]: row for row in (verdict.emulated or {}).get("rows", ())}
+    for row in verdict.measurement["rows"]:
+        name, other = row["id"], rounded.get(row["id"])
+        figures = [one[way]["distance"] for one in (row, other) if one for way in _WAYS]
+        yield TextFigures(
+            id=name,
+            tokens=row["tokens"],
+            text=begins.get(name, ""),
+            alone=_number(row["alone"]["distance"]),
+            padded=_number(row["padded"]["distance"]),
+            emulated_alone=None if other is None else _number(other["alone"]["distance"]),
+            emulated_padded=None if other is None else _number(other["padded"]["distance"]),
+            worst=None if "inf" in figures else max(figures),
+            faults=tuple(r for r in verdict.reasons if _is_about(r, name)),
+        )
+
+
+def _is_about(reason: str, name: str) -> bool:
+    """Whether one of the gate's sentences (golden/gate.py) is about the text `name`."""
+    return f" of {name} (" in reason or f"tokens of {name} differ" in reason
+
+
+def _begins(opened: Bundle, most: int = 90) -> dict[str, str]:
+    """How each golden text begins, on one line."""
+    try:
+        goldens = store.load(opened.path / bundle.GOLDEN)
+    except GoldenError as error:
+        raise ArtifactError(f"{opened.path} is damaged: {error}") from None
+    begins = {}
+    for case in goldens.cases:
+        line = " ".join((case.prompt + case.text).split())
+        begins[case.id] = line if len(line) <= most else f"{line[: most - 1]}…"
+    return begins

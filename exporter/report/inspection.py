@@ -1,0 +1,115 @@
+"""What an artifact folder holds, for people to look at."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from goldfold.exporter import registry
+from goldfold.exporter.artifact.bundle import Bundle, check_references, open_bundle
+from goldfold.exporter.system.names import line
+from goldfold.exporter.verification import losses
+from goldfold.golden.report import human_size
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """A bundle and, if asked for, what its runtime executes."""
+
+    bundle: Bundle
+    census: dict[str, int] | None
+
+    def to_json(self) -> dict[str, Any]:
+        manifest = self.bundle.manifest.model_dump(mode="json")
+        verdict = self.bundle.verdict
+        return {
+            "path": str(self.bundle.path),
+            "bytes": self.bundle.size,
+            "manifest": manifest,
+            "verdict": None if verdict is None else verdict.model_dump(mode="json"),
+            "census": self.census,
+        }
+
+    def tables(self) -> list[Table]:
+        """For the console: what it is, its files, its passes, and the census."""
+        shown = [self._identity(), self._files(), self._passes()]
+        if self.census is not None:
+            table = Table(
+                "kernel", "count", title="What the runtime executes", title_justify="left"
+            )
+            for kind, count in self.census.items():
+                table.add_row(line(kind), str(count))
+            shown.append(table)
+        return shown
+
+    def _identity(self) -> Table:
+        manifest, verdict = self.bundle.manifest, self.bundle.verdict
+        contract = manifest.contract
+        table = Table(title=line(str(self.bundle.path)), title_justify="left", show_header=False)
+        prompts = ", ".join(contract.prompts) or "none"
+        lost = None if verdict is None else verdict.losses
+        state = "never verified" if verdict is None else "PASS" if verdict.passed else "FAIL"
+        for key, value in (
+            ("model", f"{contract.model} (licence: {manifest.origin.licence or 'not stated'})"),
+            ("target", f"{manifest.target}, {manifest.precision}"),
+            ("verdict", state),
+            *((("losses", losses.sentence(lost)),) if lost is not None else ()),
+            (
+                "embedding",
+                f"{contract.dim} × float32, {'unit' if contract.normalized else 'free'} length",
+            ),
+            ("attention", ", ".join(f"{n} × {seen}" for seen, n in manifest.attention.items())),
+            ("longest text", f"{contract.max_length} tokens"),
+            ("prompts", prompts),
+            ("size", human_size(self.bundle.size)),
+            ("made with", ", ".join(f"{k} {v}" for k, v in sorted(manifest.versions.items()))),
+            *(("built", sentence) for sentence in manifest.built),
+            *(("note", note) for note in manifest.notes),
+        ):
+            table.add_row(key, line(value))
+        return table
+
+    def _files(self) -> Table:
+        table = Table("file", "size", "sha256", title="Files", title_justify="left")
+        for key, entry in self.bundle.manifest.files.items():
+            table.add_row(line(key), human_size(entry.size), entry.sha256[:16])
+        return table
+
+    def _passes(self) -> Table:
+        table = Table(
+            title="Passes",
+            title_justify="left",
+            box=SIMPLE_HEAD,
+            padding=(0, 1, 0, 0),  # so that eighty columns hold it
+            pad_edge=False,
+        )
+        for heading in ("pass", "equality"):
+            table.add_column(heading, no_wrap=True)
+        for heading in ("applied", "refused", "nodes", "parameters"):
+            table.add_column(heading, justify="right", no_wrap=True)
+        for report in self.bundle.manifest.passes:
+            table.add_row(
+                line(report.name),
+                line(report.equality),
+                str(report.applied),
+                str(len(report.refused)),
+                str(report.nodes_after),
+                f"{report.parameters_after / 1e6:.2f} M",
+            )
+        return table
+
+
+def inspect(folder: Path, census: bool = False) -> Inspection:
+    """Open an artifact, good or failed, and count its kernels if asked to. Raises ArtifactError."""
+    opened = open_bundle(folder, check_files=False, unverified=True)
+    counts = None
+    if census:
+        manifest = opened.manifest
+        target = registry.offered(manifest.target, manifest.precision, manifest.needs)
+        check_references(folder, manifest)
+        counts = target.census(folder)
+    return Inspection(opened, counts)

@@ -1,0 +1,69 @@
+"""JUnit XML, which every CI shows: an artifact is a test suite, a golden text a test case."""
+
+from __future__ import annotations
+
+import re
+from xml.etree import ElementTree
+
+from goldfold.exporter.report.pages import ArtifactFigures, Report, TextFigures
+
+_ILLEGAL = re.compile("[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+"""What XML 1.0 cannot say even escaped."""
+
+
+def junit(report: Report) -> str:
+    """The report as JUnit XML. The last case of each suite, `gate`, holds what is about no single
+    text; an artifact that is damaged, was not built or not measured is a suite with one case in
+    error."""
+    root = ElementTree.Element("testsuites", name="goldfold")
+    for artifact in report.artifacts:
+        root.append(_suite(artifact))
+    for key in ("tests", "failures", "errors"):
+        root.set(key, str(sum(int(suite.get(key, "0")) for suite in root)))
+    ElementTree.indent(root, " ")
+    body = ElementTree.tostring(root, encoding="unicode")
+    return f'<?xml version="1.0" encoding="UTF-8"?>\n{body}\n'
+
+
+def _suite(artifact: ArtifactFigures) -> ElementTree.Element:
+    suite = ElementTree.Element("testsuite", name=_clean(artifact.folder))
+    if artifact.state in ("damaged", "unverified", "unbuilt"):
+        case = _case(suite, artifact, "builds" if artifact.state == "unbuilt" else "opens")
+        _say(case, "error", artifact.state, artifact.reasons)
+    else:
+        for text in artifact.texts:
+            case = _case(suite, artifact, text.id)
+            if text.faults:
+                _say(case, "failure", text.faults[0], text.faults)
+            ElementTree.SubElement(case, "system-out").text = _clean(_figures(text))
+        case = _case(suite, artifact, "gate")
+        # A failed artifact must show as failed, whatever its reasons are about.
+        general = artifact.general or (artifact.reasons if artifact.state == "failed" else ())
+        if general:
+            _say(case, "failure", general[0], general)
+    suite.set("tests", str(len(suite.findall("testcase"))))
+    suite.set("failures", str(len(suite.findall("testcase/failure"))))
+    suite.set("errors", str(len(suite.findall("testcase/error"))))
+    suite.set("time", f"{artifact.golden_seconds or 0:.3f}")
+    return suite
+
+
+def _case(suite: ElementTree.Element, artifact: ArtifactFigures, name: str) -> ElementTree.Element:
+    group = f"goldfold.{_clean(artifact.folder).replace('.', '-')}"
+    return ElementTree.SubElement(suite, "testcase", classname=group, name=_clean(name), time="0")
+
+
+def _say(case: ElementTree.Element, kind: str, message: str, lines: tuple[str, ...]) -> None:
+    said = ElementTree.SubElement(case, kind, message=_clean(message), type=kind)
+    said.text = _clean("\n".join(lines))
+
+
+def _figures(text: TextFigures) -> str:
+    ways = ("alone", "padded", "emulated_alone", "emulated_padded")
+    found = [(way.replace("_", ", "), getattr(text, way)) for way in ways]
+    said = ", ".join(f"{figure:.2e} ({way})" for way, figure in found if figure is not None)
+    return f"{text.tokens} tokens; 1-cos {said or 'not finite'}"
+
+
+def _clean(text: str) -> str:
+    return _ILLEGAL.sub("\N{REPLACEMENT CHARACTER}", text)

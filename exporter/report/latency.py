@@ -1,0 +1,175 @@
+"""How fast artifacts are on this machine: all of a folder in turn, so that they compare.
+
+A short look, not the benchmark of benchmarks/: full texts of random tokens, no tokenizing, all
+artifacts loaded in one process with the threads that each runtime chooses. They take turns, in
+another order each round, and each turn begins with an untimed call. Medians count.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+
+from goldfold.exporter import registry
+from goldfold.exporter.artifact import bundle
+from goldfold.exporter.artifact.bundle import Bundle
+from goldfold.exporter.artifact.encoder import Encoder, open_encoder
+from goldfold.exporter.errors import ArtifactError, OutputError, TargetError
+from goldfold.exporter.progress import Stages
+from goldfold.exporter.records import Pace, Speed
+
+SHAPES = ((1, 16), (8, 128))
+"""batch × tokens: one short text, and a batch of paragraphs."""
+ROUNDS = 5
+SECONDS = 2.0
+"""Timed a side and shape, in all rounds together; one call a round at least."""
+
+
+@dataclass
+class _Side:
+    folder: Path
+    bundle: Bundle
+    encoder: Encoder
+    paces: list[Pace] = field(default_factory=list)
+
+
+def measure(
+    folders: Sequence[Path],
+    stages: Stages,
+    *,
+    shapes: Sequence[tuple[int, int]] = SHAPES,
+    rounds: int = ROUNDS,
+    seconds: float = SECONDS,
+    threads: int | None = None,
+) -> tuple[list[Path], dict[str, str]]:
+    """Time every artifact of `folders` (artifact folders), and write what was found into its
+    verdict.json.
+
+    Returns those that were timed, and why each other was not, by folder name: it missed its gate,
+    is damaged, or this machine cannot run it. A shape longer than a model's texts is left out.
+    """
+    with stages("speed"):
+        sides, left = _open(folders, threads)
+        others = _Others()
+        for batch, tokens in shapes:
+            able = [side for side in sides if side.encoder.contract.max_length >= tokens]
+            stages.detail(f"{batch} × {tokens}, {len(able)} artifacts in turn")
+            for side, times in zip(
+                able, _in_turn(able, batch, tokens, rounds, seconds), strict=True
+            ):
+                low, middle, high = (round(float(np.percentile(times, p)), 3) for p in (10, 50, 90))
+                pace = Pace(
+                    batch=batch, tokens=tokens, median=middle, p10=low, p90=high, calls=len(times)
+                )
+                side.paces.append(pace)
+        share = others.share()
+        taken = datetime.now(UTC).isoformat(timespec="seconds")
+        names = tuple(side.folder.name for side in sides)
+        for side in sides:
+            speed = Speed(
+                shapes=tuple(side.paces),
+                cpu=_cpu(),
+                processors=os.cpu_count() or 1,
+                threads=threads,
+                others=share,
+                beside=names,
+                taken=taken,
+            )
+            assert side.bundle.verdict is not None
+            record = side.bundle.verdict.model_copy(update={"speed": speed})
+            bundle.write_verdict(side.folder, record)
+        busy = "" if share is None else f"; others used {share:.0%} of the processors"
+        stages.note(f"{len(sides)} artifacts in turn{busy}")
+    return [side.folder for side in sides], left
+
+
+def _open(folders: Sequence[Path], threads: int | None) -> tuple[list[_Side], dict[str, str]]:
+    sides: list[_Side] = []
+    left: dict[str, str] = {}
+    for folder in folders:
+        try:
+            opened = bundle.open_bundle(folder, check_files=False)
+            reason = registry.target(opened.manifest.target).cannot_run(folder)
+            if reason is not None:
+                left[folder.name] = reason
+                continue
+            bundle.check_file(folder / bundle.VERDICT, "place: figures are kept there")
+            sides.append(_Side(folder, opened, open_encoder(opened, threads)))
+        except (ArtifactError, TargetError, OutputError) as error:
+            left[folder.name] = str(error).replace(str(folder), folder.name)
+    return sides, left
+
+
+def _in_turn(
+    sides: Sequence[_Side], batch: int, tokens: int, rounds: int, seconds: float
+) -> list[list[float]]:
+    """Milliseconds of every timed call, by side."""
+    given = [_given(side, batch, tokens) for side in sides]
+    calls = []
+    for side, ids in zip(sides, given, strict=True):
+        _call(side, ids)  # the first of a shape may build what later ones use
+        calls.append(max(1, round(1e3 * seconds / rounds / _call(side, ids))))
+    times: list[list[float]] = [[] for _ in sides]
+    for turn in range(rounds):
+        order = [(turn + step) % len(sides) for step in range(len(sides))]
+        for index in order:
+            _call(sides[index], given[index])  # the others have used the caches since
+            times[index] += [_call(sides[index], given[index]) for _ in range(calls[index])]
+    return times
+
+
+def _call(side: _Side, ids: np.ndarray) -> float:
+    """Milliseconds of one call."""
+    mask = np.ones_like(ids)
+    started = time.perf_counter()
+    side.encoder.run(ids, mask)
+    return 1e3 * (time.perf_counter() - started)
+
+
+def _given(side: _Side, batch: int, tokens: int) -> np.ndarray:
+    """The same ids for every artifact of a model."""
+    size = side.encoder.contract.vocab_size
+    return np.random.default_rng(tokens).integers(0, size, (batch, tokens), dtype=np.int64)
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())
+
+
+class _Others:
+    """Counts from its making what other processes use of the processors. Linux; else unknown."""
+
+    def __init__(self) -> None:
+        self._wall, self._busy, self._own = time.perf_counter(), _busy(), sum(os.times()[:4])
+
+    def share(self) -> float | None:
+        """0 to 1, of all processors' time."""
+        now = _busy()
+        if now is None or self._busy is None:
+            return None
+        wall = (time.perf_counter() - self._wall) * (os.cpu_count() or 1)
+        foreign = (now - self._busy) - (sum(os.times()[:4]) - self._own)
+        return round(min(1.0, max(0.0, foreign / wall)), 3)
+
+
+def _busy() -> float | None:
+    """Seconds that all processors have worked, what a hypervisor took included."""
+    try:
+        line = Path("/proc/stat").read_text("utf-8").splitlines()[0]
+    except OSError:
+        return None
+    fields = [int(x) for x in line.split()[1:9]]
+    idle, waiting = fields[3], fields[4]
+    return (sum(fields) - idle - waiting) / os.sysconf("SC_CLK_TCK")

@@ -1,0 +1,129 @@
+"""Pictures of all artifacts side by side: size, speed and quality, and which of them are on the
+front: no other is as small, as fast and as close."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from goldfold.exporter.report import plots
+from goldfold.exporter.report.pages import ArtifactFigures, Report
+from goldfold.exporter.report.plots import Axis, Bar, Dot, Plot
+from goldfold.golden.report import human_size
+
+_NEAR = 58, 13
+"""Pixels within which two labels would lie on each other."""
+
+
+def front(report: Report) -> tuple[str, ...]:
+    """Folders of the passed artifacts that no other passed one beats: at least as small, as fast at
+    every shape and as close to the reference, and better in one. Speed counts between two
+    that were timed in the same turns."""
+    able = [a for a in report.artifacts if a.state == "passed" and a.judged is not None]
+    return tuple(
+        mine.folder
+        for mine in able
+        if not any(_better(other, mine, report) for other in able if other is not mine)
+    )
+
+
+def _better(a: ArtifactFigures, b: ArtifactFigures, report: Report) -> bool:
+    same = a.speed is not None and b.speed is not None and a.speed.taken == b.speed.taken
+    return _beats(_score(a, report, same), _score(b, report, same))
+
+
+def _score(artifact: ArtifactFigures, report: Report, timed: bool) -> tuple[float, ...]:
+    assert artifact.judged is not None
+    times = [artifact.per_text(*shape) or math.inf for shape in report.timed] if timed else []
+    return (artifact.bytes, artifact.judged.larger, *times)
+
+
+def _beats(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
+    return all(x <= y for x, y in zip(a, b, strict=True)) and a != b
+
+
+def pictures(report: Report) -> list[Plot]:
+    """Size and quality, and where there are times, speed and quality."""
+    found = [_against(report, "size", lambda a: float(a.bytes), "Size and quality")]
+    if report.timed:
+        batch, tokens = report.timed[-1]
+        found.append(
+            _against(
+                report,
+                f"ms a text, {batch} × {tokens} tokens",
+                lambda a: a.per_text(batch, tokens),
+                "Speed and quality",
+            )
+        )
+    return [plot for plot in found if plot is not None]
+
+
+def _against(report: Report, title: str, value, name: str) -> Plot | None:
+    """`value` of every artifact against its worst and mean 1−cos, with its gate."""
+    shown = [
+        (artifact, x)
+        for artifact in report.artifacts
+        if artifact.judged and math.isfinite(artifact.judged.larger)
+        if (x := value(artifact)) is not None
+    ]
+    if len(shown) < 2:
+        return None
+    best, kinds = front(report), list(dict.fromkeys(a.target for a, _ in shown))
+    named = human_size if title == "size" else (lambda v: f"{v:.3g}")
+    x = plots.linear(title, 0, max(at for _, at in shown) * 1.14, named)
+    y = plots.decades("1−cos: worst, mean, gate", list(_heights(a for a, _ in shown)))
+    dots, bars = [], []
+    for artifact, at in shown:
+        judged = artifact.judged
+        assert judged is not None
+        across, worst = plots.x_of(x.at(at)), plots.y_of(y.at(judged.larger))
+        bars += _stem(artifact, across, worst, y)
+        bad = "bad" if artifact.state != "passed" else ""
+        faint = "" if artifact.folder in best or bad else "faint"
+        said = f"{artifact.folder}: {human_size(artifact.bytes)}, worst 1−cos {judged.larger:.1e}"
+        said += "" if title == "size" else f", {at:.3g} {title}"
+        said += "" if artifact.share is None else f", {artifact.share:.0%} of its gate"
+        radius = max(3.0, 7.0 - 1.3 * kinds.index(artifact.target))  # one on another: rings
+        dots.append(Dot(across, worst, f"t-{artifact.target} {bad}{faint}", said, radius=radius))
+    where = "down and left is better" + ("; full colour: on the front" if best else "")
+    return Plot(
+        name,
+        f"Dot: worst text; line: down to the mean; dash: its gate. {where.capitalize()}.",
+        x.title,
+        y.title,
+        plots.x_ticks(x),
+        plots.y_ticks(y),
+        tuple(labelled(dots, [a.precision for a, _ in shown])),
+        key=tuple((f"t-{kind}", kind) for kind in kinds),
+        bars=tuple(bars),
+    )
+
+
+def _heights(artifacts: Iterable[ArtifactFigures]) -> Iterable[float]:
+    for artifact in artifacts:
+        judged = artifact.judged
+        if judged is not None:
+            yield judged.larger
+            yield from (v for v in (judged.mean, artifact.limit) if v)
+
+
+def _stem(artifact: ArtifactFigures, x: float, worst: float, y: Axis) -> Iterable[Bar]:
+    """From the worst text to the mean, and a dash at the gate."""
+    mean = artifact.judged.mean if artifact.judged else None
+    if mean is not None:
+        yield Bar(x, worst, x, plots.y_of(y.at(mean)), "stem")
+    if artifact.limit:
+        gate = plots.y_of(y.at(artifact.limit))
+        yield Bar(x - 7, gate, x + 7, gate, "gate")
+
+
+def labelled(dots: Sequence[Dot], labels: Sequence[str]) -> Iterable[Dot]:
+    """The dots with their labels, but for those that would lie on another's."""
+    taken: list[Dot] = []
+    for dot, label in zip(dots, labels, strict=True):
+        if any(abs(t.x - dot.x) < _NEAR[0] and abs(t.y - dot.y) < _NEAR[1] for t in taken):
+            yield dot
+            continue
+        taken.append(dot)
+        yield replace(dot, label=label, side="end" if dot.x > plots.WIDTH - 90 else "start")

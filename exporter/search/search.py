@@ -1,0 +1,380 @@
+"""The search for a recipe: what each group costs at each option, the cheapest choice that should
+hold the budget, and what it really gives; then again, with what was learnt.
+
+1−cos is half the square of the error, and errors of different groups have nothing to do with each
+other: so 1−cos of a text is taken to be the sum of what each group does to it alone. Where a
+measurement says otherwise, its rows are scaled by what was measured over what was estimated
+(`Calls.learn`), and the next choice is made with that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from goldfold.exporter import registry
+from goldfold.exporter.artifact import bundle
+from goldfold.exporter.driver.exporting import origin_of
+from goldfold.exporter.errors import UsageError
+from goldfold.exporter.frontend.readiness import ready
+from goldfold.exporter.frontend.source import open_model
+from goldfold.exporter.progress import Listener, Stages
+from goldfold.exporter.quantize.recipe import Choice, Recipe
+from goldfold.exporter.search import assign, groups, testbed, timing, trials
+from goldfold.exporter.search.budget import Budget
+from goldfold.exporter.search.groups import Group, Objective
+from goldfold.exporter.search.timing import Stopwatch, Timed
+from goldfold.exporter.search.trials import Runner, Tried
+from goldfold.exporter.system.cache import open_cache
+from goldfold.exporter.verification.goldens import ours
+
+_ROUNDS = 30
+"""Joint measurements at most. Every one that misses makes the next choice dearer by _HASTE more
+than it must, doubled each time, so that far fewer end in floating point everywhere."""
+_HASTE = 0.02
+_LOOSEN = 4
+"""Measurements after one that holds, in search of something cheaper."""
+_FRONT = (1 / 16, 1 / 4, 4.0)
+"""Budgets, as shares of the one asked for, that are tried as well: what a little more quality would
+cost, and what a little less would save."""
+_FLOOR = 1e-3
+"""Shares of the budget below which a ratio of two of them says nothing."""
+_SMALL = 1e-4
+"""Milliseconds that a megabyte counts where speed is asked for: among equals, the smaller."""
+
+
+@dataclass(frozen=True)
+class Probe:
+    """One group alone at one option."""
+
+    group: Group
+    choice: Choice
+    tried: Tried
+
+
+@dataclass
+class Step:
+    """One joint measurement."""
+
+    chosen: tuple[Choice, ...]
+    recipe: Recipe
+    estimate: np.ndarray
+    """f64 [texts]: the sum of the groups' errors."""
+    tried: Tried
+    bytes: int
+    """Of weights: integers, scales, and what stays f32."""
+    cost: float
+    """What the objective was estimated at."""
+    strain: float
+    """How much of the budget it uses; above 1 it does not hold."""
+    share: float = 1.0
+    """The share of the budget that it was chosen for."""
+    timed: Timed | None = None
+
+
+@dataclass
+class Found:
+    """Everything a search saw."""
+
+    model: str
+    target: str
+    objective: Objective
+    budget: Budget
+    groups: list[Group]
+    probes: list[Probe]
+    floating: Timed | None
+    """The program in floating point on the target; None where it is not measured."""
+    floating_bytes: int
+    steps: list[Step] = field(default_factory=list)
+    best: Step | None = None
+    untimed: str | None = None
+    """Why nothing was timed."""
+    ran: int = 0
+    """Trials that were run; the others were read."""
+    texts: int = 0
+    seconds: float = 0.0
+
+    def failure(self) -> str:
+        """Why there is no best, in one sentence."""
+        holding = [step.timed.total for step in self.steps if step.strain <= 1 and step.timed]
+        if holding and self.floating is not None:
+            return (
+                f"nothing found that holds {self.budget} is faster than floating point on "
+                f"{self.target}: {min(holding):.1f} ms at best, against {self.floating.total:.1f}"
+            )
+        tried = [(f"joint trial {n}", step.tried) for n, step in enumerate(self.steps, start=1)]
+        tried += [(f"{groups.word(p.choice)} for {p.group.name} alone", p.tried)
+                  for p in self.probes]  # fmt: skip
+        if not tried:
+            return f"{self.target} takes no integers that fit {self.model}"
+        what, near = min(tried, key=lambda pair: self.budget.strain(pair[1].array))
+        return (
+            f"no recipe found holds {self.budget}; the nearest, {what}, has worst_cos "
+            f"{_cosine(near.array.max())} and mean_cos {_cosine(near.array.mean())}"
+        )
+
+
+@dataclass
+class Calls:
+    """The estimate, as loads and costs of every option of every group."""
+
+    budget: Budget
+    errors: list[np.ndarray]
+    """f64 [options, texts] a group."""
+    costs: list[np.ndarray]
+    ratio: np.ndarray | float = 1.0
+    """By row of the budget: what was measured over what was estimated."""
+    haste: float = _HASTE
+    taught: bool = False
+
+    def choose(self, share: float = 1.0) -> tuple[int, ...] | None:
+        """The cheapest choice that should hold so much of the budget."""
+        scale = self.ratio / share
+        loads = [np.stack([self.budget.loads(row) * scale for row in rows]) for rows in self.errors]
+        return assign.cheapest(self.costs, loads)
+
+    def estimate(self, picked: Sequence[int]) -> np.ndarray:
+        return np.sum([rows[o] for rows, o in zip(self.errors, picked, strict=True)], axis=0)
+
+    def learn(self, picked: Sequence[int], measured: np.ndarray) -> None:
+        """Scale the rows by what was measured. The first measurement may loosen them; later ones
+        only tighten, and one that misses rules its own choice out: so no choice comes back."""
+        estimated = self.budget.loads(self.estimate(picked))
+        real = self.budget.loads(measured)
+        seen = (real + _FLOOR) / (estimated + _FLOOR)
+        self.ratio = np.maximum(self.ratio, seen) if self.taught else seen
+        self.taught = True
+        if real.max() > 1:
+            self.ratio = self.ratio * (1 + self.haste)
+            self.haste *= 2
+
+
+def _cosine(error: float) -> str:
+    """1 − error, with enough digits to tell it from 1."""
+    return f"{1 - error:.{max(6, 2 - int(np.floor(np.log10(max(error, 1e-12)))))}f}"
+
+
+@ours()
+def search(
+    model: str,
+    budget: Budget,
+    objective: Objective,
+    state: Path,
+    name: str,
+    target: str = "openvino",
+    jobs: int = 1,
+    dask: str | None = None,
+    max_length: int | None = None,
+    trust_remote_code: bool = False,
+    listener: Listener | None = None,
+) -> Found:
+    """Find the cheapest recipe for `model` that holds `budget` on the tuning texts.
+
+    Args:
+        objective: "size", bytes of weights; "speed", milliseconds on `target`, which then must
+            work here.
+        state: a folder for what was worked out; a search that is killed goes on from it.
+        name: what the recipe is called.
+        jobs: processes that run trials side by side.
+        dask: the address of a cluster that runs them instead; its workers see `state` as well.
+        max_length: the most tokens of a text; the model's own number if not given.
+
+    Returns:
+        What was found; `best` is None if nothing holds, or nothing is worth it.
+
+    Raises:
+        GoldfoldError of the kind that says whose fault it is.
+    """
+    chosen_target = registry.target(target)
+    if not chosen_target.quantizes:
+        raise UsageError(f"target {target} takes no integers: there is nothing to search for")
+    away = chosen_target.unavailable() or chosen_target.cannot_run()
+    if objective == "speed":
+        registry.offered(target, name, ("int8",))
+        if away is not None:
+            raise UsageError(f"--objective speed measures on {target}: {away}")
+    if dask is not None:
+        trials.connect(dask).close()
+    stages = Stages(listener)
+    folder = _ground(model, objective, state, stages, max_length, trust_remote_code)
+    base = trials.opened(folder)
+    found = groups.find(base.sites(), objective, chosen_target.quantizes)
+    if not found:
+        raise UsageError(f"{model} has no matrix that could be integers")
+    runner = Runner(folder, jobs, dask)
+    watch = None if away is not None else Stopwatch(target, base, stages)
+    costs, floating = _costs(found, objective, watch, stages)
+    with stages("sensitivity"):
+        probes = _probe(found, objective, runner, stages)
+        stages.note(f"{len(probes)} trials, {runner.ran} of them run now")
+    errors = [
+        np.stack([np.zeros(len(base.texts)), *(p.tried.array for p in probes if p.group is group)])
+        for group in found
+    ]
+    seen = Found(
+        base.program.contract.model, target, objective, budget, found, probes, floating,
+        sum(group.bytes(groups.FLOAT) for group in found), untimed=away,
+        texts=len(base.texts),
+    )  # fmt: skip
+    _rounds(seen, Calls(budget, errors, costs), name, runner, watch, stages)
+    seen.best = _best(seen)
+    seen.ran = runner.ran
+    seen.seconds = sum(one.seconds for one in stages.timings)
+    return seen
+
+
+def _ground(
+    model: str,
+    objective: Objective,
+    state: Path,
+    stages: Stages,
+    max_length: int | None,
+    trust_remote_code: bool,
+) -> Path:
+    """The folder that all trials stand on: the one that is there, or a new one."""
+    with stages("open"):
+        source = open_model(model, trust_remote_code=trust_remote_code)
+        gains = groups.recipe("gains", (), (), objective, False)
+        folder = state.resolve() / testbed.key_of(origin_of(source).fingerprint, gains, max_length)
+        known = folder.is_dir()
+        if known:
+            stages.note(f"{source.name}, known from before")
+        else:
+            bundle.check_writable(state, "--state")
+            source = ready(source, stages, open_cache())
+    if not known:
+        testbed.make(source, gains, folder, stages, max_length)
+    return folder
+
+
+def _costs(
+    found: Sequence[Group], objective: Objective, watch: Stopwatch | None, stages: Stages
+) -> tuple[list[np.ndarray], Timed | None]:
+    """What each option of each group costs: bytes, or estimated milliseconds."""
+    sizes = [np.array([group.bytes(c) for c in group.options], np.float64) for group in found]
+    if objective == "size" or watch is None:
+        return sizes, None
+    options = list(dict.fromkeys(c for group in found for c in group.options if c.bits))
+    with stages(f"time on {watch.target}"):
+        floating = watch(_all(found, groups.FLOAT, objective))
+        uniform = []
+        for done, option in enumerate(options, start=1):
+            uniform.append(watch(_all(found, option, objective)).total)
+            stages.step(done, len(options))
+        said = zip(options, uniform, strict=True)
+        stages.note(
+            f"float {floating.total:.1f} ms, "
+            + ", ".join(f"{groups.word(option)} {ms:.1f}" for option, ms in said)
+        )
+    work = sum(group.products for group in found) or 1
+    shares = [group.products / work for group in found]
+    by_option = timing.estimates(floating.total, uniform, shares)
+    costs = []
+    for group, size, row in zip(found, sizes, by_option, strict=True):
+        times = [row[0], *(row[1 + options.index(c)] for c in group.options if c.bits)]
+        costs.append(np.array(times) + _SMALL * size / 1e6)
+    return costs, floating
+
+
+def _all(found: Sequence[Group], option: Choice, objective: Objective) -> Recipe:
+    """Everything under one option, where a group has it."""
+    chosen = [option if option in group.options else groups.FLOAT for group in found]
+    return groups.recipe("uniform", found, chosen, objective, False)
+
+
+def _probe(
+    found: Sequence[Group], objective: Objective, runner: Runner, stages: Stages
+) -> list[Probe]:
+    """Every group alone at every option, the rest in floating point."""
+    asked = [(group, c) for group in found for c in group.options if c.bits]
+    recipes = [
+        groups.recipe(
+            "probe", found, [c if one is group else groups.FLOAT for one in found], objective, True
+        )
+        for group, c in asked
+    ]
+    tried = runner(recipes, stages.step)
+    return [Probe(group, c, one) for (group, c), one in zip(asked, tried, strict=True)]
+
+
+def _rounds(
+    seen: Found,
+    calls: Calls,
+    name: str,
+    runner: Runner,
+    watch: Stopwatch | None,
+    stages: Stages,
+) -> None:
+    """Choose, measure, learn, until nothing cheaper is believed in or nothing is rounded."""
+    before: set[tuple[int, ...]] = set()
+    held = 0
+
+    def measure(picked: tuple[int, ...], share: float = 1.0) -> Step:
+        chosen = tuple(g.options[o] for g, o in zip(seen.groups, picked, strict=True))
+        summary = f"found by a search for {seen.objective}: {seen.budget}"
+        recipe = groups.recipe(name, seen.groups, chosen, seen.objective, True, summary)
+        tried = runner([recipe])[0]
+        size = sum(group.bytes(c) for group, c in zip(seen.groups, chosen, strict=True))
+        cost, strain = assign.cost(calls.costs, picked), seen.budget.strain(tried.array)
+        return Step(chosen, recipe, calls.estimate(picked), tried, size, cost, strain, share)
+
+    with stages("joint trials"):
+        for number in range(1, _ROUNDS + 1):
+            picked = calls.choose()
+            if picked is None or picked in before or not any(picked) or held > _LOOSEN:
+                break
+            before.add(picked)
+            step = measure(picked)
+            held += step.strain <= 1
+            seen.steps.append(step)
+            calls.learn(picked, step.tried.array)
+            stages.detail(f"joint trial {number}: {step.strain:.2f} of the budget")
+        alone = None if held else _alone(seen, calls)
+        if alone is not None:
+            seen.steps.append(measure(alone))
+        for share in _FRONT:
+            picked = calls.choose(share)
+            if picked is not None and picked not in before and any(picked):
+                before.add(picked)
+                seen.steps.append(measure(picked, share))
+        holding = sum(step.strain <= 1 for step in seen.steps)
+        stages.note(f"{len(seen.steps)}, {holding} of them within the budget")
+    if watch is None:
+        return
+    with stages(f"time on {seen.target}"):
+        if seen.floating is None:
+            seen.floating = watch(_all(seen.groups, groups.FLOAT, seen.objective))
+        for done, step in enumerate(seen.steps, start=1):
+            step.timed = watch(step.recipe)
+            stages.step(done, len(seen.steps))
+
+
+def _alone(seen: Found, calls: Calls) -> tuple[int, ...] | None:
+    """Where no choice for all groups holds: the cheapest single group that does, as a choice. It
+    was measured already."""
+    found: list[tuple[float, tuple[int, ...]]] = []
+    floating = assign.cost(calls.costs, (0,) * len(seen.groups))
+    for probe in seen.probes:
+        picked = tuple(
+            group.options.index(probe.choice) if group is probe.group else 0
+            for group in seen.groups
+        )
+        cost = assign.cost(calls.costs, picked)
+        if seen.budget.holds(probe.tried.array) and cost < floating:
+            found.append((cost, picked))
+    return min(found, default=(0.0, None))[1]
+
+
+def _best(seen: Found) -> Step | None:
+    """The cheapest that holds, by what was measured."""
+    holding = [step for step in seen.steps if step.strain <= 1]
+    if seen.objective == "size":
+        return min(holding, key=lambda step: (step.bytes, step.strain), default=None)
+    timed = [(step.timed.total, step) for step in holding if step.timed is not None]
+    best = min(timed, key=lambda pair: pair[0], default=None)
+    if best is None or seen.floating is None or best[0] >= seen.floating.total:
+        return None
+    return best[1]

@@ -1,0 +1,182 @@
+"""What all trials of a search stand on: the traced program, its statistics, and the fp32 embeddings
+of the tuning texts. Worked out once, and kept in a folder that every worker opens.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+
+from goldfold.exporter import __version__
+from goldfold.exporter.artifact import bundle, sidecars
+from goldfold.exporter.contract import Contract
+from goldfold.exporter.driver import cached_stages, preparing
+from goldfold.exporter.errors import ArtifactError, OutputError
+from goldfold.exporter.evaluate import interpret
+from goldfold.exporter.evaluate.batches import padded
+from goldfold.exporter.frontend.source import Source
+from goldfold.exporter.ir.program import Program
+from goldfold.exporter.passes import pipeline
+from goldfold.exporter.passes.pipeline import Pipeline
+from goldfold.exporter.progress import Stages
+from goldfold.exporter.quantize import calibration, plan, statistics
+from goldfold.exporter.quantize import sites as all_sites
+from goldfold.exporter.quantize.recipe import Recipe
+from goldfold.exporter.quantize.sites import Site
+from goldfold.exporter.quantize.statistics import Activation
+from goldfold.exporter.search import tuning
+from goldfold.exporter.verification.goldens import check_length
+
+_SIZE, _CALL = 16, 32
+"""Texts in a batch at most, and what a call costs, in tokens: as for ONNX Runtime's artifacts."""
+
+
+@dataclass
+class Ground:
+    """Opened from its folder; weights and statistics stay in their files until they are read."""
+
+    folder: Path
+    program: Program
+    known: dict[str, Activation]
+    texts: list[list[int]]
+    """Token ids of the tuning texts."""
+    exact: np.ndarray | None
+    """f32 [texts, dimensions], of this program without any rounding."""
+    rounded: plan.Rounded = field(default_factory=dict)
+
+    @property
+    def key(self) -> str:
+        """The digest of everything in it."""
+        return self.folder.name
+
+    def sites(self) -> list[Site]:
+        return all_sites.find(self.program)
+
+    def quantized(self, recipe: Recipe) -> Program:
+        """A copy of the program with the recipe's integers. What GPTQ takes long for is kept."""
+        copy = replace(self.program, model=self.program.model.clone())
+        slow = any(recipe.choice(site).rounding == "compensated" for site in self.sites())
+        laws = plan.laws(recipe, copy, (), known=self.known, rounded=self.rounded if slow else None)
+        Pipeline(before=self.program).run(copy, laws)
+        return copy
+
+    def errors(self, program: Program, threads: int | None = None) -> np.ndarray:
+        """f64 [texts], 1−cos of each against `exact`; 2, the most there is, for one that is not
+        finite."""
+        assert self.exact is not None
+        got = _unit(embed(program, self.texts, threads))
+        found = 0.5 * np.square(got - _unit(self.exact)).sum(axis=1)
+        return np.where(np.isfinite(found), found, 2.0)
+
+
+def embed(
+    program: Program, texts: Sequence[Sequence[int]], threads: int | None = None
+) -> np.ndarray:
+    """f32 [texts, dimensions] in ONNX Runtime; texts of like length share a call."""
+    run = interpret.runner(program, threads=threads)
+    found = np.empty((len(texts), program.contract.dim), np.float32)
+    for rows, ids, mask in padded(texts, program.contract.pad_id, _SIZE, _CALL):
+        found[rows] = run(ids, mask)
+    return found
+
+
+def key_of(fingerprint: str, gains: Recipe, max_length: int | None = None) -> str:
+    """What a folder is called: a digest of all that its content follows from."""
+    packages = {name: version(name) for name in ("onnxruntime", "numpy")}
+    record = {
+        "format": 1,
+        "goldfold": __version__,
+        "model": fingerprint,
+        "max_length": max_length,
+        "gains": [gains.gains, gains.alpha],
+        "code": cached_stages.code((*cached_stages.TRACING, *cached_stages.MEASURING)),
+        "versions": {**sidecars.versions(), **packages},
+        "texts": [calibration.texts(), tuning.texts()],
+    }
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:24]
+
+
+def make(
+    source: Source, gains: Recipe, folder: Path, stages: Stages, max_length: int | None = None
+) -> None:
+    """Trace `source`, balance it as `gains` wants it, and write the folder, whole or not at all."""
+    program = preparing.traced(source, stages, max_length)
+    check_length(program.contract, max_length)
+    preparing.legalized(program, Pipeline(), max_length)
+    preparing.rewrite(program, gains, Pipeline(), stages)
+    sequences = calibration.short(program)
+    with stages("calibrate"):
+        pipeline.run(program, plan.balance(gains, program, sequences, stages.step))
+        values = [site.x for site in all_sites.find(program) if site.x is not None]
+        found = statistics.record(
+            program, values, sequences, True, lambda done: stages.step(done, len(sequences))
+        )
+        stages.note(f"{len(sequences)} texts, {len(found)} values")
+    with stages("reference"):
+        texts = tuning.sequences(program)
+        exact = embed(program, texts)
+        stages.note(f"{len(texts)} tuning texts in f32")
+        if not np.isfinite(exact).all():
+            raise ArtifactError(f"{source.name} makes an embedding that is not finite in f32")
+    with stages("keep"), _whole(folder) as fresh:
+        ir.save(program.model, fresh / "program.onnx", external_data="program.data")
+        (fresh / "statistics").mkdir()
+        names = []
+        for at, (name, one) in enumerate(found.items()):
+            np.save(fresh / "statistics" / f"{at}.peak.npy", one.peak)
+            np.save(fresh / "statistics" / f"{at}.moments.npy", one.moments)
+            names.append([name, one.tokens])
+        np.save(fresh / "exact.npy", exact)
+        contract = program.contract.model_dump(mode="json")
+        record = {"contract": contract, "tokenizer": program.tokenizer, "statistics": names,
+                  "texts": texts}  # fmt: skip
+        (fresh / "ground.json").write_text(json.dumps(record), encoding="utf-8")
+        stages.note(str(folder))
+
+
+def load(folder: Path) -> Ground:
+    """Open what `make` wrote. Raises ArtifactError for a folder that is damaged."""
+    try:
+        record = json.loads((folder / "ground.json").read_text(encoding="utf-8"))
+        model = ir.load(folder / "program.onnx")
+        contract = Contract.model_validate(record["contract"])
+        known = {}
+        for at, (name, tokens) in enumerate(record["statistics"]):
+            peak = np.load(folder / "statistics" / f"{at}.peak.npy")
+            moments = np.load(folder / "statistics" / f"{at}.moments.npy", mmap_mode="r")
+            known[name] = Activation(peak, moments, tokens)
+        exact = np.load(folder / "exact.npy")
+    except (OSError, ValueError, KeyError) as error:
+        reason = (str(error).splitlines() or [""])[0]
+        raise ArtifactError(f"{folder} is damaged ({reason}); delete it") from None
+    program = Program(model, contract, record["tokenizer"])
+    return Ground(folder, program, known, record["texts"], exact)
+
+
+@contextmanager
+def _whole(folder: Path) -> Iterator[Path]:
+    """A fresh folder that takes its place when all is written, and vanishes otherwise."""
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with bundle.scratch(folder.parent) as scratch:
+            fresh = scratch / folder.name
+            fresh.mkdir()
+            yield fresh
+            if not folder.exists():  # another search was quicker
+                fresh.rename(folder)
+    except OSError as error:
+        raise OutputError(f"cannot write {folder}: {error.strerror}") from None
+
+
+def _unit(rows: np.ndarray) -> np.ndarray:
+    rows = rows.astype(np.float64)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return rows / np.linalg.norm(rows, axis=1, keepdims=True)

@@ -1,0 +1,106 @@
+"""How fast and how large a recipe is on a target: built as an export builds it, and run."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from goldfold.exporter import registry
+from goldfold.exporter.driver import preparing
+from goldfold.exporter.options import BuildOptions
+from goldfold.exporter.passes import pipeline
+from goldfold.exporter.progress import Stages
+from goldfold.exporter.quantize.recipe import Recipe
+from goldfold.exporter.search import trials
+from goldfold.exporter.search.testbed import Ground
+
+SHAPES = ((1, 16), (1, 128), (8, 64))
+"""Batch × tokens of the three calls whose times are added up; cut at the model's maximum."""
+
+_RUNS, _SECONDS = 7, 0.7
+"""A shape is run so often at least, and so long."""
+
+
+class Timed(BaseModel):
+    """What was measured on one machine."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    milliseconds: tuple[float, ...]
+    """Of a call at each of SHAPES: the fastest of its runs, since other work only ever adds."""
+    bytes: int
+    """Of the target's files."""
+
+    @property
+    def total(self) -> float:
+        return sum(self.milliseconds)
+
+
+class Stopwatch:
+    """Measures recipes on one target, each once a search. Nothing is kept for the next one, unlike
+    trials: times of a busy hour and of a quiet one do not compare."""
+
+    def __init__(self, target: str, ground: Ground, stages: Stages) -> None:
+        self.target, self.ground, self.stages = target, ground, stages
+        self._seen: dict[str, Timed] = {}
+
+    def __call__(self, recipe: Recipe) -> Timed:
+        key = trials.key_of(self.ground.key, recipe)
+        if key not in self._seen:
+            self._seen[key] = self._measure(recipe)
+        return self._seen[key]
+
+    def _measure(self, recipe: Recipe) -> Timed:
+        target = registry.target(self.target)
+        program = self.ground.quantized(recipe)
+        contract = program.contract
+        program = replace(program, tokenizer=self.ground.program.tokenizer)
+        peaks = preparing.peaks_for(program, [(self.target, recipe.name)], self.stages)
+        pipeline.run(program, pipeline.half(target.rest, peaks, target.typed, target.products))
+        pipeline.run(program, target.tail(target.rest, contract, peaks))
+        options = target.settle(target.rest, BuildOptions(), contract.max_length)
+        with tempfile.TemporaryDirectory(prefix="goldfold-") as folder:
+            target.build(program, target.rest, Path(folder), options)
+            del program
+            size = sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file())
+            run = target.load(Path(folder), contract, target.rest, None)
+            times = [
+                _fastest(run, batch, min(tokens, contract.max_length), contract.vocab_size)
+                for batch, tokens in SHAPES
+            ]
+            del run
+        return Timed(milliseconds=tuple(times), bytes=size)
+
+
+def _fastest(run, batch: int, tokens: int, vocabulary: int) -> float:
+    ids = np.random.default_rng(0).integers(0, vocabulary, (batch, tokens)).astype(np.int64)
+    mask = np.ones_like(ids)
+    run(ids, mask)  # the first call at a shape prepares it
+    found: list[float] = []
+    until = time.perf_counter() + _SECONDS
+    while len(found) < _RUNS or time.perf_counter() < until:
+        begin = time.perf_counter()
+        run(ids, mask)
+        found.append(time.perf_counter() - begin)
+    return round(min(found) * 1e3, 3)
+
+
+def estimates(
+    floating: float, uniform: Sequence[float], shares: Sequence[float]
+) -> list[list[float]]:
+    """Milliseconds that each group adds under each option, [groups][1 + options].
+
+    `floating` and `uniform` are measured: everything in floating point, and everything under one
+    option. What an option changes is shared out by `shares`, each group's part of all
+    multiplications: that is the estimate.
+    """
+    return [
+        [floating * share, *(floating * share + (all_ms - floating) * share for all_ms in uniform)]
+        for share in shares
+    ]

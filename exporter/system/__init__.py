@@ -1,0 +1,1 @@
+"""The operating system: files and their names, signals, native libraries, and the cache folder."""

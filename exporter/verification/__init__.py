@@ -1,0 +1,1 @@
+"""Holding an artifact to its golden embeddings and to retrieval."""

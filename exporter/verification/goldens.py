@@ -1,0 +1,96 @@
+"""The goldens of a model that is exported: those that are stored, or made now."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from goldfold.exporter.artifact.bundle import GOLDEN, Bundle
+from goldfold.exporter.artifact.manifest import Origin
+from goldfold.exporter.contract import Contract
+from goldfold.exporter.errors import ArtifactError, ModelError, UsageError
+from goldfold.exporter.frontend.source import Source
+from goldfold.exporter.progress import Stages
+from goldfold.exporter.system import natives
+from goldfold.golden import store
+from goldfold.golden.errors import GoldenError
+from goldfold.golden.store import Goldens
+
+
+@contextmanager
+def ours() -> Iterator[None]:
+    """Have what `golden` raises reach a caller as this package's own error: it knows no other. A
+    decorator as well."""
+    try:
+        yield
+    except GoldenError as error:
+        raise ModelError(str(error)) from error
+
+
+def origin_of(source: Source) -> Origin:
+    """What the manifest says of where the model came from."""
+    return Origin(
+        name=source.name,
+        fingerprint=source.fingerprint,
+        digests=source.digests,
+        licence=source.licence,
+    )
+
+
+def obtain_goldens(
+    source: Source, stages: Stages, max_length: int | None = None, longest: int = 0
+) -> Goldens:
+    """The stored goldens of exactly this model, or new ones made now by sentence-transformers.
+
+    Within a stage. Stored ones must go up to `longest`, the tokens that an artifact will take. With
+    `max_length` none is longer: new ones are cut before they are made, so that a model of 32,768
+    tokens is not run on such. Raises ModelError.
+    """
+    with ours():
+        folder = store.find(source.fingerprint)
+        goldens = None if folder is None else store.load(folder)
+        if goldens is not None and goldens.max_length >= longest:
+            stages.note(f"{len(goldens.cases)} stored texts")
+            return goldens if max_length is None else goldens.within(max_length)
+        goldens = make_goldens(source, stages, max_length)
+    stages.note(f"{len(goldens.cases)} texts, made now with sentence-transformers")
+    return goldens
+
+
+def make_goldens(source: Source, stages: Stages, max_length: int | None = None) -> Goldens:
+    """New goldens. Within a stage. Raises GoldenError where sentence-transformers cannot make them,
+    ModelError for files that changed meanwhile."""
+    from goldfold.golden.make import make
+
+    stages.detail("none stored for this model: sentence-transformers makes them")
+    with natives.hushed():
+        goldens = make(
+            source.loads,
+            name=source.name,
+            digests=source.defining,
+            trust_remote_code=source.trusted,
+            progress=lambda text, done, total: stages.step(done, total),
+            max_length=max_length,
+        )
+    source.check_unchanged()  # sentence-transformers read it again
+    return goldens
+
+
+def check_length(contract: Contract, max_length: int | None) -> None:
+    """Refuse a length that the model does not take. Raises UsageError."""
+    if max_length is not None and not 1 <= max_length <= contract.max_length:
+        raise UsageError(
+            f"--max-length is {max_length}; {contract.model} takes 1 … {contract.max_length}"
+        )
+
+
+def goldens_of(opened: Bundle) -> Goldens:
+    """The goldens that travel with an artifact. Raises ArtifactError if they are not its
+    model's."""
+    try:
+        goldens = store.load(opened.path / GOLDEN)
+    except GoldenError as error:
+        raise ArtifactError(f"{opened.path} is damaged: {error}") from None
+    if goldens.fingerprint != opened.manifest.origin.fingerprint:
+        raise ArtifactError(f"{opened.path} is damaged: its goldens are of another model")
+    return goldens

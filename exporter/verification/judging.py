@@ -1,0 +1,258 @@
+"""Judge an artifact by what its users feel: ranking, people's judgements, code retrieval."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from goldfold.exporter import registry
+from goldfold.exporter.artifact import bundle
+from goldfold.exporter.artifact.bundle import Bundle
+from goldfold.exporter.artifact.encoder import Encoder, open_encoder
+from goldfold.exporter.artifact.result import measured
+from goldfold.exporter.errors import UsageError
+from goldfold.exporter.frontend.source import Source
+from goldfold.exporter.progress import Listener, Stages
+from goldfold.exporter.verification import losses
+from goldfold.exporter.verification.goldens import goldens_of, ours
+from goldfold.golden import gate
+from goldfold.golden.judging import Judgement, judge, lee, pairs, reference
+from goldfold.golden.judging.lee import Lee
+from goldfold.golden.judging.pairs import Pairs
+from goldfold.golden.store import Goldens
+
+PARTS = ("ranks", "lee", "retrieval")
+"""What can be left out: rank agreement among the goldens, the Lee corpus, code retrieval."""
+
+TOKENS = 128
+"""About what the longest text of the retrieval set has (golden/judging/pairs.py)."""
+
+Log = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One artifact's judgement. `missing` says in one line each what could not be measured, and
+    where something else was judged in the artifact's place."""
+
+    path: Path
+    name: str
+    judgement: Judgement
+    missing: tuple[str, ...]
+    gate: str
+    """The precision whose gate it is held to."""
+
+    @property
+    def sentence(self) -> str:
+        """Whether the gate on retrieval holds, in one line."""
+        limit = gate.gate_for(self.gate).loss
+        if limit is None:
+            return f"the gate of {self.gate} has no limit on retrieval"
+        said = losses.said_of(self.judgement.metrics, limit)
+        if not any(metric.name == gate.RETRIEVAL for metric in self.judgement.metrics):
+            return f"{said}: the gate of {self.gate} was not judged"
+        over = gate.judge_losses(self.judgement.metrics, self.gate)
+        return f"{said}: the gate of {self.gate} {'is missed' if over else 'holds'}"
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object."""
+        named = {"path": str(self.path), "artifact": self.name, "missing": list(self.missing)}
+        return {**named, "gate": self.sentence, **self.judgement.to_json()}
+
+
+@dataclass(frozen=True)
+class Fp32:
+    """A source model in fp32, which artifacts of that model alone are judged against."""
+
+    name: str
+    fingerprint: str
+    embed: reference.Embed
+
+    def check(self, opened: Bundle) -> None:
+        """Raise UsageError for an artifact of another model."""
+        if self.fingerprint != opened.manifest.origin.fingerprint:
+            raise UsageError(f"{opened.path} was not exported from {self.name}")
+
+
+@dataclass(frozen=True)
+class Judges:
+    """What all artifacts of a run are judged on, and where the fp32 reference comes from."""
+
+    lee: Lee | None
+    pairs: Pairs | None
+    missing: tuple[str, ...]
+    """Why a part is left out, one line each."""
+    fp32: Fp32 | None
+    """None if the cache must do."""
+    cache: Path | None
+    log: Log
+
+    def judge(self, encoder: Encoder, stages: Stages, goldens: Goldens | None = None) -> Judgement:
+        """One artifact's judgement, inside a stage; rank agreement only with `goldens`.
+
+        Raises GoldenError where the reference is neither kept nor at hand, Unrankable for an
+        embedding that is not finite.
+        """
+        origin = encoder.bundle.manifest.origin
+        if self.fp32 is None:
+            theirs = reference.refusing(
+                f"no fp32 reference of {origin.name} on these texts is kept yet; "
+                "give its source with --model"
+            )
+        else:
+            self.fp32.check(encoder.bundle)
+            theirs = self.fp32.embed
+        return judge(
+            _embed(encoder, stages),
+            reference.cached(origin.fingerprint, theirs, self.cache, self.log, stages.step),
+            goldens=goldens,
+            lee=self.lee,
+            pairs=self.pairs,
+            notice=stages.detail,
+        )
+
+    def missing_of(self, opened: Bundle) -> tuple[str, ...]:
+        """What was left out, and what this machine judges in an artifact's place."""
+        return (*self.missing, *_instead(opened))
+
+
+def check_pairs(count: int) -> None:
+    """Refuse to hold a limit with fewer than it was set for: ten that are all found prove
+    nothing."""
+    if count < pairs.LEAST:
+        raise UsageError(f"--pairs is {count}; the gate on retrieval takes {pairs.LEAST} or more")
+
+
+def convene(
+    stages: Stages,
+    fp32: Fp32 | None,
+    *,
+    count: int = pairs.LEAST,
+    skip: Collection[str] = (),
+    cache: Path | None = None,
+    log: Log = lambda text: None,
+) -> Judges:
+    """Read what artifacts are judged on. `count` is of retrieval pairs.
+
+    Raises UsageError for an unknown part or too few pairs, GoldenError where fewer are installed.
+    """
+    if unknown := sorted(set(skip) - set(PARTS)):
+        raise UsageError(f"--skip {unknown[0]}: known parts are {', '.join(PARTS)}")
+    if count < 20:
+        raise UsageError(f"--pairs is {count}; fewer than 20 say nothing")
+    missing: list[str] = []
+    corpus = retrieval = None
+    if "lee" not in skip:
+        reason = lee.unavailable()
+        missing += [reason] if reason else []
+        corpus = None if reason else lee.load()
+    if "retrieval" not in skip:
+        with stages("retrieval pairs"):
+            retrieval = pairs.collect(count)
+            found = len(retrieval.pairs)
+            stages.note(f"{found} docstrings and functions, digest {retrieval.digest[:12]}")
+    return Judges(corpus, retrieval, tuple(missing), fp32, cache, log)
+
+
+@ours()
+def judge_artifacts(
+    folders: Sequence[str | Path],
+    *,
+    model: str | None = None,
+    count: int = pairs.LEAST,
+    skip: Collection[str] = (),
+    threads: int | None = None,
+    trust_remote_code: bool = False,
+    cache: Path | None = None,
+    listener: Listener | None = None,
+    log: Log = lambda text: None,
+) -> list[Judged]:
+    """Judge every artifact folder, one that missed its gate as well.
+
+    `model` is where the fp32 reference comes from; it is not needed while `cache` (the user's by
+    default) holds what the reference says of these texts. `count` is of retrieval pairs.
+
+    Raises UsageError for an unknown part, too few pairs or a model that is not the artifact's;
+    ArtifactError for a damaged folder; ModelError where a reference is needed and none is at hand.
+    """
+    stages = Stages(listener)
+    bundles = [bundle.open_bundle(Path(folder), unverified=True) for folder in folders]
+    fp32 = fp32_of(model, stages, trust_remote_code)
+    if fp32 is not None:
+        for opened in bundles:
+            fp32.check(opened)
+    judges = convene(stages, fp32, count=count, skip=skip, cache=cache, log=log)
+    found = []
+    for opened in bundles:
+        goldens = None if "ranks" in skip else goldens_of(opened)
+        with stages(f"judge {opened.name}"):
+            encoder = open_encoder(opened, threads, proof=True)
+            judgement = judges.judge(encoder, stages, goldens)
+            worst = judgement.worst
+            stages.note("" if worst is None else f"largest loss {worst.upper:.2%}, {worst.name}")
+        missing, held = judges.missing_of(opened), opened.manifest.gate
+        found.append(Judged(opened.path, opened.name, judgement, missing, held))
+    return found
+
+
+def fp32_of(model: str | None, stages: Stages, trust_remote_code: bool = False) -> Fp32 | None:
+    """The source model, or None where none is named."""
+    if model is None:
+        return None
+    from goldfold.exporter.frontend.readiness import ready
+    from goldfold.exporter.frontend.source import open_model
+    from goldfold.exporter.system.cache import open_cache
+
+    with stages("open"):
+        source = open_model(model, trust_remote_code=trust_remote_code)
+        source = ready(source, stages, open_cache())
+    return Fp32(model, source.fingerprint, fp32_embed(source))
+
+
+def fp32_embed(source: Source) -> reference.Embed:
+    """The model in sentence-transformers; what it says is kept under its files' digests, so they
+    are looked at again."""
+    embed = reference.sentence_transformer(source.loads, trust_remote_code=source.trusted)
+
+    def checked(texts: Sequence[str], kind: str) -> np.ndarray:
+        rows = embed(texts, kind)
+        source.check_unchanged()
+        return rows
+
+    return checked
+
+
+def _instead(opened: Bundle) -> list[str]:
+    """What this machine judged where it cannot run the artifact, or not in its precision; and
+    whether the artifact reads less of a text than the reference."""
+    manifest, said = opened.manifest, []
+    what, reason = measured(opened)
+    if reason:
+        said.append(f"{opened.name} itself: {reason}; judged instead: {what}")
+    elif not registry.target(manifest.target).executes(manifest.floating):
+        said.append(f"{opened.name} in {manifest.floating}: this machine computes it in fp32")
+    if manifest.contract.max_length < TOKENS:
+        said.append(
+            f"{opened.name} reads {manifest.contract.max_length} tokens of a text, the reference"
+            " more: what is lost is lost by that as well"
+        )
+    return said
+
+
+def _embed(encoder: Encoder, stages: Stages) -> reference.Embed:
+    prompts = encoder.contract.prompts
+
+    def embed(texts: Sequence[str], kind: str) -> np.ndarray:
+        prefix, done = reference.prompt_of(kind, prompts), 0
+        out = np.empty((len(texts), encoder.contract.dim), dtype=np.float32)
+        for rows in reference.chunks(texts):
+            out[rows] = encoder.embed([prefix + texts[row] for row in rows], prompt="")
+            done += len(rows)
+            stages.step(done, len(texts))
+        return out
+
+    return embed

@@ -1,0 +1,138 @@
+"""What users feel of a quantized artifact: measured, held to its gate, recorded and said.
+
+Rank agreement among the goldens costs nothing, since the verification has their embeddings. The Lee
+corpus and retrieval take minutes and are judged when asked for. Retrieval alone has a limit
+(golden/gate.py says why).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from goldfold.exporter.artifact.encoder import Encoder
+from goldfold.exporter.progress import Stages
+from goldfold.exporter.records import Loss, Losses
+from goldfold.golden import gate
+from goldfold.golden.compare import Measurement
+from goldfold.golden.errors import GoldenError, Unrankable
+from goldfold.golden.gate import Verdict
+from goldfold.golden.judging import RANKS, rank_metrics
+from goldfold.golden.judging.pairs import LEAST
+from goldfold.golden.metrics import RETRIEVAL, Metric
+from goldfold.golden.store import Goldens
+
+if TYPE_CHECKING:
+    from goldfold.exporter.verification.judging import Judges
+
+UNJUDGED = "Retrieval and the Lee corpus were not judged; goldfold verify --judge does that."
+
+_UNUSABLE = "Nothing could be judged:"
+
+
+def of(
+    encoder: Encoder,
+    goldens: Goldens,
+    measurement: Measurement,
+    stages: Stages,
+    judges: Judges | None = None,
+) -> Losses | None:
+    """What the artifact loses; None for one without integers.
+
+    Without `judges`, what an earlier verdict says of retrieval is kept: the files are the same.
+    Raises GoldenError where a reference is needed and none is at hand.
+    """
+    opened, manifest = encoder.bundle, encoder.bundle.manifest
+    if manifest.recipe is None:
+        return None
+    limit = gate.gate_for(manifest.gate).loss
+    figures, missing = _ranks(measurement, goldens)
+    if judges is None:
+        old = None if opened.verdict is None else opened.verdict.losses
+        if old is None or old.judged is None:
+            return Losses(figures=figures, limit=limit, missing=(*missing, UNJUDGED))
+        kept = tuple(one for one in old.figures if one.name not in RANKS)
+        return old.model_copy(update={"figures": (*figures, *kept), "limit": limit})
+    digest, said = "", judges.missing_of(opened)
+    with stages(f"judge {opened.name}"):
+        try:
+            judgement = judges.judge(encoder, stages)
+        except Unrankable as error:
+            said = (f"{_UNUSABLE} {error}.", *said)
+        else:
+            digest = judgement.pairs_digest
+            # What fewer bits an embedding cost is the model's doing, not the artifact's.
+            figures += _losses(m for m in judgement.metrics if "embeddings" not in m.name)
+        fresh = Losses(
+            figures=figures,
+            limit=limit,
+            judged=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+            pairs_digest=digest,
+            missing=(*missing, *said),
+        )
+        stages.note(sentence(fresh))
+    return fresh
+
+
+def hold(verdict: Verdict, losses: Losses | None, precision: str) -> Verdict:
+    """The verdict with the gate on retrieval, where retrieval was judged. Embeddings that are no
+    numbers fail where there is no limit, too."""
+    if losses is None or losses.judged is None:
+        return verdict
+    unusable = (one for one in losses.missing if one.startswith(_UNUSABLE))
+    reasons = (*verdict.reasons, *gate.judge_losses(_metrics(losses), precision), *unusable)
+    return Verdict(not reasons, reasons)
+
+
+def sentence(losses: Losses) -> str:
+    """What retrieval loses and may lose, in one line for the console."""
+    if losses.judged is None:
+        return "retrieval was not judged (--judge)"
+    return said_of(_metrics(losses), losses.limit)
+
+
+def said_of(metrics: Iterable[Metric], limit: float | None) -> str:
+    """The same of a judgement that is in no verdict."""
+    found = [metric for metric in metrics if metric.name == RETRIEVAL]
+    if not found:
+        return "retrieval was left out"
+    lost = ", ".join(f"{_percent(one.upper)} at {one.dims} dims" for one in found)
+    bound = "no limit" if limit is None else f"the limit is {limit:.2%}"
+    few = "" if found[0].count >= LEAST else f", over {found[0].count} pairs instead of {LEAST}"
+    return f"retrieval nDCG@10 loses at most {lost}{few}; {bound}"
+
+
+def _percent(share: float | None) -> str:
+    return "an unknown share" if share is None else f"{share:.2%}"
+
+
+def _ranks(measurement: Measurement, goldens: Goldens) -> tuple[tuple[Loss, ...], tuple[str, ...]]:
+    """Figures, and why there are none."""
+    if measurement.embeddings is None:
+        return (), ()
+    try:
+        return _losses(rank_metrics(goldens.embeddings, measurement.embeddings)), ()
+    except GoldenError as error:
+        return (), (f"No rank agreement: {error}.",)
+
+
+def _losses(metrics: Iterable[Metric]) -> tuple[Loss, ...]:
+    return tuple(
+        Loss(**{**asdict(one), "loss": _finite(one.loss), "upper": _finite(one.upper)})
+        for one in metrics
+    )
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _metrics(losses: Losses) -> Sequence[Metric]:
+    """The figures as the gate takes them."""
+    return [
+        Metric(**{**one.model_dump(), "loss": math.inf if one.loss is None else one.loss})
+        for one in losses.figures
+    ]

@@ -1,0 +1,95 @@
+"""goldfold: compile a SentenceTransformer, and prove that nothing changed.
+
+    from goldfold import export, load, verify
+
+`export` writes artifact folders, `load` opens one for use, `verify` measures one against its golden
+embeddings. What they take, return and raise is here as well. The names are imported when first
+used, so that `import goldfold` costs nothing.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+# In a wheel the three packages lie in this folder; in the repository they lie beside it.
+if not (Path(__file__).parent / "exporter").is_dir():
+    __path__.append(str(Path(__file__).parents[1]))
+
+from goldfold.exporter import __version__
+from goldfold.exporter.system import start, surroundings
+
+if TYPE_CHECKING:
+    from goldfold.exporter.artifact.encoder import Encoder as Encoder
+    from goldfold.exporter.artifact.encoder import load as load
+    from goldfold.exporter.artifact.result import Result as Result
+    from goldfold.exporter.artifact.unbuilt import Failure as Failure
+    from goldfold.exporter.contract import Contract as Contract
+    from goldfold.exporter.driver.exporting import export as export
+    from goldfold.exporter.errors import ArtifactError as ArtifactError
+    from goldfold.exporter.errors import GateMissed as GateMissed
+    from goldfold.exporter.errors import GoldfoldError as GoldfoldError
+    from goldfold.exporter.errors import ModelError as ModelError
+    from goldfold.exporter.errors import OutputError as OutputError
+    from goldfold.exporter.errors import RewriteError as RewriteError
+    from goldfold.exporter.errors import TargetError as TargetError
+    from goldfold.exporter.errors import TextError as TextError
+    from goldfold.exporter.errors import UsageError as UsageError
+    from goldfold.exporter.options import BuildOptions as BuildOptions
+    from goldfold.exporter.verification.verifying import verify as verify
+
+start.begin()
+surroundings.prepare()
+
+# No module bears the name of its function: importing it would put it in the function's place.
+_HOMES = {
+    "ArtifactError": "goldfold.exporter.errors",
+    "BuildOptions": "goldfold.exporter.options",
+    "Contract": "goldfold.exporter.ir.program",
+    "Encoder": "goldfold.exporter.artifact.encoder",
+    "Failure": "goldfold.exporter.artifact.unbuilt",
+    "GateMissed": "goldfold.exporter.errors",
+    "GoldfoldError": "goldfold.exporter.errors",
+    "ModelError": "goldfold.exporter.errors",
+    "OutputError": "goldfold.exporter.errors",
+    "Result": "goldfold.exporter.driver.proving",
+    "RewriteError": "goldfold.exporter.errors",
+    "TargetError": "goldfold.exporter.errors",
+    "TextError": "goldfold.exporter.errors",
+    "UsageError": "goldfold.exporter.errors",
+    "export": "goldfold.exporter.driver.exporting",
+    "load": "goldfold.exporter.artifact.encoder",
+    "verify": "goldfold.exporter.verification.verifying",
+}
+__all__ = [
+    "ArtifactError",
+    "BuildOptions",
+    "Contract",
+    "Encoder",
+    "Failure",
+    "GateMissed",
+    "GoldfoldError",
+    "ModelError",
+    "OutputError",
+    "Result",
+    "RewriteError",
+    "TargetError",
+    "TextError",
+    "UsageError",
+    "__version__",
+    "export",
+    "load",
+    "verify",
+]
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'goldfold' has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(_HOMES[name]), name)

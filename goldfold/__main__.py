@@ -1,0 +1,5 @@
+"""`python -m goldfold` is `goldfold`."""
+
+from goldfold.exporter.cli.app import main
+
+main()

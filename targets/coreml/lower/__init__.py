@@ -1,0 +1,1 @@
+"""The program as MIL, op by op."""
