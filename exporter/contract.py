@@ -6,9 +6,11 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from msgspec import Meta, field
+
+from goldfold.exporter.records import Record
 
 INPUT_IDS = "input_ids"
 ATTENTION_MASK = "attention_mask"
@@ -19,10 +21,8 @@ Task = Literal["", "query", "document"]
 """What a text is for, as sentence-transformers' encode, encode_query and encode_document."""
 
 
-class Contract(BaseModel):
+class Contract(Record, kw_only=True):
     """What an artifact promises its caller. Serialised into every manifest."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     model: str
     """The source model's name."""
@@ -31,22 +31,22 @@ class Contract(BaseModel):
     right."""
     output: str = EMBEDDING
     """float32[batch, dim]."""
-    dim: int = Field(gt=0, le=1 << 20)
+    dim: Annotated[int, Meta(gt=0, le=1 << 20)]
     """Size of the full embedding. No model comes near these limits; a manifest that lies might."""
     heads: tuple[int, ...] = ()
     """Sizes of further outputs, `sentence_embedding_256` and so on: leading dimensions of the
     embedding, normalised by themselves where the model normalises."""
-    max_length: int = Field(gt=0, le=1 << 31)
+    max_length: Annotated[int, Meta(gt=0, le=1 << 31)]
     """The most tokens a text may have, specials included; longer texts are truncated."""
-    vocab_size: int = Field(gt=0, le=1 << 31)
+    vocab_size: Annotated[int, Meta(gt=0, le=1 << 31)]
     """Token ids are 0 … vocab_size − 1."""
-    pad_id: int = Field(ge=0, le=1 << 31)
+    pad_id: Annotated[int, Meta(ge=0, le=1 << 31)]
     normalized: bool
     """Whether the model itself ends in L2 normalisation."""
-    prompts: dict[str, str] = {}
+    prompts: dict[str, str] = field(default_factory=dict)
     """Text by name, put before a text; empty ones as well."""
     default_prompt_name: str | None = None
-    lengths: dict[Task, int] = {}
+    lengths: dict[Task, int] = field(default_factory=dict)
     """Tokens that a text is cut to, where that is less than `max_length`: of a query, a document,
     or, under "", of a text that is said to be neither."""
     truncation_side: Literal["right", "left"] = "right"
@@ -59,7 +59,7 @@ class Contract(BaseModel):
     def shortened(self, max_length: int) -> Contract:
         """The same for texts of at most `max_length` tokens."""
         lengths = {task: n for task, n in self.lengths.items() if n < max_length}
-        return self.model_copy(update={"max_length": max_length, "lengths": lengths})
+        return self.with_(max_length=max_length, lengths=lengths)
 
     def prompt_name(self, task: Task) -> str:
         """The prompt that sentence-transformers takes for a text of `task` if none is named; "" is

@@ -4,16 +4,14 @@ rest, and refuses what it cannot do before anything is traced."""
 from __future__ import annotations
 
 from collections.abc import Iterable
-
-from pydantic import BaseModel, ConfigDict
+from typing import Any
 
 from goldfold.exporter.errors import UsageError
+from goldfold.exporter.records import Record
 
 
-class BuildOptions(BaseModel):
+class BuildOptions(Record, kw_only=True):
     """Fields are the command line's flags; a default says that nothing was asked."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     compute_capability: tuple[str, ...] = ()
     """NVIDIA architectures to build for, as "sm86"."""
@@ -32,12 +30,19 @@ class BuildOptions(BaseModel):
 
     def asked(self) -> tuple[str, ...]:
         """Names of the fields that were given."""
-        return tuple(sorted(self.model_dump(exclude_defaults=True)))
+        return tuple(sorted(self._given()))
 
     def only(self, taken: Iterable[str]) -> BuildOptions:
         """These options without those that a target does not take."""
-        given = self.model_dump(exclude_defaults=True)
+        given = self._given()
         return BuildOptions(**{name: given[name] for name in taken if name in given})
+
+    def _given(self) -> dict[str, Any]:
+        return {
+            name: getattr(self, name)
+            for name in self.__struct_fields__
+            if getattr(self, name) != getattr(NOTHING_ASKED, name)
+        }
 
 
 NOTHING_ASKED = BuildOptions()

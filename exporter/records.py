@@ -1,25 +1,138 @@
-"""Records of what was done and measured: parts of a manifest, a verdict and a report."""
+"""Records of what was done and measured: parts of a manifest, a verdict and a report.
+
+A record is frozen, and read as strictly as a stranger's file deserves: every field is checked, and
+one that is unknown is refused. JSON has no infinity: a figure that is not finite is written, and
+read, as the string "Infinity", in every record.
+"""
 
 from __future__ import annotations
 
-from typing import Literal
+import json
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_type_hints
 
-from pydantic import BaseModel, ConfigDict
+import msgspec
+
+if TYPE_CHECKING:
+    from typing import Self
+
+    Real = float
+else:
+
+    class Real(float):
+        """A figure that may be infinite."""
 
 
-class Timing(BaseModel):
+INFINITE = "Infinity"
+
+
+class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What all records share. Fields are given by name."""
+
+    def with_(self, **changes: Any) -> Self:
+        """The record with other values in some of its fields."""
+        return msgspec.structs.replace(self, **changes)
+
+    def plain(self) -> dict[str, Any]:
+        """What JSON can hold: dicts, lists, strings, numbers, and "Infinity"."""
+        return finite(msgspec.to_builtins(self, enc_hook=float))
+
+    def to_json(self) -> str:
+        """A JSON document, a field a line."""
+        return json.dumps(self.plain(), ensure_ascii=False, indent=1) + "\n"
+
+
+_FIELDS = {
+    "Object contains unknown field ": "there is no such field",
+    "Object missing required field ": "it is missing",
+}
+
+R = TypeVar("R", bound=Record)
+
+
+def read(kind: type[R], found: Any) -> R:
+    """A record from what JSON or TOML gave. Raises ValueError: the field, and what is wrong."""
+    try:
+        return msgspec.convert(found, kind, dec_hook=_real)
+    except msgspec.ValidationError as error:
+        said, _, place = str(error).replace("`", "").partition(" - at ")
+        place = place.removeprefix("$").lstrip(".")
+        for words, instead in _FIELDS.items():
+            if said.startswith(words):
+                place, said = f"{place}.{said[len(words) :]}".lstrip("."), instead
+        if said.startswith("Invalid enum value") and (known := _known(kind, place)):
+            said = f"{said.removeprefix('Invalid enum value ')} is none of {known}"
+        raise ValueError(f"{place}: {said}" if place else said) from None
+
+
+def read_json(kind: type[R], raw: str | bytes) -> R:
+    """A record from a JSON document. Raises ValueError."""
+    return read(kind, parse(raw))
+
+
+def parse(raw: str | bytes) -> Any:
+    """A JSON document. Raises ValueError for one that is none, and for numbers that are none to
+    JSON: NaN, Infinity without quotes, 1e999."""
+    try:
+        return json.loads(raw, parse_float=_number, parse_constant=_number)
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
+
+
+def _number(text: str) -> float:
+    if not math.isfinite(value := float(text)):
+        raise ValueError(f"{text[:20]} is no number in JSON")
+    return value
+
+
+def finite(value: Any) -> Any:
+    """`value`, of dicts, lists and numbers, with "Infinity" for each number that is not finite."""
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else INFINITE
+    if isinstance(value, Mapping):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(item) for item in value]
+    return value
+
+
+def _real(kind: type, found: Any) -> Any:
+    if kind is not Real:
+        raise NotImplementedError(f"no record has a field of {kind}")
+    if type(found) in (int, float):
+        return Real(found)
+    if found == INFINITE:
+        return Real("inf")
+    raise ValueError(f'it is neither a number nor "{INFINITE}"')
+
+
+def _known(kind: type[Record], place: str) -> str:
+    """The values that a field of choices may have, in words; "" where that cannot be said."""
+    at: Any = kind
+    for name in place.replace("[...]", "").split("."):
+        kinds = [one for one in (at, *_inside(at)) if isinstance(one, type)]
+        owner = next((one for one in kinds if issubclass(one, msgspec.Struct)), None)
+        if owner is None or name not in (hints := get_type_hints(owner)):
+            return ""
+        at = hints[name]
+    values = [v for v in _inside(at) if isinstance(v, (str, int)) and not isinstance(v, bool)]
+    return ", ".join(str(value) or '""' for value in values)
+
+
+def _inside(kind: Any) -> list[Any]:
+    return [one for arg in get_args(kind) for one in (arg, *_inside(arg))]
+
+
+class Timing(Record, kw_only=True):
     """One finished stage."""
-
-    model_config = ConfigDict(frozen=True)
 
     stage: str
     seconds: float
 
 
-class PassReport(BaseModel):
+class PassReport(Record, kw_only=True):
     """What one pass did to one program; part of the manifest."""
-
-    model_config = ConfigDict(frozen=True)
 
     name: str
     equality: str
@@ -32,43 +145,82 @@ class PassReport(BaseModel):
     seconds: float
 
 
-class Look(BaseModel):
-    """Drift at one point: 1−cos over the short goldens, infinite where a value is not finite.
+class Reading(Record, kw_only=True):
+    """How one embedding differs from its golden (golden/compare.py, Reading)."""
 
-    JSON has no infinity: it is written, and read, as the string "Infinity".
-    """
+    distance: Real
+    """1−cos."""
+    norm_error: Real
+    delta: Real
 
-    model_config = ConfigDict(frozen=True, ser_json_inf_nan="strings")
+
+class TextReading(Record, kw_only=True):
+    """One golden text, run alone and in padded batches."""
+
+    id: str
+    tokens: int
+    alone: Reading
+    padded: Reading
+
+
+class Figures(Record, kw_only=True):
+    """1−cos of an artifact, or of one of its heads, over all golden texts; infinite where an
+    embedding is not finite (golden/compare.py, Measurement)."""
+
+    model: str
+    dim: int
+    normalized: bool
+    worst: Real
+    worst_padded: Real
+    mean: Real
+    mean_padded: Real
+    worst_id: str
+    similarity_alone: Real
+    similarity_padded: Real
+    """The largest error of a similarity between two texts."""
+
+    @property
+    def larger(self) -> float:
+        """Of the worst alone and the worst padded."""
+        return max(self.worst, self.worst_padded)
+
+
+class Measured(Figures):
+    """The same, text by text."""
+
+    rows: tuple[TextReading, ...]
+    pairs: tuple[tuple[float, float], ...] = ()
+    """(golden similarity, artifact's minus golden) of a drawn sample of pairs of texts."""
+
+
+class Look(Record, kw_only=True):
+    """Drift at one point: 1−cos over the short goldens, infinite where a value is not finite."""
 
     after: str
     """Name of the pass before this look."""
-    worst: float
-    mean: float
+    worst: Real
+    mean: Real
     worst_id: str
 
 
-class LayerLook(BaseModel):
+class LayerLook(Record, kw_only=True):
     """How far the artifact's program is from the source model after one layer: 1−cos over a few
-    texts, infinite (written "Infinity") where a value is not finite."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
+    texts, infinite where a value is not finite."""
 
     layer: str
     """As the source model calls it; the last one is `sentence_embedding`, against its golden."""
-    worst: float
+    worst: Real
     worst_id: str
 
 
-class KindRange(BaseModel):
+class KindRange(Record, kw_only=True):
     """How large one kind of value gets on the calibration texts
     (exporter/evaluate/value_roles.py)."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
-
     kind: str
-    peak: float
+    peak: Real
     """The largest magnitude in f32; of attention scores a bound."""
-    scaled: float
+    scaled: Real
     """The same as the artifact's program computes it: behind scale-residual."""
     at: str
     """The value that reaches it."""
@@ -78,10 +230,8 @@ class KindRange(BaseModel):
     """Whether any is computed in half precision, or may be."""
 
 
-class Pace(BaseModel):
+class Pace(Record, kw_only=True):
     """Times of one shape: full texts of `tokens` tokens, `batch` in a call. Milliseconds a call."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     batch: int
     tokens: int
@@ -96,10 +246,8 @@ class Pace(BaseModel):
         return self.median / self.batch
 
 
-class Speed(BaseModel):
+class Speed(Record, kw_only=True):
     """How fast an artifact is on one machine (exporter/report/latency.py)."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     shapes: tuple[Pace, ...]
     cpu: str
@@ -119,27 +267,24 @@ class Speed(BaseModel):
         return next(found, None)
 
 
-class Loss(BaseModel):
+class Loss(Record, kw_only=True):
     """One figure of what users feel, at one size (golden/judging/judge.py, Metric). `loss` is
-    1 − artifact/reference, `upper` ends its 95 % interval above; null where it is not finite."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    1 − artifact/reference, `upper` ends its 95 % interval above; null where nothing is
+    resampled."""
 
     name: str
     dims: int
     reference: float
     artifact: float
-    loss: float | None
-    upper: float | None
+    loss: Real
+    upper: Real | None
     count: int
     """Of queries, pairs or texts."""
 
 
-class Losses(BaseModel):
+class Losses(Record, kw_only=True):
     """What users feel of a quantized artifact's errors (exporter/verification/losses.py). Rank
     agreement among the goldens always; the Lee corpus and retrieval where they were judged."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     figures: tuple[Loss, ...]
     limit: float | None
@@ -148,6 +293,8 @@ class Losses(BaseModel):
     """When retrieval was, in UTC; null if it was not, and the gate has 1−cos alone."""
     pairs_digest: str = ""
     """Of the retrieval set."""
+    unusable: str = ""
+    """Why nothing could be judged, where the artifact's embeddings are no numbers."""
     missing: tuple[str, ...] = ()
     """What was not measured, and what was judged in the artifact's place, one sentence each."""
 
@@ -155,11 +302,8 @@ class Losses(BaseModel):
 Kind = Literal["trace", "pass", "rounding", "build", "unknown"]
 
 
-class Location(BaseModel):
-    """What was found on the text that was looked at. 1−cos throughout; null where not finite, or
-    not measured."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+class Location(Record, kw_only=True):
+    """What was found on the text that was looked at. 1−cos throughout; null where not measured."""
 
     kind: Kind
     """In the trace or its weights; in a pass; no fault but rounding; in the target's build or its
@@ -168,7 +312,7 @@ class Location(BaseModel):
     tokens: int
     padded: bool
     """Whether it was looked at with padding behind it."""
-    distance: float | None
+    distance: Real | None
     """Of the embedding, there."""
     law: str = ""
     place: str = ""
@@ -176,8 +320,8 @@ class Location(BaseModel):
     layer: str = ""
     module: str = ""
     """The first layer that drifts, and the source module in it."""
-    before: float | None = None
-    after: float | None = None
+    before: Real | None = None
+    after: Real | None = None
     """The drift after the layer before, and after this one."""
     sentence: str
     """All of it, in a paragraph."""

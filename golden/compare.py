@@ -123,8 +123,8 @@ class Measurement:
             sorted(self.rows, key=lambda r: max(r.alone.distance, r.padded.distance), reverse=True)
         )
 
-    def to_json(self) -> dict[str, Any]:
-        """A JSON object; infinities, which JSON does not have, become the string "inf"."""
+    def plain(self) -> dict[str, Any]:
+        """Everything but the embeddings, as dicts and tuples; infinities stay."""
         summary = {
             "worst": self.worst,
             "worst_padded": self.worst_padded,
@@ -134,12 +134,12 @@ class Measurement:
         }
         record = asdict(replace(self, embeddings=None))
         del record["embeddings"]
-        return _without_inf({**record, **summary})
+        return {**record, **summary}
 
 
 def summary(measurement: Measurement) -> dict[str, Any]:
-    """`to_json` without what there is one of a text or a pair."""
-    record = measurement.to_json()
+    """`plain` without what there is one of a text or a pair."""
+    record = measurement.plain()
     return {key: value for key, value in record.items() if key not in ("rows", "pairs")}
 
 
@@ -328,11 +328,3 @@ def _worse(one: Reading, other: Reading) -> Reading:
 
 def _mean(values: Sequence[float]) -> float:
     return float(np.mean(values)) if values else float("inf")
-
-
-def _without_inf(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_inf(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_without_inf(item) for item in value]
-    return "inf" if value == float("inf") else value

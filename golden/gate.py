@@ -35,8 +35,9 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 from goldfold.golden.compare import Measurement, TokenFault
 from goldfold.golden.errors import GoldenError
@@ -94,12 +95,78 @@ GATES: dict[str, Gate] = {
 }
 
 
+Kind = Literal[
+    "goldens", "tokens", "unusable", "distance", "norm", "mean", "similarity", "retrieval",
+    "unproved",
+]  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """One way in which an artifact misses its gate. `sentence` says it; nothing reads that back."""
+
+    kind: Kind
+    precision: str = ""
+    """Whose limit it is over."""
+    text: str = ""
+    """The golden text that shows it; "" where it is about all of them."""
+    way: str = ""
+    """How it was run: "alone" or "padded"."""
+    value: float | None = None
+    """What was measured; None where that is no number, or not finite."""
+    limit: float | None = None
+    head: str = ""
+    """The output that shows it, where that is not the artifact's first."""
+    emulated: bool = False
+    """Whether the emulator's figures show it, every value rounded to its type."""
+    note: str = ""
+    """What the figures do not say, in words."""
+
+    @property
+    def sentence(self) -> str:
+        """The reason in one sentence of English."""
+        said = _SENTENCES[self.kind](self)
+        if self.head:
+            return f"{self.head}{' emulated' if self.emulated else ''}: {said}"
+        return f"Emulated: {said}" if self.emulated else said
+
+
+def _over(reason: Reason, digits: int = 0) -> str:
+    value = "not finite" if reason.value is None else f"{reason.value:.2e}"
+    return f"{value}, over the {reason.precision} limit of {reason.limit:.{digits}e}."
+
+
+_SENTENCES: dict[str, Callable[[Reason], str]] = {
+    "goldens": lambda r: r.note,
+    "tokens": lambda r: f"The tokens of {r.text} differ {r.note}.",
+    "unusable": lambda r: f"The embedding of {r.text} ({r.way}) is not finite, or zero.",
+    "distance": lambda r: f"1-cos of {r.text} ({r.way}) is {_over(r)}",
+    "norm": lambda r: f"The norm of {r.text} ({r.way}) is off by {_over(r, 2)}",
+    "mean": lambda r: f"The mean 1-cos ({r.way}) is {_over(r)}",
+    "similarity": lambda r: f"Similarities between texts ({r.way}) are off by up to {_over(r, 2)}",
+    "retrieval": lambda r: r.note,
+    "unproved": lambda r: r.note,
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Whether an artifact passed; if not, every reason as a sentence, the gravest first."""
+    """Whether an artifact passed; if not, every reason, the gravest first."""
 
-    passed: bool
-    reasons: tuple[str, ...]
+    reasons: tuple[Reason, ...] = ()
+
+    @property
+    def passed(self) -> bool:
+        return not self.reasons
+
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """The reasons in words."""
+        return tuple(reason.sentence for reason in self.reasons)
+
+    def also(self, *reasons: Reason, **changes: Any) -> Verdict:
+        """The verdict with further reasons, each with `changes` of its fields."""
+        return Verdict((*self.reasons, *(replace(reason, **changes) for reason in reasons)))
 
 
 def gate_for(precision: str) -> Gate:
@@ -124,11 +191,11 @@ def judge(
         *_texts(measurement, gate, precision),
         *_similarities(measurement, gate, precision),
     )
-    return Verdict(passed=not reasons, reasons=reasons)
+    return Verdict(reasons)
 
 
-def judge_losses(metrics: Iterable[Metric], precision: str) -> tuple[str, ...]:
-    """Why what was judged (golden/judging/) is over the limit of `precision`: a sentence a size.
+def judge_losses(metrics: Iterable[Metric], precision: str) -> tuple[Reason, ...]:
+    """Why what was judged (golden/judging/) is over the limit of `precision`: a reason per size.
 
     Nothing where the precision has no limit; where it has one, a judgement without retrieval does
     not hold it. Raises GoldenError on an unknown precision.
@@ -138,21 +205,30 @@ def judge_losses(metrics: Iterable[Metric], precision: str) -> tuple[str, ...]:
         return ()
     found = [metric for metric in metrics if metric.name == RETRIEVAL]
     if not found:
-        return (f"Retrieval was not judged, which the {precision} limit of {limit:.2%} asks for.",)
+        note = f"Retrieval was not judged, which the {precision} limit of {limit:.2%} asks for."
+        return (Reason("retrieval", precision, limit=limit, note=note),)
     reasons = []
     for one in found:
         if not one.reference > 0:
-            reasons.append(f"fp32 itself finds nothing at {one.dims} dims: nothing can be judged.")
+            note = f"fp32 itself finds nothing at {one.dims} dims: nothing can be judged."
+            reasons.append(Reason("retrieval", precision, limit=limit, note=note))
         elif one.upper is None or not one.upper <= limit:
             lost = "an unknown share" if one.upper is None else f"up to {one.upper:.2%}"
-            reasons.append(
+            note = (
                 f"Retrieval at {one.dims} dims loses {lost} of fp32's nDCG@10,"
                 f" over the {precision} limit of {limit:.2%}."
+            )
+            reasons.append(
+                Reason("retrieval", precision, value=_finite(one.upper), limit=limit, note=note)
             )
     return tuple(reasons)
 
 
-def _coverage(measurement: Measurement, goldens: Goldens) -> Iterator[str]:
+def _coverage(measurement: Measurement, goldens: Goldens) -> Iterator[Reason]:
+    return (Reason("goldens", note=note) for note in _uncovered(measurement, goldens))
+
+
+def _uncovered(measurement: Measurement, goldens: Goldens) -> Iterator[str]:
     if measurement.model != goldens.model:
         yield f"The measurement is of {measurement.model}, the goldens are of {goldens.model}."
     if not measurement.rows:
@@ -166,53 +242,47 @@ def _coverage(measurement: Measurement, goldens: Goldens) -> Iterator[str]:
         yield f"{len(extra)} measured texts are no goldens, or doubled, among them {extra[0]}."
 
 
-def _tokens(faults: Sequence[TokenFault]) -> Iterator[str]:
+def _tokens(faults: Sequence[TokenFault]) -> Iterator[Reason]:
     for fault in faults:
-        yield (
-            f"The tokens of {fault.id} differ from position {fault.position} on:"
-            f" expected {_ids(fault.expected)}, found {_ids(fault.found)}."
+        note = (
+            f"from position {fault.position} on:"
+            f" expected {_ids(fault.expected)}, found {_ids(fault.found)}"
         )
+        yield Reason("tokens", text=fault.id, note=note)
 
 
-def _texts(measurement: Measurement, gate: Gate, precision: str) -> Iterator[str]:
+def _texts(measurement: Measurement, gate: Gate, precision: str) -> Iterator[Reason]:
     limit = gate.norm(measurement.dim, measurement.normalized)
     for row in measurement.ranked:
         for way, reading in (("alone", row.alone), ("padded", row.padded)):
             if not reading.finite:
-                yield f"The embedding of {row.id} ({way}) is not finite, or zero."
+                yield Reason("unusable", precision, row.id, way)
                 continue
             # Written as "not <=", so that a NaN that slipped through fails too.
             if not reading.distance <= gate.worst:
-                yield (
-                    f"1-cos of {row.id} ({way}) is {reading.distance:.2e},"
-                    f" over the {precision} limit of {gate.worst:.0e}."
-                )
+                yield Reason("distance", precision, row.id, way, reading.distance, gate.worst)
             if not reading.norm_error <= limit:
-                yield (
-                    f"The norm of {row.id} ({way}) is off by {reading.norm_error:.2e},"
-                    f" over the {precision} limit of {limit:.2e}."
-                )
+                yield Reason("norm", precision, row.id, way, reading.norm_error, limit)
 
 
-def _means(measurement: Measurement, gate: Gate, precision: str) -> Iterator[str]:
+def _means(measurement: Measurement, gate: Gate, precision: str) -> Iterator[Reason]:
     if gate.mean is None or not measurement.rows:
         return
     for way, mean in (("alone", measurement.mean), ("padded", measurement.mean_padded)):
         if not mean <= gate.mean:
-            yield (
-                f"The mean 1-cos ({way}) is {mean:.2e},"
-                f" over the {precision} limit of {gate.mean:.0e}."
-            )
+            yield Reason("mean", precision, way=way, value=_finite(mean), limit=gate.mean)
 
 
-def _similarities(measurement: Measurement, gate: Gate, precision: str) -> Iterator[str]:
+def _similarities(measurement: Measurement, gate: Gate, precision: str) -> Iterator[Reason]:
     ways = (("alone", measurement.similarity_alone), ("padded", measurement.similarity_padded))
+    limit = gate.similarity
     for way, error in ways:
-        if not error <= gate.similarity:
-            yield (
-                f"Similarities between texts ({way}) are off by up to {error:.2e},"
-                f" over the {precision} limit of {gate.similarity:.2e}."
-            )
+        if not error <= limit:
+            yield Reason("similarity", precision, way=way, value=_finite(error), limit=limit)
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
 
 
 def _ids(ids: Sequence[int]) -> str:

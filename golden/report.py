@@ -67,7 +67,7 @@ def reasons(rows: Iterable[Row], most: int = 10) -> Text:
     for row in rows:
         if row.verdict.passed:
             continue
-        given = row.verdict.reasons
+        given = row.verdict.sentences
         lines.append(f"{_line(row.name)} failed its gate:")
         lines.extend(f"  {_line(reason)}" for reason in given[:most])
         if len(given) > most:

@@ -101,7 +101,7 @@ MUTATIONS: dict[str, Callable[[Program], None]] = {
 def test_the_unharmed_program_passes(subject: tuple[Program, Goldens]) -> None:
     program, goldens = subject
     verdict = judged(program, goldens)
-    assert verdict.passed, verdict.reasons
+    assert verdict.passed, verdict.sentences
     assert max(len(case.token_ids) for case in goldens.cases) > 257, "no text that a window cuts"
 
 
@@ -112,7 +112,7 @@ def test_a_mutant_fails(name: str, subject: tuple[Program, Goldens]) -> None:
     MUTATIONS[name](mutant)
     verdict = judged(mutant, goldens)
     assert not verdict.passed
-    assert any("1-cos" in reason or "1−cos" in reason for reason in verdict.reasons)
+    assert any("1-cos" in reason or "1−cos" in reason for reason in verdict.sentences)
 
 
 def test_a_dropped_prompt_fails(subject: tuple[Program, Goldens]) -> None:
@@ -143,7 +143,7 @@ def test_a_graph_that_is_wrong_from_some_row_of_a_batch_on_fails(
         return found
 
     verdict = gate.judge(compare.measure(wrong, goldens), [], "fp32", goldens)
-    assert not verdict.passed and all("padded" in reason for reason in verdict.reasons)
+    assert not verdict.passed and all("padded" in reason for reason in verdict.sentences)
 
 
 def test_tokens_without_eos_fail(subject: tuple[Program, Goldens]) -> None:
@@ -183,7 +183,7 @@ def test_a_contract_that_promises_other_texts_fails(
     promise: dict[str, Any], faulty: set[str], subject: tuple[Program, Goldens]
 ) -> None:
     program, goldens = subject
-    other = replace(program, contract=program.contract.model_copy(update=promise))
+    other = replace(program, contract=program.contract.with_(**promise))
     faults = compare.token_faults(Tokens(program.tokenizer, other.contract).called, goldens)
     assert faulty <= {fault.id for fault in faults}
     assert not judged(other, goldens).passed

@@ -61,7 +61,7 @@ def some(goldens: Goldens) -> Goldens:
 def test_every_artifact_passes_its_gate(results: list[Result]) -> None:
     for result in results:
         found = result.measurement
-        assert result.passed, result.verdict.reasons
+        assert result.passed, result.verdict.sentences
         assert max(found.worst, found.worst_padded) <= PROMISED[result.bundle.manifest.precision]
 
 

@@ -18,25 +18,29 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from msgspec import Meta, field
 
-from goldfold.exporter import registry
+from goldfold.exporter import records, registry
 from goldfold.exporter.contract import Contract
 from goldfold.exporter.errors import ArtifactError, OutputError
 from goldfold.exporter.options import NOTHING_ASKED, BuildOptions
 from goldfold.exporter.quantize.recipe import Recipe
 from goldfold.exporter.records import (
+    Figures,
     KindRange,
     LayerLook,
     Location,
     Look,
     Losses,
+    Measured,
     PassReport,
+    Record,
     Speed,
     Timing,
 )
 from goldfold.exporter.system import names
 from goldfold.exporter.system.files import read_record
+from goldfold.golden.gate import Reason
 
 MANIFEST = "manifest.json"
 VERDICT = "verdict.json"
@@ -47,17 +51,15 @@ REPORT = ("report.html", "report.json", "junit.xml")
 _KIND = "goldfold.artifact/"
 FORMAT = "goldfold.artifact/4"
 _VERDICTS = "goldfold.verdict/"
-VERDICT_FORMAT = "goldfold.verdict/2"
+VERDICT_FORMAT = "goldfold.verdict/3"
 
-Plain = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,63}$")]
+Plain = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,63}$")]
 """What becomes part of a folder's name."""
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
 
 
-class Origin(BaseModel):
+class Origin(Record, kw_only=True):
     """Where the model came from."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     fingerprint: Sha256
@@ -67,17 +69,13 @@ class Origin(BaseModel):
     licence: str | None = None
 
 
-class FileEntry(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
+class FileEntry(Record, kw_only=True):
     sha256: Sha256
-    size: int = Field(ge=0)
+    size: Annotated[int, Meta(ge=0)]
 
 
-class Manifest(BaseModel):
+class Manifest(Record, kw_only=True):
     """Everything that the same inputs determine. Holds no times and no paths of a machine."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     format: Literal["goldfold.artifact/4"] = FORMAT
     goldfold: str
@@ -124,7 +122,9 @@ class Manifest(BaseModel):
 
     def to_bytes(self) -> bytes:
         """Canonical JSON whose last key, `sha256`, is the digest of everything before it."""
-        record = self.model_dump(mode="json", exclude={"passes": {"__all__": {"seconds"}}})
+        record = self.plain()
+        for report in record["passes"]:
+            del report["seconds"]
         if self.options.batch is None:  # manifests from before the option keep their digest
             del record["options"]["batch"]
         body = json.dumps(record, ensure_ascii=False, sort_keys=True, indent=1)
@@ -132,27 +132,26 @@ class Manifest(BaseModel):
         return (body[:-2] + f',\n "sha256": "{digest}"\n}}\n').encode()
 
 
-class VerdictRecord(BaseModel):
+class VerdictRecord(Record, kw_only=True):
     """What was measured when the artifact was last verified."""
 
-    model_config = ConfigDict(extra="forbid")
-
-    format: Literal["goldfold.verdict/2"] = VERDICT_FORMAT
+    format: Literal["goldfold.verdict/3"] = VERDICT_FORMAT
     manifest: str = ""
     """The sha256 of the manifest.json that it is of: `Manifest.digest`, filled in when it is
     written."""
     passed: bool
-    reasons: tuple[str, ...]
+    reasons: tuple[Reason, ...] = ()
     precision: str
-    measurement: dict[str, Any]
-    emulated: dict[str, Any] | None = None
+    measurement: Measured
+    emulated: Measured | None = None
     """The same figures with every value rounded to its type, where the machine that verified does
-    not compute
-    in this precision."""
-    beside: dict[str, dict[str, Any]] = {}
+    not compute in this precision."""
+    beside: dict[str, Figures] = field(default_factory=dict)
     """What other runtimes make of the same file, by name; not judged."""
-    heads: dict[str, dict[str, Any]] = {}
-    """The further heads, by output, on the short texts; "… emulated" with every value rounded."""
+    heads: dict[str, Figures] = field(default_factory=dict)
+    """The further heads, by output, on the short texts."""
+    emulated_heads: dict[str, Figures] = field(default_factory=dict)
+    """The same with every value rounded to its type."""
     drift: tuple[Look, ...] = ()
     """The drift after every pass, where the export was asked for it."""
     layers: tuple[LayerLook, ...] = ()
@@ -167,8 +166,8 @@ class VerdictRecord(BaseModel):
     """Where one that missed its gate goes wrong, as its export found it
     (exporter/diagnose/locating.py)."""
     timings: tuple[Timing, ...]
-    passes_seconds: dict[str, float] = {}
-    machine: dict[str, str] = {}
+    passes_seconds: dict[str, float] = field(default_factory=dict)
+    machine: dict[str, str] = field(default_factory=dict)
 
 
 # --- reading
@@ -182,7 +181,7 @@ def read_manifest(path: Path) -> Manifest:
         reason = error.strerror or type(error).__name__
         raise ArtifactError(f"{path} is not an artifact: {MANIFEST}: {reason}") from None
     try:
-        record = json.loads(raw)
+        record = records.parse(raw)
         if str(record["format"]).startswith(_KIND) and record["format"] != FORMAT:
             raise ArtifactError(
                 f"{path} has the format {record['format']}, not {FORMAT}; export it again"
@@ -190,7 +189,7 @@ def read_manifest(path: Path) -> Manifest:
         record.pop("sha256")
         for report in record["passes"]:
             report["seconds"] = 0.0
-        manifest = Manifest.model_validate(record)
+        manifest = records.read(Manifest, record)
         canonical = manifest.to_bytes()
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         reason = _first_error(error)
@@ -232,12 +231,11 @@ def read_verdict(path: Path, manifest: Manifest) -> VerdictRecord | None:
         return None
     try:
         raw = read_record(file)
-        if b'"format"' not in raw and {"passed", "measurement"} <= set(json.loads(raw)):
-            raise ArtifactError(
-                f"{path}: {VERDICT} is of an earlier goldfold, and does not say which artifact it "
-                f"is on; {again}"
-            )
-        verdict = VerdictRecord.model_validate_json(raw)
+        found = records.parse(raw)
+        earlier = {"passed", "measurement"} <= set(found) and found.get("format") != VERDICT_FORMAT
+        if earlier and str(found.get("format", _VERDICTS)).startswith(_VERDICTS):
+            raise ArtifactError(f"{path}: {VERDICT} is of another version of goldfold; {again}")
+        verdict = records.read(VerdictRecord, found)
     except (ValueError, TypeError, OSError, RecursionError) as error:
         raise ArtifactError(
             f"{path} is damaged: {VERDICT} is malformed: {_first_error(error)}; {again}"
@@ -251,9 +249,8 @@ def read_verdict(path: Path, manifest: Manifest) -> VerdictRecord | None:
 
 
 def _first_error(error: Exception) -> str:
-    if isinstance(error, ValidationError):
-        first = error.errors()[0]
-        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+    if type(error) is ValueError:
+        return str(error)
     if isinstance(error, OSError):
         return error.strerror or type(error).__name__
     return f"{type(error).__name__} {error}".splitlines()[0]
@@ -315,14 +312,14 @@ def write_verdict(folder: Path, record: VerdictRecord) -> None:
                 raise OutputError(
                     f"{folder} was replaced while it was measured; verify what is there now"
                 )
-            record = record.model_copy(update={"manifest": digest})
+            record = record.with_(manifest=digest)
             fresh = f"{VERDICT}.{secrets.token_hex(8)}.new"
             # O_EXCL: a link would be written through.
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
             opened = os.open(place(fresh), flags, 0o666, dir_fd=number)
             try:
                 with os.fdopen(opened, "w", encoding="utf-8") as file:
-                    file.write(record.model_dump_json(indent=1) + "\n")
+                    file.write(record.to_json())
                 os.replace(place(fresh), place(VERDICT), src_dir_fd=number, dst_dir_fd=number)
             except BaseException:
                 with suppress(OSError):

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-
 from goldfold.exporter import __version__
+from goldfold.exporter import records as reading
 from goldfold.exporter.errors import GoldfoldError, OutputError
 from goldfold.exporter.system.faults import explained
 from goldfold.exporter.system.files import UNBUILT, is_full, read_record
@@ -23,10 +22,8 @@ _LONGEST = 2000
 """Characters of a reason: a vendor's own words may be a page."""
 
 
-class Record(BaseModel):
+class Unbuilt(reading.Record, kw_only=True):
     """What `NAME.unbuilt.json` says."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     format: Literal["goldfold.unbuilt/1"] = FORMAT
     goldfold: str
@@ -88,7 +85,7 @@ def worst(failures: Sequence[Failure], asked: int) -> GoldfoldError:
 def write(out: Path, failed: Failure, scratch: Path) -> None:
     """Leave a record of a failure in `out`, whole or not at all. Raises OutputError."""
     reason = line(str(failed.error))
-    record = Record(
+    record = Unbuilt(
         goldfold=__version__,
         target=line(failed.target),
         precision=line(failed.precision),
@@ -97,7 +94,7 @@ def write(out: Path, failed: Failure, scratch: Path) -> None:
     )
     fresh, place = scratch / f"{failed.name}{UNBUILT}", out / f"{failed.name}{UNBUILT}"
     try:
-        fresh.write_text(record.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        fresh.write_text(record.to_json(), encoding="utf-8")
         fresh.replace(place)
     except OSError as error:
         raise OutputError(f"cannot write {place}: {error.strerror}") from None
@@ -112,10 +109,10 @@ def clear(out: Path, name: str) -> None:
         raise OutputError(f"cannot write to {out}: {error.strerror}") from None
 
 
-def records(folder: Path) -> Iterator[tuple[str, Record | None]]:
+def records(folder: Path) -> Iterator[tuple[str, Unbuilt | None]]:
     """The records in a folder by their files' names, in order; None for one that cannot be read."""
     for path in sorted(folder.glob(f"*{UNBUILT}")):
         try:
-            yield path.name, Record.model_validate_json(read_record(path))
-        except (OSError, ValidationError):
+            yield path.name, reading.read_json(Unbuilt, read_record(path))
+        except (OSError, ValueError):
             yield path.name, None

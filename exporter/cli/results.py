@@ -113,7 +113,7 @@ def _entry(result: Result) -> dict[str, Any]:
         "seconds": round(result.seconds, 3),
         "passed": result.passed,
         "code": 0 if result.passed else GateMissed.code,
-        "reasons": result.verdict.reasons,
+        "reasons": result.verdict.sentences,
         "measurement": summary(result.measurement),
         "losses": _losses(result),
         "unrecorded": result.unrecorded,
@@ -147,7 +147,7 @@ def _say_unrecorded(results: Sequence[Result]) -> None:
 def _losses(result: Result) -> dict[str, Any] | None:
     verdict = result.bundle.verdict
     lost = None if verdict is None else verdict.losses
-    return None if lost is None else lost.model_dump(mode="json")
+    return None if lost is None else lost.plain()
 
 
 def _say_losses(results: Sequence[Result]) -> None:

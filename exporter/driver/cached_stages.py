@@ -90,10 +90,10 @@ def find_trace(cache: Cache, source: Source) -> Program | None:
         record = json.loads((folder / _RECORD).read_bytes())
         model = ir.serde.deserialize_model(onnx.load_model(folder / _GRAPH))
         _put_back(model, record["constants"], record["order"], source.loads, folder)
-        contract = Contract.model_validate(record["contract"])
+        contract = read(Contract, record["contract"])
         return Program(
             model,
-            contract.model_copy(update={"model": source.name}),
+            contract.with_(model=source.name),
             (folder / _TOKENIZER).read_text(encoding="utf-8"),
             list(record["notes"]),
         )
@@ -120,7 +120,7 @@ def keep_trace(cache: Cache, source: Source, program: Program) -> None:
                 found = places.find(value.const_value)
                 lies[value.name or ""] = asdict(found or _append(file, value.const_value))
         record = {
-            "contract": program.contract.model_dump(mode="json"),
+            "contract": program.contract.plain(),
             "notes": program.notes,
             "order": order,
             "constants": lies,
@@ -240,7 +240,7 @@ def measured(
     """
     if cache is None:
         return make()
-    said = None if recipe is None else recipe.model_dump(mode="json", exclude={"name", "summary"})
+    said = None if recipe is None else recipe.with_(name="", summary="").plain()
     place = key(
         program=content(program),
         texts=[list(ids) for ids in sequences],
@@ -346,7 +346,7 @@ def _guarded(read: Callable[[Path], T]) -> Callable[[Path], T]:
             return read(folder)
         except (Damaged, OSError):
             raise
-        except Exception as error:  # of JSON, ONNX, pydantic, safetensors and numpy
+        except Exception as error:  # of JSON, ONNX, records, safetensors and numpy
             raise Damaged(f"it cannot be read: {type(error).__name__}") from None
 
     return guarded

@@ -27,7 +27,7 @@ from goldfold.exporter.driver.preparing import (
     rewrite,
     traced,
 )
-from goldfold.exporter.driver.proving import Built, Job
+from goldfold.exporter.driver.proving import Built, Job, Proofs
 from goldfold.exporter.errors import UsageError
 from goldfold.exporter.evaluate import value_roles
 from goldfold.exporter.frontend.readiness import ready
@@ -192,7 +192,20 @@ def export(
                 fail(members, error)
                 continue
             seen = looks + (drift.looks[first:] if drift is not None else [])
-            shared = (source, origin, goldens, build, peaks, scratch, out, drift, seen, {}, begun)
+            proofs = Proofs(goldens, stages)
+            shared = (
+                source,
+                origin,
+                goldens,
+                build,
+                peaks,
+                scratch,
+                out,
+                drift,
+                seen,
+                proofs,
+                begun,
+            )
             job = Job(*shared, recipe, trust, judges)
             for pair in members:
                 name = "-".join(pair)

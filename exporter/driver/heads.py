@@ -50,7 +50,7 @@ def add(program: Program, dims: Sequence[int]) -> None:
         head.name = contract.output
         graph.outputs[0] = head
     graph.outputs.extend(heads)
-    program.contract = contract.model_copy(update={"dim": largest, "heads": tuple(others)})
+    program.contract = contract.with_(dim=largest, heads=tuple(others))
     drop_unused(program.model)
 
 

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import onnx_ir as ir
 
 from goldfold.exporter.artifact import bundle
-from goldfold.exporter.artifact.bundle import Bundle, Origin
+from goldfold.exporter.artifact.bundle import Bundle, Manifest, Origin
 from goldfold.exporter.artifact.encoder import open_encoder
-from goldfold.exporter.artifact.result import Result, measured
+from goldfold.exporter.artifact.result import Result
 from goldfold.exporter.diagnose import layer_drift, locating
 from goldfold.exporter.diagnose.failure import Made, Suspect
 from goldfold.exporter.diagnose.pass_drift import Drift
@@ -23,13 +23,27 @@ from goldfold.exporter.options import BuildOptions
 from goldfold.exporter.progress import Stages
 from goldfold.exporter.quantize.recipe import Recipe
 from goldfold.exporter.records import KindRange, LayerLook, Look
-from goldfold.exporter.verification import losses, verifying
-from goldfold.golden.compare import Measurement
+from goldfold.exporter.verification.measure import Emulation, emulated, measure_all, record
 from goldfold.golden.store import Goldens
 
 if TYPE_CHECKING:
     from goldfold.exporter.verification.judging import Judges
     from goldfold.targets.base import Begun
+
+
+class Proofs:
+    """The emulator's figures, once for all targets that were given the same graph."""
+
+    def __init__(self, goldens: Goldens, stages: Stages) -> None:
+        self._goldens, self._stages = goldens, stages
+        self._known: dict[tuple[str, str], Emulation] = {}
+
+    def __call__(self, program: Program, manifest: Manifest) -> Emulation:
+        """Of a program whose rounded run is the proof of an artifact with this manifest."""
+        key = (manifest.floating, _digest(program))
+        if key not in self._known:
+            self._known[key] = emulated(program, manifest.gate, self._goldens, self._stages)
+        return self._known[key]
 
 
 @dataclass(frozen=True)
@@ -47,8 +61,7 @@ class Job:
     drift: Drift | None
     looks: list[Look]
     """The drift after the passes that they share."""
-    proofs: dict[tuple[str, str], Measurement]
-    """The emulator's figures by precision and graph."""
+    proofs: Proofs
     begun: Mapping[str, Begun | None]
     """What goes on beside the export, by target."""
     recipe: Recipe | None
@@ -78,49 +91,32 @@ class Built:
 
 def prove(job: Job, built: Built, stages: Stages) -> Result:
     """Measure an artifact, judge it, and move it to its place."""
-    manifest, goldens, emulable = built.bundle.manifest, built.goldens, built.emulable
-    gate = job.gate(manifest.precision)
+    manifest, goldens = built.bundle.manifest, built.goldens
     encoder = open_encoder(built.bundle, proof=True)
-    measurement, verdict = verifying.measure(encoder, goldens, stages)
-    further = verifying.heads(encoder, goldens, stages, emulable)
-    verdict = verifying.with_heads(verdict, further, gate, goldens)
-    others = verifying.beside(built.bundle, goldens, stages)
-    proof = None
-    if emulable is not None:
-        key = (manifest.floating, _digest(emulable))
-        if key not in job.proofs:  # once for targets that were given the same graph
-            job.proofs[key] = verifying.emulated(emulable, gate, job.goldens, stages)
-        proof = job.proofs[key]
-        verdict = verifying.both(verdict, proof, gate, job.goldens)
+    emulation = None if built.emulable is None else job.proofs(built.emulable, manifest)
+    found = measure_all(encoder, goldens, stages, emulation=emulation, judges=job.judges)
     location = None
-    if not verdict.passed and built.made is not None:
-        location = locating.locate(Suspect(built.made, goldens, measurement, proof), stages)
+    # No golden text shows where a loss in retrieval comes from: 1−cos must have missed its gate.
+    missed = [reason for reason in found.verdict.reasons if reason.kind != "retrieval"]
+    if missed and built.made is not None:
+        proof = None if emulation is None else emulation.measurement
+        suspect = Suspect(built.made, goldens, found.measurement, proof)
+        location = locating.locate(suspect, stages)
     looks: list[Look] = []
     inside: tuple[LayerLook, ...] = ()
     if job.drift is not None:  # the common passes' and this artifact's own
         looks = job.looks + job.drift.looks[built.first_look :]
         inside = () if built.made is None else layer_drift.by_layer(built.made, goldens, stages)
-    # Where a loss in retrieval comes from, no golden text shows: located is what 1−cos misses.
-    lost = losses.of(encoder, goldens, measurement, stages, job.judges)
-    verdict = losses.hold(verdict, lost, gate)
     timings = stages.timings[built.first_timing :]
-    record = verifying.record(
-        verdict,
-        measurement,
-        manifest,
-        timings,
-        others,
-        proof,
-        looks,
-        measured(built.bundle),
-        further,
-        location,
-    ).model_copy(update={"layers": inside, "ranges": built.ranges, "losses": lost})
+    verdict = record(built.bundle, found, timings).with_(
+        drift=tuple(looks), layers=inside, ranges=built.ranges, location=location
+    )
     job.source.check_unchanged()  # the manifest names digests from before all this
-    bundle.write_verdict(built.bundle.path, record)
+    bundle.write_verdict(built.bundle.path, verdict)
     path = bundle.publish(built.bundle.path, job.out, built.bundle.name, verdict.passed)
     seconds = sum(timing.seconds for timing in timings)
-    return Result(path, Bundle(path, manifest, record), measurement, verdict, seconds)
+    whole = Bundle(path, manifest, verdict)
+    return Result(path, whole, found.measurement, found.verdict, seconds)
 
 
 def _digest(program: Program) -> str:

@@ -96,7 +96,7 @@ def _fitted(choice: Choice, site: Site) -> Choice:
     while block and inputs % block and block % 2 == 0 and block // 2 >= _NARROWEST:
         block //= 2
     fits = block and inputs % block == 0
-    return choice.model_copy(update={"block": block}) if fits else choice
+    return choice.with_(block=block) if fits else choice
 
 
 def halved(recipe: Recipe, planned: Sequence[Planned]) -> str:

@@ -28,17 +28,21 @@ optional = false             # a rule that fits nothing is an error unless this 
 
 from __future__ import annotations
 
+import math
 import tomllib
+from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from msgspec import Meta
 
+from goldfold.exporter import records
 from goldfold.exporter.errors import UsageError
 from goldfold.exporter.passes.pack_table import PACKED
 from goldfold.exporter.passes.rewriting.grid import Grid
 from goldfold.exporter.quantize.sites import KINDS, Site
+from goldfold.exporter.records import Record
 from goldfold.exporter.system.files import read_bounded
 from goldfold.exporter.system.names import is_name
 
@@ -49,15 +53,14 @@ LIMIT = 1 << 20
 Bits = Literal[0, 4, 5, 6, 7, 8]
 Rounding = Literal["nearest", "compensated", "chained", "on-grid"]
 Activations = Literal["none", "static"]
+Natural = Annotated[int, Meta(ge=0)]
 
 
-class Choice(BaseModel):
+class Choice(Record, kw_only=True):
     """What happens to one matrix."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     bits: Bits = 0
-    block: int = Field(default=0, ge=0)
+    block: Natural = 0
     rounding: Rounding = "nearest"
     """"compensated" is GPTQ; "chained" is that, matrix after matrix, each on what the rounded ones
     before it make (exporter/quantize/gptaq.py); "on-grid" finds the integers that the matrix was
@@ -69,30 +72,28 @@ class Choice(BaseModel):
         return Grid(self.bits, self.block)
 
 
-class Rule(BaseModel):
+class Rule(Record, kw_only=True):
     """What is different for some of the matrices; only what is given counts."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     kinds: tuple[str, ...] = ()
     layers: str = "*"
-    first: int | float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    first: Annotated[int, Meta(gt=0)] | Annotated[float, Meta(gt=0)] | None = None
     """The first layers alone: how many, or which share of all."""
     optional: bool = False
     """Whether the rule may fit nothing, as in recipes for models of any form."""
     bits: Bits | None = None
-    block: int | None = Field(default=None, ge=0)
+    block: Natural | None = None
     rounding: Rounding | None = None
     activations: Activations | None = None
 
-    @model_validator(mode="after")
-    def _known(self) -> Rule:
+    def __post_init__(self) -> None:
         for kind in self.kinds:
             if kind not in KINDS:
                 raise ValueError(f"no kind is called {kind!r}; there are {', '.join(KINDS)}")
-        if self.first is not None and self.first > 1 and self.first != int(self.first):
+        if self.first is not None and not math.isfinite(self.first):
+            raise ValueError(f"first is {self.first}; it must be finite")
+        if self.first is not None and self.first > 1 and self.first % 1:
             raise ValueError(f"first is {self.first}: a number of layers, or a share below 1")
-        return self
 
     def covers(self, site: Site) -> bool:
         pattern = self.layers if "*" in self.layers or "?" in self.layers else f"{self.layers}*"
@@ -103,34 +104,32 @@ class Rule(BaseModel):
         return (not self.kinds or site.kind in self.kinds) and fnmatchcase(site.place, pattern)
 
     def change(self, choice: Choice) -> Choice:
-        given = self.model_dump(exclude={"kinds", "layers", "first", "optional"}, exclude_none=True)
-        return choice.model_copy(update=given)
+        given = {name: getattr(self, name) for name in Choice.__struct_fields__}
+        return choice.with_(**{name: value for name, value in given.items() if value is not None})
 
 
-class Recipe(BaseModel):
+class Recipe(Record, kw_only=True):
     """See the module's head for the file's form."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
     name: str
     summary: str = ""
     gains: Literal["fold", "keep", "balance"] = "balance"
-    alpha: float = Field(default=0.0, ge=0.0, le=1.0)
-    dynamic: int | float = Field(default=0, ge=0, allow_inf_nan=False)
+    alpha: Annotated[float, Meta(ge=0.0, le=1.0)] = 0.0
+    dynamic: Natural | Annotated[float, Meta(ge=0)] = 0
     around: Literal["fast", "close"] = "fast"
     weights: Choice = Choice()
     table: Choice = Choice()
-    rules: tuple[Rule, ...] = Field(default=(), alias="rule")
+    rules: tuple[Rule, ...] = ()
 
-    @model_validator(mode="after")
-    def _possible(self) -> Recipe:
+    def __post_init__(self) -> None:
         if self.table.activations != "none":
             raise ValueError("a table reads token ids: it has no activations to quantize")
         if self.table.rounding == "chained":
             raise ValueError("a table is rounded first: there is nothing to chain it to")
+        if not math.isfinite(self.dynamic):
+            raise ValueError(f"dynamic is {self.dynamic}; it must be finite")
         if self.dynamic >= 1 and self.dynamic % 16:
             raise ValueError(f"dynamic is {self.dynamic}: a multiple of 16, or a share below 1")
-        return self
 
     def choice(self, site: Site) -> Choice:
         """What the recipe says of one matrix."""
@@ -210,9 +209,14 @@ def read(path: Path) -> Recipe:
     if "name" in record:
         raise UsageError(f"recipe {path}: name: a recipe is called what its file is; remove it")
     try:
-        return Recipe.model_validate({"name": path.stem, **record})
-    except ValidationError as error:
-        first = error.errors()[0]
-        said = first["msg"].removeprefix("Value error, ")
-        place = ".".join(map(str, first["loc"])) or "the recipe"
-        raise UsageError(f"recipe {path}: {place}: {said}") from None
+        return made(path.stem, record)
+    except ValueError as error:
+        raise UsageError(f"recipe {path}: {error}") from None
+
+
+def made(name: str, record: Mapping[str, Any]) -> Recipe:
+    """A recipe from what its file says. Raises ValueError: the place, and what is wrong."""
+    record = dict(record)
+    if "rule" in record:
+        record["rules"] = record.pop("rule")
+    return records.read(Recipe, {"name": name, **record})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from goldfold.exporter.passes.scale_residual import FP16_MAX
 from goldfold.exporter.report import plots
 from goldfold.exporter.report.pages import ArtifactFigures
@@ -16,16 +18,16 @@ def layers(artifact: ArtifactFigures) -> Plot | None:
     found = artifact.layers
     if len(found) < 2:
         return None
-    finite = [step.worst for step in found if step.worst is not None]
+    finite = [step.worst for step in found if math.isfinite(step.worst)]
     y = plots.decades("1−cos", finite or [1.0])
     x = Axis("layer", 0.0, len(found) - 1.0, False, ())
     dots = tuple(
         Dot(
             plots.x_of(0.02 + 0.96 * x.at(index)),
-            plots.y_of(y.at(y.high if step.worst is None else step.worst)),
-            "w-alone" + (" bad" if step.worst is None else ""),
+            plots.y_of(y.at(min(step.worst, y.high))),
+            "w-alone" + ("" if math.isfinite(step.worst) else " bad"),
             f"after {step.layer}: "
-            + ("not finite" if step.worst is None else f"1−cos {step.worst:.1e}")
+            + (f"1−cos {step.worst:.1e}" if math.isfinite(step.worst) else "not finite")
             + f" ({step.worst_id})",
         )
         for index, step in enumerate(found)
@@ -52,17 +54,19 @@ def layers(artifact: ArtifactFigures) -> Plot | None:
 
 def headroom(artifact: ArtifactFigures) -> Plot | None:
     """The largest value of every kind, in f32 and as the artifact computes it, against 65,504."""
-    rows = [row for row in artifact.ranges if row.peak is None or row.peak > 0]
+    rows = [row for row in artifact.ranges if row.peak > 0]
     if not rows:
         return None
-    finite = [value for row in rows for value in (row.peak, row.scaled) if value]
+    finite = [
+        value for row in rows for value in (row.peak, row.scaled) if value and math.isfinite(value)
+    ]
     x = plots.decades("largest magnitude", [*finite, FP16_MAX])
     step = (plots.HEIGHT - plots.TOP - plots.BOTTOM) / len(rows)
     dots, bars, names = [], [], []
     for index, row in enumerate(rows):
         y = round(plots.TOP + (index + 0.5) * step, 1)
         names.append(Tick(y, row.kind))
-        peak, scaled = (x.high if v is None else max(v, x.low) for v in (row.peak, row.scaled))
+        peak, scaled = (min(max(v, x.low), x.high) for v in (row.peak, row.scaled))
         at = {v: plots.x_of(x.at(v), LEFT) for v in (x.low, peak, scaled)}
         bars.append(Bar(at[x.low], y, at[scaled], y, "stem"))
         said = f"{row.kind}: {_number(row.peak)} at {row.at}, the largest of {row.values}"
@@ -70,7 +74,7 @@ def headroom(artifact: ArtifactFigures) -> Plot | None:
             bars.append(Bar(at[scaled], y, at[peak], y, "moved"))
             dots.append(Dot(at[peak], y, "w-padded", f"{said}, before scale-residual"))
             said = f"{row.kind}: {_number(row.scaled)} behind scale-residual"
-        over = row.scaled is None or (row.half and row.scaled > FP16_MAX)
+        over = math.isinf(row.scaled) or (row.half and row.scaled > FP16_MAX)
         kept = "" if row.half else "; kept in f32"
         style = "bad" if over else "w-alone" if row.half else "w-wide"
         dots.append(Dot(at[scaled], y, style, said + kept, radius=4.0))
@@ -96,5 +100,7 @@ def headroom(artifact: ArtifactFigures) -> Plot | None:
     )
 
 
-def _number(value: float | None) -> str:
-    return "not finite" if value is None else f"{value:,.0f}" if value >= 100 else f"{value:,.2g}"
+def _number(value: float) -> str:
+    if not math.isfinite(value):
+        return "not finite"
+    return f"{value:,.0f}" if value >= 100 else f"{value:,.2g}"

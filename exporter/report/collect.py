@@ -5,7 +5,6 @@ Nothing is measured here. All figures come from each artifact's manifest.json an
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,13 +13,9 @@ from goldfold.exporter import __version__
 from goldfold.exporter.artifact import bundle, unbuilt
 from goldfold.exporter.artifact.bundle import Bundle, Manifest, VerdictRecord
 from goldfold.exporter.errors import ArtifactError
-from goldfold.exporter.records import KindRange, LayerLook, Look
+from goldfold.exporter.records import Figures, Measured
 from goldfold.exporter.report.pages import (
     ArtifactFigures,
-    DriftStep,
-    Figures,
-    KindFigures,
-    LayerStep,
     Report,
     TextFigures,
 )
@@ -28,8 +23,6 @@ from goldfold.exporter.system.names import line
 from goldfold.golden import store
 from goldfold.golden.errors import GoldenError
 from goldfold.golden.gate import GATES
-
-_WAYS = ("alone", "padded")
 
 
 def collect(folders: Sequence[Path], *, check_files: bool = True) -> Report:
@@ -118,7 +111,7 @@ def _known(opened: Bundle) -> dict[str, Any]:
         "origin": manifest.origin,
         "versions": manifest.versions,
         "goldfold": manifest.goldfold,
-        "options": manifest.options.model_dump(mode="json"),
+        "options": manifest.options.plain(),
         "notes": manifest.notes,
         "built": manifest.built,
         "files": manifest.files,
@@ -132,34 +125,26 @@ def _judged(opened: Bundle, verdict: VerdictRecord) -> dict[str, Any]:
     return {
         "folder": line(opened.path.name),
         "state": "passed" if verdict.passed else "failed",
-        "reasons": verdict.reasons,
+        "reasons": tuple(reason.sentence for reason in verdict.reasons),
         "measured": _summary(measurement),
         "emulated": None if emulated is None else _summary(emulated),
         "what": _what(verdict),
         "texts": tuple(_texts(opened, verdict)),
-        "pairs": (emulated or measurement).get("pairs") or measurement.get("pairs", ()),
-        "heads": _further(verdict.heads),
-        "beside": _further(verdict.beside),
-        "drift": tuple(map(_step, verdict.drift)),
-        "layers": tuple(map(_layer, verdict.layers)),
-        "ranges": tuple(map(_kind, verdict.ranges)),
+        "pairs": (emulated or measurement).pairs or measurement.pairs,
+        "heads": verdict.heads,
+        "emulated_heads": verdict.emulated_heads,
+        "beside": verdict.beside,
+        "drift": verdict.drift,
+        "layers": verdict.layers,
+        "ranges": verdict.ranges,
         "losses": verdict.losses,
         "speed": verdict.speed,
         "location": verdict.location,
         "build_seconds": seconds.get(f"build {opened.name}"),
         "golden_seconds": seconds.get(f"verify {opened.name}"),
-        "golden_tokens": sum(row["tokens"] for row in measurement["rows"]),
+        "golden_tokens": sum(row.tokens for row in measurement.rows),
         "machine": verdict.machine,
     }
-
-
-def _further(found: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Measurements without their rows. Raises ValueError for what is none."""
-    for name, one in found.items():
-        for key in ("worst", "mean"):
-            if not isinstance(one.get(key), (int, float)) and one.get(key) != "inf":
-                raise ValueError(f"{name} has no {key}")
-    return found
 
 
 def _what(verdict: VerdictRecord) -> str:
@@ -169,55 +154,28 @@ def _what(verdict: VerdictRecord) -> str:
     return f"{where}; every value rounded in emulation" if verdict.emulated else where
 
 
-def _summary(record: dict[str, Any]) -> Figures:
-    return Figures(**{key: _number(record[key]) for key in Figures.model_fields})
-
-
-def _step(look: Look) -> DriftStep:
-    finite = {key: _finite(getattr(look, key)) for key in ("worst", "mean")}
-    return DriftStep(after=look.after, worst_id=look.worst_id, **finite)
-
-
-def _layer(look: LayerLook) -> LayerStep:
-    return LayerStep(layer=look.layer, worst=_finite(look.worst), worst_id=look.worst_id)
-
-
-def _kind(row: KindRange) -> KindFigures:
-    finite = {"peak": _finite(row.peak), "scaled": _finite(row.scaled)}
-    return KindFigures(**{**row.model_dump(), **finite})
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
-
-
-def _number(value: Any) -> Any:
-    """JSON has no infinity: the verdict says "inf", the report null."""
-    return None if value == "inf" else value
+def _summary(measured: Measured) -> Figures:
+    """The figures without those of single texts."""
+    return Figures(**{name: getattr(measured, name) for name in Figures.__struct_fields__})
 
 
 def _texts(opened: Bundle, verdict: VerdictRecord) -> Iterable[TextFigures]:
     begins = _begins(opened)
-    rounded = {row["id"]: row for row in (verdict.emulated or {}).get("rows", ())}
-    for row in verdict.measurement["rows"]:
-        name, other = row["id"], rounded.get(row["id"])
-        figures = [one[way]["distance"] for one in (row, other) if one for way in _WAYS]
+    rounded = {row.id: row for row in (verdict.emulated.rows if verdict.emulated else ())}
+    for row in verdict.measurement.rows:
+        other = rounded.get(row.id)
+        readings = [way for one in (row, other) if one for way in (one.alone, one.padded)]
         yield TextFigures(
-            id=name,
-            tokens=row["tokens"],
-            text=begins.get(name, ""),
-            alone=_number(row["alone"]["distance"]),
-            padded=_number(row["padded"]["distance"]),
-            emulated_alone=None if other is None else _number(other["alone"]["distance"]),
-            emulated_padded=None if other is None else _number(other["padded"]["distance"]),
-            worst=None if "inf" in figures else max(figures),
-            faults=tuple(r for r in verdict.reasons if _is_about(r, name)),
+            id=row.id,
+            tokens=row.tokens,
+            text=begins.get(row.id, ""),
+            alone=row.alone.distance,
+            padded=row.padded.distance,
+            emulated_alone=other and other.alone.distance,
+            emulated_padded=other and other.padded.distance,
+            worst=max(reading.distance for reading in readings),
+            faults=tuple(r.sentence for r in verdict.reasons if r.text == row.id),
         )
-
-
-def _is_about(reason: str, name: str) -> bool:
-    """Whether one of the gate's sentences (golden/gate.py) is about the text `name`."""
-    return f" of {name} (" in reason or f"tokens of {name} differ" in reason
 
 
 def _begins(opened: Bundle, most: int = 90) -> dict[str, str]:

@@ -24,13 +24,13 @@ class Inspection:
     census: dict[str, int] | None
 
     def to_json(self) -> dict[str, Any]:
-        manifest = self.bundle.manifest.model_dump(mode="json")
+        manifest = self.bundle.manifest.plain()
         verdict = self.bundle.verdict
         return {
             "path": str(self.bundle.path),
             "bytes": self.bundle.size,
             "manifest": manifest,
-            "verdict": None if verdict is None else verdict.model_dump(mode="json"),
+            "verdict": None if verdict is None else verdict.plain(),
             "census": self.census,
         }
 

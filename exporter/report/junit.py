@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from xml.etree import ElementTree
 
@@ -61,7 +62,11 @@ def _say(case: ElementTree.Element, kind: str, message: str, lines: tuple[str, .
 def _figures(text: TextFigures) -> str:
     ways = ("alone", "padded", "emulated_alone", "emulated_padded")
     found = [(way.replace("_", ", "), getattr(text, way)) for way in ways]
-    said = ", ".join(f"{figure:.2e} ({way})" for way, figure in found if figure is not None)
+    said = ", ".join(
+        f"{figure:.2e} ({way})"
+        for way, figure in found
+        if figure is not None and math.isfinite(figure)
+    )
     return f"{text.tokens} tokens; 1-cos {said or 'not finite'}"
 
 

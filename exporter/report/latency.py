@@ -83,7 +83,7 @@ def measure(
                 taken=taken,
             )
             assert side.bundle.verdict is not None
-            record = side.bundle.verdict.model_copy(update={"speed": speed})
+            record = side.bundle.verdict.with_(speed=speed)
             bundle.write_verdict(side.folder, record)
         busy = "" if share is None else f"; others used {share:.0%} of the processors"
         stages.note(f"{len(sides)} artifacts in turn{busy}")

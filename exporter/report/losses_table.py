@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -70,8 +71,10 @@ def _rows(artifact: ArtifactFigures, names: Sequence[str]) -> Iterator[Row]:
 def _cell(one: Loss | None, limit: float | None) -> Cell | None:
     if one is None:
         return None
-    loss, upper = (
-        "not finite" if value is None else f"{value:.2%}" for value in (one.loss, one.upper)
-    )
+    loss, upper = map(_share, (one.loss, one.upper))
     over = limit is not None and (one.upper is None or one.upper > limit)
     return Cell(f"{one.artifact:.4f}", f"loses {loss}, at most {upper}", over)
+
+
+def _share(value: float | None) -> str:
+    return f"{value:.2%}" if value is not None and math.isfinite(value) else "not finite"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -117,8 +118,8 @@ def _versions(report: Report) -> dict[str, list[str]]:
 
 
 def _figure(value: Any) -> str:
-    """1−cos for a table; null is what JSON says where a number is not finite."""
-    return "not finite" if value is None else f"{value:.1e}"
+    """1−cos for a table."""
+    return f"{value:.1e}" if value is not None and math.isfinite(value) else "not finite"
 
 
 def _power(value: float) -> str:

@@ -4,93 +4,49 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from msgspec import field
 
 from goldfold.exporter.artifact.bundle import FileEntry, Origin
 from goldfold.exporter.contract import Contract
-from goldfold.exporter.records import Location, Losses, PassReport, Speed
+from goldfold.exporter.records import (
+    Figures,
+    KindRange,
+    LayerLook,
+    Location,
+    Look,
+    Losses,
+    PassReport,
+    Real,
+    Record,
+    Speed,
+)
 
-FORMAT = "goldfold.report/4"
+FORMAT = "goldfold.report/5"
 
 
 State = Literal["passed", "failed", "unverified", "unbuilt", "damaged"]
 
 
-class Record(BaseModel):
-    """What is not finite is null here: pictures are drawn of these numbers."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-def infinite(figure: float | None) -> float:
-    return float("inf") if figure is None else figure
-
-
-class TextFigures(Record):
-    """One golden text in one artifact. 1−cos throughout; null where the embedding is not finite."""
+class TextFigures(Record, kw_only=True):
+    """One golden text in one artifact. 1−cos throughout, infinite where an embedding is not
+    finite."""
 
     id: str
     tokens: int
     text: str = ""
     """How it begins, prompt included."""
-    alone: float | None
-    padded: float | None
-    emulated_alone: float | None = None
-    emulated_padded: float | None = None
-    """With every value rounded, where that is the proof; null as well where it was not done."""
-    worst: float | None
-    """The largest of these; null where one that was measured is not finite."""
+    alone: Real
+    padded: Real
+    emulated_alone: Real | None = None
+    emulated_padded: Real | None = None
+    """With every value rounded, where that is the proof; null where it was not done."""
+    worst: Real
+    """The largest of these."""
     faults: tuple[str, ...] = ()
     """What the gate says of this text."""
 
 
-class Figures(Record):
-    """1−cos over all golden texts; null where an embedding is not finite."""
-
-    worst: float | None
-    worst_padded: float | None
-    mean: float | None
-    mean_padded: float | None
-    worst_id: str
-    similarity_alone: float | None
-    similarity_padded: float | None
-    """The largest error of a similarity between two texts."""
-
-    @property
-    def larger(self) -> float:
-        """Of the worst alone and the worst padded."""
-        return max(infinite(self.worst), infinite(self.worst_padded))
-
-
-class DriftStep(Record):
-    """1−cos over the short texts after one pass; null where an embedding is not finite."""
-
-    after: str
-    worst: float | None
-    mean: float | None
-    worst_id: str
-
-
-class LayerStep(Record):
-    """1−cos against the source model after one layer; null where a value is not finite."""
-
-    layer: str
-    worst: float | None
-    worst_id: str
-
-
-class KindFigures(Record):
-    """The largest magnitude of one kind of value (exporter/figures.py); null where not finite."""
-
-    kind: str
-    peak: float | None
-    scaled: float | None
-    at: str
-    values: int
-    half: bool
-
-
-class ArtifactFigures(Record):
+class ArtifactFigures(Record, kw_only=True):
     """One artifact folder. Of a damaged one only `folder`, `state` and `reasons` are known; of one
     that could not be built, `target` and `precision` as well."""
 
@@ -113,12 +69,13 @@ class ArtifactFigures(Record):
     texts: tuple[TextFigures, ...] = ()
     pairs: tuple[tuple[float, float], ...] = ()
     """(golden similarity, artifact's minus golden) of a drawn sample of pairs of texts."""
-    heads: dict[str, dict[str, Any]] = {}
-    beside: dict[str, dict[str, Any]] = {}
-    drift: tuple[DriftStep, ...] = ()
-    layers: tuple[LayerStep, ...] = ()
+    heads: dict[str, Figures] = field(default_factory=dict)
+    emulated_heads: dict[str, Figures] = field(default_factory=dict)
+    beside: dict[str, Figures] = field(default_factory=dict)
+    drift: tuple[Look, ...] = ()
+    layers: tuple[LayerLook, ...] = ()
     """On a few short texts, where the export was asked for drift."""
-    ranges: tuple[KindFigures, ...] = ()
+    ranges: tuple[KindRange, ...] = ()
     """On calibration texts, where half precision asked for them."""
     losses: Losses | None = None
     """What users feel of its integers; null where it has none, or was verified before that was
@@ -131,18 +88,18 @@ class ArtifactFigures(Record):
     golden_seconds: float | None = None
     """How long the golden texts took, alone and in padded batches. No benchmark."""
     golden_tokens: int = 0
-    machine: dict[str, str] = {}
+    machine: dict[str, str] = field(default_factory=dict)
     passes: tuple[PassReport, ...] = ()
-    census: dict[str, int] = {}
-    attention: dict[str, int] = {}
+    census: dict[str, int] = field(default_factory=dict)
+    attention: dict[str, int] = field(default_factory=dict)
     contract: Contract | None = None
     origin: Origin | None = None
-    versions: dict[str, str] = {}
+    versions: dict[str, str] = field(default_factory=dict)
     goldfold: str = ""
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     built: tuple[str, ...] = ()
-    files: dict[str, FileEntry] = {}
+    files: dict[str, FileEntry] = field(default_factory=dict)
 
     @property
     def judged(self) -> Figures | None:
@@ -163,7 +120,7 @@ class ArtifactFigures(Record):
     @property
     def ranked(self) -> tuple[TextFigures, ...]:
         """Its texts from worst to best."""
-        return tuple(sorted(self.texts, key=lambda text: -infinite(text.worst)))
+        return tuple(sorted(self.texts, key=lambda text: -text.worst))
 
     @property
     def general(self) -> tuple[str, ...]:
@@ -172,10 +129,10 @@ class ArtifactFigures(Record):
         return tuple(reason for reason in self.reasons if reason not in told)
 
 
-class Report(Record):
+class Report(Record, kw_only=True):
     """All artifacts of a folder, side by side."""
 
-    format: Literal["goldfold.report/4"] = FORMAT
+    format: Literal["goldfold.report/5"] = FORMAT
     goldfold: str
     """The version that wrote the report."""
     passed: bool

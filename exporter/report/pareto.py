@@ -105,13 +105,13 @@ def _heights(artifacts: Iterable[ArtifactFigures]) -> Iterable[float]:
         judged = artifact.judged
         if judged is not None:
             yield judged.larger
-            yield from (v for v in (judged.mean, artifact.limit) if v)
+            yield from (v for v in (judged.mean, artifact.limit) if v and math.isfinite(v))
 
 
 def _stem(artifact: ArtifactFigures, x: float, worst: float, y: Axis) -> Iterable[Bar]:
     """From the worst text to the mean, and a dash at the gate."""
     mean = artifact.judged.mean if artifact.judged else None
-    if mean is not None:
+    if mean is not None and math.isfinite(mean):
         yield Bar(x, worst, x, plots.y_of(y.at(mean)), "stem")
     if artifact.limit:
         gate = plots.y_of(y.at(artifact.limit))

@@ -111,7 +111,7 @@ def by_length(artifact: ArtifactFigures) -> Plot | None:
         alone = text.emulated_alone if rounded else text.alone
         padded = text.emulated_padded if rounded else text.padded
         ways = (("padded", padded), ("alone", alone))
-        found += [(text, way, figure) for way, figure in ways if figure is not None]
+        found += [(text, way, figure) for way, figure in ways if _finite(figure)]
     if not found:
         return None
     limits = [artifact.limit] if artifact.limit else []
@@ -140,6 +140,10 @@ def by_length(artifact: ArtifactFigures) -> Plot | None:
         rules=tuple(Rule(y_of(y.at(limit)), f"limit {limit:.0e}") for limit in limits),
         key=(("w-alone", "alone"), ("w-padded", "padded")),
     )
+
+
+def _finite(value: float | None) -> bool:
+    return value is not None and math.isfinite(value)
 
 
 def similarities(artifact: ArtifactFigures) -> Plot | None:
@@ -177,16 +181,16 @@ def drift(artifact: ArtifactFigures) -> Plot | None:
     looks = artifact.drift
     if len(looks) < 2:
         return None
-    worst = [look.worst for look in looks if look.worst is not None]
+    worst = [look.worst for look in looks if math.isfinite(look.worst)]
     y = decades("worst 1−cos", worst or [1.0])
     x = Axis("pass", 0.0, len(looks) - 1.0, False, ())
     dots = [
         Dot(
             x_of(0.02 + 0.96 * x.at(index)),
-            y_of(y.at(y.high if look.worst is None else look.worst)),
-            "w-alone" + (" bad" if look.worst is None else ""),
+            y_of(y.at(min(look.worst, y.high))),
+            "w-alone" + ("" if math.isfinite(look.worst) else " bad"),
             f"{index + 1}. after {look.after}: worst "
-            + ("not finite" if look.worst is None else f"{look.worst:.1e}")
+            + (f"{look.worst:.1e}" if math.isfinite(look.worst) else "not finite")
             + f" ({look.worst_id})",
         )
         for index, look in enumerate(looks)

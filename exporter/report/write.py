@@ -37,7 +37,7 @@ def write(
     except OSError as error:
         raise OutputError(f"cannot write {place}: {error.strerror}; give another --out") from None
     texts = {
-        RECORD: report.model_dump_json(indent=1) + "\n",
+        RECORD: report.to_json(),
         JUNIT: junit(report),
         PAGE: page(report),
     }

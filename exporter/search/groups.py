@@ -151,7 +151,7 @@ def recipe(
         if group.kinds == ("table",):
             table = choice
         elif compensated and choice.bits:
-            maps[group] = choice.model_copy(update={"rounding": "compensated"})
+            maps[group] = choice.with_(rounding="compensated")
         else:
             maps[group] = choice
     weight: Counter[Choice] = Counter()
@@ -175,7 +175,7 @@ def _rules(maps: Mapping[Group, Choice], usual: Choice) -> tuple[Rule, ...]:
         around = usual
         for group, choice in reversed(bands):
             if choice != around:
-                found.append(Rule(kinds=kinds, first=group.stop, **choice.model_dump()))
+                found.append(Rule(kinds=kinds, first=group.stop, **choice.plain()))
             around = choice
     return tuple(found)
 

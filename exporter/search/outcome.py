@@ -54,9 +54,9 @@ def to_toml(recipe: Recipe, comment: Sequence[str] = ()) -> str:
     lines += [f"around = {_text(recipe.around)}"] if recipe.around != "fast" else []
     lines += [f"dynamic = {recipe.dynamic}"] if recipe.dynamic else []
     for name, choice in (("weights", recipe.weights), ("table", recipe.table)):
-        lines += ["", f"[{name}]", *_choice(choice.model_dump())]
+        lines += ["", f"[{name}]", *_choice(choice.plain())]
     for rule in recipe.rules:
-        said = rule.model_dump(exclude_none=True)
+        said = {k: v for k, v in rule.plain().items() if v is not None}
         optional = said.pop("optional")
         kinds, layers = said.pop("kinds"), said.pop("layers")
         first = said.pop("first", None)
@@ -198,7 +198,7 @@ def to_json(found: Found) -> dict[str, Any]:
         return {g.name: word(c) for g, c in zip(found.groups, chosen, strict=True)}
 
     def timed(one: Timed | None) -> dict[str, Any] | None:
-        return None if one is None else one.model_dump()
+        return None if one is None else one.plain()
 
     return {
         "format": FORMAT,
@@ -225,7 +225,7 @@ def to_json(found: Found) -> dict[str, Any]:
                 "options": named(step.chosen), "bytes": step.bytes, "cost": step.cost,
                 "strain": step.strain, "share": step.share, "estimated": step.estimate.tolist(),
                 "errors": step.tried.errors, "seconds": step.tried.seconds,
-                "timed": timed(step.timed), "recipe": step.recipe.model_dump(mode="json"),
+                "timed": timed(step.timed), "recipe": step.recipe.plain(),
                 "chosen": step is found.best,
             }
             for step in found.steps

@@ -32,6 +32,7 @@ from goldfold.exporter.quantize import sites as all_sites
 from goldfold.exporter.quantize.recipe import Recipe
 from goldfold.exporter.quantize.sites import Site
 from goldfold.exporter.quantize.statistics import Activation
+from goldfold.exporter.records import read
 from goldfold.exporter.search import tuning
 from goldfold.exporter.verification.goldens import check_length
 
@@ -135,7 +136,7 @@ def make(
             np.save(fresh / "statistics" / f"{at}.moments.npy", one.moments)
             names.append([name, one.tokens])
         np.save(fresh / "exact.npy", exact)
-        contract = program.contract.model_dump(mode="json")
+        contract = program.contract.plain()
         record = {"contract": contract, "tokenizer": program.tokenizer, "statistics": names,
                   "texts": texts}  # fmt: skip
         (fresh / "ground.json").write_text(json.dumps(record), encoding="utf-8")
@@ -147,7 +148,7 @@ def load(folder: Path) -> Ground:
     try:
         record = json.loads((folder / "ground.json").read_text(encoding="utf-8"))
         model = ir.load(folder / "program.onnx")
-        contract = Contract.model_validate(record["contract"])
+        contract = read(Contract, record["contract"])
         known = {}
         for at, (name, tokens) in enumerate(record["statistics"]):
             peak = np.load(folder / "statistics" / f"{at}.peak.npy")

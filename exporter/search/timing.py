@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
 
 from goldfold.exporter import registry
 from goldfold.exporter.driver import preparing
@@ -17,6 +16,7 @@ from goldfold.exporter.options import BuildOptions
 from goldfold.exporter.passes import pipeline
 from goldfold.exporter.progress import Stages
 from goldfold.exporter.quantize.recipe import Recipe
+from goldfold.exporter.records import Record
 from goldfold.exporter.search import trials
 from goldfold.exporter.search.testbed import Ground
 
@@ -27,10 +27,8 @@ _RUNS, _SECONDS = 7, 0.7
 """A shape is run so often at least, and so long."""
 
 
-class Timed(BaseModel):
+class Timed(Record, kw_only=True):
     """What was measured on one machine."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     milliseconds: tuple[float, ...]
     """Of a call at each of SHAPES: the fastest of its runs, since other work only ever adds."""

@@ -5,6 +5,7 @@ follows from, and written when it ends: a search that is killed goes on where it
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import tempfile
 import threading
@@ -15,10 +16,10 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError
 
 from goldfold.exporter.errors import OutputError, TargetError, UsageError
 from goldfold.exporter.quantize.recipe import Recipe
+from goldfold.exporter.records import Real, Record, read_json
 from goldfold.exporter.search import testbed as grounds
 from goldfold.exporter.search.dequantize import dense
 from goldfold.exporter.search.testbed import Ground
@@ -27,13 +28,11 @@ _ONE = threading.Lock()
 """A program is rewritten by one thread at a time; ONNX Runtime uses the cores anyway."""
 
 
-class Tried(BaseModel):
+class Tried(Record, kw_only=True):
     """What a recipe gave."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     key: str
-    errors: tuple[float, ...]
+    errors: tuple[Real, ...]
     """1−cos of every tuning text, against fp32."""
     seconds: float
     """What the trial took: rounding, opening, running."""
@@ -45,7 +44,7 @@ class Tried(BaseModel):
 
 def key_of(ground_key: str, recipe: Recipe) -> str:
     """Follows from the ground and from what the recipe says, not from its name."""
-    said = recipe.model_dump_json(exclude={"name", "summary"})
+    said = json.dumps(recipe.with_(name="", summary="").plain())
     return hashlib.sha256(f"{ground_key} {said}".encode()).hexdigest()[:24]
 
 
@@ -58,12 +57,12 @@ class Store:
     def get(self, key: str) -> Tried | None:
         """A result, if it is there and whole."""
         try:
-            return Tried.model_validate_json((self.folder / f"{key}.json").read_bytes())
-        except (OSError, ValidationError):
+            return read_json(Tried, (self.folder / f"{key}.json").read_bytes())
+        except (OSError, ValueError):
             return None
 
     def put(self, tried: Tried) -> None:
-        write(self.folder / f"{tried.key}.json", tried.model_dump_json())
+        write(self.folder / f"{tried.key}.json", tried.to_json())
 
 
 def write(path: Path, text: str) -> None:

@@ -7,11 +7,12 @@ corpus and retrieval take minutes and are judged when asked for. Retrieval alone
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from goldfold.exporter.artifact.encoder import Encoder
 from goldfold.exporter.progress import Stages
@@ -19,7 +20,7 @@ from goldfold.exporter.records import Loss, Losses
 from goldfold.golden import gate
 from goldfold.golden.compare import Measurement
 from goldfold.golden.errors import GoldenError, Unrankable
-from goldfold.golden.gate import Verdict
+from goldfold.golden.gate import Reason, Verdict
 from goldfold.golden.judging import RANKS, rank_metrics
 from goldfold.golden.judging.pairs import LEAST
 from goldfold.golden.metrics import RETRIEVAL, Metric
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
     from goldfold.exporter.verification.judging import Judges
 
 UNJUDGED = "Retrieval and the Lee corpus were not judged; goldfold verify --judge does that."
-
-_UNUSABLE = "Nothing could be judged:"
 
 
 def of(
@@ -55,13 +54,13 @@ def of(
         if old is None or old.judged is None:
             return Losses(figures=figures, limit=limit, missing=(*missing, UNJUDGED))
         kept = tuple(one for one in old.figures if one.name not in RANKS)
-        return old.model_copy(update={"figures": (*figures, *kept), "limit": limit})
-    digest, said = "", judges.missing_of(opened)
+        return old.with_(figures=(*figures, *kept), limit=limit)
+    digest, unusable = "", ""
     with stages(f"judge {opened.name}"):
         try:
             judgement = judges.judge(encoder, stages)
         except Unrankable as error:
-            said = (f"{_UNUSABLE} {error}.", *said)
+            unusable = f"{error}."
         else:
             digest = judgement.pairs_digest
             # What fewer bits an embedding cost is the model's doing, not the artifact's.
@@ -71,7 +70,8 @@ def of(
             limit=limit,
             judged=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
             pairs_digest=digest,
-            missing=(*missing, *said),
+            unusable=unusable,
+            missing=(*missing, *judges.missing_of(opened)),
         )
         stages.note(sentence(fresh))
     return fresh
@@ -82,9 +82,11 @@ def hold(verdict: Verdict, losses: Losses | None, precision: str) -> Verdict:
     numbers fail where there is no limit, too."""
     if losses is None or losses.judged is None:
         return verdict
-    unusable = (one for one in losses.missing if one.startswith(_UNUSABLE))
-    reasons = (*verdict.reasons, *gate.judge_losses(_metrics(losses), precision), *unusable)
-    return Verdict(not reasons, reasons)
+    verdict = verdict.also(*gate.judge_losses(_metrics(losses), precision))
+    if losses.unusable:
+        note = f"Nothing could be judged: {losses.unusable}"
+        verdict = verdict.also(Reason("retrieval", precision, note=note))
+    return verdict
 
 
 def sentence(losses: Losses) -> str:
@@ -120,19 +122,9 @@ def _ranks(measurement: Measurement, goldens: Goldens) -> tuple[tuple[Loss, ...]
 
 
 def _losses(metrics: Iterable[Metric]) -> tuple[Loss, ...]:
-    return tuple(
-        Loss(**{**asdict(one), "loss": _finite(one.loss), "upper": _finite(one.upper)})
-        for one in metrics
-    )
-
-
-def _finite(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None
+    return tuple(Loss(**asdict(one)) for one in metrics)
 
 
 def _metrics(losses: Losses) -> Sequence[Metric]:
     """The figures as the gate takes them."""
-    return [
-        Metric(**{**one.model_dump(), "loss": math.inf if one.loss is None else one.loss})
-        for one in losses.figures
-    ]
+    return [Metric(**msgspec.structs.asdict(one)) for one in losses.figures]

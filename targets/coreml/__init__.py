@@ -43,7 +43,7 @@ class CoreMl(Target):
     def narrow(self, contract: Contract, options: BuildOptions) -> Contract:
         if options.flexible:
             return contract
-        return contract.model_copy(update={"max_length": max(options.buckets)})
+        return contract.with_(max_length=max(options.buckets))
 
     def tail(
         self, precision: str, contract: Contract, peaks: Mapping[str, float]

@@ -20,7 +20,7 @@ def settle(options: BuildOptions, max_length: int) -> BuildOptions:
     if options.flexible:
         if options.buckets:
             raise TargetError("coreml: --buckets and --flexible exclude each other; give one")
-        return options.model_copy(update={"minimum_target": system})
+        return options.with_(minimum_target=system)
     buckets = tuple(sorted(set(options.buckets)))
     if not buckets:
         buckets = tuple(sorted({min(length, max_length) for length in BUCKETS}))
@@ -38,7 +38,7 @@ def settle(options: BuildOptions, max_length: int) -> BuildOptions:
             f"coreml: a package for {system} holds one function, so one bucket; several need "
             f"--minimum-target {MULTIFUNCTION}"
         )
-    return options.model_copy(update={"buckets": buckets, "minimum_target": system})
+    return options.with_(buckets=buckets, minimum_target=system)
 
 
 def _system(asked: str | None) -> str:

@@ -81,7 +81,7 @@ def settle(options: BuildOptions, max_length: int) -> BuildOptions:
             raise TargetError(
                 f"openvino: a bucket of {bucket} tokens; the model takes 1 … {max_length}"
             )
-    return options.model_copy(update={"buckets": buckets})
+    return options.with_(buckets=buckets)
 
 
 def padded(

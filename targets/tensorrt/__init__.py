@@ -59,7 +59,7 @@ class TensorRt(Target):
         for kind in sorted(needs):
             asked = found if options.compute_capability else ()
             found = settings.parse_capabilities(asked, kind, found)
-        return options.model_copy(update={"compute_capability": found})
+        return options.with_(compute_capability=found)
 
     def settle(self, precision: str, options: BuildOptions, max_length: int) -> BuildOptions:
         profiles = [settings.parse_profile(text, max_length) for text in options.profile]
@@ -92,7 +92,7 @@ class TensorRt(Target):
 
     def narrow(self, contract: Contract, options: BuildOptions) -> Contract:
         most = settings.longest(options.profile, contract.max_length)
-        return contract.model_copy(update={"max_length": most})
+        return contract.with_(max_length=most)
 
     def tail(
         self, precision: str, contract: Contract, peaks: Mapping[str, float]

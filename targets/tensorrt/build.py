@@ -49,14 +49,14 @@ def write(
     module = vendor.builder()
     if module is None:
         raise TargetError("no TensorRT compiler is installed")
-    options = options.model_copy(update={"compute_capability": able})
+    options = options.with_(compute_capability=able)
     shutil.copyfile(worker.__file__, folder / RECIPE)
     attempt = partial(_compile, program, precision, module, folder)
     result = attempt(options)
     if not named and _is_refused(result) and len(able) > 1:
         able, refused = _each(attempt, options, places)
         if able:
-            options = options.model_copy(update={"compute_capability": able})
+            options = options.with_(compute_capability=able)
             result = attempt(options)
             lacks |= refused
     _check(result, places)
@@ -93,7 +93,7 @@ def _each(
     """The architectures that the compiler builds for one by one, and its words for the others."""
     able, refused = [], {}
     for capability in options.compute_capability:
-        result = attempt(options.model_copy(update={"compute_capability": (capability,)}))
+        result = attempt(options.with_(compute_capability=(capability,)))
         if _is_refused(result):
             refused[capability] = f"gets no engine: {_refusal(result, places)}"
         else:

@@ -22,7 +22,7 @@ def main(model: str, out: str, shift: str, precision: str, *targets: str) -> Non
 
     goldfold.golden.make.make = partial(goldfold.golden.make.make, only=TEXTS)
     results = export(Path(model), targets, [precision], Path(out))
-    assert all(result.passed for result in results), [r.verdict.reasons for r in results]
+    assert all(result.passed for result in results), [r.verdict.sentences for r in results]
 
 
 if __name__ == "__main__":

@@ -23,12 +23,14 @@ from goldfold.exporter.artifact.bundle import (
 )
 from goldfold.exporter.contract import Contract
 from goldfold.exporter.errors import ArtifactError, OutputError
-from goldfold.exporter.records import PassReport
+from goldfold.exporter.records import Measured, PassReport, Reading, TextReading
+from goldfold.golden.gate import Reason
 
 REPORT = PassReport(
     name="fold-norm-gain", equality="REAL", applied=2, refused=("layers.3: the sum reads it too",),
     nodes_before=9, nodes_after=7, parameters_before=100, parameters_after=90, seconds=0.25,
 )  # fmt: skip
+READING = Reading(distance=1e-12, norm_error=0.0, delta=1e-7)
 FIELDS: dict[str, Any] = {
     "goldfold": "0.1.0",
     "target": "onnxruntime",
@@ -46,17 +48,24 @@ FIELDS: dict[str, Any] = {
 }  # fmt: skip
 
 
+MEASURED = Measured(
+    model="toy", dim=4, normalized=True, worst=1e-12, worst_padded=1e-12, mean=1e-13,
+    mean_padded=1e-13, worst_id="a", similarity_alone=1e-12, similarity_padded=1e-12,
+    rows=(TextReading(id="a", tokens=3, alone=READING, padded=READING),),
+)  # fmt: skip
+
+
 def verdict(passed: bool) -> VerdictRecord:
-    reasons = () if passed else ("1-cos is too large.",)
+    reasons = () if passed else (Reason("distance", "fp32", "a", "alone", 1.0, 1e-8),)
     return VerdictRecord(
-        passed=passed, reasons=reasons, precision="fp32", measurement={"worst": 1e-12}, timings=()
+        passed=passed, reasons=reasons, precision="fp32", measurement=MEASURED, timings=()
     )
 
 
 def on(folder: Path, record: VerdictRecord) -> VerdictRecord:
     """The verdict as it is recorded: on the manifest in `folder`."""
     digest = hashlib.sha256((folder / "manifest.json").read_bytes()).hexdigest()
-    return record.model_copy(update={"manifest": digest})
+    return record.with_(manifest=digest)
 
 
 def make(folder: Path, passed: bool | None = True, extra: str = "") -> Path:
@@ -112,7 +121,7 @@ def test_what_is_sealed_is_what_is_opened(tmp_path: Path) -> None:
 
 
 def test_manifest_is_the_same_wherever_and_however_long(tmp_path: Path) -> None:
-    slow = {**FIELDS, "passes": (REPORT.model_copy(update={"seconds": 99.0}),)}
+    slow = {**FIELDS, "passes": (REPORT.with_(seconds=99.0),)}
     first = make(tmp_path / "one")
     second = make(tmp_path / "deep" / "er", passed=None)
     (second / "manifest.json").unlink()

@@ -50,7 +50,7 @@ def cut(
 
     def traced(*args: Any) -> Any:
         program = exported.copy()
-        program.contract = program.contract.model_copy(update={"max_length": SHORT})
+        program.contract = program.contract.with_(max_length=SHORT)
         return program
 
     with pytest.MonkeyPatch.context() as patch:
@@ -145,7 +145,7 @@ def test_a_model_without_settings_gets_some(
 def test_texts_are_cut_on_the_side_that_the_contract_says(
     side: Literal["left", "right"], model: Path, exported: Exported, tmp_path: Path
 ) -> None:
-    contract = exported.program.contract.model_copy(update={"truncation_side": side})
+    contract = exported.program.contract.with_(truncation_side=side)
     goldens = store.load(exported.artifacts["onnxruntime"] / "golden")
     sidecars.write(open_model(model), exported.program, contract, goldens, tmp_path)
     tokenizer = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))

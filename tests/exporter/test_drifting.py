@@ -18,6 +18,7 @@ from goldfold.exporter.evaluate import ranges, value_roles
 from goldfold.exporter.ir.program import MODULE, Program
 from goldfold.exporter.passes import docstring
 from goldfold.exporter.passes.scale_residual import FP16_MAX, ScaleResidual
+from goldfold.exporter.records import read_json
 from goldfold.exporter.verification.verifying import verify
 from goldfold.golden import store
 from tests.conftest import Exported, copy_of
@@ -85,7 +86,7 @@ def test_wrong_layer_shows_in_the_drift(
     norms[-1].attributes["epsilon"] = ir.AttrFloat32("epsilon", 0.5)
     monkeypatch.setattr(exporting, "traced", lambda *args: copy_of(wrong))
     (result,) = export(tiny, ["onnxruntime"], ["fp32"], tmp_path, verify_each=True)
-    record = VerdictRecord.model_validate_json((result.path / bundle.VERDICT).read_bytes())
+    record = read_json(VerdictRecord, (result.path / bundle.VERDICT).read_bytes())
     drift = {look.layer: look.worst for look in record.layers}
     assert drift["transformer.layers.0"] < 1e-11 < 1e-9 < drift["transformer.layers.1"]
 

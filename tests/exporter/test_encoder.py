@@ -86,8 +86,8 @@ def test_default_prompt_is_added_unasked_and_can_be_left_out(
     artifacts: dict[str, Path], tiny: Path
 ) -> None:
     opened = open_bundle(artifacts["onnxruntime"])
-    contract = opened.manifest.contract.model_copy(update={"default_prompt_name": "document"})
-    manifest = opened.manifest.model_copy(update={"contract": contract})
+    contract = opened.manifest.contract.with_(default_prompt_name="document")
+    manifest = opened.manifest.with_(contract=contract)
     encoder = open_encoder(type(opened)(opened.path, manifest, opened.verdict))
     reference = SentenceTransformer(str(tiny), device="cpu", default_prompt_name="document")
     texts = TEXTS[2:4]

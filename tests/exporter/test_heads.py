@@ -120,7 +120,7 @@ def test_a_head_that_only_the_emulator_faults_stays_faulted(
     monkeypatch.undo()
     again = verify(result.path)
     assert not again.passed
-    assert all(r.startswith("sentence_embedding_8 emulated: ") for r in again.verdict.reasons)
+    assert all(r.startswith("sentence_embedding_8 emulated: ") for r in again.verdict.sentences)
 
 
 def test_a_model_that_does_not_normalise_is_cut_only(tmp_path: Path) -> None:
@@ -145,7 +145,7 @@ def test_a_head_that_is_wrong_fails_the_gate(
     (result,) = export(tiny, ["onnxruntime"], ["fp32"], tmp_path, dims=(FULL, 16))
     assert not result.passed
     assert any(
-        reason.startswith("sentence_embedding_16: The norm") for reason in result.verdict.reasons
+        reason.startswith("sentence_embedding_16: The norm") for reason in result.verdict.sentences
     )
 
 

@@ -40,7 +40,7 @@ def exported(
     only = (*CALLS, *further)
     monkeypatch.setattr(goldfold.golden.make, "make", partial(goldfold.golden.make.make, only=only))
     (result,) = export(folder, [target], ["fp32"], folder.parent / "out", **how)
-    assert result.passed, result.verdict.reasons
+    assert result.passed, result.verdict.sentences
     return load(result.path)
 
 

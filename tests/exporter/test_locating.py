@@ -22,7 +22,7 @@ from goldfold.exporter.evaluate import layer_values
 from goldfold.exporter.ir.program import MODULE, Program
 from goldfold.exporter.passes import pipeline
 from goldfold.exporter.passes.base import Equality, Pass
-from goldfold.exporter.records import Location
+from goldfold.exporter.records import Location, read
 from goldfold.exporter.report import collect
 from goldfold.exporter.report.page import page
 from goldfold.golden import gate, store
@@ -56,7 +56,7 @@ def located(tiny: Path, out: Path, target: str, precision: str = "fp32") -> Loca
     (result,) = export(tiny, [target], [precision], out)
     assert not result.passed
     record = json.loads((result.path / bundle.VERDICT).read_text())
-    location = Location.model_validate(record["location"])
+    location = read(Location, record["location"])
     assert result.bundle.verdict is not None and result.bundle.verdict.location == location
     assert location.text in location.sentence and location.sentence.endswith(".")
     assert location.sentence.count("\n") == 0

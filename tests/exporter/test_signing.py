@@ -139,7 +139,7 @@ def test_rewritten_manifest_is_refused_though_it_agrees_with_itself(signed) -> N
     folder, signature, public = signed
     (folder / "tokenizer.json").write_text("{}")
     manifest = bundle.read_manifest(folder)
-    bundle.seal(folder, {k: getattr(manifest, k) for k in type(manifest).model_fields
+    bundle.seal(folder, {k: getattr(manifest, k) for k in type(manifest).__struct_fields__
                          if k not in ("files", "format")})  # fmt: skip
     verdict = json.loads((folder / bundle.VERDICT).read_bytes())
     bundle.write_verdict(folder, bundle.VerdictRecord(**{**verdict, "manifest": ""}))

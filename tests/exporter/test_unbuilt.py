@@ -20,6 +20,7 @@ from goldfold.exporter.driver import exporting, preparing
 from goldfold.exporter.errors import OutputError, RewriteError, TargetError, UsageError
 from goldfold.exporter.ir import onnx_file
 from goldfold.exporter.quantize import calibration
+from goldfold.exporter.records import read_json
 from goldfold.exporter.report import Report, collect
 from goldfold.targets.onnxruntime import TARGET as ONNX
 from goldfold.targets.openvino import TARGET as OPENVINO
@@ -87,7 +88,7 @@ def test_the_report_shows_it_as_not_built_until_it_is(
     with pytest.raises(RewriteError), monkeypatch.context():
         export(tiny, BOTH, ["fp32"], tmp_path)
     for _ in range(2):  # as the export left it, and as `goldfold report` collects it anew
-        report = Report.model_validate_json((tmp_path / "report.json").read_bytes())
+        report = read_json(Report, (tmp_path / "report.json").read_bytes())
         assert not report.passed
         states = {a.folder: a.state for a in report.artifacts}
         assert states == {"onnxruntime-fp32": "unbuilt", "openvino-fp32": "passed"}

@@ -87,7 +87,7 @@ def show(family: Family, scratch: Path) -> Shown:
     figures: Figures = {}
     for result in results:
         if not result.passed:
-            raise Missed(f"{result.path.name}: {result.verdict.reasons[0]}")
+            raise Missed(f"{result.path.name}: {result.verdict.sentences[0]}")
         manifest = result.bundle.manifest
         figures[manifest.target, manifest.precision] = _worst(result)
     if "tensorrt" in here():
@@ -164,7 +164,7 @@ def _parsed(program: Program, precision: str, goldens: Goldens, scratch: Path) -
     measurement = compare.measure(run, goldens, pad_id=own.contract.pad_id)
     verdict = judge(measurement, [], precision, goldens)
     if not verdict.passed:
-        raise Missed(f"tensorrt-{precision}: {verdict.reasons[0]}")
+        raise Missed(f"tensorrt-{precision}: {verdict.sentences[0]}")
     return max(measurement.worst, measurement.worst_padded)
 
 

@@ -38,7 +38,7 @@ def turned(goldens: Goldens, row: int, distance: float) -> np.ndarray:
 def test_the_goldens_themselves_pass_everywhere(toy: Goldens) -> None:
     for precision in GATES:
         verdict = judge(measured(toy, toy.embeddings), [], precision, toy)
-        assert verdict.passed and verdict.reasons == ()
+        assert verdict.passed and verdict.sentences == ()
 
 
 @pytest.mark.parametrize("precision", GATES)
@@ -46,9 +46,9 @@ def test_the_limit_separates(toy: Goldens, precision: str) -> None:
     worst = GATES[precision].worst
     assert judge(measured(toy, turned(toy, 4, 0.99 * worst)), [], precision, toy).passed
     verdict = judge(measured(toy, turned(toy, 4, 1.01 * worst)), [], precision, toy)
-    assert not verdict.passed and len(verdict.reasons) == 2
-    assert all("text-4" in reason and precision in reason for reason in verdict.reasons)
-    assert "(alone)" in verdict.reasons[0] and "(padded)" in verdict.reasons[1]
+    assert not verdict.passed and len(verdict.sentences) == 2
+    assert all("text-4" in reason and precision in reason for reason in verdict.sentences)
+    assert "(alone)" in verdict.sentences[0] and "(padded)" in verdict.sentences[1]
 
 
 @given(st.floats(1e-9, 1.0), st.integers(0, 2**32 - 1))
@@ -65,20 +65,20 @@ def test_one_non_finite_number_fails(toy: Goldens, value: float) -> None:
     broken = toy.embeddings.copy()
     broken[2, 3] = value
     verdict = judge(measured(toy, broken), [], "bf16", toy)
-    assert "The embedding of text-2 (alone) is not finite, or zero." in verdict.reasons
+    assert "The embedding of text-2 (alone) is not finite, or zero." in verdict.sentences
 
 
 def test_two_swapped_texts_fail(toy: Goldens) -> None:
     order = [0, 2, 1, *range(3, 9)]
     verdict = judge(measured(toy, toy.embeddings[order]), [], "bf16", toy)
     assert not verdict.passed
-    assert {"text-1", "text-2"} <= {reason.split()[2] for reason in verdict.reasons}
+    assert {"text-1", "text-2"} <= {reason.split()[2] for reason in verdict.sentences}
 
 
 def test_a_changed_norm_fails_although_every_cosine_is_one(toy: Goldens) -> None:
     verdict = judge(measured(toy, 1.001 * toy.embeddings.astype(np.float64)), [], "bf16", toy)
     assert not verdict.passed
-    assert all("norm" in reason for reason in verdict.reasons)
+    assert all("norm" in reason for reason in verdict.sentences)
 
 
 def test_norms_of_f32_normalisation_pass() -> None:
@@ -103,7 +103,7 @@ def test_free_norms_may_err_along_as_far_as_across() -> None:
 def test_token_drift_fails_whatever_the_embeddings_say(toy: Goldens) -> None:
     fault = TokenFault("text-3", 2, (4, 4), ())
     verdict = judge(measured(toy, toy.embeddings), [fault], "fp32", toy)
-    assert verdict.reasons == (
+    assert verdict.sentences == (
         "The tokens of text-3 differ from position 2 on: expected 4 4, found the end.",
     )
 
@@ -116,7 +116,7 @@ def test_missing_extra_doubled_foreign_and_empty_measurements_fail(toy: Goldens)
         ((), "Nothing was measured."),
     ):
         verdict = judge(replace(full, rows=rows), [], "bf16", toy)
-        assert not verdict.passed and says in verdict.reasons[0]
+        assert not verdict.passed and says in verdict.sentences[0]
     assert not judge(replace(full, model="other"), [], "bf16", toy).passed
 
 
@@ -160,7 +160,7 @@ def test_what_is_promised_of_retrieval_is_what_the_gate_holds() -> None:
         assert judge_losses(good, precision) == ()
         for dims in (768, 256):  # either size misses alone
             (reason,) = judge_losses([*good, lost(1.01 * limit, dims)], precision)
-            assert f"at {dims} dims" in reason and f"{limit:.2%}" in reason
+            assert f"at {dims} dims" in reason.sentence and f"{limit:.2%}" in reason.sentence
 
 
 @pytest.mark.parametrize("upper", [None, math.nan, math.inf])
@@ -170,10 +170,10 @@ def test_a_loss_that_is_no_number_is_over_the_limit(upper: float | None) -> None
 
 def test_no_retrieval_holds_no_limit_and_the_rest_bounds_nothing() -> None:
     (reason,) = judge_losses([lost(0.0, name="Lee corpus, Pearson")], "int8")
-    assert "not judged" in reason
+    assert "not judged" in reason.sentence
     assert judge_losses([lost(0.0), lost(0.9, name="Lee corpus, Pearson")], "int8") == ()
     (reason,) = judge_losses([lost(0.0, reference=0.0)], "int8")
-    assert "finds nothing" in reason
+    assert "finds nothing" in reason.sentence
     assert judge_losses([lost(0.9)], "small") == judge_losses([], "fp32") == ()
     with pytest.raises(GoldenError, match="int3"):
         judge_losses([], "int3")

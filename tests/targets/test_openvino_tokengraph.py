@@ -39,7 +39,7 @@ def words(merges: list[tuple[str, str]] = MERGES) -> Tokenizer:
 def contract(exported: Exported) -> Contract:
     size = words().get_vocab_size(with_added_tokens=True)
     update = {"max_length": 60, "lengths": {}, "pad_id": 0, "vocab_size": size}
-    return exported.program.contract.model_copy(update=update)
+    return exported.program.contract.with_(**update)
 
 
 def written(made: Tokenizer, contract: Contract, folder: Path) -> str:

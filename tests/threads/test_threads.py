@@ -43,7 +43,7 @@ def built(
     found.build(program, precision, folder, settled)
     contract = found.narrow(exported.program.contract, settled)
     bundle = open_bundle(exported.artifacts["openvino"])
-    manifest = bundle.manifest.model_copy(update={"contract": contract})
+    manifest = bundle.manifest.with_(contract=contract)
     run = found.load(folder, contract, precision, None)
     return Encoder(type(bundle)(bundle.path, manifest, bundle.verdict), run)
 

@@ -13,7 +13,7 @@ import pytest
 from goldfold import export, verify
 from goldfold.exporter.artifact.bundle import VERDICT, open_bundle
 from goldfold.exporter.artifact.encoder import Encoder
-from goldfold.exporter.records import Losses
+from goldfold.exporter.records import Losses, read_json
 from goldfold.exporter.report import Report
 from goldfold.exporter.verification.losses import UNJUDGED
 from goldfold.golden import gate
@@ -94,7 +94,7 @@ def test_a_judged_artifact_says_what_it_loses_and_keeps_it(
         (name, dims) for name in names for dims in (48, 12)
     }
     assert all(0.3 < one.reference < 1 for one in losses.figures if one.name == RETRIEVAL)
-    report = Report.model_validate_json((out / "report.json").read_text("utf-8"))
+    report = read_json(Report, (out / "report.json").read_text("utf-8"))
     assert report.artifacts[0].losses == losses
     shown = (out / "report.html").read_text("utf-8")
     assert "What users feel" in shown and f"{LOOSE:.2%}" in shown and "not judged" not in shown
@@ -105,8 +105,8 @@ def test_a_judged_artifact_says_what_it_loses_and_keeps_it(
     for _ in range(2):  # what was judged decides, and goes on deciding
         again = verify(result.path)
         assert not again.passed
-        assert {reason.split()[0] for reason in again.verdict.reasons} == {"Retrieval"}
-        assert len(again.verdict.reasons) == 2  # one a size
+        assert {reason.split()[0] for reason in again.verdict.sentences} == {"Retrieval"}
+        assert len(again.verdict.sentences) == 2  # one a size
     limit(monkeypatch, LOOSE)
     assert verify(result.path).passed
 
@@ -130,7 +130,7 @@ def test_artifact_that_finds_less_fails_the_build_though_its_goldens_are_right(
     verdict = json.loads((failed / VERDICT).read_text())
     assert not verdict["passed"]
     assert all(reason.startswith("Retrieval") for reason in verdict["reasons"])
-    report = Report.model_validate_json((out / "report.json").read_text("utf-8"))
+    report = read_json(Report, (out / "report.json").read_text("utf-8"))
     assert report.artifacts[0].state == "failed"
     assert "Retrieval at 48 dims" in (out / "junit.xml").read_text("utf-8")
     assert 'class="n over"' in (out / "report.html").read_text("utf-8")
@@ -138,8 +138,8 @@ def test_artifact_that_finds_less_fails_the_build_though_its_goldens_are_right(
     spoil(monkeypatch, lambda rows, drawn: rows * np.nan)
     refused = verify(failed, judge=True, model=str(tiny))
     assert not refused.passed
-    assert "Retrieval was not judged" in refused.verdict.reasons[0]
-    assert "not finite" in refused.verdict.reasons[1] == losses_of(failed).missing[0]
+    assert "Retrieval was not judged" in refused.verdict.sentences[0]
+    assert "not finite" in refused.verdict.sentences[1] == losses_of(failed).missing[0]
 
 
 def test_unjudged_is_said_until_a_verification_judges(

@@ -26,7 +26,7 @@ from goldfold.exporter.artifact.bundle import open_bundle
 from goldfold.exporter.cli import console
 from goldfold.exporter.cli.console import open_console
 from goldfold.exporter.errors import OutputError
-from goldfold.exporter.quantize.recipe import Recipe
+from goldfold.exporter.quantize.recipe import made
 from goldfold.exporter.search import outcome
 from goldfold.exporter.verification import verifying
 from goldfold.exporter.verification.verifying import verify
@@ -200,7 +200,7 @@ def test_a_model_s_name_is_a_line(goldfold: Run, tiny: Path, tmp_path: Path) -> 
 
 
 def test_a_recipe_that_is_written_holds_no_lines_of_others() -> None:
-    recipe = Recipe.model_validate({"name": "mine", "weights": {"bits": 8}})
+    recipe = made("mine", {"weights": {"bits": 8}})
     text = outcome.to_toml(recipe, ["of a\n[table]\nbits = 4"])
     assert text.splitlines()[0] == "# of a [table] bits = 4"
 

@@ -14,7 +14,7 @@ from goldfold.exporter.passes import pipeline
 from goldfold.exporter.passes.quantize_weights import QuantizeWeights
 from goldfold.exporter.passes.rewriting.grid import Grid, nearest
 from goldfold.exporter.quantize import calibration, corpus, plan, sites, statistics
-from goldfold.exporter.quantize.recipe import Recipe
+from goldfold.exporter.quantize.recipe import Recipe, made
 from goldfold.exporter.quantize.staged_run import Walk
 from goldfold.exporter.search import tuning
 from goldfold.exporter.search.testbed import embed
@@ -23,8 +23,7 @@ SEQUENCES = [[2, 5, 9, 1], [2, 40, 41, 42, 43, 44, 1], [2, 7, 1]]
 
 
 def _recipe(rounding: str, **given) -> Recipe:
-    return Recipe.model_validate({
-        "name": "mine",
+    return made("mine", {
         "weights": {"bits": 4, "block": 16, "rounding": rounding},
         "table": {"bits": 8},
         "rule": [{"kinds": ["head"], "bits": 0}],

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from goldfold.exporter import records
 from goldfold.exporter.errors import UsageError
 from goldfold.exporter.ir.program import Program, add_constant, constant
 from goldfold.exporter.passes import pipeline
@@ -77,7 +78,7 @@ def _matrices(program: Program) -> list[ir.Value]:
 
 
 WEIGHTS = {"bits": 4, "block": 16, "rounding": "on-grid"}
-RECIPE = Recipe.model_validate({**shipped()["qat"].model_dump(by_alias=True), "weights": WEIGHTS})
+RECIPE = records.read(Recipe, {**shipped()["qat"].plain(), "weights": WEIGHTS})
 
 
 def test_a_trained_grid_survives_the_common_laws_to_the_bit(legal_gemma: Program) -> None:

@@ -15,14 +15,14 @@ from goldfold.exporter.evaluate import interpret
 from goldfold.exporter.ir.program import Program
 from goldfold.exporter.passes import pipeline
 from goldfold.exporter.quantize import plan, sites, statistics
-from goldfold.exporter.quantize.recipe import Recipe
+from goldfold.exporter.quantize.recipe import Recipe, made
 from goldfold.exporter.search.dequantize import dense
 
 SEQUENCES = [[2, 5, 9, 1], [2, 40, 41, 42, 43, 44, 1], [2, 7, 1]]
 
 
 def _recipe(**given) -> Recipe:
-    return Recipe.model_validate({"name": "mine", **given})
+    return made("mine", given)
 
 
 def _quantized(program: Program, recipe: Recipe) -> Program:

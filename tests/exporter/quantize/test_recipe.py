@@ -11,13 +11,13 @@ from goldfold.exporter import registry
 from goldfold.exporter.driver import request
 from goldfold.exporter.errors import TargetError, UsageError
 from goldfold.exporter.quantize import recipe
-from goldfold.exporter.quantize.recipe import Recipe
+from goldfold.exporter.quantize.recipe import Recipe, made
 from goldfold.exporter.quantize.sites import Site
 from goldfold.golden.gate import GATES
 
 
 def _recipe(**given) -> Recipe:
-    return Recipe.model_validate({"name": "mine", **given})
+    return made("mine", given)
 
 
 def test_every_shipped_recipe_is_read_and_has_a_gate() -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from goldfold.exporter import registry
+from goldfold.exporter import records, registry
 from goldfold.exporter.cli import app, console
 from goldfold.exporter.driver import preparing
 from goldfold.exporter.errors import TargetError, UsageError
@@ -127,7 +127,7 @@ def test_a_budget_that_the_estimate_misses_is_repaired(
         tried = real(self, asked, progress)
         if several:
             return tried
-        return [t.model_copy(update={"errors": tuple(4 * e for e in t.errors)}) for t in tried]
+        return [t.with_(errors=tuple(4 * e for e in t.errors)) for t in tried]
 
     monkeypatch.setattr(trials.Runner, "__call__", worse)
     monkeypatch.setattr(searching, "Stopwatch", lambda *args: None)
@@ -250,7 +250,7 @@ def _some(found: Found) -> list[recipes.Recipe]:
     """Recipes that no search asked for."""
     only = {"alpha": 0.0, "gains": "keep", "name": "x"}
     return [
-        recipes.Recipe.model_validate({**only, "weights": {"bits": 8, "block": block}})
+        records.read(recipes.Recipe, {**only, "weights": {"bits": 8, "block": block}})
         for block in (2, 4)
     ]
 

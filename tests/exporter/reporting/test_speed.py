@@ -15,7 +15,7 @@ from goldfold.exporter.artifact.bundle import VerdictRecord
 from goldfold.exporter.cli.app import app
 from goldfold.exporter.errors import TargetError
 from goldfold.exporter.progress import Stages
-from goldfold.exporter.records import KindRange, LayerLook
+from goldfold.exporter.records import KindRange, LayerLook, read_json
 from goldfold.exporter.report import collect, latency
 from goldfold.exporter.report.page import page
 from goldfold.exporter.report.pareto import front, pictures
@@ -40,7 +40,7 @@ def test_artifacts_are_timed_in_turn_and_remember_it(out: Path) -> None:
     assert [path.name for path in timed] == ["onnxruntime-fp32", "openvino-fp32"]
     assert list(left) == ["openvino-fp16"] and "tokenizer.json is missing" in left["openvino-fp16"]
     for path in timed:
-        record = VerdictRecord.model_validate_json((path / bundle.VERDICT).read_bytes())
+        record = read_json(VerdictRecord, (path / bundle.VERDICT).read_bytes())
         found = record.speed
         assert found is not None and found.threads == 1
         assert found.beside == ("onnxruntime-fp32", "openvino-fp32")
@@ -74,15 +74,15 @@ def test_front_is_what_nothing_beats(out: Path) -> None:
     def like(name: str, size: int, worst: float, state: str = "passed"):
         judged = small.judged
         assert judged is not None
-        figures = judged.model_copy(update={"worst": worst, "worst_padded": worst})
+        figures = judged.with_(worst=worst, worst_padded=worst)
         update = {"folder": name, "bytes": size, "measured": figures, "state": state}
-        return small.model_copy(update=update)
+        return small.with_(**update)
 
     drawn = (
         like("small", 10, 1e-9), like("close", 20, 1e-11), like("neither", 21, 1e-9),
         like("failed", 1, 1e-14, "failed"), like("same", 20, 1e-11),
     )  # fmt: skip
-    whole = report.model_copy(update={"artifacts": drawn})
+    whole = report.with_(artifacts=drawn)
     assert front(whole) == ("small", "close", "same")
     (plot,) = pictures(whole)
     styles = {dot.title.partition(":")[0]: dot.style for dot in plot.dots}
@@ -93,7 +93,7 @@ def test_front_is_what_nothing_beats(out: Path) -> None:
 
 def test_page_draws_layers_and_headroom(out: Path) -> None:
     file = out / "openvino-fp32" / bundle.VERDICT
-    record = VerdictRecord.model_validate_json(file.read_bytes())
+    record = read_json(VerdictRecord, file.read_bytes())
     row = {"at": "h", "values": 3}
     ranges = (
         KindRange(kind="residual stream", peak=2e5, scaled=2e5 / 32, half=True, **row),
@@ -104,13 +104,13 @@ def test_page_draws_layers_and_headroom(out: Path) -> None:
         LayerLook(layer=f"transformer.layers.{i}", worst=worst, worst_id="empty")
         for i, worst in enumerate((1e-14, 1e-9, float("inf")))
     )
-    bundle.write_verdict(file.parent, record.model_copy(update={"layers": looks, "ranges": ranges}))
-    again = VerdictRecord.model_validate_json(file.read_bytes())
+    bundle.write_verdict(file.parent, record.with_(layers=looks, ranges=ranges))
+    again = read_json(VerdictRecord, file.read_bytes())
     assert (again.layers, again.ranges) == (looks, ranges)
     report = collect([out])
-    json.loads(report.model_dump_json(), parse_constant=lambda name: pytest.fail(name))
+    json.loads(report.to_json(), parse_constant=lambda name: pytest.fail(name))
     artifact = next(a for a in report.artifacts if a.folder == "openvino-fp32")
-    assert [step.worst for step in artifact.layers] == [1e-14, 1e-9, None]
+    assert [step.worst for step in artifact.layers] == [1e-14, 1e-9, float("inf")]
     shown = page(report)
     for word in (
         "Drift by layer", "after transformer.layers.2: not finite", "fp16 headroom",

@@ -78,7 +78,7 @@ def copy(package: Path, to: Path) -> Path:
 def test_defaults(asked: dict, length: int, buckets: tuple, system: str) -> None:
     settled = TARGET.settle("fp16", BuildOptions(**asked), length)
     assert (settled.buckets, settled.minimum_target) == (buckets, system)
-    contract = small.program().contract.model_copy(update={"max_length": length})
+    contract = small.program().contract.with_(max_length=length)
     longest = TARGET.narrow(contract, settled).max_length
     assert longest == (max(buckets) if buckets else length)
 
@@ -262,7 +262,7 @@ def test_real_weights_pass_their_gate(tmp_path: Path, monkeypatch: pytest.Monkey
         name=packaged.MINILM.name, build=BuildOptions(buckets=(128, 200)),
     )  # fmt: skip
     for result, limit in zip(results, (1e-6, 1e-5), strict=True):
-        assert result.passed, result.verdict.reasons
+        assert result.passed, result.verdict.sentences
         assert max(result.measurement.worst, result.measurement.worst_padded) <= limit
     result = results[1]
     manifest = result.bundle.manifest

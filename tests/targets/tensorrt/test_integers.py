@@ -266,4 +266,4 @@ def test_a_scale_at_the_wrong_channel_misses_the_gate(results: tuple[Result, Res
     _, result = results
     assert "all stand in the engine bit by bit" in result.bundle.manifest.built[1]
     assert not result.passed
-    assert any("1-cos" in reason for reason in result.verdict.reasons)
+    assert any("1-cos" in reason for reason in result.verdict.sentences)

@@ -1,0 +1,211 @@
+"""An artifact measured against its goldens and held to its gate: one story, which an export and a
+verification share."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from goldfold.exporter import records, registry
+from goldfold.exporter.artifact.bundle import Bundle, Manifest, VerdictRecord
+from goldfold.exporter.artifact.encoder import Encoder
+from goldfold.exporter.artifact.result import measured
+from goldfold.exporter.diagnose.pass_drift import SHORT
+from goldfold.exporter.evaluate import emulate
+from goldfold.exporter.ir.program import Program
+from goldfold.exporter.progress import Stages
+from goldfold.exporter.records import Figures, Losses, Timing
+from goldfold.exporter.verification import losses
+from goldfold.exporter.verification.judging import Judges
+from goldfold.golden import compare, gate
+from goldfold.golden.compare import Measurement
+from goldfold.golden.gate import Verdict
+from goldfold.golden.store import Goldens
+
+
+@dataclass(frozen=True)
+class Emulation:
+    """A program whose rounded run is the proof, where this machine computes in other precision."""
+
+    program: Program
+    measurement: Measurement
+    """Of all goldens, with every value rounded to its type."""
+    verdict: Verdict
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Everything that a verdict is made of."""
+
+    measurement: Measurement
+    verdict: Verdict
+    emulation: Emulation | None = None
+    heads: Mapping[str, Measurement] = field(default_factory=dict)
+    """The further heads, by output, on the short texts."""
+    emulated_heads: Mapping[str, Measurement] = field(default_factory=dict)
+    beside: Mapping[str, Measurement] = field(default_factory=dict)
+    """Other runtimes on the same file, for the record."""
+    losses: Losses | None = None
+
+
+def measure_all(
+    encoder: Encoder,
+    goldens: Goldens,
+    stages: Stages,
+    *,
+    emulation: Emulation | None = None,
+    judges: Judges | None = None,
+    threads: int | None = None,
+) -> Measured:
+    """Measure an open artifact in every way that its verdict needs, and hold it to its gate.
+
+    `emulation` is the proof where the runtime computes in another precision here; `judges` judge
+    what users feel of integers.
+    """
+    opened = encoder.bundle
+    precision = opened.manifest.gate
+    measurement, verdict = measure(encoder, goldens, stages)
+    further, rounded = _heads(encoder, goldens, stages, emulation)
+    short = goldens.within(SHORT)
+    for heads, is_emulated in ((further, False), (rounded, True)):
+        for name, one in heads.items():
+            reasons = gate.judge(one, [], precision, short).reasons
+            verdict = verdict.also(*reasons, head=name, emulated=is_emulated)
+    others = _beside(opened, goldens, stages, threads)
+    if emulation is not None:
+        verdict = verdict.also(*emulation.verdict.reasons, emulated=True)
+    lost = losses.of(encoder, goldens, measurement, stages, judges)
+    verdict = losses.hold(verdict, lost, precision)
+    return Measured(measurement, verdict, emulation, further, rounded, others, lost)
+
+
+def measure(encoder: Encoder, goldens: Goldens, stages: Stages) -> tuple[Measurement, Verdict]:
+    """Tokens, every text alone, and all in padded batches; then the gate of the precision."""
+    manifest = encoder.bundle.manifest
+    with stages(f"verify {encoder.bundle.name}"):
+        faults = compare.token_faults(encoder.called, goldens)
+        measurement = compare.measure(
+            encoder.run,
+            goldens,
+            pad_id=encoder.contract.pad_id,
+            progress=lambda what, done, total: stages.step(done, total),
+            dims=encoder.contract.dim,
+        )
+        verdict = gate.judge(measurement, faults, manifest.gate, goldens)
+        worst = max(measurement.worst, measurement.worst_padded)
+        computed = "" if executes(manifest) else ", computed in fp32 on this machine"
+        what, reason = measured(encoder.bundle)
+        if reason:
+            computed += f" ({what}; the artifact itself was not run: {reason})"
+        stages.note(f"worst 1−cos {worst:.1e}, {'PASS' if verdict.passed else 'FAIL'}{computed}")
+    return measurement, verdict
+
+
+def _heads(
+    encoder: Encoder, goldens: Goldens, stages: Stages, emulation: Emulation | None
+) -> tuple[dict[str, Measurement], dict[str, Measurement]]:
+    """Every further head, by output; and with every value rounded where that is the proof. They
+    share the trunk, so the short texts, which cost little, are enough."""
+    contract, short = encoder.contract, goldens.within(SHORT)
+    found: tuple[dict[str, Measurement], dict[str, Measurement]] = ({}, {})
+    if not contract.heads:
+        return found
+    runs: list[Callable] = [encoder.call]
+    with stages(f"heads {encoder.bundle.name}"):
+        if emulation is not None:
+            runs.append(emulate.runner(emulation.program))
+        for dim in contract.heads:
+            name = contract.output_of(dim)
+            for run, into in zip(runs, found, strict=False):
+                stages.detail(f"{name}{' emulated' if into is found[1] else ''}")
+                into[name] = compare.measure(
+                    lambda ids, mask, run=run, name=name: run(ids, mask, name),
+                    short,
+                    pad_id=contract.pad_id,
+                    progress=lambda what, done, total: stages.step(done, total),
+                    dims=dim,
+                )
+        worst = max(max(m.worst, m.worst_padded) for into in found for m in into.values())
+        stages.note(f"{len(contract.heads)} more, worst 1−cos {worst:.1e}")
+    return found
+
+
+def _beside(
+    opened: Bundle, goldens: Goldens, stages: Stages, threads: int | None = None
+) -> dict[str, Measurement]:
+    """The goldens in what else can run the artifact's file (targets/base.py): for the record."""
+    manifest = opened.manifest
+    target = registry.target(manifest.target)
+    runs = target.beside(opened.path, manifest.contract, manifest.floating, threads)
+    found = {}
+    for name, run in runs.items():
+        with stages(f"beside {opened.name}"):
+            found[name] = compare.measure(
+                run,
+                goldens,
+                dims=manifest.contract.dim,
+                pad_id=manifest.contract.pad_id,
+                progress=lambda what, done, total: stages.step(done, total),
+            )
+            worst = max(found[name].worst, found[name].worst_padded)
+            stages.note(f"{name}: worst 1−cos {worst:.1e}, for the record")
+    return found
+
+
+def executes(manifest: Manifest) -> bool:
+    """Whether what is measured here is really computed in the artifact's precision."""
+    return registry.target(manifest.target).executes(manifest.floating)
+
+
+def emulated(program: Program, precision: str, goldens: Goldens, stages: Stages) -> Emulation:
+    """The goldens through a program with every value rounded to its type, and what the gate of
+    `precision` says of them."""
+    with stages(f"emulate {precision}"):
+        measurement = compare.measure(
+            emulate.runner(program),
+            goldens,
+            dims=program.contract.dim,
+            pad_id=program.contract.pad_id,
+            progress=lambda what, done, total: stages.step(done, total),
+        )
+        verdict = gate.judge(measurement, [], precision, goldens)
+        worst = max(measurement.worst, measurement.worst_padded)
+        stages.note(f"worst 1−cos {worst:.1e}, {'PASS' if verdict.passed else 'FAIL'}")
+    return Emulation(program, measurement, verdict)
+
+
+def record(opened: Bundle, found: Measured, timings: Sequence[Timing]) -> VerdictRecord:
+    """What goes into verdict.json: everything that differs from run to run."""
+    manifest, emulation = opened.manifest, found.emulation
+    what, not_run = measured(opened)
+    return VerdictRecord(
+        manifest=manifest.digest,
+        passed=found.verdict.passed,
+        reasons=found.verdict.reasons,
+        precision=manifest.precision,
+        measurement=_every_text(found.measurement),
+        emulated=None if emulation is None else _every_text(emulation.measurement),
+        beside=_figures(found.beside),
+        heads=_figures(found.heads),
+        emulated_heads=_figures(found.emulated_heads),
+        losses=found.losses,
+        timings=tuple(timings),
+        passes_seconds={report.name: report.seconds for report in manifest.passes},
+        machine={
+            "system": platform.system(),
+            "machine": platform.machine(),
+            "computes_in": manifest.floating if executes(manifest) else "fp32",
+            "measured": what,
+            "not_run": not_run,
+        },
+    )
+
+
+def _every_text(measurement: Measurement) -> records.Measured:
+    return records.read(records.Measured, measurement.plain())
+
+
+def _figures(found: Mapping[str, Measurement]) -> dict[str, Figures]:
+    """Measurements without their rows."""
+    return {name: records.read(Figures, compare.summary(one)) for name, one in found.items()}
