@@ -46,7 +46,6 @@ REPORT = ("report.html", "report.json", "junit.xml")
 """What lies beside artifacts and says what they come to (exporter/report/)."""
 _KIND = "goldfold.artifact/"
 FORMAT = "goldfold.artifact/4"
-_VERDICTS = "goldfold.verdict/"
 VERDICT_FORMAT = "goldfold.verdict/2"
 
 Plain = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,63}$")]

@@ -15,15 +15,6 @@ from goldfold.exporter.passes.rewriting.linear import take_over
 
 
 @dataclass(frozen=True)
-class Attention:
-    node: ir.Node
-    band: dialect.Band
-    heads: int
-    groups: int
-    width: int
-
-
-@dataclass(frozen=True)
 class ExpandBandAttention(Pass):
     """`goldfold.BandAttention` becomes MatMul, Add, Softmax, MatMul, for targets that spell it so.
 
