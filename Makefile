@@ -104,10 +104,10 @@ pages: $(STAMP)  ## write docs/passes.md, docs/schema/ and, from a run of them a
 	$(BIN)/python -m tests.families
 
 bench: $(STAMP) need-model  ## what an export of MODEL costs, stage by stage
-	$(BIN)/python benchmarks/export_cost.py $(MODEL)
+	$(BIN)/python -m benchmarks.export_cost $(MODEL)
 
 speed: $(STAMP) need-model  ## OUT's OpenVINO artifact of MODEL against optimum-intel and sentence-transformers
-	$(BIN)/python benchmarks/openvino_speed.py $(MODEL) --artifact $(OUT)/openvino-fp32 --picture docs/pictures/openvino_speed.png
+	$(BIN)/python -m benchmarks.openvino_speed $(MODEL) --artifact $(OUT)/openvino-fp32 --picture docs/pictures/openvino_speed.png
 
 clean:  ## remove what make made
 	rm -rf $(VENV) demo out site .pytest_cache .ruff_cache .hypothesis *.egg-info

@@ -1,6 +1,6 @@
 """What grouping a stream of texts into batches costs: padding, calls, seconds.
 
-    .venv/bin/python benchmarks/batching.py out/openvino-fp32 [--precision bf16 ...] [--json FILE]
+    .venv/bin/python -m benchmarks.batching out/openvino-fp32 [--precision bf16 ...] [--json FILE]
 
 First single calls are timed at several batch × tokens, and a line is laid through them:
 milliseconds = call + each · batch · tokens. call / each is what a call costs in tokens, the
@@ -11,9 +11,8 @@ be, the usual way) and with those that cost least by several constants, in turn.
 
 from __future__ import annotations
 
-import json
-import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,13 +21,12 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks import harness
+from benchmarks.speed import stream
 from goldfold.exporter import registry
 from goldfold.exporter.artifact.bundle import open_bundle
 from goldfold.exporter.artifact.encoder import Encoder
 from goldfold.exporter.evaluate.batches import BATCH_TOKENS, batches
-
-sys.path.insert(0, str(Path(__file__).parent))
-from speed import stream
 
 SHAPES = (
     (1, 8), (1, 16), (1, 32), (1, 64), (1, 128), (1, 256), (1, 512), (2, 64), (4, 16), (4, 32),
@@ -68,11 +66,9 @@ def shapes(encoder: Encoder, rounds: int) -> list[dict[str, float]]:
     rng, found = np.random.default_rng(0), []
     for batch, tokens in SHAPES:
         ids = rng.integers(4, encoder.contract.vocab_size, (batch, tokens))
-        times = []
-        for _ in range(rounds + 1):
-            started = time.perf_counter()
-            encoder.run(ids, np.ones_like(ids))
-            times.append(1e3 * (time.perf_counter() - started))
+        mask = np.ones_like(ids)
+        call = partial(encoder.run, ids, mask)
+        times = [harness.milliseconds(call) for _ in range(rounds + 1)]
         later = float(np.median(times[1:]))
         found.append({"batch": batch, "tokens": tokens, "first_ms": times[0], "ms": later})
     return found
@@ -94,8 +90,8 @@ def streams(
     total = {way: {"s": 0.0, "cpu_s": 0.0, "calls": 0, "real": 0, "padded": 0} for way in ways}
     encoder.embed(stream.texts(8, seed=99))
     for place in range(rounds):
-        drawn, order = stream.texts(texts, seed=place), list(ways)
-        for way in order[place % len(order) :] + order[: place % len(order)]:
+        drawn = stream.texts(texts, seed=place)
+        for way in harness.turn(list(ways), place):
             encoder.call = ways[way]
             row = total[way]
             row["s"] -= time.perf_counter()
@@ -151,9 +147,8 @@ def main(
             )  # fmt: skip
         console.print(table)
         records.append(record)
-    if json_file is not None:
-        record = {"model": manifest.contract.model, "target": manifest.target, "found": records}
-        json_file.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    found = {"model": manifest.contract.model, "target": manifest.target, "found": records}
+    harness.record(json_file, found)
 
 
 if __name__ == "__main__":

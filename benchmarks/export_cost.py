@@ -1,6 +1,6 @@
 """What an export costs, stage by stage: wall seconds and peak resident memory.
 
-    .venv/bin/python benchmarks/export_cost.py MODEL [--target openvino ...] [--precision fp32 ...]
+    .venv/bin/python -m benchmarks.export_cost MODEL [--target openvino ...] [--precision fp32 ...]
                                           [--cache] [--within TOKENS] [--json FILE]
 
 Peak resident memory is the kernel's VmHWM, reset before every stage, so it counts everything that
@@ -15,12 +15,8 @@ need not wait for a verification that is not looked at.
 
 from __future__ import annotations
 
-import json
-import os
 import platform
 import tempfile
-import threading
-import time
 from pathlib import Path
 from typing import Annotated
 
@@ -28,58 +24,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks import harness
 from goldfold.exporter.driver import exporting
 from goldfold.exporter.driver.exporting import export
 from goldfold.exporter.errors import GoldfoldError
-
-STATUS = Path("/proc/self/status")
-CLEAR = Path("/proc/self/clear_refs")
-
-
-def resident(process: str) -> int:
-    """kB resident now, of a process and of those it started."""
-    try:
-        status = Path(f"/proc/{process}/status").read_text()
-        started = Path(f"/proc/{process}/task/{process}/children").read_text().split()
-    except OSError:  # it has ended
-        return 0
-    found = [int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS:")]
-    return sum(found) + sum(map(resident, started))
-
-
-class Meter:
-    """A stages.Listener that notes the peak resident memory of every stage."""
-
-    def __init__(self) -> None:
-        self.rows: list[dict[str, str | float]] = []
-        self._greatest = 0
-        threading.Thread(target=self._watch, daemon=True).start()
-
-    def _watch(self) -> None:
-        while True:
-            self._greatest = max(self._greatest, resident(str(os.getpid())))
-            time.sleep(0.05)
-
-    def begin(self, stage: str) -> None:
-        CLEAR.write_text("5")  # resets VmHWM to what is resident now
-        self._greatest = 0
-
-    def detail(self, text: str) -> None:
-        pass
-
-    def step(self, done: int, total: int) -> None:
-        pass
-
-    def end(self, stage: str, seconds: float, note: str) -> None:
-        own = next(
-            int(line.split()[1])
-            for line in STATUS.read_text().splitlines()
-            if line.startswith("VmHWM:")
-        )
-        peak = max(own, self._greatest)
-        row = {"stage": stage, "seconds": round(seconds, 2), "peak_gb": round(peak * 1024 / 1e9, 2)}
-        self.rows.append(row)
-        Console(stderr=True).print(f"{stage}: {seconds:.1f} s", highlight=False)
 
 
 def main(
@@ -91,7 +39,7 @@ def main(
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write JSON here.")] = None,
 ) -> None:
     """Export once and print the table."""
-    meter = Meter()
+    meter = harness.Meter()
     obtain = exporting.obtain_goldens
     if within is not None:
         exporting.obtain_goldens = lambda *given: obtain(*given).within(within)
@@ -119,14 +67,13 @@ def main(
     for row in checks:
         table.add_row(str(row["stage"]), f"{row['seconds']:.1f}", f"{row['peak_gb']:.2f} GB")
     Console().print(table)
-    if json_file is not None:
-        record = {
-            "model": Path(model).name,
-            "machine": {"processor": platform.machine(), "system": platform.system()},
-            "versions": dict(results[0].bundle.manifest.versions),
-            "stages": meter.rows,
-        }
-        json_file.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    found = {
+        "model": Path(model).name,
+        "machine": {"processor": platform.machine(), "system": platform.system()},
+        "versions": dict(results[0].bundle.manifest.versions),
+        "stages": meter.rows,
+    }
+    harness.record(json_file, found)
 
 
 if __name__ == "__main__":

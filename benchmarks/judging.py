@@ -1,7 +1,7 @@
 """What sentence-transformers itself scores in fp32 on the Lee corpus and on code retrieval, and
 what int8 and binary embeddings cost of it.
 
-    .venv/bin/python benchmarks/judging.py MODEL_FOLDER [--pairs 3000]
+    .venv/bin/python -m benchmarks.judging MODEL_FOLDER [--pairs 3000]
 
 The fp32 embeddings are made once and kept where `goldfold judge` keeps them, so this also prepares
 that command. Rank agreement is left out: a reference agrees with itself.

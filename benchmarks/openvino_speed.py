@@ -1,6 +1,6 @@
 """How fast an OpenVINO artifact is, side by side with optimum-intel and sentence-transformers.
 
-    .venv/bin/python benchmarks/openvino_speed.py MODEL --artifact out/openvino-fp32 [--quick]
+    .venv/bin/python -m benchmarks.openvino_speed MODEL --artifact out/openvino-fp32 [--quick]
 
 MODEL is the SentenceTransformer's folder, the artifact what `goldfold export MODEL --target
 openvino` wrote; a further --artifact is timed as a further side. The peers are installed, with
@@ -22,8 +22,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from speed import machine, measure, peers, plot, report, sides, stream
 
+from benchmarks import harness
+from benchmarks.speed import machine, measure, peers, plot, report, sides, stream
 from goldfold.exporter.artifact.bundle import open_bundle
 from goldfold.exporter.cli.console import open_console
 from goldfold.exporter.errors import GoldfoldError
@@ -107,8 +108,7 @@ def main(
             if loads and not (quick or chosen.at_once or chosen.capped):
                 say(f"{chosen.name}: loading with and without a cache")
                 record["loads"][chosen.name] = measure.cached_loads(specs, log)
-            json_file.parent.mkdir(parents=True, exist_ok=True)
-            json_file.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+            harness.record(json_file, record)
     report.show(open_console(), record)
     if picture is not None:
         plot.draw(record, picture)

@@ -1,6 +1,6 @@
 """What NVIDIA's compiler asks of this machine: seconds, memory and bytes of an engine a precision.
 
-    .venv/bin/python benchmarks/tensorrt_build.py MODEL [--precision fp16] [--json FILE]
+    .venv/bin/python -m benchmarks.tensorrt_build MODEL [--precision fp16] [--json FILE]
 
 Each engine is built twice, in a process of its own, and compared byte by byte; its weights are
 looked for in it bit by bit. No GPU is needed, and none is looked at.
@@ -8,7 +8,6 @@ looked for in it bit by bit. No GPU is needed, and none is looked at.
 
 from __future__ import annotations
 
-import json
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks import harness
 from goldfold.exporter.cli.console import Live, open_console
 from goldfold.exporter.driver import exporting
 from goldfold.exporter.errors import GoldfoldError
@@ -66,9 +66,8 @@ def main(
             "yes" if row["identical"] else "NO",
         )
     open_console().print(table)
-    if json_file is not None:
-        record = {"model": source.name, "versions": TARGET.versions(), "rows": rows}
-        json_file.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    found = {"model": source.name, "versions": TARGET.versions(), "rows": rows}
+    harness.record(json_file, found)
 
 
 def _measure(program: Program, precision: str, peaks: dict[str, float], stages: Stages) -> dict:

@@ -1,6 +1,6 @@
 """How fast an engine is on a GPU, against PyTorch in bf16 with torch.compile, interleaved.
 
-    .venv/bin/python benchmarks/tensorrt_speed.py ARTIFACT --model MODEL [--json FILE]
+    .venv/bin/python -m benchmarks.tensorrt_speed ARTIFACT --model MODEL [--json FILE]
 
 ARTIFACT is a tensorrt-… folder that `goldfold export` wrote, MODEL the SentenceTransformer it came
 from. Each shape is warmed up on both sides, then timed in turn; the median counts. Inputs and
@@ -9,18 +9,17 @@ embeddings cross to the GPU and back on both sides. Without a GPU this says so a
 
 from __future__ import annotations
 
-import json
 import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import typer
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from benchmarks import harness
 from goldfold.exporter.artifact.encoder import load
 from goldfold.exporter.cli.console import open_console
 from goldfold.exporter.errors import GoldfoldError
@@ -53,10 +52,13 @@ def main(
             continue
         ids = rng.integers(4, encoder.contract.vocab_size, (batch, tokens))
         mask = np.ones_like(ids)
-        ours, theirs = _interleaved(
-            (lambda i=ids, m=mask: encoder.run(i, m), lambda i=ids, m=mask: reference(i, m)), rounds
-        )
-        rows.append({"batch": batch, "tokens": tokens, "goldfold": ours, "torch": theirs})
+        sides = {
+            "goldfold": lambda i=ids, m=mask: encoder.run(i, m),
+            "torch": lambda i=ids, m=mask: reference(i, m),
+        }
+        times = harness.in_turn(sides, rounds, warm=5)
+        medians = {side: statistics.median(taken) for side, taken in times.items()}
+        rows.append({"batch": batch, "tokens": tokens, **medians})
     title = f"{artifact.name} on {gpu.name if isinstance(gpu, vendor.Gpu) else gpu}, milliseconds"
     table = Table("batch × tokens", box=SIMPLE_HEAD, title=title)
     for heading in ("goldfold", "torch bf16, compiled", "ratio"):
@@ -69,23 +71,7 @@ def main(
             f"{row['torch'] / row['goldfold']:.2f}×",
         )
     open_console().print(table)
-    if json_file is not None:
-        record = {"gpu": str(gpu), "artifact": artifact.name, "rows": rows}
-        json_file.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-
-
-def _interleaved(calls: tuple[Callable[[], Any], ...], rounds: int) -> list[float]:
-    """Median milliseconds of each call, taken in turn."""
-    for call in calls:
-        for _ in range(5):
-            call()
-    times: list[list[float]] = [[] for _ in calls]
-    for _ in range(rounds):
-        for index, call in enumerate(calls):
-            started = time.perf_counter()
-            call()
-            times[index].append(1e3 * (time.perf_counter() - started))
-    return [statistics.median(found) for found in times]
+    harness.record(json_file, {"gpu": str(gpu), "artifact": artifact.name, "rows": rows})
 
 
 def _torch(model: str) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:

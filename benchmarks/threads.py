@@ -1,6 +1,6 @@
 """What several threads get out of one encoder: texts a second, memory, and whether bits stay.
 
-    .venv/bin/python benchmarks/threads.py out/openvino-fp32 [--streams 2] [--json FILE]
+    .venv/bin/python -m benchmarks.threads out/openvino-fp32 [--streams 2] [--json FILE]
 
 Threads call `embed`, a text a call. The ways: one encoder as `load` gives it; one of `--streams`
 streams; and as a caller does who trusts nothing, a lock around every call. All ways and numbers of
@@ -12,11 +12,9 @@ Memory is that of a process of its own a way.
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import os
 import platform
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -28,12 +26,11 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks import harness
+from benchmarks.speed import stream
+from benchmarks.speed.quiet import Watch
 from goldfold import load
 from goldfold.exporter.artifact.encoder import Encoder
-from goldfold.exporter.report import latency
-
-sys.path.insert(0, str(Path(__file__).parent))
-from speed import stream
 
 PLAIN, LOCKED = "plain", "a lock outside"
 THREADS = [1, 2, 4, 16]
@@ -77,10 +74,10 @@ def pace(embed: Embed, texts: list[str], threads: int) -> tuple[float, float]:
     for worker in workers:
         worker.start()
     start.wait()
-    began, others = time.perf_counter(), latency._Others()
+    began, watch = time.perf_counter(), Watch()
     for worker in workers:
         worker.join()
-    return len(texts) / (time.perf_counter() - began), others.share() or 0.0
+    return len(texts) / (time.perf_counter() - began), watch.others(())
 
 
 def paces(
@@ -100,8 +97,7 @@ def paces(
     size = int(seconds * pace(made[PLAIN], texts, 1)[0])
     some, worst = texts[: min(max(size, LEAST), len(texts))], 0.0
     for place in range(rounds):
-        shift = place * 5 % len(turns)
-        for way, threads in turns[shift:] + turns[:shift]:
+        for way, threads in harness.turn(turns, place * 5):
             tries = [pace(made[way], some, threads)]
             while tries[-1][1] > quiet and len(tries) < TRIES:
                 time.sleep(seconds)
@@ -214,8 +210,7 @@ def main(
             f"{way}: {row['loaded']:.0f} MB loaded, {row['used']:.0f} after {most} threads",
             highlight=False,
         )
-    if json_file is not None:
-        json_file.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    harness.record(json_file, record)
 
 
 if __name__ == "__main__":

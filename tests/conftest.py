@@ -13,6 +13,7 @@ import goldfold.golden.make
 from goldfold import export
 from goldfold.exporter.driver import exporting
 from goldfold.exporter.ir.program import Program
+from goldfold.exporter.passes import set_precision
 from goldfold.exporter.passes.pipeline import Pipeline
 from goldfold.exporter.progress import Stages
 from goldfold.exporter.records import PassReport
@@ -79,6 +80,12 @@ def exported(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Exported:
     assert all(result.passed for result in results)
     paths = {result.bundle.manifest.target: result.path for result in results}
     return Exported(paths, *kept[0])
+
+
+@pytest.fixture
+def half_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    """set-precision takes the residual stream as well, as a runtime without f32 would."""
+    monkeypatch.setattr(set_precision, "_is_stream", lambda node: False)
 
 
 @pytest.fixture(scope="session")

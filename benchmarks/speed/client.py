@@ -12,6 +12,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from benchmarks.harness import turn
+
 ROOT = Path(__file__).parents[2]
 WORKER = Path(__file__).with_name("worker.py")
 LONG = 300.0
@@ -119,8 +121,7 @@ def interleave(
         turns[worker.spec.name] = {"calls": calls, "warm": int(first < LONG)}
     times: dict[str, list[float]] = {worker.spec.name: [] for worker in workers}
     for place in range(rounds):
-        shift = place % len(workers)
-        for worker in (*workers[shift:], *workers[:shift]):
+        for worker in turn(workers, place):
             name = worker.spec.name
             times[name] += worker.ask("time", **asked, **turns[name])["ms"]
     return times

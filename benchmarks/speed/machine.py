@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from speed.client import Spec, Worker
+from benchmarks.speed.client import Spec, Worker
 
 PRODUCTS = ((256, 768, 1152), (1024, 768, 2304), (1024, 1152, 768), (2048, 2048, 2048))
 """rows × inner × outer."""

@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.speed.client import Spec, Worker, WorkerError, interleave, open_all
+from benchmarks.speed.machine import Limit, Model
+from benchmarks.speed.quiet import Watch
+from benchmarks.speed.sides import Variant
 from goldfold.golden import compare
 from goldfold.golden.store import Goldens
-from speed.client import Spec, Worker, WorkerError, interleave, open_all
-from speed.machine import Limit, Model
-from speed.quiet import Watch
-from speed.sides import Variant
 
 Say = Callable[[str], None]
 Shape = tuple[int, int]

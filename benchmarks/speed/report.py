@@ -8,7 +8,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from speed.quiet import LOUD
+from benchmarks.speed.quiet import LOUD
 
 
 def show(console: Console, record: dict[str, Any]) -> None:

@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from speed.client import Spec
-from speed.peers import MODERN, ONNX, Exported, prepare
+from benchmarks.speed.client import Spec
+from benchmarks.speed.peers import MODERN, ONNX, Exported, prepare
 
 OURS = "goldfold"
 OPTIMUM = "optimum-intel"

@@ -52,9 +52,6 @@ def quantize(
     ] = Path("recipe.toml"),
     target: Annotated[str, typer.Option(help="What it is for.")] = "openvino",
     jobs: Annotated[int, typer.Option(min=1, help="Trials side by side, a process each.")] = 1,
-    dask: Annotated[
-        str | None, typer.Option(help="Address of a Dask cluster to run the trials on.")
-    ] = None,
     state: Annotated[
         Path | None,
         typer.Option(help="Where work is kept, to go on from; beside --out by default."),
@@ -75,8 +72,6 @@ def quantize(
     bounds = parse(budget or [])
     if objective not in ("size", "speed"):
         raise UsageError(f"--objective {objective!r}: there are size and speed")
-    if dask is not None and jobs != 1:
-        raise UsageError("--jobs and --dask: the cluster says how many trials run side by side")
     outcome.check(out)
     with listening(quiet) as listener:
         found = search(
@@ -87,7 +82,6 @@ def quantize(
             out.stem,
             target=target,
             jobs=jobs,
-            dask=dask,
             max_length=max_length,
             trust_remote_code=trust_remote_code,
             listener=listener,

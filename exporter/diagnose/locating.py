@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from goldfold.exporter.diagnose.failure import NOISE, Probe, Suspect, pick
+from goldfold.exporter.diagnose.halving import first_wrong
 from goldfold.exporter.diagnose.pass_drift import is_half
 from goldfold.exporter.errors import RewriteError
 from goldfold.exporter.evaluate import interpret, layer_values
@@ -66,18 +67,16 @@ def _story(suspect: Suspect, probe: Probe, stages: Stages) -> Location:
     at_first = probe.of(steps[first].program)
     if not at_first <= suspect.limit:
         return _in_trace(suspect, probe, steps[first].program, at_first, stages)
-    good, bad = first, len(steps)
-    while bad - good > 1:
-        middle = (good + bad) // 2
-        within_limit = probe.of(steps[middle].program) <= suspect.limit
-        good, bad = (middle, bad) if within_limit else (good, middle)
+    bad = first_wrong(
+        first, len(steps), lambda step: probe.of(steps[step].program) <= suspect.limit
+    )
     if bad == len(steps):  # only what is judged in emulation is wrong: nothing but its rounding
         return _rounding(suspect, probe, steps[-1].program, given, at_end)
     law = steps[bad].law
     assert law is not None
     if law.name.startswith(ROUNDS):
-        return _rounding(suspect, probe, steps[good].program, steps[bad].program, at_end, law)
-    return _in_pass(suspect, probe, steps[good].program, law, stages)
+        return _rounding(suspect, probe, steps[bad - 1].program, steps[bad].program, at_end, law)
+    return _in_pass(suspect, probe, steps[bad - 1].program, law, stages)
 
 
 # --- each ending of the story
@@ -118,11 +117,9 @@ def _in_pass(
     """The first application of `law` that breaks the text, and where that shows."""
     stages.detail(f"the applications of {law.name}")
     places = _applied(before, law, None)[1].applied
-    good, bad = 0, len(places)
-    while bad - good > 1:
-        middle = (good + bad) // 2
-        within_limit = probe.of(_applied(before, law, middle)[0]) <= suspect.limit
-        good, bad = (middle, bad) if within_limit else (good, middle)
+    bad = first_wrong(
+        0, len(places), lambda count: probe.of(_applied(before, law, count)[0]) <= suspect.limit
+    )
     broken = _applied(before, law, bad)[0]
     distance = probe.of(broken)
     # One application less: all that differs is then this one, and not what the law may move.

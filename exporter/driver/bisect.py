@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from goldfold.exporter.diagnose.halving import first_wrong
 from goldfold.exporter.errors import UsageError
 from goldfold.exporter.frontend.readiness import ready
 from goldfold.exporter.frontend.source import open_model
@@ -99,8 +100,8 @@ def bisect(
 ) -> Culprit | None:
     """The application that takes `look(program).worst` beyond `limit`; None if none does.
 
-    Assumes, as every bisection does, that what is broken stays broken. `program` is left alone.
-    Raises UsageError if it is beyond the limit before any optional pass has run.
+    Assumes that what is broken stays broken. `program` is left alone. Raises UsageError if it is
+    beyond the limit before any optional pass has run.
     """
 
     def after(count: int | None) -> tuple[Look, Pipeline]:
@@ -121,14 +122,12 @@ def bisect(
             f"the traced program is beyond {limit:g} before any optional pass (text "
             f"{first.worst_id}: {first.worst:.1e}); the fault is in the trace, not in a pass"
         )
-    good, bad = 0, total
-    looks = {good: first, bad: last}
-    while bad - good > 1:
-        middle = (good + bad) // 2
-        looks[middle], _ = after(middle)
-        if looks[middle].worst > limit:
-            bad = middle
-        else:
-            good = middle
+    looks = {0: first, total: last}
+
+    def holds(count: int) -> bool:
+        looks[count], _ = after(count)
+        return looks[count].worst <= limit
+
+    bad = first_wrong(0, total, holds)
     law, place = whole.trail[bad - 1]
-    return Culprit(bad, law, place, looks[good], looks[bad], total)
+    return Culprit(bad, law, place, looks[bad - 1], looks[bad], total)

@@ -40,7 +40,7 @@ class BandLocalAttention(Pass):
     length and reach are computed from the text's. The blocks lie in the batch axis, so that a
     runtime sees the attention that it has a kernel for. At 2,048 tokens and w = 257, blocks of 128
     meet 640 keys: 0.31 of the multiply-adds; blocks of 256 would meet 768, 0.375 of them, and are
-    no faster (benchmarks/attention_blocks.py).
+    no faster (docs/experiments.md).
 
     Ids and mask are padded by less than one token a block, so that blocks are equally long; tables
     of rotary embeddings get as many more rows. Everything that reads the ids or the mask then works
@@ -104,7 +104,6 @@ class BandLocalAttention(Pass):
         max_length: 9
         block: 1
         start: 3
-        rows: 1
 
     before: causal, one key/value head, and a window longer than a block
         f (int64[B,T] ids, int64[B,T] mask, float[7,16] table, float[7,8] keys)
@@ -159,11 +158,10 @@ class BandLocalAttention(Pass):
     max_length: int = 0
     """The most tokens a text may have; 0 if that is not known."""
     block: int = 128
-    """The least number of queries in a block."""
+    """The least number of queries in a block. No target sets it or `start`: with smaller ones the
+    examples above and the texts that are drawn in tests (tests/fuzz) come in several blocks."""
     start: int = 1024
     """Shorter texts stay one block."""
-    rows: bool = False
-    """As in expand-band-attention."""
 
     def match(self, node: ir.Node) -> Windowed | None:
         if not dialect.is_band_attention(node) or self.max_length < self.start:
@@ -199,7 +197,7 @@ class BandLocalAttention(Pass):
         queries = self._blocked(match, blocks, emit)
         keys, values = (_windows(x, blocks, near.keys, emit) for x in (k, v))
         mask = blocks.mask(emit, q, padding, near)
-        y = emit.attend(queries, keys, values, mask, match.band, self.rows)
+        y = emit.attend(queries, keys, values, mask, match.band)
         heads, width = int(q.shape[1]), int(v.shape[3])  # type: ignore[index, arg-type]
         turned = emit("Transpose", y, perm=_HEADS_LAST, name="tokens_first")
         text = emit("Reshape", turned, blocks.rows(emit, heads, width), name="text")

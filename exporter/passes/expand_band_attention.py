@@ -15,24 +15,12 @@ from goldfold.exporter.passes.rewriting.linear import take_over
 
 
 @dataclass(frozen=True)
-class Attention:
-    node: ir.Node
-    band: dialect.Band
-    heads: int
-    groups: int
-    width: int
-
-
-@dataclass(frozen=True)
 class ExpandBandAttention(Pass):
     """`goldfold.BandAttention` becomes MatMul, Add, Softmax, MatMul, for targets that spell it so.
 
     The mask [batch, 1, tokens, tokens] is finite and made once for all layers that see alike: two
-    for the whole of EmbeddingGemma. What heads share is never copied: MatMul broadcasts it or, with
-    `rows`, the queries of all heads of a group are the rows of one matrix: fewer and larger
-    products, for runtimes that have no kernel for attention as a whole. No target asks for it: in
-    ONNX Runtime it takes 1.00 to 1.22 of the time (benchmarks/attention_blocks.py, 16 to 2,048
-    tokens, EmbeddingGemma-300M), and in OpenVINO it breaks the kernel that there is.
+    for the whole of EmbeddingGemma. What heads share is never copied: MatMul broadcasts it.
+    The queries of a group's heads as rows of one matrix did not pay (docs/experiments.md).
 
     holds:
         y = softmax(cap(s q kᵀ) + m) v, with m = 0 where token i sees token j and −3e4 elsewhere
@@ -65,21 +53,6 @@ class ExpandBandAttention(Pass):
     after: causal, capped, two groups
         none
 
-    options:
-        rows: 1
-
-    before: heads of a group as rows
-        f (float[B,6,T,8] q, float[B,2,T,8] k, float[B,2,T,8] v, bool[B,T] padding)
-            => (float[B,6,T,8] y)
-        {
-            y = goldfold.BandAttention
-                <scale: float = 0.5, window: int = 2, causal: int = 0, softcap: float = 5.0>
-                (q, k, v, padding)
-        }
-
-    after: heads of a group as rows
-        none
-
     before: causal within a window
         f (float[B,2,T,8] q, float[B,2,T,8] k, float[B,2,T,8] v, bool[B,T] padding)
             => (float[B,2,T,8] y)
@@ -103,8 +76,6 @@ class ExpandBandAttention(Pass):
 
     equality: ClassVar[Equality] = Equality.REAL
     required: ClassVar[bool] = True
-    rows: bool = False
-    """Whether heads that share keys and values become rows of one matrix."""
 
     def match(self, node: ir.Node) -> ir.Node | None:
         return node if dialect.is_band_attention(node) else None
@@ -118,7 +89,7 @@ class ExpandBandAttention(Pass):
         heads, groups = q.shape[1], k.shape[1]  # type: ignore[union-attr, index]
         if heads % groups:  # type: ignore[operator]
             return f"{heads} heads are no multiple of {groups} key/value heads"
-        if groups == heads or (groups == 1 and not self.rows):
+        if groups in (1, heads):
             return None
         for name, value in (("q", q), ("v", v)):
             shape = value.shape if value is not None else None
@@ -132,4 +103,4 @@ class ExpandBandAttention(Pass):
         q, k, v, padding = match.inputs
         assert q is not None and k is not None and v is not None and padding is not None
         mask = emit.mask(q, padding, band)
-        take_over(match.outputs[0], emit.attend(q, k, v, mask, band, self.rows))
+        take_over(match.outputs[0], emit.attend(q, k, v, mask, band))

@@ -186,11 +186,10 @@ def check_skips(names: Iterable[str]) -> None:
 
 
 def every() -> tuple[Pass, ...]:
-    """Every pass in order, the targets' own last; merge-parallel-matmuls is in no target's tail."""
+    """Every pass in order, the targets' own last."""
     from goldfold.exporter.passes.balance_channels import BalanceChannels
     from goldfold.exporter.passes.band_local_attention import BandLocalAttention
     from goldfold.exporter.passes.expand_band_attention import ExpandBandAttention
-    from goldfold.exporter.passes.merge_parallel_matmuls import MergeParallelMatmuls
     from goldfold.exporter.passes.pack_table import PackTable
     from goldfold.exporter.passes.quantize_activations import QuantizeActivations
     from goldfold.exporter.passes.quantize_weights import QuantizeWeights
@@ -202,7 +201,6 @@ def every() -> tuple[Pass, ...]:
     half_precision = (ScaleResidual(), SetPrecision())
     own = (
         SinkDequantizePastGather(),
-        MergeParallelMatmuls(),
         BandLocalAttention(),
         SpellAttention(),
         ExpandBandAttention(),

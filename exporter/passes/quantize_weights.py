@@ -34,6 +34,10 @@ class Held:
     """Whether the graph holds [inputs, channels] rather than [channels, inputs]."""
 
 
+GRID = Grid(8)
+"""Of every matrix where no plan says more."""
+
+
 @dataclass(frozen=True)
 class QuantizeWeights(Pass):
     """A constant matrix of a linear map, or a table that is looked up in, is stored as integers
@@ -43,7 +47,7 @@ class QuantizeWeights(Pass):
     all others.
 
     Which integers is the business of `plan` (exporter/quantize/plan.py); without one, all matrices
-    are rounded to the nearest of `bits`, in blocks of `block`.
+    are rounded to the nearest of 8 bits, a scale a channel.
 
     holds:
         W = s · Q + E with |E| ≤ s/2 where Q is the nearest integer; what E does to the result is
@@ -77,40 +81,12 @@ class QuantizeWeights(Pass):
             d = DequantizeLinear <axis: int = 0> (table, s)
             y = Gather(d, ids)
         }
-
-    options: a scale for four inputs
-        block: 4
-
-    before: a scale for four inputs
-        f (float[B,8] x, float[8,6] w) => (float[B,6] y)
-        {
-            y = MatMul(x, w)
-        }
-
-    after: a scale for four inputs
-        f (float[B,8] x, int8[8,6] w, float[2,6] s) => (float[B,6] y)
-        {
-            d = DequantizeLinear <axis: int = 0, block_size: int = 4> (w, s)
-            y = MatMul(x, d)
-        }
-
-    options: a row is no whole number of blocks
-        block: 3
-
-    refuses: a row is no whole number of blocks
-        # says 8 inputs are no whole number of blocks of 3
-        f (float[B,8] x, float[8,6] w) => (float[B,6] y)
-        {
-            y = MatMul(x, w)
-        }
     """
 
     equality: ClassVar[Equality] = Equality.BOUND
     bound: ClassVar[str] = (
         "tests/exporter/quantize/test_laws.py::test_integers_are_within_half_a_step"
     )
-    bits: int = 8
-    block: int = 0
     plan: Mapping[str, Quantized] | None = field(default=None, compare=False)
     """By the name of the constant, which nothing may rename in between; None quantizes all."""
     dynamic: int = 0
@@ -138,13 +114,12 @@ class QuantizeWeights(Pass):
         rows, columns = (int(size) for size in tensor.shape)  # type: ignore[arg-type]
         inputs = rows if match.transposed else columns
         planned = None if self.plan is None else self.plan[match.stored.name or ""]
-        block = self.block if planned is None else planned.grid.block
-        if block and inputs % block:
-            return f"{inputs} inputs are no whole number of blocks of {block}"
-        bits = self.bits if planned is None else planned.grid.bits
-        if bits in (5, 6) and match.index != 0:
-            return f"{bits} bits would take the place of 8, and it is no table to be packed"
-        if bits == 4 and columns % 2:
+        grid = GRID if planned is None else planned.grid
+        if grid.block and inputs % grid.block:
+            return f"{inputs} inputs are no whole number of blocks of {grid.block}"
+        if grid.bits in (5, 6) and match.index != 0:
+            return f"{grid.bits} bits would take the place of 8, and it is no table to be packed"
+        if grid.bits == 4 and columns % 2:
             return "rows of odd width share a byte"
         if planned is not None and planned.columns is not None and match.index != 0:
             return "its inputs have factors of their own, and it is no table"
@@ -170,7 +145,7 @@ class QuantizeWeights(Pass):
             array = constant(stored)
             assert array is not None
             matrix = array.T if match.transposed else array
-            found = nearest(matrix, Grid(self.bits, self.block))
+            found = nearest(matrix, GRID)
         numbers, scale = found.numbers, found.scale
         if match.transposed:
             numbers, scale = np.ascontiguousarray(numbers.T), np.ascontiguousarray(scale.T)

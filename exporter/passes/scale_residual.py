@@ -17,7 +17,6 @@ FP16_MAX = 65504.0
 HEADROOM = 8.0
 """How far below fp16's end a value must stay that calibration texts reached: other texts reach
 further."""
-_LEAST_FP16 = 2.0**-24
 EXPONENT = "goldfold.exponent"
 """Value metadata: by which power of two a value is scaled down. Also keeps the law from applying
 twice."""
@@ -122,20 +121,6 @@ class ScaleResidual(Pass):
     after: a factor on the stream itself
         none
 
-    options: the squares must fit as well, and an epsilon would vanish
-        peaks: h = 100000
-        squares: 1
-
-    refuses: the squares must fit as well, and an epsilon would vanish
-        # says the epsilon of RMSNormalization would become 2.4e-13, which fp16 rounds to 0:
-        f (float[B,6] x, float[6,6] w, float[6] n, float[6,5] v) => (float[B,5] y)
-        {
-            p = MatMul(x, w)
-            h = Add(x, p)
-            o = RMSNormalization <axis: int = -1, epsilon: float = 1e-6> (h, n)
-            y = MatMul(o, v)
-        }
-
     options: something reads it that is not free of scale
         peaks: h = 100000
 
@@ -152,9 +137,6 @@ class ScaleResidual(Pass):
     equality: ClassVar[Equality] = Equality.EXACT
     peaks: tuple[tuple[str, float], ...] = ()
     """The largest magnitude of values by name, as `exporter/evaluate/ranges.py` records it."""
-    squares: bool = False
-    """Whether the norms' squares are computed in fp16 as well, so that they too must fit. Their
-    epsilon then shrinks below fp16's least number in most models, which is refused."""
 
     def match(self, node: ir.Node) -> Plan | None:
         peaks = dict(self.peaks)
@@ -183,11 +165,6 @@ class ScaleResidual(Pass):
             waiting += _backward(plan, value)
         reached = [peaks.get(value.name or "", 0.0) for value in plan.scaled]
         plan.exponent = max(map(_exponent, reached), default=0)
-        if self.squares:
-            squared = max((peak**2 for peak in reached), default=0.0)
-            # s² x² must fit, so half the exponent that x² alone would ask for.
-            plan.exponent = max(plan.exponent, math.ceil(_exponent(squared) / 2))
-            plan.fault = plan.fault or _vanishing(plan)
         # What was scaled at its place after it had been planned for is not scaled there again.
         for node, index in [edge for edge in plan.edges if edge[0].inputs[edge[1]] in plan.scaled]:
             del plan.edges[node, index]
@@ -243,19 +220,6 @@ def _follows(plan: Plan, value: ir.Value) -> bool:
         return False
     inputs = dialect.HOMOGENEOUS.get(dialect.op_of(node), ())
     return any(node.inputs[index] in plan.scaled for index in inputs)
-
-
-def _vanishing(plan: Plan) -> str | None:
-    """Which norm's epsilon, scaled by s², no fp16 number is small enough for; None if none."""
-    for node in plan.norms:
-        epsilon = node.attributes.get("epsilon")
-        scaled = (1e-5 if epsilon is None else epsilon.value) * 4.0**-plan.exponent
-        if scaled < _LEAST_FP16:
-            return (
-                f"the epsilon of {where(node)} would become {scaled:.1e}, which fp16 rounds to 0: "
-                "keep the norms' squares in f32"
-            )
-    return None
 
 
 def _uneven(plan: Plan) -> str | None:

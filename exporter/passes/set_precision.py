@@ -45,9 +45,8 @@ class SetPrecision(Pass):
     costs EmbeddingGemma 3e-6 on its worst text); rotary embeddings and their tables (5e-6; position
     2,047 times a frequency has no room in 11 bits); the residual stream, where every rounding would
     be carried to the end (6e-5 against 1e-6 on its most sensitive text); pooling's sums and all
-    that follows, one vector a text. `stream` "half" gives the stream up, for hardware that has no
-    f32, and `head` "half" the linear maps on whole texts, for hardware whose matrix units have no
-    f32. `part` "attention" is for two kinds in one program.
+    that follows, one vector a text. `head` "half" takes the linear maps on whole texts too, for
+    hardware whose matrix units have no f32. `part` "attention" is for two kinds in one program.
 
     Weights that are integers are dequantized in half precision, scales and all: a recipe's scales
     are numbers that fp16 holds, so the same bits. bf16 does not hold them: there the weights are
@@ -253,8 +252,6 @@ class SetPrecision(Pass):
 
     equality: ClassVar[Equality] = Equality.BOUND
     kind: str = "fp16"
-    stream: str = "f32"
-    """"f32", or "half": what the sums of the residual stream are computed in."""
     head: str = "f32"
     """"f32", or "half": what linear maps on whole texts are computed in."""
     products: str = "f32"
@@ -279,11 +276,9 @@ class SetPrecision(Pass):
         whole = shape is not None and not any(str(d) in (TOKENS, "None") for d in shape)
         if whole and not (self.head == "half" and node.op_type in ("MatMul", "Gemm")):
             return None
-        if self.stream == "f32" and _is_stream(node):
-            return None
         if self.products == "f32" and integers.multiplies_integers(node):
             return None
-        return None if _is_positional(node) else Half(node, KINDS[self.kind])
+        return None if _is_stream(node) or _is_positional(node) else Half(node, KINDS[self.kind])
 
     def refuses(self, match: Half) -> str | None:
         if match.kind != ir.DataType.FLOAT16:

@@ -24,7 +24,7 @@ class SinkDequantizePastGather(Pass):
 
     ONNX Runtime dequantizes the whole table at every call: EmbeddingGemma's 262,144 rows of 768
     cost a text of 128 tokens 46 ms in int8 with a scale a row, and 360 ms in blocks of 32; 0.2 ms
-    and 0.3 ms after (benchmarks/quantized_table.py). OpenVINO has a kernel for the pair; where it
+    and 0.3 ms after (docs/experiments.md). OpenVINO has a kernel for the pair; where it
     computes in bf16 it truncates half of the values: all are 1.4e-3 too small on average. TensorRT
     allows a quantized constant in front of DequantizeLinear alone, and is not given this law.
 

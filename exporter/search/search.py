@@ -166,7 +166,6 @@ def search(
     name: str,
     target: str = "openvino",
     jobs: int = 1,
-    dask: str | None = None,
     max_length: int | None = None,
     trust_remote_code: bool = False,
     listener: Listener | None = None,
@@ -179,7 +178,6 @@ def search(
         state: a folder for what was worked out; a search that is killed goes on from it.
         name: what the recipe is called.
         jobs: processes that run trials side by side.
-        dask: the address of a cluster that runs them instead; its workers see `state` as well.
         max_length: the most tokens of a text; the model's own number if not given.
 
     Returns:
@@ -196,15 +194,13 @@ def search(
         registry.offered(target, name, ("int8",))
         if away is not None:
             raise UsageError(f"--objective speed measures on {target}: {away}")
-    if dask is not None:
-        trials.connect(dask).close()
     stages = Stages(listener)
     folder = _ground(model, objective, state, stages, max_length, trust_remote_code)
     base = trials.opened(folder)
     found = groups.find(base.sites(), objective, chosen_target.quantizes)
     if not found:
         raise UsageError(f"{model} has no matrix that could be integers")
-    runner = Runner(folder, jobs, dask)
+    runner = Runner(folder, jobs)
     watch = None if away is not None else Stopwatch(target, base, stages)
     costs, floating = _costs(found, objective, watch, stages)
     with stages("sensitivity"):

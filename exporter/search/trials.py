@@ -11,13 +11,12 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
-from goldfold.exporter.errors import OutputError, TargetError, UsageError
+from goldfold.exporter.errors import OutputError
 from goldfold.exporter.quantize.recipe import Recipe
 from goldfold.exporter.records import Real, Record, read_json
 from goldfold.exporter.search import testbed as grounds
@@ -104,11 +103,11 @@ def one(folder: Path, recipe: Recipe, threads: int | None = None) -> Tried:
 
 
 class Runner:
-    """Tries recipes, here or on a cluster, those that are known left out."""
+    """Tries recipes, in so many processes, those that are known left out."""
 
-    def __init__(self, folder: Path, jobs: int = 1, dask: str | None = None) -> None:
-        """`folder` is the ground's; with `dask` every worker must see it at the same place."""
-        self.folder, self.jobs, self.dask = folder, jobs, dask
+    def __init__(self, folder: Path, jobs: int = 1) -> None:
+        """`folder` is the ground's."""
+        self.folder, self.jobs = folder, jobs
         self.ran = 0
         """Trials that were run, rather than read."""
 
@@ -133,50 +132,13 @@ class Runner:
         return [found[key] for key in keys]
 
     def _run(self, recipes: Sequence[Recipe]) -> Iterator[Tried]:
-        if self.dask is None and (self.jobs == 1 or len(recipes) < 2):
+        if self.jobs == 1 or len(recipes) < 2:
             for recipe in recipes:
                 yield one(self.folder, recipe)
             return
         from joblib import Parallel, delayed
 
-        threads = max(1, (os.cpu_count() or 1) // self.jobs) if self.dask is None else None
-        with _backend(self.dask):
-            parallel = Parallel(n_jobs=self.jobs, return_as="generator_unordered")
-            tasks = (delayed(one)(self.folder, recipe, threads) for recipe in recipes)
-            yield from parallel(tasks)  # type: ignore[misc]
-
-
-@contextmanager
-def _backend(address: str | None) -> Iterator[None]:
-    """joblib's own processes, or a cluster's."""
-    if address is None:
-        yield
-        return
-    from joblib import parallel_config
-
-    client = connect(address)
-    try:
-        with parallel_config(backend="dask", client=client):
-            yield
-    finally:
-        client.close()
-
-
-def connect(address: str):
-    """A client of the Dask cluster at `address`, which has a worker. Raises TargetError without
-    the package, UsageError if nobody answers."""
-    try:
-        from distributed import Client
-    except ImportError:
-        raise TargetError(
-            "--dask needs the package distributed; install it with: pip install 'goldfold[dask]'"
-        ) from None
-    try:
-        client = Client(address, timeout=10)
-    except (OSError, ValueError, TimeoutError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UsageError(f"--dask {address}: no scheduler answers ({reason})") from None
-    if not client.scheduler_info()["workers"]:
-        client.close()
-        raise UsageError(f"--dask {address}: the cluster has no worker; start one")
-    return client
+        threads = max(1, (os.cpu_count() or 1) // self.jobs)
+        parallel = Parallel(n_jobs=self.jobs, return_as="generator_unordered")
+        tasks = (delayed(one)(self.folder, recipe, threads) for recipe in recipes)
+        yield from parallel(tasks)  # type: ignore[misc]

@@ -28,8 +28,6 @@ from goldfold.targets.openvino.build import GROUP, HIDDEN, XML, group
 from goldfold.targets.openvino.interop import HINTS
 
 OVMS = "ovms"
-LIBRARY = "sentence-transformers"
-LAYOUTS = (OVMS, LIBRARY)
 SUBFOLDER = "openvino"
 """Where sentence-transformers looks for the model of its backend of that name."""
 _BIN = XML.replace(".xml", ".bin")

@@ -8,11 +8,22 @@ from itertools import combinations, pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.batching import filled
 from goldfold.exporter.evaluate.batches import BATCH_SCORES, BATCH_TOKENS, batches
 
 FEWEST = 1 << 32
 LENGTHS = st.lists(st.integers(1, 700), max_size=60)
+
+
+def filled(lengths: Sequence[int], size: int) -> list[list[int]]:
+    """The usual way: the longest text first, each batch as full as it may be."""
+    found: list[list[int]] = []
+    for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):
+        room = bool(found) and (len(found[-1]) + 1) * lengths[found[-1][0]] <= BATCH_TOKENS
+        if room and len(found[-1]) < size:
+            found[-1].append(row)
+        else:
+            found.append([row])
+    return found
 
 
 def cost(found: Sequence[Sequence[int]], lengths: Sequence[int], call: int) -> int:

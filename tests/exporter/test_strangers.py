@@ -17,7 +17,6 @@ import numpy as np
 import onnx
 import pytest
 
-from benchmarks.tortures.damage import write_manifest
 from goldfold import load
 from goldfold.exporter.artifact import bundle
 from goldfold.exporter.artifact.bundle import open_bundle
@@ -28,6 +27,7 @@ from goldfold.exporter.report.collect import collect
 from goldfold.exporter.report.inspection import inspect
 from goldfold.exporter.verification.verifying import verify
 from tests.exporter.test_bundle import make, on, refuse, reseal, verdict
+from tests.torture.tortures.damage import write_manifest
 
 
 @pytest.fixture

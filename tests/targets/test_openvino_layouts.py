@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.tortures.damage import reseal, write_manifest
 from goldfold.exporter.artifact import bundle
 from goldfold.exporter.artifact.bundle import open_bundle
 from goldfold.exporter.artifact.layout import lay_out
 from goldfold.exporter.errors import ArtifactError, OutputError
 from goldfold.exporter.system import names
 from goldfold.targets.openvino import build, serving
+from tests.torture.tortures.damage import reseal, write_manifest
 
 NAMES = (
     "../../../lib/python3/site-packages", "..", "/etc", "C:\\Windows", "\\\\host\\share", "a/b",

@@ -92,7 +92,7 @@ def worst(found: np.ndarray, expected: np.ndarray) -> float:
 
 
 def test_targets_and_this_file_agree_on_what_there_is() -> None:
-    assert TARGET.layouts == serving.LAYOUTS
+    assert TARGET.layouts == (serving.OVMS, "sentence-transformers")
 
 
 def test_the_configuration_is_what_the_server_documents(laid: LaidOut, name: str) -> None:

@@ -1,4 +1,4 @@
-"""A little of benchmarks/torture.py, in this process: what it found, and that it finds things."""
+"""A little of `python -m tests.torture`, in this process: what it found, and that it finds it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.tortures import damage, damaging, environment, ground, headers, inputs, strangers
 from goldfold import load
 from goldfold.exporter.artifact import bundle
 from goldfold.exporter.artifact.bundle import open_bundle
@@ -21,6 +20,7 @@ from goldfold.exporter.verification.verifying import verify
 from goldfold.golden import make
 from goldfold.golden.errors import GoldenError
 from tests.conftest import Exported
+from tests.torture.tortures import damage, damaging, environment, ground, headers, inputs, strangers
 
 SHAPE = inputs.TINY
 

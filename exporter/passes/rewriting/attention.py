@@ -131,24 +131,18 @@ class Emitter:
         v: ir.Value,
         mask: ir.Value,
         band: dialect.Band,
-        rows: bool = False,
     ) -> ir.Value:
         """softmax(cap(s q kᵀ) + m) v in standard ops; the mask may broadcast. Heads are fixed
         numbers, and widths too where several heads share a group.
 
-        What heads share is not copied: one group's keys and values are broadcast by MatMul over its
-        heads or, with `rows`, meet the queries of all of them as rows of one matrix.
+        What heads share is not copied: MatMul broadcasts a group's keys and values over its heads.
         """
         heads, groups = int(q.shape[1]), int(k.shape[1])  # type: ignore[index, arg-type]
-        shared = groups != heads
-        stacked = shared and rows
-        grouped = shared and not rows and groups != 1
+        grouped = groups not in (1, heads)
         width, out = (x.shape[3] if x.shape is not None else None for x in (q, v))
         scale, softcap = band.scale, band.softcap
         queries = q if scale == 1.0 else self("Mul", q, self.number(scale, q), name="scaled")
         keys = self("Transpose", k, perm=[0, 1, 3, 2], name="keys")
-        if stacked:
-            queries = self("Reshape", queries, self.ints([0, groups, -1, int(width)]), name="rows")  # type: ignore
         if grouped:
             split = self.ints([0, groups, heads // groups, -1, int(width)])  # type: ignore[arg-type]
             queries = self("Reshape", queries, split, name="grouped")
@@ -160,21 +154,12 @@ class Emitter:
             cap = self.number(softcap, q)
             ratio = self("Div", scores, cap, name="ratio")
             scores = self("Mul", self("Tanh", ratio, name="bent"), cap, name="capped")
-        if stacked:
-            scores = self("Reshape", scores, self._before_keys(mask, heads), name="by_head")
         masked = self("Add", scores, mask, name="masked")
         weights = self("Softmax", masked, axis=-1, name="weights")
-        if stacked:
-            weights = self("Reshape", weights, self._before_keys(mask, groups), name="by_group")
         mixed = self("MatMul", weights, v, name="mixed")
-        if grouped or stacked:
+        if grouped:
             mixed = self("Reshape", mixed, self.ints([0, heads, -1, int(out)]), name="heads")  # type: ignore
         return mixed
-
-    def _before_keys(self, mask: ir.Value, axis: int) -> ir.Value:
-        """The sizes [batch, `axis`, whatever is left, keys]."""
-        keys = self.shared("Shape", mask, start=3, end=4, name="keys")
-        return self.shared("Concat", self.ints([0, axis, -1]), keys, axis=0, name="before_keys")
 
     def _tokens(self, padding: ir.Value) -> ir.Value:
         return self.shared("Shape", padding, start=1, end=2, name="tokens")

@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.tortures.damage import reseal
 from goldfold import load
 from goldfold.exporter.artifact.encoder import Encoder
 from goldfold.exporter.errors import ArtifactError, UsageError
 from tests import models
 from tests.exporter.cli.outcome import Run, refused
 from tests.exporter.model.refusing import edit
+from tests.torture.tortures.damage import reseal
 
 
 @pytest.fixture

@@ -20,7 +20,6 @@ import pytest
 from rich.table import Table
 from rich.text import Text
 
-from benchmarks.tortures.damage import write_manifest
 from goldfold.exporter import report
 from goldfold.exporter.artifact.bundle import open_bundle
 from goldfold.exporter.cli import console
@@ -31,6 +30,7 @@ from goldfold.exporter.search import outcome
 from goldfold.exporter.verification import verifying
 from goldfold.exporter.verification.verifying import verify
 from tests.exporter.cli.outcome import PAIR, Run, names, refused
+from tests.torture.tortures.damage import write_manifest
 
 ROOT = Path(__file__).parents[3]
 EVIL = "a\x1b]0;owned\x07\x9b31m[bold red]RED[/]\u202e\u2028b :smile: \ud83e\udd80"

@@ -10,18 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sentence_transformers import SentenceTransformer
 
-from goldfold.exporter.passes.base import Pass
-from goldfold.exporter.passes.legalize_rotary import LegalizeRotary
 from goldfold.exporter.passes.raise_gelu import RaiseGelu
 from goldfold.exporter.passes.raise_rms_norm import RaiseRmsNorm
 from goldfold.exporter.passes.raise_rotary import RaiseRotary
-from goldfold.exporter.passes.static_heads import StaticHeads
 from tests import models
 from tests.exporter.passes import drawing, harness
 
 GELU, RMS, ROTARY = RaiseGelu(), RaiseRmsNorm(), RaiseRotary()
-RAISING: tuple[Pass, ...] = (ROTARY, RMS, GELU)
-ORDER: tuple[Pass, ...] = (StaticHeads(), ROTARY, LegalizeRotary(), RMS, GELU)
 
 
 def test_embeddinggemma2_projects_each_token_before_pooling(tmp_path: Path) -> None:

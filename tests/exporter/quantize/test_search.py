@@ -20,7 +20,7 @@ import pytest
 from goldfold.exporter import records, registry
 from goldfold.exporter.cli import app, console
 from goldfold.exporter.driver import preparing
-from goldfold.exporter.errors import TargetError, UsageError
+from goldfold.exporter.errors import UsageError
 from goldfold.exporter.ir.program import Program
 from goldfold.exporter.quantize import plan, sites
 from goldfold.exporter.quantize import recipe as recipes
@@ -268,29 +268,6 @@ def test_processes_give_the_same(found: Found, state: Path) -> None:
         assert np.abs(one.array - other.array).max() < 1e-8
 
 
-def test_a_cluster_gives_the_same(found: Found, state: Path) -> None:
-    distributed = pytest.importorskip("distributed")
-    folder = next(p.parent for p in state.glob("*/trials") if (p / f"{_key(found)}.json").exists())
-    asked = _some(found)
-    for recipe in asked:
-        key = trials.key_of(folder.name, recipe)
-        (folder / "trials" / f"{key}.json").unlink(missing_ok=True)
-    with distributed.LocalCluster(
-        n_workers=1, threads_per_worker=1, processes=True, dashboard_address=None
-    ) as cluster:
-        runner = trials.Runner(folder, dask=cluster.scheduler_address)
-        spread = runner(asked)
-        assert runner.ran == 2
-    for tried, recipe in zip(spread, asked, strict=True):
-        assert trials.one(folder, recipe) == tried  # read, from what the worker stored
-
-
-def test_a_cluster_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(TargetError, match=r"pip install 'goldfold\[dask\]'"):
-        monkeypatch.setitem(sys.modules, "distributed", None)
-        trials.connect("tcp://127.0.0.1:9")
-
-
 # --- the command
 
 
@@ -308,8 +285,6 @@ def _run(*args: object) -> int:
         (["--budget", "worst_cos>=0.9", "--out", "int8.toml"], 2, "the name of a precision"),
         (["--budget", "worst_cos>=0.9", "--out", "no/mine.toml"], 5, "there is no folder no"),
         (["--budget", "worst_cos>=0.9", "--target", "nope"], 4, "unknown target"),
-        (["--budget", "worst_cos>=0.9", "--jobs", "2", "--dask", "tcp://x:1"], 2, "--jobs and"),
-        (["--budget", "worst_cos>=0.9", "--dask", "nonsense://x"], 2, "no scheduler answers"),
     ],
 )
 def test_refusals_are_one_line_and_come_before_any_work(

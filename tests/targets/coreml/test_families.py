@@ -123,7 +123,9 @@ def test_beyond_the_window(exported: Exported, tmp_path: Path) -> None:
     assert reading(wanted, short).distance <= LIMITS["fp16"]
 
 
-def test_an_unscaled_stream_overflows_and_is_named(exported: Exported, tmp_path: Path) -> None:
+def test_an_unscaled_stream_overflows_and_is_named(
+    exported: Exported, tmp_path: Path, half_stream: None
+) -> None:
     """The disease that scale-residual cures, in a saved package: a stream 2^16 times as large."""
     sick = loud(exported, 2.0**16)
     target = registry.target("coreml")
@@ -133,9 +135,9 @@ def test_an_unscaled_stream_overflows_and_is_named(exported: Exported, tmp_path:
     (wanted,) = interpret.runner(exported.program)(ids, mask)
     found = {}
     for name, laws in (
-        ("sick", (SetPrecision("fp16", stream="half"),)),
+        ("sick", (SetPrecision("fp16"),)),
         ("healed", (ScaleResidual(tuple(ranges.record(sick, texts()).items())),
-                    SetPrecision("fp16", stream="half"))),
+                    SetPrecision("fp16"))),
     ):  # fmt: skip
         typed = replace(sick, model=sick.model.clone())
         pipeline.run(typed, laws)

@@ -15,12 +15,13 @@ from goldfold.exporter.ir.program import Program
 from goldfold.exporter.options import BuildOptions
 from goldfold.exporter.passes import pipeline
 from goldfold.exporter.passes.quantize_activations import QuantizeActivations
-from goldfold.exporter.passes.quantize_weights import QuantizeWeights
+from goldfold.exporter.passes.rewriting.grid import Grid
 from goldfold.targets.coreml.evaluate import Evaluator, Widened
 from goldfold.targets.coreml.layout import DATA, WEIGHTS
 from goldfold.targets.coreml.lower import vendor
 from goldfold.targets.coreml.package import read
 from tests.exporter import small
+from tests.exporter.quantize import rounded
 from tests.targets.coreml.mil import ops, stored
 
 TARGET = registry.target("coreml")
@@ -29,7 +30,7 @@ TARGET = registry.target("coreml")
 def quantized(bits: int = 8, block: int = 0) -> Program:
     """The small program in integers, in half precision around them."""
     program = small.program()
-    laws = [QuantizeWeights(bits, block)]
+    laws = [rounded.law(program.model, Grid(bits, block))]
     scales = (("h", 0.0625),)
     pipeline.run(program, [*laws, *([] if block or bits == 4 else [QuantizeActivations(scales)])])
     pipeline.run(program, pipeline.half(TARGET.rest, {}, TARGET.typed, TARGET.products))

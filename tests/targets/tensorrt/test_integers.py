@@ -22,14 +22,16 @@ from goldfold.exporter.errors import RewriteError, TargetError
 from goldfold.exporter.ir import onnx_file
 from goldfold.exporter.ir.program import MODULE, Program, constant, infer_shapes
 from goldfold.exporter.options import BuildOptions
-from goldfold.exporter.passes import docstring, set_precision
+from goldfold.exporter.passes import docstring
 from goldfold.exporter.passes.quantize_activations import QuantizeActivations
-from goldfold.exporter.passes.quantize_weights import QuantizeWeights
+from goldfold.exporter.passes.rewriting import integers
+from goldfold.exporter.passes.rewriting.grid import Grid
 from goldfold.exporter.passes.rewriting.integers import multiplies_integers
 from goldfold.exporter.passes.set_precision import SetPrecision
 from goldfold.exporter.quantize import calibration
 from goldfold.targets.tensorrt import TARGET, build, proof, settings, vendor, worker
 from tests.conftest import GOLDEN_TEXTS
+from tests.exporter.quantize import rounded
 
 pytestmark = pytest.mark.skipif(
     vendor.builder() != vendor.RTX, reason="TensorRT for RTX, which needs no GPU, is not installed"
@@ -97,7 +99,7 @@ def program_of(form: Form) -> Program:
         node.name = f"node_{node.op_type}"
         node.metadata_props[MODULE] = "encoder.layer"
     infer_shapes(model)
-    QuantizeWeights(form.bits, form.block).rewrite(model)
+    rounded.law(model, Grid(form.bits, form.block)).rewrite(model)
     if form.static:
         QuantizeActivations((("x", STEP),)).rewrite(model)
     SetPrecision("fp16").rewrite(model)
@@ -230,7 +232,7 @@ def results(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Resul
     names = [folder / "right.toml", folder / "wrong.toml"]
     for name in names:
         name.write_text(RECIPE)
-    right, seen = set_precision.in_half, []
+    right, seen = integers.in_half, []
 
     def moving(node: ir.Node, scale: np.ndarray, value: ir.Value, before: ir.Node) -> ir.Value:
         if "layers.0.self_attn.k_proj" in before.metadata_props[MODULE]:
@@ -240,7 +242,7 @@ def results(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Resul
 
     asked = BuildOptions(compute_capability=("sm75",), profile=PROFILE)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(set_precision, "in_half", moving)
+        patch.setattr(integers, "in_half", moving)
         patch.setattr(
             goldfold.golden.make, "make", partial(goldfold.golden.make.make, only=GOLDEN_TEXTS[:12])
         )

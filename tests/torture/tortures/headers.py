@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.tortures.damage import Rng, Spoil, Way, text
+from tests.torture.tortures.damage import Rng, Spoil, Way, text
 
 
 def header(change: Callable[[dict[str, Any], Rng], None]) -> Spoil:

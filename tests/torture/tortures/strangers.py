@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.tortures.damage import Rng, Spoil, Way, reseal, write_manifest
+from tests.torture.tortures.damage import Rng, Spoil, Way, reseal, write_manifest
 
 GIB = 1 << 30
 EVIL = 'a\x1b]0;owned\x07\x9b31m[bold red]RED[/]\u202e\u2028b"\n}\nnode {'

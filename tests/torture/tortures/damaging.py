@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.tortures import cell, ground, strangers
-from benchmarks.tortures.cell import Outcome
-from benchmarks.tortures.damage import ANY, JSON, MANIFEST, MODULES, VERDICT, Way, sealed
-from benchmarks.tortures.headers import NPY, ONNX, SAFETENSORS, XML
+from tests.torture.tortures import cell, ground, strangers
+from tests.torture.tortures.cell import Outcome
+from tests.torture.tortures.damage import ANY, JSON, MANIFEST, MODULES, VERDICT, Way, sealed
+from tests.torture.tortures.headers import NPY, ONNX, SAFETENSORS, XML
 
 SECONDS = 60.0
 """What one command may take: an export of the tiny model that nothing stops takes a few."""

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.tortures import cell, ground, kills
+from tests.torture.tortures import cell, ground, kills
 
 FULL = ("No space left on device", "the disk takes no more")
 

@@ -1,12 +1,12 @@
 """Torture: drawn inputs, damaged folders and strangers', poor surroundings, `kill -9`, and full
 disks; which promises hold.
 
-    .venv/bin/python benchmarks/torture.py [--inputs 10000] [--damaged 200] [--kills 50]
+    .venv/bin/python -m tests.torture [--inputs 10000] [--damaged 200] [--kills 50]
         [--disks 8] [--places 20] [--real MODEL --artifacts FOLDER] [--seed 0] [--only PART ...]
 
 Everything is drawn from the seed. A small EmbeddingGemma with random weights is built and exported
 for OpenVINO and ONNX Runtime; docs/robustness.md says what is then done to it. Each thing happens
-in a process of its own. Parts that are run replace their figures in benchmarks/results/torture.json
+in a process of its own. Parts that are run replace their figures in tests/torture/torture.json
 and leave the others'. The exit code is 1 if a promise breaks. Linux only.
 """
 
@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import json
 import platform
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -28,20 +27,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))
+from tests.torture.tortures import cell, damaging, disk, environment, ground, inputs, kills
 
-from benchmarks.tortures import (  # noqa: E402
-    cell,
-    damaging,
-    disk,
-    environment,
-    ground,
-    inputs,
-    kills,
-)
-
-RESULTS = ROOT / "benchmarks" / "results" / "torture.json"
+RESULTS = Path(__file__).with_name("torture.json")
 PARTS = ("inputs", "real", "damaged", "kills", "disks", "places")
 CHUNK = 2500
 """Inputs a process; the seed of each is its own."""

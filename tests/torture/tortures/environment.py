@@ -20,9 +20,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.tortures import cell
+from tests.torture.tortures import cell
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 SECONDS = 60.0
 MEMORY = 512 << 20
 """Bytes beyond what the same command takes in ordinary surroundings."""
@@ -31,7 +31,7 @@ _SCRIPT = """
 import sys
 from functools import partial
 import goldfold.golden.make
-from benchmarks.tortures.ground import TEXTS
+from tests.torture.tortures.ground import TEXTS
 from goldfold.exporter.cli import app
 from goldfold.exporter.system import interrupt
 goldfold.golden.make.make = partial(goldfold.golden.make.make, only=TEXTS)

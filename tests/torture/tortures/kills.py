@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.tortures import cell, ground
+from tests.torture.tortures import cell, ground
 
 EVENTS = (
     "open",
