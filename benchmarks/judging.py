@@ -19,7 +19,8 @@ from goldfold.exporter.cli.console import listening, open_console
 from goldfold.exporter.frontend.source import open_model
 from goldfold.exporter.progress import Stages
 from goldfold.golden import store
-from goldfold.golden.judging import judge, lee, pairs, reference
+from goldfold.golden.judging import lee, pairs, reference
+from goldfold.golden.judging.judge import judge
 from goldfold.golden.judging.report import table
 
 

@@ -5,22 +5,14 @@ from __future__ import annotations
 import json
 import os
 import time
-from typing import Annotated
 
 import typer
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
 from rich.text import Text
 
 from goldfold.exporter.cli.console import open_console
-from goldfold.exporter.cli.golden import AsJson
+from goldfold.exporter.cli.flags import AsJson
 from goldfold.exporter.errors import UsageError
 from goldfold.exporter.system import cache as stages
-
-NoCache = Annotated[
-    bool,
-    typer.Option("--no-cache", help="Neither take finished stages from the cache nor keep them."),
-]
 
 _HOMELESS = f"no cache: there is no home folder; {stages.FOLDER} may name another"
 
@@ -38,6 +30,9 @@ cache_app = typer.Typer(
 @cache_app.command("list")
 def list_entries(as_json: AsJson = False) -> None:
     """List what is kept, the most recently used first."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
     cache = _cache()
     found = [] if cache is None else cache.entries()[::-1]
     if as_json:
@@ -86,7 +81,3 @@ def _cache() -> stages.Cache | None:
     if os.environ.get(stages.FOLDER) == "":
         raise UsageError(f"{stages.FOLDER} is empty, so there is no cache; name a folder in it")
     return stages.open_cache()
-
-
-def add_to(app: typer.Typer) -> None:
-    app.add_typer(cache_app, name="cache")

@@ -7,14 +7,16 @@ import re
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, ConsoleOptions, RenderableType
-from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.segment import Segment
 from rich.text import Text
 
 from goldfold.exporter.system.names import line, shown
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
 
 _BREAKS = re.compile("[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]")
 
@@ -63,6 +65,11 @@ def _replace_what_lacks(stream: Any) -> None:
             stream.reconfigure(errors="replace")
 
 
+def warn(message: str) -> None:
+    """Print a warning on standard error, on one line."""
+    open_console(stderr=True).print(Text(f"warning: {message}"), soft_wrap=True)
+
+
 def one_line(message: str) -> str:
     """A message on one line, without what could steer a terminal."""
     return line(message)
@@ -77,6 +84,8 @@ class Live:
         self._task: TaskID | None = None
 
     def begin(self, stage: str) -> None:
+        from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
         self.close()
         self._progress = Progress(
             SpinnerColumn(),

@@ -24,8 +24,3 @@ def layout(
     console.print(Text(str(done.path)), soft_wrap=True)
     for note in done.notes:
         console.print(Text(f"  {note}", "dim"), soft_wrap=True)
-
-
-def add_to(app: typer.Typer) -> None:
-    """Make `layout` a command of `app`."""
-    app.command()(layout)

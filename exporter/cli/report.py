@@ -9,8 +9,7 @@ import typer
 from rich.text import Text
 
 from goldfold.exporter.cli.console import listening, open_console
-from goldfold.exporter.cli.golden import Quiet
-from goldfold.exporter.errors import TargetError
+from goldfold.exporter.cli.flags import Quiet
 
 
 def report(
@@ -39,6 +38,7 @@ def report(
 
 
 def _time(folders: list[Path], quiet: bool) -> None:
+    from goldfold.exporter.errors import TargetError
     from goldfold.exporter.progress import Stages
     from goldfold.exporter.report.collect import artifacts_in
     from goldfold.exporter.report.latency import measure
@@ -53,8 +53,3 @@ def _time(folders: list[Path], quiet: bool) -> None:
         raise TargetError(
             "no artifact here can be timed on this machine: " + "; ".join(left.values())
         )
-
-
-def add_to(app: typer.Typer) -> None:
-    """Make `report` a command of `app`."""
-    app.command()(report)

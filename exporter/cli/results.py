@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rich.text import Text
 
 from goldfold.exporter.cli.console import one_line, open_console
-from goldfold.exporter.errors import GateMissed, GoldfoldError, OutputError
+from goldfold.exporter.errors import GateMissed, GoldfoldError
 from goldfold.golden.errors import GoldenError
 
 if TYPE_CHECKING:
     from goldfold.exporter.artifact.result import Result
+    from goldfold.exporter.verification.several import Unverified
 
 
 class Lost(NamedTuple):
@@ -43,25 +43,16 @@ def exported(run: Callable[[], list[Result]], as_json: bool) -> list[Result]:
     return results
 
 
-def attempt(verify: Callable[[Path], Result], path: Path, *, alone: bool) -> Result | Lost:
-    """The verification of one artifact of several: what is wrong with it is nothing to the others.
-
-    Raises what it raises where it is `alone`, and where a disk is full.
-    """
-    try:
-        return verify(path)
-    except OutputError:
-        raise
-    except (GoldfoldError, GoldenError) as error:
-        if alone:
-            raise
-        return Lost(path.name, error, {"path": str(path)})
-
-
-def verified(found: Sequence[Result | Lost], as_json: bool) -> None:
+def verified(found: Sequence[Result | Unverified], as_json: bool) -> None:
     """Show what verifications found. Raises the error of the highest code, or GateMissed."""
-    lost = [one for one in found if isinstance(one, Lost)]
-    results = [one for one in found if not isinstance(one, Lost)]
+    from goldfold.exporter.artifact.result import Result
+
+    results = [one for one in found if isinstance(one, Result)]
+    lost = [
+        Lost(one.path.name, one.error, {"path": str(one.path)})
+        for one in found
+        if not isinstance(one, Result)
+    ]
     show(results, as_json, lost)
     if lost:
         raise max(lost, key=lambda one: one.error.code).error

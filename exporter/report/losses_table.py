@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from goldfold.exporter.records import Loss
 from goldfold.exporter.report.pages import ArtifactFigures, Report
-from goldfold.golden.judging import RANKS
+from goldfold.golden.judging.judge import RANKS
 from goldfold.golden.metrics import RETRIEVAL
 
 NAMES = (*RANKS, "Lee corpus, Pearson", "Lee corpus, Spearman", RETRIEVAL)

@@ -11,7 +11,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from goldfold.exporter.errors import OutputError, UsageError
+from goldfold.exporter.errors import GateMissed, OutputError, UsageError
 from goldfold.exporter.quantize import recipe as recipes
 from goldfold.exporter.quantize.recipe import Choice, Recipe
 from goldfold.exporter.registry import FLOATS
@@ -97,6 +97,14 @@ def write(found: Found, out: Path) -> list[Path]:
     record = json.dumps(to_json(found), indent=1, ensure_ascii=False) + "\n"
     trials.write(out.with_suffix(".trials.json"), record)
     return [*written, out.with_suffix(".trials.json")]
+
+
+def best(found: Found, out: Path, written: Sequence[Path]) -> Step:
+    """The step that was chosen. Raises GateMissed, naming the file of all trials, if none holds."""
+    if found.best is None:
+        stale = f"; {out} is of an earlier search" if out.exists() else ""
+        raise GateMissed(f"{found.failure()}; all trials: {written[-1]}{stale}")
+    return found.best
 
 
 def warning(found: Found) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,15 +15,17 @@ from goldfold.exporter.artifact import bundle
 from goldfold.exporter.artifact.bundle import Bundle
 from goldfold.exporter.artifact.encoder import Encoder, open_encoder
 from goldfold.exporter.artifact.result import measured
-from goldfold.exporter.errors import UsageError
+from goldfold.exporter.errors import GateMissed, UsageError
 from goldfold.exporter.frontend.source import Source
 from goldfold.exporter.progress import Listener, Stages
+from goldfold.exporter.system.writing import write_file
 from goldfold.exporter.verification import losses
 from goldfold.exporter.verification.goldens import goldens_of, ours
 from goldfold.golden import gate
-from goldfold.golden.judging import Judgement, judge, lee, pairs, reference
+from goldfold.golden.judging import lee, pairs, reference
+from goldfold.golden.judging.judge import Judgement, judge
 from goldfold.golden.judging.lee import Lee
-from goldfold.golden.judging.pairs import Pairs
+from goldfold.golden.judging.pairs import LEAST, Pairs
 from goldfold.golden.store import Goldens
 
 PARTS = ("ranks", "lee", "retrieval")
@@ -123,15 +126,21 @@ class Judges:
 def check_pairs(count: int) -> None:
     """Refuse to hold a limit with fewer than it was set for: ten that are all found prove
     nothing."""
-    if count < pairs.LEAST:
-        raise UsageError(f"--pairs is {count}; the gate on retrieval takes {pairs.LEAST} or more")
+    if count < LEAST:
+        raise UsageError(f"--pairs is {count}; the gate on retrieval takes {LEAST} or more")
+
+
+def check_alone(judge: bool, pairs: int) -> None:
+    """Refuse --pairs where nothing is judged."""
+    if pairs != LEAST and not judge:
+        raise UsageError("--pairs is how many --judge takes; give both")
 
 
 def convene(
     stages: Stages,
     fp32: Fp32 | None,
     *,
-    count: int = pairs.LEAST,
+    count: int = LEAST,
     skip: Collection[str] = (),
     cache: Path | None = None,
     log: Log = lambda text: None,
@@ -163,7 +172,7 @@ def judge_artifacts(
     folders: Sequence[str | Path],
     *,
     model: str | None = None,
-    count: int = pairs.LEAST,
+    count: int = LEAST,
     skip: Collection[str] = (),
     threads: int | None = None,
     trust_remote_code: bool = False,
@@ -197,6 +206,25 @@ def judge_artifacts(
         missing, held = judges.missing_of(opened), opened.manifest.gate
         found.append(Judged(opened.path, opened.name, judgement, missing, held))
     return found
+
+
+def hold(found: Sequence[Judged], limit: float) -> None:
+    """Raise GateMissed naming the worst figure of each artifact over the limit, a share."""
+    if all(one.judgement.worst is None for one in found):
+        raise UsageError("--limit needs retrieval or the Lee corpus; nothing with a bound was run")
+    over = [
+        f"{one.path}: {worst.name} at {worst.dims} dims loses up to {worst.upper:.2%}"
+        for one in found
+        if (worst := one.judgement.worst) is not None and (worst.upper or 0.0) > limit
+    ]
+    if over:
+        raise GateMissed(f"more than {limit:.2%} lost: {'; '.join(over)}")
+
+
+def write(found: Sequence[Judged], file: Path) -> None:
+    """Write all figures as JSON. Raises OutputError."""
+    text = json.dumps([one.to_json() for one in found], indent=1) + "\n"
+    write_file(file, lambda opened: opened.write(text.encode()))
 
 
 def fp32_of(model: str | None, stages: Stages, trust_remote_code: bool = False) -> Fp32 | None:

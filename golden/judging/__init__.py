@@ -6,7 +6,3 @@
 
 numpy only; the data is read from installed packages' folders, and none of them is imported.
 """
-
-from goldfold.golden.judging.judge import RANKS, Judgement, judge, rank_metrics
-
-__all__ = ["RANKS", "Judgement", "judge", "rank_metrics"]

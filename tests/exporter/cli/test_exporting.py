@@ -111,7 +111,7 @@ exporting.legal = lambda *args: SimpleNamespace(
 exporting.replace = lambda program, **changes: program
 exporting.obtain_goldens = lambda *args: store.load(Path(goldens))
 sys.argv = ["goldfold", "export", model, "--target", "onnxruntime", "--out", out]
-cli.main()
+app.main()
 """
 
 

@@ -57,10 +57,10 @@ def work(standalone_mode):
                 say("cleaning"), time.sleep(30)
     return 0
 
-cli.guarded, guarded = (lambda app, debug: guarded(work, debug)), cli.guarded
+app.guarded, guarded = (lambda app, debug: guarded(work, debug)), app.guarded
 sys.argv = ["goldfold"]
 try:
-    cli.main()
+    app.main()
 finally:
     if way == "done":
         import atexit

@@ -17,7 +17,7 @@ from goldfold.exporter.records import Losses, read_json
 from goldfold.exporter.report import Report
 from goldfold.exporter.verification.losses import UNJUDGED
 from goldfold.golden import gate
-from goldfold.golden.judging import RANKS
+from goldfold.golden.judging.judge import RANKS
 from goldfold.golden.metrics import RETRIEVAL
 from goldfold.golden.store import Goldens
 from tests.exporter.cli.outcome import Run, names, refused

@@ -23,14 +23,16 @@ import sys
 from functools import partial
 import goldfold.golden.make
 from goldfold.exporter.cli import app
-goldfold.golden.make.make = partial(goldfold.golden.make.make, only=("card-query", "chinese",
-"length-16")) model, out = sys.argv[1:] for words in (
+only = ("card-query", "chinese", "length-16")
+goldfold.golden.make.make = partial(goldfold.golden.make.make, only=only)
+model, out = sys.argv[1:]
+for words in (
     ["export", model, "--target", "onnxruntime", "--target", "openvino", "--out", out],
     ["verify", out], ["inspect", out + "/onnxruntime-fp32"], ["report", out],
     ["embed", out + "/openvino-fp32", "text", "--save", out + "/rows.npy"], ["cache", "size"],
     ["cache", "list"], ["recipes"], ["targets"],
 ):
-    code = cli.guarded(partial(cli.app, args=words), False)
+    code = app.guarded(partial(app.app, args=words), False)
     assert code == 0, (words, code)
 """
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from goldfold.golden.errors import GoldenError
-from goldfold.golden.judging import RANKS, judge, rank_metrics
+from goldfold.golden.judging.judge import RANKS, judge, rank_metrics
 from goldfold.golden.judging.lee import Lee
 from goldfold.golden.judging.pairs import Pair, Pairs
 from goldfold.golden.judging.reference import (

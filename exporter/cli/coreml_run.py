@@ -2,63 +2,72 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 from rich.text import Text
 
 from goldfold.exporter.cli.console import open_console
-from goldfold.exporter.cli.golden import whole_numbers
+from goldfold.exporter.cli.flags import whole_numbers
 from goldfold.exporter.errors import GateMissed, OutputError, UsageError
+
+
+@dataclass(frozen=True)
+class CoremlRunFlags:
+    """The options of `goldfold coreml-run`."""
+
+    given: Annotated[
+        list[str] | None, typer.Option("--input", help="NAME=FILE.npy; repeatable.")
+    ] = None
+    ids: Annotated[
+        str | None, typer.Option(help="Token ids of one text, as 2,40,41,1; padded and masked.")
+    ] = None
+    function: Annotated[
+        str | None, typer.Option(help="Function to run; the package's default.")
+    ] = None
+    precision: Annotated[str, typer.Option(help="declared (fp16 values rounded), f32 or f64.")] = (
+        "declared"
+    )
+    seed: Annotated[int | None, typer.Option(help="Draw the inputs that are not given.")] = None
+    against: Annotated[
+        Path | None, typer.Option(help="An ONNX model whose values bear the same names.")
+    ] = None
+    limit: Annotated[
+        float | None, typer.Option(help="Relative difference from which a value has drifted.")
+    ] = None
+    save: Annotated[
+        Path | None, typer.Option(help="Write the outputs as .npy files into this folder.")
+    ] = None
 
 
 def coreml_run(
     package: Annotated[Path, typer.Argument(help="An .mlpackage that holds an ML program.")],
-    given: Annotated[
-        list[str] | None, typer.Option("--input", help="NAME=FILE.npy; repeatable.")
-    ] = None,
-    ids: Annotated[
-        str | None, typer.Option(help="Token ids of one text, as 2,40,41,1; padded and masked.")
-    ] = None,
-    function: Annotated[
-        str | None, typer.Option(help="Function to run; the package's default.")
-    ] = None,
-    precision: Annotated[
-        str, typer.Option(help="declared (fp16 values rounded), f32 or f64.")
-    ] = "declared",
-    seed: Annotated[int | None, typer.Option(help="Draw the inputs that are not given.")] = None,
-    against: Annotated[
-        Path | None, typer.Option(help="An ONNX model whose values bear the same names.")
-    ] = None,
-    limit: Annotated[
-        float | None, typer.Option(help="Relative difference from which a value has drifted.")
-    ] = None,
-    save: Annotated[
-        Path | None, typer.Option(help="Write the outputs as .npy files into this folder.")
-    ] = None,
+    asked: CoremlRunFlags,
 ) -> None:
     """Run PACKAGE with an evaluator of MIL programs, and name what is wrong inside.
 
     It rounds every value that is typed fp16. It cannot see how a device accumulates, nor which of
     its units takes which operation.
     """
+    from rich.table import Table
+
     from goldfold.exporter import registry
     from goldfold.exporter.artifact.scratch import check_writable
 
-    if save is not None:
-        check_writable(save, "--save")
+    if asked.save is not None:
+        check_writable(asked.save, "--save")
     run_package: Any = getattr(registry.offered("coreml", "fp32"), "run_package", None)
-    more = {} if limit is None else {"limit": limit}
+    more = {} if asked.limit is None else {"limit": asked.limit}
     ran = run_package(
         package,
-        inputs=_files(given or []),
-        ids=whole_numbers(ids, "--ids", "2,40,41,1"),
-        function=function,
-        precision=precision,
-        seed=seed,
-        against=against,
+        inputs=_files(asked.given or []),
+        ids=whole_numbers(asked.ids, "--ids", "2,40,41,1"),
+        function=asked.function,
+        precision=asked.precision,
+        seed=asked.seed,
+        against=asked.against,
         **more,
     )
     console = open_console()
@@ -72,18 +81,19 @@ def coreml_run(
     console.print(shown)
     others = f" (of {', '.join(ran.functions)})" if len(ran.functions) > 1 else ""
     console.print(
-        Text(f"{ran.function}{others}: {ran.operations} operations, {precision}"), soft_wrap=True
+        Text(f"{ran.function}{others}: {ran.operations} operations, {asked.precision}"),
+        soft_wrap=True,
     )
-    if save is not None:
-        _save(save, ran.outputs)
+    if asked.save is not None:
+        _save(asked.save, ran.outputs)
     if ran.bad is not None:
         raise GateMissed(f"not finite, first at {ran.bad}")
-    if against is not None:
+    if asked.against is not None:
         if not ran.compared:
-            raise UsageError(f"{against} has no value in common with {package}")
+            raise UsageError(f"{asked.against} has no value in common with {package}")
         if ran.drift is not None:
             raise GateMissed(f"drift, first at {ran.drift}")
-        console.print(f"{ran.compared} values agree with {against}", soft_wrap=True)
+        console.print(f"{ran.compared} values agree with {asked.against}", soft_wrap=True)
 
 
 def _files(given: list[str]) -> dict[str, Path]:
@@ -105,8 +115,3 @@ def _save(folder: Path, outputs: dict[str, Any]) -> None:
             np.save(folder / f"{name}.npy", array, allow_pickle=False)
     except OSError as error:
         raise OutputError(f"cannot write to {folder}: {error.strerror}") from None
-
-
-def add_to(app: typer.Typer) -> None:
-    """Register the command."""
-    app.command("coreml-run")(coreml_run)

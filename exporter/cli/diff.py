@@ -1,4 +1,4 @@
-"""`goldfold diff` and `goldfold sign`: what two artifacts differ in, and whose an artifact is."""
+"""`goldfold diff`: what two artifacts differ in."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import typer
 from rich.text import Text
 
 from goldfold.exporter.cli.console import open_console
-from goldfold.exporter.cli.golden import AsJson
+from goldfold.exporter.cli.flags import AsJson
 
 _MOST = 40
 
@@ -42,22 +42,3 @@ def diff(
             console.print(Text("equal: every field of the manifest, and every file to the byte"))
     if found:
         raise typer.Exit(1)
-
-
-def sign(
-    folder: Annotated[Path, typer.Argument(help="An artifact folder.")],
-    key: Annotated[Path, typer.Option(help="A private elliptic-curve key, in PEM.")],
-    signature: Annotated[
-        Path | None, typer.Option(help="File to write; FOLDER.sig by default.")
-    ] = None,
-) -> None:
-    """Sign an artifact with a key of yours. Everything but its verdict is signed."""
-    from goldfold.exporter.artifact.sign import sign as run
-
-    open_console().print(Text(str(run(folder, key, signature))), soft_wrap=True)
-
-
-def add_to(app: typer.Typer) -> None:
-    """Make both commands of `app`."""
-    app.command()(diff)
-    app.command()(sign)

@@ -1,0 +1,45 @@
+"""`goldfold bisect`: the one rewrite that breaks a model."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from goldfold.exporter.cli.console import listening, open_console
+from goldfold.exporter.cli.flags import MaxLength, Model, NoCache
+from goldfold.exporter.errors import GateMissed
+
+
+def bisect(
+    model: Model,
+    precision: Annotated[str, typer.Option(help="fp32, fp16 or bf16.")] = "fp32",
+    limit: Annotated[
+        float | None, typer.Option(help="1−cos to stay below; the precision's gate by default.")
+    ] = None,
+    max_length: MaxLength = None,
+    no_cache: NoCache = False,
+    trust_remote_code: Annotated[bool, typer.Option("--trust-remote-code")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q")] = False,
+) -> None:
+    """Find the one rewrite after which MODEL misses its golden gate."""
+    from goldfold.exporter.driver.bisect import search
+
+    with listening(quiet) as listener:
+        culprit = search(
+            model,
+            precision,
+            limit,
+            max_length=max_length,
+            trust_remote_code=trust_remote_code,
+            cache=not no_cache,
+            listener=listener,
+        )
+    if culprit is None:
+        open_console().print(
+            "no rewrite of the common and precision passes goes beyond the limit "
+            "on the short golden texts, each alone"
+        )
+        return
+    open_console().print(culprit.sentence(), markup=False, highlight=False)
+    raise GateMissed(f"application {culprit.number} of {culprit.total} breaks the gate")

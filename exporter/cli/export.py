@@ -1,0 +1,159 @@
+"""`goldfold export`: a model becomes artifacts, each of them verified."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from goldfold.exporter.cli.console import listening, warn
+from goldfold.exporter.cli.flags import (
+    AsJson,
+    Count,
+    JudgeToo,
+    MaxLength,
+    Model,
+    NoCache,
+    Quiet,
+    Trust,
+    whole_numbers,
+)
+from goldfold.exporter.cli.results import exported
+from goldfold.golden.judging.pairs import LEAST
+
+if TYPE_CHECKING:
+    from goldfold.exporter.artifact.result import Result
+    from goldfold.exporter.options import BuildOptions
+
+
+@dataclass(frozen=True)
+class BuildFlags:
+    """Options of single targets, as they are typed."""
+
+    compute_capability: Annotated[
+        list[str] | None, typer.Option(help="tensorrt: an architecture, as sm86; repeatable.")
+    ] = None
+    profile: Annotated[
+        list[str] | None,
+        typer.Option(help="tensorrt: least:usual:most batch x tokens, as 1x1:8x128:32x512."),
+    ] = None
+    compatible: Annotated[
+        list[str] | None, typer.Option(help="tensorrt: version or hardware; repeatable.")
+    ] = None
+    batch: Annotated[
+        int | None, typer.Option(help="openvino: texts in every call, filled up where they lack.")
+    ] = None
+    buckets: Annotated[
+        str | None, typer.Option(help="coreml, openvino: static lengths in tokens, as 128,512.")
+    ] = None
+    flexible: Annotated[
+        bool,
+        typer.Option(
+            "--flexible",
+            help="coreml: open lengths instead of buckets; the Neural Engine then takes no part.",
+        ),
+    ] = False
+    minimum_target: Annotated[
+        str | None, typer.Option(help="coreml: the oldest system to run on, as iOS18.")
+    ] = None
+
+    def options(self) -> BuildOptions:
+        """The options as `goldfold.export` takes them. Raises UsageError."""
+        from goldfold.exporter.options import BuildOptions
+
+        return BuildOptions(
+            compute_capability=tuple(self.compute_capability or ()),
+            profile=tuple(self.profile or ()),
+            compatible=tuple(self.compatible or ()),
+            batch=self.batch,
+            buckets=whole_numbers(self.buckets, "--buckets"),
+            flexible=self.flexible,
+            minimum_target=self.minimum_target,
+        )
+
+
+@dataclass(frozen=True)
+class ExportFlags:
+    """The options of `goldfold export`."""
+
+    target: Annotated[list[str], typer.Option(help="As `goldfold targets` lists; repeatable.")] = (
+        field(default_factory=lambda: ["openvino"])
+    )
+    precision: Annotated[
+        list[str], typer.Option(help="fp32, fp16, bf16, a recipe or its file; repeatable.")
+    ] = field(default_factory=lambda: ["fp32"])
+    out: Annotated[Path, typer.Option(help="Artifact folders go here.")] = Path("out")
+    name: Annotated[str | None, typer.Option(help="What to call the model.")] = None
+    force: Annotated[
+        bool, typer.Option("--force", help="Write into a folder that holds other things.")
+    ] = False
+    skip: Annotated[list[str] | None, typer.Option(help="Do not run this pass; repeatable.")] = None
+    stop_after: Annotated[
+        int | None, typer.Option(min=0, help="Stop rewriting after so many applications.")
+    ] = None
+    dump: Annotated[
+        Path | None, typer.Option(help="Write the graph after every pass into this folder.")
+    ] = None
+    verify_each: Annotated[
+        bool, typer.Option("--verify-each", help="Record the drift after every pass and layer.")
+    ] = False
+    no_locate: Annotated[
+        bool, typer.Option("--no-locate", help="Do not look where a missed gate comes from.")
+    ] = False
+    max_length: MaxLength = None
+    dims: Annotated[
+        str | None, typer.Option(help="Sizes of the embedding, as 768,256; the model's by default.")
+    ] = None
+    build: BuildFlags = field(default_factory=BuildFlags)
+    judge: JudgeToo = False
+    pairs: Count = LEAST
+    no_cache: NoCache = False
+    trust_remote_code: Trust = False
+    allow_incomplete: Annotated[
+        bool,
+        typer.Option(
+            "--allow-incomplete",
+            help="Export a checkpoint that lacks tensors of the model, or has some too many.",
+        ),
+    ] = False
+    quiet: Quiet = False
+    as_json: AsJson = False
+
+
+def export(model: Model, asked: ExportFlags) -> None:
+    """Export MODEL for every target and precision, and verify each artifact."""
+    from goldfold.exporter.driver import exporting
+    from goldfold.exporter.passes.pipeline import Options
+    from goldfold.exporter.verification.judging import check_alone
+
+    build = asked.build.options()
+    if build.flexible:
+        warn("a flexible length keeps Core ML off the Neural Engine; buckets do not")
+    check_alone(asked.judge, asked.pairs)
+
+    def run() -> list[Result]:
+        with listening(asked.quiet or asked.as_json) as listener:
+            return exporting.export(
+                model,
+                asked.target,
+                asked.precision,
+                asked.out,
+                name=asked.name,
+                force=asked.force,
+                trust_remote_code=asked.trust_remote_code,
+                allow_incomplete=asked.allow_incomplete,
+                options=Options(frozenset(asked.skip or ()), asked.stop_after, asked.dump),
+                verify_each=asked.verify_each,
+                max_length=asked.max_length,
+                dims=whole_numbers(asked.dims, "--dims"),
+                build=build,
+                locate=not asked.no_locate,
+                cache=not asked.no_cache,
+                judge=asked.judge,
+                pairs=asked.pairs,
+                listener=listener,
+            )
+
+    exported(run, asked.as_json)

@@ -1,0 +1,107 @@
+"""Options that several commands share, and `flagged`: the fields of a frozen dataclass are flags.
+
+    @dataclass(frozen=True)
+    class DemoFlags:
+        out: Annotated[Path, typer.Option(help="Artifact folders go here.")] = Path("demo")
+        quiet: Quiet = False
+
+    def demo(asked: DemoFlags) -> None: …
+
+    app.command()(flagged(demo))      # goldfold demo --out FOLDER --quiet
+
+Nothing here may import what is slow to load: `goldfold --help` loads this module.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import MISSING, fields, is_dataclass
+from inspect import Parameter, Signature, signature
+from typing import Annotated, Any, get_type_hints
+
+import typer
+
+from goldfold.exporter.errors import UsageError
+
+Model = Annotated[str, typer.Argument(help="A SentenceTransformer folder, or a hub id.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print results only.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="Threads of the runtime.")]
+MaxLength = Annotated[
+    int | None, typer.Option(help="The most tokens of a text; the model's own by default.")
+]
+Trust = Annotated[
+    bool,
+    typer.Option(
+        "--trust-remote-code",
+        help="Run code that comes with the model. It can do anything.",
+    ),
+]
+NoCache = Annotated[
+    bool,
+    typer.Option("--no-cache", help="Neither take finished stages from the cache nor keep them."),
+]
+Count = Annotated[int, typer.Option("--pairs", help="Docstrings and functions to retrieve.")]
+JudgeToo = Annotated[
+    bool,
+    typer.Option(
+        "--judge",
+        help="Hold what is quantized to its limit on retrieval as well. Takes minutes for each"
+        " artifact, and once as long as fp32 needs for 6,000 texts.",
+    ),
+]
+
+
+def flagged(command: Callable[..., None]) -> Callable[..., None]:
+    """A function for typer that takes the flags of `command` one by one.
+
+    A parameter of `command` that is a dataclass becomes a parameter for each of its fields, in
+    place and in order; so does a field that is a dataclass itself. The others stay.
+    """
+    hints = get_type_hints(command, include_extras=True)
+    given = [one.replace(annotation=hints[one.name]) for one in _parameters(command)]
+
+    def run(**flags: Any) -> None:
+        command(**{one.name: _gathered(one.name, one.annotation, flags) for one in given})
+
+    run.__name__, run.__doc__, run.__module__ = command.__name__, command.__doc__, __name__
+    spread = [flag for one in given for flag in _spread(one)]
+    run.__signature__ = Signature(spread)  # type: ignore[attr-defined]
+    return run
+
+
+def _parameters(command: Callable[..., None]) -> list[Parameter]:
+    kept = signature(command).parameters.values()
+    return [one.replace(kind=Parameter.KEYWORD_ONLY) for one in kept]
+
+
+def _spread(given: Parameter) -> Iterator[Parameter]:
+    """The flags of one parameter: those of its fields, or itself."""
+    if not is_dataclass(given.annotation):
+        yield given
+        return
+    hints = get_type_hints(given.annotation, include_extras=True)
+    for field in fields(given.annotation):
+        default = field.default if field.default_factory is MISSING else field.default_factory()
+        default = Parameter.empty if default is MISSING else default
+        yield from _spread(
+            Parameter(
+                field.name, Parameter.KEYWORD_ONLY, default=default, annotation=hints[field.name]
+            )
+        )
+
+
+def _gathered(name: str, kind: Any, flags: Mapping[str, Any]) -> Any:
+    """The value of one parameter, out of the flags that typer read."""
+    if not is_dataclass(kind):
+        return flags[name]
+    hints = get_type_hints(kind, include_extras=True)
+    return kind(**{one: _gathered(one, hint, flags) for one, hint in hints.items()})  # type: ignore[operator]
+
+
+def whole_numbers(text: str | None, flag: str, example: str = "128,512") -> tuple[int, ...]:
+    """`128,512` → (128, 512). Raises UsageError naming the flag."""
+    parts = [part.strip() for part in (text or "").split(",") if part.strip()]
+    if text is not None and not (parts and all(part.isdecimal() for part in parts)):
+        raise UsageError(f"{flag} {text!r} is no list of numbers such as {example}")
+    return tuple(int(part) for part in parts)

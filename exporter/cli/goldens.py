@@ -1,0 +1,40 @@
+"""`goldfold golden make`: what sentence-transformers says of the golden texts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.text import Text
+
+from goldfold.exporter.cli.console import listening, open_console
+from goldfold.exporter.cli.flags import MaxLength, Model, Quiet, Trust
+
+golden_app = typer.Typer(help="Golden embeddings: what the reference says.", no_args_is_help=True)
+
+
+@golden_app.command()
+def make(
+    model: Model,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder to write; default: golden/store.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="What to call the model.")] = None,
+    max_length: MaxLength = None,
+    trust_remote_code: Trust = False,
+    quiet: Quiet = False,
+) -> None:
+    """Make golden embeddings of MODEL with sentence-transformers, and store them."""
+    from goldfold.exporter.driver.storing import store_goldens
+
+    with listening(quiet) as listener:
+        folder = store_goldens(
+            model,
+            out,
+            name=name,
+            max_length=max_length,
+            trust_remote_code=trust_remote_code,
+            listener=listener,
+        )
+    open_console().print(Text(str(folder)), soft_wrap=True)

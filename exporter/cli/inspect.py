@@ -1,0 +1,31 @@
+"""`goldfold inspect`: what an artifact's manifest and verdict say."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from goldfold.exporter.cli.console import open_console
+from goldfold.exporter.cli.flags import AsJson
+
+
+def inspect(
+    folder: Annotated[Path, typer.Argument(help="An artifact folder.")],
+    census: Annotated[
+        bool, typer.Option("--census", help="Compile it and count what its runtime executes.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show what an artifact is, how it was made and what was measured."""
+    from goldfold.exporter.report import inspection
+
+    found = inspection.inspect(folder, census)
+    if as_json:
+        print(json.dumps(found.to_json(), indent=1))
+        return
+    console = open_console()
+    for part in found.tables():
+        console.print(part)

@@ -1,0 +1,55 @@
+"""`goldfold verify`: artifacts are what they were, and still hold their gates."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from goldfold.exporter.cli.console import listening, warn
+from goldfold.exporter.cli.flags import AsJson, Count, JudgeToo, Quiet, Threads, Trust
+from goldfold.exporter.cli.results import verified
+from goldfold.golden.judging.pairs import LEAST
+
+
+@dataclass(frozen=True)
+class VerifyFlags:
+    """The options of `goldfold verify`."""
+
+    signature: Annotated[
+        Path | None, typer.Option(help="Check this signature of the one artifact first.")
+    ] = None
+    public_key: Annotated[
+        Path | None, typer.Option(help="The key that the signature must be of, in PEM.")
+    ] = None
+    judge: JudgeToo = False
+    pairs: Count = LEAST
+    model: Annotated[
+        str | None, typer.Option(help="--judge: the source, until its fp32 embeddings are kept.")
+    ] = None
+    threads: Threads = None
+    trust_remote_code: Trust = False
+    quiet: Quiet = False
+    as_json: AsJson = False
+
+
+def verify(
+    folders: Annotated[
+        list[Path], typer.Argument(help="Artifact folders, or one that holds them.")
+    ],
+    asked: VerifyFlags,
+) -> None:
+    """Check every digest of an artifact, and run its goldens again."""
+    from goldfold.exporter.verification import several
+    from goldfold.exporter.verification.several import Judging
+
+    signed = several.check_signature(folders, asked.signature, asked.public_key)
+    judging = Judging(asked.judge, asked.pairs, asked.model, asked.trust_remote_code)
+    judging.check()
+    with listening(asked.quiet or asked.as_json) as listener:
+        found = several.verify_all(
+            folders, judging, signed, threads=asked.threads, listener=listener, log=warn
+        )
+    verified(found, asked.as_json)
