@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-import goldfold.golden.make
 from goldfold import export
 from goldfold.exporter.driver import exporting
 from goldfold.exporter.ir.program import Program
@@ -17,6 +16,7 @@ from goldfold.exporter.passes import set_precision
 from goldfold.exporter.passes.pipeline import Pipeline
 from goldfold.exporter.progress import Stages
 from goldfold.exporter.records import PassReport
+from goldfold.golden import make as golden_make
 
 # Before anything imports it: its asserts are explained as those of a test are.
 pytest.register_assert_rewrite("tests.exporter.passes.harness")
@@ -71,10 +71,10 @@ def exported(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Exported:
         rewrite(program, recipe, passes, stages)
         kept.append((copy_of(program), list(passes.reports)))
 
-    few = partial(goldfold.golden.make.make, only=GOLDEN_TEXTS)
+    few = partial(golden_make.make, only=GOLDEN_TEXTS)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(exporting, "rewrite", rewrite_and_keep)
-        patch.setattr(goldfold.golden.make, "make", few)
+        patch.setattr(golden_make, "make", few)
         out = tmp_path_factory.mktemp("artifacts")
         results = export(tiny, ["openvino", "onnxruntime"], ["fp32"], out)
     assert all(result.passed for result in results)

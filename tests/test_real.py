@@ -65,8 +65,8 @@ def test_the_traced_program_is_what_the_design_says(name: str) -> None:
 def test_the_goldens_are_held_to_one_in_a_million(name: str) -> None:
     verdict = open_bundle(Path(OUT or "") / name, check_files=False).verdict
     assert verdict is not None and verdict.passed
-    assert verdict.measurement["worst"] <= 1e-6
-    assert verdict.measurement["worst_padded"] <= 1e-6
+    assert verdict.measurement.worst <= 1e-6
+    assert verdict.measurement.worst_padded <= 1e-6
 
 
 def test_the_model_card_s_similarities(encoder: Encoder) -> None:

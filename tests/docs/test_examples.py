@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import goldfold.golden.make
 from goldfold import export
 from goldfold.exporter import registry
 from goldfold.exporter.passes import docstring
 from goldfold.exporter.passes.base import Pass
 from goldfold.exporter.quantize import recipe
+from goldfold.golden import make as golden_make
 from tests.docs.blocks import ROOT, blocks
 from tests.exporter.passes import drawing, harness
 
@@ -66,10 +66,8 @@ def test_the_target_is_one(tiny: Path, tmp_path: Path, monkeypatch: pytest.Monke
     found = registry.target
     monkeypatch.setattr(registry, "target", lambda name: ours if name == "slow" else found(name))
     monkeypatch.setattr(registry, "names", lambda: ["slow"])
-    few = partial(
-        goldfold.golden.make.make, only=("card-query", "german-query", "empty", "length-16")
-    )
-    monkeypatch.setattr(goldfold.golden.make, "make", few)
+    few = partial(golden_make.make, only=("card-query", "german-query", "empty", "length-16"))
+    monkeypatch.setattr(golden_make, "make", few)
     (result,) = export(tiny, ["slow"], out=tmp_path / "out")
     assert result.passed and result.bundle.manifest.target == "slow"
 

@@ -17,10 +17,10 @@ def main(model: str, out: str, shift: str, precision: str, *targets: str) -> Non
     time.time = lambda: now() + int(shift)
     time.time_ns = lambda: now_ns() + int(shift) * 10**9
 
-    import goldfold.golden.make
     from goldfold import export
+    from goldfold.golden import make as golden_make
 
-    goldfold.golden.make.make = partial(goldfold.golden.make.make, only=TEXTS)
+    golden_make.make = partial(golden_make.make, only=TEXTS)
     results = export(Path(model), targets, [precision], Path(out))
     assert all(result.passed for result in results), [r.verdict.sentences for r in results]
 

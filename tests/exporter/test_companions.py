@@ -11,7 +11,6 @@ from typing import Any, Literal
 import pytest
 from tokenizers import Tokenizer
 
-import goldfold.golden.make
 from goldfold import export
 from goldfold.exporter.artifact import sidecars
 from goldfold.exporter.artifact.bundle import open_bundle
@@ -20,6 +19,7 @@ from goldfold.exporter.contract import Contract, limited, unlimited
 from goldfold.exporter.driver import exporting
 from goldfold.exporter.errors import ModelError
 from goldfold.exporter.frontend.source import open_model
+from goldfold.golden import make as golden_make
 from goldfold.golden import store
 from goldfold.golden.store import Goldens
 from tests.conftest import Exported
@@ -213,7 +213,7 @@ def test_goldens_are_not_stored_of_weights_that_were_replaced(
         swap(model)
         return goldens
 
-    monkeypatch.setattr(goldfold.golden.make, "make", make)
+    monkeypatch.setattr(golden_make, "make", make)
     words = ["golden", "make", str(model), "--out", str(tmp_path / "store"), "--quiet"]
     assert app.guarded(partial(app.app, args=words), False) == 3
     assert not (tmp_path / "store").exists()

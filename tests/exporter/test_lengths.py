@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from sentence_transformers import SentenceTransformer
 
-import goldfold.golden.make
 from goldfold import export, load
 from goldfold.exporter.artifact.encoder import Encoder
 from goldfold.exporter.errors import ModelError, UsageError
 from goldfold.exporter.frontend.source import open_model
 from goldfold.exporter.frontend.trace import trace
+from goldfold.golden import make as golden_make
 from goldfold.golden.compare import reading
 from tests import models
 from tests.exporter.model.refusing import edit
@@ -38,7 +38,7 @@ def exported(
     **how: Any,
 ) -> Encoder:
     only = (*CALLS, *further)
-    monkeypatch.setattr(goldfold.golden.make, "make", partial(goldfold.golden.make.make, only=only))
+    monkeypatch.setattr(golden_make, "make", partial(golden_make.make, only=only))
     (result,) = export(folder, [target], ["fp32"], folder.parent / "out", **how)
     assert result.passed, result.verdict.sentences
     return load(result.path)
@@ -190,14 +190,14 @@ def test_a_long_model_is_cut_before_its_goldens_are_made(
         "qwen3", tmp_path / "m", max_position_embeddings=32768, max_seq_length=32768
     )
     read: list[int] = []
-    encode = goldfold.golden.make._encode
+    encode = golden_make._encode
 
     def counted(model: Any, draft: Any) -> Any:
         made = encode(model, draft)
         read.append(len(made[1]))
         return made
 
-    monkeypatch.setattr(goldfold.golden.make, "_encode", counted)
+    monkeypatch.setattr(golden_make, "_encode", counted)
     encoder = exported(folder, monkeypatch, ("length-64",), max_length=64)
     assert encoder.contract.max_length == max(read) == 64
 

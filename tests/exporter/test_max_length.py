@@ -9,9 +9,9 @@ import numpy as np
 import onnx
 import pytest
 
-import goldfold.golden.make
 from goldfold import export, load
 from goldfold.exporter.errors import UsageError
+from goldfold.golden import make as golden_make
 from goldfold.golden.compare import reading
 from tests.conftest import GOLDEN_TEXTS
 
@@ -25,7 +25,7 @@ ANY_LENGTH = tuple(name for name in GOLDEN_TEXTS if not name.startswith("length-
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
     only = (*ANY_LENGTH, f"length-{LENGTH}")
-    monkeypatch.setattr(goldfold.golden.make, "make", partial(goldfold.golden.make.make, only=only))
+    monkeypatch.setattr(golden_make, "make", partial(golden_make.make, only=only))
 
 
 @pytest.mark.usefixtures("few")

@@ -14,13 +14,13 @@ import pytest
 from tokenizers import Tokenizer
 from tokenizers.models import BPE
 
-import goldfold.golden.make
 from goldfold import export, load
 from goldfold.exporter.artifact.encoder import Encoder
 from goldfold.exporter.contract import Contract
 from goldfold.exporter.errors import TextError, UsageError
 from goldfold.exporter.frontend import packaged
 from goldfold.exporter.frontend.tokens import Tokens
+from goldfold.golden import make as golden_make
 from tests import models
 from tests.exporter.model.refusing import edit
 
@@ -137,7 +137,7 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Encoder:
     edit(folder / "tokenizer.json", spoil)
     only = ("card-query", "call-encode", "empty", "one-letter", "length-16")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(goldfold.golden.make, "make", partial(goldfold.golden.make.make, only=only))
+        patch.setattr(golden_make, "make", partial(golden_make.make, only=only))
         (result,) = export(folder, ["onnxruntime"], ["fp32"], place / "out")
     assert result.passed
     measured = {row.id for row in result.measurement.rows}

@@ -12,7 +12,6 @@ from xml.etree import ElementTree
 
 import pytest
 
-import goldfold.golden.make
 from goldfold import GoldfoldError, export, load
 from goldfold.exporter.artifact import unbuilt
 from goldfold.exporter.cli import app
@@ -22,6 +21,7 @@ from goldfold.exporter.ir import onnx_file
 from goldfold.exporter.quantize import calibration
 from goldfold.exporter.records import read_json
 from goldfold.exporter.report import Report, collect
+from goldfold.golden import make as golden_make
 from goldfold.targets.onnxruntime import TARGET as ONNX
 from goldfold.targets.openvino import TARGET as OPENVINO
 from tests.conftest import GOLDEN_TEXTS, Exported
@@ -34,9 +34,7 @@ RECIPE = 'gains = "keep"\n[weights]\nbits = 8\nblock = 16\n'
 @pytest.fixture
 def quick(exported: Exported, monkeypatch: pytest.MonkeyPatch) -> None:
     """Spare an export its trace; a few golden texts."""
-    monkeypatch.setattr(
-        goldfold.golden.make, "make", partial(goldfold.golden.make.make, only=GOLDEN_TEXTS[:10])
-    )
+    monkeypatch.setattr(golden_make, "make", partial(golden_make.make, only=GOLDEN_TEXTS[:10]))
     monkeypatch.setattr(exporting, "traced", lambda *args: exported.copy())
     monkeypatch.setattr(exporting, "rewrite", lambda *args: None)
     monkeypatch.setattr(calibration, "texts", lambda: GOLDEN_TEXTS[:6])

@@ -17,7 +17,6 @@ from functools import partial
 from pathlib import Path
 from unittest.mock import patch
 
-import goldfold.golden.make
 from goldfold import export
 from goldfold.exporter import registry
 from goldfold.exporter.artifact.bundle import Manifest
@@ -30,6 +29,7 @@ from goldfold.exporter.options import BuildOptions
 from goldfold.exporter.passes import pipeline
 from goldfold.exporter.progress import Stages
 from goldfold.golden import compare, store
+from goldfold.golden import make as golden_make
 from goldfold.golden.gate import gate_for, judge
 from goldfold.golden.store import Goldens
 from tests.families.families import LONGEST, Family
@@ -116,8 +116,8 @@ def _kept() -> Iterator[list[Program]]:
         rewrite(program, *given)
         kept.append(_copy(program))
 
-    few = partial(goldfold.golden.make.make, only=TEXTS)
-    with patch.object(exporting, "rewrite", keep), patch.object(goldfold.golden.make, "make", few):
+    few = partial(golden_make.make, only=TEXTS)
+    with patch.object(exporting, "rewrite", keep), patch.object(golden_make, "make", few):
         yield kept
 
 

@@ -18,6 +18,7 @@ import pytest
 
 from goldfold import __version__, load
 from goldfold.exporter.artifact import bundle
+from goldfold.golden import make as golden_make
 from goldfold.golden import store
 from tests import models
 from tests.conftest import GOLDEN_TEXTS
@@ -191,9 +192,7 @@ def test_golden_make_writes_a_store(
     goldfold: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = models.build("bert", tmp_path / "tiny-bert")
-    monkeypatch.setattr(
-        goldfold.golden.make, "make", partial(goldfold.golden.make.make, only=GOLDEN_TEXTS)
-    )
+    monkeypatch.setattr(golden_make, "make", partial(golden_make.make, only=GOLDEN_TEXTS))
     out = tmp_path / "goldens"
     outcome = goldfold("golden", "make", source, "--out", out, "--name", "bertie")
     assert outcome.code == 0

@@ -12,10 +12,10 @@ import openvino as ov
 import pytest
 from onnx import numpy_helper
 
-import goldfold.golden.make
 from goldfold import export, load
 from goldfold.exporter.artifact.bundle import read_manifest
 from goldfold.exporter.options import BuildOptions
+from goldfold.golden import make as golden_make
 from goldfold.targets.openvino import precise
 from goldfold.targets.tensorrt import vendor
 from tests.conftest import GOLDEN_TEXTS
@@ -56,9 +56,7 @@ def quantized(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
     folder = tmp_path_factory.mktemp("quantized")
     recipes = _written(folder)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            goldfold.golden.make, "make", partial(goldfold.golden.make.make, only=GOLDEN_TEXTS)
-        )
+        patch.setattr(golden_make, "make", partial(golden_make.make, only=GOLDEN_TEXTS))
         results = export(
             tiny, ["openvino", "onnxruntime"], ["fp32", *recipes], folder / "out", locate=False
         )
@@ -184,9 +182,7 @@ def core_ml(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, P
     folder = tmp_path_factory.mktemp("core-ml")
     recipes = _written(folder)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            goldfold.golden.make, "make", partial(goldfold.golden.make.make, only=GOLDEN_TEXTS)
-        )
+        patch.setattr(golden_make, "make", partial(golden_make.make, only=GOLDEN_TEXTS))
         results = export(
             tiny,
             ["coreml"],
@@ -264,9 +260,7 @@ def test_what_integers_meet_is_rounded_as_the_file_says_and_not_otherwise(
     (tmp_path / "exact.toml").write_text(close)
     recipes = [str(tmp_path / f"{name}.toml") for name in ("going", "exact")]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            goldfold.golden.make, "make", partial(goldfold.golden.make.make, only=GOLDEN_TEXTS)
-        )
+        patch.setattr(golden_make, "make", partial(golden_make.make, only=GOLDEN_TEXTS))
         going, exact = export(tiny, ["openvino"], recipes, tmp_path / "out", locate=False)
     assert going.bundle.manifest.gate == "int8" and exact.bundle.manifest.gate == "int8-weights"
     floats = [result.bundle.manifest.floating for result in (going, exact)]

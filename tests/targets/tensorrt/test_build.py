@@ -11,7 +11,6 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-import goldfold.golden.make
 from goldfold import export
 from goldfold.exporter.artifact.bundle import open_bundle
 from goldfold.exporter.artifact.encoder import load
@@ -19,6 +18,7 @@ from goldfold.exporter.errors import RewriteError, TargetError
 from goldfold.exporter.ir.program import Program
 from goldfold.exporter.options import BuildOptions
 from goldfold.exporter.passes import pipeline
+from goldfold.golden import make as golden_make
 from goldfold.golden.compare import reading
 from goldfold.targets.tensorrt import TARGET, build, proof, settings, vendor
 from tests.conftest import GOLDEN_TEXTS, Exported
@@ -247,8 +247,8 @@ def test_a_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> N
 def test_an_export_is_verified_and_says_what_was_not_run(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    few = partial(goldfold.golden.make.make, only=GOLDEN_TEXTS)
-    monkeypatch.setattr(goldfold.golden.make, "make", few)
+    few = partial(golden_make.make, only=GOLDEN_TEXTS)
+    monkeypatch.setattr(golden_make, "make", few)
     asked = BuildOptions(compute_capability=("sm86",), profile=PROFILE)
     results = export(tiny, ["tensorrt"], ["fp16", "bf16"], tmp_path / "out", build=asked)
     assert [result.passed for result in results] == [True, True]

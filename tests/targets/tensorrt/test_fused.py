@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-import goldfold.golden.make
 from goldfold import export
 from goldfold.exporter.driver import preparing
 from goldfold.exporter.errors import RewriteError, TargetError
@@ -21,6 +20,7 @@ from goldfold.exporter.options import BuildOptions
 from goldfold.exporter.passes import pipeline
 from goldfold.exporter.passes.pipeline import Pipeline
 from goldfold.exporter.progress import Silent, Stages
+from goldfold.golden import make as golden_make
 from goldfold.targets.base import Built
 from goldfold.targets.tensorrt import TARGET, build, settings, vendor
 from tests import models
@@ -136,8 +136,8 @@ class Heard(Silent):
 
 
 def test_an_export_says_what_it_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    few: Any = partial(goldfold.golden.make.make, only=GOLDEN_TEXTS[:10])
-    monkeypatch.setattr(goldfold.golden.make, "make", few)
+    few: Any = partial(golden_make.make, only=GOLDEN_TEXTS[:10])
+    monkeypatch.setattr(golden_make, "make", few)
     source = models.build("deberta", tmp_path / "m", max_seq_length=40, **FUSED["deberta"])
     heard = Heard()
     (result,) = export(

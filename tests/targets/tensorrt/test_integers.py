@@ -13,7 +13,6 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-import goldfold.golden.make
 from goldfold import export
 from goldfold.exporter.artifact.bundle import open_bundle
 from goldfold.exporter.contract import Contract
@@ -29,6 +28,7 @@ from goldfold.exporter.passes.rewriting.grid import Grid
 from goldfold.exporter.passes.rewriting.integers import multiplies_integers
 from goldfold.exporter.passes.set_precision import SetPrecision
 from goldfold.exporter.quantize import calibration
+from goldfold.golden import make as golden_make
 from goldfold.targets.tensorrt import TARGET, build, proof, settings, vendor, worker
 from tests.conftest import GOLDEN_TEXTS
 from tests.exporter.quantize import rounded
@@ -243,9 +243,7 @@ def results(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Resul
     asked = BuildOptions(compute_capability=("sm75",), profile=PROFILE)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(integers, "in_half", moving)
-        patch.setattr(
-            goldfold.golden.make, "make", partial(goldfold.golden.make.make, only=GOLDEN_TEXTS[:12])
-        )
+        patch.setattr(golden_make, "make", partial(golden_make.make, only=GOLDEN_TEXTS[:12]))
         patch.setattr(calibration, "texts", lambda: GOLDEN_TEXTS)  # words, and few
         first, second = export(
             tiny, ["tensorrt"], list(map(str, names)), folder / "out", build=asked, locate=False

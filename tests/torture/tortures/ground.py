@@ -38,10 +38,10 @@ def load_all() -> None:
 
 def few_texts() -> None:
     """Let goldens be made of a few texts, which a tiny model's export then costs least by."""
-    import goldfold.golden.make
+    from goldfold.golden import make as golden_make
 
-    if not isinstance(goldfold.golden.make.make, partial):
-        goldfold.golden.make.make = partial(goldfold.golden.make.make, only=TEXTS)
+    if not isinstance(golden_make.make, partial):
+        golden_make.make = partial(golden_make.make, only=TEXTS)
 
 
 def build_model(folder: Path, seed: int = 7, length: int = LENGTH) -> Path:
