@@ -16,7 +16,6 @@ import gc
 import json
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -77,7 +76,7 @@ def main(
         laws = spellings(program.contract.max_length, rows)
         runs = {}
         for name, law in laws.items():
-            own = replace(program, model=program.model.clone())
+            own = program.copy()
             pipeline.run(own, law)
             runs[name] = build(own)
         table = Table(box=SIMPLE_HEAD, title=f"{program.contract.model}, {runtime}: ms a text")
@@ -158,7 +157,7 @@ def _counted(program: Program, tokens: list[int]) -> dict[str, list[int]]:
     width = int(q.shape[3])  # type: ignore[arg-type]
     found: dict[str, list[int]] = {}
     for name, law in spellings(program.contract.max_length, rows=False).items():
-        own = replace(program, model=program.model.clone())
+        own = program.copy()
         pipeline.run(own, law)
         made = {v.name: v for node in own.graph for v in node.outputs}
         scores = made[f"{stem}.scores"]

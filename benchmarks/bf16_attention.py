@@ -10,7 +10,6 @@ target.
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -77,7 +76,7 @@ def main(
 def _measure(
     program: Program, passes: tuple[Pass, ...], goldens: Goldens, stages: Stages
 ) -> Measurement:
-    typed = replace(program, model=program.model.clone())
+    typed = program.copy()
     pipeline.run(typed, passes)
     with stages("emulate"):
         return compare.measure(

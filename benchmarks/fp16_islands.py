@@ -8,7 +8,6 @@ rounds every value, once with the residual stream in fp16 and once in f32.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Annotated
 
 import numpy as np
@@ -64,11 +63,11 @@ def main(
     for kind in KINDS:
         found = distance(interpret.runner(_rounded(program, kind)))
         table.add_row(kind or "all constants", f"{found:.1e}")
-    scaled = replace(program, model=program.model.clone())
+    scaled = program.copy()
     peaks = ranges.record(program, calibration.sequences(program)[::8])
     pipeline.run(scaled, (ScaleResidual(tuple(peaks.items())),))
     for stream in ("half", "f32"):
-        typed = replace(scaled, model=scaled.model.clone())
+        typed = scaled.copy()
         SetPrecision("fp16", stream=stream).rewrite(typed.model)
         found = distance(emulate.runner(typed))
         table.add_row(f"every value, stream {stream}", f"{found:.1e}")
@@ -77,7 +76,7 @@ def main(
 
 def _rounded(program: Program, kind: str) -> Program:
     """A copy whose f32 constants of this kind (arrays, not single numbers) went through fp16."""
-    copy = replace(program, model=program.model.clone())
+    copy = program.copy()
     for name, value in copy.graph.initializers.items():
         tensor = value.const_value
         if tensor is None or tensor.dtype != ir.DataType.FLOAT or tensor.size <= 64:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -49,7 +48,7 @@ def main(
         pipeline.run(program, (*pipeline.EARLY, *pipeline.common(program.contract)))
         calibrated = calibration.sequences(program)
         before = ranges.record(program, calibrated)
-        scaled = replace(program, model=program.model.clone())
+        scaled = program.copy()
         (report,) = pipeline.run(scaled, (ScaleResidual(tuple(before.items())),))
         after = ranges.record(scaled, calibrated)
     except GoldfoldError as error:
@@ -109,7 +108,7 @@ def _run(program: Program, scaled: Program, drawn: list[list[int]]) -> tuple[lis
     """How many sequences are not finite unscaled and scaled, and the worst 1−cos scaled."""
     runs = []
     for source in (program, scaled):
-        typed = replace(source, model=source.model.clone())
+        typed = source.copy()
         SetPrecision("fp16", stream="half").rewrite(typed.model)
         runs.append(emulate.runner(typed))
     exact = interpret.runner(program)

@@ -13,7 +13,6 @@ import json
 import statistics
 import tempfile
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -99,7 +98,7 @@ def _open(program: Program, way: str, engine: str, scratch: Path) -> Run:
     """The artifact as its target builds it, but for the merging."""
     name, _, precision = engine.partition(":")
     target = registry.target(name)
-    own = replace(program, model=program.model.clone())
+    own = program.copy()
     laws = target.tail(precision, own.contract, {})
     tail = [law for law in laws if not isinstance(law, MergeParallelMatmuls)]
     pipeline.run(own, (*WAYS[way], *tail))

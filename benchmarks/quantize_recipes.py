@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -52,7 +51,7 @@ def main(
             base = legal(source, stages, Pipeline())
             texts = [ids for ids in tuning.sequences(base) if len(ids) <= 420]
             short = [list(case.token_ids) for case in goldens.cases]
-            exact = replace(base, model=base.model.clone())
+            exact = base.copy()
             rewrite(exact, None, Pipeline(), stages)
             wanted = embed(exact, texts)
             for name in recipe:
@@ -74,7 +73,7 @@ def _row(name: str, base: Program, stages: Stages, tuned, golden) -> dict[str, f
     if found is None:
         raise SystemExit(f"error: no recipe is called {name!r}")
     started = time.perf_counter()
-    program = replace(base, model=base.model.clone())
+    program = base.copy()
     rewrite(program, found, Pipeline(), stages)
     sequences = corpus.steering(found, program)
     with stages(f"quantize {found.name}"):

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -85,7 +84,7 @@ def _rounded(program: Program, site: Site, grid: Grid, texts) -> Program:
         np.asarray(site.matrix[ids], np.float32), grid, search=grid.bits < 8,
         columns=sizes(site.matrix),
     ).dense()  # fmt: skip
-    copy = replace(program, model=program.model.clone())
+    copy = program.copy()
     (own,) = (one for one in all_sites.find(copy) if one.kind == "table")
     own.node.replace_input_with(0, add_constant(copy.graph, "table.rounded", table))
     drop_unused(copy.model)

@@ -223,18 +223,18 @@ def _replay(suspect: Suspect) -> list[Step]:
     """The program before the first pass, and after each that applied. All share their weights."""
     pipeline = suspect.made.pipeline
     assert pipeline.before is not None
-    program = _copy(pipeline.before)
+    program = pipeline.before.copy()
     again = Pipeline(replace(pipeline.options, dump=None))
-    steps = [Step(None, _copy(program))]
+    steps = [Step(None, program.copy())]
     for law in pipeline.laws:
         (report,) = again.run(program, [law])
         if report.applied:
-            steps.append(Step(law, _copy(program)))
+            steps.append(Step(law, program.copy()))
     return steps
 
 
 def _applied(program: Program, law: Pass, count: int | None) -> tuple[Program, Log]:
-    copy = _copy(program)
+    copy = program.copy()
     return copy, law.rewrite(copy.model, Log(count))
 
 
@@ -244,10 +244,6 @@ def _runs(program: Program) -> bool:
     except RewriteError:
         return False
     return True
-
-
-def _copy(program: Program) -> Program:
-    return replace(program, model=program.model.clone())
 
 
 def _open(suspect: Suspect, folder: Path, precision: str) -> Run:

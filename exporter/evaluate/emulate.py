@@ -12,8 +12,6 @@ fp16 does worse than this.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import onnx_ir as ir
 
@@ -39,7 +37,7 @@ def runner(program: Program) -> interpret.Run:
 def emulated(program: Program) -> Program:
     """The same program in f32 only, with a rounding to the declared type behind every half
     value."""
-    copy = replace(program, model=program.model.clone())
+    copy = program.copy()
     if any(dialect.band_attentions(copy.graph)):
         ExpandBandAttention().rewrite(copy.model)
     _open_attention(copy.graph)

@@ -8,7 +8,7 @@ name proves nothing: add one only with `add_constant`, compare values, never nam
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import onnx_ir as ir
@@ -40,6 +40,10 @@ class Program:
     @property
     def graph(self) -> ir.Graph:
         return self.model.graph
+
+    def copy(self) -> Program:
+        """The same program with a graph of its own; the weights and the notes are shared."""
+        return replace(self, model=self.model.clone())
 
     def parameters(self) -> int:
         """How many numbers the constants hold together."""

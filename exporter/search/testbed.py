@@ -8,7 +8,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
@@ -62,7 +62,7 @@ class Ground:
 
     def quantized(self, recipe: Recipe) -> Program:
         """A copy of the program with the recipe's integers. What GPTQ takes long for is kept."""
-        copy = replace(self.program, model=self.program.model.clone())
+        copy = self.program.copy()
         slow = any(recipe.choice(site).rounding == "compensated" for site in self.sites())
         laws = plan.laws(recipe, copy, (), known=self.known, rounded=self.rounded if slow else None)
         Pipeline(before=self.program).run(copy, laws)

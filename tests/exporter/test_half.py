@@ -117,20 +117,20 @@ def test_the_disease_and_its_exact_cure(exported: Exported) -> None:
     in_f32 = outputs(interpret.runner(sick), sick)
     assert worst(in_f32, expected) < 1e-12, "a loud stream must mean the same in f32"
 
-    typed = replace(sick, model=sick.model.clone())
+    typed = sick.copy()
     SetPrecision("fp16", stream="half").rewrite(typed.model)
     assert not np.isfinite(outputs(emulate.runner(typed), typed)).all(), "no disease to cure"
 
     peaks = ranges.record(sick, sequences(sick))
     assert max(peaks.values()) > 65504
-    healed = replace(sick, model=sick.model.clone())
+    healed = sick.copy()
     (report, *_) = pipeline.run(healed, pipeline.half("fp16", peaks, typed=False))
     assert report.applied == 1
     np.testing.assert_array_equal(outputs(interpret.runner(healed), healed), in_f32)
     after = ranges.record(healed, sequences(healed))
     assert max(after.values()) * 8 <= 65504 * 2  # 8× headroom where the stream is largest
     for stream in ("half", "f32"):
-        typed = replace(healed, model=healed.model.clone())
+        typed = healed.copy()
         pipeline.run(typed, (SetPrecision("fp16", stream=stream),))
         assert worst(outputs(emulate.runner(typed), typed), expected) <= 2e-5
 

@@ -12,7 +12,7 @@ from goldfold.exporter.passes import pipeline
 from goldfold.exporter.passes.merge_parallel_matmuls import MergeParallelMatmuls
 from goldfold.golden.compare import reading
 from goldfold.golden.gate import GATES
-from tests.conftest import Exported, copy_of
+from tests.conftest import Exported
 from tests.exporter.passes import harness
 
 
@@ -20,7 +20,7 @@ from tests.exporter.passes import harness
 def test_an_encoder_keeps_its_embeddings(exported: Exported, precision: str, kind: str) -> None:
     program = exported.copy()
     pipeline.run(program, pipeline.half(precision, {}, typed=True))
-    merged = copy_of(program)
+    merged = program.copy()
     layers = sum(program.attention().values())
     parameters = program.parameters()
     (report,) = pipeline.run(merged, (MergeParallelMatmuls(),))

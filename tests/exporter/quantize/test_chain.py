@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import onnx_ir as ir
 import pytest
@@ -33,7 +31,7 @@ def _recipe(rounding: str, **given) -> Recipe:
 
 
 def _quantized(program: Program, recipe: Recipe, texts: list[list[int]]) -> Program:
-    copy = replace(program, model=program.model.clone())
+    copy = program.copy()
     pipeline.run(copy, plan.laws(recipe, copy, texts))
     return copy
 
@@ -69,7 +67,7 @@ def test_rounded_values_on_the_way_are_those_of_the_quantized_program(program: P
     found = {name: nearest(site.matrix, Grid(4, 16)) for name, site in maps.items()}
     given = {name: _constant(site) for name, site in maps.items()}
     rounded = {name: _as(site, found[name].dense()) for name, site in maps.items()}
-    other = replace(program, model=program.model.clone())
+    other = program.copy()
     for name, array in rounded.items():
         other.graph.initializers[name].const_value = ir.tensor(array, name=name)
     last = [site.x for site in maps.values() if site.x is not None][-1]
@@ -125,7 +123,7 @@ def test_a_chain_reads_the_very_integers_of_the_others(
     real = plan.chained
     monkeypatch.setattr(plan, "chained", watched)
     recipe = _recipe("nearest", rule=rules)
-    (law,) = plan.laws(recipe, replace(program, model=program.model.clone()), SEQUENCES)
+    (law,) = plan.laws(recipe, program.copy(), SEQUENCES)
     assert isinstance(law, QuantizeWeights) and law.plan is not None
     assert sorted({site.kind for site, _ in seen.values()}) == ["down", "table", "value"]
     for name, (_, quantized) in seen.items():

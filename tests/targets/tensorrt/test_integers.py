@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -113,7 +113,7 @@ def as_program(model: ir.Model) -> Program:
 
 def compiled(program: Program, folder: Path, *capabilities: str) -> dict:
     folder.mkdir(exist_ok=True)
-    onnx_file.write(replace(program, model=program.model.clone()), folder, "tensorrt")
+    onnx_file.write(program.copy(), folder, "tensorrt")
     value = program.graph.inputs[0]
     wide = [128] if len(value.shape or ()) == 3 else []
     spec = {
