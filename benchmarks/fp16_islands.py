@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from goldfold.exporter.cli.console import Live
+from goldfold.exporter.contract import Run
 from goldfold.exporter.driver import exporting
 from goldfold.exporter.errors import GoldfoldError
 from goldfold.exporter.evaluate import emulate, interpret, ranges
@@ -27,7 +28,7 @@ from goldfold.exporter.passes import pipeline
 from goldfold.exporter.passes.scale_residual import ScaleResidual
 from goldfold.exporter.passes.set_precision import SetPrecision
 from goldfold.exporter.progress import Stages
-from goldfold.exporter.quantize import calibration
+from goldfold.exporter.quantize import texts
 from goldfold.golden.compare import reading
 
 KINDS = (
@@ -55,7 +56,7 @@ def main(
         raise SystemExit(f"error: {goldens.model} has no golden text {text!r}")
     ids = np.array([goldens.cases[index].token_ids], dtype=np.int64)
 
-    def distance(run: interpret.Run) -> float:
+    def distance(run: Run) -> float:
         return reading(run(ids, np.ones_like(ids))[0], goldens.embeddings[index]).distance
 
     table = Table("rounded to fp16", box=SIMPLE_HEAD, title=f"1−cos on {text}")
@@ -64,7 +65,7 @@ def main(
         found = distance(interpret.runner(_rounded(program, kind)))
         table.add_row(kind or "all constants", f"{found:.1e}")
     scaled = program.copy()
-    peaks = ranges.record(program, calibration.sequences(program)[::8])
+    peaks = ranges.record(program, texts.calibration(program)[::8])
     pipeline.run(scaled, (ScaleResidual(tuple(peaks.items())),))
     for stream in ("half", "f32"):
         typed = scaled.copy()

@@ -31,7 +31,7 @@ from goldfold.exporter.passes import pipeline
 from goldfold.exporter.passes.scale_residual import FP16_MAX, ScaleResidual
 from goldfold.exporter.passes.set_precision import SetPrecision
 from goldfold.exporter.progress import Stages
-from goldfold.exporter.quantize import calibration
+from goldfold.exporter.quantize import texts
 from goldfold.golden.compare import reading
 
 
@@ -46,7 +46,7 @@ def main(
         stages = Stages(Live(Console(stderr=True)))
         program = exporting.traced(open_model(model), stages)
         pipeline.run(program, (*pipeline.EARLY, *pipeline.common(program.contract)))
-        calibrated = calibration.sequences(program)
+        calibrated = texts.calibration(program)
         before = ranges.record(program, calibrated)
         scaled = program.copy()
         (report,) = pipeline.run(scaled, (ScaleResidual(tuple(before.items())),))

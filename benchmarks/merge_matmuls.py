@@ -24,6 +24,7 @@ from rich.table import Table
 
 from goldfold.exporter import registry
 from goldfold.exporter.cli.console import Live, open_console
+from goldfold.exporter.contract import Run
 from goldfold.exporter.driver import exporting
 from goldfold.exporter.errors import GoldfoldError
 from goldfold.exporter.frontend.source import open_model
@@ -33,7 +34,6 @@ from goldfold.exporter.passes import pipeline
 from goldfold.exporter.passes.base import Pass
 from goldfold.exporter.passes.merge_parallel_matmuls import MergeParallelMatmuls
 from goldfold.exporter.progress import Stages
-from goldfold.targets.base import Run
 
 WAYS: dict[str, tuple[Pass, ...]] = {
     "none": (),

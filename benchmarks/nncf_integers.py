@@ -34,7 +34,7 @@ sys.path.insert(0, str(ROOT))
 from benchmarks.quantize_recipes import errors  # noqa: E402
 from benchmarks.speed import peers  # noqa: E402
 from goldfold.exporter.artifact.bundle import open_bundle  # noqa: E402
-from goldfold.exporter.quantize import calibration  # noqa: E402
+from goldfold.exporter.quantize import texts  # noqa: E402
 from goldfold.golden import store  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results" / "nncf_integers.json"
@@ -101,20 +101,20 @@ def main(
     tokenizer = Tokenizer.from_file(str(artifact / "tokenizer.json"))
     tokenizer.enable_truncation(bundle.manifest.contract.max_length)
     prompts = ["", *dict.fromkeys(bundle.manifest.contract.prompts.values())]
-    authored = calibration.texts()
+    authored = texts.calibration_texts()
     drafts = [*authored, *(prompts[i % len(prompts)] + text for i, text in enumerate(authored))]
     python = peers.prepare(peers.MODERN)
     record = json.loads(RESULTS.read_text("utf-8")) if RESULTS.is_file() else {}
     with tempfile.TemporaryDirectory() as room:
-        texts = Path(room) / "texts.npz"
+        given = Path(room) / "texts.npz"
         np.savez(
-            texts,
+            given,
             calibration=_rows([one.ids for one in tokenizer.encode_batch(drafts)]),
             goldens=_rows([case.token_ids for case in goldens.cases]),
         )
         for kind in only or KINDS:
             command = [str(python), "-c", _CHILD, str(artifact / "openvino_model.xml")]
-            subprocess.run([*command, str(texts), room, json.dumps(KINDS[kind])], check=True)
+            subprocess.run([*command, str(given), room, json.dumps(KINDS[kind])], check=True)
             made = np.load(f"{room}/made.npz")
             distances = errors(made["embeddings"], np.asarray(goldens.embeddings))
             size = sum((Path(room) / f"model.{kind}").stat().st_size for kind in ("bin", "xml"))

@@ -29,8 +29,9 @@ from goldfold.exporter.frontend.source import open_model
 from goldfold.exporter.ir.program import Program
 from goldfold.exporter.passes.pipeline import Pipeline
 from goldfold.exporter.progress import Stages
-from goldfold.exporter.quantize import corpus, plan
+from goldfold.exporter.quantize import plan
 from goldfold.exporter.quantize import recipe as recipes
+from goldfold.exporter.quantize import texts as text_sets
 from goldfold.exporter.search import tuning
 from goldfold.exporter.search.dequantize import dense
 
@@ -75,7 +76,7 @@ def _row(name: str, base: Program, stages: Stages, tuned, golden) -> dict[str, f
     started = time.perf_counter()
     program = base.copy()
     rewrite(program, found, Pipeline(), stages)
-    sequences = corpus.steering(found, program)
+    sequences = text_sets.steering(found, program)
     with stages(f"quantize {found.name}"):
         run = Pipeline()
         run.run(program, plan.balance(found, program, sequences, stages.step))

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
+
+
+def finite(value: float | None) -> float | None:
+    """The number as JSON can hold it, which has no infinity and no NaN: null is in their place."""
+    return float(value) if value is not None and math.isfinite(value) else None
 
 
 class Timing(BaseModel):

@@ -28,10 +28,10 @@ from goldfold.exporter.ir.program import Program
 from goldfold.exporter.passes.base import Log, Pass
 from goldfold.exporter.passes.pipeline import Pipeline
 from goldfold.exporter.progress import Stages
-from goldfold.exporter.records import Kind, Location
+from goldfold.exporter.records import Kind, Location, finite
 
 if TYPE_CHECKING:
-    from goldfold.targets.base import Run
+    from goldfold.exporter.contract import Run
 
 ROUNDS = ("set-precision", "quantize")
 """How the names of passes begin that change how values are rounded and nothing else."""
@@ -307,16 +307,12 @@ def _said(
         text=probe.row.id,
         tokens=probe.tokens,
         padded=probe.padded,
-        distance=_finite(size),
+        distance=finite(size),
         law=law,
         place=place,
         layer=found.layer.name if found else "",
         module=(found.module or place) if found else place,
-        before=_finite(found.before) if found else None,
-        after=_finite(found.layer.distance) if found else None,
+        before=finite(found.before) if found else None,
+        after=finite(found.layer.distance) if found else None,
         sentence=sentence,
     )
-
-
-def _finite(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None

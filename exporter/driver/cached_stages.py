@@ -36,11 +36,10 @@ from goldfold.exporter.contract import Contract
 from goldfold.exporter.errors import RewriteError
 from goldfold.exporter.frontend.source import Source
 from goldfold.exporter.frontend.weights import read_header
-from goldfold.exporter.ir.program import Program, weights_aside
+from goldfold.exporter.ir.program import Arrays, Program, weights_aside
 from goldfold.exporter.quantize.recipe import Recipe
 from goldfold.exporter.system.cache import Cache, Damaged, key
 
-Arrays = dict[str, np.ndarray]
 T = TypeVar("T")
 
 PACKAGES = (

@@ -15,6 +15,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
+from goldfold.exporter.contract import Run
 from goldfold.exporter.evaluate import interpret
 from goldfold.exporter.ir import dialect
 from goldfold.exporter.ir.program import Program, add_constant, constant, drop_unused, infer_shapes
@@ -29,7 +30,7 @@ _CHUNK = 1 << 22
 """Numbers that are dequantized at once: a table is never held three times."""
 
 
-def runner(program: Program) -> interpret.Run:
+def runner(program: Program) -> Run:
     """A callable like `interpret.runner`'s, that rounds. `program` itself is left alone."""
     return interpret.runner(emulated(program), optimise=False)
 

@@ -19,6 +19,9 @@ from goldfold.exporter.ir import dialect
 
 BATCH = "batch"
 TOKENS = "tokens"
+Arrays = dict[str, np.ndarray]
+"""Arrays by the names of values, or of what stands for one."""
+
 MODULE = "goldfold.module"
 """The node metadata key that holds the dotted path of the source module a node came from."""
 

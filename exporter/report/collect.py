@@ -5,7 +5,6 @@ Nothing is measured here. All figures come from each artifact's manifest.json an
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from goldfold.exporter import __version__
 from goldfold.exporter.artifact import bundle, unbuilt
 from goldfold.exporter.artifact.bundle import Bundle, Manifest, VerdictRecord
 from goldfold.exporter.errors import ArtifactError
-from goldfold.exporter.records import KindRange, LayerLook, Look
+from goldfold.exporter.records import KindRange, LayerLook, Look, finite
 from goldfold.exporter.report.pages import (
     ArtifactFigures,
     DriftStep,
@@ -174,21 +173,17 @@ def _summary(record: dict[str, Any]) -> Figures:
 
 
 def _step(look: Look) -> DriftStep:
-    finite = {key: _finite(getattr(look, key)) for key in ("worst", "mean")}
-    return DriftStep(after=look.after, worst_id=look.worst_id, **finite)
+    known = {key: finite(getattr(look, key)) for key in ("worst", "mean")}
+    return DriftStep(after=look.after, worst_id=look.worst_id, **known)
 
 
 def _layer(look: LayerLook) -> LayerStep:
-    return LayerStep(layer=look.layer, worst=_finite(look.worst), worst_id=look.worst_id)
+    return LayerStep(layer=look.layer, worst=finite(look.worst), worst_id=look.worst_id)
 
 
 def _kind(row: KindRange) -> KindFigures:
-    finite = {"peak": _finite(row.peak), "scaled": _finite(row.scaled)}
-    return KindFigures(**{**row.model_dump(), **finite})
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+    known = {"peak": finite(row.peak), "scaled": finite(row.scaled)}
+    return KindFigures(**{**row.model_dump(), **known})
 
 
 def _number(value: Any) -> Any:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from goldfold.exporter.artifact.encoder import Encoder
 from goldfold.exporter.progress import Stages
-from goldfold.exporter.records import Loss, Losses
+from goldfold.exporter.records import Loss, Losses, finite
 from goldfold.golden import gate
 from goldfold.golden.compare import Measurement
 from goldfold.golden.errors import GoldenError, Unrankable
@@ -121,13 +121,9 @@ def _ranks(measurement: Measurement, goldens: Goldens) -> tuple[tuple[Loss, ...]
 
 def _losses(metrics: Iterable[Metric]) -> tuple[Loss, ...]:
     return tuple(
-        Loss(**{**asdict(one), "loss": _finite(one.loss), "upper": _finite(one.upper)})
+        Loss(**{**asdict(one), "loss": finite(one.loss), "upper": finite(one.upper)})
         for one in metrics
     )
-
-
-def _finite(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None
 
 
 def _metrics(losses: Losses) -> Sequence[Metric]:

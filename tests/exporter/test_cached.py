@@ -74,8 +74,8 @@ def quick(
     monkeypatch.setattr("goldfold.exporter.frontend.trace.trace", tracing)
     monkeypatch.setattr(preparing.ranges, "record", measuring)
     monkeypatch.setattr(preparing.plan.statistics, "record", counting)
-    texts = preparing.calibration.sequences
-    monkeypatch.setattr(preparing.calibration, "sequences", lambda program: texts(program)[::20])
+    texts = preparing.texts.calibration
+    monkeypatch.setattr(preparing.texts, "calibration", lambda program: texts(program)[::20])
     monkeypatch.setenv(FOLDER, str(tmp_path / "stages"))
     return done
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from goldfold.exporter.contract import Contract
+from goldfold.exporter.contract import Contract, Run
 from goldfold.exporter.evaluate import emulate, interpret, ranges
 from goldfold.exporter.frontend.simplify import simplify
 from goldfold.exporter.frontend.source import open_model
@@ -20,7 +20,7 @@ from goldfold.exporter.ir.program import Program, constant
 from goldfold.exporter.passes import docstring, pipeline
 from goldfold.exporter.passes.scale_residual import EXPONENT, ScaleResidual
 from goldfold.exporter.passes.set_precision import SetPrecision
-from goldfold.exporter.quantize import calibration
+from goldfold.exporter.quantize import texts
 from goldfold.golden import texts as golden_texts
 from goldfold.golden.compare import reading
 from tests import models
@@ -99,7 +99,7 @@ def sequences(program: Program) -> list[list[int]]:
     return [[2, *rng.integers(4, 390, n), 1] for n in (1, 3, 9, 30, 260, 300)]
 
 
-def outputs(run: interpret.Run, program: Program) -> np.ndarray:
+def outputs(run: Run, program: Program) -> np.ndarray:
     rows = []
     for ids in sequences(program):
         row = np.array([ids], dtype=np.int64)
@@ -181,7 +181,7 @@ def test_ranges_are_those_of_the_values(exported: Exported) -> None:
 
 
 def test_calibration_texts_are_not_golden_texts() -> None:
-    calibrated = {text.strip() for text in calibration.texts()}
+    calibrated = {text.strip() for text in texts.calibration_texts()}
     assert len(calibrated) >= 40
     assert not calibrated & {text.text.strip() for text in golden_texts.authored()}
     assert not calibrated & set(golden_texts.sentences())

@@ -19,7 +19,7 @@ from goldfold.exporter.cli import app
 from goldfold.exporter.driver import exporting, preparing
 from goldfold.exporter.errors import OutputError, RewriteError, TargetError, UsageError
 from goldfold.exporter.ir import onnx_file
-from goldfold.exporter.quantize import calibration
+from goldfold.exporter.quantize import texts
 from goldfold.exporter.report import Report, collect
 from goldfold.targets.onnxruntime import TARGET as ONNX
 from goldfold.targets.openvino import TARGET as OPENVINO
@@ -38,7 +38,7 @@ def quick(exported: Exported, monkeypatch: pytest.MonkeyPatch) -> None:
     )
     monkeypatch.setattr(exporting, "traced", lambda *args: exported.copy())
     monkeypatch.setattr(exporting, "rewrite", lambda *args: None)
-    monkeypatch.setattr(calibration, "texts", lambda: GOLDEN_TEXTS[:6])
+    monkeypatch.setattr(texts, "calibration_texts", lambda: GOLDEN_TEXTS[:6])
 
 
 @pytest.fixture

@@ -17,10 +17,9 @@ from pathlib import Path
 import numpy as np
 
 from goldfold.exporter import registry
-from goldfold.exporter.contract import Contract
+from goldfold.exporter.contract import Contract, Run
 from goldfold.exporter.driver import exporting
 from goldfold.exporter.evaluate import interpret, ranges
-from goldfold.exporter.evaluate.interpret import Run
 from goldfold.exporter.frontend.source import check_finite, open_model
 from goldfold.exporter.ir.program import Program
 from goldfold.exporter.options import BuildOptions

@@ -11,7 +11,8 @@ from goldfold.exporter.ir.program import Program, constant
 from goldfold.exporter.passes import pipeline
 from goldfold.exporter.passes.quantize_weights import QuantizeWeights
 from goldfold.exporter.passes.rewriting.grid import Grid, nearest
-from goldfold.exporter.quantize import calibration, corpus, plan, sites, statistics
+from goldfold.exporter.quantize import plan, sites, statistics
+from goldfold.exporter.quantize import texts as text_sets
 from goldfold.exporter.quantize.recipe import Recipe
 from goldfold.exporter.quantize.staged_run import Walk
 from goldfold.exporter.search import tuning
@@ -79,7 +80,7 @@ def test_rounded_values_on_the_way_are_those_of_the_quantized_program(program: P
 
 
 def test_a_chain_errs_less_than_matrices_rounded_each_by_itself(program: Program) -> None:
-    texts = corpus.sequences(program)[::12]
+    texts = text_sets.corpus(program)[::12]
     judged = [ids for ids in tuning.sequences(program) if len(ids) < 60]
     exact = embed(program, judged)
 
@@ -146,9 +147,9 @@ def test_a_text_that_makes_nan_is_refused(spoiled: Program) -> None:
 
 
 def test_only_chained_recipes_read_the_many_texts(program: Program) -> None:
-    few, many = (corpus.steering(_recipe(r), program) for r in ("compensated", "chained"))
-    assert few == calibration.short(program)
-    assert many == few + corpus.sequences(program) and len(many) > 4 * len(few)
+    few, many = (text_sets.steering(_recipe(r), program) for r in ("compensated", "chained"))
+    assert few == text_sets.short(program)
+    assert many == few + text_sets.corpus(program) and len(many) > 4 * len(few)
 
 
 def _constant(site: sites.Site) -> np.ndarray:

@@ -27,7 +27,7 @@ from goldfold.exporter.passes.quantize_activations import QuantizeActivations
 from goldfold.exporter.passes.quantize_weights import QuantizeWeights
 from goldfold.exporter.passes.rewriting.integers import multiplies_integers
 from goldfold.exporter.passes.set_precision import SetPrecision
-from goldfold.exporter.quantize import calibration
+from goldfold.exporter.quantize import texts
 from goldfold.targets.tensorrt import TARGET, build, proof, settings, vendor, worker
 from tests.conftest import GOLDEN_TEXTS
 
@@ -244,7 +244,7 @@ def results(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Resul
         patch.setattr(
             goldfold.golden.make, "make", partial(goldfold.golden.make.make, only=GOLDEN_TEXTS[:12])
         )
-        patch.setattr(calibration, "texts", lambda: GOLDEN_TEXTS)  # words, and few
+        patch.setattr(texts, "calibration_texts", lambda: GOLDEN_TEXTS)  # words, and few
         first, second = export(
             tiny, ["tensorrt"], list(map(str, names)), folder / "out", build=asked, locate=False
         )
