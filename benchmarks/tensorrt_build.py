@@ -9,7 +9,6 @@ looked for in it bit by bit. No GPU is needed, and none is looked at.
 from __future__ import annotations
 
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -71,7 +70,7 @@ def main(
 
 
 def _measure(program: Program, precision: str, peaks: dict[str, float], stages: Stages) -> dict:
-    own = replace(program, model=program.model.clone())
+    own = program.copy()
     pipeline.run(own, pipeline.half(precision, peaks, TARGET.typed))
     pipeline.run(own, TARGET.tail(precision, own.contract, peaks))
     options = TARGET.settle(precision, NOTHING_ASKED, program.contract.max_length)

@@ -6,11 +6,14 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
 from msgspec import Meta, field
 
 from goldfold.exporter.records import Record
+
+if TYPE_CHECKING:
+    import numpy as np
 
 INPUT_IDS = "input_ids"
 ATTENTION_MASK = "attention_mask"
@@ -119,3 +122,15 @@ class Reference:
     """sentence-transformers' name of the similarity to use, if the model says."""
     token_ids: Mapping[str, tuple[int, ...]]
     """Golden texts, prompts included, and the ids that the reference made of them."""
+
+
+class Run(Protocol):
+    """(input_ids int64[B,S], attention_mask int64[B,S]) → float32[B,D]; inputs are already
+    checked. Any number of threads may call an artifact's at a time."""
+
+    def __call__(
+        self, input_ids: np.ndarray, attention_mask: np.ndarray, output: str | None = None
+    ) -> np.ndarray:
+        """`output` names one of the program's outputs (exporter/driver/heads.py); its first if
+        None."""
+        ...

@@ -8,24 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
-import numpy as np
-
-from goldfold.exporter.contract import Contract, Reference, Words
+from goldfold.exporter.contract import Contract, Reference, Run, Words
 from goldfold.exporter.ir.program import Program
 from goldfold.exporter.options import BuildOptions
 from goldfold.exporter.passes.base import Pass
-
-
-class Run(Protocol):
-    """(input_ids int64[B,S], attention_mask int64[B,S]) → float32[B,D]; inputs are already
-    checked. Any number of threads may call it at a time."""
-
-    def __call__(
-        self, input_ids: np.ndarray, attention_mask: np.ndarray, output: str | None = None
-    ) -> np.ndarray:
-        """`output` names one of the artifact's outputs (exporter/driver/heads.py); its first if
-        None."""
-        ...
 
 
 class Begun(Protocol):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -46,11 +46,7 @@ class Exported:
 
     def copy(self) -> Program:
         """The program, to be used up; shares the weights with the original."""
-        return copy_of(self.program)
-
-
-def copy_of(program: Program) -> Program:
-    return replace(program, model=program.model.clone())
+        return self.program.copy()
 
 
 @pytest.fixture(scope="session")
@@ -69,7 +65,7 @@ def exported(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Exported:
 
     def rewrite_and_keep(program: Program, recipe: None, passes: Pipeline, stages: Stages) -> None:
         rewrite(program, recipe, passes, stages)
-        kept.append((copy_of(program), list(passes.reports)))
+        kept.append((program.copy(), list(passes.reports)))
 
     few = partial(golden_make.make, only=GOLDEN_TEXTS)
     with pytest.MonkeyPatch.context() as patch:

@@ -53,10 +53,6 @@ def judged(program: Program, goldens: Goldens) -> gate.Verdict:
     return gate.judge(measurement, faults, "fp32", goldens)
 
 
-def copy(program: Program) -> Program:
-    return replace(program, model=program.model.clone())
-
-
 def attention_attribute(name: str, value: int, only_windowed: bool = False) -> Callable:
     def mutate(program: Program) -> None:
         for node in dialect.band_attentions(program.graph):
@@ -108,7 +104,7 @@ def test_the_unharmed_program_passes(subject: tuple[Program, Goldens]) -> None:
 @pytest.mark.parametrize("name", MUTATIONS)
 def test_a_mutant_fails(name: str, subject: tuple[Program, Goldens]) -> None:
     program, goldens = subject
-    mutant = copy(program)
+    mutant = program.copy()
     MUTATIONS[name](mutant)
     verdict = judged(mutant, goldens)
     assert not verdict.passed

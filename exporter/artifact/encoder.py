@@ -178,7 +178,7 @@ class Encoder:
             places = [start + place for place in range(len(found)) if place not in wrong]
             good = [ids for place, ids in enumerate(found) if place not in wrong]
             for rows in self.batches([len(ids) for ids in good], batch_size):
-                ids, mask = pad([good[row] for row in rows], self.contract.pad_id)
+                ids, mask = batching.pad([good[row] for row in rows], self.contract.pad_id)
                 out[[places[row] for row in rows]] = made_rows = self.run(ids, mask, made)
                 for row in np.flatnonzero(~np.isfinite(made_rows).all(axis=1)):
                     odd[places[rows[row]]] = self._overflows
@@ -373,14 +373,3 @@ def _checked_texts(texts: str | Sequence[str]) -> list[str]:
                 f"text {row} holds half a character (a lone surrogate) at {error.start}"
             ) from None
     return found
-
-
-def pad(token_ids: Sequence[Sequence[int]], pad_id: int) -> tuple[np.ndarray, np.ndarray]:
-    """Sequences → (ids int64 [B,S] padded on the right with pad_id, mask int64 [B,S])."""
-    width = max(len(ids) for ids in token_ids)
-    ids = np.full((len(token_ids), width), pad_id, dtype=np.int64)
-    mask = np.zeros_like(ids)
-    for row, sequence in enumerate(token_ids):
-        ids[row, : len(sequence)] = sequence
-        mask[row, : len(sequence)] = 1
-    return ids, mask

@@ -9,6 +9,7 @@ import numpy as np
 
 from goldfold.exporter.diagnose.pass_drift import SHORT, is_half
 from goldfold.exporter.evaluate import emulate, interpret
+from goldfold.exporter.evaluate.batches import pad
 from goldfold.exporter.frontend.source import Source
 from goldfold.exporter.ir.program import Program
 from goldfold.exporter.options import BuildOptions
@@ -18,7 +19,8 @@ from goldfold.golden.gate import GATES
 from goldfold.golden.store import Goldens
 
 if TYPE_CHECKING:
-    from goldfold.targets.base import Run, Target
+    from goldfold.exporter.contract import Run
+    from goldfold.targets.base import Target
 
 NOISE = {"fp32": 1e-12}
 """1−cos between two layers that rounding alone explains; of the other precisions HALF_NOISE. In
@@ -120,9 +122,7 @@ def _probe(suspect: Suspect, row: TextRow) -> Probe:
     if padded:  # as wide as the batch in which it failed
         batch = next(batch for batch in mixed_batches(lengths) if index in batch)
         width = max(lengths[i] for i in batch)
-    ids = np.full((1, width), suspect.made.final.contract.pad_id, dtype=np.int64)
-    ids[0, : lengths[index]] = goldens.cases[index].token_ids
-    mask = np.zeros_like(ids)
-    mask[0, : lengths[index]] = 1
-    golden = goldens.embeddings[index].astype(np.float64)[: suspect.made.final.contract.dim]
+    contract = suspect.made.final.contract
+    ids, mask = pad([goldens.cases[index].token_ids], contract.pad_id, width)
+    golden = goldens.embeddings[index].astype(np.float64)[: contract.dim]
     return Probe(row, ids, mask, golden, padded)

@@ -16,6 +16,7 @@ from goldfold.exporter.contract import EMBEDDING
 from goldfold.exporter.diagnose.failure import Made
 from goldfold.exporter.diagnose.pass_drift import SHORT, is_half
 from goldfold.exporter.evaluate import emulate, interpret, layer_values
+from goldfold.exporter.evaluate.batches import pad
 from goldfold.exporter.ir.program import MODULE, Program
 from goldfold.exporter.progress import Stages
 from goldfold.exporter.records import LayerLook
@@ -111,9 +112,4 @@ def _batch(goldens: Goldens, pad_id: int) -> tuple[list[int], np.ndarray, np.nda
         raise ValueError(f"the goldens have no text of 3 to {SHORT} tokens")
     steps = dict.fromkeys(round(at * (len(short) - 1) / (TEXTS - 1)) for at in range(TEXTS))
     places = [short[step][1] for step in steps]
-    ids = np.full((len(places), max(lengths[place] for place in places)), pad_id, dtype=np.int64)
-    mask = np.zeros_like(ids)
-    for row, place in enumerate(places):
-        ids[row, : lengths[place]] = goldens.cases[place].token_ids
-        mask[row, : lengths[place]] = 1
-    return places, ids, mask
+    return places, *pad([goldens.cases[place].token_ids for place in places], pad_id)

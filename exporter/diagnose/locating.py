@@ -29,10 +29,10 @@ from goldfold.exporter.ir.program import Program
 from goldfold.exporter.passes.base import Log, Pass
 from goldfold.exporter.passes.pipeline import Pipeline
 from goldfold.exporter.progress import Stages
-from goldfold.exporter.records import Kind, Location
+from goldfold.exporter.records import Kind, Location, finite
 
 if TYPE_CHECKING:
-    from goldfold.targets.base import Run
+    from goldfold.exporter.contract import Run
 
 ROUNDS = ("set-precision", "quantize")
 """How the names of passes begin that change how values are rounded and nothing else."""
@@ -220,18 +220,18 @@ def _replay(suspect: Suspect) -> list[Step]:
     """The program before the first pass, and after each that applied. All share their weights."""
     pipeline = suspect.made.pipeline
     assert pipeline.before is not None
-    program = _copy(pipeline.before)
+    program = pipeline.before.copy()
     again = Pipeline(replace(pipeline.options, dump=None))
-    steps = [Step(None, _copy(program))]
+    steps = [Step(None, program.copy())]
     for law in pipeline.laws:
         (report,) = again.run(program, [law])
         if report.applied:
-            steps.append(Step(law, _copy(program)))
+            steps.append(Step(law, program.copy()))
     return steps
 
 
 def _applied(program: Program, law: Pass, count: int | None) -> tuple[Program, Log]:
-    copy = _copy(program)
+    copy = program.copy()
     return copy, law.rewrite(copy.model, Log(count))
 
 
@@ -241,10 +241,6 @@ def _runs(program: Program) -> bool:
     except RewriteError:
         return False
     return True
-
-
-def _copy(program: Program) -> Program:
-    return replace(program, model=program.model.clone())
 
 
 def _open(suspect: Suspect, folder: Path, precision: str) -> Run:
@@ -308,16 +304,12 @@ def _said(
         text=probe.row.id,
         tokens=probe.tokens,
         padded=probe.padded,
-        distance=_finite(size),
+        distance=finite(size),
         law=law,
         place=place,
         layer=found.layer.name if found else "",
         module=(found.module or place) if found else place,
-        before=_finite(found.before) if found else None,
-        after=_finite(found.layer.distance) if found else None,
+        before=finite(found.before) if found else None,
+        after=finite(found.layer.distance) if found else None,
         sentence=sentence,
     )
-
-
-def _finite(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from goldfold.exporter.evaluate import emulate, interpret
+from goldfold.exporter.evaluate.batches import pad
 from goldfold.exporter.ir.program import Program
 from goldfold.exporter.progress import Stages
 from goldfold.exporter.records import Look, PassReport
@@ -34,7 +35,9 @@ def look(program: Program, goldens: Goldens, after: str = "") -> Look:
         raise GoldenError(f"the goldens of {goldens.model} have no text of at most {SHORT} tokens")
     run = (emulate.runner if is_half(program) else interpret.runner)(program)
     found = [
-        reading(run(*_alone(case.token_ids))[0], golden[: program.contract.dim]).distance
+        reading(
+            run(*pad([case.token_ids], program.contract.pad_id))[0], golden[: program.contract.dim]
+        ).distance
         for case, golden in zip(short.cases, short.embeddings, strict=True)
     ]
     worst = int(np.argmax(found))
@@ -49,11 +52,6 @@ def look(program: Program, goldens: Goldens, after: str = "") -> Look:
 def is_half(program: Program) -> bool:
     """Whether any value of the program is declared fp16 or bf16."""
     return any(v.dtype in emulate.HALF for node in program.graph for v in node.outputs)
-
-
-def _alone(token_ids: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-    ids = np.array([token_ids], dtype=np.int64)
-    return ids, np.ones_like(ids)
 
 
 @dataclass

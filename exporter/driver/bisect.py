@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from goldfold.exporter.diagnose.halving import first_wrong
 from goldfold.exporter.errors import UsageError
@@ -83,7 +83,7 @@ def search(
     peaks: dict[str, float] = {}
     if pipeline.asks_ranges(precision, typed=True):
         with stages("ranges"):
-            rewritten = replace(program, model=program.model.clone())
+            rewritten = program.copy()
             pipeline.run(rewritten, passes)
             peaks = exporting.record_ranges(rewritten, stages, kept)
     passes = (*passes, *pipeline.half(precision, peaks, typed=True))
@@ -105,7 +105,7 @@ def bisect(
     """
 
     def after(count: int | None) -> tuple[Look, Pipeline]:
-        copy = replace(program, model=program.model.clone())
+        copy = program.copy()
         run = Pipeline(Options(stop_after=count))
         run.run(copy, passes)
         found = look(copy)

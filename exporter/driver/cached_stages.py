@@ -36,11 +36,10 @@ from goldfold.exporter.contract import Contract
 from goldfold.exporter.errors import RewriteError
 from goldfold.exporter.frontend.source import Source
 from goldfold.exporter.frontend.weights import read_header
-from goldfold.exporter.ir.program import Program, weights_aside
+from goldfold.exporter.ir.program import Arrays, Program, weights_aside
 from goldfold.exporter.quantize.recipe import Recipe
 from goldfold.exporter.system.cache import Cache, Damaged, key
 
-Arrays = dict[str, np.ndarray]
 T = TypeVar("T")
 
 PACKAGES = (
@@ -108,7 +107,7 @@ def keep_trace(cache: Cache, source: Source, program: Program) -> None:
     """Keep what tracing and simplifying `source` gave. Leaves `program` as it is."""
 
     def write(folder: Path) -> None:
-        model = program.model.clone()
+        model = program.copy().model
         order = list(model.graph.initializers)
         places = _Places(source)
         with weights_aside(model) as aside:
@@ -276,7 +275,7 @@ def _write_arrays(folder: Path, arrays: Arrays) -> None:
 def content(program: Program) -> str:
     """The sha256, in hex, of a graph and all its constants: equal for programs that compute the
     same in the same way."""
-    model = program.model.clone()
+    model = program.copy().model
     values = list(model.graph.initializers.values())
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # hashing lets other threads run
         digests = list(pool.map(_constant, values))

@@ -179,7 +179,7 @@ def export(
         looks = list(drift.looks) if drift is not None else []
         for group, members in groups.items():
             recipe = asked.get(group)
-            programs = [bases.pop() if group == list(groups)[-1] else _copy(bases[0])]
+            programs = [bases.pop() if group == list(groups)[-1] else bases[0].copy()]
             run = passes.fork(group)  # of "" as well: one group's laws are not another's
             first = 0 if drift is None else len(drift.looks)
             try:
@@ -211,7 +211,7 @@ def export(
                 name = "-".join(pair)
                 # What is measured is the artifact: no name here keeps its program, which would only
                 # fill memory.
-                own = [programs.pop() if pair == members[-1] else _copy(programs[0])]
+                own = [programs.pop() if pair == members[-1] else programs[0].copy()]
                 try:
                     built = _build(job, own.pop(), run.fork(name), *pair, settled[pair], stages)
                     gc.collect()  # a graph is full of cycles
@@ -272,7 +272,7 @@ def _build(
         goldens = job.goldens.within(contract.max_length)
         made = None
         if job.trusts is not None:
-            final = replace(_copy(program), contract=contract)
+            final = replace(program.copy(), contract=contract)
             names = (floating, precision, job.gate(precision))
             made = Made(job.source, passes, final, emulable, target, *names, options, job.trusts)
         done = target.make(program, floating, folder, options, job.asked.only(target.takes))
@@ -309,15 +309,10 @@ def _emulable(program: Program, precision: str, target: Target) -> Program | Non
     `precision`."""
     if precision == "fp32" or target.executes(precision):
         return None
-    copy = _copy(program)
+    copy = program.copy()
     if not target.typed:
         SetPrecision(precision).rewrite(copy.model)
     return copy
-
-
-def _copy(program: Program) -> Program:
-    """A graph of its own; the weights are shared."""
-    return replace(program, model=program.model.clone())
 
 
 __all__ = ["Manifest", "Result", "export", "obtain_goldens", "prepare", "record_ranges", "traced"]

@@ -12,11 +12,11 @@ from goldfold.exporter.contract import Words
 from goldfold.exporter.driver import cached_stages, heads
 from goldfold.exporter.evaluate import ranges
 from goldfold.exporter.frontend.source import Source
-from goldfold.exporter.ir.program import Program
+from goldfold.exporter.ir.program import Arrays, Program
 from goldfold.exporter.passes import pipeline
 from goldfold.exporter.passes.pipeline import Pipeline
 from goldfold.exporter.progress import Stages
-from goldfold.exporter.quantize import calibration, corpus, plan
+from goldfold.exporter.quantize import plan, texts
 from goldfold.exporter.quantize.recipe import Recipe
 from goldfold.exporter.system.cache import Cache
 
@@ -88,7 +88,7 @@ def quantize(
     every value where one of `pairs` (target, precision) asks for it, as `peaks_for` does."""
     with stages("calibrate"):
         halved = plan.halved(recipe, plan.check(recipe, program))
-        sequences = corpus.steering(recipe, program)
+        sequences = texts.steering(recipe, program)
         keep = partial(cached_stages.measured, cache, program, sequences, recipe)
         passes.run(program, plan.balance(recipe, program, sequences, stages.step, keep))
         stages.note(f"{len(sequences)} texts{halved and f'; {halved}'}{_remarks(cache)}")
@@ -154,9 +154,9 @@ def peaks_for(
 
 def record_ranges(program: Program, stages: Stages, cache: Cache | None = None) -> dict[str, float]:
     """The largest magnitude of every value on the calibration texts."""
-    sequences = calibration.sequences(program)
+    sequences = texts.calibration(program)
 
-    def make() -> cached_stages.Arrays:
+    def make() -> Arrays:
         found = ranges.record(program, sequences, lambda done: stages.step(done, len(sequences)))
         return {name: np.array(peak) for name, peak in found.items()}
 

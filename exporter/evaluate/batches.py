@@ -52,10 +52,17 @@ def padded(
     texts: Sequence[Sequence[int]], pad_id: int, size: int, call: int
 ) -> Iterator[tuple[list[int], np.ndarray, np.ndarray]]:
     """Token ids in `batches`: rows of `texts`, then ids and mask, int64 [rows, longest] each."""
-    lengths = [len(ids) for ids in texts]
-    for rows in batches(lengths, size, call):
-        ids = np.full((len(rows), max(lengths[row] for row in rows)), pad_id, np.int64)
-        mask = np.zeros_like(ids)
-        for at, row in enumerate(rows):
-            ids[at, : lengths[row]], mask[at, : lengths[row]] = texts[row], 1
-        yield rows, ids, mask
+    for rows in batches([len(ids) for ids in texts], size, call):
+        yield rows, *pad([texts[row] for row in rows], pad_id)
+
+
+def pad(
+    texts: Sequence[Sequence[int]], pad_id: int, width: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Token ids, padded on the right with `pad_id` to the longest text or to `width`, and their
+    mask, 1 on tokens; int64 [texts, width] each."""
+    ids = np.full((len(texts), width or max(map(len, texts))), pad_id, dtype=np.int64)
+    mask = np.zeros_like(ids)
+    for row, text in enumerate(texts):
+        ids[row, : len(text)], mask[row, : len(text)] = text, 1
+    return ids, mask

@@ -12,11 +12,10 @@ fp16 does worse than this.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import onnx_ir as ir
 
+from goldfold.exporter.contract import Run
 from goldfold.exporter.evaluate import interpret
 from goldfold.exporter.ir import dialect
 from goldfold.exporter.ir.program import Program, add_constant, constant, drop_unused, infer_shapes
@@ -31,7 +30,7 @@ _CHUNK = 1 << 22
 """Numbers that are dequantized at once: a table is never held three times."""
 
 
-def runner(program: Program) -> interpret.Run:
+def runner(program: Program) -> Run:
     """A callable like `interpret.runner`'s, that rounds. `program` itself is left alone."""
     return interpret.runner(emulated(program), optimise=False)
 
@@ -39,7 +38,7 @@ def runner(program: Program) -> interpret.Run:
 def emulated(program: Program) -> Program:
     """The same program in f32 only, with a rounding to the declared type behind every half
     value."""
-    copy = replace(program, model=program.model.clone())
+    copy = program.copy()
     if any(dialect.band_attentions(copy.graph)):
         ExpandBandAttention().rewrite(copy.model)
     _open_attention(copy.graph)

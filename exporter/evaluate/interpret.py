@@ -8,25 +8,13 @@ written to disk and the two-gigabyte limit of protobuf is never met.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
 
 import numpy as np
 import onnx_ir as ir
 
-from goldfold.exporter.contract import ATTENTION_MASK, INPUT_IDS
+from goldfold.exporter.contract import ATTENTION_MASK, INPUT_IDS, Run
 from goldfold.exporter.errors import RewriteError
 from goldfold.exporter.ir.program import Program, load_small
-
-
-class Run(Protocol):
-    """(input_ids int64[B,S], attention_mask int64[B,S]) → float32[B,D]."""
-
-    def __call__(
-        self, input_ids: np.ndarray, attention_mask: np.ndarray, output: str | None = None
-    ) -> np.ndarray:
-        """`output` names one of the program's outputs; its first if None."""
-        ...
-
 
 EXACT = ("session.qdq_matmulnbits_accuracy_level", "1")
 """Left to itself ONNX Runtime 1.32 rounds what integer weights are multiplied with to 8 bits, at

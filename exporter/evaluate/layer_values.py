@@ -9,7 +9,7 @@ compute inside.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
@@ -74,7 +74,7 @@ def _is_float(value: ir.Value) -> bool:
 
 def exposed(program: Program, group: Group = layer_of) -> tuple[Program, dict[str, str]]:
     """A copy whose graph has those values as further outputs; and their names by group."""
-    copy = replace(program, model=program.model.clone())
+    copy = program.copy()
     values = leaving(copy, group)
     copy.graph.outputs.extend(values.values())
     return copy, {name: value.name or "" for name, value in values.items()}

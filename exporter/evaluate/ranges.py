@@ -4,7 +4,6 @@ ids."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 
 import numpy as np
 import onnx_ir as ir
@@ -45,7 +44,7 @@ def record(
 
 def _probed(program: Program) -> tuple[Program, list[str]]:
     """A copy in which every floating value that a node makes has an output `name.peak`."""
-    copy = replace(program, model=program.model.clone())
+    copy = program.copy()
     names = []
     for node in list(copy.graph):
         for value in node.outputs:

@@ -8,7 +8,7 @@ name proves nothing: add one only with `add_constant`, compare values, never nam
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import onnx_ir as ir
@@ -19,6 +19,9 @@ from goldfold.exporter.ir import dialect
 
 BATCH = "batch"
 TOKENS = "tokens"
+Arrays = dict[str, np.ndarray]
+"""Arrays by the names of values, or of what stands for one."""
+
 MODULE = "goldfold.module"
 """The node metadata key that holds the dotted path of the source module a node came from."""
 
@@ -40,6 +43,10 @@ class Program:
     @property
     def graph(self) -> ir.Graph:
         return self.model.graph
+
+    def copy(self) -> Program:
+        """The same program with a graph of its own; the weights and the notes are shared."""
+        return replace(self, model=self.model.clone())
 
     def parameters(self) -> int:
         """How many numbers the constants hold together."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import onnx
@@ -127,7 +127,7 @@ class Pipeline:
         Returns this call's reports. Raises RewriteError if a pass leaves an illegal graph.
         """
         if self.before is None:
-            self.before = replace(program, model=program.model.clone())
+            self.before = program.copy()
         return [self._one(program, law) for law in passes if self._runs(law)]
 
     def fork(self, folder: str) -> Pipeline:

@@ -11,7 +11,7 @@ from functools import partial
 import numpy as np
 
 from goldfold.exporter.errors import UsageError
-from goldfold.exporter.ir.program import Program
+from goldfold.exporter.ir.program import Arrays, Program
 from goldfold.exporter.passes.balance_channels import BalanceChannels
 from goldfold.exporter.passes.base import Pass
 from goldfold.exporter.passes.pack_table import PACKED, PackTable
@@ -30,7 +30,6 @@ from goldfold.exporter.quantize.statistics import Activation
 Progress = Callable[[int, int], None]
 Rounded = MutableMapping[tuple[str, Choice], Quantized]
 """Integers that were worked out before, by constant and choice."""
-Arrays = dict[str, np.ndarray]
 _NARROWEST = 16
 """The least block that one is halved to: scales then take an eighth of what 8-bit weights do."""
 Keep = Callable[[str, Callable[[], Arrays]], Arrays]

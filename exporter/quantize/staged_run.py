@@ -17,12 +17,10 @@ from goldfold.exporter.contract import ATTENTION_MASK, INPUT_IDS
 from goldfold.exporter.errors import RewriteError
 from goldfold.exporter.evaluate import interpret
 from goldfold.exporter.evaluate.batches import padded
-from goldfold.exporter.ir.program import Program
+from goldfold.exporter.ir.program import Arrays, Program
 
 _SIZE, _CALL = 16, 32
 """Texts in a batch at most, and what a call costs, in tokens."""
-
-Arrays = dict[str, np.ndarray]
 
 
 @dataclass

@@ -7,7 +7,7 @@ Only sums leave here, so memory is the same for ten texts and ten thousand.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
@@ -106,7 +106,7 @@ def _flush(found: dict[str, Activation], waiting: dict[str, list[np.ndarray]]) -
 
 def _probed(program: Program, values: Sequence[ir.Value]) -> tuple[Program, list[str]]:
     """A copy of `program` that gives `values`, each once, as outputs."""
-    copy = replace(program, model=program.model.clone())
+    copy = program.copy()
     names = list(dict.fromkeys(value.name or "" for value in values))
     made = {output.name: output for node in copy.graph for output in node.outputs}
     known = {output.name for output in copy.graph.outputs}

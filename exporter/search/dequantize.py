@@ -3,8 +3,6 @@ compute, and much faster where the scale would be applied at every call."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import onnx_ir as ir
 
@@ -15,7 +13,7 @@ from goldfold.exporter.passes.rewriting.pattern import attribute
 def dense(program: Program) -> Program:
     """A copy in which every DequantizeLinear of constants is a constant of its type. Rounding of
     activations stays."""
-    copy = replace(program, model=program.model.clone())
+    copy = program.copy()
     for node in list(copy.graph):
         array = values(node)
         if array is None:

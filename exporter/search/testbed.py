@@ -8,7 +8,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
@@ -27,7 +27,7 @@ from goldfold.exporter.ir.program import Program
 from goldfold.exporter.passes import pipeline
 from goldfold.exporter.passes.pipeline import Pipeline
 from goldfold.exporter.progress import Stages
-from goldfold.exporter.quantize import calibration, plan, statistics
+from goldfold.exporter.quantize import plan, statistics, texts
 from goldfold.exporter.quantize import sites as all_sites
 from goldfold.exporter.quantize.recipe import Recipe
 from goldfold.exporter.quantize.sites import Site
@@ -63,7 +63,7 @@ class Ground:
 
     def quantized(self, recipe: Recipe) -> Program:
         """A copy of the program with the recipe's integers. What GPTQ takes long for is kept."""
-        copy = replace(self.program, model=self.program.model.clone())
+        copy = self.program.copy()
         slow = any(recipe.choice(site).rounding == "compensated" for site in self.sites())
         laws = plan.laws(recipe, copy, (), known=self.known, rounded=self.rounded if slow else None)
         Pipeline(before=self.program).run(copy, laws)
@@ -79,12 +79,12 @@ class Ground:
 
 
 def embed(
-    program: Program, texts: Sequence[Sequence[int]], threads: int | None = None
+    program: Program, sequences: Sequence[Sequence[int]], threads: int | None = None
 ) -> np.ndarray:
     """f32 [texts, dimensions] in ONNX Runtime; texts of like length share a call."""
     run = interpret.runner(program, threads=threads)
-    found = np.empty((len(texts), program.contract.dim), np.float32)
-    for rows, ids, mask in padded(texts, program.contract.pad_id, _SIZE, _CALL):
+    found = np.empty((len(sequences), program.contract.dim), np.float32)
+    for rows, ids, mask in padded(sequences, program.contract.pad_id, _SIZE, _CALL):
         found[rows] = run(ids, mask)
     return found
 
@@ -100,7 +100,7 @@ def key_of(fingerprint: str, gains: Recipe, max_length: int | None = None) -> st
         "gains": [gains.gains, gains.alpha],
         "code": cached_stages.code((*cached_stages.TRACING, *cached_stages.MEASURING)),
         "versions": {**sidecars.versions(), **packages},
-        "texts": [calibration.texts(), tuning.texts()],
+        "texts": [texts.calibration_texts(), tuning.texts()],
     }
     return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:24]
 
@@ -113,7 +113,7 @@ def make(
     check_length(program.contract, max_length)
     preparing.legalized(program, Pipeline(), max_length)
     preparing.rewrite(program, gains, Pipeline(), stages)
-    sequences = calibration.short(program)
+    sequences = texts.short(program)
     with stages("calibrate"):
         pipeline.run(program, plan.balance(gains, program, sequences, stages.step))
         values = [site.x for site in all_sites.find(program) if site.x is not None]
@@ -122,9 +122,9 @@ def make(
         )
         stages.note(f"{len(sequences)} texts, {len(found)} values")
     with stages("reference"):
-        texts = tuning.sequences(program)
-        exact = embed(program, texts)
-        stages.note(f"{len(texts)} tuning texts in f32")
+        tuned = tuning.sequences(program)
+        exact = embed(program, tuned)
+        stages.note(f"{len(tuned)} tuning texts in f32")
         if not np.isfinite(exact).all():
             raise ArtifactError(f"{source.name} makes an embedding that is not finite in f32")
     with stages("keep"), _whole(folder) as fresh:
@@ -138,7 +138,7 @@ def make(
         np.save(fresh / "exact.npy", exact)
         contract = program.contract.plain()
         record = {"contract": contract, "tokenizer": program.tokenizer, "statistics": names,
-                  "texts": texts}  # fmt: skip
+                  "texts": tuned}  # fmt: skip
         (fresh / "ground.json").write_text(json.dumps(record), encoding="utf-8")
         stages.note(str(folder))
 

@@ -14,7 +14,7 @@ from goldfold.exporter.ir.program import Program
 
 @pytest.fixture(scope="session")
 def traced(tiny: Path) -> Program:
-    """Before any law. Copy it (tests.conftest.copy_of) before it is rewritten."""
+    """Before any law. Copy it before it is rewritten."""
     program = trace(open_model(tiny))
     simplify(program)
     return program

@@ -13,7 +13,6 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -59,7 +58,7 @@ def _run(program: Program, name: str, precision: str, lines: list[str]) -> None:
     asked = None if precision in registry.FLOATS else recipe.find(precision)
     floating = registry.floating(name, precision, asked and asked.around)
     integers = asked is not None
-    copy = replace(program, model=program.model.clone())
+    copy = program.copy()
     passes = Pipeline(
         after=lambda report, now: lines.append(f"{report.name} {digest(now, integers)}")
     )

@@ -25,7 +25,7 @@ from goldfold.exporter.ir.program import Program, add_constant
 from goldfold.exporter.progress import Silent, Stages
 from goldfold.exporter.system.cache import FOLDER, Cache, key
 from goldfold.golden import store
-from tests.conftest import Exported, copy_of
+from tests.conftest import Exported
 from tests.test_house import imports_of
 
 ROOT = Path(__file__).parents[2]
@@ -60,7 +60,7 @@ def quick(
 
     def tracing(*args: Any, **options: Any) -> Program:
         done.append("trace")
-        return copy_of(traced)
+        return traced.copy()
 
     def measuring(*args: Any) -> dict[str, float]:
         done.append("ranges")
@@ -74,8 +74,8 @@ def quick(
     monkeypatch.setattr("goldfold.exporter.frontend.trace.trace", tracing)
     monkeypatch.setattr(preparing.ranges, "record", measuring)
     monkeypatch.setattr(preparing.plan.statistics, "record", counting)
-    texts = preparing.calibration.sequences
-    monkeypatch.setattr(preparing.calibration, "sequences", lambda program: texts(program)[::20])
+    texts = preparing.texts.calibration
+    monkeypatch.setattr(preparing.texts, "calibration", lambda program: texts(program)[::20])
     monkeypatch.setenv(FOLDER, str(tmp_path / "stages"))
     return done
 
@@ -210,7 +210,7 @@ def _same(a: Program, b: Program) -> None:
 def test_program_comes_back_to_the_bit_and_its_weights_lie_where_they_lay(
     tiny: Path, tmp_path: Path, traced: Program
 ) -> None:
-    program, cache, source = copy_of(traced), Cache(tmp_path), open_model(tiny)
+    program, cache, source = traced.copy(), Cache(tmp_path), open_model(tiny)
     program.notes = ["it was traced eagerly"]
     for value in list(program.graph.initializers.values()):  # a constant that no file holds
         if value.name == "transformer.layers.0.self_attn.q_proj.MatMul.1":
@@ -241,7 +241,7 @@ def test_half_weights_are_found_behind_the_floats_made_of_them(
     tiny: Path, tmp_path: Path, traced: Program
 ) -> None:
     model = Path(shutil.copytree(tiny, tmp_path / "model"))
-    program = copy_of(traced)
+    program = traced.copy()
     halves = {
         name: array.astype(ml_dtypes.bfloat16)
         for name, array in load_file(model / "model.safetensors").items()
@@ -283,17 +283,17 @@ def test_entry_of_another_form_is_damaged_and_no_traceback(
 
 def test_content_tells_programs_apart(traced: Program) -> None:
     found = {cached_stages.content(traced)}
-    one = copy_of(traced)
+    one = traced.copy()
     name, value = next(iter(one.graph.initializers.items()))
     assert value.const_value is not None
     value.const_value = ir.tensor(value.const_value.numpy() + 1, name=name)
     found.add(cached_stages.content(one))
-    other = copy_of(traced)
+    other = traced.copy()
     node = next(node for node in other.graph if node.op_type == "goldfold.BandAttention"[9:])
     node.attributes["window"] = ir.AttrInt64("window", 3)
     found.add(cached_stages.content(other))
     assert len(found) == 3
-    assert cached_stages.content(copy_of(traced)) in found
+    assert cached_stages.content(traced.copy()) in found
 
 
 # --- what was measured

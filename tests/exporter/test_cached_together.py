@@ -42,8 +42,8 @@ for name, work in ("trace", tracing), ("simplify", lambda program: None):
     setattr(stub, name, work)
 goldens = store.load(home / "golden").within(20)
 exporting.obtain_goldens = lambda *args: goldens
-texts = preparing.calibration.sequences
-preparing.calibration.sequences = lambda program: texts(program)[::20]
+texts = preparing.texts.calibration
+preparing.texts.calibration = lambda program: texts(program)[::20]
 (result,) = exporting.export(model, ["onnxruntime"], ["fp16"], home / "out")
 assert result.passed
 """

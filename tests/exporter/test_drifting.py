@@ -21,7 +21,7 @@ from goldfold.exporter.passes.scale_residual import FP16_MAX, ScaleResidual
 from goldfold.exporter.records import read_json
 from goldfold.exporter.verification.verifying import verify
 from goldfold.golden import store
-from tests.conftest import Exported, copy_of
+from tests.conftest import Exported
 from tests.exporter import small
 
 
@@ -30,7 +30,7 @@ def quick(exported: Exported, traced: Program, monkeypatch: pytest.MonkeyPatch) 
     """Spare an export its trace and its reference."""
     goldens = store.load(exported.artifacts["onnxruntime"] / "golden").within(40)
     monkeypatch.setattr(exporting, "obtain_goldens", lambda *args: goldens)
-    monkeypatch.setattr(exporting, "traced", lambda *args: copy_of(traced))
+    monkeypatch.setattr(exporting, "traced", lambda *args: traced.copy())
 
 
 @pytest.mark.usefixtures("quick")
@@ -76,7 +76,7 @@ def test_artifact_is_not_lost_to_a_look(
 def test_wrong_layer_shows_in_the_drift(
     tiny: Path, tmp_path: Path, traced: Program, quick: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wrong = copy_of(traced)
+    wrong = traced.copy()
     norms = [
         node
         for node in wrong.graph
@@ -84,7 +84,7 @@ def test_wrong_layer_shows_in_the_drift(
         and ".layers.1." in node.metadata_props.get(MODULE, "")
     ]
     norms[-1].attributes["epsilon"] = ir.AttrFloat32("epsilon", 0.5)
-    monkeypatch.setattr(exporting, "traced", lambda *args: copy_of(wrong))
+    monkeypatch.setattr(exporting, "traced", lambda *args: wrong.copy())
     (result,) = export(tiny, ["onnxruntime"], ["fp32"], tmp_path, verify_each=True)
     record = read_json(VerdictRecord, (result.path / bundle.VERDICT).read_bytes())
     drift = {look.layer: look.worst for look in record.layers}
@@ -116,7 +116,7 @@ def _holds_for_one_attention(program: Program, key: str, bound: float, ids: list
     from goldfold.exporter.evaluate import interpret
     from goldfold.exporter.ir import dialect
 
-    copy = copy_of(program)
+    copy = program.copy()
     node = next(n for n in copy.graph if n.outputs[0].name == key.removesuffix(ranges.SCORES))
     operands = [value for value in node.inputs[:2] if value is not None]
     copy.graph.outputs.extend(operands)

@@ -16,8 +16,9 @@ from sentence_transformers import SentenceTransformer
 
 from goldfold import load
 from goldfold.exporter.artifact.bundle import open_bundle
-from goldfold.exporter.artifact.encoder import Encoder, open_encoder, pad
+from goldfold.exporter.artifact.encoder import Encoder, open_encoder
 from goldfold.exporter.errors import ArtifactError, UsageError
+from goldfold.exporter.evaluate.batches import pad
 from tests import models
 
 CLOSE = 2e-5

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from goldfold.exporter.contract import Contract
+from goldfold.exporter.contract import Contract, Run
 from goldfold.exporter.evaluate import emulate, interpret, ranges
 from goldfold.exporter.frontend.simplify import simplify
 from goldfold.exporter.frontend.source import open_model
@@ -20,7 +20,7 @@ from goldfold.exporter.ir.program import Program, constant
 from goldfold.exporter.passes import docstring, pipeline
 from goldfold.exporter.passes.scale_residual import EXPONENT, ScaleResidual
 from goldfold.exporter.passes.set_precision import SetPrecision
-from goldfold.exporter.quantize import calibration
+from goldfold.exporter.quantize import texts
 from goldfold.golden import texts as golden_texts
 from goldfold.golden.compare import reading
 from tests import models
@@ -99,7 +99,7 @@ def sequences(program: Program) -> list[list[int]]:
     return [[2, *rng.integers(4, 390, n), 1] for n in (1, 3, 9, 30, 260, 300)]
 
 
-def outputs(run: interpret.Run, program: Program) -> np.ndarray:
+def outputs(run: Run, program: Program) -> np.ndarray:
     rows = []
     for ids in sequences(program):
         row = np.array([ids], dtype=np.int64)
@@ -117,19 +117,19 @@ def test_the_disease_and_its_exact_cure(exported: Exported, half_stream: None) -
     in_f32 = outputs(interpret.runner(sick), sick)
     assert worst(in_f32, expected) < 1e-12, "a loud stream must mean the same in f32"
 
-    typed = replace(sick, model=sick.model.clone())
+    typed = sick.copy()
     SetPrecision("fp16").rewrite(typed.model)
     assert not np.isfinite(outputs(emulate.runner(typed), typed)).all(), "no disease to cure"
 
     peaks = ranges.record(sick, sequences(sick))
     assert max(peaks.values()) > 65504
-    healed = replace(sick, model=sick.model.clone())
+    healed = sick.copy()
     (report, *_) = pipeline.run(healed, pipeline.half("fp16", peaks, typed=False))
     assert report.applied == 1
     np.testing.assert_array_equal(outputs(interpret.runner(healed), healed), in_f32)
     after = ranges.record(healed, sequences(healed))
     assert max(after.values()) * 8 <= 65504 * 2  # 8× headroom where the stream is largest
-    typed = replace(healed, model=healed.model.clone())
+    typed = healed.copy()
     pipeline.run(typed, (SetPrecision("fp16"),))
     assert worst(outputs(emulate.runner(typed), typed), expected) <= 2e-5
 
@@ -188,7 +188,7 @@ def test_ranges_are_those_of_the_values(exported: Exported) -> None:
 
 
 def test_calibration_texts_are_not_golden_texts() -> None:
-    calibrated = {text.strip() for text in calibration.texts()}
+    calibrated = {text.strip() for text in texts.calibration_texts()}
     assert len(calibrated) >= 40
     assert not calibrated & {text.text.strip() for text in golden_texts.authored()}
     assert not calibrated & set(golden_texts.sentences())

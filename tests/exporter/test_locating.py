@@ -26,7 +26,7 @@ from goldfold.exporter.records import Location, read
 from goldfold.exporter.report import collect
 from goldfold.exporter.report.page import page
 from goldfold.golden import gate, store
-from tests.conftest import Exported, copy_of
+from tests.conftest import Exported
 
 LAYER = "transformer.layers.1"
 
@@ -38,11 +38,11 @@ def quick(
     """Spare an export its trace and its reference. What it returns plants a fault in the trace."""
     goldens = store.load(exported.artifacts["onnxruntime"] / "golden").within(300)
     monkeypatch.setattr(exporting, "obtain_goldens", lambda *args: goldens)
-    monkeypatch.setattr(exporting, "traced", lambda *args: copy_of(traced))
+    monkeypatch.setattr(exporting, "traced", lambda *args: traced.copy())
 
     def plant(fault: Callable[[Program], None]) -> None:
         def faulty(*args: Any) -> Program:
-            copy = copy_of(traced)
+            copy = traced.copy()
             fault(copy)
             return copy
 
@@ -242,7 +242,7 @@ def test_two_spellings_of_one_program_agree_layer_by_layer(
 ) -> None:
     ids = np.arange(2, 42, dtype=np.int64)[None]
     mask = np.ones_like(ids)
-    before = copy_of(traced)
+    before = traced.copy()
     pipeline.run(before, pipeline.EARLY)
     here = layer_values.values_of(before, ids, mask, rounded=False)
     there = layer_values.values_of(exported.program, ids, mask, rounded=False)

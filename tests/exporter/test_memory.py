@@ -10,7 +10,7 @@ import pytest
 from goldfold import export
 from goldfold.exporter.driver import exporting, proving
 from goldfold.golden import store
-from tests.conftest import Exported, copy_of
+from tests.conftest import Exported
 
 
 def test_last_program_is_gone_before_its_artifact_is_measured(
@@ -22,7 +22,7 @@ def test_last_program_is_gone_before_its_artifact_is_measured(
     prove = proving.prove
 
     def prepared(*args, **options):
-        program = copy_of(exported.program)
+        program = exported.program.copy()
         held.append(weakref.ref(program.model))
         return program
 

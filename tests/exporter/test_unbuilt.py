@@ -18,7 +18,7 @@ from goldfold.exporter.cli import app
 from goldfold.exporter.driver import exporting, preparing
 from goldfold.exporter.errors import OutputError, RewriteError, TargetError, UsageError
 from goldfold.exporter.ir import onnx_file
-from goldfold.exporter.quantize import calibration
+from goldfold.exporter.quantize import texts
 from goldfold.exporter.records import read_json
 from goldfold.exporter.report import Report, collect
 from goldfold.golden import make as golden_make
@@ -37,7 +37,7 @@ def quick(exported: Exported, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(golden_make, "make", partial(golden_make.make, only=GOLDEN_TEXTS[:10]))
     monkeypatch.setattr(exporting, "traced", lambda *args: exported.copy())
     monkeypatch.setattr(exporting, "rewrite", lambda *args: None)
-    monkeypatch.setattr(calibration, "texts", lambda: GOLDEN_TEXTS[:6])
+    monkeypatch.setattr(texts, "calibration_texts", lambda: GOLDEN_TEXTS[:6])
 
 
 @pytest.fixture

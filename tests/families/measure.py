@@ -12,7 +12,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from unittest.mock import patch
@@ -114,7 +114,7 @@ def _kept() -> Iterator[list[Program]]:
 
     def keep(program: Program, *given) -> None:
         rewrite(program, *given)
-        kept.append(_copy(program))
+        kept.append(program.copy())
 
     few = partial(golden_make.make, only=TEXTS)
     with patch.object(exporting, "rewrite", keep), patch.object(golden_make, "make", few):
@@ -145,10 +145,10 @@ def _parsed(program: Program, precision: str, goldens: Goldens, scratch: Path) -
     Raises Missed if NVIDIA's parser refuses it, in its own words, or if it misses the gate.
     """
     target = registry.target("tensorrt")
-    own = _copy(program)
+    own = program.copy()
     peaks: dict[str, float] = {}
     if pipeline.asks_ranges(precision, target.typed):
-        peaks = exporting.record_ranges(_copy(program), Stages(None))
+        peaks = exporting.record_ranges(program.copy(), Stages(None))
     pipeline.run(own, (*pipeline.half(precision, peaks, target.typed),))
     pipeline.run(own, target.tail(precision, own.contract, peaks))
     folder = scratch / f"tensorrt-{precision}"
@@ -171,7 +171,3 @@ def _parsed(program: Program, precision: str, goldens: Goldens, scratch: Path) -
 def limit(precision: str) -> float:
     """The gate."""
     return gate_for(precision).worst
-
-
-def _copy(program: Program) -> Program:
-    return replace(program, model=program.model.clone())

@@ -11,16 +11,15 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from goldfold.exporter import registry
-from goldfold.exporter.contract import Contract
+from goldfold.exporter.contract import Contract, Run
 from goldfold.exporter.driver import exporting
 from goldfold.exporter.evaluate import interpret, ranges
-from goldfold.exporter.evaluate.interpret import Run
 from goldfold.exporter.frontend.source import check_finite, open_model
 from goldfold.exporter.ir.program import Program
 from goldfold.exporter.options import BuildOptions
@@ -120,7 +119,7 @@ def variants(program: Program, passes: Pipeline, text: np.ndarray) -> Iterator[t
     target's own laws."""
     yield "the common laws", program
     peaks = {name: LOUD * peak for name, peak in ranges.record(program, [text.tolist()]).items()}
-    scaled = _copy(program)
+    scaled = program.copy()
     passes.run(scaled, (ScaleResidual(tuple(peaks.items())),))
     yield "scale-residual", scaled
     seen = []
@@ -128,12 +127,12 @@ def variants(program: Program, passes: Pipeline, text: np.ndarray) -> Iterator[t
         laws = registry.target(name).tail("fp32", program.contract, {})
         if laws and laws not in seen:
             seen.append(laws)
-            own = _copy(program)
+            own = program.copy()
             passes.run(own, laws)
             yield f"{name}'s laws", own
     # A drawn text is too short for the blocks that targets ask for.
     blocks = BandLocalAttention(program.contract.max_length, block=4, start=8)
-    own = _copy(program)
+    own = program.copy()
     if any(report.applied for report in passes.run(own, (blocks, ExpandBandAttention()))[:1]):
         yield "band-local-attention", own
 
@@ -144,7 +143,7 @@ def built(program: Program, name: str, width: int, folder: Path) -> Run:
     target = registry.target(name)
     asked = BuildOptions(buckets=(width,) if "buckets" in target.takes else ())
     options = target.settle("fp32", asked, program.contract.max_length)
-    own = _copy(program)
+    own = program.copy()
     pipeline.run(own, target.tail("fp32", own.contract, {}))
     folder.mkdir()
     target.build(own, "fp32", folder, options)
@@ -182,7 +181,3 @@ def compare(
                     raise Wrong(f"after {name}, {output} of text {row} ({way}) is no unit vector")
                 worst = max(worst, read.distance)
     return worst
-
-
-def _copy(program: Program) -> Program:
-    return replace(program, model=program.model.clone())

@@ -5,7 +5,6 @@ Where lengths are fixed, OpenVINO multiplies (1 − m)·c + b out to (c + b) −
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -112,13 +111,9 @@ def program(mask: str, lowest: str = "-3.4028234663852886e+38") -> Program:
     return Program(model, contract)
 
 
-def copy(program: Program) -> Program:
-    return replace(program, model=program.model.clone())
-
-
 def built(program: Program, target: str, folder: Path) -> np.ndarray:
     """What an artifact of fixed lengths gives, where the target has them."""
-    own, found = copy(program), registry.target(target)
+    own, found = program.copy(), registry.target(target)
     run(own, found.tail("fp32", own.contract, {}))
     asked = BuildOptions(buckets=(8, 16, 24)).only(found.takes)
     found.build(own, "fp32", folder, found.settle("fp32", asked, 24))
@@ -133,10 +128,10 @@ def off(found: np.ndarray, expected: np.ndarray) -> float:
 @pytest.mark.parametrize("mask", MASKS)
 def test_openvino_keeps_the_bias(mask: str, tmp_path: Path) -> None:
     plain = program(mask)
-    expected = interpret.runner(copy(plain))(IDS, MASK)
+    expected = interpret.runner(plain.copy())(IDS, MASK)
     if mask in TRAPS:  # else OpenVINO no longer multiplies masks out, and raise-mask may go
         assert off(built(plain, "openvino", tmp_path), expected) > 1e-3
-    raised = copy(plain)
+    raised = plain.copy()
     assert len(RaiseMask().rewrite(raised.model).applied) == 1
     assert off(built(raised, "openvino", tmp_path), expected) <= LIMIT
 
@@ -144,7 +139,7 @@ def test_openvino_keeps_the_bias(mask: str, tmp_path: Path) -> None:
 def test_a_smaller_number_costs_digits_alone(tmp_path: Path) -> None:
     """Within the gate, and lost all the same."""
     plain = program("plain", "-10000.0")
-    expected = interpret.runner(copy(plain))(IDS, MASK)
+    expected = interpret.runner(plain.copy())(IDS, MASK)
     lossy = off(built(plain, "openvino", tmp_path), expected)
     RaiseMask().rewrite(plain.model)
     assert off(built(plain, "openvino", tmp_path), expected) < lossy / 100
@@ -155,7 +150,7 @@ def test_so_does_every_other_target(target: str, tmp_path: Path) -> None:
     if (reason := registry.target(target).unavailable()) is not None:
         pytest.skip(reason)
     plain = program("plain")
-    expected = interpret.runner(copy(plain))(IDS, MASK)
+    expected = interpret.runner(plain.copy())(IDS, MASK)
     RaiseMask().rewrite(plain.model)
     assert off(built(plain, target, tmp_path), expected) <= LIMIT
 

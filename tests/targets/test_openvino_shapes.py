@@ -10,8 +10,8 @@ import openvino as ov
 import pytest
 
 from goldfold.exporter.artifact.bundle import open_bundle
-from goldfold.exporter.artifact.encoder import pad
 from goldfold.exporter.errors import TargetError
+from goldfold.exporter.evaluate.batches import pad
 from goldfold.exporter.options import BuildOptions
 from goldfold.exporter.passes.pipeline import run as run_passes
 from goldfold.targets.openvino import TARGET, run

@@ -19,7 +19,7 @@ from goldfold.exporter.passes.base import Log
 from goldfold.exporter.passes.expand_band_attention import ExpandBandAttention
 from goldfold.golden.compare import reading
 from tests import models
-from tests.conftest import Exported, copy_of
+from tests.conftest import Exported
 
 BLOCKED = BandLocalAttention(models.MAX_LENGTH, block=100, start=300)
 F32 = 1e-10
@@ -30,7 +30,7 @@ times the movement. `test_a_window_off_by_one_is_seen` says that it is not too m
 
 def spelt(program: Program, *laws: BandLocalAttention) -> tuple[Program, Log]:
     """A copy without ops of ours, `laws` applied first; the log of the last."""
-    own, log = copy_of(program), Log()
+    own, log = program.copy(), Log()
     for law in laws:
         log = law.rewrite(own.model)
     legality.check(own, "band-local-attention")

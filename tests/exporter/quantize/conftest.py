@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +25,7 @@ def legal_gemma(tiny: Path) -> Program:
 @pytest.fixture(scope="module")
 def program(legal_gemma: Program) -> Program:
     """Rewritten by the common laws, its gains kept. Copy it before it is quantized."""
-    copy = replace(legal_gemma, model=legal_gemma.model.clone())
+    copy = legal_gemma.copy()
     pipeline.run(copy, pipeline.common(copy.contract, "none"))
     return copy
 
@@ -34,7 +33,7 @@ def program(legal_gemma: Program) -> Program:
 @pytest.fixture
 def spoiled(program: Program) -> Program:
     """The same with a NaN in its first gain."""
-    copy = replace(program, model=program.model.clone())
+    copy = program.copy()
     gain = next(n.inputs[1] for n in copy.graph if n.op_type == "RMSNormalization")
     assert gain is not None
     array = np.array(constant(gain))

@@ -5,17 +5,17 @@ from __future__ import annotations
 import pytest
 
 from goldfold.exporter.evaluate import interpret
-from goldfold.exporter.quantize import calibration
+from goldfold.exporter.quantize import texts
 from goldfold.exporter.search import timing, tuning
 
 
 def few(patch: pytest.MonkeyPatch) -> None:
     """Of every set of texts, the first; of every measurement, the shortest."""
-    tuned, calibrated = tuning.texts()[:16], calibration.texts()[:24]
+    tuned, calibrated = tuning.texts()[:16], texts.calibration_texts()[:24]
     patch.setattr(tuning, "texts", lambda: tuned)
-    patch.setattr(calibration, "texts", lambda: calibrated)
+    patch.setattr(texts, "calibration_texts", lambda: calibrated)
     patch.setattr(tuning, "_LENGTHS", (60,))
-    patch.setattr(calibration, "_LENGTHS", (60,))
+    patch.setattr(texts, "_LENGTHS", (60,))
     real = interpret.Session.__init__  # a second thread would only wait for the first
 
     def one_thread(self, model, optimise=True, threads=None) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import onnx_ir as ir
 import pytest
@@ -13,7 +11,8 @@ from goldfold.exporter.ir.program import Program, constant
 from goldfold.exporter.passes import pipeline
 from goldfold.exporter.passes.quantize_weights import QuantizeWeights
 from goldfold.exporter.passes.rewriting.grid import Grid, nearest
-from goldfold.exporter.quantize import calibration, corpus, plan, sites, statistics
+from goldfold.exporter.quantize import plan, sites, statistics
+from goldfold.exporter.quantize import texts as text_sets
 from goldfold.exporter.quantize.recipe import Recipe, made
 from goldfold.exporter.quantize.staged_run import Walk
 from goldfold.exporter.search import tuning
@@ -32,7 +31,7 @@ def _recipe(rounding: str, **given) -> Recipe:
 
 
 def _quantized(program: Program, recipe: Recipe, texts: list[list[int]]) -> Program:
-    copy = replace(program, model=program.model.clone())
+    copy = program.copy()
     pipeline.run(copy, plan.laws(recipe, copy, texts))
     return copy
 
@@ -68,7 +67,7 @@ def test_rounded_values_on_the_way_are_those_of_the_quantized_program(program: P
     found = {name: nearest(site.matrix, Grid(4, 16)) for name, site in maps.items()}
     given = {name: _constant(site) for name, site in maps.items()}
     rounded = {name: _as(site, found[name].dense()) for name, site in maps.items()}
-    other = replace(program, model=program.model.clone())
+    other = program.copy()
     for name, array in rounded.items():
         other.graph.initializers[name].const_value = ir.tensor(array, name=name)
     last = [site.x for site in maps.values() if site.x is not None][-1]
@@ -80,7 +79,7 @@ def test_rounded_values_on_the_way_are_those_of_the_quantized_program(program: P
 
 
 def test_a_chain_errs_less_than_matrices_rounded_each_by_itself(program: Program) -> None:
-    texts = corpus.sequences(program)[::12]
+    texts = text_sets.corpus(program)[::12]
     judged = [ids for ids in tuning.sequences(program) if len(ids) < 60]
     exact = embed(program, judged)
 
@@ -124,7 +123,7 @@ def test_a_chain_reads_the_very_integers_of_the_others(
     real = plan.chained
     monkeypatch.setattr(plan, "chained", watched)
     recipe = _recipe("nearest", rule=rules)
-    (law,) = plan.laws(recipe, replace(program, model=program.model.clone()), SEQUENCES)
+    (law,) = plan.laws(recipe, program.copy(), SEQUENCES)
     assert isinstance(law, QuantizeWeights) and law.plan is not None
     assert sorted({site.kind for site, _ in seen.values()}) == ["down", "table", "value"]
     for name, (_, quantized) in seen.items():
@@ -147,9 +146,9 @@ def test_a_text_that_makes_nan_is_refused(spoiled: Program) -> None:
 
 
 def test_only_chained_recipes_read_the_many_texts(program: Program) -> None:
-    few, many = (corpus.steering(_recipe(r), program) for r in ("compensated", "chained"))
-    assert few == calibration.short(program)
-    assert many == few + corpus.sequences(program) and len(many) > 4 * len(few)
+    few, many = (text_sets.steering(_recipe(r), program) for r in ("compensated", "chained"))
+    assert few == text_sets.short(program)
+    assert many == few + text_sets.corpus(program) and len(many) > 4 * len(few)
 
 
 def _constant(site: sites.Site) -> np.ndarray:

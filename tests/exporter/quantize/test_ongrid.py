@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import ml_dtypes
 import numpy as np
 import onnx_ir as ir
@@ -66,7 +64,7 @@ def test_a_coarser_grid_is_no_finer_one() -> None:
 
 
 def _rewritten(legal_gemma: Program) -> Program:
-    copy = replace(legal_gemma, model=legal_gemma.model.clone())
+    copy = legal_gemma.copy()
     pipeline.run(copy, pipeline.common(copy.contract, "none"))
     return copy
 
@@ -83,7 +81,7 @@ RECIPE = records.read(Recipe, {**shipped()["qat"].plain(), "weights": WEIGHTS})
 
 def test_a_trained_grid_survives_the_common_laws_to_the_bit(legal_gemma: Program) -> None:
     """Every map of a checkpoint is put on a grid; after all laws the stored integers are those."""
-    grid, trained = Grid(4, 16), replace(legal_gemma, model=legal_gemma.model.clone())
+    grid, trained = Grid(4, 16), legal_gemma.copy()
     maps = {s.place for s in sites.find(_rewritten(trained)) if s.kind not in ("table", "head")}
     for seed, value in enumerate(_matrices(trained)):
         inputs, channels = (int(str(size)) for size in value.shape or ())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from dataclasses import replace
 
 import numpy as np
 import onnx_ir as ir
@@ -26,7 +25,7 @@ def _recipe(**given) -> Recipe:
 
 
 def _quantized(program: Program, recipe: Recipe) -> Program:
-    copy = replace(program, model=program.model.clone())
+    copy = program.copy()
     pipeline.run(copy, plan.balance(recipe, copy, SEQUENCES))
     pipeline.run(copy, plan.laws(recipe, copy, SEQUENCES))
     return copy
@@ -107,7 +106,7 @@ def test_a_block_is_halved_until_it_divides_a_row(program: Program) -> None:
 
 
 def test_balancing_changes_nothing_but_rounding(program: Program) -> None:
-    copy = replace(program, model=program.model.clone())
+    copy = program.copy()
     recipe = _recipe(gains="balance", alpha=0.5, weights={"bits": 8})
     reports = pipeline.run(copy, plan.balance(recipe, copy, SEQUENCES))
     layers = sum(node.op_type == "BandAttention" for node in program.graph)

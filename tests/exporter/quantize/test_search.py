@@ -28,7 +28,6 @@ from goldfold.exporter.quantize.recipe import Choice
 from goldfold.exporter.search import budget, groups, outcome, trials
 from goldfold.exporter.search import search as searching
 from goldfold.exporter.search.search import Found, search
-from tests.conftest import copy_of
 from tests.exporter.quantize.few import few
 
 TAKES = frozenset({"int8", "int4", "static"})
@@ -41,7 +40,7 @@ def _few(legal_gemma: Program) -> Iterator[None]:
     """Few texts, and one trace for all."""
     with pytest.MonkeyPatch.context() as patch:
         few(patch)
-        patch.setattr(preparing, "legal", lambda *args: copy_of(legal_gemma))
+        patch.setattr(preparing, "legal", lambda *args: legal_gemma.copy())
         yield
 
 

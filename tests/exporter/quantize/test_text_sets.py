@@ -14,7 +14,7 @@ import pytest
 import goldfold.golden.texts as golden_texts
 from goldfold.exporter.frontend.source import open_model
 from goldfold.exporter.frontend.trace import trace
-from goldfold.exporter.quantize import calibration, corpus
+from goldfold.exporter.quantize import texts
 from goldfold.exporter.search import tuning
 from tests import models
 
@@ -31,9 +31,9 @@ def golden_set() -> tuple[str, ...]:
 
 SETS: dict[str, Callable[[], tuple[str, ...]]] = {
     "golden": golden_set,
-    "calibration": calibration.texts,
+    "calibration": texts.calibration_texts,
     "tuning": tuning.texts,
-    "corpus": corpus.texts,
+    "corpus": texts.corpus_texts,
 }
 PAIRS = tuple(itertools.combinations(SETS, 2))
 
@@ -89,10 +89,10 @@ def test_sets_are_broad(name: str, least: int, most: int) -> None:
 
 
 def test_the_corpus_is_many_times_as_large_as_calibration() -> None:
-    texts = corpus.texts()
-    assert sum(map(len, texts)) > 10 * sum(map(len, calibration.texts()))
-    assert len(scripts(texts)) >= 25
-    assert any(len(text) > 350 for text in texts)
+    many = texts.corpus_texts()
+    assert sum(map(len, many)) > 10 * sum(map(len, texts.calibration_texts()))
+    assert len(scripts(many)) >= 25
+    assert any(len(text) > 350 for text in many)
 
 
 def test_detectors_see_what_they_look_for() -> None:
@@ -107,8 +107,8 @@ def test_sequences_carry_prompts_and_stay_within_the_model(tmp_path: Path) -> No
     longest = program.contract.max_length
     found = {
         "tuning": tuning.sequences(program),
-        "calibration": calibration.sequences(program),
-        "corpus": corpus.sequences(program),
+        "calibration": texts.calibration(program),
+        "corpus": texts.corpus(program),
     }
     for ids in itertools.chain.from_iterable(found.values()):
         assert 1 <= len(ids) <= longest

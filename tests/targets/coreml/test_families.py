@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -22,7 +21,7 @@ from goldfold.golden.compare import reading
 from goldfold.targets.coreml.debug import FiniteWatch
 from goldfold.targets.coreml.evaluate import Evaluator
 from goldfold.targets.coreml.package import read
-from tests.conftest import Exported, copy_of
+from tests.conftest import Exported
 from tests.exporter.test_half import loud
 
 BUCKETS = (8, 40)
@@ -63,7 +62,7 @@ def batch(ids: list[int], width: int) -> tuple[np.ndarray, np.ndarray]:
 def built(program: Program, precision: str, folder: Path, options: BuildOptions):
     """The opened artifact of a copy of `program`."""
     target = registry.target("coreml")
-    copy = copy_of(program)
+    copy = program.copy()
     if precision == "fp16":
         peaks = ranges.record(program, texts())
         pipeline.run(copy, pipeline.half("fp16", peaks, typed=True))
@@ -139,7 +138,7 @@ def test_an_unscaled_stream_overflows_and_is_named(
         ("healed", (ScaleResidual(tuple(ranges.record(sick, texts()).items())),
                     SetPrecision("fp16"))),
     ):  # fmt: skip
-        typed = replace(sick, model=sick.model.clone())
+        typed = sick.copy()
         pipeline.run(typed, laws)
         (tmp_path / name).mkdir()
         settled = target.settle("fp16", options, sick.contract.max_length)

@@ -24,7 +24,7 @@ from goldfold.golden import make as golden_make
 from goldfold.targets.base import Built
 from goldfold.targets.tensorrt import TARGET, build, settings, vendor
 from tests import models
-from tests.conftest import GOLDEN_TEXTS, copy_of
+from tests.conftest import GOLDEN_TEXTS
 
 pytestmark = pytest.mark.skipif(
     vendor.builder() != vendor.RTX, reason="TensorRT for RTX, which needs no GPU, is not installed"
@@ -49,7 +49,7 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Progra
             folder = tmp_path_factory.mktemp(kind)
             source = models.build(kind, folder / "m", max_seq_length=40, **FUSED[kind])
             made[kind] = preparing.prepare(open_model(source), Stages(None), Pipeline())
-        return copy_of(made[kind])
+        return made[kind].copy()
 
     return program
 
@@ -58,9 +58,7 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Progra
 def make(programs: Callable[[str], Program], tmp_path: Path) -> Make:
     def built(kind: str, precision: str, *named: str) -> Built:
         program = programs(kind)
-        peaks = (
-            preparing.record_ranges(copy_of(program), Stages(None)) if precision != "fp32" else {}
-        )
+        peaks = preparing.record_ranges(program.copy(), Stages(None)) if precision != "fp32" else {}
         pipeline.run(program, pipeline.half(precision, peaks, typed=True))
         pipeline.run(program, TARGET.tail(precision, program.contract, peaks))
         asked = BuildOptions(compute_capability=named, profile=PROFILE)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -27,7 +27,7 @@ from goldfold.exporter.passes.rewriting import integers
 from goldfold.exporter.passes.rewriting.grid import Grid
 from goldfold.exporter.passes.rewriting.integers import multiplies_integers
 from goldfold.exporter.passes.set_precision import SetPrecision
-from goldfold.exporter.quantize import calibration
+from goldfold.exporter.quantize import texts
 from goldfold.golden import make as golden_make
 from goldfold.targets.tensorrt import TARGET, build, proof, settings, vendor, worker
 from tests.conftest import GOLDEN_TEXTS
@@ -115,7 +115,7 @@ def as_program(model: ir.Model) -> Program:
 
 def compiled(program: Program, folder: Path, *capabilities: str) -> dict:
     folder.mkdir(exist_ok=True)
-    onnx_file.write(replace(program, model=program.model.clone()), folder, "tensorrt")
+    onnx_file.write(program.copy(), folder, "tensorrt")
     value = program.graph.inputs[0]
     wide = [128] if len(value.shape or ()) == 3 else []
     spec = {
@@ -244,7 +244,7 @@ def results(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Resul
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(integers, "in_half", moving)
         patch.setattr(golden_make, "make", partial(golden_make.make, only=GOLDEN_TEXTS[:12]))
-        patch.setattr(calibration, "texts", lambda: GOLDEN_TEXTS)  # words, and few
+        patch.setattr(texts, "calibration_texts", lambda: GOLDEN_TEXTS)  # words, and few
         first, second = export(
             tiny, ["tensorrt"], list(map(str, names)), folder / "out", build=asked, locate=False
         )

@@ -1,0 +1,91 @@
+"""The text sets that recipes learn from, as token ids: calibration's, on which ranges and
+statistics are recorded, and the corpus, for chained rounding."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from tokenizers import Tokenizer
+
+from goldfold.exporter.ir.program import Program
+from goldfold.exporter.quantize.recipe import Recipe
+
+_LENGTHS = (300, 700, 2048)
+"""Tokens of calibration's long texts, made of all the others in turn; cut at the model's own
+maximum."""
+
+SHORT = 1024
+"""Tokens of the longest text whose every activation is looked at (exporter/quantize/): enough to
+leave the window, and memory stays flat."""
+
+_PROMPTED = 3
+"""Of so many texts of the corpus one stands behind a prompt, as in use."""
+
+_TOKENS = 512
+"""A longer text of the corpus would count for as much as twenty short ones."""
+
+
+def authored(file: Path) -> tuple[str, ...]:
+    """The texts of one set, in the file's order."""
+    with file.open("rb") as opened:
+        return tuple(tomllib.load(opened)["texts"])
+
+
+def calibration_texts() -> tuple[str, ...]:
+    """The authored texts of calibration."""
+    return authored(Path(__file__).with_name("calibration.toml"))
+
+
+def corpus_texts() -> tuple[str, ...]:
+    """The authored texts of the corpus."""
+    return authored(Path(__file__).with_name("corpus.toml"))
+
+
+def calibration(program: Program) -> list[list[int]]:
+    """Token ids of every calibration text, alone and behind the model's prompts in turn, and of a
+    few long texts."""
+    known = calibration_texts()
+    long = " ".join(known * 8)
+    drafts = [*known, *prompted(program, known)]
+    return token_ids(program, (drafts, None), *(([long], length) for length in _LENGTHS))
+
+
+def short(program: Program) -> list[list[int]]:
+    """`calibration` of up to SHORT tokens."""
+    return [ids for ids in calibration(program) if len(ids) <= SHORT]
+
+
+def corpus(program: Program) -> list[list[int]]:
+    """Token ids of every text of the corpus once, every third behind one of the model's prompts in
+    turn."""
+    prompts = list(dict.fromkeys(program.contract.prompts.values())) or [""]
+    drafts = [
+        (prompts[at // _PROMPTED % len(prompts)] if at % _PROMPTED == 0 else "") + text
+        for at, text in enumerate(corpus_texts())
+    ]
+    return token_ids(program, (drafts, _TOKENS))
+
+
+def steering(recipe: Recipe, program: Program) -> list[list[int]]:
+    """The texts whose statistics steer the integers of `recipe`."""
+    return short(program) + (corpus(program) if recipe.chains else [])
+
+
+def prompted(program: Program, drafts: Iterable[str]) -> list[str]:
+    """Each text behind no prompt or one of the model's, in turn."""
+    prompts = ["", *dict.fromkeys(program.contract.prompts.values())]
+    return [prompts[at % len(prompts)] + text for at, text in enumerate(drafts)]
+
+
+def token_ids(program: Program, *groups: tuple[Sequence[str], int | None]) -> list[list[int]]:
+    """Token ids of all texts, each sequence once and no empty one. A group's texts are cut at its
+    number of tokens, if it has one, and at the model's own maximum."""
+    tokenizer, most = Tokenizer.from_str(program.tokenizer), program.contract.max_length
+    tokenizer.no_padding()
+    found: dict[tuple[int, ...], None] = {}
+    for drafts, length in groups:
+        tokenizer.enable_truncation(most if length is None else min(length, most))
+        found |= dict.fromkeys(tuple(one.ids) for one in tokenizer.encode_batch(list(drafts)))
+    return [list(ids) for ids in found if ids]
