@@ -81,7 +81,7 @@ def exported(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Exported:
 @pytest.fixture
 def half_stream(monkeypatch: pytest.MonkeyPatch) -> None:
     """set-precision takes the residual stream as well, as a runtime without f32 would."""
-    monkeypatch.setattr(set_precision, "_is_stream", lambda node: False)
+    monkeypatch.setattr(set_precision, "sums_computed", lambda node: False)
 
 
 @pytest.fixture(scope="session")

@@ -29,7 +29,7 @@ from goldfold.exporter.ir.program import Program
 from goldfold.exporter.passes.base import Log, Pass
 from goldfold.exporter.passes.pipeline import Pipeline
 from goldfold.exporter.progress import Stages
-from goldfold.exporter.records import Kind, Location, finite
+from goldfold.exporter.records import Kind, Location
 
 if TYPE_CHECKING:
     from goldfold.exporter.contract import Run
@@ -304,12 +304,12 @@ def _said(
         text=probe.row.id,
         tokens=probe.tokens,
         padded=probe.padded,
-        distance=finite(size),
+        distance=size,
         law=law,
         place=place,
         layer=found.layer.name if found else "",
         module=(found.module or place) if found else place,
-        before=finite(found.before) if found else None,
-        after=finite(found.layer.distance) if found else None,
+        before=found.before if found else None,
+        after=found.layer.distance if found else None,
         sentence=sentence,
     )
