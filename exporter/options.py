@@ -1,56 +1,85 @@
-"""What a user may ask of a target beyond its precision. Each target takes some of it, fills in the
-rest, and refuses what it cannot do before anything is traced."""
+"""Options of a target beyond its precision: the fields of a frozen class that the target declares.
+
+    class CoreMlOptions(Options, kw_only=True):
+        buckets: Annotated[tuple[int, ...], Meta(description="static lengths in tokens")] = ()
+
+The command line has a flag for each field, `--buckets`, and the manifest an entry. A field is a
+`bool`, or an `int` or `str` that may be None, or a tuple of them; its default says that nothing was
+asked for. Two targets may have a field of one name, if it is of one type.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
+
+from msgspec import Meta
 
 from goldfold.exporter.errors import UsageError
-from goldfold.exporter.records import Record
+from goldfold.exporter.records import Record, read
 
 
-class BuildOptions(Record, kw_only=True):
-    """Fields are the command line's flags; a default says that nothing was asked."""
+class Options(Record, kw_only=True):
+    """What one target may be asked for; a target without options has this very class."""
 
-    compute_capability: tuple[str, ...] = ()
-    """NVIDIA architectures to build for, as "sm86"."""
-    profile: tuple[str, ...] = ()
-    """Optimisation profiles, "1x1:8x128:32x512": least, usual and most batch × tokens."""
-    compatible: tuple[str, ...] = ()
-    """"version", "hardware": run on later TensorRT releases, on other architectures."""
-    batch: int | None = None
-    """Texts in every call; any number by default."""
-    buckets: tuple[int, ...] = ()
-    """Static lengths, in tokens, that one artifact holds."""
-    flexible: bool = False
-    """Open lengths instead of buckets."""
-    minimum_target: str | None = None
-    """The oldest system to run on, as "iOS18" or "macOS15"."""
-
-    def asked(self) -> tuple[str, ...]:
-        """Names of the fields that were given."""
-        return tuple(sorted(self._given()))
-
-    def only(self, taken: Iterable[str]) -> BuildOptions:
-        """These options without those that a target does not take."""
-        given = self._given()
-        return BuildOptions(**{name: given[name] for name in taken if name in given})
-
-    def _given(self) -> dict[str, Any]:
-        return {
-            name: getattr(self, name)
-            for name in self.__struct_fields__
-            if getattr(self, name) != getattr(NOTHING_ASKED, name)
-        }
+    def given(self) -> dict[str, Any]:
+        """The fields that are not as they are by default."""
+        nothing = type(self)()
+        pairs = ((name, getattr(self, name)) for name in self.__struct_fields__)
+        return {name: value for name, value in pairs if value != getattr(nothing, name)}
 
 
-NOTHING_ASKED = BuildOptions()
+Asked = Mapping[str, Any] | Options
+"""Options by their names, for any number of targets; or one target's own."""
+Plain = str | int | bool | None | tuple[str | int, ...]
+"""What an option's value is in a manifest."""
+
+O = TypeVar("O", bound=Options)  # noqa: E741 — the options of a target
 
 
-def check_taken(options: BuildOptions, takes: dict[str, tuple[str, ...]]) -> None:
-    """Raise UsageError for an option that none of the targets takes (`takes`: fields by target)."""
-    for name in options.asked():
-        if not any(name in taken for taken in takes.values()):
-            flag = "--" + name.replace("_", "-")
-            raise UsageError(f"{flag} says nothing to {', '.join(takes)}; leave it out")
+def own(kind: type[O], asked: Asked) -> O:
+    """What of `asked` a target with these options takes. Raises UsageError for a value of the wrong
+    type."""
+    given = asked.given() if isinstance(asked, Options) else asked
+    try:
+        return read(kind, {name: given[name] for name in kind.__struct_fields__ if name in given})
+    except ValueError as error:
+        name, _, said = str(error).partition(": ")
+        raise UsageError(f"{flag_of(name.partition('[')[0])}: {said}") from None
+
+
+def check_taken(asked: Asked, kinds: Mapping[str, type[Options]]) -> None:
+    """Raise UsageError for an option that none of the targets takes (`kinds`: options by
+    target)."""
+    given = asked.given() if isinstance(asked, Options) else asked
+    for name in sorted(given):
+        if not any(name in kind.__struct_fields__ for kind in kinds.values()):
+            raise UsageError(f"{flag_of(name)} says nothing to {', '.join(kinds)}; leave it out")
+
+
+def flag_of(name: str) -> str:
+    """A field's flag on the command line."""
+    return "--" + name.replace("_", "-")
+
+
+def described(kinds: Mapping[str, type[Options]]) -> dict[str, tuple[Any, str]]:
+    """The type of every option by its name, and its description with the targets that take it."""
+    found: dict[str, tuple[Any, str]] = {}
+    takers: dict[str, list[str]] = {}
+    for target, kind in kinds.items():
+        hints = get_type_hints(kind, include_extras=True)
+        for name in kind.__struct_fields__:
+            told = [m.description or "" for m in _metas(hints[name])]
+            plain = (
+                get_args(hints[name])[0] if get_origin(hints[name]) is Annotated else hints[name]
+            )
+            found.setdefault(name, (plain, " ".join(told)))
+            takers.setdefault(name, []).append(target)
+    return {
+        name: (plain, f"{', '.join(sorted(takers[name]))}: {told}")
+        for name, (plain, told) in found.items()
+    }
+
+
+def _metas(hint: Any) -> Iterable[Meta]:
+    return (one for one in getattr(hint, "__metadata__", ()) if isinstance(one, Meta))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import platform
 from collections.abc import Collection
 from importlib import import_module
-from importlib.metadata import entry_points
 from typing import TYPE_CHECKING
 
 from goldfold.exporter.errors import TargetError
@@ -22,6 +21,8 @@ OURS = ("onnxruntime", "openvino", "tensorrt", "coreml")
 
 def names() -> list[str]:
     """Every target that can be asked for, ours first."""
+    from importlib.metadata import entry_points
+
     others = sorted({point.name for point in entry_points(group=GROUP)} - set(OURS))
     return [*OURS, *others]
 
@@ -29,7 +30,9 @@ def names() -> list[str]:
 def target(name: str) -> Target:
     """The target called `name`. Raises TargetError, listing the known ones."""
     if name in OURS:
-        return import_module(f"targets.{name}").TARGET
+        return import_module(f"goldfold.targets.{name}").TARGET
+    from importlib.metadata import entry_points  # slow, and rarely asked
+
     for point in entry_points(group=GROUP):
         if point.name == name:
             return point.load()

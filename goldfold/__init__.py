@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from goldfold.exporter.errors import TargetError as TargetError
     from goldfold.exporter.errors import TextError as TextError
     from goldfold.exporter.errors import UsageError as UsageError
-    from goldfold.exporter.options import BuildOptions as BuildOptions
     from goldfold.exporter.verification.verifying import verify as verify
 
 start.begin()
@@ -44,15 +43,14 @@ surroundings.prepare()
 # No module bears the name of its function: importing it would put it in the function's place.
 _HOMES = {
     "ArtifactError": "goldfold.exporter.errors",
-    "BuildOptions": "goldfold.exporter.options",
-    "Contract": "goldfold.exporter.ir.program",
+    "Contract": "goldfold.exporter.contract",
     "Encoder": "goldfold.exporter.artifact.encoder",
     "Failure": "goldfold.exporter.artifact.unbuilt",
     "GateMissed": "goldfold.exporter.errors",
     "GoldfoldError": "goldfold.exporter.errors",
     "ModelError": "goldfold.exporter.errors",
     "OutputError": "goldfold.exporter.errors",
-    "Result": "goldfold.exporter.driver.proving",
+    "Result": "goldfold.exporter.artifact.result",
     "RewriteError": "goldfold.exporter.errors",
     "TargetError": "goldfold.exporter.errors",
     "TextError": "goldfold.exporter.errors",
@@ -63,7 +61,6 @@ _HOMES = {
 }
 __all__ = [
     "ArtifactError",
-    "BuildOptions",
     "Contract",
     "Encoder",
     "Failure",

@@ -6,12 +6,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol
 
 from goldfold.exporter.contract import Contract, Reference, Run, Words
-from goldfold.exporter.ir.program import Program
-from goldfold.exporter.options import BuildOptions
-from goldfold.exporter.passes.base import Pass
+from goldfold.exporter.options import O, Options
+
+if TYPE_CHECKING:  # an artifact is opened without either
+    from goldfold.exporter.ir.program import Program
+    from goldfold.exporter.passes.base import Pass
 
 
 class Begun(Protocol):
@@ -34,7 +36,7 @@ class Kept(Protocol):
 class Built:
     """What `Target.make` wrote."""
 
-    options: BuildOptions
+    options: Options
     """What it was built with."""
     said: tuple[str, ...] = ()
     """What the manifest should say of the build, one sentence each."""
@@ -42,7 +44,7 @@ class Built:
     """What the user did not name and could not be had, one sentence each: for the manifest, too."""
 
 
-class Target(ABC):
+class Target(ABC, Generic[O]):
     """A runtime that artifacts are built for."""
 
     name: ClassVar[str]
@@ -68,8 +70,8 @@ class Target(ABC):
     products: ClassVar[str] = "f32"
     """What it multiplies integers with integers in, where the rest is half precision: "f32", or
     "half" (SetPrecision.products)."""
-    takes: ClassVar[tuple[str, ...]] = ()
-    """The fields of BuildOptions that mean something to it."""
+    Options: ClassVar[type[Options]] = Options
+    """What it may be asked for: its own frozen class (exporter/options.py)."""
     layouts: ClassVar[tuple[str, ...]] = ()
     """Servers that its artifacts can be laid out for (`lay_out`)."""
     call_tokens: ClassVar[int] = 1 << 32
@@ -86,21 +88,21 @@ class Target(ABC):
         can."""
         return None
 
-    def allow(self, needs: Collection[str], options: BuildOptions) -> BuildOptions:
+    def allow(self, needs: Collection[str], options: O) -> O:
         """`options` as asked, narrowed to what takes integers of the kinds `needs` (`quantizes`).
 
         Raises TargetError where the two do not go together. Called before `settle`.
         """
         return options
 
-    def settle(self, precision: str, options: BuildOptions, max_length: int) -> BuildOptions:
+    def settle(self, precision: str, options: O, max_length: int) -> O:
         """`options` with this target's defaults filled in, for a model of `max_length` tokens.
 
         Raises TargetError for what it cannot do. Called before anything is traced.
         """
         return options
 
-    def narrow(self, contract: Contract, options: BuildOptions) -> Contract:
+    def narrow(self, contract: Contract, options: O) -> Contract:
         """What an artifact with these options promises: static lengths may shorten the texts."""
         return contract
 
@@ -130,9 +132,7 @@ class Target(ABC):
         """The vendor packages that shape the artifact, by distribution name."""
 
     @abstractmethod
-    def build(
-        self, program: Program, precision: str, folder: Path, options: BuildOptions
-    ) -> tuple[str, ...]:
+    def build(self, program: Program, precision: str, folder: Path, options: O) -> tuple[str, ...]:
         """Write the target's files into `folder`, deterministically, from a program its tail has
         seen.
 
@@ -146,8 +146,8 @@ class Target(ABC):
         program: Program,
         precision: str,
         folder: Path,
-        options: BuildOptions,
-        asked: BuildOptions,
+        options: O,
+        asked: O,
     ) -> Built:
         """`build`, with as much of `options` as the program allows: what it cannot have is left out
         where the user, who `asked`, did not name it.

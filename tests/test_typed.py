@@ -17,11 +17,13 @@ from pathlib import Path
 
 import numpy as np
 
+from goldfold.targets.openvino.options import OpenVinoOptions
 from goldfold import (
-    BuildOptions, Contract, Encoder, GateMissed, GoldfoldError, Result, export, load, verify,
+    Contract, Encoder, GateMissed, GoldfoldError, Result, export, load, verify,
 )
 
-results: list[Result] = export("model", ["openvino"], out=Path("out"), build=BuildOptions(batch=1))
+results: list[Result] = export("model", ["openvino"], build=OpenVinoOptions(batch=1))
+again = export("model", out=Path("out"), build={"batch": 1})
 path: Path = results[0].path
 passed: bool = verify(path, threads=1).passed
 encoder: Encoder = load(path)
@@ -86,7 +88,7 @@ def test_public_names_are_there_and_said() -> None:
 
 def test_importing_the_package_loads_nothing_heavy() -> None:
     code = (
-        "import sys, goldfold; from goldfold import GoldfoldError, BuildOptions, Contract; "
+        "import sys, goldfold; from goldfold import GoldfoldError, Contract; "
         "print(sorted({'torch', 'transformers', 'openvino', 'onnxruntime'} & sys.modules.keys()))"
     )
     done = subprocess.run(

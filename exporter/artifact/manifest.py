@@ -23,7 +23,7 @@ from msgspec import Meta, field
 from goldfold.exporter import records, registry
 from goldfold.exporter.contract import Contract
 from goldfold.exporter.errors import ArtifactError, OutputError
-from goldfold.exporter.options import NOTHING_ASKED, BuildOptions
+from goldfold.exporter.options import Plain as Value
 from goldfold.exporter.quantize.recipe import Recipe
 from goldfold.exporter.records import (
     Figures,
@@ -49,7 +49,7 @@ FAILED = ".failed"
 REPORT = ("report.html", "report.json", "junit.xml")
 """What lies beside artifacts and says what they come to (exporter/report/)."""
 _KIND = "goldfold.artifact/"
-FORMAT = "goldfold.artifact/4"
+FORMAT = "goldfold.artifact/5"
 _VERDICTS = "goldfold.verdict/"
 VERDICT_FORMAT = "goldfold.verdict/3"
 
@@ -77,7 +77,7 @@ class FileEntry(Record, kw_only=True):
 class Manifest(Record, kw_only=True):
     """Everything that the same inputs determine. Holds no times and no paths of a machine."""
 
-    format: Literal["goldfold.artifact/4"] = FORMAT
+    format: Literal["goldfold.artifact/5"] = FORMAT
     goldfold: str
     target: Plain
     precision: Plain
@@ -93,7 +93,7 @@ class Manifest(Record, kw_only=True):
     """Attention nodes of that program by whom they see, for example {"window 257": 20, "all":
     4}."""
     notes: tuple[str, ...] = ()
-    options: BuildOptions = NOTHING_ASKED
+    options: dict[str, Value] = field(default_factory=dict)
     """What the target was built with, its defaults filled in."""
     built: tuple[str, ...] = ()
     """What the target says of the build, one sentence each."""
@@ -125,8 +125,6 @@ class Manifest(Record, kw_only=True):
         record = self.plain()
         for report in record["passes"]:
             del report["seconds"]
-        if self.options.batch is None:  # manifests from before the option keep their digest
-            del record["options"]["batch"]
         body = json.dumps(record, ensure_ascii=False, sort_keys=True, indent=1)
         digest = hashlib.sha256(body.encode()).hexdigest()
         return (body[:-2] + f',\n "sha256": "{digest}"\n}}\n').encode()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from goldfold.exporter.cli.console import listening, warn
+from goldfold.exporter.cli.console import listening
 from goldfold.exporter.cli.flags import (
     AsJson,
     Count,
@@ -21,57 +21,11 @@ from goldfold.exporter.cli.flags import (
     whole_numbers,
 )
 from goldfold.exporter.cli.results import exported
+from goldfold.exporter.cli.target_flags import TargetFlags
 from goldfold.golden.judging.pairs import LEAST
 
 if TYPE_CHECKING:
     from goldfold.exporter.artifact.result import Result
-    from goldfold.exporter.options import BuildOptions
-
-
-@dataclass(frozen=True)
-class BuildFlags:
-    """Options of single targets, as they are typed."""
-
-    compute_capability: Annotated[
-        list[str] | None, typer.Option(help="tensorrt: an architecture, as sm86; repeatable.")
-    ] = None
-    profile: Annotated[
-        list[str] | None,
-        typer.Option(help="tensorrt: least:usual:most batch x tokens, as 1x1:8x128:32x512."),
-    ] = None
-    compatible: Annotated[
-        list[str] | None, typer.Option(help="tensorrt: version or hardware; repeatable.")
-    ] = None
-    batch: Annotated[
-        int | None, typer.Option(help="openvino: texts in every call, filled up where they lack.")
-    ] = None
-    buckets: Annotated[
-        str | None, typer.Option(help="coreml, openvino: static lengths in tokens, as 128,512.")
-    ] = None
-    flexible: Annotated[
-        bool,
-        typer.Option(
-            "--flexible",
-            help="coreml: open lengths instead of buckets; the Neural Engine then takes no part.",
-        ),
-    ] = False
-    minimum_target: Annotated[
-        str | None, typer.Option(help="coreml: the oldest system to run on, as iOS18.")
-    ] = None
-
-    def options(self) -> BuildOptions:
-        """The options as `goldfold.export` takes them. Raises UsageError."""
-        from goldfold.exporter.options import BuildOptions
-
-        return BuildOptions(
-            compute_capability=tuple(self.compute_capability or ()),
-            profile=tuple(self.profile or ()),
-            compatible=tuple(self.compatible or ()),
-            batch=self.batch,
-            buckets=whole_numbers(self.buckets, "--buckets"),
-            flexible=self.flexible,
-            minimum_target=self.minimum_target,
-        )
 
 
 @dataclass(frozen=True)
@@ -106,7 +60,7 @@ class ExportFlags:
     dims: Annotated[
         str | None, typer.Option(help="Sizes of the embedding, as 768,256; the model's by default.")
     ] = None
-    build: BuildFlags = field(default_factory=BuildFlags)
+    build: TargetFlags = field(default_factory=TargetFlags)
     judge: JudgeToo = False
     pairs: Count = LEAST
     no_cache: NoCache = False
@@ -128,9 +82,7 @@ def export(model: Model, asked: ExportFlags) -> None:
     from goldfold.exporter.passes.pipeline import Options
     from goldfold.exporter.verification.judging import check_alone
 
-    build = asked.build.options()
-    if build.flexible:
-        warn("a flexible length keeps Core ML off the Neural Engine; buckets do not")
+    build = asked.build.given()
     check_alone(asked.judge, asked.pairs)
 
     def run() -> list[Result]:

@@ -12,7 +12,7 @@ from goldfold.exporter.evaluate import emulate, interpret
 from goldfold.exporter.evaluate.batches import pad
 from goldfold.exporter.frontend.source import Source
 from goldfold.exporter.ir.program import Program
-from goldfold.exporter.options import BuildOptions
+from goldfold.exporter.options import Options
 from goldfold.exporter.passes.pipeline import Pipeline
 from goldfold.golden.compare import Measurement, TextRow, mixed_batches, reading
 from goldfold.golden.gate import GATES
@@ -49,7 +49,7 @@ class Made:
     """The precision by its own name, a recipe's as well."""
     gate: str
     """The precision whose gate it is held to."""
-    options: BuildOptions
+    options: Options
     trusts: bool = False
     """Whether code that comes with the model may run."""
 

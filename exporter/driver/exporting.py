@@ -33,7 +33,8 @@ from goldfold.exporter.evaluate import value_roles
 from goldfold.exporter.frontend.readiness import ready
 from goldfold.exporter.frontend.source import open_model
 from goldfold.exporter.ir.program import Program
-from goldfold.exporter.options import NOTHING_ASKED, BuildOptions, check_taken
+from goldfold.exporter.options import Asked, check_taken, own
+from goldfold.exporter.options import Options as TargetOptions
 from goldfold.exporter.passes import pipeline
 from goldfold.exporter.passes.pipeline import Options, Pipeline
 from goldfold.exporter.passes.set_precision import SetPrecision
@@ -63,7 +64,7 @@ def export(
     verify_each: bool = False,
     max_length: int | None = None,
     dims: Sequence[int] = (),
-    build: BuildOptions = NOTHING_ASKED,
+    build: Asked = TargetOptions(),  # noqa: B008 — frozen
     locate: bool = True,
     cache: bool = True,
     judge: bool = False,
@@ -87,7 +88,8 @@ def export(
         max_length: the most tokens a text may have; the model's own number if not given.
         dims: sizes of the embedding (Matryoshka); the largest is `sentence_embedding`, the others
             are further outputs. The model's own if not given.
-        build: what is asked of the targets beyond precisions (BuildOptions).
+        build: what is asked of the targets beyond precisions: options by name, as
+            {"buckets": (128, 512)}, or one target's own (exporter/options.py).
         locate: find out where an artifact that misses its gate goes wrong (diagnose/locating.py).
         cache: take finished stages from the user's cache, and keep them there (system/cache.py).
         judge: judge every quantized artifact on the Lee corpus and code retrieval, and hold it to
@@ -108,7 +110,7 @@ def export(
     asked = request.recipes(precisions)
     wanted = request.pairs(targets, asked)
     request.check_sizes(dims, max_length)
-    check_taken(build, {name: registry.target(name).takes for name in targets})
+    check_taken(build, {name: registry.target(name).Options for name in targets})
     pipeline.check_skips(options.skip)
     cut = options.stop_after is not None or "set-precision" in options.skip
     if cut and any(precision != "fp32" for precision in asked):
@@ -247,7 +249,7 @@ def _build(
     passes: Pipeline,
     target_name: str,
     precision: str,
-    options: BuildOptions,
+    options: TargetOptions,
     stages: Stages,
 ) -> Built:
     """The target's files and all that lies beside them, sealed. Uses `program` up."""
@@ -275,7 +277,7 @@ def _build(
             final = replace(program.copy(), contract=contract)
             names = (floating, precision, job.gate(precision))
             made = Made(job.source, passes, final, emulable, target, *names, options, job.trusts)
-        done = target.make(program, floating, folder, options, job.asked.only(target.takes))
+        done = target.make(program, floating, folder, options, own(target.Options, job.asked))
         options, said = done.options, done.said + done.left_out
         made = made and replace(made, options=options)
         sidecars.write(job.source, program, contract, goldens, folder)
@@ -295,7 +297,7 @@ def _build(
                 "census": census,
                 "attention": attention,
                 "notes": tuple(program.notes),
-                "options": options,
+                "options": options.plain(),
                 "built": said,
             },
         )

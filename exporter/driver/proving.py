@@ -19,7 +19,7 @@ from goldfold.exporter.diagnose.failure import Made, Suspect
 from goldfold.exporter.diagnose.pass_drift import Drift
 from goldfold.exporter.frontend.source import Source
 from goldfold.exporter.ir.program import Program, weights_aside
-from goldfold.exporter.options import BuildOptions
+from goldfold.exporter.options import Asked
 from goldfold.exporter.progress import Stages
 from goldfold.exporter.quantize.recipe import Recipe
 from goldfold.exporter.records import KindRange, LayerLook, Look
@@ -53,7 +53,7 @@ class Job:
     source: Source
     origin: Origin
     goldens: Goldens
-    asked: BuildOptions
+    asked: Asked
     """What the user asked of the targets."""
     peaks: dict[str, float]
     scratch: Path

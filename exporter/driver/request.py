@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from goldfold.exporter import registry
 from goldfold.exporter.errors import UsageError
-from goldfold.exporter.options import BuildOptions
+from goldfold.exporter.options import Asked, Options, own
 from goldfold.exporter.quantize import recipe as recipes_of
 from goldfold.exporter.quantize.recipe import Recipe
 from goldfold.exporter.verification.judging import check_pairs
@@ -72,9 +72,9 @@ def check_sizes(dims: Sequence[int], max_length: int | None) -> None:
 def settle(
     pairs: Sequence[tuple[str, str]],
     recipes: Mapping[str, Recipe | None],
-    asked: BuildOptions,
+    asked: Asked,
     max_length: int,
-) -> dict[tuple[str, str], BuildOptions]:
+) -> dict[tuple[str, str], Options]:
     """What each pair is built with, refused here if its target cannot do it. `recipes` is what each
     precision quantizes (see the function of that name)."""
     settled = {}
@@ -82,6 +82,6 @@ def settle(
         target = registry.target(name)
         recipe = recipes[precision]
         floating = registry.floating(name, precision, recipe and recipe.around)
-        own = target.allow(recipe.needs if recipe else (), asked.only(target.takes))
-        settled[name, precision] = target.settle(floating, own, max_length)
+        given = target.allow(recipe.needs if recipe else (), own(target.Options, asked))
+        settled[name, precision] = target.settle(floating, given, max_length)
     return settled

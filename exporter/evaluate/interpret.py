@@ -14,11 +14,8 @@ import onnx_ir as ir
 
 from goldfold.exporter.contract import ATTENTION_MASK, INPUT_IDS, Run
 from goldfold.exporter.errors import RewriteError
+from goldfold.exporter.evaluate.ort import EXACT
 from goldfold.exporter.ir.program import Program, load_small
-
-EXACT = ("session.qdq_matmulnbits_accuracy_level", "1")
-"""Left to itself ONNX Runtime 1.32 rounds what integer weights are multiplied with to 8 bits, at
-every call, wherever DequantizeLinear stands in front of MatMul; 1 is f32."""
 
 _INLINE = 1024
 """Constants up to so many bytes stay in the graph, where ONNX Runtime's optimiser can read them."""

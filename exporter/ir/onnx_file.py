@@ -4,9 +4,7 @@ in full. Targets that hand a runtime or a compiler a file of ONNX write it here.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import onnx
 import onnx_ir as ir
@@ -14,13 +12,7 @@ import onnx_ir as ir
 from goldfold.exporter.errors import ArtifactError, OutputError, RewriteError
 from goldfold.exporter.ir import dialect
 from goldfold.exporter.ir.program import Program, infer_shapes, where
-from goldfold.exporter.system.files import read_bounded
-
-MODEL = "model.onnx"
-DATA = "model.onnx.data"
-
-GRAPH_LIMIT = 64 << 20
-"""Bytes of the graph without its weights; EmbeddingGemma's has half a megabyte."""
+from goldfold.exporter.ir.protobuf import DATA, MODEL
 
 _INLINE = 1024
 """Constants up to so many bytes stand in the graph itself, where every reader's optimiser sees
@@ -53,43 +45,6 @@ def write(program: Program, folder: Path, target: str) -> None:
     except Exception as error:
         reason = (str(error).strip().splitlines() or [""])[0]
         raise RewriteError(f"onnx.checker refuses {path.name}: {reason}") from error
-
-
-def references(path: Path) -> set[str]:
-    """The files that constants of an `.onnx` file lie in, as it names them.
-
-    Raises ArtifactError for what is no such file, or larger than GRAPH_LIMIT without its weights.
-    """
-    try:
-        model = onnx.ModelProto.FromString(read_bounded(path, GRAPH_LIMIT))
-    except OSError as error:
-        raise ArtifactError(f"cannot read {path}: {error.strerror}") from None
-    except Exception as error:  # protobuf's own
-        reason = (str(error).splitlines() or [""])[0]
-        raise ArtifactError(f"cannot read {path}: {reason}") from None
-    found: set[str] = set()
-    for message in messages(model):
-        if isinstance(message, onnx.TensorProto):
-            outside = message.data_location == onnx.TensorProto.EXTERNAL
-            if outside or message.external_data:
-                said = {entry.key: entry.value for entry in message.external_data}
-                found.add(said.get("location", ""))
-    return found
-
-
-def messages(root: Any) -> Iterator[Any]:
-    """A message of protobuf and all that it holds: graphs stand in attributes and in functions as
-    well."""
-    waiting = [root]
-    while waiting:
-        message = waiting.pop()
-        yield message
-        for field, value in message.ListFields():
-            if field.message_type is None:
-                continue
-            if field.message_type.GetOptions().map_entry:
-                value = [one for one in value.values() if hasattr(one, "ListFields")]
-            waiting += [value] if hasattr(value, "ListFields") else value
 
 
 def quantized(path: Path) -> bool:

@@ -10,12 +10,11 @@ import onnx_ir as ir
 
 from goldfold.exporter.ir.program import constant
 from goldfold.exporter.passes.base import Equality, Pass
+from goldfold.exporter.passes.rewriting.grid import PACKED
 from goldfold.exporter.passes.rewriting.linear import take_over
 from goldfold.exporter.passes.rewriting.lookups import Lookup, Writer
 from goldfold.exporter.passes.rewriting.pattern import attribute, producer, read_elsewhere
 
-PACKED = (5, 6, 7)
-"""Bits that no type of ONNX has."""
 _CHUNK = 1 << 24
 """Bytes that are packed at once."""
 

@@ -14,10 +14,10 @@ from goldfold.exporter.errors import UsageError
 from goldfold.exporter.ir.program import Arrays, Program
 from goldfold.exporter.passes.balance_channels import BalanceChannels
 from goldfold.exporter.passes.base import Pass
-from goldfold.exporter.passes.pack_table import PACKED, PackTable
+from goldfold.exporter.passes.pack_table import PackTable
 from goldfold.exporter.passes.quantize_activations import QuantizeActivations
 from goldfold.exporter.passes.quantize_weights import QuantizeWeights
-from goldfold.exporter.passes.rewriting.grid import Quantized, nearest, sizes
+from goldfold.exporter.passes.rewriting.grid import PACKED, Quantized, nearest, sizes
 from goldfold.exporter.quantize import sites as all_sites
 from goldfold.exporter.quantize import statistics
 from goldfold.exporter.quantize.gptaq import chained

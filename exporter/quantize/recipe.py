@@ -33,18 +33,24 @@ import tomllib
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from msgspec import Meta
 
 from goldfold.exporter import records
 from goldfold.exporter.errors import UsageError
-from goldfold.exporter.passes.pack_table import PACKED
-from goldfold.exporter.passes.rewriting.grid import Grid
-from goldfold.exporter.quantize.sites import KINDS, Site
+from goldfold.exporter.passes.rewriting.grid import PACKED, Grid
 from goldfold.exporter.records import Record
 from goldfold.exporter.system.files import read_bounded
 from goldfold.exporter.system.names import is_name
+
+if TYPE_CHECKING:
+    from goldfold.exporter.quantize.sites import Site
+
+KINDS = ("table", "query", "key", "value", "output", "gate", "up", "down", "head", "other")
+"""table: embeddings of tokens. query, key, value, output: around attention (a map that makes
+several of them is `other`). gate, up, down: a feed-forward block; up alone where it has no gate.
+head: on whole texts. other: all the rest."""
 
 SHIPPED = Path(__file__).parent / "recipes"
 LIMIT = 1 << 20

@@ -19,11 +19,6 @@ from goldfold.exporter.ir.program import Program, constant, where
 from goldfold.exporter.passes.rewriting.attention import is_lookup
 from goldfold.exporter.passes.rewriting.linear import Linear, linear_ending_at
 
-KINDS = ("table", "query", "key", "value", "output", "gate", "up", "down", "head", "other")
-"""table: embeddings of tokens. query, key, value, output: around attention (a map that makes
-several of them is `other`). gate, up, down: a feed-forward block; up alone where it has no gate.
-head: on whole texts. other: all the rest."""
-
 _OPERANDS = ("query", "key", "value")
 _POINTWISE = frozenset({"Mul", "Add", "Div", "Sub", "Pow", "Clip", "Cast"})
 

@@ -111,7 +111,7 @@ def _known(opened: Bundle) -> dict[str, Any]:
         "origin": manifest.origin,
         "versions": manifest.versions,
         "goldfold": manifest.goldfold,
-        "options": manifest.options.plain(),
+        "options": manifest.options,
         "notes": manifest.notes,
         "built": manifest.built,
         "files": manifest.files,

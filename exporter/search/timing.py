@@ -12,7 +12,6 @@ import numpy as np
 
 from goldfold.exporter import registry
 from goldfold.exporter.driver import preparing
-from goldfold.exporter.options import BuildOptions
 from goldfold.exporter.passes import pipeline
 from goldfold.exporter.progress import Stages
 from goldfold.exporter.quantize.recipe import Recipe
@@ -62,7 +61,7 @@ class Stopwatch:
         peaks = preparing.peaks_for(program, [(self.target, recipe.name)], self.stages)
         pipeline.run(program, pipeline.half(target.rest, peaks, target.typed, target.products))
         pipeline.run(program, target.tail(target.rest, contract, peaks))
-        options = target.settle(target.rest, BuildOptions(), contract.max_length)
+        options = target.settle(target.rest, target.Options(), contract.max_length)
         with tempfile.TemporaryDirectory(prefix="goldfold-") as folder:
             target.build(program, target.rest, Path(folder), options)
             del program

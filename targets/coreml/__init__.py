@@ -5,28 +5,28 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from goldfold.exporter.contract import Contract
-from goldfold.exporter.ir.program import Program
-from goldfold.exporter.options import BuildOptions
-from goldfold.exporter.passes.base import Pass
-from goldfold.exporter.passes.sink_dequantize_past_gather import SinkDequantizePastGather
 from goldfold.targets.base import Run, Target
 from goldfold.targets.coreml.lower import vendor
-from goldfold.targets.coreml.options import settle
+from goldfold.targets.coreml.options import CoreMlOptions, settle
+
+if TYPE_CHECKING:
+    from goldfold.exporter.ir.program import Program
+    from goldfold.exporter.passes.base import Pass
 
 
-class CoreMl(Target):
+class CoreMl(Target[CoreMlOptions]):
     name = "coreml"
     extra = "coreml"
     platforms = ("Linux x86_64", "Darwin arm64", "Darwin x86_64")
     precisions = ("fp32", "fp16")
+    Options = CoreMlOptions
     rest = "fp16"  # whose numbers a recipe's scales are, and what the Neural Engine computes in
     quantizes = frozenset({"int8", "int4", "static"})
     typed = True
     products = "half"  # the Neural Engine takes no others
-    takes = ("buckets", "flexible", "minimum_target")
 
     def unavailable(self) -> str | None:
         return vendor.unavailable()
@@ -37,10 +37,10 @@ class CoreMl(Target):
     def stands_in(self, precision: str) -> str:
         return "the package, in goldfold's evaluator of MIL programs"
 
-    def settle(self, precision: str, options: BuildOptions, max_length: int) -> BuildOptions:
+    def settle(self, precision: str, options: CoreMlOptions, max_length: int) -> CoreMlOptions:
         return settle(options, max_length)
 
-    def narrow(self, contract: Contract, options: BuildOptions) -> Contract:
+    def narrow(self, contract: Contract, options: CoreMlOptions) -> Contract:
         if options.flexible:
             return contract
         return contract.with_(max_length=max(options.buckets))
@@ -48,6 +48,8 @@ class CoreMl(Target):
     def tail(
         self, precision: str, contract: Contract, peaks: Mapping[str, float]
     ) -> tuple[Pass, ...]:
+        from goldfold.exporter.passes.sink_dequantize_past_gather import SinkDequantizePastGather
+
         # Attention is spelt by its own row, with masks that are constants of the bucket.
         return (SinkDequantizePastGather(),)  # or a table is dequantized whole
 
@@ -59,7 +61,7 @@ class CoreMl(Target):
         return {"coremltools": found} if found else {}
 
     def build(
-        self, program: Program, precision: str, folder: Path, options: BuildOptions
+        self, program: Program, precision: str, folder: Path, options: CoreMlOptions
     ) -> tuple[str, ...]:
         from goldfold.targets.coreml import build
 

@@ -22,10 +22,10 @@ from tokenizers import Tokenizer
 from goldfold.exporter.contract import ATTENTION_MASK, INPUT_IDS
 from goldfold.exporter.errors import RewriteError
 from goldfold.exporter.ir.program import Program
-from goldfold.exporter.options import BuildOptions
 from goldfold.targets.coreml.layout import DATA, MANIFEST, MODEL, PACKAGE, WEIGHTS, function_name
 from goldfold.targets.coreml.lower import lowering, vendor
 from goldfold.targets.coreml.lower.table import ROWS
+from goldfold.targets.coreml.options import CoreMlOptions
 
 _SPACE = uuid.UUID("0d6f1c5e-6d5b-5a43-9a0b-5f2c8c1f7d11")
 """Namespace of the package's identifiers, which are made of what they stand for."""
@@ -33,7 +33,7 @@ _SPACE = uuid.UUID("0d6f1c5e-6d5b-5a43-9a0b-5f2c8c1f7d11")
 LOADER = "GoldfoldEncoder.swift"
 
 
-def write(program: Program, folder: Path, options: BuildOptions) -> tuple[str, ...]:
+def write(program: Program, folder: Path, options: CoreMlOptions) -> tuple[str, ...]:
     """Write the package and its Swift loader, and return what the manifest should say.
 
     Raises RewriteError for an op that no row can spell, TargetError for one that the system does
@@ -51,7 +51,7 @@ def _quantized(program: Program) -> bool:
     return any(value.dtype in kinds for value in program.graph.initializers.values())
 
 
-def said(options: BuildOptions, system: vendor.System, quantized: bool) -> tuple[str, ...]:
+def said(options: CoreMlOptions, system: vendor.System, quantized: bool) -> tuple[str, ...]:
     """What the manifest says of a build: what it holds, and what has been seen of it."""
     held = (
         f"One function for any length, for {system.devices} and later. A flexible length costs the "
@@ -71,7 +71,7 @@ def said(options: BuildOptions, system: vendor.System, quantized: bool) -> tuple
     return (held, *(integers if quantized else ()), seen)
 
 
-def _swift(program: Program, options: BuildOptions) -> str:
+def _swift(program: Program, options: CoreMlOptions) -> str:
     """The Swift loader, with what the contract says in its place."""
     contract = program.contract
     several = len(options.buckets) > 1
@@ -116,7 +116,7 @@ class Place:
     kind: str = "int32"
 
 
-def milprogram(program: Program, system: vendor.System, options: BuildOptions) -> Any:
+def milprogram(program: Program, system: vendor.System, options: CoreMlOptions) -> Any:
     """The MIL program: one function for all lengths, or one for each bucket."""
     made = begun(options)
     for bucket in options.buckets or (None,):
@@ -124,7 +124,7 @@ def milprogram(program: Program, system: vendor.System, options: BuildOptions) -
     return made
 
 
-def begun(options: BuildOptions) -> Any:
+def begun(options: CoreMlOptions) -> Any:
     """A MIL program without functions yet."""
     vendor.coremltools()
     from coremltools.converters.mil.mil import Program as MilProgram
@@ -137,7 +137,7 @@ def begun(options: BuildOptions) -> Any:
 
 
 def add(
-    made: Any, program: Program, system: vendor.System, options: BuildOptions, bucket: int | None
+    made: Any, program: Program, system: vendor.System, options: CoreMlOptions, bucket: int | None
 ) -> None:
     """Lower one bucket into `made`; None is every length."""
     places = {name: Place((1, bucket)) for name in (INPUT_IDS, ATTENTION_MASK)}

@@ -2,15 +2,34 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+from msgspec import Meta
+
 from goldfold.exporter.errors import TargetError
-from goldfold.exporter.options import BuildOptions
+from goldfold.exporter.options import Options
 from goldfold.targets.coreml.lower.vendor import DEFAULT_SYSTEM, MULTIFUNCTION, SYSTEMS
 
 BUCKETS = (128, 512)
 """Static lengths by default, in tokens."""
 
 
-def settle(options: BuildOptions, max_length: int) -> BuildOptions:
+class CoreMlOptions(Options, kw_only=True):
+    """Lengths of a package's functions, and the systems that it runs on."""
+
+    buckets: Annotated[
+        tuple[int, ...], Meta(description="static lengths in tokens, as 128,512.")
+    ] = ()
+    flexible: Annotated[
+        bool,
+        Meta(description="open lengths instead of buckets; the Neural Engine then takes no part."),
+    ] = False
+    minimum_target: Annotated[
+        str | None, Meta(description="the oldest system to run on, as iOS18.")
+    ] = None
+
+
+def settle(options: CoreMlOptions, max_length: int) -> CoreMlOptions:
     """`options` with defaults, for a model of `max_length` tokens.
 
     Raises TargetError for an unknown system, a bucket that is no length of the model's, buckets

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from goldfold.exporter.errors import ArtifactError, UsageError
-from goldfold.exporter.ir.onnx_file import messages
+from goldfold.exporter.ir.protobuf import messages
 from goldfold.exporter.system.files import read_bounded
 from goldfold.targets.coreml.layout import MANIFEST
 from goldfold.targets.coreml.lower import vendor

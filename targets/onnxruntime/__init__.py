@@ -4,34 +4,38 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from goldfold.exporter.contract import Contract
-from goldfold.exporter.ir import onnx_file
-from goldfold.exporter.ir.program import Program
-from goldfold.exporter.options import BuildOptions
-from goldfold.exporter.passes.band_local_attention import BandLocalAttention
-from goldfold.exporter.passes.base import Pass
-from goldfold.exporter.passes.expand_band_attention import ExpandBandAttention
-from goldfold.exporter.passes.sink_dequantize_past_gather import SinkDequantizePastGather
+from goldfold.exporter.ir import protobuf
+from goldfold.exporter.options import Options
 from goldfold.targets.base import Run, Target
-from goldfold.targets.onnxruntime import run
+
+if TYPE_CHECKING:
+    from goldfold.exporter.ir.program import Program
+    from goldfold.exporter.passes.base import Pass
 
 
-class OnnxRuntime(Target):
+class OnnxRuntime(Target[Options]):
     name = "onnxruntime"
-    extra = None
+    extra = "onnxruntime"
     precisions = ("fp32", "fp16")
     quantizes = frozenset({"int8", "int4", "static"})
     typed = True
     call_tokens = 32  # as OpenVINO's
 
     def unavailable(self) -> str | None:
-        return None  # ONNX Runtime is a core dependency
+        return None if find_spec("onnxruntime") else "the package onnxruntime is not installed"
 
     def tail(
         self, precision: str, contract: Contract, peaks: Mapping[str, float]
     ) -> tuple[Pass, ...]:
+        from goldfold.exporter.passes.band_local_attention import BandLocalAttention
+        from goldfold.exporter.passes.expand_band_attention import ExpandBandAttention
+        from goldfold.exporter.passes.sink_dequantize_past_gather import SinkDequantizePastGather
+
         return (
             SinkDequantizePastGather(),  # it dequantizes a table whole, at every call
             BandLocalAttention(contract.max_length),  # while windows are still attributes
@@ -45,8 +49,10 @@ class OnnxRuntime(Target):
         return {name: version(name) for name in ("onnx", "onnxruntime")}
 
     def build(
-        self, program: Program, precision: str, folder: Path, options: BuildOptions
+        self, program: Program, precision: str, folder: Path, options: Options
     ) -> tuple[str, ...]:
+        from goldfold.exporter.ir import onnx_file
+
         onnx_file.write(program, folder, self.name)
         return ()
 
@@ -58,18 +64,24 @@ class OnnxRuntime(Target):
         threads: int | None,
         streams: int | None = None,
     ) -> Run:
+        from goldfold.targets.onnxruntime import run
+
         return run.load(folder, contract, threads, streams)
 
     def after_fork(self) -> str | None:
         return None  # a session's threads are its own, and a new one brings its own
 
     def refers(self, folder: Path) -> Collection[str]:
-        return onnx_file.references(folder / onnx_file.MODEL)
+        return protobuf.references(folder / protobuf.MODEL)
 
     def parts(self, folder: Path) -> dict[str, str]:
-        return onnx_file.parts(folder / onnx_file.MODEL)
+        from goldfold.exporter.ir import onnx_file
+
+        return onnx_file.parts(folder / protobuf.MODEL)
 
     def census(self, folder: Path) -> dict[str, int]:
+        from goldfold.targets.onnxruntime import run
+
         return run.census(folder)
 
 

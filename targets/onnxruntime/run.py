@@ -7,12 +7,11 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-import onnx
 
 from goldfold.exporter.contract import ATTENTION_MASK, INPUT_IDS, Contract
 from goldfold.exporter.errors import ArtifactError
-from goldfold.exporter.evaluate.interpret import EXACT
-from goldfold.exporter.ir.onnx_file import MODEL
+from goldfold.exporter.evaluate.ort import EXACT
+from goldfold.exporter.ir.protobuf import MODEL
 from goldfold.targets.base import Run
 
 
@@ -45,6 +44,8 @@ def _cores() -> int:
 
 def census(folder: Path) -> dict[str, int]:
     """Node counts by op after ONNX Runtime's own optimisation: what really runs."""
+    import onnx
+
     with tempfile.TemporaryDirectory() as scratch:
         optimised = Path(scratch) / "optimised.onnx"
         _open(folder / MODEL, None, optimised)

@@ -6,36 +6,35 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from goldfold.exporter.contract import Contract, Reference, Words
-from goldfold.exporter.ir.program import Program
-from goldfold.exporter.options import BuildOptions
-from goldfold.exporter.passes.band_local_attention import BandLocalAttention
-from goldfold.exporter.passes.base import Pass
-from goldfold.exporter.passes.expand_band_attention import ExpandBandAttention
-from goldfold.exporter.passes.sink_dequantize_past_gather import SinkDequantizePastGather
 from goldfold.targets.base import Begun, Kept, Run, Target
+from goldfold.targets.openvino.options import OpenVinoOptions
+
+if TYPE_CHECKING:
+    from goldfold.exporter.ir.program import Program
+    from goldfold.exporter.passes.base import Pass
 
 
-class OpenVino(Target):
+class OpenVino(Target[OpenVinoOptions]):
     name = "openvino"
     extra = "openvino"
     precisions = ("fp32", "fp16", "bf16")
+    Options = OpenVinoOptions
     rest = "bf16"
     close_rest = "fp32"
     quantizes = frozenset({"int8", "int4", "static"})
     typed = False  # the plugin chooses where to round, from a hint
-    takes = ("batch", "buckets")
     layouts = ("ovms", "sentence-transformers")
     call_tokens = 32  # docs/openvino.md: it differs by machine, and hardly matters
 
     def unavailable(self) -> str | None:
         return None if find_spec("openvino") else "the package openvino is not installed"
 
-    def settle(self, precision: str, options: BuildOptions, max_length: int) -> BuildOptions:
+    def settle(self, precision: str, options: OpenVinoOptions, max_length: int) -> OpenVinoOptions:
         from goldfold.targets.openvino import shapes
 
         return shapes.settle(options, max_length)
@@ -48,6 +47,10 @@ class OpenVino(Target):
     def tail(
         self, precision: str, contract: Contract, peaks: Mapping[str, float]
     ) -> tuple[Pass, ...]:
+        from goldfold.exporter.passes.band_local_attention import BandLocalAttention
+        from goldfold.exporter.passes.expand_band_attention import ExpandBandAttention
+        from goldfold.exporter.passes.sink_dequantize_past_gather import SinkDequantizePastGather
+
         return (
             BandLocalAttention(contract.max_length),  # while windows are still attributes
             ExpandBandAttention(),  # OpenVINO refuses an op it has no conversion rule for
@@ -60,6 +63,8 @@ class OpenVino(Target):
         return run.hint(precision)[1]
 
     def versions(self) -> dict[str, str]:
+        from importlib.metadata import PackageNotFoundError, version
+
         found = {}
         for name in ("openvino", "openvino-tokenizers"):
             with suppress(PackageNotFoundError):
@@ -67,7 +72,7 @@ class OpenVino(Target):
         return found
 
     def build(
-        self, program: Program, precision: str, folder: Path, options: BuildOptions
+        self, program: Program, precision: str, folder: Path, options: OpenVinoOptions
     ) -> tuple[str, ...]:
         from goldfold.targets.openvino import build
 

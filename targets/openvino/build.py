@@ -16,33 +16,26 @@ import onnx_ir as ir
 import openvino as ov
 from openvino import opset13 as ops
 
-from goldfold.exporter.errors import ArtifactError, OutputError, RewriteError
+from goldfold.exporter.errors import OutputError, RewriteError
 from goldfold.exporter.ir import dialect
 from goldfold.exporter.ir.program import Program, infer_shapes, weights_aside, where
-from goldfold.exporter.options import NOTHING_ASKED, BuildOptions
 from goldfold.exporter.passes.quantize_weights import dynamic_group
 from goldfold.targets.openvino import precise
 from goldfold.targets.openvino.memory import constant
+from goldfold.targets.openvino.model_file import GROUP, HIDDEN, RUNTIME, XML
+from goldfold.targets.openvino.options import OPEN, OpenVinoOptions
 from goldfold.targets.openvino.shapes import Shapes
 from goldfold.targets.openvino.slim import slim
 
-XML = "openvino_model.xml"
-HIDDEN = "last_hidden_state"
-"""A second name of the first output: sentence-transformers knows no other (interop.py)."""
-GROUP = "DYNAMIC_QUANTIZATION_GROUP_SIZE"
 _KINDS = {ir.DataType.INT4: ov.Type.i4, ir.DataType.UINT4: ov.Type.u4}
 """Types that numpy has no name for."""
 _INTEGERS = frozenset({ir.DataType.INT8, ir.DataType.UINT8, *_KINDS})
-_RUNTIME = "runtime_options"
-"""The section of a model's file whose options hold for whoever compiles it and says no other."""
 _BLANKS = re.compile(rb"(?<=>)\s+(?=<(/?(?:net|layers|layer|edges|edge|rt_info)\b)?)")
 _NO_RULE = re.compile(r"(?:operations: |, )(\w+)-\d+")
 """The ops in the frontend's sentence "No conversion rule found for operations: Foo-23, Bar-23"."""
 
 
-def write(
-    program: Program, precision: str, folder: Path, options: BuildOptions = NOTHING_ASKED
-) -> None:
+def write(program: Program, precision: str, folder: Path, options: OpenVinoOptions = OPEN) -> None:
     """Convert and save. Raises RewriteError if OpenVINO's frontend refuses an op, OutputError
     where the disk is full."""
     for node in program.graph:
@@ -57,7 +50,7 @@ def write(
     converted.outputs[0].get_tensor().add_names({HIDDEN})
     _blocks = slim(converted)
     _name(converted)
-    converted.set_rt_info(str(dynamic_group(program.graph)), [_RUNTIME, GROUP])
+    converted.set_rt_info(str(dynamic_group(program.graph)), [RUNTIME, GROUP])
     Shapes(options.batch or 0, options.buckets).note(converted)
     try:
         ov.save_model(converted, folder / XML, compress_to_fp16=False)
@@ -78,17 +71,6 @@ def _narrow(xml: Path) -> None:
     """A line a layer or an edge, and no indentation, which is a sixth of what OpenVINO writes."""
     text = _BLANKS.sub(lambda found: b"\n" if found[1] else b"", xml.read_bytes())
     xml.write_bytes(text)
-
-
-def group(model: ov.Model) -> str:
-    """How many inputs share a step where a model's file lets the plugin round what integers are
-    multiplied with; "0", not at all, is what older files mean. Raises ArtifactError for what is no
-    number."""
-    place = [_RUNTIME, GROUP]
-    said = str(model.get_rt_info(place).astype(str)) if model.has_rt_info(place) else "0"
-    if not re.fullmatch("[0-9]{1,9}", said):
-        raise ArtifactError(f"the model's file asks for groups of {said[:40]!r} numbers")
-    return said
 
 
 def convert(model: ir.Model, precision: str = "fp32") -> tuple[ov.Model, list[np.ndarray]]:

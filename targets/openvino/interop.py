@@ -21,7 +21,7 @@ from goldfold.exporter.contract import (
     Reference,
     Task,
 )
-from goldfold.targets.openvino.build import HIDDEN, XML
+from goldfold.targets.openvino.model_file import HIDDEN, XML
 
 LOADER = "load.py"
 _TRANSFORMER = "sentence_transformers.models.Transformer"

@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 
 from goldfold.exporter.errors import ArtifactError
 from goldfold.targets.openvino import markup
-from goldfold.targets.openvino.build import XML
+from goldfold.targets.openvino.model_file import XML
 
 
 def parts(folder: Path) -> dict[str, str]:

@@ -16,7 +16,7 @@ from goldfold.exporter.contract import ATTENTION_MASK, INPUT_IDS, Contract
 from goldfold.exporter.errors import ArtifactError
 from goldfold.targets.base import Run
 from goldfold.targets.openvino import markup
-from goldfold.targets.openvino.build import GROUP, XML, group
+from goldfold.targets.openvino.model_file import GROUP, XML, group
 from goldfold.targets.openvino.shapes import Infer, Shapes, padded
 from goldfold.targets.pool import Pool
 

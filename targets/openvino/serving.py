@@ -24,8 +24,8 @@ from goldfold.exporter.errors import ArtifactError, RewriteError, TargetError
 from goldfold.exporter.system.files import read_bounded
 from goldfold.exporter.system.names import slug
 from goldfold.targets.openvino import markup, precise, tokenizer
-from goldfold.targets.openvino.build import GROUP, HIDDEN, XML, group
 from goldfold.targets.openvino.interop import HINTS
+from goldfold.targets.openvino.model_file import GROUP, HIDDEN, XML, group
 
 OVMS = "ovms"
 SUBFOLDER = "openvino"

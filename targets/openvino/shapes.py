@@ -16,7 +16,7 @@ import openvino as ov
 
 from goldfold.exporter.contract import ATTENTION_MASK, INPUT_IDS
 from goldfold.exporter.errors import ArtifactError, TargetError
-from goldfold.exporter.options import BuildOptions
+from goldfold.targets.openvino.options import OpenVinoOptions
 
 _PLACE = "goldfold"
 _KEYS = ("batch", "buckets")
@@ -68,7 +68,7 @@ class Shapes:
         return copy
 
 
-def settle(options: BuildOptions, max_length: int) -> BuildOptions:
+def settle(options: OpenVinoOptions, max_length: int) -> OpenVinoOptions:
     """`options` in order, for a model of `max_length` tokens.
 
     Raises TargetError for a batch below one, and a bucket that is no length of the model's.

@@ -6,33 +6,31 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-
-import onnx_ir as ir
+from typing import TYPE_CHECKING
 
 from goldfold.exporter.contract import Contract
 from goldfold.exporter.errors import ArtifactError, TargetError
-from goldfold.exporter.evaluate import emulate, interpret
-from goldfold.exporter.ir import onnx_file
-from goldfold.exporter.ir.program import Program
-from goldfold.exporter.options import BuildOptions
-from goldfold.exporter.passes.base import Pass
-from goldfold.exporter.passes.expand_band_attention import ExpandBandAttention
-from goldfold.exporter.passes.set_precision import SetPrecision
-from goldfold.exporter.passes.spell_attention import SpellAttention
+from goldfold.exporter.ir import protobuf
 from goldfold.exporter.system.files import read_bounded
 from goldfold.targets.base import Built, Run, Target
 from goldfold.targets.tensorrt import settings, vendor
+from goldfold.targets.tensorrt.layout import SPEC, SPEC_LIMIT
+from goldfold.targets.tensorrt.options import TensorRtOptions
+
+if TYPE_CHECKING:
+    from goldfold.exporter.ir.program import Program
+    from goldfold.exporter.passes.base import Pass
 
 
-class TensorRt(Target):
+class TensorRt(Target[TensorRtOptions]):
     name = "tensorrt"
     extra = "tensorrt"
     platforms = ("Linux x86_64", "Windows AMD64")
     precisions = ("fp32", "fp16", "bf16")
     typed = True
+    Options = TensorRtOptions
     rest = "fp16"  # whose numbers a recipe's scales are; and weights around integers stay small
     quantizes = frozenset({"int8", "int4", "static"})
-    takes = ("compute_capability", "profile", "compatible")
 
     def unavailable(self) -> str | None:
         if vendor.builder() is not None:
@@ -52,7 +50,7 @@ class TensorRt(Target):
             return f"the engine is for {', '.join(capabilities)}, and this is {found.capability}"
         return None
 
-    def allow(self, needs: Collection[str], options: BuildOptions) -> BuildOptions:
+    def allow(self, needs: Collection[str], options: TensorRtOptions) -> TensorRtOptions:
         if not needs or vendor.builder() == vendor.ENTERPRISE:
             return options  # settle says which architecture there is; `make`, what it lacks
         found = settings.parse_capabilities(options.compute_capability, "", vendor.capabilities())
@@ -61,7 +59,7 @@ class TensorRt(Target):
             found = settings.parse_capabilities(asked, kind, found)
         return options.with_(compute_capability=found)
 
-    def settle(self, precision: str, options: BuildOptions, max_length: int) -> BuildOptions:
+    def settle(self, precision: str, options: TensorRtOptions, max_length: int) -> TensorRtOptions:
         profiles = [settings.parse_profile(text, max_length) for text in options.profile]
         settings.check_cover(profiles)
         asked = options.compute_capability
@@ -84,19 +82,23 @@ class TensorRt(Target):
         for word in options.compatible:
             if word not in ("version", "hardware"):
                 raise TargetError(f"--compatible {word!r} is neither version nor hardware")
-        return BuildOptions(
+        return TensorRtOptions(
             compute_capability=capabilities,
             profile=tuple(map(str, profiles or settings.default_profiles(max_length))),
             compatible=tuple(sorted(set(options.compatible))),
         )
 
-    def narrow(self, contract: Contract, options: BuildOptions) -> Contract:
+    def narrow(self, contract: Contract, options: TensorRtOptions) -> Contract:
         most = settings.longest(options.profile, contract.max_length)
         return contract.with_(max_length=most)
 
     def tail(
         self, precision: str, contract: Contract, peaks: Mapping[str, float]
     ) -> tuple[Pass, ...]:
+        from goldfold.exporter.passes.expand_band_attention import ExpandBandAttention
+        from goldfold.exporter.passes.set_precision import SetPrecision
+        from goldfold.exporter.passes.spell_attention import SpellAttention
+
         # Turing has no f32 matrix product: the head joins the rest, at 4e-8 (docs/dense-head.md).
         half = SetPrecision("fp16", head="half", peaks=tuple(peaks.items()))
         head = (half,) if precision == "fp16" else ()
@@ -111,7 +113,7 @@ class TensorRt(Target):
         return {} if module is None else {module: vendor.version_of(module)}
 
     def build(
-        self, program: Program, precision: str, folder: Path, options: BuildOptions
+        self, program: Program, precision: str, folder: Path, options: TensorRtOptions
     ) -> tuple[str, ...]:
         from goldfold.targets.tensorrt import build
 
@@ -122,8 +124,8 @@ class TensorRt(Target):
         program: Program,
         precision: str,
         folder: Path,
-        options: BuildOptions,
-        asked: BuildOptions,
+        options: TensorRtOptions,
+        asked: TensorRtOptions,
     ) -> Built:
         from goldfold.targets.tensorrt import build
 
@@ -151,26 +153,33 @@ class TensorRt(Target):
     ) -> Run:
         """The ONNX that the engine was built from, in ONNX Runtime; half precision in the emulator,
         every value rounded to its type."""
+        from goldfold.exporter.evaluate import emulate, interpret
+
         return _read(folder, contract, interpret.runner if precision == "fp32" else emulate.runner)
 
     def stands_in(self, precision: str) -> str:
         runtime = "ONNX Runtime" if precision == "fp32" else "goldfold's emulator"
-        return f"{onnx_file.MODEL}, which the engine was built from, in {runtime}"
+        return f"{protobuf.MODEL}, which the engine was built from, in {runtime}"
 
     def beside(
         self, folder: Path, contract: Contract, precision: str, threads: int | None
     ) -> dict[str, Run]:
         if self.cannot_run(folder) is None or precision != "fp16":
             return {}  # ONNX Runtime has no bf16, and in fp32 it is what stands in
-        if onnx_file.quantized(folder / onnx_file.MODEL):
+        from goldfold.exporter.evaluate import interpret
+        from goldfold.exporter.ir import onnx_file
+
+        if onnx_file.quantized(folder / protobuf.MODEL):
             return {}  # it would dequantize the table whole, at every call
         return {"ONNX Runtime": _read(folder, contract, interpret.runner)}
 
     def refers(self, folder: Path) -> Collection[str]:
-        return onnx_file.references(folder / onnx_file.MODEL)
+        return protobuf.references(folder / protobuf.MODEL)
 
     def parts(self, folder: Path) -> dict[str, str]:
-        return onnx_file.parts(folder / onnx_file.MODEL)
+        from goldfold.exporter.ir import onnx_file
+
+        return onnx_file.parts(folder / protobuf.MODEL)
 
     def census(self, folder: Path) -> dict[str, int]:
         from goldfold.targets.tensorrt import run
@@ -186,20 +195,22 @@ class TensorRt(Target):
 
 def _built_by(folder: Path) -> tuple[str, tuple[str, ...]]:
     """The compiler's module and the architectures, as the artifact's recipe says."""
-    from goldfold.targets.tensorrt.build import SPEC_LIMIT
-
     try:
-        spec = json.loads(read_bounded(folder / "build.json", SPEC_LIMIT))
+        spec = json.loads(read_bounded(folder / SPEC, SPEC_LIMIT))
         module, capabilities = str(spec["module"]), tuple(map(str, spec["capabilities"]))
         if module not in (vendor.RTX, vendor.ENTERPRISE):  # it is imported
             raise ValueError(module)
         return module, capabilities
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        raise ArtifactError(f"{folder / 'build.json'} cannot be read; export it again") from None
+        raise ArtifactError(f"{folder / SPEC} cannot be read; export it again") from None
 
 
 def _read(folder: Path, contract: Contract, runner: Callable[[Program], Run]) -> Run:
-    path = folder / onnx_file.MODEL
+    import onnx_ir as ir
+
+    from goldfold.exporter.ir.program import Program
+
+    path = folder / protobuf.MODEL
     try:
         return runner(Program(ir.load(path), contract))
     except Exception as error:

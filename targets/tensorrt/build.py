@@ -17,20 +17,14 @@ from typing import Any
 from goldfold.exporter.errors import RewriteError, TargetError
 from goldfold.exporter.ir import onnx_file as onnxfile
 from goldfold.exporter.ir.program import Program, infer_shapes, where
-from goldfold.exporter.options import BuildOptions
 from goldfold.targets.base import Built
-from goldfold.targets.tensorrt import proof, settings, twin, vendor, worker
-
-ENGINE = "model.engine"
-RECIPE = "build.py"
-SPEC = "build.json"
-COMMAND = "trtexec.txt"
-SPEC_LIMIT = 1 << 20
-"""Bytes of build.json."""
+from goldfold.targets.tensorrt import architectures, proof, settings, twin, vendor, worker
+from goldfold.targets.tensorrt.layout import COMMAND, ENGINE, RECIPE, SPEC
+from goldfold.targets.tensorrt.options import TensorRtOptions
 
 
 def write(
-    program: Program, precision: str, folder: Path, options: BuildOptions, *, named: bool = True
+    program: Program, precision: str, folder: Path, options: TensorRtOptions, *, named: bool = True
 ) -> Built:
     """Write the target's files, for as many of the architectures in `options` as the program
     allows; says what was built, what its bytes prove, and what was left out.
@@ -40,8 +34,8 @@ def write(
     own words, the node and its source module.
     """
     infer_shapes(program.model)
-    settings.check_graph(program)
-    able, lacks = settings.without(program, options.compute_capability, named)
+    architectures.check_graph(program)
+    able, lacks = architectures.without(program, options.compute_capability, named)
     places = {node.name: where(node) for node in program.graph}
     if not named:
         lacks |= _older(program, precision, options, lacks)
@@ -67,11 +61,11 @@ def write(
     profiles = len(options.profile)
     if rtx and (fault := holding.fault(profiles)) is not None:
         raise RewriteError(f"{ENGINE} does not hold what its ONNX says: {fault}")
-    return Built(options, _said(module, holding, options), settings.left_out(lacks))
+    return Built(options, _said(module, holding, options), architectures.left_out(lacks))
 
 
 def _compile(
-    program: Program, precision: str, module: str, folder: Path, options: BuildOptions
+    program: Program, precision: str, module: str, folder: Path, options: TensorRtOptions
 ) -> dict[str, Any]:
     """Write the recipe of `folder`'s ONNX file for these options, and run it."""
     spec = _spec(program, precision, module, options)
@@ -86,8 +80,8 @@ def _is_refused(result: dict[str, Any]) -> bool:
 
 
 def _each(
-    attempt: Callable[[BuildOptions], dict[str, Any]],
-    options: BuildOptions,
+    attempt: Callable[[TensorRtOptions], dict[str, Any]],
+    options: TensorRtOptions,
     places: dict[str | None, str],
 ) -> tuple[tuple[str, ...], dict[str, str]]:
     """The architectures that the compiler builds for one by one, and its words for the others."""
@@ -102,13 +96,13 @@ def _each(
 
 
 def _older(
-    program: Program, precision: str, options: BuildOptions, lacks: Mapping[str, str]
+    program: Program, precision: str, options: TensorRtOptions, lacks: Mapping[str, str]
 ) -> dict[str, str]:
     """Why the architectures that are not in `options` were never asked for: what they lack."""
     if vendor.builder() != vendor.RTX:
         return {}  # there is one GPU, and its own architecture
     others = [c for c in vendor.capabilities() if c not in options.compute_capability]
-    found = settings.lacking(program, others)
+    found = architectures.lacking(program, others)
     return {c: str(found.get(c, f"is too old for {precision}")) for c in others if c not in lacks}
 
 
@@ -148,7 +142,9 @@ def _ending(done: subprocess.CompletedProcess) -> str:
     return f"ended without a report (exit code {done.returncode}); it said: {last}"
 
 
-def _spec(program: Program, precision: str, module: str, options: BuildOptions) -> dict[str, Any]:
+def _spec(
+    program: Program, precision: str, module: str, options: TensorRtOptions
+) -> dict[str, Any]:
     profiles = [
         settings.parse_profile(text, program.contract.max_length) for text in options.profile
     ]
@@ -165,7 +161,7 @@ def _spec(program: Program, precision: str, module: str, options: BuildOptions) 
     }
 
 
-def _trtexec(spec: dict[str, Any], options: BuildOptions) -> str:
+def _trtexec(spec: dict[str, Any], options: TensorRtOptions) -> str:
     """The same build as a line for the tool that comes with TensorRT."""
     parts = ["trtexec", f"--onnx={spec['onnx']}", f"--saveEngine={spec['engine']}"]
     parts += ["--stronglyTyped", "--noTF32"]
@@ -207,7 +203,7 @@ def _line(text: str) -> str:
     return " ".join(text.split())
 
 
-def _said(module: str, holding: proof.Holding, options: BuildOptions) -> tuple[str, ...]:
+def _said(module: str, holding: proof.Holding, options: TensorRtOptions) -> tuple[str, ...]:
     """What the manifest says: never more than was seen."""
     found = vendor.gpu()
     built = f"built by NVIDIA's compiler, {vendor.TITLES[module]} {vendor.version_of(module)}, for "

@@ -24,7 +24,7 @@ from goldfold.exporter.errors import ArtifactError, TargetError
 from goldfold.exporter.system.files import read_bounded
 from goldfold.targets.base import Run
 from goldfold.targets.pool import Pool
-from goldfold.targets.tensorrt.build import ENGINE, SPEC, SPEC_LIMIT
+from goldfold.targets.tensorrt.layout import ENGINE, SPEC, SPEC_LIMIT
 from goldfold.targets.tensorrt.settings import Profile
 
 _EXTRA = "; install it with: pip install 'goldfold[tensorrt]'"

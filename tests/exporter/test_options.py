@@ -7,31 +7,46 @@ from pathlib import Path
 import pytest
 
 from goldfold.exporter.errors import UsageError
-from goldfold.exporter.options import NOTHING_ASKED, BuildOptions, check_taken
-from goldfold.exporter.records import read
+from goldfold.exporter.options import Options, check_taken, described, own
+from goldfold.targets.coreml.options import CoreMlOptions
+from goldfold.targets.openvino.options import OpenVinoOptions
+from goldfold.targets.tensorrt.options import TensorRtOptions
 from tests.exporter.cli.conftest import goldfold  # noqa: F401 — the fixture
 from tests.exporter.cli.outcome import Run, refused
 
-ASKED = BuildOptions(buckets=(128,), compute_capability=("sm86",))
+ASKED = {"buckets": [128], "compute_capability": ("sm86",)}
 
 
 def test_each_target_sees_what_it_takes() -> None:
-    assert ASKED.asked() == ("buckets", "compute_capability")
-    assert ASKED.only(("buckets", "flexible")) == BuildOptions(buckets=(128,))
-    assert ASKED.only(()) == NOTHING_ASKED
-    assert NOTHING_ASKED.asked() == ()
+    assert own(CoreMlOptions, ASKED) == CoreMlOptions(buckets=(128,))
+    assert own(TensorRtOptions, ASKED) == TensorRtOptions(compute_capability=("sm86",))
+    assert own(Options, ASKED) == Options()
+    assert own(OpenVinoOptions, CoreMlOptions(buckets=(8,), flexible=True)).given() == {
+        "buckets": (8,)
+    }
 
 
 def test_what_no_target_takes_is_refused() -> None:
-    takes = {"one": ("buckets",), "two": ("compute_capability",)}
-    check_taken(ASKED, takes)
-    with pytest.raises(UsageError, match="--compute-capability says nothing to one; leave it out"):
-        check_taken(ASKED, {"one": ("buckets",)})
+    kinds = {"coreml": CoreMlOptions, "tensorrt": TensorRtOptions}
+    check_taken(ASKED, kinds)
+    with pytest.raises(UsageError, match="--compute-capability says nothing to coreml; leave it"):
+        check_taken(ASKED, {"coreml": CoreMlOptions})
+    with pytest.raises(UsageError, match="--bukets says nothing to coreml, tensorrt"):
+        check_taken({"bukets": (128,)}, kinds)
 
 
-def test_options_are_as_they_are_named() -> None:
-    with pytest.raises(ValueError):
-        read(BuildOptions, {"bukets": (128,)})
+def test_a_value_of_another_type_is_a_line_that_names_the_flag() -> None:
+    with pytest.raises(UsageError, match="--buckets: Expected int, got str"):
+        own(CoreMlOptions, {"buckets": ("128",)})
+    with pytest.raises(UsageError, match="--minimum-target"):
+        own(CoreMlOptions, {"minimum_target": 18})
+
+
+def test_an_option_says_who_takes_it() -> None:
+    found = described({"openvino": OpenVinoOptions, "coreml": CoreMlOptions})
+    assert found["buckets"][0] == tuple[int, ...]
+    assert found["buckets"][1].startswith("coreml, openvino: static lengths")
+    assert found["batch"][1].startswith("openvino: texts in every call")
 
 
 @pytest.mark.parametrize("text", ["", ",", "128;512", "-128", "12e3", "all"])

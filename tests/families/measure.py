@@ -25,7 +25,6 @@ from goldfold.exporter.driver.exporting import Result
 from goldfold.exporter.evaluate import emulate, interpret
 from goldfold.exporter.ir import onnx_file
 from goldfold.exporter.ir.program import Program
-from goldfold.exporter.options import BuildOptions
 from goldfold.exporter.passes import pipeline
 from goldfold.exporter.progress import Stages
 from goldfold.golden import compare, store
@@ -82,7 +81,7 @@ def show(family: Family, scratch: Path) -> Shown:
             PRECISIONS,
             scratch / "out",
             cache=False,
-            build=BuildOptions(buckets=BUCKETS if "coreml" in here() else ()),
+            build={"buckets": BUCKETS} if "coreml" in here() else {},
         )
     figures: Figures = {}
     for result in results:

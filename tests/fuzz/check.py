@@ -16,13 +16,13 @@ from pathlib import Path
 
 import numpy as np
 
+from goldfold.exporter import options as options_of
 from goldfold.exporter import registry
 from goldfold.exporter.contract import Contract, Run
 from goldfold.exporter.driver import exporting
 from goldfold.exporter.evaluate import interpret, ranges
 from goldfold.exporter.frontend.source import check_finite, open_model
 from goldfold.exporter.ir.program import Program
-from goldfold.exporter.options import BuildOptions
 from goldfold.exporter.passes import pipeline
 from goldfold.exporter.passes.band_local_attention import BandLocalAttention
 from goldfold.exporter.passes.expand_band_attention import ExpandBandAttention
@@ -141,7 +141,7 @@ def built(program: Program, name: str, width: int, folder: Path) -> Run:
     """The opened artifact of a target, its files in `folder`; of static length `width` where the
     target wants one."""
     target = registry.target(name)
-    asked = BuildOptions(buckets=(width,) if "buckets" in target.takes else ())
+    asked = options_of.own(target.Options, {"buckets": (width,)})
     options = target.settle("fp32", asked, program.contract.max_length)
     own = program.copy()
     pipeline.run(own, target.tail("fp32", own.contract, {}))

@@ -15,7 +15,6 @@ from goldfold.exporter import registry
 from goldfold.exporter.contract import Contract
 from goldfold.exporter.evaluate import interpret
 from goldfold.exporter.ir.program import Program, infer_shapes
-from goldfold.exporter.options import BuildOptions
 from goldfold.exporter.passes import docstring
 from goldfold.exporter.passes.pipeline import run
 from goldfold.exporter.passes.raise_mask import RaiseMask
@@ -115,7 +114,7 @@ def built(program: Program, target: str, folder: Path) -> np.ndarray:
     """What an artifact of fixed lengths gives, where the target has them."""
     own, found = program.copy(), registry.target(target)
     run(own, found.tail("fp32", own.contract, {}))
-    asked = BuildOptions(buckets=(8, 16, 24)).only(found.takes)
+    asked = own(found.Options, {"buckets": (8, 16, 24)})
     found.build(own, "fp32", folder, found.settle("fp32", asked, 24))
     call = found.stand_in if found.cannot_run(folder) else found.load
     return call(folder, program.contract, "fp32", 1)(IDS, MASK)

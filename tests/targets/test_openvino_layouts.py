@@ -16,7 +16,7 @@ from goldfold.exporter.artifact.bundle import open_bundle
 from goldfold.exporter.artifact.layout import lay_out
 from goldfold.exporter.errors import ArtifactError, OutputError
 from goldfold.exporter.system import names
-from goldfold.targets.openvino import build, serving
+from goldfold.targets.openvino import model_file, serving
 from tests.torture.tortures.damage import reseal, write_manifest
 
 NAMES = (
@@ -89,12 +89,12 @@ def test_either_mark_is_quoted_within_itself() -> None:
 @pytest.mark.parametrize("said", ["64'}\nnode {", "", "-1", "1e3", "9" * 30])
 def test_a_group_is_a_number(said: str, artifact: Path, tmp_path: Path) -> None:
     """It stands in the graph's text, and comes from the artifact's own file."""
-    file = artifact / build.XML
+    file = artifact / model_file.XML
     text = file.read_text("utf-8")
-    nothing = f'<{build.GROUP} value="0" />'
+    nothing = f'<{model_file.GROUP} value="0" />'
     assert nothing in text
     odd = said.replace("\n", "&#10;").replace("'", "&apos;")
-    file.write_text(text.replace(nothing, f'<{build.GROUP} value="{odd}" />'), "utf-8")
+    file.write_text(text.replace(nothing, f'<{model_file.GROUP} value="{odd}" />'), "utf-8")
     reseal(artifact)
     with pytest.raises(ArtifactError, match="asks for groups of"):
         lay_out(artifact, "ovms", tmp_path / "out")
@@ -133,7 +133,7 @@ def test_links_are_served_as_what_they_lead_to(artifact: Path, tmp_path: Path) -
         path.symlink_to(os.path.relpath(blob, path.parent))
     out = lay_out(artifact, "sentence-transformers", tmp_path / "out").path
     assert not any(path.is_symlink() for path in out.rglob("*"))
-    assert (out / "openvino" / build.XML).read_bytes() == (blobs / build.XML).read_bytes()
+    assert (out / "openvino" / model_file.XML).read_bytes() == (blobs / model_file.XML).read_bytes()
 
 
 def test_an_artifact_that_is_replaced_meanwhile_is_laid_out_whole(

@@ -11,7 +11,7 @@ import pytest
 from openvino import opset13 as ops
 
 from goldfold.targets.openvino import TARGET, precise
-from goldfold.targets.openvino.build import XML
+from goldfold.targets.openvino.model_file import XML
 
 ROWS, BLOCKS, BLOCK = 400, 4, 16
 WIDTH = BLOCKS * BLOCK

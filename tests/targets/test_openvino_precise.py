@@ -13,7 +13,7 @@ from goldfold.exporter.options import NOTHING_ASKED
 from goldfold.exporter.passes.pipeline import run as run_passes
 from goldfold.golden import compare, store
 from goldfold.targets.openvino import TARGET, precise
-from goldfold.targets.openvino.build import XML
+from goldfold.targets.openvino.model_file import XML
 from tests.conftest import Exported
 
 

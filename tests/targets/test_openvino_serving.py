@@ -27,7 +27,7 @@ from goldfold.exporter.cli import app
 from goldfold.exporter.errors import ArtifactError, OutputError, TargetError, UsageError
 from goldfold.golden import store
 from goldfold.golden.store import Goldens
-from goldfold.targets.openvino import TARGET, build, precise, serving
+from goldfold.targets.openvino import TARGET, model_file, precise, serving
 from tests.targets import test_openvino_bundle as readers
 
 LIMIT = 1e-8
@@ -281,14 +281,14 @@ def test_server_rounds_what_integers_meet_as_the_artifact_says(
 ) -> None:
     folder = Path(shutil.copytree(artifact, tmp_path / "artifact"))
     contract = open_bundle(artifact).manifest.contract
-    said = (folder / build.XML).read_text("utf-8")
-    nothing = f'<{build.GROUP} value="0" />'
+    said = (folder / model_file.XML).read_text("utf-8")
+    nothing = f'<{model_file.GROUP} value="0" />'
     assert nothing in said
-    (folder / build.XML).write_text(said.replace(nothing, nothing.replace("0", "64")), "utf-8")
+    (folder / model_file.XML).write_text(said.replace(nothing, nothing.replace("0", "64")), "utf-8")
     serving.lay_out(folder, contract, "fp32", serving.OVMS, tmp_path / "served")
     (entry,) = Config.model_validate_json(
         (tmp_path / "served/config.json").read_text()
     ).model_config_list
-    assert entry.config.plugin_config[build.GROUP] == "64"
+    assert entry.config.plugin_config[model_file.GROUP] == "64"
     graph = (tmp_path / "served" / contract.model / "graph.pbtxt").read_text()
-    assert f'"{build.GROUP}": "64"' in graph
+    assert f'"{model_file.GROUP}": "64"' in graph

@@ -12,10 +12,10 @@ import pytest
 from goldfold.exporter.artifact.bundle import open_bundle
 from goldfold.exporter.errors import TargetError
 from goldfold.exporter.evaluate.batches import pad
-from goldfold.exporter.options import BuildOptions
 from goldfold.exporter.passes.pipeline import run as run_passes
 from goldfold.targets.openvino import TARGET, run
-from goldfold.targets.openvino.build import XML
+from goldfold.targets.openvino.model_file import XML
+from goldfold.targets.openvino.options import OpenVinoOptions
 from goldfold.targets.openvino.shapes import Shapes
 from tests import models
 from tests.conftest import Exported
@@ -29,7 +29,9 @@ def built(exported: Exported, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("static")
     program = exported.copy()
     run_passes(program, TARGET.tail("fp32", program.contract, {}))
-    options = TARGET.settle("fp32", BuildOptions(batch=2, buckets=(24, 8, 24)), models.MAX_LENGTH)
+    options = TARGET.settle(
+        "fp32", OpenVinoOptions(batch=2, buckets=(24, 8, 24)), models.MAX_LENGTH
+    )
     TARGET.build(program, "fp32", folder, options)
     return folder
 
@@ -74,11 +76,11 @@ def test_static_shapes_give_what_open_ones_give(
 @pytest.mark.parametrize(
     ("asked", "culprit"),
     [
-        (BuildOptions(batch=0), "batch of 0"),
-        (BuildOptions(buckets=(0,)), "0 tokens; the model takes 1 … 600"),
-        (BuildOptions(buckets=(128, 601)), "601 tokens"),
+        (OpenVinoOptions(batch=0), "batch of 0"),
+        (OpenVinoOptions(buckets=(0,)), "0 tokens; the model takes 1 … 600"),
+        (OpenVinoOptions(buckets=(128, 601)), "601 tokens"),
     ],
 )
-def test_shapes_that_cannot_be_are_refused(asked: BuildOptions, culprit: str) -> None:
+def test_shapes_that_cannot_be_are_refused(asked: OpenVinoOptions, culprit: str) -> None:
     with pytest.raises(TargetError, match=culprit):
         TARGET.settle("fp32", asked, models.MAX_LENGTH)

@@ -13,7 +13,7 @@ from openvino import opset13 as ops
 from goldfold.exporter.options import NOTHING_ASKED
 from goldfold.exporter.passes.pipeline import run as run_passes
 from goldfold.targets.openvino import TARGET, build
-from goldfold.targets.openvino.build import XML
+from goldfold.targets.openvino.model_file import XML
 from goldfold.targets.openvino.slim import slim
 from tests.conftest import Exported
 from tests.targets import kernels

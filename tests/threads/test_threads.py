@@ -21,8 +21,10 @@ from goldfold.exporter.artifact.bundle import open_bundle
 from goldfold.exporter.artifact.encoder import Encoder
 from goldfold.exporter.errors import GoldfoldError
 from goldfold.exporter.ir import onnx_file
-from goldfold.exporter.options import BuildOptions
+from goldfold.exporter.options import Options
 from goldfold.exporter.passes import pipeline
+from goldfold.targets.coreml.options import CoreMlOptions
+from goldfold.targets.openvino.options import OpenVinoOptions
 from tests import models
 from tests.conftest import Exported
 from tests.threads.calls import LIMIT, mixed, together
@@ -33,7 +35,7 @@ FEW = 150
 
 
 def built(
-    exported: Exported, folder: Path, target: str, options: BuildOptions, precision: str = "fp32"
+    exported: Exported, folder: Path, target: str, options: Options, precision: str = "fp32"
 ) -> Encoder:
     """The session's program as an artifact with `options`, opened without a proof of its own."""
     found, program = registry.target(target), exported.copy()
@@ -59,13 +61,13 @@ def stand_in(exported: Exported, folder: Path, precision: str) -> Encoder:
     return Encoder(open_bundle(exported.artifacts["openvino"]), run)
 
 
-def openvino(options: BuildOptions) -> Callable[[Exported, Path], Encoder]:
+def openvino(options: Options) -> Callable[[Exported, Path], Encoder]:
     return lambda exported, folder: built(exported, folder, "openvino", options)
 
 
 def coreml(exported: Exported, folder: Path) -> Encoder:
     pytest.importorskip("coremltools")
-    return built(exported, folder, "coreml", BuildOptions(buckets=(16, 64)))
+    return built(exported, folder, "coreml", CoreMlOptions(buckets=(16, 64)))
 
 
 WAYS: dict[str, tuple[Callable[[Exported, Path], Encoder], int]] = {
@@ -74,8 +76,8 @@ WAYS: dict[str, tuple[Callable[[Exported, Path], Encoder], int]] = {
         lambda exported, folder: load(exported.artifacts["openvino"], streams=2),
         CALLS,
     ),
-    "openvino-buckets": (openvino(BuildOptions(buckets=(16, 64))), CALLS),
-    "openvino-batch": (openvino(BuildOptions(batch=2, buckets=(24,))), CALLS),
+    "openvino-buckets": (openvino(OpenVinoOptions(buckets=(16, 64))), CALLS),
+    "openvino-batch": (openvino(OpenVinoOptions(batch=2, buckets=(24,))), CALLS),
     "onnxruntime": (lambda exported, folder: load(exported.artifacts["onnxruntime"]), CALLS),
     "onnxruntime-streams": (
         lambda exported, folder: load(exported.artifacts["onnxruntime"], streams=2),

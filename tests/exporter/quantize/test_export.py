@@ -14,7 +14,6 @@ from onnx import numpy_helper
 
 from goldfold import export, load
 from goldfold.exporter.artifact.bundle import read_manifest
-from goldfold.exporter.options import BuildOptions
 from goldfold.golden import make as golden_make
 from goldfold.targets.openvino import precise
 from goldfold.targets.tensorrt import vendor
@@ -66,7 +65,7 @@ def quantized(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
                 ["openvino", "tensorrt"],
                 recipes,
                 folder / "both",
-                build=BuildOptions(compute_capability=("sm86",), profile=("1x1:2x16:4x600",)),
+                build={"compute_capability": ("sm86",), "profile": ("1x1:2x16:4x600",)},
                 locate=False,
             )
             results += [one for one in beside if one.bundle.name.startswith("tensorrt")]
@@ -188,7 +187,7 @@ def core_ml(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, P
             ["coreml"],
             recipes,
             folder / "out",
-            build=BuildOptions(buckets=(32,)),
+            build={"buckets": (32,)},
             locate=False,
         )
     assert all(result.measurement.mean < 0.02 for result in results)  # as above

@@ -15,10 +15,10 @@ pytest.importorskip("coremltools")
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from goldfold.exporter import registry
-from goldfold.exporter.options import BuildOptions
 from goldfold.targets.coreml import run
 from goldfold.targets.coreml.evaluate import Widened
 from goldfold.targets.coreml.lower import vendor
+from goldfold.targets.coreml.options import CoreMlOptions
 from tests.exporter import small
 from tests.threads.calls import together
 
@@ -30,7 +30,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The small program's package, buckets 4 and 16."""
     folder = tmp_path_factory.mktemp("small")
     program = small.program()
-    options = TARGET.settle("fp32", BuildOptions(buckets=(4, 16)), program.contract.max_length)
+    options = TARGET.settle("fp32", CoreMlOptions(buckets=(4, 16)), program.contract.max_length)
     TARGET.build(program, "fp32", folder, options)
     return folder
 

@@ -13,13 +13,13 @@ pytest.importorskip("coremltools")
 from goldfold.exporter import registry
 from goldfold.exporter.evaluate import interpret, ranges
 from goldfold.exporter.ir.program import Program
-from goldfold.exporter.options import BuildOptions
 from goldfold.exporter.passes import pipeline
 from goldfold.exporter.passes.scale_residual import ScaleResidual
 from goldfold.exporter.passes.set_precision import SetPrecision
 from goldfold.golden.compare import reading
 from goldfold.targets.coreml.debug import FiniteWatch
 from goldfold.targets.coreml.evaluate import Evaluator
+from goldfold.targets.coreml.options import CoreMlOptions
 from goldfold.targets.coreml.package import read
 from tests.conftest import Exported
 from tests.exporter.test_half import loud
@@ -59,7 +59,7 @@ def batch(ids: list[int], width: int) -> tuple[np.ndarray, np.ndarray]:
     return padded, (np.arange(width)[None] < len(ids)).astype(np.int64)
 
 
-def built(program: Program, precision: str, folder: Path, options: BuildOptions):
+def built(program: Program, precision: str, folder: Path, options: CoreMlOptions):
     """The opened artifact of a copy of `program`."""
     target = registry.target("coreml")
     copy = program.copy()
@@ -72,7 +72,7 @@ def built(program: Program, precision: str, folder: Path, options: BuildOptions)
     return target.load(folder, target.narrow(program.contract, options), precision, 1)
 
 
-def check(program: Program, precision: str, folder: Path, options: BuildOptions) -> None:
+def check(program: Program, precision: str, folder: Path, options: CoreMlOptions) -> None:
     """Each text as short as it is, in the shortest bucket, and padded to the longest."""
     run = built(program, precision, folder, options)
     reference = interpret.runner(program)
@@ -87,32 +87,32 @@ def check(program: Program, precision: str, folder: Path, options: BuildOptions)
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 @pytest.mark.parametrize("kind", FAMILIES)
 def test_family(kind: str, precision: str, tmp_path: Path) -> None:
-    check(program_of(kind), precision, tmp_path / "x", BuildOptions(buckets=BUCKETS))
+    check(program_of(kind), precision, tmp_path / "x", CoreMlOptions(buckets=BUCKETS))
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_gemma(exported: Exported, precision: str, tmp_path: Path) -> None:
-    check(exported.program, precision, tmp_path / "x", BuildOptions(buckets=BUCKETS))
+    check(exported.program, precision, tmp_path / "x", CoreMlOptions(buckets=BUCKETS))
 
 
 @pytest.mark.parametrize("kind", ["bert", "mpnet", "modernbert", "qwen3"])
 def test_flexible_lengths(kind: str, tmp_path: Path) -> None:
-    check(program_of(kind), "fp32", tmp_path / "x", BuildOptions(flexible=True))
+    check(program_of(kind), "fp32", tmp_path / "x", CoreMlOptions(flexible=True))
 
 
 def test_flexible_gemma(exported: Exported, tmp_path: Path) -> None:
-    check(exported.program, "fp16", tmp_path / "x", BuildOptions(flexible=True))
+    check(exported.program, "fp16", tmp_path / "x", CoreMlOptions(flexible=True))
 
 
 def test_older_systems(exported: Exported, tmp_path: Path) -> None:
-    options = BuildOptions(buckets=BUCKETS[-1:], minimum_target="iOS16")
+    options = CoreMlOptions(buckets=BUCKETS[-1:], minimum_target="iOS16")
     check(exported.program, "fp16", tmp_path / "x", options)
     assert read(tmp_path / "x" / "model.mlpackage").system == 7
 
 
 def test_beyond_the_window(exported: Exported, tmp_path: Path) -> None:
     """Gemma's window is 257 here: a text of 300 has tokens that do not see each other."""
-    run = built(exported.program, "fp16", tmp_path / "x", BuildOptions(buckets=(300,)))
+    run = built(exported.program, "fp16", tmp_path / "x", CoreMlOptions(buckets=(300,)))
     (ids,) = texts(300)[-1:]
     (wanted,) = interpret.runner(exported.program)(*batch(ids, 300))
     (found,) = run(*batch(ids, 300))
@@ -128,7 +128,7 @@ def test_an_unscaled_stream_overflows_and_is_named(
     """The disease that scale-residual cures, in a saved package: a stream 2^16 times as large."""
     sick = loud(exported, 2.0**16)
     target = registry.target("coreml")
-    options = BuildOptions(buckets=(40,))
+    options = CoreMlOptions(buckets=(40,))
     ids, mask = batch(texts()[-1], 40)
     feeds = {"input_ids": ids, "attention_mask": mask}
     (wanted,) = interpret.runner(exported.program)(ids, mask)

@@ -12,13 +12,13 @@ pytest.importorskip("coremltools")
 
 from goldfold.exporter import registry
 from goldfold.exporter.ir.program import Program
-from goldfold.exporter.options import BuildOptions
 from goldfold.exporter.passes import pipeline
 from goldfold.exporter.passes.quantize_activations import QuantizeActivations
 from goldfold.exporter.passes.rewriting.grid import Grid
 from goldfold.targets.coreml.evaluate import Evaluator, Widened
 from goldfold.targets.coreml.layout import DATA, WEIGHTS
 from goldfold.targets.coreml.lower import vendor
+from goldfold.targets.coreml.options import CoreMlOptions
 from goldfold.targets.coreml.package import read
 from tests.exporter import small
 from tests.exporter.quantize import rounded
@@ -39,7 +39,7 @@ def quantized(bits: int = 8, block: int = 0) -> Program:
 
 
 def build(folder: Path, program: Program, **asked: tuple[int, ...]) -> Path:
-    settled = TARGET.settle("fp16", BuildOptions(**asked), program.contract.max_length)  # type: ignore[arg-type]
+    settled = TARGET.settle("fp16", CoreMlOptions(**asked), program.contract.max_length)  # type: ignore[arg-type]
     folder.mkdir()
     TARGET.build(program, "fp16", folder, settled)
     return folder / "model.mlpackage"

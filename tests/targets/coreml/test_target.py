@@ -19,7 +19,6 @@ from goldfold.exporter.driver import exporting
 from goldfold.exporter.errors import ArtifactError, RewriteError, TargetError, UsageError
 from goldfold.exporter.frontend import packaged
 from goldfold.exporter.ir.program import MODULE
-from goldfold.exporter.options import NOTHING_ASKED, BuildOptions
 from goldfold.golden.store import Goldens
 from goldfold.targets.coreml import run
 from goldfold.targets.coreml.build import Place
@@ -27,6 +26,7 @@ from goldfold.targets.coreml.debug import first_drift
 from goldfold.targets.coreml.evaluate import Evaluator
 from goldfold.targets.coreml.lower import vendor
 from goldfold.targets.coreml.lower.lowering import spelled
+from goldfold.targets.coreml.options import CoreMlOptions
 from goldfold.targets.coreml.package import read
 from tests.exporter import small
 from tests.targets.coreml.mil import KINDS, package_of
@@ -34,9 +34,9 @@ from tests.targets.coreml.mil import KINDS, package_of
 TARGET = registry.target("coreml")
 
 
-def build(folder: Path, options: BuildOptions = NOTHING_ASKED, program=None):
+def build(folder: Path, options: CoreMlOptions | None = None, program=None):
     program = program or small.program()
-    settled = TARGET.settle("fp32", options, program.contract.max_length)
+    settled = TARGET.settle("fp32", options or CoreMlOptions(), program.contract.max_length)
     folder.mkdir(parents=True, exist_ok=True)
     said = TARGET.build(program, "fp32", folder, settled)
     return TARGET.narrow(program.contract, settled), said
@@ -52,7 +52,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The small program's package, buckets 4 and 16. Copy it before damaging it."""
     folder = tmp_path_factory.mktemp("small")
-    build(folder, BuildOptions(buckets=(4, 16)))
+    build(folder, CoreMlOptions(buckets=(4, 16)))
     return folder / "model.mlpackage"
 
 
@@ -76,7 +76,7 @@ def copy(package: Path, to: Path) -> Path:
     ],
 )
 def test_defaults(asked: dict, length: int, buckets: tuple, system: str) -> None:
-    settled = TARGET.settle("fp16", BuildOptions(**asked), length)
+    settled = TARGET.settle("fp16", CoreMlOptions(**asked), length)
     assert (settled.buckets, settled.minimum_target) == (buckets, system)
     contract = small.program().contract.with_(max_length=length)
     longest = TARGET.narrow(contract, settled).max_length
@@ -95,7 +95,7 @@ def test_defaults(asked: dict, length: int, buckets: tuple, system: str) -> None
 )
 def test_refused_before_tracing(asked: dict, reason: str) -> None:
     with pytest.raises(TargetError, match=reason):
-        TARGET.settle("fp16", BuildOptions(**asked), 256)
+        TARGET.settle("fp16", CoreMlOptions(**asked), 256)
 
 
 def test_missing_or_without_libraries(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -131,7 +131,7 @@ def test_an_op_that_a_system_lacks_is_named(monkeypatch: pytest.MonkeyPatch) -> 
 def test_two_builds_give_the_same_bytes(tmp_path: Path) -> None:
     built = []
     for name in ("one", "two"):
-        build(tmp_path / name, BuildOptions(buckets=(4, 16)))
+        build(tmp_path / name, CoreMlOptions(buckets=(4, 16)))
         built.append(contents(tmp_path / name))
     assert built[0] == built[1]
     assert len(built[0]) == 4
@@ -146,7 +146,7 @@ def test_functions_share_their_weights(package: Path, tmp_path: Path) -> None:
         for f in opened.functions.values()
     ]
     assert np.shares_memory(*tables)
-    build(tmp_path, BuildOptions(buckets=(16,)))
+    build(tmp_path, CoreMlOptions(buckets=(16,)))
     sizes = [(p / "Data/com.apple.CoreML/weights/weight.bin").stat().st_size
              for p in (package, tmp_path / "model.mlpackage")]  # fmt: skip
     weights = small.program().parameters() * 4
@@ -259,7 +259,7 @@ def test_real_weights_pass_their_gate(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(exporting, "obtain_goldens", lambda *given: dozen(obtain(*given)))
     results = exporting.export(
         packaged.locate(packaged.MINILM), ["coreml"], ["fp32", "fp16"], tmp_path / "out",
-        name=packaged.MINILM.name, build=BuildOptions(buckets=(128, 200)),
+        name=packaged.MINILM.name, build=CoreMlOptions(buckets=(128, 200)),
     )  # fmt: skip
     for result, limit in zip(results, (1e-6, 1e-5), strict=True):
         assert result.passed, result.verdict.sentences

@@ -16,11 +16,11 @@ from goldfold.exporter.artifact.bundle import open_bundle
 from goldfold.exporter.artifact.encoder import load
 from goldfold.exporter.errors import RewriteError, TargetError
 from goldfold.exporter.ir.program import Program
-from goldfold.exporter.options import BuildOptions
 from goldfold.exporter.passes import pipeline
 from goldfold.golden import make as golden_make
 from goldfold.golden.compare import reading
 from goldfold.targets.tensorrt import TARGET, build, proof, settings, vendor
+from goldfold.targets.tensorrt.options import TensorRtOptions
 from tests.conftest import GOLDEN_TEXTS, Exported
 
 pytestmark = pytest.mark.skipif(
@@ -42,7 +42,7 @@ def lowered(exported: Exported, precision: str) -> Program:
 
 def built(exported: Exported, precision: str, folder: Path, *capability: str) -> tuple[str, ...]:
     folder.mkdir(exist_ok=True)
-    asked = BuildOptions(compute_capability=capability, profile=PROFILE)
+    asked = TensorRtOptions(compute_capability=capability, profile=PROFILE)
     options = TARGET.settle(precision, asked, exported.program.contract.max_length)
     return TARGET.build(lowered(exported, precision), precision, folder, options)
 
@@ -157,7 +157,7 @@ def test_a_zero_point_is_refused_with_node_and_module(exported: Exported, tmp_pa
         node.metadata_props.update(norm.metadata_props)
     program.graph.insert_before(norm, [quantized, back])
     norm.replace_input_with(0, back.outputs[0])
-    options = TARGET.settle("fp32", BuildOptions(profile=PROFILE), 600)
+    options = TARGET.settle("fp32", TensorRtOptions(profile=PROFILE), 600)
     with pytest.raises(RewriteError) as caught:
         build.write(program, "fp32", tmp_path, options)
     said = str(caught.value)
@@ -181,7 +181,7 @@ def test_nvidia_s_parser_is_quoted_with_node_and_module(exported: Exported, tmp_
         value.name = f"more{index}"
     program.graph.insert_before(gelu, [odd, wide, like, total, mixed])
     gelu.replace_input_with(0, mixed.outputs[0])
-    options = TARGET.settle("fp32", BuildOptions(profile=PROFILE), 600)
+    options = TARGET.settle("fp32", TensorRtOptions(profile=PROFILE), 600)
     with pytest.raises(RewriteError, match=r"NVIDIA's parser refuses Det .*odd_one.*layers\.0"):
         build.write(program, "fp32", tmp_path, options)
 
@@ -249,7 +249,7 @@ def test_an_export_is_verified_and_says_what_was_not_run(
 ) -> None:
     few = partial(golden_make.make, only=GOLDEN_TEXTS)
     monkeypatch.setattr(golden_make, "make", few)
-    asked = BuildOptions(compute_capability=("sm86",), profile=PROFILE)
+    asked = TensorRtOptions(compute_capability=("sm86",), profile=PROFILE)
     results = export(tiny, ["tensorrt"], ["fp16", "bf16"], tmp_path / "out", build=asked)
     assert [result.passed for result in results] == [True, True]
     for result in results:

@@ -16,13 +16,13 @@ from goldfold.exporter.driver import preparing
 from goldfold.exporter.errors import RewriteError, TargetError
 from goldfold.exporter.frontend.source import open_model
 from goldfold.exporter.ir.program import Program
-from goldfold.exporter.options import BuildOptions
 from goldfold.exporter.passes import pipeline
 from goldfold.exporter.passes.pipeline import Pipeline
 from goldfold.exporter.progress import Silent, Stages
 from goldfold.golden import make as golden_make
 from goldfold.targets.base import Built
 from goldfold.targets.tensorrt import TARGET, build, settings, vendor
+from goldfold.targets.tensorrt.options import TensorRtOptions
 from tests import models
 from tests.conftest import GOLDEN_TEXTS
 
@@ -61,7 +61,7 @@ def make(programs: Callable[[str], Program], tmp_path: Path) -> Make:
         peaks = preparing.record_ranges(program.copy(), Stages(None)) if precision != "fp32" else {}
         pipeline.run(program, pipeline.half(precision, peaks, typed=True))
         pipeline.run(program, TARGET.tail(precision, program.contract, peaks))
-        asked = BuildOptions(compute_capability=named, profile=PROFILE)
+        asked = TensorRtOptions(compute_capability=named, profile=PROFILE)
         options = TARGET.settle(precision, asked, program.contract.max_length)
         return TARGET.make(program, precision, tmp_path, options, asked)
 
@@ -140,7 +140,7 @@ def test_an_export_says_what_it_left_out(tmp_path: Path, monkeypatch: pytest.Mon
     heard = Heard()
     (result,) = export(
         source, ["tensorrt"], ["fp16"], tmp_path / "out",
-        build=BuildOptions(profile=PROFILE), listener=heard,
+        build=TensorRtOptions(profile=PROFILE), listener=heard,
     )  # fmt: skip
     assert result.passed
     manifest = result.bundle.manifest

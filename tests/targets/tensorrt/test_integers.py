@@ -20,7 +20,6 @@ from goldfold.exporter.driver.exporting import Result
 from goldfold.exporter.errors import RewriteError, TargetError
 from goldfold.exporter.ir import onnx_file
 from goldfold.exporter.ir.program import MODULE, Program, constant, infer_shapes
-from goldfold.exporter.options import BuildOptions
 from goldfold.exporter.passes import docstring
 from goldfold.exporter.passes.quantize_activations import QuantizeActivations
 from goldfold.exporter.passes.rewriting import integers
@@ -29,7 +28,8 @@ from goldfold.exporter.passes.rewriting.integers import multiplies_integers
 from goldfold.exporter.passes.set_precision import SetPrecision
 from goldfold.exporter.quantize import texts
 from goldfold.golden import make as golden_make
-from goldfold.targets.tensorrt import TARGET, build, proof, settings, vendor, worker
+from goldfold.targets.tensorrt import TARGET, architectures, build, proof, settings, vendor, worker
+from goldfold.targets.tensorrt.options import TensorRtOptions
 from tests.conftest import GOLDEN_TEXTS
 from tests.exporter.quantize import rounded
 
@@ -191,12 +191,12 @@ def test_weights_and_their_scales_are_fp16_where_they_meet_no_integers() -> None
 
 def test_architectures_follow_from_the_integers() -> None:
     known = vendor.capabilities()
-    nothing = BuildOptions()
+    nothing = TensorRtOptions()
     assert TARGET.allow(("int8",), nothing).compute_capability == known
     for needs in (("int4",), ("int8", "static")):
         assert TARGET.allow(needs, nothing).compute_capability == known[1:]
     assert TARGET.allow((), nothing) == nothing  # a choice that settle makes by the precision
-    asked = BuildOptions(compute_capability=("sm75", "sm86"))
+    asked = TensorRtOptions(compute_capability=("sm75", "sm86"))
     assert TARGET.allow((), asked) == TARGET.allow(("int8",), asked) == asked
     for kind, says in (("int4", "int4 needs sm80"), ("static", "int8 activations needs? sm80")):
         with pytest.raises(TargetError, match=f"{says} or later, not sm75"):
@@ -205,11 +205,11 @@ def test_architectures_follow_from_the_integers() -> None:
 
 def test_a_product_that_an_architecture_lacks_is_named_with_its_node() -> None:
     program = program_of(Form(8, static=True))
-    settings.check_graph(program)
-    assert settings.without(program, ("sm80",), named=True) == (("sm80",), {})
+    architectures.check_graph(program)
+    assert architectures.without(program, ("sm80",), named=True) == (("sm80",), {})
     with pytest.raises(TargetError, match=r"sm75 cannot multiply the int8 activations of .*layer"):
-        settings.without(program, ("sm75", "sm80"), named=True)
-    left, lacks = settings.without(program, ("sm75", "sm80"), named=False)
+        architectures.without(program, ("sm75", "sm80"), named=True)
+    left, lacks = architectures.without(program, ("sm75", "sm80"), named=False)
     assert left == ("sm80",) and "int8 activations of" in lacks["sm75"]
 
 
@@ -217,7 +217,7 @@ def test_integers_times_blocks_are_refused(tmp_path: Path) -> None:
     """Which the compiler ends with an internal error."""
     program = program_of(Form(8, 32, static=True))
     with pytest.raises(RewriteError, match=r"MatMul .*encoder\.layer.* scales for blocks"):
-        settings.check_graph(program)
+        architectures.check_graph(program)
     assert not compiled(program, tmp_path, "sm80")["built"]
 
 
@@ -240,7 +240,7 @@ def results(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Resul
             scale = np.roll(scale, len(seen) - 1, axis=-1)
         return right(node, scale, value, before)
 
-    asked = BuildOptions(compute_capability=("sm75",), profile=PROFILE)
+    asked = TensorRtOptions(compute_capability=("sm75",), profile=PROFILE)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(integers, "in_half", moving)
         patch.setattr(golden_make, "make", partial(golden_make.make, only=GOLDEN_TEXTS[:12]))

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from goldfold.exporter.contract import Contract
 from goldfold.exporter.errors import RewriteError, TargetError
 from goldfold.exporter.ir.program import MODULE, Program, infer_shapes
-from goldfold.exporter.options import BuildOptions
 from goldfold.exporter.passes import docstring
-from goldfold.targets.tensorrt import TARGET, settings, vendor
+from goldfold.targets.tensorrt import TARGET, architectures, settings, vendor
+from goldfold.targets.tensorrt.options import TensorRtOptions
 
 KNOWN = ("sm75", "sm80", "sm86", "sm89", "sm120", "sm121")
 
@@ -97,7 +97,7 @@ def test_the_largest_profile_is_what_the_artifact_promises() -> None:
     contract = Contract(
         model="example", dim=4, max_length=512, vocab_size=8, pad_id=0, normalized=True
     )
-    asked = BuildOptions(profile=("1x1:1x8:4x16", "1x1:8x64:32x256"))
+    asked = TensorRtOptions(profile=("1x1:1x8:4x16", "1x1:8x64:32x256"))
     assert TARGET.narrow(contract, asked).max_length == 256
 
 
@@ -133,15 +133,15 @@ def test_an_architecture_that_will_not_do_is_refused(asked: str, precision: str,
 
 @pytest.mark.skipif(vendor.builder() != vendor.RTX, reason="TensorRT builds for the GPU at hand")
 def test_the_target_settles_before_anything_is_traced() -> None:
-    settled = TARGET.settle("bf16", BuildOptions(), 256)
+    settled = TARGET.settle("bf16", TensorRtOptions(), 256)
     assert settled.compute_capability == vendor.capabilities()[1:]
     assert len(settled.profile) == 2
     with pytest.raises(TargetError, match="bf16 needs sm80"):
-        TARGET.settle("bf16", BuildOptions(compute_capability=("sm75",)), 256)
+        TARGET.settle("bf16", TensorRtOptions(compute_capability=("sm75",)), 256)
     with pytest.raises(TargetError, match="the model takes 256"):
-        TARGET.settle("fp16", BuildOptions(profile=("1x1:1x8:1x257",)), 256)
+        TARGET.settle("fp16", TensorRtOptions(profile=("1x1:1x8:1x257",)), 256)
     with pytest.raises(TargetError, match="--compatible is TensorRT's"):
-        TARGET.settle("fp16", BuildOptions(compatible=("version",)), 256)
+        TARGET.settle("fp16", TensorRtOptions(compatible=("version",)), 256)
 
 
 def test_the_compiler_s_own_list_is_the_one_we_know() -> None:
@@ -162,16 +162,16 @@ def test_a_type_that_an_architecture_lacks_is_named_with_its_node(
 ) -> None:
     text = f"f ({kind}[B,4] x) => (float[B,4] y) {{ y = Cast <to: int = 1> (x) }}"
     program = program_of(docstring.graph(text))
-    assert settings.without(program, ("sm120",), named=True) == (("sm120",), {})
+    assert architectures.without(program, ("sm120",), named=True) == (("sm120",), {})
     with pytest.raises(
         TargetError,
         match=rf"{capability} cannot hold the {says} of node_Cast \(from encoder.layer\): .*; "
         rf"leave {capability} out",
     ):
-        settings.without(program, (capability, "sm120"), named=True)
-    left, lacks = settings.without(program, (capability, "sm120"), named=False)
+        architectures.without(program, (capability, "sm120"), named=True)
+    left, lacks = architectures.without(program, (capability, "sm120"), named=False)
     assert left == ("sm120",)
-    (said,) = settings.left_out(lacks)
+    (said,) = architectures.left_out(lacks)
     assert said.startswith(f"{capability} is left out: it cannot hold the {says} of node_Cast")
 
 
@@ -190,7 +190,7 @@ def test_a_matrix_product_in_f32_is_left_to_those_that_have_one(body: str, kind:
     text = f"f ({kind}[B,4] x, {kind}[4,4] w, {kind}[4] b) => ({kind}[B,N] y) {{ {body} }}"
     program = program_of(docstring.graph(text))
     infer_shapes(program.model)
-    found = settings.lacking(program, KNOWN)
+    found = architectures.lacking(program, KNOWN)
     lacks = kind == "float" and "Add" not in body
     assert set(found) == ({"sm75"} if lacks else set())
     assert all("f32 matrix product of node_" in str(lack) for lack in found.values())
@@ -202,12 +202,12 @@ def test_what_no_architecture_has_is_one_error() -> None:
     with pytest.raises(
         TargetError, match=r"^sm75 cannot hold the fp8 of node_Cast .* asked for can"
     ):
-        settings.without(program, ("sm75", "sm80"), named=False)
+        architectures.without(program, ("sm75", "sm80"), named=False)
 
 
 def test_architectures_are_left_out_in_a_sentence_a_reason() -> None:
     reasons = {"sm75": "cannot hold x", "sm80": "cannot hold x", "sm86": "is too old"}
-    assert settings.left_out(reasons) == (
+    assert architectures.left_out(reasons) == (
         "sm75, sm80 are left out: they cannot hold x",
         "sm86 is left out: it is too old",
     )
@@ -221,7 +221,7 @@ def test_a_zero_point_that_is_not_zero_is_refused(op: str) -> None:
         weights = {"s": np.ones(1), "z": np.array([zero])}
         program = program_of(docstring.graph(text, weights))
         if fine:
-            settings.check_graph(program)
+            architectures.check_graph(program)
         else:
             with pytest.raises(RewriteError, match=rf"{op} .*encoder.layer.*not 0"):
-                settings.check_graph(program)
+                architectures.check_graph(program)

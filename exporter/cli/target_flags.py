@@ -1,0 +1,65 @@
+"""The options of targets as flags of `goldfold export`: one for each field that a target declares
+(exporter/options.py)."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import field, fields, make_dataclass
+from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
+
+import typer
+
+from goldfold.exporter import registry
+from goldfold.exporter.cli.flags import whole_numbers
+from goldfold.exporter.options import described, flag_of
+
+
+class Flags:
+    """What all classes of flags share."""
+
+    def given(self) -> dict[str, Any]:
+        """The options that were asked for, as `goldfold.export` takes them. Raises UsageError."""
+        kinds = {one.name: one.metadata["kind"] for one in fields(self)}  # type: ignore[arg-type]
+        asked = {name: getattr(self, name) for name in kinds}
+        return {
+            name: _value(name, kinds[name], value)
+            for name, value in asked.items()
+            if value not in (None, False, [])
+        }
+
+
+def _value(name: str, kind: Any, typed: Any) -> Any:
+    if get_origin(kind) is tuple:
+        return whole_numbers(typed, flag_of(name)) if int in get_args(kind) else tuple(typed)
+    return typed
+
+
+def _names() -> list[str]:
+    """Our targets; those of others too where the command is `export`, since loading them may take
+    any time."""
+    return registry.names() if "export" in sys.argv[1:] else list(registry.OURS)
+
+
+def _flag(name: str, kind: Any, told: str) -> tuple[str, Any, Any]:
+    typed: Any = kind
+    if get_origin(kind) is tuple:
+        typed = str | None if int in get_args(kind) else list[str] | None
+    words = [flag_of(name)] if kind is bool else []
+    default = False if kind is bool else None
+    option = Annotated[typed, typer.Option(*words, help=told)]
+    return name, option, field(default=default, metadata={"kind": kind})
+
+
+def _made() -> type[Flags]:
+    told = described({name: registry.target(name).Options for name in _names()})
+    made = [_flag(name, kind, text) for name, (kind, text) in told.items()]
+    return make_dataclass("TargetFlags", made, bases=(Flags,), frozen=True)
+
+
+if TYPE_CHECKING:
+
+    class TargetFlags(Flags):
+        """One field for each option of any target."""
+
+else:
+    TargetFlags = _made()

@@ -1,0 +1,24 @@
+"""What may be asked of OpenVINO beyond a precision: static shapes."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from msgspec import Meta
+
+from goldfold.exporter.options import Options
+
+
+class OpenVinoOptions(Options, kw_only=True):
+    """Static shapes, all from one file (shapes.py); open ones by default."""
+
+    batch: Annotated[
+        int | None, Meta(description="texts in every call, filled up where they lack.")
+    ] = None
+    buckets: Annotated[
+        tuple[int, ...], Meta(description="static lengths in tokens, as 128,512.")
+    ] = ()
+
+
+OPEN = OpenVinoOptions()
+"""Open shapes: nothing was asked for."""

@@ -1,0 +1,24 @@
+"""What may be asked of TensorRT beyond a precision: architectures and shapes."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from msgspec import Meta
+
+from goldfold.exporter.options import Options
+
+
+class TensorRtOptions(Options, kw_only=True):
+    """What an engine is built for (settings.py reads it)."""
+
+    compute_capability: Annotated[
+        tuple[str, ...], Meta(description="an architecture, as sm86; repeatable.")
+    ] = ()
+    profile: Annotated[
+        tuple[str, ...],
+        Meta(description="least:usual:most batch x tokens, as 1x1:8x128:32x512."),
+    ] = ()
+    compatible: Annotated[
+        tuple[str, ...], Meta(description="version or hardware; repeatable.")
+    ] = ()
