@@ -12,11 +12,13 @@ import onnx_ir as ir
 
 from goldfold.exporter.evaluate.ranges import SCORES
 from goldfold.exporter.ir import dialect
-from goldfold.exporter.ir.program import TOKENS, Program, constant
+from goldfold.exporter.ir.program import TOKENS, Program
 from goldfold.exporter.passes.rewriting.attention import (
+    computed,
     feeds_attention,
     is_lookup,
     serves_attention,
+    sums_computed,
 )
 from goldfold.exporter.passes.scale_residual import EXPONENT
 from goldfold.exporter.records import KindRange
@@ -24,8 +26,8 @@ from goldfold.exporter.records import KindRange
 STREAM = "residual stream"
 ATTENTION_SCORES = "attention scores"
 OTHER = "other"
-_ACTIVATIONS = frozenset({"Gelu", "Erf", "Tanh", "Sigmoid", "Relu"})
-_MOVERS = frozenset({"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Split", "Cast"})
+_ARITHMETIC = frozenset({"Add", "Mul", "Div", "Where"})
+"""What masks scores and scales them."""
 
 
 def named(program: Program) -> dict[str, str]:
@@ -40,7 +42,7 @@ def named(program: Program) -> dict[str, str]:
 
 def _kind(node: ir.Node, found: Mapping[ir.Value, str]) -> str:
     op = dialect.op_of(node)
-    computed = [v for v in node.inputs if v is not None and not _fixed(v)]
+    made = computed(node)
     if is_lookup(node):
         return "embeddings"
     shape = node.outputs[0].shape
@@ -52,36 +54,28 @@ def _kind(node: ir.Node, found: Mapping[ir.Value, str]) -> str:
         return "attention's output"
     if op == "Softmax":
         return "attention weights"
-    if op in _ACTIVATIONS:
+    if op in dialect.ACTIVATIONS:
         return "activations"
-    if op in ("MatMul", "Gemm") and len(computed) == 1:
+    if op in ("MatMul", "Gemm") and len(made) == 1:
         if not serves_attention(node):
             return "MLP projections"
         return "queries, keys, values" if feeds_attention(node) else "attention's projection"
     if op == "MatMul":  # attention as the source model spells it
         return ATTENTION_SCORES if _reaches_softmax(node) else "attention's output"
-    if op == "Add" and len(computed) == 2:
-        return found.get(computed[0], OTHER) if _reaches_softmax(node) else STREAM
-    if op == "Mul" and len(computed) == 2:
+    if sums_computed(node):
+        return found.get(made[0], OTHER) if _reaches_softmax(node) else STREAM
+    if op == "Mul" and len(made) == 2:
         return "MLP product"
     # A bias, a factor, or a move: still the value that it reads.
-    known = [found[v] for v in computed if found.get(v, OTHER) != OTHER]
+    known = [found[v] for v in made if found.get(v, OTHER) != OTHER]
     return known[0] if known else OTHER
-
-
-def _fixed(value: ir.Value) -> bool:
-    """Whether it is a constant, in floating point or in integers."""
-    producer = value.producer()
-    if producer is not None and producer.op_type == "DequantizeLinear":
-        return constant(producer.inputs[0]) is not None
-    return constant(value) is not None
 
 
 def _reaches_softmax(node: ir.Node, steps: int = 4) -> bool:
     """Whether a softmax reads what `node` gives, scaled, moved or masked on the way."""
     readers = [use.node for value in node.outputs for use in value.uses()]
     near = any(reader.op_type == "Softmax" for reader in readers)
-    between = [r for r in readers if r.op_type in ("Add", "Mul", "Div", "Where", *_MOVERS)]
+    between = [r for r in readers if r.op_type in (_ARITHMETIC | dialect.PASSES_SCORES)]
     return near or (steps > 0 and any(_reaches_softmax(r, steps - 1) for r in between))
 
 

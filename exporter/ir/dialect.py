@@ -23,6 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import onnx.parser
 import onnx_ir as ir
@@ -154,33 +155,122 @@ def band_attentions(graph: ir.Graph) -> Iterator[ir.Node]:
 
 
 # --- what laws may assume of an op
-#
-# f is homogeneous in an input if scaling that input by s > 0 scales the result by s, the others
-# held. Only data inputs are listed; shapes, indices and conditions are never scaled.
 
-HOMOGENEOUS: dict[str, tuple[int, ...]] = {
+Moves = Literal["same", "shape", "part", "lookup", "repeat", "rotate", "cast"]
+"""How an op hands its first input on. same: as it is. shape: every number once, at another place.
+part: some of them. lookup: those that another input names. repeat: some of them several times.
+rotate: pairs of them turned, each within its head. cast: in another type."""
+
+
+@dataclass(frozen=True)
+class Traits:
+    """What laws may assume of one op."""
+
+    moves: Moves | None = None
+    """How what comes out is what went in; None if it is not."""
+    scales: tuple[int, ...] = ()
+    """The inputs in which it is homogeneous, one at a time: scaling that input by s > 0 scales the
+    result by s, the others held. Only data inputs count; shapes, indices and conditions are never
+    scaled."""
+    jointly: tuple[int, ...] = ()
+    """The inputs that scale the result by s if all of them are scaled by s together."""
+    activates: bool = False
+    """Whether it is an activation function, or the bend in one that is spelled out."""
+    norm: bool = False
+    """Whether it is a norm: a scale s of input 0 leaves it unchanged if its epsilon is scaled by s²
+    (variance has the square of the input's unit), and its result scales with inputs 1 (gain) and 2
+    (shift) together."""
+
+
+TRAITS: dict[str, Traits] = {
     # moving and selecting
-    "Identity": (0,), "Reshape": (0,), "Transpose": (0,), "Squeeze": (0,), "Unsqueeze": (0,),
-    "Expand": (0,), "Slice": (0,), "Split": (0,), "Gather": (0,), "GatherElements": (0,),
+    "Identity": Traits("same", (0,)),
+    "Reshape": Traits("shape", (0,)),
+    "Transpose": Traits("shape", (0,)),
+    "Squeeze": Traits("shape", (0,)),
+    "Unsqueeze": Traits("shape", (0,)),
+    "Expand": Traits("repeat", (0,)),
+    "Slice": Traits("part", (0,)),
+    "Split": Traits("part", (0,)),
+    "Gather": Traits("lookup", (0,)),
+    "GatherElements": Traits("lookup", (0,)),
+    "RotaryEmbedding": Traits("rotate", (0,)),
+    "Cast": Traits("cast"),  # not homogeneous: it may round
     # reducing
-    "ReduceSum": (0,), "ReduceMean": (0,), "ReduceMax": (0,), "ReduceMin": (0,), "ReduceL1": (0,),
-    "ReduceL2": (0,),
+    "ReduceSum": Traits(scales=(0,)),
+    "ReduceMean": Traits(scales=(0,)),
+    "ReduceMax": Traits(scales=(0,)),
+    "ReduceMin": Traits(scales=(0,)),
+    "ReduceL1": Traits(scales=(0,)),
+    "ReduceL2": Traits(scales=(0,)),
     # pointwise; s is positive
-    "Neg": (0,), "Abs": (0,), "Relu": (0,), "LeakyRelu": (0,),
+    "Neg": Traits(scales=(0,)),
+    "Abs": Traits(scales=(0,)),
+    "Relu": Traits(scales=(0,), activates=True),
+    "LeakyRelu": Traits(scales=(0,), activates=True),
+    "Gelu": Traits(activates=True),
+    "Erf": Traits(activates=True),
+    "Tanh": Traits(activates=True),
+    "Sigmoid": Traits(activates=True),
+    "Elu": Traits(activates=True),
+    "Softplus": Traits(activates=True),
     # one factor at a time
-    "Mul": (0, 1), "Div": (0,), "MatMul": (0, 1), "RotaryEmbedding": (0,),
-    "goldfold.BandAttention": (2,),
-}  # fmt: skip
+    "Mul": Traits(scales=(0, 1)),
+    "Div": Traits(scales=(0,)),
+    "MatMul": Traits(scales=(0, 1)),
+    "goldfold.BandAttention": Traits(scales=(2,)),
+    # all summands together
+    "Add": Traits(jointly=(0, 1)),
+    "Sub": Traits(jointly=(0, 1)),
+    "Where": Traits(jointly=(1, 2)),
+    "Clip": Traits(jointly=(0, 1, 2)),
+    # norms
+    "RMSNormalization": Traits(norm=True),
+    "LayerNormalization": Traits(norm=True),
+}
+"""By `op_of`. An op that is not here has no trait."""
+
+
+def moving(*ways: Moves) -> frozenset[str]:
+    """The ops that hand their first input on in one of these ways."""
+    return frozenset(op for op, traits in TRAITS.items() if traits.moves in ways)
+
+
+HOMOGENEOUS = {op: traits.scales for op, traits in TRAITS.items() if traits.scales}
 """Ops whose result scales with any one of these inputs."""
 
-JOINT: dict[str, tuple[int, ...]] = {
-    "Add": (0, 1), "Sub": (0, 1), "Where": (1, 2), "Clip": (0, 1, 2),
-}  # fmt: skip
+JOINT = {op: traits.jointly for op, traits in TRAITS.items() if traits.jointly}
 """Ops whose result scales if all of these inputs are scaled together."""
 
-NORMS = ("RMSNormalization", "LayerNormalization")
-"""Ops that a scale s of input 0 leaves unchanged if their epsilon is scaled by s² (variance has the
-square of the input's unit), and whose result scales with inputs 1 (gain) and 2 (shift) together."""
+NORMS = tuple(op for op, traits in TRAITS.items() if traits.norm)
+ACTIVATIONS = frozenset(op for op, traits in TRAITS.items() if traits.activates)
+
+PARTS = moving("part") | {"Gather"}
+"""Movers of columns that may take a part of what they read; Gather does where its indices are
+constant."""
+
+# What may stand between two places, by what is asked of it there.
+
+REARRANGES = moving("same", "shape")
+"""Every number once, so that a channel's factor can be followed to whoever makes the channel."""
+
+MOVES_HEADS = moving("shape", "part", "rotate")
+"""Between a linear map and attention. No Identity, which simplifying removes, and no Cast: what
+reads this set looks behind a Cast by itself, where one may stand."""
+
+MOVES_COLUMNS = MOVES_HEADS | PARTS
+"""The same where columns are followed, and numbers with them: indices that are constant, too."""
+
+CARRIES = moving("same", "shape", "rotate", "cast") | {*NORMS}
+"""One whole value handed on, moved, rotated or normed: no part, since a linear map that makes
+several of attention's operands makes none of them."""
+
+PASSES_SCORES = moving("shape", "part", "cast")
+"""Between attention's scores and their softmax, where nothing rotates."""
+
+GIVES_ITS_OWN = moving("same", "shape", "lookup", "repeat")
+"""Numbers of the first input and no others, however often. No part: a Slice can say more of what it
+gives, and has a rule of its own."""
 
 
 def op_of(node: ir.Node) -> str:

@@ -21,8 +21,6 @@ from goldfold.exporter.passes.rewriting.linear import (
     write_linear,
 )
 
-_MOVERS = ("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Identity")
-
 
 @dataclass(frozen=True)
 class Maker:
@@ -324,7 +322,7 @@ def _attended(x: ir.Value) -> Maker | str | None:
             head, channel = np.divmod(np.arange(heads * depth), depth)
             tie = head // (heads // groups) * depth + channel
             return Maker(None, made, groups * depth, tie)
-        if maker is None or maker.domain or maker.op_type not in _MOVERS:
+        if maker is None or maker.domain or maker.op_type not in dialect.REARRANGES:
             return None
         carrier = maker.inputs[0]
     return None
@@ -332,7 +330,7 @@ def _attended(x: ir.Value) -> Maker | str | None:
 
 def _behind_movers(value: ir.Value) -> ir.Node | None:
     node = value.producer()
-    while node is not None and not node.domain and node.op_type in _MOVERS:
+    while node is not None and not node.domain and node.op_type in dialect.REARRANGES:
         source = node.inputs[0]
         if source is None or len(_readers(source)) != 1:
             return None

@@ -253,7 +253,7 @@ def _by_token(node: ir.Node) -> bool:
             return tuple(attribute(node, "perm", ())) == _HEADS_LAST
         case "RotaryEmbedding":
             return len(node.inputs) == 4 and node.inputs[3] is not None
-        case "RMSNormalization" | "LayerNormalization":
+        case op if op in dialect.NORMS:
             return attribute(node, "axis", -1) in (-1, 3) and len(node.outputs) == 1
         case "Mul" | "Div":
             factor = constant(node.inputs[1])

@@ -8,13 +8,10 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
+from goldfold.exporter.ir import dialect
 from goldfold.exporter.ir.program import TOKENS, add_constant, constant
 from goldfold.exporter.passes.base import Equality, Pass
 from goldfold.exporter.passes.rewriting.pattern import attribute, integers, producer
-
-_MOVERS = ("Identity", "Expand", "Reshape", "Squeeze", "Unsqueeze", "Transpose", "Gather",
-           "GatherElements")  # fmt: skip
-"""Ops that give numbers of their first input, and no others."""
 
 Span = tuple[int, int]
 """The least and the largest that whole numbers can be."""
@@ -217,7 +214,7 @@ def _span(value: ir.Value | None, length: int) -> Span | None:
         case "Cast":
             whole = value is not None and value.dtype in (ir.DataType.INT64, ir.DataType.INT32)
             return _span(node.inputs[0], length) if whole else None
-        case op if op in _MOVERS:
+        case op if op in dialect.GIVES_ITS_OWN:
             return _span(node.inputs[0], length)
     return None
 

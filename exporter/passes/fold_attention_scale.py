@@ -11,7 +11,7 @@ import onnx_ir as ir
 from goldfold.exporter.ir import dialect
 from goldfold.exporter.ir.program import add_constant, constant, where
 from goldfold.exporter.passes.base import Equality, Pass
-from goldfold.exporter.passes.rewriting.columns import PARTS, columns, moves
+from goldfold.exporter.passes.rewriting.columns import columns, moves
 from goldfold.exporter.passes.rewriting.linear import Linear, linear_ending_at, write_linear
 
 
@@ -179,7 +179,7 @@ class FoldAttentionScale(Pass):
         value, beside = node.inputs[0], []
         while value is not None:
             readers = [n for n, _ in value.uses() if n.op_type != "Shape"]
-            parts = all(n.op_type in PARTS and moves(n) for n in readers)
+            parts = all(n.op_type in dialect.PARTS and moves(n) for n in readers)
             if value.is_graph_output() or not (len(readers) == 1 or (readers and parts)):
                 found.fault = f"{value.name} has another reader"
                 return found

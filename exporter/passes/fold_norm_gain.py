@@ -8,11 +8,10 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
+from goldfold.exporter.ir import dialect
 from goldfold.exporter.ir.program import add_constant, constant, where
 from goldfold.exporter.passes.base import Equality, Pass
 from goldfold.exporter.passes.rewriting.linear import bias_add, linear_ending_at, scale_input
-
-NORMS = ("RMSNormalization", "LayerNormalization")
 
 
 @dataclass(frozen=True)
@@ -94,7 +93,7 @@ class FoldNormGain(Pass):
     """"full" or "none"."""
 
     def match(self, node: ir.Node) -> Norm | None:
-        if node.domain or node.op_type not in NORMS or self.policy == "none":
+        if dialect.op_of(node) not in dialect.NORMS or self.policy == "none":
             return None
         gain = constant(node.inputs[1])
         given = node.inputs[2] if len(node.inputs) > 2 else None

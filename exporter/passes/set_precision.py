@@ -12,7 +12,7 @@ from goldfold.exporter.ir import dialect, program
 from goldfold.exporter.ir.program import TOKENS, add_constant, constant, insert_before, where
 from goldfold.exporter.passes.base import Equality, Pass
 from goldfold.exporter.passes.rewriting import integers
-from goldfold.exporter.passes.rewriting.attention import is_lookup, serves_attention
+from goldfold.exporter.passes.rewriting.attention import is_lookup, serves_attention, sums_computed
 from goldfold.exporter.passes.scale_residual import FP16_MAX, HEADROOM
 
 KINDS = {"fp16": ir.DataType.FLOAT16, "bf16": ir.DataType.BFLOAT16}
@@ -279,7 +279,8 @@ class SetPrecision(Pass):
         whole = shape is not None and not any(str(d) in (TOKENS, "None") for d in shape)
         if whole and not (self.head == "half" and node.op_type in ("MatMul", "Gemm")):
             return None
-        if self.stream == "f32" and _is_stream(node):
+        # The residual stream, and where attention is spelled out its masked scores as well.
+        if self.stream == "f32" and sums_computed(node):
             return None
         if self.products == "f32" and integers.multiplies_integers(node):
             return None
@@ -322,15 +323,6 @@ class SetPrecision(Pass):
 
 def _rms(array: np.ndarray) -> float:
     return float(np.linalg.norm(array.reshape(-1))) / array.size**0.5
-
-
-def _is_stream(node: ir.Node) -> bool:
-    """Whether this is a sum of two computed values: the residual stream, not a bias."""
-    return (
-        node.op_type == "Add"
-        and not node.domain
-        and all(value is not None and constant(value) is None for value in node.inputs)
-    )
 
 
 def _half(value: ir.Value, kind: ir.DataType, before: ir.Node, memo: dict) -> ir.Value:

@@ -25,12 +25,6 @@ several of them is `other`). gate, up, down: a feed-forward block; up alone wher
 head: on whole texts. other: all the rest."""
 
 _OPERANDS = ("query", "key", "value")
-_CARRIERS = frozenset({
-    "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Cast", "RotaryEmbedding", "Identity",
-    *dialect.NORMS,
-})  # fmt: skip
-"""Ops that hand one value on: what comes out is what went in, moved, rotated or normed."""
-_ACTIVATIONS = frozenset({"Gelu", "Relu", "Tanh", "Sigmoid", "Erf", "Elu", "LeakyRelu", "Softplus"})
 _POINTWISE = frozenset({"Mul", "Add", "Div", "Sub", "Pow", "Clip", "Cast"})
 
 
@@ -127,7 +121,7 @@ def _operands(value: ir.Value) -> set[int]:
     for reader, index in value.uses():
         if dialect.is_band_attention(reader):
             found.add(index)
-        elif reader.op_type in _CARRIERS and index == 0:
+        elif reader.op_type in dialect.CARRIES and index == 0:
             for output in reader.outputs:
                 found |= _operands(output)
     return {index for index in found if index < len(_OPERANDS)}
@@ -140,7 +134,7 @@ def _from_attention(value: ir.Value) -> bool:
     if dialect.is_band_attention(node):
         return True
     source = node.inputs[0] if node.inputs else None
-    return node.op_type in _CARRIERS and source is not None and _from_attention(source)
+    return node.op_type in dialect.CARRIES and source is not None and _from_attention(source)
 
 
 def _computed_by_activation(value: ir.Value) -> bool:
@@ -148,7 +142,7 @@ def _computed_by_activation(value: ir.Value) -> bool:
     node = value.producer()
     if node is None or node.domain:
         return False
-    if node.op_type in _ACTIVATIONS:
+    if node.op_type in dialect.ACTIVATIONS:
         return True
     return node.op_type in _POINTWISE and any(
         _computed_by_activation(operand) for operand in node.inputs if operand is not None
@@ -160,7 +154,7 @@ def _enters_activation(value: ir.Value) -> bool:
     for reader, _ in value.uses():
         if reader.domain:
             continue
-        if reader.op_type in _ACTIVATIONS:
+        if reader.op_type in dialect.ACTIVATIONS:
             return True
         lone = sum(constant(operand) is None for operand in reader.inputs) == 1
         if reader.op_type in _POINTWISE and lone and _enters_activation(reader.outputs[0]):
@@ -191,7 +185,7 @@ def _partners(value: ir.Value, through: bool) -> Iterator[ir.Value]:
             other = reader.inputs[1 - index]
             if other is not None and constant(other) is None:
                 yield other
-        if through and reader.op_type in (_ACTIVATIONS | _POINTWISE):
+        if through and reader.op_type in (dialect.ACTIVATIONS | _POINTWISE):
             yield from _partners(reader.outputs[0], through)
 
 
@@ -200,6 +194,6 @@ def _descends(value: ir.Value, ancestor: ir.Value) -> bool:
     if value is ancestor:
         return True
     node = value.producer()
-    if node is None or node.domain or node.op_type not in (_ACTIVATIONS | _POINTWISE):
+    if node is None or node.domain or node.op_type not in (dialect.ACTIVATIONS | _POINTWISE):
         return False
     return any(_descends(operand, ancestor) for operand in node.inputs if operand is not None)

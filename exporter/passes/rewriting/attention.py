@@ -11,14 +11,29 @@ import onnx_ir as ir
 from goldfold.exporter.ir import dialect
 from goldfold.exporter.ir.program import add_constant, constant, insert_before, unique_name
 
-_MOVERS = ("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Split", "Slice", "RotaryEmbedding")
-"""Ops between a linear map and attention that change no value, or rotate it."""
-
 
 def is_lookup(node: ir.Node) -> bool:
     """Whether `node` reads rows of a constant table: an embedding."""
     table = constant(node.inputs[0]) if node.op_type == "Gather" and not node.domain else None
     return table is not None and table.ndim == 2
+
+
+def computed(node: ir.Node) -> list[ir.Value]:
+    """What `node` reads that is no constant, in floating point or in integers."""
+    return [value for value in node.inputs if value is not None and not _fixed(value)]
+
+
+def _fixed(value: ir.Value) -> bool:
+    maker = value.producer()
+    if maker is not None and maker.op_type == "DequantizeLinear":
+        return constant(maker.inputs[0]) is not None
+    return constant(value) is not None
+
+
+def sums_computed(node: ir.Node) -> bool:
+    """Whether this is a sum of two computed values, no bias: the residual stream, or, where
+    attention is spelled out, its scores and what is added to them."""
+    return dialect.op_of(node) == "Add" and len(computed(node)) == 2
 
 
 def serves_attention(node: ir.Node) -> bool:
@@ -46,7 +61,7 @@ def _reads(node: ir.Node) -> bool:
         return True
     if _adds_bias(node):  # behind the one linear map
         return producer.op_type == "MatMul" and _reads(producer)
-    return producer.op_type in _MOVERS and _reads(producer)
+    return producer.op_type in dialect.MOVES_HEADS and _reads(producer)
 
 
 def _source(node: ir.Node) -> ir.Node | None:
@@ -57,7 +72,7 @@ def _source(node: ir.Node) -> ir.Node | None:
 
 
 def _moves(node: ir.Node) -> bool:
-    return not node.domain and (node.op_type in _MOVERS or _adds_bias(node))
+    return not node.domain and (node.op_type in dialect.MOVES_HEADS or _adds_bias(node))
 
 
 def _adds_bias(node: ir.Node) -> bool:

@@ -6,12 +6,9 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
+from goldfold.exporter.ir import dialect
 from goldfold.exporter.ir.program import BATCH, TOKENS, constant
 from goldfold.exporter.passes.rewriting.pattern import attribute, integers
-
-PARTS = ("Split", "Slice", "Gather")
-"""Movers that may take a part of what they read."""
-MOVERS = ("Reshape", "Transpose", "Squeeze", "Unsqueeze", "RotaryEmbedding", *PARTS)
 
 _SIZES = {BATCH: 2, TOKENS: 3}
 """Sizes to move numbers at; any other axis of rows has as many as both together."""
@@ -19,7 +16,7 @@ _SIZES = {BATCH: 2, TOKENS: 3}
 
 def moves(node: ir.Node) -> bool:
     """Whether `node` moves or rotates what its first input holds, a part of it or all."""
-    if node.domain or node.op_type not in MOVERS:
+    if node.domain or node.op_type not in dialect.MOVES_COLUMNS:
         return False
     return node.op_type != "Gather" or constant(node.inputs[1]) is not None
 
