@@ -8,11 +8,12 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from goldfold.exporter.ir.program import add_constant, constant, insert_before, unique_name, where
+from goldfold.exporter.ir.program import add_constant, constant, where
 from goldfold.exporter.passes.base import Equality, Pass
 from goldfold.exporter.passes.rewriting.attention import serves_attention
-from goldfold.exporter.passes.rewriting.linear import Linear, bias_add, linear_ending_at, take_over
-from goldfold.exporter.passes.rewriting.pattern import emit, producer
+from goldfold.exporter.passes.rewriting.linear import Linear, bias_add, linear_ending_at
+from goldfold.exporter.passes.rewriting.pattern import producer
+from goldfold.exporter.passes.rewriting.writer import Writer, emit, take_over
 
 
 @dataclass(frozen=True)
@@ -206,11 +207,11 @@ class MergeParallelMatmuls(Pass):
         if bias is not None:
             value = emit(first, "Add", [value, bias], f"{place}.biased", like, shape)
         sizes = _once(memo, graph, f"{place}.widths", np.array(widths, dtype=np.int64))
-        split = ir.node("Split", [value, sizes], {"axis": -1}, num_outputs=len(maps))
-        split.name = f"{value.name}.split"
-        insert_before(first, [split])
-        for one, part in zip(maps, split.outputs, strict=True):
-            part.name = unique_name(graph, f"{one.output.name}.part")
+        into = [f"{one.output.name}.part" for one in maps]
+        parts = Writer(first).parts(
+            "Split", value, sizes, name=f"{value.name}.split", into=into, axis=-1
+        )
+        for one, part in zip(maps, parts, strict=True):
             take_over(one.output, part)
             if one.product is not one.node:
                 graph.remove(one.product, safe=True)
