@@ -89,4 +89,12 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'goldfold' has no attribute {name!r}")
     import importlib
 
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    try:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    except ModuleNotFoundError as error:
+        from goldfold.exporter.system.faults import lacking
+
+        said = lacking(error)
+        if said is None:
+            raise
+        raise ImportError(f"goldfold.{name}: {said}") from error

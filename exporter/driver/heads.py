@@ -13,8 +13,9 @@ import onnx_ir as ir
 
 from goldfold.exporter.contract import EMBEDDING
 from goldfold.exporter.errors import UsageError
-from goldfold.exporter.ir.program import MODULE, Program, add_constant, drop_unused, unique_name
+from goldfold.exporter.ir.program import Program, add_constant, drop_unused
 from goldfold.exporter.passes.rewriting.pattern import normalised
+from goldfold.exporter.passes.rewriting.writer import Writer
 
 _FLOOR = 1e-12
 """torch.nn.functional.normalize's: a zero row stays zero."""
@@ -43,7 +44,7 @@ def add(program: Program, dims: Sequence[int]) -> None:
     trunk = whole
     if largest != contract.dim:  # all heads from the largest: nobody reads the rows behind it
         output.name = f"{EMBEDDING}.whole"
-        trunk = _Writer(program, largest).slice(whole)
+        trunk = _Head(program, largest).slice(whole)
     heads = [_head(program, trunk, dim, cut=True) for dim in others]
     if largest != contract.dim:
         head = _head(program, trunk, largest, cut=False)
@@ -56,34 +57,28 @@ def add(program: Program, dims: Sequence[int]) -> None:
 
 def _head(program: Program, trunk: ir.Value, dim: int, cut: bool) -> ir.Value:
     """Nodes for one head at the end of the graph; float32 [batch, dim]."""
-    write = _Writer(program, dim)
+    write = _Head(program, dim)
     made = write.slice(trunk) if cut else trunk
     if program.contract.normalized:
         made = write.normalise(made)
     elif not cut:
-        made = write("Identity", made, width=dim, last="whole")
+        made = write.rows("Identity", made, width=dim, last="whole")
     made.name = f"{EMBEDDING}_{dim}"
     return made
 
 
-class _Writer:
+class _Head(Writer):
     """Appends the nodes of one head to the graph."""
 
     def __init__(self, program: Program, dim: int) -> None:
-        self.graph, self.dim, self.stem = program.graph, dim, f"{EMBEDDING}_{dim}"
+        super().__init__(program.graph, f"{EMBEDDING}_{dim}", f"heads.{dim}")
+        self.dim = dim
 
-    def __call__(
-        self, op: str, *inputs: ir.Value, width: int, last: str, **attributes: int
-    ) -> ir.Value:
-        node = ir.node(op, list(inputs), attributes)
-        made = node.outputs[0]
-        node.name = made.name = unique_name(self.graph, f"{self.stem}.{last}")
-        node.metadata_props[MODULE] = f"heads.{self.dim}"
-        shape = inputs[0].shape
-        made.type = ir.TensorType(ir.DataType.FLOAT)
-        made.shape = ir.Shape([shape[0] if shape is not None else None, width])
-        self.graph.append(node)
-        return made
+    def rows(self, op: str, *inputs: ir.Value, width: int, last: str, **attributes: int):
+        """float32 [batch, width]"""
+        given, kind = inputs[0].shape, ir.TensorType(ir.DataType.FLOAT)
+        shape = [given[0] if given is not None else None, width]
+        return self(op, *inputs, name=last, type=kind, shape=shape, **attributes)
 
     def constant(self, array: np.ndarray, last: str) -> ir.Value:
         return add_constant(self.graph, f"{self.stem}.{last}", array)
@@ -95,12 +90,12 @@ class _Writer:
             self.constant(np.array([self.dim]), "end"),
         )
         axis = self.constant(np.array([-1]), "axis")
-        return self("Slice", whole, start, end, axis, width=self.dim, last="slice")
+        return self.rows("Slice", whole, start, end, axis, width=self.dim, last="slice")
 
     def normalise(self, rows: ir.Value) -> ir.Value:
         """Rows by their lengths, as torch does."""
         axis = self.constant(np.array([-1]), "axis")
-        length = self("ReduceL2", rows, axis, width=1, last="length", keepdims=1)
+        length = self.rows("ReduceL2", rows, axis, width=1, last="length", keepdims=1)
         floor = self.constant(np.array(_FLOOR, dtype=np.float32), "floor")
-        divisor = self("Clip", length, floor, width=1, last="divisor")
-        return self("Div", rows, divisor, width=self.dim, last="unit")
+        divisor = self.rows("Clip", length, floor, width=1, last="divisor")
+        return self.rows("Div", rows, divisor, width=self.dim, last="unit")

@@ -21,8 +21,8 @@ from goldfold.exporter.ir import dialect
 from goldfold.exporter.ir.program import Program, add_constant, constant, drop_unused, infer_shapes
 from goldfold.exporter.passes.expand_band_attention import ExpandBandAttention
 from goldfold.exporter.passes.rewriting.attention import Emitter
-from goldfold.exporter.passes.rewriting.linear import take_over
 from goldfold.exporter.passes.rewriting.pattern import attribute
+from goldfold.exporter.passes.rewriting.writer import append, take_over
 
 HALF = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 
@@ -55,7 +55,7 @@ def emulated(program: Program) -> Program:
             node.attributes["to"] = ir.AttrInt64("to", ir.DataType.FLOAT.value)
         for value in node.outputs:
             if value.dtype in HALF:
-                _round(graph, node, value)
+                _round(value)
     return copy
 
 
@@ -115,17 +115,10 @@ def _dense(numbers: np.ndarray, scale: np.ndarray, node: ir.Node) -> np.ndarray:
     return whole
 
 
-def _round(graph: ir.Graph, node: ir.Node, value: ir.Value) -> None:
+def _round(value: ir.Value) -> None:
     kind = value.dtype
     assert kind is not None
-    down = ir.node("Cast", [value], {"to": kind.value}, name=f"{value.name}.down")
-    up = ir.node(
-        "Cast", [down.outputs[0]], {"to": ir.DataType.FLOAT.value}, name=f"{value.name}.up"
-    )
-    value.replace_all_uses_with(up.outputs[0], replace_graph_outputs=True)
-    down.replace_input_with(0, value)
-    down.outputs[0].name, up.outputs[0].name = f"{value.name}.down", f"{value.name}.up"
-    down.outputs[0].type = ir.TensorType(kind)
-    value.type = up.outputs[0].type = ir.TensorType(ir.DataType.FLOAT)
-    up.outputs[0].shape = down.outputs[0].shape = value.shape
-    graph.insert_after(node, [down, up])
+    value.type = whole = ir.TensorType(ir.DataType.FLOAT)
+    name, half = value.name, ir.TensorType(kind)
+    down = append(value, "Cast", name=f"{name}.down", type=half, to=kind.value)
+    append(down, "Cast", name=f"{name}.up", type=whole, to=ir.DataType.FLOAT.value)

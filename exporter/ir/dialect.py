@@ -231,7 +231,8 @@ TRAITS: dict[str, Traits] = {
 """By `op_of`. An op that is not here has no trait."""
 
 
-def _moving(*ways: Moves) -> frozenset[str]:
+def moving(*ways: Moves) -> frozenset[str]:
+    """The ops that hand their first input on in one of these ways."""
     return frozenset(op for op, traits in TRAITS.items() if traits.moves in ways)
 
 
@@ -244,30 +245,30 @@ JOINT = {op: traits.jointly for op, traits in TRAITS.items() if traits.jointly}
 NORMS = tuple(op for op, traits in TRAITS.items() if traits.norm)
 ACTIVATIONS = frozenset(op for op, traits in TRAITS.items() if traits.activates)
 
-PARTS = _moving("part") | {"Gather"}
+PARTS = moving("part") | {"Gather"}
 """Movers of columns that may take a part of what they read; Gather does where its indices are
 constant."""
 
 # What may stand between two places, by what is asked of it there.
 
-REARRANGES = _moving("same", "shape")
+REARRANGES = moving("same", "shape")
 """Every number once, so that a channel's factor can be followed to whoever makes the channel."""
 
-MOVES_HEADS = _moving("shape", "part", "rotate")
+MOVES_HEADS = moving("shape", "part", "rotate")
 """Between a linear map and attention. No Identity, which simplifying removes, and no Cast: what
 reads this set looks behind a Cast by itself, where one may stand."""
 
 MOVES_COLUMNS = MOVES_HEADS | PARTS
 """The same where columns are followed, and numbers with them: indices that are constant, too."""
 
-CARRIES = _moving("same", "shape", "rotate", "cast") | {*NORMS}
+CARRIES = moving("same", "shape", "rotate", "cast") | {*NORMS}
 """One whole value handed on, moved, rotated or normed: no part, since a linear map that makes
 several of attention's operands makes none of them."""
 
-PASSES_SCORES = _moving("shape", "part", "cast")
+PASSES_SCORES = moving("shape", "part", "cast")
 """Between attention's scores and their softmax, where nothing rotates."""
 
-GIVES_ITS_OWN = _moving("same", "shape", "lookup", "repeat")
+GIVES_ITS_OWN = moving("same", "shape", "lookup", "repeat")
 """Numbers of the first input and no others, however often. No part: a Slice can say more of what it
 gives, and has a rule of its own."""
 

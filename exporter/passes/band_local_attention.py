@@ -12,8 +12,8 @@ from goldfold.exporter.ir.program import constant, where
 from goldfold.exporter.passes.base import Equality, Pass
 from goldfold.exporter.passes.rewriting.attention import Emitter
 from goldfold.exporter.passes.rewriting.blocks import Blocks, untouched_by_padding
-from goldfold.exporter.passes.rewriting.linear import take_over
 from goldfold.exporter.passes.rewriting.pattern import attribute
+from goldfold.exporter.passes.rewriting.writer import take_over
 
 _HEADS_LAST = (0, 2, 1, 3)
 """[batch, tokens, heads, width] ↔ [batch, heads, tokens, width]"""
@@ -219,10 +219,10 @@ class BandLocalAttention(Pass):
             inputs = [value, *old.inputs[1:]]
             if old.op_type == "RotaryEmbedding":
                 inputs[3] = blocks.places(emit, old.inputs[3])
-            copy = ir.node(old.op_type, inputs, dict(old.attributes))
-            value = emit.place(copy, old.op_type)
-            value.type = old.outputs[0].type
-            value.shape = ir.Shape([None, heads, None, width])
+            value = emit(
+                old.op_type, *inputs, name=old.op_type, type=old.outputs[0].type,
+                shape=[None, heads, None, width], **old.attributes,
+            )  # fmt: skip
         return value
 
 
@@ -271,9 +271,9 @@ def _windows(x: ir.Value, blocks: Blocks, keys: ir.Value, emit: Emitter) -> ir.V
     else:
         near = emit("Gather", x, keys, axis=2, name="near_5d")
         near = emit("Transpose", near, perm=[0, 2, 1, 3, 4], name="near")
-    value = emit("Reshape", near, blocks.windows(emit, keys, groups, width), name="window")
-    value.type, value.shape = x.type, ir.Shape([None, groups, None, width])
-    return value
+    sizes = blocks.windows(emit, keys, groups, width)
+    shape = [None, groups, None, width]
+    return emit("Reshape", near, sizes, name="window", type=x.type, shape=shape)
 
 
 def _only_transpose(value: ir.Value) -> ir.Node | None:

@@ -8,10 +8,10 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from goldfold.exporter.ir import dialect
-from goldfold.exporter.ir.program import add_constant, constant, where
+from goldfold.exporter.ir.program import add_constant, where
 from goldfold.exporter.passes.base import Equality, Pass
 from goldfold.exporter.passes.rewriting.linear import bias_add, linear_ending_at, scale_input
+from goldfold.exporter.passes.rewriting.pattern import gain_of
 
 
 @dataclass(frozen=True)
@@ -93,20 +93,13 @@ class FoldNormGain(Pass):
     """"full" or "none"."""
 
     def match(self, node: ir.Node) -> Norm | None:
-        if dialect.op_of(node) not in dialect.NORMS or self.policy == "none":
-            return None
-        gain = constant(node.inputs[1])
-        given = node.inputs[2] if len(node.inputs) > 2 else None
-        shift = constant(given)
-        if gain is None or (given is not None and shift is None):
-            return None
-        nothing = bool((gain == 1).all()) and (shift is None or not shift.any())
-        if nothing:
+        found = None if self.policy == "none" else gain_of(node)
+        if found is None:
             return None
         readers = []
         for reader, _ in node.outputs[0].uses():
             readers.append(bias_add(reader) or reader if reader.op_type == "MatMul" else reader)
-        return Norm(node, gain, shift, tuple(readers))
+        return Norm(node, *found, tuple(readers))
 
     def refuses(self, match: Norm) -> str | None:
         output, given = match.node.outputs[0], (match.gain, match.shift)

@@ -8,8 +8,9 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from goldfold.exporter.ir.program import add_constant, insert_before, unique_name
+from goldfold.exporter.ir.program import add_constant
 from goldfold.exporter.passes.base import Equality, Pass
+from goldfold.exporter.passes.rewriting.writer import Writer
 
 
 @dataclass(frozen=True)
@@ -96,27 +97,6 @@ class LegalizeRotary(Pass):
             match.replace_input_with(index, value)
 
 
-def _emit(
-    before: ir.Node,
-    op: str,
-    inputs: list[ir.Value],
-    name: str,
-    like: ir.Value | None = None,
-    shape: ir.Shape | None = None,
-    **attributes: int,
-) -> ir.Value:
-    """One node in front of `before`; its value bears its name, the type of `like` (or int64),
-    `shape`."""
-    assert before.graph is not None
-    node = ir.node(op, inputs, attributes)
-    value = node.outputs[0]
-    value.name = node.name = unique_name(before.graph, name)
-    value.type = like.type if like is not None else ir.TensorType(ir.DataType.INT64)
-    value.shape = shape
-    insert_before(before, [node], module="")
-    return value
-
-
 def _two_d(node: ir.Node, table: ir.Value, memo: dict) -> ir.Value:
     """The table without its first axis; made once for all its readers."""
     if table not in memo:
@@ -124,13 +104,8 @@ def _two_d(node: ir.Node, table: ir.Value, memo: dict) -> ir.Value:
         assert graph is not None and table.shape is not None
         if "axis" not in memo:
             memo["axis"] = add_constant(graph, "axis_0", np.array([0], dtype=np.int64))
-        memo[table] = _emit(
-            node,
-            "Squeeze",
-            [table, memo["axis"]],
-            f"{table.name}.table",
-            table,
-            ir.Shape(list(table.shape)[1:]),
+        memo[table] = Writer(node, table.name or "")(
+            "Squeeze", table, memo["axis"], name="table", type=table.type, shape=table.shape[1:]
         )
     return memo[table]
 
@@ -145,22 +120,20 @@ def _position_ids(node: ir.Node, x: ir.Value, memo: dict) -> ir.Value:
     if key not in memo:
         sized = _sized_alike(node.graph, batch_size, token_count) if known else None
         sized, axis = (x, 2) if sized is None else (sized, 1)
-        first = ir.Shape([1])
-        batch = _emit(node, "Shape", [sized], "position_ids.batch", start=0, end=1, shape=first)
-        tokens = _emit(
-            node, "Shape", [sized], "position_ids.tokens", start=axis, end=axis + 1, shape=first
-        )
-        count = _emit(node, "Squeeze", [tokens], "position_ids.count", shape=ir.Shape([]))
+        write, int64 = Writer(node, "position_ids"), ir.TensorType(ir.DataType.INT64)
+
+        def size(axis: int, name: str) -> ir.Value:
+            return write("Shape", sized, start=axis, end=axis + 1, name=name, type=int64, shape=[1])
+
+        batch, tokens = size(0, "batch"), size(axis, "tokens")
+        count = write("Squeeze", tokens, name="count", type=int64, shape=[])
         zero = add_constant(node.graph, "position_ids.zero", np.array(0, dtype=np.int64))
         one = add_constant(node.graph, "position_ids.one", np.array(1, dtype=np.int64))
-        row = _emit(
-            node, "Range", [zero, count, one], "position_ids.row", shape=ir.Shape([token_count])
-        )
-        shape = _emit(
-            node, "Concat", [batch, tokens], "position_ids.shape", axis=0, shape=ir.Shape([2])
-        )
-        memo[key] = _emit(
-            node, "Expand", [row, shape], "position_ids", shape=ir.Shape([batch_size, token_count])
+        limits = (zero, count, one)
+        row = write("Range", *limits, name="row", type=int64, shape=[token_count])
+        shape = write("Concat", batch, tokens, axis=0, name="shape", type=int64, shape=[2])
+        memo[key] = Writer(node)(
+            "Expand", row, shape, name="position_ids", type=int64, shape=[batch_size, token_count]
         )
     return memo[key]
 

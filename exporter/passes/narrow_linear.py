@@ -12,10 +12,10 @@ from goldfold.exporter.passes.base import Equality, Pass
 from goldfold.exporter.passes.rewriting.linear import (
     Linear,
     linear_ending_at,
-    take_over,
     write_linear,
 )
 from goldfold.exporter.passes.rewriting.pattern import integers
+from goldfold.exporter.passes.rewriting.writer import take_over
 
 
 @dataclass(frozen=True)

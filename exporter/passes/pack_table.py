@@ -11,9 +11,9 @@ import onnx_ir as ir
 from goldfold.exporter.ir.program import constant
 from goldfold.exporter.passes.base import Equality, Pass
 from goldfold.exporter.passes.rewriting.grid import PACKED
-from goldfold.exporter.passes.rewriting.linear import take_over
-from goldfold.exporter.passes.rewriting.lookups import Lookup, Writer
+from goldfold.exporter.passes.rewriting.lookups import Lookup, RowWriter
 from goldfold.exporter.passes.rewriting.pattern import attribute, producer, read_elsewhere
+from goldfold.exporter.passes.rewriting.writer import take_over
 
 _CHUNK = 1 << 24
 """Bytes that are packed at once."""
@@ -259,7 +259,7 @@ class PackTable(Pass):
         return read_elsewhere([node], lookups)
 
     def construct(self, match: Lookup, memo: dict) -> None:
-        write, node = _Writer(match, memo), match.dequantize
+        write, node = _Rows(match, memo), match.dequantize
         numbers, scale = constant(node.inputs[0]), constant(node.inputs[1])
         assert numbers is not None and scale is not None
         layout = Layout(_bits(numbers), numbers.shape[1])
@@ -292,7 +292,7 @@ def _bits(numbers: np.ndarray) -> int:
     return max(5, 1 + max(high.bit_length(), (-low - 1).bit_length() if low else 0))
 
 
-class _Writer(Writer):
+class _Rows(RowWriter):
     def __init__(self, match: Lookup, memo: dict) -> None:
         table = match.dequantize.inputs[0]
         super().__init__(match, (table.name if table is not None else None) or "", memo)

@@ -9,8 +9,9 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from goldfold.exporter.ir.program import add_constant, insert_before, unique_name
+from goldfold.exporter.ir.program import add_constant
 from goldfold.exporter.passes.base import Equality, Pass
+from goldfold.exporter.passes.rewriting.writer import Writer
 
 
 @dataclass(frozen=True)
@@ -102,13 +103,9 @@ class QuantizeActivations(Pass):
                 add_constant(graph, f"{x.name}.step", step),
                 add_constant(graph, f"{x.name}.zero", np.array(0, np.int8)),
             ]
-            down = ir.node("QuantizeLinear", [x, *given])
-            up = ir.node("DequantizeLinear", [down.outputs[0], *given])
-            for node, name in ((down, "int8"), (up, "stepped")):
-                node.name = node.outputs[0].name = unique_name(graph, f"{x.name}.{name}")
-                node.outputs[0].shape = x.shape
-            down.outputs[0].type = ir.TensorType(ir.DataType.INT8)
-            up.outputs[0].type = x.type
-            insert_before(match.node, [down, up])
-            memo[x] = up.outputs[0]
+            write, int8 = Writer(match.node, x.name or ""), ir.TensorType(ir.DataType.INT8)
+            down = write("QuantizeLinear", x, *given, name="int8", type=int8, shape=x.shape)
+            memo[x] = write(
+                "DequantizeLinear", down, *given, name="stepped", type=x.type, shape=x.shape
+            )
         match.node.replace_input_with(0, memo[x])

@@ -10,9 +10,10 @@ import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 
-from goldfold.exporter.ir.program import add_constant, constant, insert_before, unique_name
+from goldfold.exporter.ir.program import add_constant, constant, unique_name
 from goldfold.exporter.passes.base import Equality, Pass
 from goldfold.exporter.passes.rewriting.grid import Grid, Quantized, nearest
+from goldfold.exporter.passes.rewriting.writer import Writer, append
 
 DYNAMIC = "goldfold.dynamic_quantization_group_size"
 """A graph's metadata: the groups in which a runtime may round what integers are multiplied with."""
@@ -161,12 +162,10 @@ class QuantizeWeights(Pass):
             add_constant(graph, f"{stored.name}.int{found.grid.bits}", held),
             add_constant(graph, f"{stored.name}.scale", scale.astype(stored.dtype.numpy())),
         ]
-        node = ir.node("DequantizeLinear", inputs, attributes)
-        value = node.outputs[0]
-        value.name = node.name = unique_name(graph, f"{stored.name}.dequantized")
-        value.type, value.shape = stored.type, stored.shape
-        insert_before(match.node, [node])
-        return value
+        return Writer(match.node, stored.name or "")(
+            "DequantizeLinear", *inputs, name="dequantized", type=stored.type, shape=stored.shape,
+            **attributes,
+        )  # fmt: skip
 
 
 def _multiply(lookup: ir.Node, columns: np.ndarray) -> None:
@@ -183,11 +182,5 @@ def _multiply(lookup: ir.Node, columns: np.ndarray) -> None:
             both = add_constant(graph, name, factor.reshape(-1) * columns)
             reader.replace_input_with(1 - index, both)
             return
-    product = ir.node("Mul", [value, add_constant(graph, name, columns)])
-    scaled = product.outputs[0]
-    scaled.name = product.name = unique_name(graph, f"{value.name}.scaled")
-    scaled.type, scaled.shape = value.type, value.shape
-    value.replace_all_uses_with(scaled, replace_graph_outputs=True)
-    product.replace_input_with(0, value)
-    graph.insert_after(lookup, [product])
-    product.metadata_props.update(lookup.metadata_props)
+    factors = add_constant(graph, name, columns)
+    append(value, "Mul", factors, name=unique_name(graph, f"{value.name}.scaled"))

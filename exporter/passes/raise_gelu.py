@@ -10,8 +10,8 @@ import onnx_ir as ir
 
 from goldfold.exporter.ir.program import constant
 from goldfold.exporter.passes.base import Equality, Pass
-from goldfold.exporter.passes.rewriting.linear import take_over
-from goldfold.exporter.passes.rewriting.pattern import emit, producer, read_elsewhere, scalar
+from goldfold.exporter.passes.rewriting.pattern import producer, read_elsewhere, scalar
+from goldfold.exporter.passes.rewriting.writer import supplant
 
 Polynomial = dict[tuple[int, int], float]
 """(i, j) → c stands for c · xⁱ · bⁱ summed up, where b is what the Tanh or Erf makes."""
@@ -212,16 +212,8 @@ class RaiseGelu(Pass):
         return read_elsewhere(match.inner, {*match.inner, match.node})
 
     def construct(self, match: Bent, memo: dict) -> None:
-        out = match.node.outputs[0]
         approximate = "tanh" if match.bend.op_type == "Tanh" else "none"
-        value = emit(
-            match.node, "Gelu", [match.x], f"{out.name}.gelu", out, out.shape,
-            approximate=approximate,
-        )  # fmt: skip
-        maker = value.producer()
-        assert maker is not None
-        maker.name = match.node.name
-        take_over(out, value)
+        supplant(match.node.outputs[0], "Gelu", match.x, approximate=approximate)
 
 
 def _behind(node: ir.Node, depth: int = 4) -> set[ir.Node]:

@@ -13,8 +13,8 @@ from goldfold.exporter.contract import ATTENTION_MASK
 from goldfold.exporter.ir.program import add_constant, constant, where
 from goldfold.exporter.passes.base import Equality, Pass
 from goldfold.exporter.passes.rewriting.columns import moves
-from goldfold.exporter.passes.rewriting.linear import take_over
-from goldfold.exporter.passes.rewriting.pattern import emit, producer
+from goldfold.exporter.passes.rewriting.pattern import producer
+from goldfold.exporter.passes.rewriting.writer import emit, take_over
 
 _HIDES = 1000.0
 """What is as far below zero is not a number to compute with but hides a token: e^-1000 is 0."""

@@ -10,16 +10,15 @@ import onnx_ir as ir
 
 from goldfold.exporter.ir.program import add_constant, constant
 from goldfold.exporter.passes.base import Equality, Pass
-from goldfold.exporter.passes.rewriting.linear import take_over
 from goldfold.exporter.passes.rewriting.pattern import (
     attribute,
-    emit,
     integers,
     last_axis,
     producer,
     read_elsewhere,
     scalar,
 )
+from goldfold.exporter.passes.rewriting.writer import supplant
 
 
 @dataclass(frozen=True)
@@ -353,12 +352,5 @@ def _evaluate(value: ir.Value | None) -> np.ndarray | None:
 
 
 def _write(old: ir.Node, x: ir.Value, gain: ir.Value, epsilon: float) -> None:
-    out = old.outputs[0]
-    value = emit(
-        old, "RMSNormalization", [x, gain], f"{out.name}.norm", out, out.shape,
-        axis=-1, epsilon=epsilon, stash_type=1,
-    )  # fmt: skip
-    maker = value.producer()
-    assert maker is not None
-    maker.name = old.name
-    take_over(out, value)
+    given = {"axis": -1, "epsilon": epsilon, "stash_type": 1}
+    supplant(old.outputs[0], "RMSNormalization", x, gain, **given)

@@ -10,11 +10,9 @@ import onnx_ir as ir
 
 from goldfold.exporter.ir.program import add_constant
 from goldfold.exporter.passes.base import Equality, Pass
-from goldfold.exporter.passes.rewriting.linear import take_over
 from goldfold.exporter.passes.rewriting.pattern import (
     Part,
     attribute,
-    emit,
     integers,
     last_axis,
     part_of,
@@ -23,6 +21,7 @@ from goldfold.exporter.passes.rewriting.pattern import (
     same_size,
     scalar,
 )
+from goldfold.exporter.passes.rewriting.writer import emit, take_over
 
 HEADS_FIRST = [0, 2, 1, 3]
 """The permutation between [batch, tokens, heads, width] and [batch, heads, tokens, width]."""

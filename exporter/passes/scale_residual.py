@@ -10,8 +10,9 @@ import numpy as np
 import onnx_ir as ir
 
 from goldfold.exporter.ir import dialect
-from goldfold.exporter.ir.program import add_constant, constant, insert_before, where
+from goldfold.exporter.ir.program import add_constant, constant, where
 from goldfold.exporter.passes.base import Equality, Pass
+from goldfold.exporter.passes.rewriting.writer import Writer
 
 FP16_MAX = 65504.0
 HEADROOM = 8.0
@@ -343,9 +344,7 @@ def _times(value: ir.Value, scale: float, reader: ir.Node, memo: dict) -> ir.Val
         assert before.graph is not None
         kind = value.dtype.numpy() if value.dtype is not None else np.dtype(np.float32)
         factor = add_constant(before.graph, f"{value.name}.scale", np.array(scale, dtype=kind))
-        node = ir.node("Mul", [value, factor], name=f"{value.name}.times")
-        out = node.outputs[0]
-        out.name, out.type, out.shape = f"{value.name}.times", value.type, value.shape
-        insert_before(before, [node], where(before))
-        memo[value, scale, "times"] = out
+        memo[value, scale, "times"] = Writer(before, module=where(before))(
+            "Mul", value, factor, name=f"{value.name}.times", type=value.type, shape=value.shape
+        )
     return memo[value, scale, "times"]

@@ -8,11 +8,12 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from goldfold.exporter.ir import dialect, program
-from goldfold.exporter.ir.program import TOKENS, add_constant, constant, insert_before, where
+from goldfold.exporter.ir import dialect
+from goldfold.exporter.ir.program import TOKENS, add_constant, constant, where
 from goldfold.exporter.passes.base import Equality, Pass
 from goldfold.exporter.passes.rewriting import integers
 from goldfold.exporter.passes.rewriting.attention import is_lookup, serves_attention, sums_computed
+from goldfold.exporter.passes.rewriting.writer import Writer, append, swap_names
 from goldfold.exporter.passes.scale_residual import FP16_MAX, HEADROOM
 
 KINDS = {"fp16": ir.DataType.FLOAT16, "bf16": ir.DataType.BFLOAT16}
@@ -315,7 +316,7 @@ class SetPrecision(Pass):
                 node.replace_input_with(index, _half(value, kind, node, memo))
         for value in node.outputs:
             if value.dtype == ir.DataType.FLOAT:
-                _widen(value, kind, node, memo)
+                _widen(value, kind, memo)
 
 
 def _rms(array: np.ndarray) -> float:
@@ -337,31 +338,19 @@ def _half(value: ir.Value, kind: ir.DataType, before: ir.Node, memo: dict) -> ir
         memo[key] = add_constant(before.graph, f"{value.name}", array.astype(kind.numpy()))
     else:
         # Unique: a second application may find what the first has called so.
-        name = program.unique_name(before.graph, f"{value.name}.half")
-        cast = ir.node("Cast", [value], {"to": kind.value}, name=name)
-        out = cast.outputs[0]
-        out.name, out.type, out.shape = name, ir.TensorType(kind), value.shape
-        insert_before(before, [cast], where(before))
-        memo[key] = out
+        memo[key] = Writer(before, module=where(before))(
+            "Cast", value, name=f"{value.name}.half", type=ir.TensorType(kind), shape=value.shape,
+            to=kind.value,
+        )  # fmt: skip
     return memo[key]
 
 
-def _widen(value: ir.Value, kind: ir.DataType, node: ir.Node, memo: dict) -> None:
+def _widen(value: ir.Value, kind: ir.DataType, memo: dict) -> None:
     """Make `value` half and give its readers an f32 copy, which keeps the name; half readers find
     the half one in the memo."""
-    graph = node.graph
-    assert graph is not None
-    cast = ir.node("Cast", [value], {"to": ir.DataType.FLOAT.value}, name=f"{value.name}.wide")
-    wide = cast.outputs[0]
-    value.replace_all_uses_with(wide, replace_graph_outputs=True)
-    cast.replace_input_with(0, value)
-    wide.type, wide.shape = value.type, value.shape
-    name = value.name
-    value.name = program.unique_name(graph, f"{name}.half")
-    wide.name = name
+    wide = append(value, "Cast", name=f"{value.name}.wide", to=ir.DataType.FLOAT.value)
+    swap_names(value, wide, f"{value.name}.half")
     value.type = ir.TensorType(kind)
-    graph.insert_after(node, [cast])
-    cast.metadata_props.update(node.metadata_props)
     memo[wide, kind] = value
 
 

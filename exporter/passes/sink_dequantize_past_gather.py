@@ -10,9 +10,9 @@ import onnx_ir as ir
 
 from goldfold.exporter.ir.program import constant
 from goldfold.exporter.passes.base import Equality, Pass
-from goldfold.exporter.passes.rewriting.linear import take_over
-from goldfold.exporter.passes.rewriting.lookups import Lookup, Writer
+from goldfold.exporter.passes.rewriting.lookups import Lookup, RowWriter
 from goldfold.exporter.passes.rewriting.pattern import attribute, producer
+from goldfold.exporter.passes.rewriting.writer import take_over
 
 BYTES = (ir.DataType.INT8, ir.DataType.UINT8)
 NIBBLES = (ir.DataType.INT4, ir.DataType.UINT4)
@@ -240,7 +240,7 @@ class SinkDequantizePastGather(Pass):
         return None
 
     def construct(self, match: Lookup, memo: dict) -> None:
-        node, write = match.dequantize, _Writer(match, memo)
+        node, write = match.dequantize, _Rows(match, memo)
         table, scale = node.inputs[0], constant(node.inputs[1])
         assert table is not None and scale is not None
         _, width = _sizes(table) or (0, 0)
@@ -279,7 +279,7 @@ def _zero(node: ir.Node, table: ir.Value) -> np.ndarray | None:
     return zero.astype(kept) if zero.any() else None
 
 
-class _Writer(Writer):
+class _Rows(RowWriter):
     def __init__(self, match: Lookup, memo: dict) -> None:
         super().__init__(match, match.dequantize.name or "", memo)
         scale = match.dequantize.inputs[1]

@@ -8,10 +8,11 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from goldfold.exporter.ir import dialect
-from goldfold.exporter.ir.program import add_constant, constant, insert_before, where
+from goldfold.exporter.ir.program import add_constant, constant
 from goldfold.exporter.passes.base import Equality, Pass
 from goldfold.exporter.passes.rewriting.linear import Linear, linear_ending_at, scale_input
+from goldfold.exporter.passes.rewriting.pattern import gain_of, producer
+from goldfold.exporter.passes.rewriting.writer import append, swap_names
 
 
 @dataclass(frozen=True)
@@ -164,8 +165,8 @@ class SinkLinearPastMean(Pass):
     def match(self, node: ir.Node) -> Mean | None:
         if node.op_type != "Div" or node.domain:
             return None
-        total = _producer(node.inputs[0], "ReduceSum")
-        select = _producer(total.inputs[0], "Where") if total is not None else None
+        total = producer(node.inputs[0], "ReduceSum")
+        select = producer(total.inputs[0], "Where") if total is not None else None
         if total is None or select is None or not _over_tokens(total, keepdims=False):
             return None
         zero = constant(select.inputs[2])
@@ -173,7 +174,7 @@ class SinkLinearPastMean(Pass):
             return None
         made_by = select.inputs[1].producer() if select.inputs[1] is not None else None
         linear = linear_ending_at(made_by)
-        norm = made_by if made_by is not None and _has_gain(made_by) else None
+        norm = made_by if made_by is not None and gain_of(made_by) is not None else None
         if linear is None and norm is None:
             return None
         counts = _counts(node.inputs[1], select.inputs[0])
@@ -207,12 +208,14 @@ class SinkLinearPastMean(Pass):
         # (Σ a x) W + b
         weight = linear.product.inputs[1]
         assert weight is not None
-        product = ir.node("MatMul", [pooled, weight], name=f"{pooled.name}.sunk")
-        nodes = [product]
+        name = pooled.name
+        bias = None
         if linear.bias is not None:
-            bias = add_constant(graph, f"{pooled.name}.bias", np.array(linear.bias))
-            nodes.append(ir.node("Add", [product.outputs[0], bias], name=f"{pooled.name}.biased"))
-        _behind(match.node, nodes)
+            bias = add_constant(graph, f"{name}.bias", np.array(linear.bias))
+        end = append(pooled, "MatMul", weight, name=f"{name}.sunk")
+        if bias is not None:
+            end = append(end, "Add", bias, name=f"{name}.biased")
+        swap_names(pooled, end, f"{name}.mean")
         pooled.shape = ir.Shape([pooled.shape[0], width]) if pooled.shape is not None else None
         match.total.outputs[0].shape = pooled.shape
 
@@ -235,46 +238,12 @@ class SinkLinearPastMean(Pass):
                 assert reader is not None
                 scale_input(reader, gain, shift)
             return
-        scaled = ir.node("Mul", [pooled, add_constant(graph, f"{pooled.name}.gain", gain)])
-        scaled.name = f"{pooled.name}.scaled"
-        nodes = [scaled]
+        name, factors = pooled.name, add_constant(graph, f"{pooled.name}.gain", gain)
+        end = append(pooled, "Mul", factors, name=f"{name}.scaled")
         if shift is not None:
-            moved = add_constant(graph, f"{pooled.name}.shift", shift)
-            nodes.append(ir.node("Add", [scaled.outputs[0], moved], name=f"{pooled.name}.shifted"))
-        _behind(match.node, nodes)
-
-
-def _behind(node: ir.Node, nodes: list[ir.Node]) -> None:
-    """Put a chain of nodes behind `node`: its readers now read the chain's end, which has its
-    name."""
-    old, end = node.outputs[0], nodes[-1].outputs[0]
-    old.replace_all_uses_with(end, replace_graph_outputs=True)
-    nodes[0].replace_input_with(0, old)
-    for made in nodes:
-        made.outputs[0].name = made.name
-        made.outputs[0].type, made.outputs[0].shape = old.type, old.shape
-    name = old.name
-    old.name = f"{name}.mean"
-    end.name = name
-    assert node.graph is not None
-    anchor = next((n for n in _after(node)), None)
-    if anchor is None:
-        node.graph.extend(nodes)
-    else:
-        insert_before(anchor, nodes, where(node))
-
-
-def _after(node: ir.Node):
-    found = False
-    for other in node.graph or ():
-        if found:
-            yield other
-        found = found or other is node
-
-
-def _producer(value: ir.Value | None, op: str) -> ir.Node | None:
-    node = value.producer() if value is not None else None
-    return node if node is not None and node.op_type == op and not node.domain else None
+            summands = add_constant(graph, f"{name}.shift", shift)
+            end = append(end, "Add", summands, name=f"{name}.shifted")
+        swap_names(pooled, end, f"{name}.mean")
 
 
 def _over_tokens(node: ir.Node, keepdims: bool) -> bool:
@@ -285,24 +254,14 @@ def _over_tokens(node: ir.Node, keepdims: bool) -> bool:
     return axes is not None and axes.tolist() == [1] and kept == keepdims
 
 
-def _has_gain(node: ir.Node) -> bool:
-    if dialect.op_of(node) not in dialect.NORMS:
-        return False
-    gain = constant(node.inputs[1])
-    given = node.inputs[2] if len(node.inputs) > 2 else None
-    if gain is None or (given is not None and constant(given) is None):
-        return False
-    return not bool((gain == 1).all()) or (given is not None and bool(constant(given).any()))  # type: ignore
-
-
 def _counts(divisor: ir.Value | None, selected: ir.Value | None) -> bool:
     """Whether `divisor` is max(number of true entries of the mask behind `selected`, 1)."""
-    clip = _producer(divisor, "Clip")
+    clip = producer(divisor, "Clip")
     least = constant(clip.inputs[1]) if clip is not None and len(clip.inputs) > 1 else None
-    total = _producer(clip.inputs[0], "ReduceSum") if clip is not None else None
+    total = producer(clip.inputs[0], "ReduceSum") if clip is not None else None
     if total is None or least is None or float(least) != 1.0 or not _over_tokens(total, True):
         return False
-    cast, unsqueeze = _producer(total.inputs[0], "Cast"), _producer(selected, "Unsqueeze")
+    cast, unsqueeze = producer(total.inputs[0], "Cast"), producer(selected, "Unsqueeze")
     if cast is None or unsqueeze is None:
         return False
     mask = cast.inputs[0]

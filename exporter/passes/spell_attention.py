@@ -11,7 +11,7 @@ import onnx_ir as ir
 from goldfold.exporter.ir import dialect
 from goldfold.exporter.passes.base import Equality, Pass
 from goldfold.exporter.passes.rewriting.attention import Emitter
-from goldfold.exporter.passes.rewriting.linear import take_over
+from goldfold.exporter.passes.rewriting.writer import take_over
 
 
 @dataclass(frozen=True)

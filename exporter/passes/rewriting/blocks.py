@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
 from goldfold.exporter.ir import dialect
-from goldfold.exporter.ir.program import add_constant, constant, insert_before, unique_name, where
+from goldfold.exporter.ir.program import add_constant, constant, where
 from goldfold.exporter.passes.rewriting.attention import Emitter
+from goldfold.exporter.passes.rewriting.writer import Writer
 
 _MODULE = "attention"
 _LOOK_UP = ("Gather", "GatherElements", "GatherND", "Slice")
@@ -51,12 +51,7 @@ class Blocks:
         rotary embeddings the rows that the longest padded text asks for."""
         first, mask = next(iter(graph)), graph.inputs[1]
         uses = {value: list(value.uses()) for value in graph.inputs}
-
-        def emit(op: str, *values: ir.Value, name: str, **attributes: Any) -> ir.Value:
-            node = ir.node(op, list(values), attributes)
-            node.name = node.outputs[0].name = unique_name(graph, f"blocks.{name}")
-            insert_before(first, [node], module=_MODULE)
-            return node.outputs[0]
+        emit = Writer(first, "blocks", _MODULE)
 
         def number(n: int) -> ir.Value:
             return add_constant(graph, "blocks.number", np.array([n], dtype=np.int64))
@@ -75,8 +70,8 @@ class Blocks:
         zero = add_constant(graph, "blocks.zero", np.array(0, dtype=np.int64))
         padded = {}
         for value, readers in uses.items():
-            new = emit("Pad", value, pads, zero, name=str(value.name))
-            new.type, new.shape = value.type, value.shape
+            given = {"name": str(value.name), "type": value.type, "shape": value.shape}
+            new = emit("Pad", value, pads, zero, **given)
             for reader, place in readers:
                 if reader is not tokens.producer():
                     reader.replace_input_with(place, new)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from goldfold.exporter.ir.program import add_constant, constant, insert_before, unique_name, where
+from goldfold.exporter.ir.program import add_constant, constant, where
 from goldfold.exporter.passes.rewriting.grid import Grid
 from goldfold.exporter.passes.rewriting.pattern import producer
+from goldfold.exporter.passes.rewriting.writer import Writer
 
 
 def multiplies_integers(node: ir.Node) -> bool:
@@ -45,9 +46,7 @@ def in_half(node: ir.Node, scale: np.ndarray, value: ir.Value, before: ir.Node) 
     graph = before.graph
     assert graph is not None
     half = add_constant(graph, f"{node.inputs[1].name}", scale.astype(np.float16))  # type: ignore[union-attr]
-    made = ir.node("DequantizeLinear", [node.inputs[0], half, *node.inputs[2:]], node.attributes)
-    out = made.outputs[0]
-    out.name = made.name = unique_name(graph, f"{value.name}.half")
-    out.type, out.shape = ir.TensorType(ir.DataType.FLOAT16), value.shape
-    insert_before(before, [made], where(before))
-    return out
+    return Writer(before, module=where(before))(
+        "DequantizeLinear", node.inputs[0], half, *node.inputs[2:], name=f"{value.name}.half",
+        type=ir.TensorType(ir.DataType.FLOAT16), shape=value.shape, **node.attributes,
+    )  # fmt: skip

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from goldfold.exporter.ir.program import add_constant, constant, insert_before, unique_name, where
+from goldfold.exporter.ir.program import add_constant, constant, where
+from goldfold.exporter.passes.rewriting.pattern import attribute
+from goldfold.exporter.passes.rewriting.writer import Writer, supplant
 
 
 @dataclass(frozen=True)
@@ -79,10 +81,10 @@ def _matmul(node: ir.Node, product: ir.Node, bias: np.ndarray | None) -> Linear 
 
 def _gemm(node: ir.Node) -> Linear | None:
     weight, x = constant(node.inputs[1]), node.inputs[0]
-    scaled = any(_attribute(node, name, 1.0) != 1.0 for name in ("alpha", "beta"))
-    if weight is None or x is None or scaled or _attribute(node, "transA", 0):
+    scaled = any(attribute(node, name, 1.0) != 1.0 for name in ("alpha", "beta"))
+    if weight is None or x is None or scaled or attribute(node, "transA", 0):
         return None
-    if _attribute(node, "transB", 0):
+    if attribute(node, "transB", 0):
         weight = weight.T
     given = node.inputs[2] if len(node.inputs) > 2 else None
     bias = constant(given)
@@ -92,11 +94,6 @@ def _gemm(node: ir.Node) -> Linear | None:
             return None
         bias = np.broadcast_to(bias.reshape(-1), weight.shape[1:])
     return Linear(node, node, x, weight, bias)
-
-
-def _attribute(node: ir.Node, name: str, default: float) -> float:
-    attribute = node.attributes.get(name)
-    return default if attribute is None else attribute.value
 
 
 def write_linear(
@@ -109,19 +106,16 @@ def write_linear(
     graph = old.node.graph
     assert graph is not None
     inputs = [x, add_constant(graph, f"{name}.weight", weight)]
-    bias_value = None if bias is None else add_constant(graph, f"{name}.bias", bias)
-    if old.product.op_type == "Gemm":
-        nodes = [ir.node("Gemm", inputs if bias_value is None else [*inputs, bias_value])]
-    else:
-        nodes = [ir.node("MatMul", inputs)]
-        if bias_value is not None:
-            nodes.append(ir.node("Add", [nodes[0].outputs[0], bias_value]))
-            nodes[0].outputs[0].type = old.output.type
-            nodes[0].outputs[0].shape = old.output.shape
-            nodes[0].outputs[0].name = nodes[0].name = unique_name(graph, f"{name}.product")
-    nodes[-1].name = old.node.name
-    insert_before(old.node, nodes)
-    take_over(old.output, nodes[-1].outputs[0])
+    if bias is not None:
+        inputs.append(add_constant(graph, f"{name}.bias", bias))
+    if old.product.op_type == "Gemm" or bias is None:
+        supplant(old.output, old.product.op_type, *inputs)
+        return
+    *factors, summand = inputs
+    product = Writer(old.node)(
+        "MatMul", *factors, name=f"{name}.product", type=old.output.type, shape=old.output.shape
+    )
+    supplant(old.output, "Add", product, summand)
 
 
 def scale_input(linear: Linear, gain: np.ndarray, shift: np.ndarray | None) -> None:
@@ -135,16 +129,3 @@ def scale_input(linear: Linear, gain: np.ndarray, shift: np.ndarray | None) -> N
         bias = moved if bias is None else moved + bias
         bias = bias.astype(linear.weight.dtype)
     write_linear(linear, linear.x, weight, bias, where(linear.product))
-
-
-def take_over(old: ir.Value, new: ir.Value) -> None:
-    """Give `new` the readers, name, type and shape of `old`, and its place among the graph's
-    outputs."""
-    name, producer = old.name, old.producer()
-    assert producer is not None and producer.graph is not None
-    graph = producer.graph
-    new.type, new.shape = old.type, old.shape
-    old.replace_all_uses_with(new, replace_graph_outputs=True)
-    old.name = f"{name}~replaced"
-    graph.remove(producer, safe=True)
-    new.name = name

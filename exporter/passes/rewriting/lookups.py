@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from goldfold.exporter.ir.program import add_constant
-from goldfold.exporter.passes.rewriting.pattern import emit
+from goldfold.exporter.passes.rewriting.writer import Writer, module_of
 
 
 @dataclass(frozen=True)
@@ -20,36 +21,42 @@ class Lookup:
     """A change of precision between the two."""
 
 
-class Writer:
+class RowWriter(Writer):
     """Writes nodes in front of one Gather, and shares constants with others of the table.
 
-    The ids must have a shape. `memo` is the sweep's; constants are called after `stem`.
+    The ids must have a shape. `memo` is the sweep's; constants are called after `held`.
     """
 
-    def __init__(self, match: Lookup, stem: str, memo: dict) -> None:
-        ids = match.gather.inputs[1]
+    def __init__(self, match: Lookup, held: str, memo: dict) -> None:
+        ids, gather = match.gather.inputs[1], match.gather
         assert ids is not None and ids.shape is not None
-        self.match, self.ids, self.memo, self.stem = match, ids, memo, stem
-        self.rank = len(ids.shape)
         self.like = match.dequantize.outputs[0]
+        super().__init__(gather, gather.name or gather.outputs[0].name or "", module_of(self.like))
+        self.match, self.ids, self.memo, self.held = match, ids, memo, held
+        self.rank = len(ids.shape)
 
-    def __call__(self, op: str, *inputs: ir.Value, name: str, **attributes: Any) -> ir.Value:
-        before = self.match.gather
-        wish = f"{before.name or before.outputs[0].name}.{name}"
-        return emit(before, op, list(inputs), wish, self.like, None, **attributes)
+    def __call__(
+        self,
+        op: str,
+        *inputs: ir.Value | None,
+        name: str,
+        type: ir.TypeProtocol | None = None,
+        shape: Iterable[Any] | None = None,
+        **attributes: Any,
+    ) -> ir.Value:
+        """A node whose value has the type of the dequantized table unless another is given."""
+        kind = type or self.like.type
+        return super().__call__(op, *inputs, name=name, type=kind, shape=shape, **attributes)
 
     def constant(self, name: str, array: np.ndarray) -> ir.Value:
         key = (self.match.dequantize, name)
         if key not in self.memo:
-            graph = self.match.gather.graph
-            assert graph is not None
-            self.memo[key] = add_constant(graph, f"{self.stem}.{name}", array)
+            self.memo[key] = add_constant(self.graph, f"{self.held}.{name}", array)
         return self.memo[key]
 
     def gather(self, table: ir.Value, name: str) -> ir.Value:
-        found = self("Gather", table, self.ids, name=name)
-        found.type = ir.TensorType(table.dtype)  # type: ignore[arg-type]
-        return found
+        assert table.dtype is not None
+        return self("Gather", table, self.ids, name=name, type=ir.TensorType(table.dtype))
 
     def reshape(self, value: ir.Value, tail: list[int], name: str) -> ir.Value:
         """The axes of the indices as they are, then `tail`."""

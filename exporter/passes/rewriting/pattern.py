@@ -1,4 +1,4 @@
-"""Reading a subgraph by what it means, and writing what takes its place."""
+"""Reading a subgraph by what it means."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 
-from goldfold.exporter.ir.program import MODULE, constant, insert_before, unique_name, where
+from goldfold.exporter.ir import dialect
+from goldfold.exporter.ir.program import constant, where
 
 
 def producer(value: ir.Value | None, *ops: str) -> ir.Node | None:
@@ -30,6 +32,20 @@ def attribute(node: ir.Node, name: str, default: Any) -> Any:
     return default if given is None else given.value
 
 
+def gain_of(norm: ir.Node) -> tuple[np.ndarray, np.ndarray | None] | None:
+    """The constant gain of a norm, and its shift if it has one; None if it has none that does
+    anything, or `norm` is none."""
+    if dialect.op_of(norm) not in dialect.NORMS:
+        return None
+    gain = constant(norm.inputs[1])
+    given = norm.inputs[2] if len(norm.inputs) > 2 else None
+    shift = constant(given)
+    if gain is None or (given is not None and shift is None):
+        return None
+    nothing = bool((gain == 1).all()) and (shift is None or not shift.any())
+    return None if nothing else (gain, shift)
+
+
 def integers(value: ir.Value | None) -> list[int] | None:
     """The whole numbers a constant holds, in order, or None."""
     array = constant(value)
@@ -46,27 +62,6 @@ def read_elsewhere(inner: Iterable[ir.Node], by: Collection[ir.Node]) -> str | N
                 if reader not in by:
                     return f"{where(reader)} ({reader.op_type}) also reads the inner {node.op_type}"
     return None
-
-
-def emit(
-    before: ir.Node,
-    op: str,
-    inputs: list[ir.Value],
-    name: str,
-    like: ir.Value,
-    shape: Iterable[Any] | None,
-    **attributes: Any,
-) -> ir.Value:
-    """Put one node in front of `before`; its value has its name, the type of `like`, a `shape`."""
-    assert before.graph is not None
-    node = ir.node(op, inputs, attributes)
-    value = node.outputs[0]
-    value.name = node.name = unique_name(before.graph, name)
-    value.type = like.type
-    value.shape = None if shape is None else ir.Shape(list(shape))
-    maker = like.producer()
-    insert_before(before, [node], maker.metadata_props.get(MODULE) if maker is not None else None)
-    return value
 
 
 def last_axis(axis: int, rank: int) -> bool:

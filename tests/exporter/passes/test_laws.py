@@ -23,7 +23,7 @@ from goldfold.exporter.passes import docstring
 from goldfold.exporter.passes.base import Equality, Log, Pass
 from goldfold.exporter.passes.expand_band_attention import ExpandBandAttention
 from goldfold.exporter.passes.pipeline import every
-from goldfold.exporter.passes.rewriting.linear import take_over
+from goldfold.exporter.passes.rewriting.writer import take_over
 from tests.exporter.passes import drawing, harness
 
 _TARGETS = (goldfold.targets.onnxruntime.TARGET, goldfold.targets.openvino.TARGET)
