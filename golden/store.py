@@ -29,6 +29,10 @@ CALLS = ("encode", "encode_query", "encode_document")
 """What users call: methods of sentence-transformers that choose a prompt and a length."""
 NAMED = "prompt "
 """Before the name of a prompt: `encode` that is asked for it by name."""
+SHORT = 300
+"""Tokens of the longest text that is looked at where all would take too long: beyond
+EmbeddingGemma's window of 257."""
+
 STORE = Path(__file__).parent / "store"
 """The goldens that come with the package, one folder a model."""
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from goldfold.exporter.diagnose.pass_drift import SHORT, is_half
+from goldfold.exporter.diagnose.pass_drift import is_half
 from goldfold.exporter.evaluate import emulate, interpret
 from goldfold.exporter.evaluate.batches import pad
 from goldfold.exporter.frontend.source import Source
@@ -16,7 +16,7 @@ from goldfold.exporter.options import Options
 from goldfold.exporter.passes.pipeline import Pipeline
 from goldfold.golden.compare import Measurement, TextRow, mixed_batches, reading
 from goldfold.golden.gate import GATES
-from goldfold.golden.store import Goldens
+from goldfold.golden.store import SHORT, Goldens
 
 if TYPE_CHECKING:
     from goldfold.exporter.contract import Run

@@ -14,13 +14,13 @@ import onnx_ir as ir
 
 from goldfold.exporter.contract import EMBEDDING
 from goldfold.exporter.diagnose.failure import Made
-from goldfold.exporter.diagnose.pass_drift import SHORT, is_half
+from goldfold.exporter.diagnose.pass_drift import is_half
 from goldfold.exporter.evaluate import emulate, interpret, layer_values
 from goldfold.exporter.evaluate.batches import pad
 from goldfold.exporter.ir.program import MODULE, Program
 from goldfold.exporter.progress import Stages
 from goldfold.exporter.records import LayerLook
-from goldfold.golden.store import Goldens
+from goldfold.golden.store import SHORT, Goldens
 
 TEXTS = 3
 """How many texts: the shortest with a neighbour, the median, and the longest short one."""

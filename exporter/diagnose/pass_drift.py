@@ -18,10 +18,7 @@ from goldfold.exporter.progress import Stages
 from goldfold.exporter.records import Look, PassReport
 from goldfold.golden.compare import reading
 from goldfold.golden.errors import GoldenError
-from goldfold.golden.store import Goldens
-
-SHORT = 300
-"""Tokens of the longest text looked at: beyond EmbeddingGemma's window of 257, and no slower."""
+from goldfold.golden.store import SHORT, Goldens
 
 
 def look(program: Program, goldens: Goldens, after: str = "") -> Look:

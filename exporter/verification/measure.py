@@ -6,22 +6,23 @@ from __future__ import annotations
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from goldfold.exporter import records, registry
 from goldfold.exporter.artifact.bundle import Bundle, Manifest, VerdictRecord
 from goldfold.exporter.artifact.encoder import Encoder
 from goldfold.exporter.artifact.result import measured
-from goldfold.exporter.diagnose.pass_drift import SHORT
-from goldfold.exporter.evaluate import emulate
-from goldfold.exporter.ir.program import Program
 from goldfold.exporter.progress import Stages
 from goldfold.exporter.records import Figures, Losses, Timing
 from goldfold.exporter.verification import losses
-from goldfold.exporter.verification.judging import Judges
 from goldfold.golden import compare, gate
 from goldfold.golden.compare import Measurement
 from goldfold.golden.gate import Verdict
-from goldfold.golden.store import Goldens
+from goldfold.golden.store import SHORT, Goldens
+
+if TYPE_CHECKING:
+    from goldfold.exporter.ir.program import Program
+    from goldfold.exporter.verification.judging import Judges
 
 
 @dataclass(frozen=True)
@@ -114,6 +115,8 @@ def _heads(
     runs: list[Callable] = [encoder.call]
     with stages(f"heads {encoder.bundle.name}"):
         if emulation is not None:
+            from goldfold.exporter.evaluate import emulate
+
             runs.append(emulate.runner(emulation.program))
         for dim in contract.heads:
             name = contract.output_of(dim)
@@ -161,6 +164,8 @@ def executes(manifest: Manifest) -> bool:
 def emulated(program: Program, precision: str, goldens: Goldens, stages: Stages) -> Emulation:
     """The goldens through a program with every value rounded to its type, and what the gate of
     `precision` says of them."""
+    from goldfold.exporter.evaluate import emulate
+
     with stages(f"emulate {precision}"):
         measurement = compare.measure(
             emulate.runner(program),
