@@ -12,15 +12,15 @@ from rich.text import Text
 from goldfold.exporter.cli.console import open_console
 from goldfold.exporter.cli.flags import AsJson
 from goldfold.exporter.errors import UsageError
-from goldfold.exporter.system import cache as stages
+from goldfold.exporter.system.cache import DEFAULT_GB, FOLDER, SIZE, Cache, open_cache
 
-_HOMELESS = f"no cache: there is no home folder; {stages.FOLDER} may name another"
+_HOMELESS = f"no cache: there is no home folder; {FOLDER} may name another"
 
 cache_app = typer.Typer(
     help=(
         "Finished stages that exports keep: traced programs, and what quantization measured. "
-        f"They lie in ~/.cache/goldfold/stages, or where {stages.FOLDER} says (empty: no cache), "
-        f"and take at most {stages.SIZE} gigabytes ({stages.DEFAULT_GB:g} by default): the least "
+        f"They lie in ~/.cache/goldfold/stages, or where {FOLDER} says (empty: no cache), "
+        f"and take at most {SIZE} gigabytes ({DEFAULT_GB:g} by default): the least "
         "recently used go first."
     ),
     no_args_is_help=True,
@@ -75,9 +75,9 @@ def clear() -> None:
     open_console().print(Text(line), soft_wrap=True)
 
 
-def _cache() -> stages.Cache | None:
+def _cache() -> Cache | None:
     """The user's cache; None where there is no home for it. Raises UsageError if it is switched
     off."""
-    if os.environ.get(stages.FOLDER) == "":
-        raise UsageError(f"{stages.FOLDER} is empty, so there is no cache; name a folder in it")
-    return stages.open_cache()
+    if os.environ.get(FOLDER) == "":
+        raise UsageError(f"{FOLDER} is empty, so there is no cache; name a folder in it")
+    return open_cache()
