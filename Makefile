@@ -53,8 +53,7 @@ test: $(STAMP)  ## the tests
 	$(BIN)/python -m pytest -n 2
 
 lint: $(STAMP)  ## ruff and pyright
-	@mkdir -p $(VENV)/house/goldfold
-	@ln -sfn $(abspath $(HERE))/goldfold/* $(abspath $(HERE))/exporter $(abspath $(HERE))/targets $(abspath $(HERE))/golden $(VENV)/house/goldfold/
+	@$(HERE).ci/house
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
@@ -95,6 +94,7 @@ ci-device: $(STAMP)  ## on a Mac or beside a GPU: run OUT's artifacts of TARGETS
 	$(BIN)/goldfold report '$(OUT)'
 
 docs: $(STAMP)  ## build the site of docs/ into site/; strict, offline, every link checked
+	@$(HERE).ci/house
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 	@echo site/index.html
 

@@ -24,10 +24,10 @@ from goldfold.exporter.errors import GoldfoldError
 from goldfold.exporter.frontend.source import open_model
 from goldfold.exporter.ir.onnx_file import MODEL
 from goldfold.exporter.ir.program import Program
-from goldfold.exporter.options import NOTHING_ASKED
 from goldfold.exporter.passes import pipeline
 from goldfold.exporter.progress import Stages
 from goldfold.targets.tensorrt import TARGET, build, proof
+from goldfold.targets.tensorrt.options import TensorRtOptions
 
 
 def main(
@@ -73,7 +73,7 @@ def _measure(program: Program, precision: str, peaks: dict[str, float], stages: 
     own = program.copy()
     pipeline.run(own, pipeline.half(precision, peaks, TARGET.typed))
     pipeline.run(own, TARGET.tail(precision, own.contract, peaks))
-    options = TARGET.settle(precision, NOTHING_ASKED, program.contract.max_length)
+    options = TARGET.settle(precision, TensorRtOptions(), program.contract.max_length)
     with tempfile.TemporaryDirectory(prefix="goldfold-") as scratch, stages(f"build {precision}"):
         folder = Path(scratch)
         TARGET.build(own, precision, folder, options)

@@ -24,7 +24,7 @@ Task = Literal["", "query", "document"]
 """What a text is for, as sentence-transformers' encode, encode_query and encode_document."""
 
 
-class Contract(Record, kw_only=True):
+class Contract(Record, frozen=True, kw_only=True):
     """What an artifact promises its caller. Serialised into every manifest."""
 
     model: str

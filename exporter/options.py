@@ -1,6 +1,6 @@
 """Options of a target beyond its precision: the fields of a frozen class that the target declares.
 
-    class CoreMlOptions(Options, kw_only=True):
+    class CoreMlOptions(Options, frozen=True, kw_only=True):
         buckets: Annotated[tuple[int, ...], Meta(description="static lengths in tokens")] = ()
 
 The command line has a flag for each field, `--buckets`, and the manifest an entry. A field is a
@@ -19,7 +19,7 @@ from goldfold.exporter.errors import UsageError
 from goldfold.exporter.records import Record, read
 
 
-class Options(Record, kw_only=True):
+class Options(Record, frozen=True, kw_only=True):
     """What one target may be asked for; a target without options has this very class."""
 
     def given(self) -> dict[str, Any]:

@@ -124,14 +124,14 @@ def _inside(kind: Any) -> list[Any]:
     return [one for arg in get_args(kind) for one in (arg, *_inside(arg))]
 
 
-class Timing(Record, kw_only=True):
+class Timing(Record, frozen=True, kw_only=True):
     """One finished stage."""
 
     stage: str
     seconds: float
 
 
-class PassReport(Record, kw_only=True):
+class PassReport(Record, frozen=True, kw_only=True):
     """What one pass did to one program; part of the manifest."""
 
     name: str
@@ -145,7 +145,7 @@ class PassReport(Record, kw_only=True):
     seconds: float
 
 
-class Reading(Record, kw_only=True):
+class Reading(Record, frozen=True, kw_only=True):
     """How one embedding differs from its golden (golden/compare.py, Reading)."""
 
     distance: Real
@@ -154,7 +154,7 @@ class Reading(Record, kw_only=True):
     delta: Real
 
 
-class TextReading(Record, kw_only=True):
+class TextReading(Record, frozen=True, kw_only=True):
     """One golden text, run alone and in padded batches."""
 
     id: str
@@ -163,7 +163,7 @@ class TextReading(Record, kw_only=True):
     padded: Reading
 
 
-class Figures(Record, kw_only=True):
+class Figures(Record, frozen=True, kw_only=True):
     """1−cos of an artifact, or of one of its heads, over all golden texts; infinite where an
     embedding is not finite (golden/compare.py, Measurement)."""
 
@@ -185,7 +185,7 @@ class Figures(Record, kw_only=True):
         return max(self.worst, self.worst_padded)
 
 
-class Measured(Figures):
+class Measured(Figures, frozen=True, kw_only=True):
     """The same, text by text."""
 
     rows: tuple[TextReading, ...]
@@ -193,7 +193,7 @@ class Measured(Figures):
     """(golden similarity, artifact's minus golden) of a drawn sample of pairs of texts."""
 
 
-class Look(Record, kw_only=True):
+class Look(Record, frozen=True, kw_only=True):
     """Drift at one point: 1−cos over the short goldens, infinite where a value is not finite."""
 
     after: str
@@ -203,7 +203,7 @@ class Look(Record, kw_only=True):
     worst_id: str
 
 
-class LayerLook(Record, kw_only=True):
+class LayerLook(Record, frozen=True, kw_only=True):
     """How far the artifact's program is from the source model after one layer: 1−cos over a few
     texts, infinite where a value is not finite."""
 
@@ -213,7 +213,7 @@ class LayerLook(Record, kw_only=True):
     worst_id: str
 
 
-class KindRange(Record, kw_only=True):
+class KindRange(Record, frozen=True, kw_only=True):
     """How large one kind of value gets on the calibration texts
     (exporter/evaluate/value_roles.py)."""
 
@@ -230,7 +230,7 @@ class KindRange(Record, kw_only=True):
     """Whether any is computed in half precision, or may be."""
 
 
-class Pace(Record, kw_only=True):
+class Pace(Record, frozen=True, kw_only=True):
     """Times of one shape: full texts of `tokens` tokens, `batch` in a call. Milliseconds a call."""
 
     batch: int
@@ -246,7 +246,7 @@ class Pace(Record, kw_only=True):
         return self.median / self.batch
 
 
-class Speed(Record, kw_only=True):
+class Speed(Record, frozen=True, kw_only=True):
     """How fast an artifact is on one machine (exporter/report/latency.py)."""
 
     shapes: tuple[Pace, ...]
@@ -267,7 +267,7 @@ class Speed(Record, kw_only=True):
         return next(found, None)
 
 
-class Loss(Record, kw_only=True):
+class Loss(Record, frozen=True, kw_only=True):
     """One figure of what users feel, at one size (golden/judging/judge.py, Metric). `loss` is
     1 − artifact/reference, `upper` ends its 95 % interval above; null where nothing is
     resampled."""
@@ -282,7 +282,7 @@ class Loss(Record, kw_only=True):
     """Of queries, pairs or texts."""
 
 
-class Losses(Record, kw_only=True):
+class Losses(Record, frozen=True, kw_only=True):
     """What users feel of a quantized artifact's errors (exporter/verification/losses.py). Rank
     agreement among the goldens always; the Lee corpus and retrieval where they were judged."""
 
@@ -302,7 +302,7 @@ class Losses(Record, kw_only=True):
 Kind = Literal["trace", "pass", "rounding", "build", "unknown"]
 
 
-class Location(Record, kw_only=True):
+class Location(Record, frozen=True, kw_only=True):
     """What was found on the text that was looked at. 1−cos throughout; null where not measured."""
 
     kind: Kind

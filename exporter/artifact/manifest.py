@@ -58,7 +58,7 @@ Plain = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,63}$")]
 Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
 
 
-class Origin(Record, kw_only=True):
+class Origin(Record, frozen=True, kw_only=True):
     """Where the model came from."""
 
     name: str
@@ -69,12 +69,12 @@ class Origin(Record, kw_only=True):
     licence: str | None = None
 
 
-class FileEntry(Record, kw_only=True):
+class FileEntry(Record, frozen=True, kw_only=True):
     sha256: Sha256
     size: Annotated[int, Meta(ge=0)]
 
 
-class Manifest(Record, kw_only=True):
+class Manifest(Record, frozen=True, kw_only=True):
     """Everything that the same inputs determine. Holds no times and no paths of a machine."""
 
     format: Literal["goldfold.artifact/5"] = FORMAT
@@ -130,7 +130,7 @@ class Manifest(Record, kw_only=True):
         return (body[:-2] + f',\n "sha256": "{digest}"\n}}\n').encode()
 
 
-class VerdictRecord(Record, kw_only=True):
+class VerdictRecord(Record, frozen=True, kw_only=True):
     """What was measured when the artifact was last verified."""
 
     format: Literal["goldfold.verdict/3"] = VERDICT_FORMAT

@@ -22,7 +22,7 @@ _LONGEST = 2000
 """Characters of a reason: a vendor's own words may be a page."""
 
 
-class Unbuilt(reading.Record, kw_only=True):
+class Unbuilt(reading.Record, frozen=True, kw_only=True):
     """What `NAME.unbuilt.json` says."""
 
     format: Literal["goldfold.unbuilt/1"] = FORMAT

@@ -31,7 +31,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from goldfold.exporter import __version__
+from goldfold.exporter import __version__, records
 from goldfold.exporter.contract import Contract
 from goldfold.exporter.errors import RewriteError
 from goldfold.exporter.frontend.source import Source
@@ -89,7 +89,7 @@ def find_trace(cache: Cache, source: Source) -> Program | None:
         record = json.loads((folder / _RECORD).read_bytes())
         model = ir.serde.deserialize_model(onnx.load_model(folder / _GRAPH))
         _put_back(model, record["constants"], record["order"], source.loads, folder)
-        contract = read(Contract, record["contract"])
+        contract = records.read(Contract, record["contract"])
         return Program(
             model,
             contract.with_(model=source.name),

@@ -62,7 +62,7 @@ Activations = Literal["none", "static"]
 Natural = Annotated[int, Meta(ge=0)]
 
 
-class Choice(Record, kw_only=True):
+class Choice(Record, frozen=True, kw_only=True):
     """What happens to one matrix."""
 
     bits: Bits = 0
@@ -78,7 +78,7 @@ class Choice(Record, kw_only=True):
         return Grid(self.bits, self.block)
 
 
-class Rule(Record, kw_only=True):
+class Rule(Record, frozen=True, kw_only=True):
     """What is different for some of the matrices; only what is given counts."""
 
     kinds: tuple[str, ...] = ()
@@ -114,7 +114,7 @@ class Rule(Record, kw_only=True):
         return choice.with_(**{name: value for name, value in given.items() if value is not None})
 
 
-class Recipe(Record, kw_only=True):
+class Recipe(Record, frozen=True, kw_only=True):
     """See the module's head for the file's form."""
 
     name: str

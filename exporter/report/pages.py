@@ -27,7 +27,7 @@ FORMAT = "goldfold.report/5"
 State = Literal["passed", "failed", "unverified", "unbuilt", "damaged"]
 
 
-class TextFigures(Record, kw_only=True):
+class TextFigures(Record, frozen=True, kw_only=True):
     """One golden text in one artifact. 1−cos throughout, infinite where an embedding is not
     finite."""
 
@@ -46,7 +46,7 @@ class TextFigures(Record, kw_only=True):
     """What the gate says of this text."""
 
 
-class ArtifactFigures(Record, kw_only=True):
+class ArtifactFigures(Record, frozen=True, kw_only=True):
     """One artifact folder. Of a damaged one only `folder`, `state` and `reasons` are known; of one
     that could not be built, `target` and `precision` as well."""
 
@@ -129,7 +129,7 @@ class ArtifactFigures(Record, kw_only=True):
         return tuple(reason for reason in self.reasons if reason not in told)
 
 
-class Report(Record, kw_only=True):
+class Report(Record, frozen=True, kw_only=True):
     """All artifacts of a folder, side by side."""
 
     format: Literal["goldfold.report/5"] = FORMAT

@@ -111,7 +111,7 @@ def by_length(artifact: ArtifactFigures) -> Plot | None:
         alone = text.emulated_alone if rounded else text.alone
         padded = text.emulated_padded if rounded else text.padded
         ways = (("padded", padded), ("alone", alone))
-        found += [(text, way, figure) for way, figure in ways if _finite(figure)]
+        found += [(text, way, one) for way, one in ways if one is not None and math.isfinite(one)]
     if not found:
         return None
     limits = [artifact.limit] if artifact.limit else []
@@ -140,10 +140,6 @@ def by_length(artifact: ArtifactFigures) -> Plot | None:
         rules=tuple(Rule(y_of(y.at(limit)), f"limit {limit:.0e}") for limit in limits),
         key=(("w-alone", "alone"), ("w-padded", "padded")),
     )
-
-
-def _finite(value: float | None) -> bool:
-    return value is not None and math.isfinite(value)
 
 
 def similarities(artifact: ArtifactFigures) -> Plot | None:

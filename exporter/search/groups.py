@@ -162,8 +162,8 @@ def recipe(
     gains, alpha = _GAINS[objective]
     return Recipe(
         name=name, summary=summary, gains=gains, alpha=alpha, weights=usual, table=table,
-        rule=_rules(maps, usual),
-    )  # type: ignore[call-arg]  # fmt: skip
+        rules=_rules(maps, usual),
+    )  # fmt: skip
 
 
 def _rules(maps: Mapping[Group, Choice], usual: Choice) -> tuple[Rule, ...]:

@@ -26,7 +26,7 @@ _RUNS, _SECONDS = 7, 0.7
 """A shape is run so often at least, and so long."""
 
 
-class Timed(Record, kw_only=True):
+class Timed(Record, frozen=True, kw_only=True):
     """What was measured on one machine."""
 
     milliseconds: tuple[float, ...]

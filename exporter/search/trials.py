@@ -27,7 +27,7 @@ _ONE = threading.Lock()
 """A program is rewritten by one thread at a time; ONNX Runtime uses the cores anyway."""
 
 
-class Tried(Record, kw_only=True):
+class Tried(Record, frozen=True, kw_only=True):
     """What a recipe gave."""
 
     key: str

@@ -14,7 +14,7 @@ BUCKETS = (128, 512)
 """Static lengths by default, in tokens."""
 
 
-class CoreMlOptions(Options, kw_only=True):
+class CoreMlOptions(Options, frozen=True, kw_only=True):
     """Lengths of a package's functions, and the systems that it runs on."""
 
     buckets: Annotated[

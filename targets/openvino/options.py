@@ -9,7 +9,7 @@ from msgspec import Meta
 from goldfold.exporter.options import Options
 
 
-class OpenVinoOptions(Options, kw_only=True):
+class OpenVinoOptions(Options, frozen=True, kw_only=True):
     """Static shapes, all from one file (shapes.py); open ones by default."""
 
     batch: Annotated[

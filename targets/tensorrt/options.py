@@ -9,7 +9,7 @@ from msgspec import Meta
 from goldfold.exporter.options import Options
 
 
-class TensorRtOptions(Options, kw_only=True):
+class TensorRtOptions(Options, frozen=True, kw_only=True):
     """What an engine is built for (settings.py reads it)."""
 
     compute_capability: Annotated[

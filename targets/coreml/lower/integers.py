@@ -7,13 +7,11 @@ it loads the model, or while it runs.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
-
-if TYPE_CHECKING:
-    from goldfold.targets.coreml.lower.lowering import Emit
 
 BLOCKS = "constexpr_blockwise_shift_scale"
 CHANNELS = "constexpr_affine_dequantize"
@@ -44,12 +42,21 @@ class Integers:
         return Integers(self.numbers.T, self.scale.T, offset, f"{self.name} transposed")
 
 
-def opened(emit: Emit, held: Integers) -> Any:
+class Emits(Protocol):
+    """What of lowering.Emit is needed to write them."""
+
+    def __call__(self, op: str, part: str | None = None, **inputs: Any) -> Any: ...
+    def constant(self, array: np.ndarray, label: str, weight: str | None = None) -> Any: ...
+    def shared(self, key: Any, make: Callable[[], Any]) -> Any: ...
+    def has(self, op: str) -> bool: ...
+
+
+def opened(emit: Emits, held: Integers) -> Any:
     """scale · (numbers − offset) as a MIL var, written once a function."""
     return emit.shared(("integers", held.name), lambda: _write(emit, held))
 
 
-def _write(emit: Emit, held: Integers) -> Any:
+def _write(emit: Emits, held: Integers) -> Any:
     data = emit.constant(_stored(held.numbers), "numbers", f"{held.name} numbers")
     if not emit.has(BLOCKS) and held.plain:
         return _affine(emit, held, data)
@@ -59,7 +66,7 @@ def _write(emit: Emit, held: Integers) -> Any:
     return emit(BLOCKS, "opened", **given)
 
 
-def _affine(emit: Emit, held: Integers, data: Any) -> Any:
+def _affine(emit: Emits, held: Integers, data: Any) -> Any:
     axis = next((a for a, size in enumerate(held.scale.shape) if size > 1), 0)
     scale = held.scale.reshape(-1)
     zero = np.zeros(scale.shape, held.numbers.dtype) if held.offset is None else held.offset
