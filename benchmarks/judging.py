@@ -20,7 +20,7 @@ from goldfold.exporter.frontend.source import open_model
 from goldfold.exporter.progress import Stages
 from goldfold.golden import store
 from goldfold.golden.judging import lee, pairs, reference
-from goldfold.golden.judging.judge import judge
+from goldfold.golden.judging.judge import Sets, judge
 from goldfold.golden.judging.report import table
 
 
@@ -53,7 +53,7 @@ def main(
 
         with stages("judge"):
             judgement = judge(
-                embed, fp32, goldens=goldens, lee=lee.load(), pairs=retrieval, notice=stages.detail
+                embed, fp32, Sets(goldens, lee.load(), retrieval), notice=stages.detail
             )
     open_console().print(table(f"{source.name}, fp32", judgement))
 

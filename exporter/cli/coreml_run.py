@@ -59,16 +59,14 @@ def coreml_run(
     if asked.save is not None:
         check_writable(asked.save, "--save")
     run_package: Any = getattr(registry.offered("coreml", "fp32"), "run_package", None)
-    more = {} if asked.limit is None else {"limit": asked.limit}
+    ids = whole_numbers(asked.ids, "--ids", "2,40,41,1")
     ran = run_package(
         package,
-        inputs=_files(asked.given or []),
-        ids=whole_numbers(asked.ids, "--ids", "2,40,41,1"),
+        {"inputs": _files(asked.given or []), "ids": ids, "seed": asked.seed},
         function=asked.function,
         precision=asked.precision,
-        seed=asked.seed,
         against=asked.against,
-        **more,
+        limit=asked.limit,
     )
     console = open_console()
     shown = Table("output", "type", "least", "largest", "mean")

@@ -55,11 +55,10 @@ def judge(
     with listening(asked.quiet) as listener:
         found = judging.judge_artifacts(
             artifacts,
-            model=asked.model,
+            against=judging.Against(asked.model, asked.trust_remote_code),
             count=asked.pairs,
             skip=asked.skip or (),
             threads=asked.threads,
-            trust_remote_code=asked.trust_remote_code,
             listener=listener,
             log=warn,
         )

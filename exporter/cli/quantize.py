@@ -47,25 +47,24 @@ def quantize(model: Model, asked: QuantizeFlags) -> None:
     """
     from goldfold.exporter.search import outcome
     from goldfold.exporter.search.budget import parse
-    from goldfold.exporter.search.search import search
+    from goldfold.exporter.search.search import Wanted, search
 
     bounds = parse(asked.budget or [])
     if asked.objective not in ("size", "speed"):
         raise UsageError(f"--objective {asked.objective!r}: there are size and speed")
     outcome.check(asked.out)
     with listening(asked.quiet) as listener:
-        found = search(
+        wanted = Wanted(
             model,
             bounds,
             asked.objective,  # type: ignore[arg-type]
-            asked.state or asked.out.with_suffix(".search"),
             asked.out.stem,
-            target=asked.target,
-            jobs=asked.jobs,
-            max_length=asked.max_length,
-            trust_remote_code=asked.trust_remote_code,
-            listener=listener,
+            asked.target,
+            asked.max_length,
+            asked.trust_remote_code,
         )
+        state = asked.state or asked.out.with_suffix(".search")
+        found = search(wanted, state, jobs=asked.jobs, listener=listener)
     written = outcome.write(found, asked.out)
     if not asked.quiet:
         log = open_console(stderr=True)

@@ -138,7 +138,7 @@ def _in_pass(
         f"The pass {law.name} breaks it, at {place} (application {bad} of {len(places)}); before it"
         " the program is within the limit."
     )
-    return _said(suspect, probe, "pass", distance, why, found, law.name, place)
+    return _said(suspect, probe, "pass", distance, why, found, (law.name, place))
 
 
 def _rounding(
@@ -161,7 +161,7 @@ def _rounding(
         f"This is the rounding of {suspect.made.asked}, not a fault: before its values are"
         " rounded the program is within the limit."
     )
-    return _said(suspect, probe, "rounding", distance, why, found, law.name if law else "")
+    return _said(suspect, probe, "rounding", distance, why, found, (law.name if law else "", ""))
 
 
 def _in_build(suspect: Suspect, probe: Probe, stages: Stages) -> Location:
@@ -280,9 +280,10 @@ def _said(
     distance: float | None,
     why: str,
     found: Found | None = None,
-    law: str = "",
-    place: str = "",
+    applied: tuple[str, str] = ("", ""),
 ) -> Location:
+    """The record of a fault. `applied` is the pass, and the place of its application."""
+    law, place = applied
     worst = max(probe.row.alone.distance, probe.row.padded.distance)
     size = worst if distance is None else distance
     way = "in a padded batch" if probe.padded else "alone"

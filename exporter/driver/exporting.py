@@ -17,7 +17,7 @@ from goldfold.exporter.artifact.unbuilt import Failure
 from goldfold.exporter.contract import Words
 from goldfold.exporter.diagnose.failure import Made
 from goldfold.exporter.diagnose.pass_drift import Drift
-from goldfold.exporter.driver import heads, proving, request
+from goldfold.exporter.driver import heads, proving
 from goldfold.exporter.driver.preparing import (
     legalized,
     peaks_for,
@@ -27,20 +27,20 @@ from goldfold.exporter.driver.preparing import (
     rewrite,
     traced,
 )
-from goldfold.exporter.driver.proving import Built, Job, Proofs
+from goldfold.exporter.driver.proving import Built, Group, Proofs, Session
+from goldfold.exporter.driver.request import ANY_LENGTH, Pair, Request
 from goldfold.exporter.errors import UsageError
 from goldfold.exporter.evaluate import value_roles
 from goldfold.exporter.frontend.readiness import ready
 from goldfold.exporter.frontend.source import open_model
 from goldfold.exporter.ir.program import Program
-from goldfold.exporter.options import Asked, check_taken, own
+from goldfold.exporter.options import Asked, own
 from goldfold.exporter.options import Options as TargetOptions
 from goldfold.exporter.passes import pipeline
 from goldfold.exporter.passes.pipeline import Options, Pipeline
 from goldfold.exporter.passes.set_precision import SetPrecision
 from goldfold.exporter.progress import Listener, Stages
-from goldfold.exporter.quantize.recipe import Recipe
-from goldfold.exporter.system.cache import open_cache
+from goldfold.exporter.system.cache import Cache, open_cache
 from goldfold.exporter.verification.goldens import check_length, obtain_goldens, origin_of, ours
 from goldfold.exporter.verification.judging import Fp32, convene, fp32_embed
 from goldfold.golden.judging.pairs import LEAST
@@ -107,17 +107,21 @@ def export(
         `.results` are those that were built and `.failures` say why the others were not; the error
         is that of the highest `code` among them. A full disk and a lack of memory end it at once.
     """
-    asked = request.recipes(precisions)
-    wanted = request.pairs(targets, asked)
-    request.check_sizes(dims, max_length)
-    check_taken(build, {name: registry.target(name).Options for name in targets})
-    pipeline.check_skips(options.skip)
-    cut = options.stop_after is not None or "set-precision" in options.skip
-    if cut and any(precision != "fp32" for precision in asked):
-        raise UsageError("--stop-after and --skip set-precision leave only fp32 whole")
-    if judge:
-        request.check_judged(asked, pairs)
-    out, stages, kept = Path(out), Stages(listener), open_cache(cache)
+    request = Request.checked(
+        targets=targets,
+        precisions=precisions,
+        out=Path(out),
+        force=force,
+        options=options,
+        verify_each=verify_each,
+        max_length=max_length,
+        dims=dims,
+        build=build,
+        locate=locate,
+        judge=judge,
+        count=pairs,
+    )
+    stages, kept = Stages(listener), open_cache(cache)
     with stages("open"):
         source = open_model(
             model,
@@ -125,36 +129,17 @@ def export(
             trust_remote_code=trust_remote_code,
             allow_incomplete=allow_incomplete,
         )
-        names = [f"{target}-{precision}" for target, precision in wanted]
-        bundle.check_output(out, names, force)
-        if options.dump is not None:
-            if options.dump.resolve().is_relative_to(out.resolve()):
-                raise UsageError(f"--dump {options.dump} lies in --out; give it a place of its own")
-            bundle.check_writable(options.dump, "--dump")
-        request.settle(
-            wanted, asked, build, request.ANY_LENGTH
-        )  # refuses what no length puts right
+        _check_places(request)
+        request.settled(ANY_LENGTH)  # refuses what no length puts right
         source = ready(source, stages, kept)
         origin = origin_of(source)
-    results: dict[tuple[str, str], Result] = {}
-    failures: dict[tuple[str, str], Failure] = {}
-    trust = source.trusted if locate else None
-    with bundle.scratch(out) as scratch, ExitStack() as stack:
+    with bundle.scratch(request.out) as scratch, ExitStack() as stack:
         begun: dict[str, Begun | None] = {}
-
-        def fail(pairs: Sequence[tuple[str, str]], error: Exception) -> None:
-            """Go on without these; not where the machine is at its end."""
-            if unbuilt.stops(error, out):
-                raise error
-            for pair in pairs:
-                failures[pair] = failed = unbuilt.failure(*pair, error)
-                unbuilt.write(out, failed, scratch)
-                stages.fail(failed.name, str(failed.error))
 
         def loaded(words: Words) -> None:
             """Let the targets start what needs no graph."""
             words = words if max_length is None else replace(words, max_length=max_length)
-            for name in {target: None for target, _ in wanted if target not in begun}:
+            for name in {target: None for target, _ in request.pairs if target not in begun}:
                 begun[name] = started = registry.target(name).begin(words, scratch, kept)
                 if started is not None:
                     stack.callback(started.close)
@@ -162,136 +147,182 @@ def export(
         program = traced(source, stages, max_length, loaded, kept)
         check_length(program.contract, max_length)
         heads.check(dims, program.contract.dim)
-        settled = request.settle(wanted, asked, build, max_length or program.contract.max_length)
+        longest = max_length or program.contract.max_length
+        settled = request.settled(longest)
         with stages("goldens"):
-            longest = max_length or program.contract.max_length
             goldens = obtain_goldens(source, stages, max_length, longest)
             if not goldens.cases:
                 raise UsageError(f"--max-length {max_length}: no golden text is as short as that")
         judges = None
         if judge:
-            fp32 = fp32_embed(source)
-            judges = convene(stages, Fp32(source.name, origin.fingerprint, fp32), count=pairs)
-        drift = Drift(goldens, stages) if verify_each else None
-        passes = Pipeline(options, drift)
-        groups = _groups(wanted, asked)
-        # Programs are popped where they are used up; others are copies that share the weights.
-        bases = [legalized(program, passes, max_length, dims)]
+            fp32 = Fp32(source.name, origin.fingerprint, fp32_embed(source))
+            judges = convene(stages, fp32, count=pairs)
+        session = Session(
+            request=request,
+            source=source,
+            origin=origin,
+            goldens=goldens,
+            stages=stages,
+            scratch=scratch,
+            drift=Drift(goldens, stages) if verify_each else None,
+            judges=judges,
+            begun=begun,
+        )
+        programs = [program]
         del program
-        looks = list(drift.looks) if drift is not None else []
-        for group, members in groups.items():
-            recipe = asked.get(group)
-            programs = [bases.pop() if group == list(groups)[-1] else bases[0].copy()]
-            run = passes.fork(group)  # of "" as well: one group's laws are not another's
-            first = 0 if drift is None else len(drift.looks)
+        done = _all(session, programs, settled, kept)
+    report.after_export(request.out, stages)
+    return done.returned(request.pairs)
+
+
+def _check_places(request: Request) -> None:
+    """Refuse folders that cannot be written, or hold other things. Raises OutputError,
+    UsageError."""
+    out, dump = request.out, request.options.dump
+    bundle.check_output(
+        out, [f"{target}-{precision}" for target, precision in request.pairs], request.force
+    )
+    if dump is not None:
+        if dump.resolve().is_relative_to(out.resolve()):
+            raise UsageError(f"--dump {dump} lies in --out; give it a place of its own")
+        bundle.check_writable(dump, "--dump")
+
+
+class _Done:
+    """What became of every pair so far."""
+
+    def __init__(self, session: Session) -> None:
+        self._out, self._scratch = session.request.out, session.scratch
+        self._stages = session.stages
+        self.results: dict[Pair, Result] = {}
+        self.failures: dict[Pair, Failure] = {}
+
+    def built(self, pair: Pair, result: Result) -> None:
+        """An artifact is in its place."""
+        self.results[pair] = result
+        unbuilt.clear(self._out, "-".join(pair))
+
+    def fail(self, pairs: Sequence[Pair], error: Exception) -> None:
+        """Go on without these; not where the machine is at its end."""
+        if unbuilt.stops(error, self._out):
+            raise error
+        for pair in pairs:
+            self.failures[pair] = failed = unbuilt.failure(*pair, error)
+            unbuilt.write(self._out, failed, self._scratch)
+            self._stages.fail(failed.name, str(failed.error))
+
+    def returned(self, pairs: Sequence[Pair]) -> list[Result]:
+        """The results, in the order of `pairs`; raises the worst failure, if there is one."""
+        done = [self.results[pair] for pair in pairs if pair in self.results]
+        if self.failures:
+            failed = [self.failures[pair] for pair in pairs if pair in self.failures]
+            raised = unbuilt.worst(failed, len(pairs))
+            raised.results, raised.failures = done, failed
+            raise raised
+        return done
+
+
+def _all(
+    session: Session,
+    programs: list[Program],
+    settled: Mapping[Pair, TargetOptions],
+    kept: Cache | None,
+) -> _Done:
+    """Every artifact, from the traced program, which is taken out of `programs`.
+
+    Programs are popped where they are used up, and a name keeps none: others are copies that share
+    the weights, and one that is not needed any more only fills memory.
+    """
+    request, stages, drift = session.request, session.stages, session.drift
+    done = _Done(session)
+    passes = Pipeline(request.options, drift)
+    bases = [legalized(programs.pop(), passes, request.max_length, request.dims)]
+    looks = tuple(drift.looks) if drift is not None else ()
+    groups = request.groups()
+    for name, members in groups.items():
+        recipe = request.recipes.get(name)
+        shared = [bases.pop() if name == list(groups)[-1] else bases[0].copy()]
+        run = passes.fork(name)  # of "" as well: one group's passes are not another's
+        first = 0 if drift is None else len(drift.looks)
+        try:
+            rewrite(shared[0], recipe, run, stages)
+            if recipe is None:
+                peaks = peaks_for(shared[0], members, stages, kept)
+            else:
+                peaks = quantize(shared[0], recipe, run, stages, members, kept)
+        except Exception as error:
+            done.fail(members, error)
+            continue
+        seen = (*looks, *(drift.looks[first:] if drift is not None else ()))
+        group = Group(session, recipe, peaks, seen, Proofs(session.goldens, stages))
+        for pair in members:
+            one = [shared.pop() if pair == members[-1] else shared[0].copy()]
             try:
-                rewrite(programs[0], recipe, run, stages)
-                if recipe is None:
-                    peaks = peaks_for(programs[0], members, stages, kept)
-                else:
-                    peaks = quantize(programs[0], recipe, run, stages, members, kept)
+                built = _build(group, one.pop(), run.fork("-".join(pair)), pair, settled[pair])
+                gc.collect()  # a graph is full of cycles
+                done.built(pair, proving.prove(group, built))
             except Exception as error:
-                fail(members, error)
-                continue
-            seen = looks + (drift.looks[first:] if drift is not None else [])
-            proofs = Proofs(goldens, stages)
-            shared = (
-                source,
-                origin,
-                goldens,
-                build,
-                peaks,
-                scratch,
-                out,
-                drift,
-                seen,
-                proofs,
-                begun,
-            )
-            job = Job(*shared, recipe, trust, judges)
-            for pair in members:
-                name = "-".join(pair)
-                # What is measured is the artifact: no name here keeps its program, which would only
-                # fill memory.
-                own = [programs.pop() if pair == members[-1] else programs[0].copy()]
-                try:
-                    built = _build(job, own.pop(), run.fork(name), *pair, settled[pair], stages)
-                    gc.collect()  # a graph is full of cycles
-                    results[pair] = proving.prove(job, built, stages)
-                    unbuilt.clear(out, name)
-                except Exception as error:
-                    fail([pair], error)
-                    gc.collect()
-    report.after_export(out, stages)
-    done = [results[pair] for pair in wanted if pair in results]
-    if failures:
-        failed = [failures[pair] for pair in wanted if pair in failures]
-        raised = unbuilt.worst(failed, len(wanted))
-        raised.results, raised.failures = done, failed
-        raise raised
+                done.fail([pair], error)
+                gc.collect()
     return done
 
 
-def _groups(
-    pairs: Sequence[tuple[str, str]], asked: Mapping[str, Recipe | None]
-) -> dict[str, list[tuple[str, str]]]:
-    """Pairs that start from one program: all floating precisions ("", and they come first), and
-    each recipe's."""
-    groups: dict[str, list[tuple[str, str]]] = {}
-    for pair in sorted(pairs, key=lambda pair: asked[pair[1]] is not None):
-        groups.setdefault("" if asked[pair[1]] is None else pair[1], []).append(pair)
-    return groups
-
-
 def _build(
-    job: Job,
-    program: Program,
-    passes: Pipeline,
-    target_name: str,
-    precision: str,
-    options: TargetOptions,
-    stages: Stages,
+    group: Group, program: Program, passes: Pipeline, pair: Pair, options: TargetOptions
 ) -> Built:
     """The target's files and all that lies beside them, sealed. Uses `program` up."""
-    name = f"{target_name}-{precision}"
+    session, (target_name, precision) = group.session, pair
+    stages, name = session.stages, "-".join(pair)
     target = registry.target(target_name)
-    floating = registry.floating(target_name, precision, job.recipe and job.recipe.around)
-    folder = job.scratch / name
+    floating = registry.floating(target_name, precision, group.recipe and group.recipe.around)
+    folder = session.scratch / name
     folder.mkdir()
     first_timing = len(stages.timings)
-    first_look = len(job.drift.looks) if job.drift is not None else 0
+    first_look = len(session.drift.looks) if session.drift is not None else 0
     with stages(f"build {name}"):
         census, attention = program.census(), program.attention()
-        peaks = job.peaks if pipeline.asks_ranges(floating, target.typed) else {}
+        peaks = group.peaks if pipeline.asks_ranges(floating, target.typed) else {}
         named = value_roles.named(program) if peaks else {}
-        passes.run(program, pipeline.half(floating, job.peaks, target.typed, target.products))
+        passes.run(program, pipeline.half(floating, group.peaks, target.typed, target.products))
         ranges = value_roles.summary(named, peaks, program, target.typed) if peaks else ()
         # A typed target is proved on its very graph; a hinted one on the graph it would have.
         emulable = None if target.typed else _emulable(program, floating, target)
-        passes.run(program, target.tail(floating, program.contract, job.peaks))
+        passes.run(program, target.tail(floating, program.contract, group.peaks))
         emulable = _emulable(program, floating, target) if target.typed else emulable
         contract = target.narrow(program.contract, options)
-        goldens = job.goldens.within(contract.max_length)
+        goldens = session.goldens.within(contract.max_length)
         made = None
-        if job.trusts is not None:
+        if session.request.locate:
             final = replace(program.copy(), contract=contract)
-            names = (floating, precision, job.gate(precision))
-            made = Made(job.source, passes, final, emulable, target, *names, options, job.trusts)
-        done = target.make(program, floating, folder, options, own(target.Options, job.asked))
+            made = Made(
+                source=session.source,
+                pipeline=passes,
+                final=final,
+                emulable=emulable,
+                target=target,
+                precision=floating,
+                asked=precision,
+                gate=group.gate(precision),
+                options=options,
+                trusts=session.source.trusted,
+            )
+        done = target.make(
+            program, floating, folder, options, own(target.Options, session.request.build)
+        )
         options, said = done.options, done.said + done.left_out
         made = made and replace(made, options=options)
-        sidecars.write(job.source, program, contract, goldens, folder)
-        reference = sidecars.reference(job.source, goldens)
-        said += target.finish(folder, contract, floating, reference, job.begun.get(target_name))
+        sidecars.write(session.source, program, contract, goldens, folder)
+        reference = sidecars.reference(session.source, goldens)
+        said += target.finish(folder, contract, floating, reference, session.begun.get(target_name))
         manifest = bundle.seal(
             folder,
             {
                 "goldfold": __version__,
                 "target": target_name,
                 "precision": precision,
-                "recipe": job.recipe,
+                "recipe": group.recipe,
                 "contract": contract,
-                "origin": job.origin,
+                "origin": session.origin,
                 "versions": {**sidecars.versions(), **target.versions()},
                 "passes": tuple(passes.reports),
                 "census": census,

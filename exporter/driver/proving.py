@@ -17,9 +17,9 @@ from goldfold.exporter.artifact.result import Result
 from goldfold.exporter.diagnose import layer_drift, locating
 from goldfold.exporter.diagnose.failure import Made, Suspect
 from goldfold.exporter.diagnose.pass_drift import Drift
+from goldfold.exporter.driver.request import Request
 from goldfold.exporter.frontend.source import Source
 from goldfold.exporter.ir.program import Program, weights_aside
-from goldfold.exporter.options import Asked
 from goldfold.exporter.progress import Stages
 from goldfold.exporter.quantize.recipe import Recipe
 from goldfold.exporter.records import KindRange, LayerLook, Look
@@ -47,28 +47,33 @@ class Proofs:
 
 
 @dataclass(frozen=True)
-class Job:
+class Session:
     """What all artifacts of one export share."""
 
+    request: Request
     source: Source
     origin: Origin
     goldens: Goldens
-    asked: Asked
-    """What the user asked of the targets."""
-    peaks: dict[str, float]
+    stages: Stages
     scratch: Path
-    out: Path
     drift: Drift | None
-    looks: list[Look]
-    """The drift after the passes that they share."""
-    proofs: Proofs
-    begun: Mapping[str, Begun | None]
-    """What goes on beside the export, by target."""
-    recipe: Recipe | None
-    trusts: bool | None
-    """Whether the model's code may run while a fault is located; None if none is to be."""
+    """Looks after every pass, where the export was asked for it."""
     judges: Judges | None
     """Who judges what is quantized; None if nobody was asked to."""
+    begun: Mapping[str, Begun | None]
+    """What goes on beside the export, by target."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """What the artifacts that start from one program share."""
+
+    session: Session
+    recipe: Recipe | None
+    peaks: Mapping[str, float]
+    looks: tuple[Look, ...]
+    """The drift after the passes that they share."""
+    proofs: Proofs
 
     def gate(self, precision: str) -> str:
         """The precision whose gate an artifact is held to."""
@@ -89,12 +94,13 @@ class Built:
     ranges: tuple[KindRange, ...]
 
 
-def prove(job: Job, built: Built, stages: Stages) -> Result:
+def prove(group: Group, built: Built) -> Result:
     """Measure an artifact, judge it, and move it to its place."""
-    manifest, goldens = built.bundle.manifest, built.goldens
+    session, manifest, goldens = group.session, built.bundle.manifest, built.goldens
+    stages = session.stages
     encoder = open_encoder(built.bundle, proof=True)
-    emulation = None if built.emulable is None else job.proofs(built.emulable, manifest)
-    found = measure_all(encoder, goldens, stages, emulation=emulation, judges=job.judges)
+    emulation = None if built.emulable is None else group.proofs(built.emulable, manifest)
+    found = measure_all(encoder, goldens, stages, emulation=emulation, judges=session.judges)
     location = None
     # No golden text shows where a loss in retrieval comes from: 1−cos must have missed its gate.
     missed = [reason for reason in found.verdict.reasons if reason.kind != "retrieval"]
@@ -102,18 +108,19 @@ def prove(job: Job, built: Built, stages: Stages) -> Result:
         proof = None if emulation is None else emulation.measurement
         suspect = Suspect(built.made, goldens, found.measurement, proof)
         location = locating.locate(suspect, stages)
-    looks: list[Look] = []
+    looks: tuple[Look, ...] = ()
     inside: tuple[LayerLook, ...] = ()
-    if job.drift is not None:  # the common passes' and this artifact's own
-        looks = job.looks + job.drift.looks[built.first_look :]
+    if session.drift is not None:  # the common passes' and this artifact's own
+        looks = (*group.looks, *session.drift.looks[built.first_look :])
         inside = () if built.made is None else layer_drift.by_layer(built.made, goldens, stages)
     timings = stages.timings[built.first_timing :]
     verdict = record(built.bundle, found, timings).with_(
-        drift=tuple(looks), layers=inside, ranges=built.ranges, location=location
+        drift=looks, layers=inside, ranges=built.ranges, location=location
     )
-    job.source.check_unchanged()  # the manifest names digests from before all this
+    session.source.check_unchanged()  # the manifest names digests from before all this
     bundle.write_verdict(built.bundle.path, verdict)
-    path = bundle.publish(built.bundle.path, job.out, built.bundle.name, verdict.passed)
+    out = session.request.out
+    path = bundle.publish(built.bundle.path, out, built.bundle.name, verdict.passed)
     seconds = sum(timing.seconds for timing in timings)
     whole = Bundle(path, manifest, verdict)
     return Result(path, whole, found.measurement, found.verdict, seconds)

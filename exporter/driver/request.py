@@ -4,16 +4,76 @@ lengths."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from goldfold.exporter import registry
 from goldfold.exporter.errors import UsageError
-from goldfold.exporter.options import Asked, Options, own
+from goldfold.exporter.options import Asked, Options, check_taken, own
+from goldfold.exporter.passes import pipeline
 from goldfold.exporter.quantize import recipe as recipes_of
 from goldfold.exporter.quantize.recipe import Recipe
 from goldfold.exporter.verification.judging import check_pairs
 
 ANY_LENGTH = 1 << 62
 """A model's length where it is not known yet: what is refused for it is refused for every model."""
+
+
+Pair = tuple[str, str]
+"""A target and a precision, by name."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What `goldfold.export` was asked for (see its docstring), once it was checked."""
+
+    targets: Sequence[str]
+    precisions: Sequence[str]
+    out: Path
+    force: bool
+    options: pipeline.Options
+    verify_each: bool
+    max_length: int | None
+    dims: Sequence[int]
+    build: Asked
+    locate: bool
+    judge: bool
+    count: int
+    """Of docstrings and functions, where `judge` asks for them."""
+    recipes: Mapping[str, Recipe | None]
+    """What each precision quantizes, by its name."""
+    pairs: Sequence[Pair]
+    """In the order in which they were asked for."""
+
+    @classmethod
+    def checked(cls, **asked: Any) -> Request:
+        """A request, refused here for what no model puts right. Raises UsageError, TargetError."""
+        known = recipes(asked["precisions"])
+        request = cls(**asked, recipes=known, pairs=pairs(asked["targets"], known))
+        check_sizes(request.dims, request.max_length)
+        kinds = {name: registry.target(name).Options for name in request.targets}
+        check_taken(request.build, kinds)
+        pipeline.check_skips(request.options.skip)
+        cut = request.options.stop_after is not None or "set-precision" in request.options.skip
+        if cut and any(precision != "fp32" for precision in known):
+            raise UsageError("--stop-after and --skip set-precision leave only fp32 whole")
+        if request.judge:
+            check_judged(known, request.count)
+        return request
+
+    def settled(self, max_length: int) -> dict[Pair, Options]:
+        """What each pair is built with, for texts of at most `max_length` tokens. Raises
+        TargetError for what a target cannot do."""
+        return settle(self.pairs, self.recipes, self.build, max_length)
+
+    def groups(self) -> dict[str, list[Pair]]:
+        """Pairs that start from one program: all floating precisions ("", and they come first),
+        and each recipe's."""
+        groups: dict[str, list[Pair]] = {}
+        for pair in sorted(self.pairs, key=lambda pair: self.recipes[pair[1]] is not None):
+            groups.setdefault("" if self.recipes[pair[1]] is None else pair[1], []).append(pair)
+        return groups
 
 
 def recipes(precisions: Sequence[str]) -> dict[str, Recipe | None]:

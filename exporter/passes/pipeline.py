@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -70,7 +70,7 @@ def asks_ranges(precision: str, typed: bool) -> bool:
 
 
 def half(
-    precision: str, peaks: dict[str, float], typed: bool, products: str = "f32"
+    precision: str, peaks: Mapping[str, float], typed: bool, products: str = "f32"
 ) -> tuple[Pass, ...]:
     """What half precision asks for, after the common laws and before the target's own.
 

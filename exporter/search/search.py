@@ -157,28 +157,31 @@ def _cosine(error: float) -> str:
     return f"{1 - error:.{max(6, 2 - int(np.floor(np.log10(max(error, 1e-12)))))}f}"
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """What a search is for."""
+
+    model: str
+    budget: Budget
+    objective: Objective
+    """"size", bytes of weights; "speed", milliseconds on `target`, which then must work here."""
+    name: str
+    """What the recipe is called."""
+    target: str = "openvino"
+    max_length: int | None = None
+    """The most tokens of a text; the model's own number if not given."""
+    trust_remote_code: bool = False
+
+
 @ours()
 def search(
-    model: str,
-    budget: Budget,
-    objective: Objective,
-    state: Path,
-    name: str,
-    target: str = "openvino",
-    jobs: int = 1,
-    max_length: int | None = None,
-    trust_remote_code: bool = False,
-    listener: Listener | None = None,
+    wanted: Wanted, state: Path, *, jobs: int = 1, listener: Listener | None = None
 ) -> Found:
-    """Find the cheapest recipe for `model` that holds `budget` on the tuning texts.
+    """Find the cheapest recipe that holds a budget on the tuning texts.
 
     Args:
-        objective: "size", bytes of weights; "speed", milliseconds on `target`, which then must
-            work here.
         state: a folder for what was worked out; a search that is killed goes on from it.
-        name: what the recipe is called.
         jobs: processes that run trials side by side.
-        max_length: the most tokens of a text; the model's own number if not given.
 
     Returns:
         What was found; `best` is None if nothing holds, or nothing is worth it.
@@ -186,6 +189,8 @@ def search(
     Raises:
         GoldfoldError of the kind that says whose fault it is.
     """
+    model, target, objective = wanted.model, wanted.target, wanted.objective
+    budget, name = wanted.budget, wanted.name
     chosen_target = registry.target(target)
     if not chosen_target.quantizes:
         raise UsageError(f"target {target} takes no integers: there is nothing to search for")
@@ -195,7 +200,7 @@ def search(
         if away is not None:
             raise UsageError(f"--objective speed measures on {target}: {away}")
     stages = Stages(listener)
-    folder = _ground(model, objective, state, stages, max_length, trust_remote_code)
+    folder = _testbed(wanted, state, stages)
     base = trials.opened(folder)
     found = groups.find(base.sites(), objective, chosen_target.quantizes)
     if not found:
@@ -222,18 +227,12 @@ def search(
     return seen
 
 
-def _ground(
-    model: str,
-    objective: Objective,
-    state: Path,
-    stages: Stages,
-    max_length: int | None,
-    trust_remote_code: bool,
-) -> Path:
+def _testbed(wanted: Wanted, state: Path, stages: Stages) -> Path:
     """The folder that all trials stand on: the one that is there, or a new one."""
     with stages("open"):
-        source = open_model(model, trust_remote_code=trust_remote_code)
-        gains = groups.recipe("gains", (), (), objective, False)
+        source = open_model(wanted.model, trust_remote_code=wanted.trust_remote_code)
+        max_length = wanted.max_length
+        gains = groups.recipe("gains", (), (), wanted.objective, False)
         folder = state.resolve() / testbed.key_of(origin_of(source).fingerprint, gains, max_length)
         known = folder.is_dir()
         if known:

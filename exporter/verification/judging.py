@@ -23,7 +23,7 @@ from goldfold.exporter.verification import losses
 from goldfold.exporter.verification.goldens import goldens_of, ours
 from goldfold.golden import gate
 from goldfold.golden.judging import lee, pairs, reference
-from goldfold.golden.judging.judge import Judgement, judge
+from goldfold.golden.judging.judge import Judgement, Sets, judge
 from goldfold.golden.judging.lee import Lee
 from goldfold.golden.judging.pairs import LEAST, Pairs
 from goldfold.golden.store import Goldens
@@ -112,9 +112,7 @@ class Judges:
         return judge(
             _embed(encoder, stages),
             reference.cached(origin.fingerprint, theirs, self.cache, self.log, stages.step),
-            goldens=goldens,
-            lee=self.lee,
-            pairs=self.pairs,
+            Sets(goldens, self.lee, self.pairs),
             notice=stages.detail,
         )
 
@@ -168,33 +166,41 @@ def convene(
 
 
 @ours()
+@dataclass(frozen=True)
+class Against:
+    """Where the fp32 reference comes from."""
+
+    model: str | None = None
+    """The source model; not needed while `cache` holds what it says of these texts."""
+    trust_remote_code: bool = False
+    cache: Path | None = None
+    """The user's by default."""
+
+
 def judge_artifacts(
     folders: Sequence[str | Path],
     *,
-    model: str | None = None,
+    against: Against = Against(),
     count: int = LEAST,
     skip: Collection[str] = (),
     threads: int | None = None,
-    trust_remote_code: bool = False,
-    cache: Path | None = None,
     listener: Listener | None = None,
     log: Log = lambda text: None,
 ) -> list[Judged]:
     """Judge every artifact folder, one that missed its gate as well.
 
-    `model` is where the fp32 reference comes from; it is not needed while `cache` (the user's by
-    default) holds what the reference says of these texts. `count` is of retrieval pairs.
+    `count` is of retrieval pairs.
 
     Raises UsageError for an unknown part, too few pairs or a model that is not the artifact's;
     ArtifactError for a damaged folder; ModelError where a reference is needed and none is at hand.
     """
     stages = Stages(listener)
     bundles = [bundle.open_bundle(Path(folder), unverified=True) for folder in folders]
-    fp32 = fp32_of(model, stages, trust_remote_code)
+    fp32 = fp32_of(against.model, stages, against.trust_remote_code)
     if fp32 is not None:
         for opened in bundles:
             fp32.check(opened)
-    judges = convene(stages, fp32, count=count, skip=skip, cache=cache, log=log)
+    judges = convene(stages, fp32, count=count, skip=skip, cache=against.cache, log=log)
     found = []
     for opened in bundles:
         goldens = None if "ranks" in skip else goldens_of(opened)

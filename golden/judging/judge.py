@@ -53,23 +53,32 @@ def sizes(dim: int) -> tuple[int, int]:
     return dim, SHORTER if dim > SHORTER else max(1, dim // 4)
 
 
+@dataclass(frozen=True)
+class Sets:
+    """What is judged on; None leaves a part out."""
+
+    goldens: Goldens | None = None
+    """The reference's own rows."""
+    lee: Lee | None = None
+    pairs: Pairs | None = None
+
+
 def judge(
     embed: Embed,
     reference: Embed,
+    sets: Sets,
     *,
-    goldens: Goldens | None = None,
-    lee: Lee | None = None,
-    pairs: Pairs | None = None,
     dims: Sequence[int] | None = None,
     resamples: int = bootstrap.RESAMPLES,
     notice: Notice = lambda what: None,
 ) -> Judgement:
-    """Measure `embed` against `reference` on what is given; None leaves a part out.
+    """Measure `embed` against `reference` on what `sets` holds.
 
-    `goldens` are the reference's own rows. `dims` are sizes to cut to (normalised again); the
+    `dims` are sizes to cut to (normalised again); the
     reference is first cut to what `embed` gives, so an artifact of 256 dimensions is judged as one.
     Raises GoldenError for embeddings that are not finite, of the wrong shape, or too few.
     """
+    goldens, lee, pairs = sets.goldens, sets.lee, sets.pairs
     metrics: list[Metric] = []
     if goldens is not None:
         notice("golden texts")

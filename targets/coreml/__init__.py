@@ -96,11 +96,11 @@ class CoreMl(Target[CoreMlOptions]):
 
         return run.census(folder)
 
-    def run_package(self, package: Path, **how: Any) -> Any:
-        """What `goldfold coreml-run` asks for: goldfold.targets.coreml.run_package.run_package."""
+    def run_package(self, package: Path, given: Mapping[str, Any], **how: Any) -> Any:
+        """What `goldfold coreml-run` asks for: run_package.run_package, on Feeds of `given`."""
         from goldfold.targets.coreml import run_package as look
 
-        return look.run_package(package, **how)
+        return look.run_package(package, look.Feeds(**given), **how)
 
 
 TARGET = CoreMl()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -31,38 +31,46 @@ class Ran:
     """Values that were held against the ONNX model's."""
 
 
+@dataclass(frozen=True)
+class Feeds:
+    """What a function of a package is run on."""
+
+    inputs: Mapping[str, Path] = field(default_factory=dict)
+    """`.npy` files by input name."""
+    ids: tuple[int, ...] = ()
+    """Token ids of one text instead; padded to the function's length, with their mask."""
+    seed: int | None = None
+    """Draw the inputs that are not given from this seed."""
+
+
 def run_package(
     path: Path,
-    inputs: Mapping[str, Path] | None = None,
-    ids: tuple[int, ...] = (),
+    feeds: Feeds = Feeds(),
+    *,
     function: str | None = None,
     precision: str = "declared",
-    seed: int | None = None,
     against: Path | None = None,
-    limit: float = LIMIT,
+    limit: float | None = None,
 ) -> Ran:
     """Run one function of a package and look at every value.
 
     Args:
         path: the `.mlpackage`.
-        inputs: `.npy` files by input name.
-        ids: token ids of one text instead; padded to the function's length, with their mask.
         function: its name; the default function if None.
         precision: "declared", "f32" or "f64".
-        seed: draw the inputs that are not given from this seed.
         against: an ONNX model to compare values of the same name with.
-        limit: from which relative difference on a value counts as drifted.
+        limit: from which relative difference on a value counts as drifted; debug.LIMIT if None.
 
     Raises ArtifactError for a damaged package, UsageError for inputs that do not fit.
     """
     package = read(path)
     evaluator = Evaluator(package, function, precision)
-    feeds = _feeds(package, evaluator.function.inputs, inputs or {}, ids, seed)
+    held = _arrays(package, evaluator.function.inputs, feeds)
     watch = FiniteWatch()
-    outputs = evaluator(feeds, watch)
+    outputs = evaluator(held, watch)
     drift, compared = None, 0
     if against is not None:
-        drift, compared = first_drift(evaluator, _model(against), feeds, limit)
+        drift, compared = first_drift(evaluator, _model(against), held, limit or LIMIT)
     return Ran(
         evaluator.function.name,
         tuple(package.functions),
@@ -82,24 +90,18 @@ def _model(path: Path) -> ir.Model:
         raise UsageError(f"{path} is no ONNX model that can be read") from error
 
 
-def _feeds(
-    package: Package,
-    wanted: Mapping[str, Kind],
-    files: Mapping[str, Path],
-    ids: tuple[int, ...],
-    seed: int | None,
-) -> dict[str, np.ndarray]:
+def _arrays(package: Package, wanted: Mapping[str, Kind], given: Feeds) -> dict[str, np.ndarray]:
     feeds: dict[str, np.ndarray] = {}
-    for name, file in files.items():
+    for name, file in given.inputs.items():
         try:
             # Mapped: a header that promises more than the file holds would fill the memory.
             feeds[name] = np.array(np.load(file, mmap_mode="r", allow_pickle=False))
         except Exception as error:
             raise UsageError(f"{file} is no .npy file that can be read") from error
-    if ids:
-        feeds |= _text(package, wanted, ids)
-    if seed is not None:
-        rng = np.random.default_rng(seed)
+    if given.ids:
+        feeds |= _text(package, wanted, given.ids)
+    if given.seed is not None:
+        rng = np.random.default_rng(given.seed)
         for name, kind in wanted.items():
             if name not in feeds:
                 feeds[name] = _drawn(rng, kind)

@@ -280,7 +280,8 @@ def _grown(
     """The piece around `row`, which stands at `place`: as wide as this row stands there, then as
     high as its neighbours do; narrower where they are."""
     width = min(rest.right - rest.left, stride, twins.engine.size - place)
-    width = min(width, _equal(twins, lines, rest.left, width, row, row + 1, place, stride)[0])
+    one = Rectangle(row, row + 1, rest.left, rest.left + width)
+    width = min(width, _equal(twins, lines, one, place, stride)[0])
     top, bottom = row, row + 1
     for way, border in ((1, rest.bottom), (-1, rest.top)):
         while (bottom if way > 0 else top) != border:
@@ -291,7 +292,8 @@ def _grown(
                 else (max(border, top - count), top)
             )
             at = place + (first - row) * stride
-            equal = _equal(twins, lines, rest.left, width, first, last, at, stride)
+            part = Rectangle(first, last, rest.left, rest.left + width)
+            equal = _equal(twins, lines, part, at, stride)
             equal = equal if way > 0 else equal[::-1]
             few = np.flatnonzero(equal < min(_RUN, rest.right - rest.left))
             stands = int(few[0]) if few.size else last - first
@@ -306,18 +308,10 @@ def _grown(
     return Piece(Rectangle(top, bottom, rest.left, rest.left + width), begin, stride)
 
 
-def _equal(
-    twins: Twins,
-    lines: Lines,
-    left: int,
-    width: int,
-    top: int,
-    bottom: int,
-    place: int,
-    stride: int,
-) -> np.ndarray:
-    """How many first bytes of each row `top` to `bottom`, from `left` on and `width` at most, stand
-    where they should in both engines; `top` at `place`."""
+def _equal(twins: Twins, lines: Lines, part: Rectangle, place: int, stride: int) -> np.ndarray:
+    """How many first bytes of each row of `part` stand where they should in both engines; its first
+    row at `place`."""
+    top, bottom, left, width = part.top, part.bottom, part.left, part.right - part.left
     count, size = bottom - top, twins.engine.size
     if place < 0 or place + (count - 1) * stride + width > size:
         starts = place + np.arange(count) * stride
@@ -326,8 +320,8 @@ def _equal(
         if inside.size:
             first, last = int(inside[0]), int(inside[-1]) + 1
             at = place + first * stride
-            rows = (top + first, top + last)
-            equal[first:last] = _equal(twins, lines, left, width, *rows, at, stride)
+            inner = Rectangle(top + first, top + last, part.left, part.right)
+            equal[first:last] = _equal(twins, lines, inner, at, stride)
         return equal
     differs = np.zeros((count, width), dtype=bool)
     for held, rows in ((twins.engine, lines.engine), (twins.twin, lines.twin)):

@@ -27,7 +27,7 @@ from goldfold.exporter.quantize import recipe as recipes
 from goldfold.exporter.quantize.recipe import Choice
 from goldfold.exporter.search import budget, groups, outcome, trials
 from goldfold.exporter.search import search as searching
-from goldfold.exporter.search.search import Found, search
+from goldfold.exporter.search.search import Found, Wanted, search
 from tests.exporter.quantize.few import few
 
 TAKES = frozenset({"int8", "int4", "static"})
@@ -51,7 +51,7 @@ def state(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def found(tiny: Path, state: Path) -> Found:
-    return search(str(tiny), BOUNDS, "size", state, "mine")
+    return search(Wanted(str(tiny), BOUNDS, "size", "mine"), state)
 
 
 def test_what_is_found_holds_and_saves(found: Found, tmp_path: Path) -> None:
@@ -92,7 +92,7 @@ def test_the_front_goes_beyond_the_budget_on_both_sides(found: Found) -> None:
 
 
 def test_a_second_search_runs_nothing(found: Found, tiny: Path, state: Path) -> None:
-    again = search(str(tiny), BOUNDS, "size", state, "other")
+    again = search(Wanted(str(tiny), BOUNDS, "size", "other"), state)
     assert again.ran == 0
     assert again.best is not None
     assert found.best is not None
@@ -108,7 +108,7 @@ def test_estimate_is_near_what_is_measured(found: Found) -> None:
 
 
 def test_nothing_is_offered_where_nothing_holds(tiny: Path, state: Path, found: Found) -> None:
-    none = search(str(tiny), budget.Budget(worst=1e-11), "size", state, "mine")
+    none = search(Wanted(str(tiny), budget.Budget(worst=1e-11), "size", "mine"), state)
     assert none.best is None
     assert "no recipe found holds worst_cos >= 0.99999999999; the nearest" in none.failure()
     least = min(p.tried.array.max() for p in none.probes)
@@ -130,7 +130,7 @@ def test_a_budget_that_the_estimate_misses_is_repaired(
 
     monkeypatch.setattr(trials.Runner, "__call__", worse)
     monkeypatch.setattr(searching, "Stopwatch", lambda *args: None)
-    repaired = search(str(tiny), BOUNDS, "size", state, "mine")
+    repaired = search(Wanted(str(tiny), BOUNDS, "size", "mine"), state)
     assert repaired.steps[0].strain > 1
     assert repaired.best is not None
     assert repaired.best.strain <= 1
@@ -143,7 +143,7 @@ def test_what_one_group_alone_holds_is_not_given_up(
 ) -> None:
     """Where every choice for all misses, the best single group is still an answer."""
     monkeypatch.setattr(searching.Calls, "choose", lambda self, share=1.0: None)
-    alone = search(str(tiny), BOUNDS, "size", state, "mine")
+    alone = search(Wanted(str(tiny), BOUNDS, "size", "mine"), state)
     assert alone.best is not None
     assert sum(choice.bits > 0 for choice in alone.best.chosen) == 1
     assert alone.ran == 0
@@ -186,7 +186,7 @@ def test_options_are_what_the_target_takes(legal_gemma: Program) -> None:
 
 
 def test_speed_chooses_by_what_was_measured(tiny: Path, tmp_path: Path, state: Path) -> None:
-    fast = search(str(tiny), BOUNDS, "speed", state, "fast")
+    fast = search(Wanted(str(tiny), BOUNDS, "speed", "fast"), state)
     assert fast.floating is not None
     assert all(step.timed is not None for step in fast.steps)
     if fast.best is None:  # so small a model need not gain anything
@@ -221,7 +221,7 @@ def test_a_killed_search_goes_on(tiny: Path, tmp_path: Path) -> None:
     process.wait()
     (folder,) = (path for path in kept.glob("*") if (path / "trials").is_dir())
     before = {path: path.stat().st_mtime_ns for path in folder.glob("trials/*.json")}
-    found = search(str(tiny), BOUNDS, "size", kept, "mine")
+    found = search(Wanted(str(tiny), BOUNDS, "size", "mine"), kept)
     total = len(found.probes) + len(found.steps)
     assert 5 <= len(before) < total
     assert found.ran == total - len(before)
@@ -325,4 +325,4 @@ def test_no_target_without_integers(
 ) -> None:
     monkeypatch.setattr(type(registry.target("coreml")), "quantizes", frozenset())
     with pytest.raises(UsageError, match="takes no integers"):
-        search(str(tiny), BOUNDS, "size", tmp_path, "mine", target="coreml")
+        search(Wanted(str(tiny), BOUNDS, "size", "mine", target="coreml"), tmp_path)

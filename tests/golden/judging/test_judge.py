@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from goldfold.golden.errors import GoldenError
-from goldfold.golden.judging.judge import RANKS, judge, rank_metrics
+from goldfold.golden.judging.judge import RANKS, Sets, judge, rank_metrics
 from goldfold.golden.judging.lee import Lee
 from goldfold.golden.judging.pairs import Pair, Pairs
 from goldfold.golden.judging.reference import (
@@ -64,7 +64,7 @@ def test_reference_against_itself_loses_nothing() -> None:
         known = all(text in rows for text in texts)
         return np.stack([rows[t] for t in texts]) if known else toy()(texts, kind)
 
-    found = judge(embed, toy(), goldens=goldens, lee=lee_of(), pairs=PAIRS, resamples=60)
+    found = judge(embed, toy(), Sets(goldens, lee_of(), PAIRS), resamples=60)
     assert {metric.dims for metric in found.metrics} == {DIM, 256}
     for metric in found.metrics:
         if "embeddings" not in metric.name:
@@ -77,7 +77,7 @@ def test_reference_against_itself_loses_nothing() -> None:
 
 
 def test_noise_costs_and_bits_cost_more() -> None:
-    found = judge(toy(2.0), toy(), pairs=PAIRS, resamples=200)
+    found = judge(toy(2.0), toy(), Sets(pairs=PAIRS), resamples=200)
     by = {(metric.name, metric.dims): metric for metric in found.metrics}
     plain, binary = (by[f"retrieval nDCG@10{more}", DIM] for more in ("", ", binary embeddings"))
     assert plain.count == COUNT
@@ -100,22 +100,22 @@ def test_noise_costs_and_bits_cost_more() -> None:
 
 
 def test_small_artifact_is_judged_at_its_own_size() -> None:
-    found = judge(toy(dim=64), toy(), pairs=PAIRS, resamples=20)
+    found = judge(toy(dim=64), toy(), Sets(pairs=PAIRS), resamples=20)
     assert [m.dims for m in found.metrics if m.name == "retrieval nDCG@10"] == [64, 16]
     assert all(abs(m.loss) < 1e-12 for m in found.metrics if m.name == "retrieval nDCG@10")
     with pytest.raises(GoldenError, match="64 dimensions"):
-        judge(toy(dim=64), toy(), pairs=PAIRS, dims=(128,))
+        judge(toy(dim=64), toy(), Sets(pairs=PAIRS), dims=(128,))
 
 
 def test_what_is_left_out_is_left_out() -> None:
-    assert judge(toy(), refusing("never asked")).metrics == ()
+    assert judge(toy(), refusing("never asked"), Sets()).metrics == ()
     with pytest.raises(GoldenError, match="not at hand"):
-        judge(toy(), refusing("not at hand"), pairs=PAIRS)
+        judge(toy(), refusing("not at hand"), Sets(pairs=PAIRS))
 
 
 def test_embeddings_of_the_wrong_shape_are_refused() -> None:
     with pytest.raises(GoldenError, match="shape"):
-        judge(lambda texts, kind: np.ones((1, 4)), toy(), pairs=PAIRS)
+        judge(lambda texts, kind: np.ones((1, 4)), toy(), Sets(pairs=PAIRS))
 
 
 # --- the cache
