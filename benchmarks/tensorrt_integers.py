@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import numpy as np
 import onnx_ir as ir
@@ -29,7 +29,7 @@ from goldfold.exporter.ir.program import Program, infer_shapes
 from goldfold.exporter.passes import docstring
 from goldfold.exporter.passes.quantize_activations import QuantizeActivations
 from goldfold.exporter.passes.quantize_weights import QuantizeWeights
-from goldfold.exporter.passes.set_precision import SetPrecision
+from goldfold.exporter.passes.set_precision import Kind, SetPrecision
 from goldfold.targets.tensorrt import TARGET, build, proof, vendor
 
 INPUTS, CHANNELS, ROWS = 1024, 2048, 4096
@@ -79,7 +79,7 @@ def program_of(form: Form, precision: str) -> Program:
     if form.static:
         QuantizeActivations((("x", 0.03125),)).rewrite(model)
     if precision != "fp32":
-        SetPrecision(precision).rewrite(model)
+        SetPrecision(cast(Kind, precision)).rewrite(model)
     nothing = Contract(model="", dim=1, max_length=1, vocab_size=1, pad_id=0, normalized=False)
     return Program(model, nothing)
 

@@ -12,6 +12,7 @@ from goldfold.exporter.contract import Contract, Reference, Run, Words
 from goldfold.exporter.ir.program import Program
 from goldfold.exporter.options import BuildOptions
 from goldfold.exporter.passes.base import Pass
+from goldfold.exporter.passes.set_precision import Computed
 
 
 class Begun(Protocol):
@@ -65,9 +66,9 @@ class Target(ABC):
     quantizes: ClassVar[frozenset[str]] = frozenset()
     """What integers it takes, of "int8", "int4" (weights) and "static" (activations of int8 with a
     fixed scale)."""
-    products: ClassVar[str] = "f32"
-    """What it multiplies integers with integers in, where the rest is half precision: "f32", or
-    "half" (SetPrecision.products)."""
+    products: ClassVar[Computed] = "f32"
+    """What it multiplies integers with integers in, where the rest is half precision
+    (SetPrecision.products)."""
     takes: ClassVar[tuple[str, ...]] = ()
     """The fields of BuildOptions that mean something to it."""
     layouts: ClassVar[tuple[str, ...]] = ()

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from goldfold.exporter import __version__, registry, report
 from goldfold.exporter.artifact import bundle, sidecars, unbuilt
@@ -36,7 +36,7 @@ from goldfold.exporter.ir.program import Program
 from goldfold.exporter.options import NOTHING_ASKED, BuildOptions, check_taken
 from goldfold.exporter.passes import pipeline
 from goldfold.exporter.passes.pipeline import Options, Pipeline
-from goldfold.exporter.passes.set_precision import SetPrecision
+from goldfold.exporter.passes.set_precision import Kind, SetPrecision
 from goldfold.exporter.progress import Listener, Stages
 from goldfold.exporter.quantize.recipe import Recipe
 from goldfold.exporter.system.cache import open_cache
@@ -298,7 +298,7 @@ def _emulable(program: Program, precision: str, target: Target) -> Program | Non
         return None
     copy = program.copy()
     if not target.typed:
-        SetPrecision(precision).rewrite(copy.model)
+        SetPrecision(cast(Kind, precision)).rewrite(copy.model)
     return copy
 
 

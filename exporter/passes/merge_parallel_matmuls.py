@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 import onnx_ir as ir
@@ -169,8 +169,8 @@ class MergeParallelMatmuls(Pass):
     """
 
     equality: ClassVar[Equality] = Equality.REAL
-    part: str = "all"
-    """"all"; "attention", for maps of what attention's operands are made of; "rest", for others."""
+    part: Literal["all", "attention", "rest"] = "all"
+    """"attention", for maps of what attention's operands are made of; "rest", for others."""
 
     def match(self, node: ir.Node) -> Parallel | None:
         if node.op_type != "MatMul" or node.domain or node.graph is None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Literal, get_args
 
 import numpy as np
 import onnx_ir as ir
@@ -19,12 +20,13 @@ from goldfold.exporter.ir.program import Program, constant, where
 from goldfold.exporter.passes.rewriting.attention import is_lookup
 from goldfold.exporter.passes.rewriting.linear import Linear, linear_ending_at
 
-KINDS = ("table", "query", "key", "value", "output", "gate", "up", "down", "head", "other")
+Kind = Literal["table", "query", "key", "value", "output", "gate", "up", "down", "head", "other"]
 """table: embeddings of tokens. query, key, value, output: around attention (a map that makes
 several of them is `other`). gate, up, down: a feed-forward block; up alone where it has no gate.
 head: on whole texts. other: all the rest."""
 
-_OPERANDS = ("query", "key", "value")
+KINDS: tuple[Kind, ...] = get_args(Kind)
+_OPERANDS: tuple[Kind, ...] = ("query", "key", "value")
 _POINTWISE = frozenset({"Mul", "Add", "Div", "Sub", "Pow", "Clip", "Cast"})
 
 
@@ -32,7 +34,7 @@ _POINTWISE = frozenset({"Mul", "Add", "Div", "Sub", "Pow", "Clip", "Cast"})
 class Site:
     """One constant matrix that could be integers."""
 
-    kind: str
+    kind: Kind
     node: ir.Node
     """The Gather, MatMul or Gemm that reads the matrix."""
     linear: Linear | None
@@ -99,7 +101,7 @@ def _sites(program: Program) -> Iterator[Site]:
             depth += kind == "down"
 
 
-def _kind(linear: Linear) -> str:
+def _kind(linear: Linear) -> Kind:
     shape = linear.x.shape
     if shape is not None and len(shape) == 2:
         return "head"
