@@ -30,7 +30,7 @@ from rich.table import Table
 
 from goldfold import load
 from goldfold.exporter.artifact.encoder import Encoder
-from goldfold.exporter.report import latency
+from goldfold.exporter.system import clock
 
 sys.path.insert(0, str(Path(__file__).parent))
 from speed import stream
@@ -77,7 +77,7 @@ def pace(embed: Embed, texts: list[str], threads: int) -> tuple[float, float]:
     for worker in workers:
         worker.start()
     start.wait()
-    began, others = time.perf_counter(), latency._Others()
+    began, others = time.perf_counter(), clock.Others()
     for worker in workers:
         worker.join()
     return len(texts) / (time.perf_counter() - began), others.share() or 0.0

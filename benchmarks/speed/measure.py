@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from goldfold.exporter.system import clock
 from goldfold.golden import compare
 from goldfold.golden.store import Goldens
 from speed.client import Spec, Worker, WorkerError, interleave, open_all
 from speed.machine import Limit, Model
-from speed.quiet import Watch
 from speed.sides import Variant
 
 Say = Callable[[str], None]
@@ -39,7 +39,7 @@ def variant(
     rounds, seconds = pace
     with ExitStack() as stack:
         say(f"{asked.name}: loading")
-        watch = Watch()
+        watch = clock.Others()
         workers, absent = open_all(stack, specs, log)
         record: dict[str, Any] = {
             "variant": asked.name, "precision": asked.precision, "hint": asked.hint,
@@ -67,7 +67,7 @@ def variant(
             for worker in workers:
                 say(f"{asked.name}: quality of {worker.spec.name}")
                 record["quality"][worker.spec.name] = _quality(worker, goldens)
-        record["others"] = watch.others([worker.pid for worker in workers])
+        record["others"] = watch.share([worker.pid for worker in workers])
     if not asked.at_once:
         say(f"{asked.name}: layers and kernels")
         record["census"] = census(specs, model, log)
