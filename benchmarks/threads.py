@@ -28,9 +28,9 @@ from rich.table import Table
 
 from benchmarks import harness
 from benchmarks.speed import stream
-from benchmarks.speed.quiet import Watch
 from goldfold import load
 from goldfold.exporter.artifact.encoder import Encoder
+from goldfold.exporter.system import clock
 
 PLAIN, LOCKED = "plain", "a lock outside"
 THREADS = [1, 2, 4, 16]
@@ -74,10 +74,10 @@ def pace(embed: Embed, texts: list[str], threads: int) -> tuple[float, float]:
     for worker in workers:
         worker.start()
     start.wait()
-    began, watch = time.perf_counter(), Watch()
+    began, others = time.perf_counter(), clock.Others()
     for worker in workers:
         worker.join()
-    return len(texts) / (time.perf_counter() - began), watch.others(())
+    return len(texts) / (time.perf_counter() - began), others.share() or 0.0
 
 
 def paces(

@@ -14,6 +14,7 @@ from goldfold.exporter.options import O, Options
 if TYPE_CHECKING:  # an artifact is opened without either
     from goldfold.exporter.ir.program import Program
     from goldfold.exporter.passes.base import Pass
+    from goldfold.exporter.passes.set_precision import Computed
 
 
 class Begun(Protocol):
@@ -67,9 +68,9 @@ class Target(ABC, Generic[O]):
     quantizes: ClassVar[frozenset[str]] = frozenset()
     """What integers it takes, of "int8", "int4" (weights) and "static" (activations of int8 with a
     fixed scale)."""
-    products: ClassVar[str] = "f32"
-    """What it multiplies integers with integers in, where the rest is half precision: "f32", or
-    "half" (SetPrecision.products)."""
+    products: ClassVar[Computed] = "f32"
+    """What it multiplies integers with integers in, where the rest is half precision
+    (SetPrecision.products)."""
     Options: ClassVar[type[Options]] = Options
     """What it may be asked for: its own frozen class (exporter/options.py)."""
     layouts: ClassVar[tuple[str, ...]] = ()

@@ -12,12 +12,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from benchmarks.harness import turn
+from goldfold.exporter.system import clock
 
 ROOT = Path(__file__).parents[2]
 WORKER = Path(__file__).with_name("worker.py")
 LONG = 300.0
-"""Milliseconds."""
+"""Milliseconds of a call before which no untimed one is needed."""
 
 
 class WorkerError(Exception):
@@ -108,20 +108,10 @@ def open_all(stack: ExitStack, specs: Sequence[Spec], log: Path) -> tuple[list[W
 def interleave(
     workers: Sequence[Worker], asked: Mapping[str, Any], rounds: int, seconds: float
 ) -> dict[str, list[float]]:
-    """Milliseconds of every timed call by side; sides take turns, in another order each round.
+    """Milliseconds of every timed call by side; sides take turns (exporter/system/clock.py)."""
 
-    A first call tells how long one takes, and so how many make a turn of `seconds / rounds`. A turn
-    of short calls begins with an untimed one, since the other sides have used the caches since;
-    in a call of LONG milliseconds the caches fill many times over anyway.
-    """
-    turns: dict[str, dict[str, int]] = {}
-    for worker in workers:
-        first = worker.ask("time", **asked, warm=1, calls=1)["ms"][0]
-        calls = max(1, round(1e3 * seconds / rounds / first))
-        turns[worker.spec.name] = {"calls": calls, "warm": int(first < LONG)}
-    times: dict[str, list[float]] = {worker.spec.name: [] for worker in workers}
-    for place in range(rounds):
-        for worker in turn(workers, place):
-            name = worker.spec.name
-            times[name] += worker.ask("time", **asked, **turns[name])["ms"]
-    return times
+    def side(worker: Worker) -> clock.Side:
+        return lambda warm, calls: worker.ask("time", **asked, warm=warm, calls=calls)["ms"]
+
+    times = clock.in_turn([side(worker) for worker in workers], rounds, seconds, LONG)
+    return dict(zip((worker.spec.name for worker in workers), times, strict=True))

@@ -14,8 +14,8 @@ import numpy as np
 
 from benchmarks.speed.client import Spec, Worker, WorkerError, interleave, open_all
 from benchmarks.speed.machine import Limit, Model
-from benchmarks.speed.quiet import Watch
 from benchmarks.speed.sides import Variant
+from goldfold.exporter.system import clock
 from goldfold.golden import compare
 from goldfold.golden.store import Goldens
 
@@ -39,7 +39,7 @@ def variant(
     rounds, seconds = pace
     with ExitStack() as stack:
         say(f"{asked.name}: loading")
-        watch = Watch()
+        watch = clock.Others()
         workers, absent = open_all(stack, specs, log)
         record: dict[str, Any] = {
             "variant": asked.name, "precision": asked.precision, "hint": asked.hint,
@@ -67,7 +67,7 @@ def variant(
             for worker in workers:
                 say(f"{asked.name}: quality of {worker.spec.name}")
                 record["quality"][worker.spec.name] = _quality(worker, goldens)
-        record["others"] = watch.others([worker.pid for worker in workers])
+        record["others"] = watch.share([worker.pid for worker in workers])
     if not asked.at_once:
         say(f"{asked.name}: layers and kernels")
         record["census"] = census(specs, model, log)

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from goldfold.exporter import registry
 from goldfold.exporter.artifact import bundle
@@ -15,14 +15,15 @@ from goldfold.exporter.errors import ArtifactError, GoldfoldError
 from goldfold.exporter.system.files import place_of
 
 ABSENT = "absent"
+Kind = Literal["manifest", "file", "part"]
 
 
 @dataclass(frozen=True)
 class Difference:
     """One thing that is not the same in `a` and in `b`; ABSENT where only the other has it."""
 
-    kind: str
-    """`manifest`, `file` or `part`: a node, a constant or an operation of the target's own file."""
+    kind: Kind
+    """`part`: a node, a constant or an operation of the target's own file."""
     name: str
     a: str
     b: str
@@ -46,7 +47,7 @@ def differences(a: Path, b: Path) -> list[Difference]:
     return found
 
 
-def _between(kind: str, a: Mapping[str, str], b: Mapping[str, str]) -> Iterator[Difference]:
+def _between(kind: Kind, a: Mapping[str, str], b: Mapping[str, str]) -> Iterator[Difference]:
     for name in dict.fromkeys([*a, *b]):
         mine, other = a.get(name, ABSENT), b.get(name, ABSENT)
         if mine != other:

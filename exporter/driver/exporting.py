@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from goldfold.exporter import __version__, registry, report
 from goldfold.exporter.artifact import bundle, sidecars, unbuilt
@@ -38,7 +38,7 @@ from goldfold.exporter.options import Asked, own
 from goldfold.exporter.options import Options as TargetOptions
 from goldfold.exporter.passes import pipeline
 from goldfold.exporter.passes.pipeline import Options, Pipeline
-from goldfold.exporter.passes.set_precision import SetPrecision
+from goldfold.exporter.passes.set_precision import Kind, SetPrecision
 from goldfold.exporter.progress import Listener, Stages
 from goldfold.exporter.system.cache import Cache, open_cache
 from goldfold.exporter.verification.goldens import check_length, obtain_goldens, origin_of, ours
@@ -344,7 +344,7 @@ def _emulable(program: Program, precision: str, target: Target) -> Program | Non
         return None
     copy = program.copy()
     if not target.typed:
-        SetPrecision(precision).rewrite(copy.model)
+        SetPrecision(cast(Kind, precision)).rewrite(copy.model)
     return copy
 
 

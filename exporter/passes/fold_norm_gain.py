@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 import onnx_ir as ir
@@ -12,6 +12,8 @@ from goldfold.exporter.ir.program import add_constant, where
 from goldfold.exporter.passes.base import Equality, Pass
 from goldfold.exporter.passes.rewriting.linear import bias_add, linear_ending_at, scale_input
 from goldfold.exporter.passes.rewriting.pattern import gain_of
+
+Policy = Literal["full", "none"]
 
 
 @dataclass(frozen=True)
@@ -89,8 +91,8 @@ class FoldNormGain(Pass):
     """
 
     equality: ClassVar[Equality] = Equality.REAL
-    policy: str = "full"
-    """"full" or "none"."""
+    policy: Policy = "full"
+    """"none" folds nothing."""
 
     def match(self, node: ir.Node) -> Norm | None:
         found = None if self.policy == "none" else gain_of(node)

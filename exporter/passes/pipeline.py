@@ -18,7 +18,7 @@ from goldfold.exporter.passes.base import Log, Pass
 from goldfold.exporter.passes.drop_scale_before_normalize import DropScaleBeforeNormalize
 from goldfold.exporter.passes.drop_unreached_rows import DropUnreachedRows
 from goldfold.exporter.passes.fold_attention_scale import FoldAttentionScale
-from goldfold.exporter.passes.fold_norm_gain import FoldNormGain
+from goldfold.exporter.passes.fold_norm_gain import FoldNormGain, Policy
 from goldfold.exporter.passes.fuse_identity_dense import FuseIdentityDense
 from goldfold.exporter.passes.legalize_rotary import LegalizeRotary
 from goldfold.exporter.passes.narrow_linear import NarrowLinear
@@ -27,7 +27,7 @@ from goldfold.exporter.passes.raise_mask import RaiseMask
 from goldfold.exporter.passes.raise_rms_norm import RaiseRmsNorm
 from goldfold.exporter.passes.raise_rotary import RaiseRotary
 from goldfold.exporter.passes.scale_residual import ScaleResidual
-from goldfold.exporter.passes.set_precision import SetPrecision
+from goldfold.exporter.passes.set_precision import Computed, SetPrecision
 from goldfold.exporter.passes.share_constants import ShareConstants
 from goldfold.exporter.passes.share_rope_tables import ShareRopeTables
 from goldfold.exporter.passes.sink_linear_past_mean import SinkLinearPastMean
@@ -47,7 +47,7 @@ EARLY: tuple[Pass, ...] = (
 """What makes a traced graph legal everywhere. Runs for every export."""
 
 
-def common(contract: Contract, gains: str = "full") -> tuple[Pass, ...]:
+def common(contract: Contract, gains: Policy = "full") -> tuple[Pass, ...]:
     """The laws that hold for every target. Run after EARLY. `gains` is fold-norm-gain's policy:
     "none" where weights are to be quantized, since folded gains make outlier columns."""
     return (
@@ -70,7 +70,7 @@ def asks_ranges(precision: str, typed: bool) -> bool:
 
 
 def half(
-    precision: str, peaks: Mapping[str, float], typed: bool, products: str = "f32"
+    precision: str, peaks: Mapping[str, float], typed: bool, products: Computed = "f32"
 ) -> tuple[Pass, ...]:
     """What half precision asks for, after the common laws and before the target's own.
 
@@ -88,9 +88,10 @@ def half(
         return scale
     if precision == "bf16":
         attention = SetPrecision("fp16", part="attention", peaks=tuple(peaks.items()))
-        return (attention, SetPrecision(precision))
+        return (attention, SetPrecision("bf16"))
+    assert precision == "fp16", precision
     # After the scale: a constant that fp16 cannot hold has become one it can.
-    return (*scale, SetPrecision(precision, products=products))
+    return (*scale, SetPrecision("fp16", products=products))
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 import onnx_ir as ir
@@ -16,7 +16,10 @@ from goldfold.exporter.passes.rewriting.attention import is_lookup, serves_atten
 from goldfold.exporter.passes.rewriting.writer import Writer, append, swap_names
 from goldfold.exporter.passes.scale_residual import FP16_MAX, HEADROOM
 
-KINDS = {"fp16": ir.DataType.FLOAT16, "bf16": ir.DataType.BFLOAT16}
+Kind = Literal["fp16", "bf16"]
+Computed = Literal["f32", "half"]
+
+KINDS: dict[Kind, ir.DataType] = {"fp16": ir.DataType.FLOAT16, "bf16": ir.DataType.BFLOAT16}
 LOW = frozenset({
     "Add", "Sub", "Mul", "Div", "Neg", "MatMul", "Gemm", "Conv", "Gather", "Gelu", "Tanh",
     "Sigmoid", "Relu", "Erf", "Softmax", "Where", "Reshape", "Transpose", "Squeeze", "Unsqueeze",
@@ -252,14 +255,14 @@ class SetPrecision(Pass):
     """
 
     equality: ClassVar[Equality] = Equality.BOUND
-    kind: str = "fp16"
-    head: str = "f32"
-    """"f32", or "half": what linear maps on whole texts are computed in."""
-    products: str = "f32"
-    """"f32", or "half": what integers are multiplied with integers in."""
-    part: str = "all"
-    """"all", or "attention": attention, the linear maps that make and read its values, and tables
-    of embeddings. What another kind is to have, a second application takes."""
+    kind: Kind = "fp16"
+    head: Computed = "f32"
+    """What linear maps on whole texts are computed in."""
+    products: Computed = "f32"
+    """What integers are multiplied with integers in."""
+    part: Literal["all", "attention"] = "all"
+    """"attention": attention, the linear maps that make and read its values, and tables of
+    embeddings. What another kind is to have, a second application takes."""
     peaks: tuple[tuple[str, float], ...] = ()
     """The largest magnitude of values by name (exporter/evaluate/ranges.py): one that leaves fp16
     less than its headroom is refused."""

@@ -33,7 +33,7 @@ import tomllib
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from msgspec import Meta
 
@@ -47,11 +47,12 @@ from goldfold.exporter.system.names import is_name
 if TYPE_CHECKING:
     from goldfold.exporter.quantize.sites import Site
 
-KINDS = ("table", "query", "key", "value", "output", "gate", "up", "down", "head", "other")
+Kind = Literal["table", "query", "key", "value", "output", "gate", "up", "down", "head", "other"]
 """table: embeddings of tokens. query, key, value, output: around attention (a map that makes
 several of them is `other`). gate, up, down: a feed-forward block; up alone where it has no gate.
 head: on whole texts. other: all the rest."""
 
+KINDS: tuple[Kind, ...] = get_args(Kind)
 SHIPPED = Path(__file__).parent / "recipes"
 LIMIT = 1 << 20
 """Bytes of a recipe; one that a search wrote has a rule a matrix, some thousands of bytes."""

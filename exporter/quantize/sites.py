@@ -18,8 +18,9 @@ from goldfold.exporter.ir import dialect
 from goldfold.exporter.ir.program import Program, constant, where
 from goldfold.exporter.passes.rewriting.attention import is_lookup
 from goldfold.exporter.passes.rewriting.linear import Linear, linear_ending_at
+from goldfold.exporter.quantize.recipe import Kind
 
-_OPERANDS = ("query", "key", "value")
+_OPERANDS: tuple[Kind, ...] = ("query", "key", "value")
 _POINTWISE = frozenset({"Mul", "Add", "Div", "Sub", "Pow", "Clip", "Cast"})
 
 
@@ -27,7 +28,7 @@ _POINTWISE = frozenset({"Mul", "Add", "Div", "Sub", "Pow", "Clip", "Cast"})
 class Site:
     """One constant matrix that could be integers."""
 
-    kind: str
+    kind: Kind
     node: ir.Node
     """The Gather, MatMul or Gemm that reads the matrix."""
     linear: Linear | None
@@ -94,7 +95,7 @@ def _sites(program: Program) -> Iterator[Site]:
             depth += kind == "down"
 
 
-def _kind(linear: Linear) -> str:
+def _kind(linear: Linear) -> Kind:
     shape = linear.x.shape
     if shape is not None and len(shape) == 2:
         return "head"

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import platform
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -24,6 +23,8 @@ from goldfold.exporter.artifact.encoder import Encoder, open_encoder
 from goldfold.exporter.errors import ArtifactError, OutputError, TargetError
 from goldfold.exporter.progress import Stages
 from goldfold.exporter.records import Pace, Speed
+from goldfold.exporter.system.clock import Others, in_turn, timed
+from goldfold.exporter.system.clock import Side as Timer
 
 SHAPES = ((1, 16), (8, 128))
 """batch × tokens: one short text, and a batch of paragraphs."""
@@ -57,19 +58,19 @@ def measure(
     """
     with stages("speed"):
         sides, left = _open(folders, threads)
-        others = _Others()
+        others = Others()
         for batch, tokens in shapes:
             able = [side for side in sides if side.encoder.contract.max_length >= tokens]
             stages.detail(f"{batch} × {tokens}, {len(able)} artifacts in turn")
-            for side, times in zip(
-                able, _in_turn(able, batch, tokens, rounds, seconds), strict=True
-            ):
+            found = in_turn([_timer(side, batch, tokens) for side in able], rounds, seconds)
+            for side, times in zip(able, found, strict=True):
                 low, middle, high = (round(float(np.percentile(times, p)), 3) for p in (10, 50, 90))
                 pace = Pace(
                     batch=batch, tokens=tokens, median=middle, p10=low, p90=high, calls=len(times)
                 )
                 side.paces.append(pace)
         share = others.share()
+        share = None if share is None else round(share, 3)
         taken = datetime.now(UTC).isoformat(timespec="seconds")
         names = tuple(side.folder.name for side in sides)
         for side in sides:
@@ -107,30 +108,10 @@ def _open(folders: Sequence[Path], threads: int | None) -> tuple[list[_Side], di
     return sides, left
 
 
-def _in_turn(
-    sides: Sequence[_Side], batch: int, tokens: int, rounds: int, seconds: float
-) -> list[list[float]]:
-    """Milliseconds of every timed call, by side."""
-    given = [_given(side, batch, tokens) for side in sides]
-    calls = []
-    for side, ids in zip(sides, given, strict=True):
-        _call(side, ids)  # the first of a shape may build what later ones use
-        calls.append(max(1, round(1e3 * seconds / rounds / _call(side, ids))))
-    times: list[list[float]] = [[] for _ in sides]
-    for turn in range(rounds):
-        order = [(turn + step) % len(sides) for step in range(len(sides))]
-        for index in order:
-            _call(sides[index], given[index])  # the others have used the caches since
-            times[index] += [_call(sides[index], given[index]) for _ in range(calls[index])]
-    return times
-
-
-def _call(side: _Side, ids: np.ndarray) -> float:
-    """Milliseconds of one call."""
+def _timer(side: _Side, batch: int, tokens: int) -> Timer:
+    ids = _given(side, batch, tokens)
     mask = np.ones_like(ids)
-    started = time.perf_counter()
-    side.encoder.run(ids, mask)
-    return 1e3 * (time.perf_counter() - started)
+    return lambda warm, calls: timed(lambda: side.encoder.run(ids, mask), warm, calls)
 
 
 def _given(side: _Side, batch: int, tokens: int) -> np.ndarray:
@@ -146,30 +127,3 @@ def _cpu() -> str:
         lines = []
     names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return next(names, platform.processor() or platform.machine())
-
-
-class _Others:
-    """Counts from its making what other processes use of the processors. Linux; else unknown."""
-
-    def __init__(self) -> None:
-        self._wall, self._busy, self._own = time.perf_counter(), _busy(), sum(os.times()[:4])
-
-    def share(self) -> float | None:
-        """0 to 1, of all processors' time."""
-        now = _busy()
-        if now is None or self._busy is None:
-            return None
-        wall = (time.perf_counter() - self._wall) * (os.cpu_count() or 1)
-        foreign = (now - self._busy) - (sum(os.times()[:4]) - self._own)
-        return round(min(1.0, max(0.0, foreign / wall)), 3)
-
-
-def _busy() -> float | None:
-    """Seconds that all processors have worked, what a hypervisor took included."""
-    try:
-        line = Path("/proc/stat").read_text("utf-8").splitlines()[0]
-    except OSError:
-        return None
-    fields = [int(x) for x in line.split()[1:9]]
-    idle, waiting = fields[3], fields[4]
-    return (sum(fields) - idle - waiting) / os.sysconf("SC_CLK_TCK")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from goldfold.exporter.quantize.recipe import Recipe
 from goldfold.exporter.records import Record
 from goldfold.exporter.search import trials
 from goldfold.exporter.search.testbed import Ground
+from goldfold.exporter.system.clock import timed
 
 SHAPES = ((1, 16), (1, 128), (8, 64))
 """Batch × tokens of the three calls whose times are added up; cut at the model's maximum."""
@@ -78,14 +78,8 @@ class Stopwatch:
 def _fastest(run, batch: int, tokens: int, vocabulary: int) -> float:
     ids = np.random.default_rng(0).integers(0, vocabulary, (batch, tokens)).astype(np.int64)
     mask = np.ones_like(ids)
-    run(ids, mask)  # the first call at a shape prepares it
-    found: list[float] = []
-    until = time.perf_counter() + _SECONDS
-    while len(found) < _RUNS or time.perf_counter() < until:
-        begin = time.perf_counter()
-        run(ids, mask)
-        found.append(time.perf_counter() - begin)
-    return round(min(found) * 1e3, 3)
+    # The first call at a shape prepares it.
+    return round(min(timed(lambda: run(ids, mask), 1, _RUNS, _SECONDS)), 3)
 
 
 def estimates(
