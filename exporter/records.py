@@ -314,7 +314,7 @@ class Location(Record, frozen=True, kw_only=True):
     """Whether it was looked at with padding behind it."""
     distance: Real | None
     """Of the embedding, there."""
-    law: str = ""
+    pass_name: str = ""
     place: str = ""
     """The pass, and the place of its first application that breaks the text."""
     layer: str = ""

@@ -8,6 +8,7 @@ commands.
 from __future__ import annotations
 
 import sys
+import warnings
 from typing import Annotated
 
 import typer
@@ -15,6 +16,7 @@ import typer
 from goldfold.exporter import __version__
 from goldfold.exporter.cli.bisect import bisect
 from goldfold.exporter.cli.cache import cache_app
+from goldfold.exporter.cli.console import warn
 from goldfold.exporter.cli.coreml_run import coreml_run
 from goldfold.exporter.cli.demo import demo
 from goldfold.exporter.cli.diff import diff
@@ -73,6 +75,7 @@ def _root(
 def main() -> None:
     """Run the command line. A failure is one line on standard error and a documented exit code."""
     interrupt.running()
+    warnings.showwarning = lambda message, *_: warn(str(message))
     debug = "--debug" in sys.argv[1:]
     if not debug:
         natives.be_quiet()

@@ -51,7 +51,7 @@ def locate(suspect: Suspect, stages: Stages) -> Location | None:
             reason = (str(error).splitlines() or [""])[0]
             why = f"It could not be looked into further: {type(error).__name__}: {reason}."
             found = _said(suspect, picked, "unknown", None, why)
-        stages.note(f"{found.kind}: {found.law or found.layer or found.text}")
+        stages.note(f"{found.kind}: {found.pass_name or found.layer or found.text}")
     return found
 
 
@@ -72,11 +72,11 @@ def _story(suspect: Suspect, probe: Probe, stages: Stages) -> Location:
     )
     if bad == len(steps):  # only what is judged in emulation is wrong: nothing but its rounding
         return _rounding(suspect, probe, steps[-1].program, given, at_end)
-    law = steps[bad].law
-    assert law is not None
-    if law.name.startswith(ROUNDS):
-        return _rounding(suspect, probe, steps[bad - 1].program, steps[bad].program, at_end, law)
-    return _in_pass(suspect, probe, steps[bad - 1].program, law, stages)
+    pass_ = steps[bad].pass_
+    assert pass_ is not None
+    if pass_.name.startswith(ROUNDS):
+        return _rounding(suspect, probe, steps[bad - 1].program, steps[bad].program, at_end, pass_)
+    return _in_pass(suspect, probe, steps[bad - 1].program, pass_, stages)
 
 
 # --- each ending of the story
@@ -112,18 +112,18 @@ def _in_trace(
 
 
 def _in_pass(
-    suspect: Suspect, probe: Probe, before: Program, law: Pass, stages: Stages
+    suspect: Suspect, probe: Probe, before: Program, pass_: Pass, stages: Stages
 ) -> Location:
     """The first application of `law` that breaks the text, and where that shows."""
-    stages.detail(f"the applications of {law.name}")
-    places = _applied(before, law, None)[1].applied
+    stages.detail(f"the applications of {pass_.name}")
+    places = _applied(before, pass_, None)[1].applied
     bad = first_wrong(
-        0, len(places), lambda count: probe.of(_applied(before, law, count)[0]) <= suspect.limit
+        0, len(places), lambda count: probe.of(_applied(before, pass_, count)[0]) <= suspect.limit
     )
-    broken = _applied(before, law, bad)[0]
+    broken = _applied(before, pass_, bad)[0]
     distance = probe.of(broken)
-    # One application less: all that differs is then this one, and not what the law may move.
-    right = _applied(before, law, bad - 1)[0]
+    # One application less: all that differs is then this one, and not what the pass may move.
+    right = _applied(before, pass_, bad - 1)[0]
     here = layer_values.values_of(right, probe.ids, probe.mask, rounded=is_half(right))
 
     def look(group: Group) -> list[Apart]:
@@ -131,14 +131,14 @@ def _in_pass(
         there = layer_values.values_of(broken, probe.ids, probe.mask, group, rounded=rounded)
         return layer_values.compare(here, there, probe.tokens)
 
-    # Inside a layer a law may move what it likes; its own place says more than a comparison.
+    # Inside a layer a pass may move what it likes; its own place says more than a comparison.
     found = _first(look, suspect.noise, deeper=False)
     place = places[bad - 1]
     why = (
-        f"The pass {law.name} breaks it, at {place} (application {bad} of {len(places)}); before it"
-        " the program is within the limit."
+        f"The pass {pass_.name} breaks it, at {place} (application {bad} of {len(places)}); before"
+        " it the program is within the limit."
     )
-    return _said(suspect, probe, "pass", distance, why, found, (law.name, place))
+    return _said(suspect, probe, "pass", distance, why, found, (pass_.name, place))
 
 
 def _rounding(
@@ -147,7 +147,7 @@ def _rounding(
     before: Program,
     after: Program,
     distance: float,
-    law: Pass | None = None,
+    pass_: Pass | None = None,
 ) -> Location:
     """Half precision or quantization itself: the program is right until its values are rounded."""
 
@@ -161,7 +161,9 @@ def _rounding(
         f"This is the rounding of {suspect.made.asked}, not a fault: before its values are"
         " rounded the program is within the limit."
     )
-    return _said(suspect, probe, "rounding", distance, why, found, (law.name if law else "", ""))
+    return _said(
+        suspect, probe, "rounding", distance, why, found, (pass_.name if pass_ else "", "")
+    )
 
 
 def _in_build(suspect: Suspect, probe: Probe, stages: Stages) -> Location:
@@ -212,7 +214,7 @@ def _in_build(suspect: Suspect, probe: Probe, stages: Stages) -> Location:
 class Step:
     """The program after `law`, or before all of them."""
 
-    law: Pass | None
+    pass_: Pass | None
     program: Program
 
 
@@ -223,16 +225,16 @@ def _replay(suspect: Suspect) -> list[Step]:
     program = pipeline.before.copy()
     again = Pipeline(replace(pipeline.options, dump=None))
     steps = [Step(None, program.copy())]
-    for law in pipeline.laws:
-        (report,) = again.run(program, [law])
+    for pass_ in pipeline.ran:
+        (report,) = again.run(program, [pass_])
         if report.applied:
-            steps.append(Step(law, program.copy()))
+            steps.append(Step(pass_, program.copy()))
     return steps
 
 
-def _applied(program: Program, law: Pass, count: int | None) -> tuple[Program, Log]:
+def _applied(program: Program, pass_: Pass, count: int | None) -> tuple[Program, Log]:
     copy = program.copy()
-    return copy, law.rewrite(copy.model, Log(count))
+    return copy, pass_.rewrite(copy.model, Log(count))
 
 
 def _runs(program: Program) -> bool:
@@ -283,7 +285,7 @@ def _said(
     applied: tuple[str, str] = ("", ""),
 ) -> Location:
     """The record of a fault. `applied` is the pass, and the place of its application."""
-    law, place = applied
+    pass_name, place = applied
     worst = max(probe.row.alone.distance, probe.row.padded.distance)
     size = worst if distance is None else distance
     way = "in a padded batch" if probe.padded else "alone"
@@ -306,7 +308,7 @@ def _said(
         tokens=probe.tokens,
         padded=probe.padded,
         distance=size,
-        law=law,
+        pass_name=pass_name,
         place=place,
         layer=found.layer.name if found else "",
         module=(found.module or place) if found else place,

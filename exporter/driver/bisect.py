@@ -24,7 +24,7 @@ class Culprit:
 
     number: int
     """Counted from 1, over all optional passes in order."""
-    law: str
+    pass_name: str
     place: str
     before: Look
     after: Look
@@ -33,8 +33,8 @@ class Culprit:
     def sentence(self) -> str:
         """What, where, and how far."""
         return (
-            f"{self.law} at {self.place} (application {self.number} of {self.total}) takes the "
-            f"worst 1−cos from {self.before.worst:.1e} to {self.after.worst:.1e}, "
+            f"{self.pass_name} at {self.place} (application {self.number} of {self.total}) takes "
+            f"the worst 1−cos from {self.before.worst:.1e} to {self.after.worst:.1e}, "
             f"at text {self.after.worst_id}"
         )
 

@@ -47,7 +47,7 @@ PACKAGES = (
     "ml-dtypes", "onnx", "onnx-ir", "onnxscript", "onnxsim", "onnxruntime",
 )  # fmt: skip
 
-_SHARED = ("driver/cached_stages.py", "errors.py", "system/*.py", "ir/*.py", "frontend/*.py")
+_SHARED = ("*.py", "driver/cached_stages.py", "system/*.py", "ir/*.py", "frontend/*.py")
 TRACING = (*_SHARED, "frontend/trace/*.py")
 MEASURING = (
     *_SHARED, "quantize/*.py", "passes/*.py", "passes/rewriting/*.py", "evaluate/*.py",

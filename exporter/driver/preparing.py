@@ -94,8 +94,8 @@ def quantize(
         stages.note(f"{len(sequences)} texts{halved and f'; {halved}'}{_remarks(cache)}")
     peaks = peaks_for(program, pairs, stages, cache)  # integers change no value beyond rounding
     with stages("quantize"):
-        laws = plan.laws(recipe, program, sequences, stages.step, keep)
-        applied = [f"{r.name} ×{r.applied}" for r in passes.run(program, laws) if r.applied]
+        own = plan.passes(recipe, program, sequences, stages.step, keep)
+        applied = [f"{r.name} ×{r.applied}" for r in passes.run(program, own) if r.applied]
         stages.note((", ".join(applied) or "nothing") + _remarks(cache))
     return peaks
 

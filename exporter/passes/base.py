@@ -34,12 +34,12 @@ class Equality(Enum):
 class Refusal:
     """Why a pass left alone a place that looks like its pattern."""
 
-    law: str
+    pass_name: str
     place: str
     reason: str
 
     def __str__(self) -> str:
-        return f"{self.law}: refused at {self.place}: {self.reason}"
+        return f"{self.pass_name}: refused at {self.place}: {self.reason}"
 
 
 @dataclass

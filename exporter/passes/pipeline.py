@@ -119,7 +119,7 @@ class Pipeline:
     """(pass, place) of every application that counts, in order."""
     before: Program | None = None
     """The program before its first pass; shares its weights. For exporter/diagnose/locating.py."""
-    laws: list[Pass] = field(default_factory=list)
+    ran: list[Pass] = field(default_factory=list)
     """Every pass that ran, in order."""
 
     def run(self, program: Program, passes: Iterable[Pass]) -> list[PassReport]:
@@ -129,30 +129,30 @@ class Pipeline:
         """
         if self.before is None:
             self.before = program.copy()
-        return [self._one(program, law) for law in passes if self._runs(law)]
+        return [self._one(program, pass_) for pass_ in passes if self._runs(pass_)]
 
     def fork(self, folder: str) -> Pipeline:
         """A pipeline that goes on from here by itself, and dumps into a sub-folder."""
         dump = self.options.dump / folder if self.options.dump is not None else None
         options = Options(self.options.skip, self.options.stop_after, dump)
         return Pipeline(
-            options, self.after, list(self.reports), list(self.trail), self.before, list(self.laws)
+            options, self.after, list(self.reports), list(self.trail), self.before, list(self.ran)
         )
 
-    def _runs(self, law: Pass) -> bool:
-        return law.required or law.name not in self.options.skip
+    def _runs(self, pass_: Pass) -> bool:
+        return pass_.required or pass_.name not in self.options.skip
 
-    def _one(self, program: Program, law: Pass) -> PassReport:
+    def _one(self, program: Program, pass_: Pass) -> PassReport:
         started = time.perf_counter()
         nodes, parameters = len(program.graph), program.parameters()
         budget = None
-        if self.options.stop_after is not None and not law.required:
+        if self.options.stop_after is not None and not pass_.required:
             budget = max(0, self.options.stop_after - len(self.trail))
-        log = law.rewrite(program.model, Log(budget))
-        legality.check(program, law.name)
+        log = pass_.rewrite(program.model, Log(budget))
+        legality.check(program, pass_.name)
         report = PassReport(
-            name=law.name,
-            equality=law.equality.name,
+            name=pass_.name,
+            equality=pass_.equality.name,
             applied=len(log.applied),
             refused=tuple(str(refusal) for refusal in log.refused),
             nodes_before=nodes,
@@ -162,11 +162,11 @@ class Pipeline:
             seconds=round(time.perf_counter() - started, 3),
         )
         self.reports.append(report)
-        self.laws.append(law)
-        if not law.required:
-            self.trail += [(law.name, place) for place in log.applied]
+        self.ran.append(pass_)
+        if not pass_.required:
+            self.trail += [(pass_.name, place) for place in log.applied]
         if self.options.dump is not None:
-            name = file_name(f"{len(self.reports):02d}_{law.name}")
+            name = file_name(f"{len(self.reports):02d}_{pass_.name}")
             _dump(program, self.options.dump, name)
         if self.after is not None and report.applied:
             self.after(report, program)
@@ -180,7 +180,7 @@ def run(program: Program, passes: Iterable[Pass]) -> list[PassReport]:
 
 def check_skips(names: Iterable[str]) -> None:
     """Raise UsageError for a name that no optional pass bears."""
-    optional = {law.name for law in every() if not law.required}
+    optional = {pass_.name for pass_ in every() if not pass_.required}
     for name in names:
         if name not in optional:
             raise UsageError(f"no pass to skip is called {name!r}; there are {', '.join(optional)}")

@@ -90,7 +90,7 @@ def _fitted(choice: Choice, site: Site) -> Choice:
     """With a block that divides the site's rows: the one asked for, or half of it, or a quarter, …;
     as it was if none of _NARROWEST or more does. A grid that is to be found again is what it is."""
     inputs, block = site.matrix.shape[1], choice.block
-    if choice.rounding == "on-grid":
+    if choice.rounding == "qat":
         return choice
     while block and inputs % block and block % 2 == 0 and block // 2 >= _NARROWEST:
         block //= 2
@@ -140,7 +140,7 @@ def balance(
     return (BalanceChannels(recipe.alpha, keep("balance", reach)),)
 
 
-def laws(
+def passes(
     recipe: Recipe,
     program: Program,
     sequences: Sequence[Sequence[int]],
@@ -206,7 +206,7 @@ def _work(
 ) -> Arrays:
     """All that needs statistics or a search: integers of each of `first`, and steps, by name."""
     asked = [one.site.x for one in planned if one.site.x is not None and _wants(one.choice)]
-    moments = any(one.choice.rounding == "compensated" and one.choice.bits for one in planned)
+    moments = any(one.choice.rounding == "gptq" and one.choice.bits for one in planned)
     found: Mapping[str, Activation] = known or {}
     if asked and known is None:
         found = statistics.record(
@@ -242,13 +242,13 @@ def _work(
 
 def _is_link(one: Planned) -> bool:
     """Whether a matrix is rounded behind all others, on what those leave; no table is."""
-    return one.choice.rounding == "chained" and one.site.x is not None
+    return one.choice.rounding == "gptaq" and one.site.x is not None
 
 
 def _is_work(one: Planned) -> bool:
     """Whether integers take more than rounding to the nearest."""
-    learns = one.choice.rounding in ("compensated", "chained") and one.site.x is not None
-    return 0 < one.choice.bits < 8 or learns or one.choice.rounding == "on-grid"
+    learns = one.choice.rounding in ("gptq", "gptaq") and one.site.x is not None
+    return 0 < one.choice.bits < 8 or learns or one.choice.rounding == "qat"
 
 
 def _spread(name: str, found: Quantized) -> Arrays:
@@ -264,7 +264,7 @@ def _gathered(arrays: Arrays, name: str, one: Planned) -> Quantized:
 def _wants(choice: Choice) -> bool:
     """Whether a choice cannot be made without statistics."""
     searched = choice.bits == 4 and choice.rounding == "nearest"
-    weighed = searched or choice.rounding == "compensated"
+    weighed = searched or choice.rounding == "gptq"
     return bool(choice.bits) and (choice.activations == "static" or weighed)
 
 
@@ -285,11 +285,11 @@ def _rounded(
     one: Planned, seen: Activation | None = None, orders: _Orders | None = None
 ) -> Quantized:
     site, choice, matrix = one.site, one.choice, one.site.matrix
-    if choice.rounding == "on-grid":
+    if choice.rounding == "qat":
         return _recovered(site, choice)
     if (
         orders is not None
-        and choice.rounding == "compensated"
+        and choice.rounding == "gptq"
         and seen is not None
         and seen.moments.ndim == 2
     ):

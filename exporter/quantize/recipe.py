@@ -12,7 +12,7 @@ around = "fast"              # "close" has OpenVINO compute the rest in f32 inst
 [weights]                    # every linear map …
 bits = 8                     # 8, 4, or 0 for floating point; 7 beside static activations
 block = 0                    # one scale for so many neighbouring inputs; 0 is one a channel
-rounding = "nearest"         # or "compensated", "chained", "on-grid"
+rounding = "nearest"         # or "gptq", "gptaq", "qat"
 activations = "none"         # what it reads: "none" or "static" (8 bits, one scale)
 
 [table]                      # … the table of embeddings, which may have 7, 6 or 5 bits as well …
@@ -30,6 +30,7 @@ from __future__ import annotations
 
 import math
 import tomllib
+import warnings
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -58,7 +59,7 @@ LIMIT = 1 << 20
 """Bytes of a recipe; one that a search wrote has a rule a matrix, some thousands of bytes."""
 
 Bits = Literal[0, 4, 5, 6, 7, 8]
-Rounding = Literal["nearest", "compensated", "chained", "on-grid"]
+Rounding = Literal["nearest", "gptq", "gptaq", "qat"]
 Activations = Literal["none", "static"]
 Natural = Annotated[int, Meta(ge=0)]
 
@@ -69,8 +70,8 @@ class Choice(Record, frozen=True, kw_only=True):
     bits: Bits = 0
     block: Natural = 0
     rounding: Rounding = "nearest"
-    """"compensated" is GPTQ; "chained" is that, matrix after matrix, each on what the rounded ones
-    before it make (exporter/quantize/gptaq.py); "on-grid" finds the integers that the matrix was
+    """"gptq" is GPTQ; "gptaq" is that, matrix after matrix, each on what the rounded ones
+    before it make (exporter/quantize/gptaq.py); "qat" finds the integers that the matrix was
     made of, and refuses one that was not."""
     activations: Activations = "none"
 
@@ -131,7 +132,7 @@ class Recipe(Record, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if self.table.activations != "none":
             raise ValueError("a table reads token ids: it has no activations to quantize")
-        if self.table.rounding == "chained":
+        if self.table.rounding == "gptaq":
             raise ValueError("a table is rounded first: there is nothing to chain it to")
         if not math.isfinite(self.dynamic):
             raise ValueError(f"dynamic is {self.dynamic}; it must be finite")
@@ -155,7 +156,7 @@ class Recipe(Record, frozen=True, kw_only=True):
     @property
     def chains(self) -> bool:
         """Whether matrices are rounded one after the other, which takes many texts."""
-        return "chained" in {self.weights.rounding, *(rule.rounding for rule in self.rules)}
+        return "gptaq" in {self.weights.rounding, *(rule.rounding for rule in self.rules)}
 
     @property
     def needs(self) -> frozenset[str]:
@@ -221,9 +222,32 @@ def read(path: Path) -> Recipe:
         raise UsageError(f"recipe {path}: {error}") from None
 
 
+OLD_WORDS = {"compensated": "gptq", "chained": "gptaq", "on-grid": "qat"}
+"""What `rounding` was called before each had the name of the field."""
+
+
+class OldWord(FutureWarning):
+    """A recipe that says something by a word of before."""
+
+
+def _renamed(recipe: str, value: Any) -> Any:
+    """The same with the words of today; warns of each that is not."""
+    if isinstance(value, Mapping):
+        found = {key: _renamed(recipe, item) for key, item in value.items()}
+        old = found.get("rounding")
+        if isinstance(old, str) and old in OLD_WORDS:
+            found["rounding"] = new = OLD_WORDS[old]
+            said = f'recipe {recipe}: rounding "{old}" is called "{new}" now'
+            warnings.warn(said, OldWord, stacklevel=2)
+        return found
+    if isinstance(value, list):
+        return [_renamed(recipe, item) for item in value]
+    return value
+
+
 def made(name: str, record: Mapping[str, Any]) -> Recipe:
     """A recipe from what its file says. Raises ValueError: the place, and what is wrong."""
-    record = dict(record)
+    record = dict(_renamed(name, record))
     if "rule" in record:
         record["rules"] = record.pop("rule")
     return records.read(Recipe, {"name": name, **record})

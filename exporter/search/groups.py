@@ -145,14 +145,14 @@ def recipe(
     compensated: bool,
     summary: str = "",
 ) -> Recipe:
-    """The recipe that gives each group its choice, integers of maps `compensated` or nearest."""
+    """The recipe that gives each group its choice, integers of maps `gptq` or nearest."""
     table = FLOAT
     maps: dict[Group, Choice] = {}
     for group, choice in zip(groups, chosen, strict=True):
         if group.kinds == ("table",):
             table = choice
         elif compensated and choice.bits:
-            maps[group] = choice.with_(rounding="compensated")
+            maps[group] = choice.with_(rounding="gptq")
         else:
             maps[group] = choice
     weight: Counter[Choice] = Counter()

@@ -64,9 +64,11 @@ class Ground:
     def quantized(self, recipe: Recipe) -> Program:
         """A copy of the program with the recipe's integers. What GPTQ takes long for is kept."""
         copy = self.program.copy()
-        slow = any(recipe.choice(site).rounding == "compensated" for site in self.sites())
-        laws = plan.laws(recipe, copy, (), known=self.known, rounded=self.rounded if slow else None)
-        Pipeline(before=self.program).run(copy, laws)
+        slow = any(recipe.choice(site).rounding == "gptq" for site in self.sites())
+        passes = plan.passes(
+            recipe, copy, (), known=self.known, rounded=self.rounded if slow else None
+        )
+        Pipeline(before=self.program).run(copy, passes)
         return copy
 
     def errors(self, program: Program, threads: int | None = None) -> np.ndarray:

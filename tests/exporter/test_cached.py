@@ -34,7 +34,7 @@ gains = "balance"
 alpha = 0.5
 [weights]
 bits = 8
-rounding = "compensated"
+rounding = "gptq"
 [table]
 bits = 4
 block = 16

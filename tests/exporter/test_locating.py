@@ -125,7 +125,7 @@ def test_fault_in_a_pass_is_found(
         ),
     )
     found = located(tiny, tmp_path, "onnxruntime")
-    assert (found.kind, found.law, found.layer) == ("pass", "wrong-law", LAYER)
+    assert (found.kind, found.pass_name, found.layer) == ("pass", "wrong-law", LAYER)
     assert found.place.startswith(f"{LAYER}.")
     assert found.before is not None and found.before < 1e-12
     assert found.after is not None and found.after > 1e-9
@@ -145,7 +145,7 @@ def test_fault_in_a_build_is_found(
 
     monkeypatch.setattr(openvino_build, "convert", wrong)
     found = located(tiny, tmp_path, "openvino")
-    assert (found.kind, found.law, found.layer) == ("build", "", LAYER)
+    assert (found.kind, found.pass_name, found.layer) == ("build", "", LAYER)
     assert found.module.startswith(f"{LAYER}.")
     assert found.before is not None and found.before < 1e-12
     assert "openvino" in found.sentence and found.module in found.sentence
@@ -177,7 +177,7 @@ def test_rounding_is_called_rounding(
 ) -> None:
     monkeypatch.setitem(gate.GATES, "fp16", gate.Gate(worst=1e-9))
     found = located(tiny, tmp_path, "onnxruntime", "fp16")
-    assert (found.kind, found.law) == ("rounding", "set-precision")
+    assert (found.kind, found.pass_name) == ("rounding", "set-precision")
     assert "not a fault" in found.sentence and "Most is added in" in found.sentence
     assert found.layer
 
@@ -189,7 +189,7 @@ def test_rounding_to_integers_is_held_to_its_own_gate(
     recipe = tmp_path / "eight.toml"
     recipe.write_text("gains = 'keep'\n[weights]\nbits = 8\n")
     found = located(tiny, tmp_path / "out", "onnxruntime", str(recipe))
-    assert (found.kind, found.law) == ("rounding", "quantize-weights")
+    assert (found.kind, found.pass_name) == ("rounding", "quantize-weights")
     assert "rounding of eight, not a fault" in found.sentence and "limit 1e-07" in found.sentence
 
 

@@ -72,7 +72,7 @@ def test_bisect_names_the_one_rewrite_that_breaks_the_gate(
     before = [str(node) for node in program.graph]
     found = bisect(program, passes, lambda p: look(p, goldens), GATE)
     assert found is not None
-    assert found.law == "break-norm"
+    assert found.pass_name == "break-norm"
     assert found.place == BreakNorm.module
     assert found.before.worst <= GATE < found.after.worst
     assert [str(node) for node in program.graph] == before, "bisect changed its program"

@@ -30,7 +30,7 @@ gains = "keep"
 [weights]
 bits = 8
 block = 8
-rounding = "compensated"
+rounding = "gptq"
 [table]
 bits = 8
 """

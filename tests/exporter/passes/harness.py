@@ -375,7 +375,7 @@ def assert_left_alone(this: Pass, text: str) -> Log:
     assert serialized(model) == left
     assert len(log.refused) == len(matched)
     for refusal in log.refused:
-        assert refusal.law == this.name and refusal.place and refusal.reason
+        assert refusal.pass_name == this.name and refusal.place and refusal.reason
         assert len(str(refusal).splitlines()) == 1
     return log
 

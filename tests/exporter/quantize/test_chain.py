@@ -32,7 +32,7 @@ def _recipe(rounding: str, **given) -> Recipe:
 
 def _quantized(program: Program, recipe: Recipe, texts: list[list[int]]) -> Program:
     copy = program.copy()
-    pipeline.run(copy, plan.laws(recipe, copy, texts))
+    pipeline.run(copy, plan.passes(recipe, copy, texts))
     return copy
 
 
@@ -87,7 +87,7 @@ def test_a_chain_errs_less_than_matrices_rounded_each_by_itself(program: Program
         made = _quantized(program, _recipe(rounding), texts)
         return float((1 - (exact * embed(made, judged)).sum(axis=1)).mean())
 
-    alone, chained = mean("compensated"), mean("chained")
+    alone, chained = mean("gptq"), mean("gptaq")
     # On all the texts it is half; a twelfth of them leaves noise in the weights that are shifted.
     assert 1e-4 < chained < 0.75 * alone
 
@@ -98,7 +98,7 @@ def test_a_chain_goes_on_from_what_is_rounded_otherwise(program: Program) -> Non
         {"kinds": ["value"], "bits": 8, "block": 0, "rounding": "nearest"},
         {"kinds": ["down"], "bits": 0},
     ]
-    made = _quantized(program, _recipe("chained", rule=rules), SEQUENCES)
+    made = _quantized(program, _recipe("gptaq", rule=rules), SEQUENCES)
     kinds = [str(v.dtype) for v in made.graph.initializers.values()]
     layers = sum(node.op_type == "BandAttention" for node in program.graph)
     assert kinds.count("INT4") == 5 * layers  # q, k, output, gate, up
@@ -109,8 +109,8 @@ def test_a_chain_reads_the_very_integers_of_the_others(
     program: Program, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rules = [
-        {"rounding": "chained"},  # fits the table, too, which is rounded to the nearest
-        {"kinds": ["value"], "rounding": "compensated"},
+        {"rounding": "gptaq"},  # fits the table, too, which is rounded to the nearest
+        {"kinds": ["value"], "rounding": "gptq"},
         {"kinds": ["down"], "rounding": "nearest"},
         {"kinds": ["head"], "bits": 0},
     ]
@@ -121,9 +121,9 @@ def test_a_chain_reads_the_very_integers_of_the_others(
         return real(program, links, known, sequences, progress)
 
     real = plan.chained
-    monkeypatch.setattr(plan, "chained", watched)
+    monkeypatch.setattr(plan, "gptaq", watched)
     recipe = _recipe("nearest", rule=rules)
-    (law,) = plan.laws(recipe, program.copy(), SEQUENCES)
+    (law,) = plan.passes(recipe, program.copy(), SEQUENCES)
     assert isinstance(law, QuantizeWeights) and law.plan is not None
     assert sorted({site.kind for site, _ in seen.values()}) == ["down", "table", "value"]
     for name, (_, quantized) in seen.items():
@@ -133,20 +133,20 @@ def test_a_chain_reads_the_very_integers_of_the_others(
 
 def test_what_cannot_be_chained_is_refused(program: Program) -> None:
     with pytest.raises(ValueError, match="a table is rounded first"):
-        _recipe("nearest", table={"bits": 8, "rounding": "chained"})
+        _recipe("nearest", table={"bits": 8, "rounding": "gptaq"})
     with pytest.raises(UsageError, match="needs calibration texts, and there are none"):
-        plan.laws(_recipe("chained"), program, [])
+        plan.passes(_recipe("gptaq"), program, [])
     with pytest.raises(UsageError, match="needs calibration texts, and there are none"):
-        plan.laws(_recipe("chained"), program, [], known={})
+        plan.passes(_recipe("gptaq"), program, [], known={})
 
 
 def test_a_text_that_makes_nan_is_refused(spoiled: Program) -> None:
     with pytest.raises(RewriteError, match=r"calibration text makes .* infinite or NaN"):
-        plan.laws(_recipe("chained"), spoiled, SEQUENCES)
+        plan.passes(_recipe("gptaq"), spoiled, SEQUENCES)
 
 
 def test_only_chained_recipes_read_the_many_texts(program: Program) -> None:
-    few, many = (text_sets.steering(_recipe(r), program) for r in ("compensated", "chained"))
+    few, many = (text_sets.steering(_recipe(r), program) for r in ("gptq", "gptaq"))
     assert few == text_sets.short(program)
     assert many == few + text_sets.corpus(program) and len(many) > 4 * len(few)
 

@@ -25,7 +25,7 @@ gains = "balance"
 alpha = 0.5
 [weights]
 bits = 8
-rounding = "compensated"
+rounding = "gptq"
 [table]
 bits = 8
 [[rule]]

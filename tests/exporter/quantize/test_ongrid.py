@@ -75,7 +75,7 @@ def _matrices(program: Program) -> list[ir.Value]:
     return [v for v in held if v is not None and (a := constant(v)) is not None and a.ndim == 2]
 
 
-WEIGHTS = {"bits": 4, "block": 16, "rounding": "on-grid"}
+WEIGHTS = {"bits": 4, "block": 16, "rounding": "qat"}
 RECIPE = records.read(Recipe, {**shipped()["qat"].plain(), "weights": WEIGHTS})
 
 
@@ -96,11 +96,11 @@ def test_a_trained_grid_survives_the_common_laws_to_the_bit(legal_gemma: Program
             assert (off <= np.abs(site.matrix) * 2.0**-10 + 1e-7).all()
             placed += 1
     assert placed == len(maps)
-    laws = plan.laws(RECIPE, program, [])  # no texts: nothing has to be weighed
+    laws = plan.passes(RECIPE, program, [])  # no texts: nothing has to be weighed
     pipeline.run(program, laws)
     assert sum(n.op_type == "DequantizeLinear" for n in program.graph) >= len(maps)
 
 
 def test_a_checkpoint_off_the_grid_is_refused_by_name(legal_gemma: Program) -> None:
     with pytest.raises(UsageError, match=r"\(query\) does not lie on a grid of 4 bits"):
-        plan.laws(RECIPE, _rewritten(legal_gemma), [])
+        plan.passes(RECIPE, _rewritten(legal_gemma), [])

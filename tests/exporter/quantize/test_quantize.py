@@ -27,7 +27,7 @@ def _recipe(**given) -> Recipe:
 def _quantized(program: Program, recipe: Recipe) -> Program:
     copy = program.copy()
     pipeline.run(copy, plan.balance(recipe, copy, SEQUENCES))
-    pipeline.run(copy, plan.laws(recipe, copy, SEQUENCES))
+    pipeline.run(copy, plan.passes(recipe, copy, SEQUENCES))
     return copy
 
 
@@ -51,7 +51,7 @@ def test_sites_are_known_by_what_they_are_there_for(program: Program) -> None:
 
 
 @pytest.mark.parametrize("gains", ["keep", "balance"])
-@pytest.mark.parametrize("rounding", ["nearest", "compensated"])
+@pytest.mark.parametrize("rounding", ["nearest", "gptq"])
 def test_eight_bits_stay_close(program: Program, gains: str, rounding: str) -> None:
     weights = {"bits": 8, "rounding": rounding}
     made = _quantized(program, _recipe(gains=gains, weights=weights, table={"bits": 8}))
@@ -67,7 +67,7 @@ def test_blocks_of_four_bits_static_activations_and_rules(program: Program) -> N
     made = _quantized(
         program,
         _recipe(
-            weights={"bits": 4, "block": 16, "rounding": "compensated"},
+            weights={"bits": 4, "block": 16, "rounding": "gptq"},
             rule=[{"kinds": ["head"], "bits": 0},
                   {"first": 1, "bits": 8, "block": 0, "activations": "static"}],
         ),
@@ -84,7 +84,7 @@ def test_blocks_of_four_bits_static_activations_and_rules(program: Program) -> N
 
 def test_seven_bits_beside_static_activations_are_half_of_a_byte(program: Program) -> None:
     """255 · 63 · 2 fits in the 16 bits in which CPUs without VNNI add two products."""
-    weights = {"bits": 7, "activations": "static", "rounding": "compensated"}
+    weights = {"bits": 7, "activations": "static", "rounding": "gptq"}
     made = _quantized(program, _recipe(weights=weights, table={"bits": 8}))
     held = [v.const_value for v in made.graph.initializers.values() if v.dtype == ir.DataType.INT8]
     maps = [tensor.numpy() for tensor in held if tensor is not None and tensor.name is not None]
@@ -126,26 +126,26 @@ def test_statistics_are_those_of_the_values(program: Program) -> None:
 
 def test_what_cannot_be_is_refused_by_name(program: Program) -> None:
     with pytest.raises(UsageError, match=r"fits nothing .* it has, for example, table in"):
-        plan.laws(_recipe(rule=[{"layers": "nowhere.*", "bits": 8}]), program, SEQUENCES)
+        plan.passes(_recipe(rule=[{"layers": "nowhere.*", "bits": 8}]), program, SEQUENCES)
     with pytest.raises(UsageError, match="no whole number of blocks of 7"):
-        plan.laws(_recipe(weights={"bits": 8, "block": 7}), program, SEQUENCES)
+        plan.passes(_recipe(weights={"bits": 8, "block": 7}), program, SEQUENCES)
     with pytest.raises(UsageError, match="no whole number of blocks of 28"):
-        plan.laws(_recipe(weights={"bits": 8, "block": 28}), program, SEQUENCES)
+        plan.passes(_recipe(weights={"bits": 8, "block": 28}), program, SEQUENCES)
     static = _recipe(weights={"bits": 8, "activations": "static"})
     with pytest.raises(UsageError, match="needs calibration texts, and there are none"):
-        plan.laws(static, program, [])
+        plan.passes(static, program, [])
     with pytest.raises(UsageError, match=r"is to have 6 bits, which only a table can"):
-        plan.laws(_recipe(weights={"bits": 6}), program, SEQUENCES)
+        plan.passes(_recipe(weights={"bits": 6}), program, SEQUENCES)
     with pytest.raises(UsageError, match=r"to have 7 bits.* or 7 beside static activations"):
-        plan.laws(_recipe(weights={"bits": 7}), program, SEQUENCES)
+        plan.passes(_recipe(weights={"bits": 7}), program, SEQUENCES)
     with pytest.raises(UsageError, match="want 8 bits, or 7, and one scale a channel"):
-        plan.laws(_recipe(weights={"bits": 6, "activations": "static"}), program, SEQUENCES)
+        plan.passes(_recipe(weights={"bits": 6, "activations": "static"}), program, SEQUENCES)
     both = _recipe(weights={"bits": 8, "block": 16, "activations": "static"})
     with pytest.raises(UsageError, match="want 8 bits, or 7, and one scale a channel"):
-        plan.laws(both, program, SEQUENCES)
+        plan.passes(both, program, SEQUENCES)
 
 
 def test_calibration_that_sees_nan_is_refused(spoiled: Program) -> None:
     static = _recipe(weights={"bits": 8, "activations": "static"})
     with pytest.raises(RewriteError, match=r"calibration text 1 makes .* infinite or NaN"):
-        plan.laws(static, spoiled, SEQUENCES)
+        plan.passes(static, spoiled, SEQUENCES)

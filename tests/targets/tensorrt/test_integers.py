@@ -60,7 +60,7 @@ gains = "keep"
 [weights]
 bits = 8
 block = 16
-rounding = "compensated"
+rounding = "gptq"
 [table]
 bits = 8
 [[rule]]
