@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from goldfold.exporter.contract import Contract
-from goldfold.exporter.ir import protobuf
 from goldfold.exporter.options import Options
 from goldfold.targets.base import Run, Target
 
@@ -72,10 +71,12 @@ class OnnxRuntime(Target[Options]):
         return None  # a session's threads are its own, and a new one brings its own
 
     def refers(self, folder: Path) -> Collection[str]:
+        from goldfold.exporter.ir import protobuf
+
         return protobuf.references(folder / protobuf.MODEL)
 
     def parts(self, folder: Path) -> dict[str, str]:
-        from goldfold.exporter.ir import onnx_file
+        from goldfold.exporter.ir import onnx_file, protobuf
 
         return onnx_file.parts(folder / protobuf.MODEL)
 

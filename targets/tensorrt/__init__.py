@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from goldfold.exporter.contract import Contract
 from goldfold.exporter.errors import ArtifactError, TargetError
-from goldfold.exporter.ir import protobuf
 from goldfold.exporter.system.files import read_bounded
 from goldfold.targets.base import Built, Run, Target
 from goldfold.targets.tensorrt import settings, vendor
@@ -158,12 +157,16 @@ class TensorRt(Target[TensorRtOptions]):
         return _read(folder, contract, interpret.runner if precision == "fp32" else emulate.runner)
 
     def stands_in(self, precision: str) -> str:
+        from goldfold.exporter.ir import protobuf
+
         runtime = "ONNX Runtime" if precision == "fp32" else "goldfold's emulator"
         return f"{protobuf.MODEL}, which the engine was built from, in {runtime}"
 
     def beside(
         self, folder: Path, contract: Contract, precision: str, threads: int | None
     ) -> dict[str, Run]:
+        from goldfold.exporter.ir import protobuf
+
         if self.cannot_run(folder) is None or precision != "fp16":
             return {}  # ONNX Runtime has no bf16, and in fp32 it is what stands in
         from goldfold.exporter.evaluate import interpret
@@ -174,10 +177,12 @@ class TensorRt(Target[TensorRtOptions]):
         return {"ONNX Runtime": _read(folder, contract, interpret.runner)}
 
     def refers(self, folder: Path) -> Collection[str]:
+        from goldfold.exporter.ir import protobuf
+
         return protobuf.references(folder / protobuf.MODEL)
 
     def parts(self, folder: Path) -> dict[str, str]:
-        from goldfold.exporter.ir import onnx_file
+        from goldfold.exporter.ir import onnx_file, protobuf
 
         return onnx_file.parts(folder / protobuf.MODEL)
 
@@ -208,6 +213,7 @@ def _built_by(folder: Path) -> tuple[str, tuple[str, ...]]:
 def _read(folder: Path, contract: Contract, runner: Callable[[Program], Run]) -> Run:
     import onnx_ir as ir
 
+    from goldfold.exporter.ir import protobuf
     from goldfold.exporter.ir.program import Program
 
     path = folder / protobuf.MODEL

@@ -104,7 +104,10 @@ def test_the_site_fetches_nothing_from_elsewhere(site: Path) -> None:
 
 def test_the_api_page_holds_what_is_public(site: Path) -> None:
     page = (site / "api.html").read_text("utf-8")
-    for name in ("encoder.load", "encoder.Encoder.embed", "exporting.export", "verifying.verify"):
-        assert f'id="exporter.{name}"' in page, name
+    for name in (
+        "artifact.encoder.load", "artifact.encoder.Encoder.embed", "driver.exporting.export",
+        "verification.verifying.verify",
+    ):  # fmt: skip
+        assert f'id="goldfold.exporter.{name}"' in page, name
     for words in ("keep so many leading dimensions", "Raises:", "a SentenceTransformer folder"):
         assert words in page, words

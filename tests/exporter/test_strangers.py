@@ -275,9 +275,11 @@ def test_a_verdict_without_an_artifact_is_to_be_made_again(tmp_path: Path) -> No
     record = json.loads((folder / "verdict.json").read_bytes())
     del record["format"], record["manifest"]
     (folder / "verdict.json").write_text(json.dumps(record))
-    refuse(folder, "of an earlier goldfold", "goldfold verify")
+    refuse(folder, "of another version of goldfold", "goldfold verify")
     record |= {"format": "goldfold.verdict/9", "manifest": "0" * 64}
     (folder / "verdict.json").write_text(json.dumps(record))
+    refuse(folder, "of another version of goldfold", "goldfold verify")
+    (folder / "verdict.json").write_text(json.dumps(record | {"format": "else"}))
     refuse(folder, "malformed", "format")
 
 

@@ -125,7 +125,7 @@ def _worst(result: Result) -> float:
     verdict = result.bundle.verdict
     assert verdict is not None
     proofs = [verdict.measurement, *([verdict.emulated] if verdict.emulated else [])]
-    return max(float(proof[key]) for proof in proofs for key in ("worst", "worst_padded"))
+    return max(proof.larger for proof in proofs)
 
 
 def _refused(manifest: Manifest) -> dict[str, int]:

@@ -11,7 +11,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from goldfold.exporter import registry
+from goldfold.exporter import options, registry
 from goldfold.exporter.contract import Contract
 from goldfold.exporter.evaluate import interpret
 from goldfold.exporter.ir.program import Program, infer_shapes
@@ -114,7 +114,7 @@ def built(program: Program, target: str, folder: Path) -> np.ndarray:
     """What an artifact of fixed lengths gives, where the target has them."""
     own, found = program.copy(), registry.target(target)
     run(own, found.tail("fp32", own.contract, {}))
-    asked = own(found.Options, {"buckets": (8, 16, 24)})
+    asked = options.own(found.Options, {"buckets": (8, 16, 24)})
     found.build(own, "fp32", folder, found.settle("fp32", asked, 24))
     call = found.stand_in if found.cannot_run(folder) else found.load
     return call(folder, program.contract, "fp32", 1)(IDS, MASK)

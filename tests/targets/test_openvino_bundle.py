@@ -185,7 +185,7 @@ def test_tokenizer_that_differs_is_not_written(
 _KILLED = """
 import os, signal, sys
 from pathlib import Path
-from goldfold.exporter.ir.program import Words
+from goldfold.exporter.contract import Words
 from goldfold.targets.openvino import tokenizer
 text = Path(sys.argv[1]).read_text("utf-8")
 begun = tokenizer.begin(Words(text, 600, 0), Path(sys.argv[2]))

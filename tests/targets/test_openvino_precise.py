@@ -9,11 +9,11 @@ import openvino as ov
 import pytest
 
 from goldfold.exporter.artifact.bundle import open_bundle
-from goldfold.exporter.options import NOTHING_ASKED
 from goldfold.exporter.passes.pipeline import run as run_passes
 from goldfold.golden import compare, store
 from goldfold.targets.openvino import TARGET, precise
 from goldfold.targets.openvino.model_file import XML
+from goldfold.targets.openvino.options import OPEN
 from tests.conftest import Exported
 
 
@@ -22,7 +22,7 @@ def built(exported: Exported, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("bf16")
     program = exported.copy()
     run_passes(program, TARGET.tail("bf16", program.contract, {}))
-    TARGET.build(program, "bf16", folder, NOTHING_ASKED)
+    TARGET.build(program, "bf16", folder, OPEN)
     return folder
 
 

@@ -10,10 +10,10 @@ import openvino as ov
 import pytest
 from openvino import opset13 as ops
 
-from goldfold.exporter.options import NOTHING_ASKED
 from goldfold.exporter.passes.pipeline import run as run_passes
 from goldfold.targets.openvino import TARGET, build
 from goldfold.targets.openvino.model_file import XML
+from goldfold.targets.openvino.options import OPEN
 from goldfold.targets.openvino.slim import slim
 from tests.conftest import Exported
 from tests.targets import kernels
@@ -98,7 +98,7 @@ def test_real_file_shrinks_and_nothing_that_runs_changes(
         folder.mkdir()
         program = exported.copy()
         run_passes(program, TARGET.tail("fp32", program.contract, {}))
-        TARGET.build(program, "fp32", folder, NOTHING_ASKED)
+        TARGET.build(program, "fp32", folder, OPEN)
         monkeypatch.setattr(build, "slim", lambda model: [])
         run = TARGET.load(folder, program.contract, "fp32", 1)
         ids = np.array([[2, 5, 6, 7, 8, 1], [2, 9, 1, 0, 0, 0]])

@@ -15,7 +15,6 @@ from goldfold.exporter import registry
 from goldfold.exporter.artifact.bundle import open_bundle
 from goldfold.exporter.errors import GoldfoldError, RewriteError, TargetError
 from goldfold.exporter.ir.program import MODULE, Program
-from goldfold.exporter.options import NOTHING_ASKED
 from goldfold.exporter.passes import pipeline
 from tests.conftest import Exported
 
@@ -86,7 +85,8 @@ def test_two_builds_give_the_same_bytes(name: str, exported: Exported, tmp_path:
     built = []
     for folder in (tmp_path / "one", tmp_path / "two"):
         folder.mkdir()
-        registry.target(name).build(lowered(exported, name), "fp32", folder, NOTHING_ASKED)
+        found = registry.target(name)
+        found.build(lowered(exported, name), "fp32", folder, found.Options())
         built.append(contents(folder))
     assert built[0].keys() == built[1].keys()
     assert built[0]
@@ -149,7 +149,8 @@ def test_unknown_op_is_refused_by_name(name: str, exported: Exported, tmp_path: 
     program.graph.insert_before(producer, foreign)
     producer.replace_input_with(0, foreign.outputs[0])
     with pytest.raises(RewriteError) as caught:
-        registry.target(name).build(program, "fp32", tmp_path, NOTHING_ASKED)
+        found = registry.target(name)
+        found.build(program, "fp32", tmp_path, found.Options())
     for culprit in (name, "acme.Shimmer", "strange_node", "2.linear"):
         assert culprit in str(caught.value)
     assert not contents(tmp_path)
@@ -163,7 +164,8 @@ def test_unknown_op_of_the_default_domain_is_refused_by_name(
     node = next(n for n in program.graph if n.op_type == "MatMul")
     node.op_type = "Glimmer"
     with pytest.raises(RewriteError, match=rf"{name} cannot spell Glimmer .*transformer"):
-        registry.target(name).build(program, "fp32", tmp_path, NOTHING_ASKED)
+        found = registry.target(name)
+        found.build(program, "fp32", tmp_path, found.Options())
 
 
 @pytest.mark.parametrize(

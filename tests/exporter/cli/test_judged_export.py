@@ -129,7 +129,7 @@ def test_artifact_that_finds_less_fails_the_build_though_its_goldens_are_right(
     assert any("Retrieval at 48 dims loses up to" in reason for reason in reasons)
     verdict = json.loads((failed / VERDICT).read_text())
     assert not verdict["passed"]
-    assert all(reason.startswith("Retrieval") for reason in verdict["reasons"])
+    assert all(reason["kind"] == "retrieval" for reason in verdict["reasons"])
     report = read_json(Report, (out / "report.json").read_text("utf-8"))
     assert report.artifacts[0].state == "failed"
     assert "Retrieval at 48 dims" in (out / "junit.xml").read_text("utf-8")

@@ -53,7 +53,11 @@ def say_evil(folder: Path) -> None:
     record["passes"][0] |= {"name": evil, "equality": evil, "refused": [evil]}
     write_manifest(folder, record)
     verdict = json.loads((folder / "verdict.json").read_bytes())
-    verdict |= {"reasons": [evil], "passed": False, "machine": {evil: evil, "measured": evil}}
+    verdict |= {
+        "reasons": [{"kind": "goldens", "note": evil, "text": evil}],
+        "passed": False,
+        "machine": {evil: evil, "measured": evil},
+    }
     verdict["measurement"]["worst_id"] = evil
     (folder / "verdict.json").write_text(json.dumps(verdict))
 
@@ -246,14 +250,14 @@ def test_a_result_that_cannot_be_recorded_says_so_in_json(
     shutil.copytree(artifact, artifact.with_name("later"))
     record = json.loads((artifact.with_name("later") / "manifest.json").read_bytes())
     write_manifest(artifact.with_name("later"), {**record, "notes": ["another"]})
-    measure = verifying.measure
+    measure = verifying.measure_all
 
-    def replaced(*args: Any) -> Any:
+    def replaced(*args: Any, **how: Any) -> Any:
         artifact.rename(artifact.with_name("earlier"))
         artifact.with_name("later").rename(artifact)
-        return measure(*args)
+        return measure(*args, **how)
 
-    monkeypatch.setattr(verifying, "measure", replaced)
+    monkeypatch.setattr(verifying, "measure_all", replaced)
     found = verify(artifact)
     assert found.passed and "was replaced while it was measured" in found.unrecorded
     assert open_bundle(artifact).manifest.notes == ("another",)

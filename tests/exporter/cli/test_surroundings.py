@@ -84,7 +84,7 @@ def test_nobody_s_home_and_an_ascii_locale_are_no_faults(tiny: Path, tmp_path: P
     environment = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
     environment |= {} if nobody else {"HOME": str(tmp_path)}
     script = tmp_path / "goldfold"  # by this name the command is known
-    script.write_text(f"import exporter\n{COMMANDS}")
+    script.write_text(f"import goldfold\n{COMMANDS}")
     words = [str(script), str(model), "aus-ü"]
     done = run(words, place, environment, 12345 if nobody else None)
     assert done.returncode == 0, done.stderr[-2000:]

@@ -21,7 +21,7 @@ from goldfold.exporter.passes.pipeline import Pipeline
 from goldfold.exporter.progress import Silent, Stages
 from goldfold.golden import make as golden_make
 from goldfold.targets.base import Built
-from goldfold.targets.tensorrt import TARGET, build, settings, vendor
+from goldfold.targets.tensorrt import TARGET, architectures, build, vendor
 from goldfold.targets.tensorrt.options import TensorRtOptions
 from tests import models
 from tests.conftest import GOLDEN_TEXTS
@@ -105,7 +105,7 @@ def test_what_the_compiler_alone_knows_is_left_out_in_its_words(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A lack that our table does not have."""
-    monkeypatch.setattr(settings, "_PRODUCTS", frozenset())
+    monkeypatch.setattr(architectures, "_PRODUCTS", frozenset())
     built = make("deberta", "fp16")
     assert built.options.compute_capability == vendor.capabilities()[1:]
     (said,) = built.left_out
