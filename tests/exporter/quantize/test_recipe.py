@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import onnx_ir as ir
@@ -112,3 +113,16 @@ def test_bits_that_a_target_lacks_are_refused_before_any_work(
     four = _recipe(weights={"bits": 4, "block": 32})
     with pytest.raises(TargetError, match="it has no int4"):
         request.pairs(["coreml"], {"mine": four})
+
+
+@pytest.mark.parametrize(("old", "new"), recipe.OLD_WORDS.items())
+def test_words_of_before_are_read_with_a_warning(tmp_path: Path, old: str, new: str) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text(f'[weights]\nbits = 4\nrounding = "{old}"\n[[rule]]\nrounding = "{old}"\n')
+    with pytest.warns(recipe.OldWord, match=f'rounding "{old}" is called "{new}" now'):
+        found = recipe.read(file)
+    assert found.weights.rounding == found.rules[0].rounding == new
+    file.write_text(f'[weights]\nbits = 4\nrounding = "{new}"\n')
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        recipe.read(file)
