@@ -12,6 +12,7 @@ import typer
 from goldfold.exporter import registry
 from goldfold.exporter.cli.flags import whole_numbers
 from goldfold.exporter.options import described, flag_of
+from goldfold.exporter.system import start
 
 
 class Flags:
@@ -35,9 +36,11 @@ def _value(name: str, kind: Any, typed: Any) -> Any:
 
 
 def _names() -> list[str]:
-    """Our targets; those of others too where the command is `export`, since loading them may take
-    any time."""
-    return registry.names() if "export" in sys.argv[1:] else list(registry.OURS)
+    """All targets where the command is `export`, those of others too, which may take any time to
+    load; none for another command; our own where a program asks."""
+    if "export" in sys.argv[1:]:
+        return registry.names()
+    return [] if start.is_command() else list(registry.OURS)
 
 
 def _flag(name: str, kind: Any, told: str) -> tuple[str, Any, Any]:

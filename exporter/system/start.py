@@ -23,7 +23,7 @@ _TOLD = "_GOLDFOLD_ENCODING"
 def begin() -> None:
     """Called when `goldfold` is imported; does nothing unless that is because the command was
     started."""
-    if not _is_command():
+    if not is_command():
         return
     interrupt.arm()
     _open_streams()
@@ -48,8 +48,8 @@ def _open_streams() -> None:
                     setattr(sys, name, os.fdopen(number, "w", encoding="utf-8", closefd=False))
 
 
-def _is_command() -> bool:
-    """By what Python itself was started with: a worker process is given its parent's `sys.argv`."""
+def is_command() -> bool:
+    """Whether this process is the `goldfold` command, by what Python itself was started with: a worker process is given its parent's `sys.argv`."""
     words = iter(sys.orig_argv[1:])
     for word in words:
         if word == "-m":
