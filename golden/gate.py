@@ -35,13 +35,14 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 from goldfold.golden.compare import Measurement, TokenFault
 from goldfold.golden.errors import GoldenError
 from goldfold.golden.metrics import RETRIEVAL, Metric
+from goldfold.golden.reasons import Reason
 from goldfold.golden.store import Goldens
 
 
@@ -92,60 +93,6 @@ GATES: dict[str, Gate] = {
     "int8": Gate(worst=5e-3, mean=1e-3, loss=0.005),
     "int4": Gate(worst=2e-2, mean=1e-2, loss=0.015),
     "small": Gate(worst=4e-2, mean=2e-2),
-}
-
-
-Kind = Literal[
-    "goldens", "tokens", "unusable", "distance", "norm", "mean", "similarity", "retrieval",
-    "unproved",
-]  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class Reason:
-    """One way in which an artifact misses its gate. `sentence` says it; nothing reads that back."""
-
-    kind: Kind
-    precision: str = ""
-    """Whose limit it is over."""
-    text: str = ""
-    """The golden text that shows it; "" where it is about all of them."""
-    way: str = ""
-    """How it was run: "alone" or "padded"."""
-    value: float | None = None
-    """What was measured; None where that is no number, or not finite."""
-    limit: float | None = None
-    head: str = ""
-    """The output that shows it, where that is not the artifact's first."""
-    emulated: bool = False
-    """Whether the emulator's figures show it, every value rounded to its type."""
-    note: str = ""
-    """What the figures do not say, in words."""
-
-    @property
-    def sentence(self) -> str:
-        """The reason in one sentence of English."""
-        said = _SENTENCES[self.kind](self)
-        if self.head:
-            return f"{self.head}{' emulated' if self.emulated else ''}: {said}"
-        return f"Emulated: {said}" if self.emulated else said
-
-
-def _over(reason: Reason, digits: int = 0) -> str:
-    value = "not finite" if reason.value is None else f"{reason.value:.2e}"
-    return f"{value}, over the {reason.precision} limit of {reason.limit:.{digits}e}."
-
-
-_SENTENCES: dict[str, Callable[[Reason], str]] = {
-    "goldens": lambda r: r.note,
-    "tokens": lambda r: f"The tokens of {r.text} differ {r.note}.",
-    "unusable": lambda r: f"The embedding of {r.text} ({r.way}) is not finite, or zero.",
-    "distance": lambda r: f"1-cos of {r.text} ({r.way}) is {_over(r)}",
-    "norm": lambda r: f"The norm of {r.text} ({r.way}) is off by {_over(r, 2)}",
-    "mean": lambda r: f"The mean 1-cos ({r.way}) is {_over(r)}",
-    "similarity": lambda r: f"Similarities between texts ({r.way}) are off by up to {_over(r, 2)}",
-    "retrieval": lambda r: r.note,
-    "unproved": lambda r: r.note,
 }
 
 

@@ -40,7 +40,7 @@ from goldfold.exporter.records import (
 )
 from goldfold.exporter.system import names
 from goldfold.exporter.system.files import read_record
-from goldfold.golden.gate import Reason
+from goldfold.golden.reasons import Reason
 
 MANIFEST = "manifest.json"
 VERDICT = "verdict.json"

@@ -10,8 +10,8 @@ import onnx_ir as ir
 
 from goldfold.exporter.ir.program import constant
 from goldfold.exporter.passes.base import Equality, Pass
-from goldfold.exporter.passes.rewriting.grid import PACKED
 from goldfold.exporter.passes.rewriting.lookups import Lookup, RowWriter
+from goldfold.exporter.passes.rewriting.packed import PACKED
 from goldfold.exporter.passes.rewriting.pattern import attribute, producer, read_elsewhere
 from goldfold.exporter.passes.rewriting.writer import take_over
 

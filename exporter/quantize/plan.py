@@ -17,7 +17,8 @@ from goldfold.exporter.passes.base import Pass
 from goldfold.exporter.passes.pack_table import PackTable
 from goldfold.exporter.passes.quantize_activations import QuantizeActivations
 from goldfold.exporter.passes.quantize_weights import QuantizeWeights
-from goldfold.exporter.passes.rewriting.grid import PACKED, Quantized, nearest, sizes
+from goldfold.exporter.passes.rewriting.grid import Quantized, nearest, sizes
+from goldfold.exporter.passes.rewriting.packed import PACKED
 from goldfold.exporter.quantize import sites as all_sites
 from goldfold.exporter.quantize import statistics
 from goldfold.exporter.quantize.gptaq import chained

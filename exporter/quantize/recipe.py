@@ -40,12 +40,13 @@ from msgspec import Meta
 
 from goldfold.exporter import records
 from goldfold.exporter.errors import UsageError
-from goldfold.exporter.passes.rewriting.grid import PACKED, Grid
+from goldfold.exporter.passes.rewriting.packed import PACKED
 from goldfold.exporter.records import Record
 from goldfold.exporter.system.files import read_bounded
 from goldfold.exporter.system.names import is_name
 
 if TYPE_CHECKING:
+    from goldfold.exporter.passes.rewriting.grid import Grid
     from goldfold.exporter.quantize.sites import Site
 
 Kind = Literal["table", "query", "key", "value", "output", "gate", "up", "down", "head", "other"]
@@ -77,6 +78,8 @@ class Choice(Record, frozen=True, kw_only=True):
 
     @property
     def grid(self) -> Grid:
+        from goldfold.exporter.passes.rewriting.grid import Grid  # a recipe is read without it
+
         return Grid(self.bits, self.block)
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from goldfold.exporter.passes.pack_table import Layout
-from goldfold.exporter.passes.rewriting.grid import PACKED
+from goldfold.exporter.passes.rewriting.packed import PACKED
 from goldfold.exporter.quantize.recipe import Choice, Recipe, Rule
 from goldfold.exporter.quantize.sites import Site
 

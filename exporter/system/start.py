@@ -49,7 +49,8 @@ def _open_streams() -> None:
 
 
 def is_command() -> bool:
-    """Whether this process is the `goldfold` command, by what Python itself was started with: a worker process is given its parent's `sys.argv`."""
+    """Whether this process is the `goldfold` command, by what Python itself was started with: a
+    worker process is given its parent's `sys.argv`."""
     words = iter(sys.orig_argv[1:])
     for word in words:
         if word == "-m":

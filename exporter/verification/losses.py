@@ -20,10 +20,11 @@ from goldfold.exporter.records import Loss, Losses
 from goldfold.golden import gate
 from goldfold.golden.compare import Measurement
 from goldfold.golden.errors import GoldenError, Unrankable
-from goldfold.golden.gate import Reason, Verdict
+from goldfold.golden.gate import Verdict
 from goldfold.golden.judging.judge import RANKS, rank_metrics
 from goldfold.golden.judging.pairs import LEAST
 from goldfold.golden.metrics import RETRIEVAL, Metric
+from goldfold.golden.reasons import Reason
 from goldfold.golden.store import Goldens
 
 if TYPE_CHECKING:

@@ -14,8 +14,9 @@ from goldfold.exporter.progress import Listener, Stages
 from goldfold.exporter.verification.goldens import goldens_of, ours
 from goldfold.exporter.verification.judging import Judges, check_pairs, convene, fp32_of
 from goldfold.exporter.verification.measure import executes, measure_all, record
-from goldfold.golden.gate import Reason, Verdict
+from goldfold.golden.gate import Verdict
 from goldfold.golden.judging.pairs import LEAST
+from goldfold.golden.reasons import Reason
 from goldfold.golden.store import Goldens
 
 

@@ -24,7 +24,7 @@ from goldfold.exporter.artifact.bundle import (
 from goldfold.exporter.contract import Contract
 from goldfold.exporter.errors import ArtifactError, OutputError
 from goldfold.exporter.records import Measured, PassReport, Reading, TextReading
-from goldfold.golden.gate import Reason
+from goldfold.golden.reasons import Reason
 
 REPORT = PassReport(
     name="fold-norm-gain", equality="REAL", applied=2, refused=("layers.3: the sum reads it too",),

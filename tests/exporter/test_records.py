@@ -11,7 +11,8 @@ from goldfold.exporter import records
 from goldfold.exporter.artifact.manifest import FileEntry, VerdictRecord
 from goldfold.exporter.quantize.recipe import Recipe
 from goldfold.exporter.records import INFINITE, Look, Losses, Speed, finite, read, read_json
-from goldfold.golden.gate import GATES, Reason
+from goldfold.golden.gate import GATES
+from goldfold.golden.reasons import Reason
 
 LOOK = Look(after="fold-norm-gain", worst=math.inf, mean=1e-9, worst_id="a")
 

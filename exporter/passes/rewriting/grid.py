@@ -10,9 +10,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-PACKED = (5, 6, 7)
-"""Bits that no type of ONNX has."""
-
 _CHUNK = 1 << 22
 """Numbers that are worked on at once, so that a large table is never copied whole."""
 
