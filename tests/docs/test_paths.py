@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ PLACES = (ROOT, ROOT / "exporter", ROOT / "targets")
 """Where a path may begin, besides the folder of the file that names it."""
 _PATH = re.compile(r"(?<![\w/.:@-])((?:[\w.-]+/)+(?:[\w.-]+\.(?:py|toml))?)(?![\w*<…])")
 """`folder/` or `folder/file.py`; what stands behind `git show COMMIT:` was somewhere, once."""
+_MODULE = re.compile(r"python -m ((?:goldfold|tests|benchmarks)[\w.]*\w)")
 _TOPS = ("exporter", "targets", "golden", "goldfold", "tests", "benchmarks", "docs")
 GONE = {
     "docs/dense-head.md": {"benchmarks/dense_head/"},
@@ -62,6 +64,21 @@ def test_a_file_that_is_gone_is_noticed(tmp_path: Path, monkeypatch: pytest.Monk
     assert missing(page) == ["artifact/encoding.py", "exporter/bundle.py", "exporter/reporting/"]
     page.write_text("`exporter/artifact/bundle.py`, `git show 2d72c04:benchmarks/head.py`")
     assert not missing(page)
+
+
+def test_modules_that_a_page_runs_are_there() -> None:
+    for page in PAGES:
+        for name in _MODULE.findall(page.read_text("utf-8")):
+            place = ROOT / name.removeprefix("goldfold.").replace(".", "/")
+            found = place.with_suffix(".py"), place / "__main__.py"
+            assert any(file.is_file() for file in found), f"{page.name}: {name}"
+
+
+def test_extras_that_are_named_can_be_installed() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    for file in (*PAGES, *FILES):
+        for names in re.findall(r"(?:goldfold|'\.)\[([a-z,]+)\]", file.read_text("utf-8")):
+            assert set(names.split(",")) <= project["optional-dependencies"].keys(), file
 
 
 # The table of rooms -------------------------------------------------------------------------------
