@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 import types
 from functools import partial
@@ -13,6 +15,7 @@ from hypothesis import strategies as st
 
 from goldfold import export
 from goldfold.exporter import registry
+from goldfold.exporter.errors import TargetError
 from goldfold.exporter.passes import docstring
 from goldfold.exporter.passes.base import Pass
 from goldfold.exporter.quantize import recipe
@@ -61,15 +64,54 @@ def test_the_law_refuses_what_it_says(negation: Pass) -> None:
     harness.assert_said(harness.assert_left_alone(negation, left.graph), left.reason)
 
 
-def test_the_target_is_one(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    ours = module_of("adding-a-target.md", "slow_target").TARGET
+@pytest.fixture
+def slow(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
+    """The page's target, registered; few goldens, for it is slow."""
+    module = module_of("adding-a-target.md", "slow_target")
     found = registry.target
-    monkeypatch.setattr(registry, "target", lambda name: ours if name == "slow" else found(name))
+    monkeypatch.setattr(
+        registry, "target", lambda name: module.TARGET if name == "slow" else found(name)
+    )
     monkeypatch.setattr(registry, "names", lambda: ["slow"])
     few = partial(golden_make.make, only=("card-query", "german-query", "empty", "length-16"))
     monkeypatch.setattr(golden_make, "make", few)
-    (result,) = export(tiny, ["slow"], out=tmp_path / "out")
-    assert result.passed and result.bundle.manifest.target == "slow"
+    return module
+
+
+@pytest.mark.parametrize("by_name", [True, False])
+def test_the_target_is_one(
+    tiny: Path, tmp_path: Path, slow: types.ModuleType, by_name: bool
+) -> None:
+    build = {"longest": 24} if by_name else slow.SlowOptions(longest=24)
+    (result,) = export(tiny, ["slow"], out=tmp_path / "out", build=build)
+    manifest = result.bundle.manifest
+    assert result.passed and manifest.target == "slow" and manifest.options == {"longest": 24}
+    assert manifest.contract.max_length == 24
+    assert manifest.built == ("for texts of at most 24 tokens",)
+
+
+def test_the_target_s_option_is_settled(slow: types.ModuleType) -> None:
+    assert slow.TARGET.settle("fp32", slow.SlowOptions(), 64).longest == 64
+    with pytest.raises(TargetError, match=r"--longest is 65; the model takes 1 … 64"):
+        slow.TARGET.settle("fp32", slow.SlowOptions(longest=65), 64)
+
+
+def test_a_registered_target_s_option_is_a_flag(tmp_path: Path) -> None:
+    """As after `pip install` of a package with the page's module and entry point."""
+    page = blocks(DOCS / "adding-a-target.md")
+    source = next(block for block in page if block.language == "python")
+    (entry,) = (block for block in page if block.language == "toml")
+    (tmp_path / "my_package.py").write_text(source.text, "utf-8")
+    info = tmp_path / "my_package-1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: my_package\nVersion: 1\n")
+    lines = entry.text.replace("project.entry-points.", "").replace('"', "")
+    (info / "entry_points.txt").write_text(lines)
+    command = [sys.executable, "-m", "goldfold", "export", "--help"]
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}", "COLUMNS": "200"}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    (flag,) = (line for line in done.stdout.splitlines() if "--longest" in line)
+    assert "slow: the most tokens that a text may have." in flag
 
 
 def test_the_recipe_is_one(tmp_path: Path) -> None:

@@ -105,9 +105,12 @@ def test_the_site_fetches_nothing_from_elsewhere(site: Path) -> None:
 def test_the_api_page_holds_what_is_public(site: Path) -> None:
     page = (site / "api.html").read_text("utf-8")
     for name in (
-        "artifact.encoder.load", "artifact.encoder.Encoder.embed", "driver.exporting.export",
-        "verification.verifying.verify",
-    ):  # fmt: skip
-        assert f'id="goldfold.exporter.{name}"' in page, name
+        "exporter.artifact.encoder.load",
+        "exporter.artifact.encoder.Encoder.embed",
+        "exporter.driver.exporting.export",
+        "exporter.verification.verifying.verify",
+        "targets.coreml.options.CoreMlOptions",
+    ):
+        assert f'id="goldfold.{name}"' in page, name
     for words in ("keep so many leading dimensions", "Raises:", "a SentenceTransformer folder"):
         assert words in page, words
