@@ -167,8 +167,7 @@ def recipe(
 
 
 def _rules(maps: Mapping[Group, Choice], usual: Choice) -> tuple[Rule, ...]:
-    """Rules reach from the first layer on, and later ones win: the last band's rule stands first.
-    """
+    """Rules reach from the first layer on, and later ones win: the last band's stands first."""
     found: list[Rule] = []
     families = dict.fromkeys(_family(group) for group in maps)
     for family in families:

@@ -42,8 +42,7 @@ _SIZE, _CALL = 16, 32
 
 @dataclass
 class Ground:
-    """A testbed opened from its folder; weights and statistics stay in files until they are read.
-    """
+    """A testbed opened from its folder; weights and statistics stay in files until read."""
 
     folder: Path
     program: Program
