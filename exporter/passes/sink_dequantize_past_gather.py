@@ -1,4 +1,4 @@
-"""sink-dequantize-past-gather: only the rows that are looked up are dequantized."""
+"""sink-dequantize-past-gather: only the looked-up rows are dequantized."""
 
 from __future__ import annotations
 
@@ -23,14 +23,15 @@ class SinkDequantizePastGather(Pass):
     """Rows of a quantized table are looked up first and dequantized then.
 
     ONNX Runtime dequantizes the whole table at every call: EmbeddingGemma's 262,144 rows of 768
-    cost a text of 128 tokens 46 ms in int8 with a scale a row, and 360 ms in blocks of 32; 0.2 ms
-    and 0.3 ms after (docs/experiments.md). OpenVINO has a kernel for the pair; where it
-    computes in bf16 it truncates half of the values: all are 1.4e-3 too small on average. TensorRT
-    allows a quantized constant in front of DequantizeLinear alone, and is not given this law.
+    cost a text of 128 tokens 46 ms in int8 with a scale per row, and 360 ms in blocks of 32. After
+    this pass they cost 0.2 ms and 0.3 ms (docs/experiments.md). OpenVINO has a kernel for the pair;
+    where it computes in bf16 it truncates half of the values: all are 1.4e-3 too small on average.
+    TensorRT allows a quantized constant in front of DequantizeLinear alone, so its export does not
+    use this pass.
 
-    The arithmetic is spelt in Cast, Sub and Mul: DequantizeLinear takes a scale a row along one
-    axis, and rows that were looked up have two. ONNX gathers no 4-bit numbers, so their bytes are
-    gathered, and taken apart. Scales that fp16 holds are kept in it.
+    The arithmetic is written in Cast, Sub and Mul: DequantizeLinear takes a scale per row along one
+    axis, and looked-up rows have two. ONNX gathers no 4-bit numbers, so their bytes are gathered
+    and taken apart. Scales that fp16 holds are stored in fp16.
 
     holds:
         ((T − z) · s)[i] = (T[i] − z[i]) · s[i]; the difference of two 8-bit numbers is exact, and
@@ -270,7 +271,7 @@ def _sizes(table: ir.Value | None) -> tuple[int, int] | None:
 
 
 def _zero(node: ir.Node, table: ir.Value) -> np.ndarray | None:
-    """What is subtracted from the numbers as they are gathered, of one byte each; None if 0."""
+    """The number to subtract from the gathered numbers, of one byte each; None if 0."""
     given = constant(node.inputs[2]) if len(node.inputs) > 2 else None
     zero = np.zeros((), np.int16) if given is None else given.astype(np.int16)
     if table.dtype == ir.DataType.INT4:
@@ -287,7 +288,7 @@ class _Rows(RowWriter):
         self.kind = scale.dtype
 
     def numbers(self, table: ir.Value) -> ir.Value:
-        """The rows that are looked up, in the type of the scale; of 4 bits, 0 … 15."""
+        """The looked-up rows, in the type of the scale; of 4 bits, 0 … 15."""
         tensor, sizes = table.const_value, _sizes(table)
         assert tensor is not None and sizes is not None
         if table.dtype in BYTES:
@@ -309,8 +310,8 @@ class _Rows(RowWriter):
         return self("Cast", value, name=name, to=self.kind.value)
 
     def each(self, name: str, array: np.ndarray, by_row: bool, kind: np.dtype) -> ir.Value:
-        """What belongs to the rows that were looked up: of one number a row, or a block, these
-        rows'; otherwise all."""
+        """The part of `array` for the looked-up rows where it has a number per row or block; else
+        the whole array."""
         if array.size == 1 or (array == array.flat[0]).all():
             return self.constant(name, array.flat[0].astype(kind))
         if not by_row:
