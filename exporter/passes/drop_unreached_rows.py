@@ -95,10 +95,10 @@ class DropUnreachedRows(Pass):
             y = Gather(positions, ids)
         }
 
-    options: the ids are computed from what is fed
+    options: the ids are computed from an input
         max_length: 6
 
-    refuses: the ids are computed from what is fed
+    refuses: the ids are computed from an input
         # says which rows of positions it looks up does not follow from the length
         f (int64[batch,tokens] x, float[9,4] positions) => (float[batch,tokens,4] y)
         {

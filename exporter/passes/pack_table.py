@@ -16,7 +16,7 @@ from goldfold.exporter.passes.rewriting.pattern import attribute, producer, read
 from goldfold.exporter.passes.rewriting.writer import take_over
 
 _CHUNK = 1 << 24
-"""How many bytes are packed at once."""
+"""Bytes that are packed at once."""
 
 
 @dataclass(frozen=True)
@@ -90,14 +90,14 @@ class PackTable(Pass):
         than 7 bits, with constant scales, one per row or per block of a row, and no zero-points;
         no other op reads the table
 
-    before: five bits, a scale a row
+    before: five bits, a scale per row
         f (int64[B,T] ids, int8[5,6] table, float[5] s) => (float[B,T,6] y)
         {
             d = DequantizeLinear <axis: int = 0> (table, s)  # table: -16 to 15
             y = Gather(d, ids)
         }
 
-    after: five bits, a scale a row
+    after: five bits, a scale per row
         f (int64[B,T] ids, int8[5,4] bytes, float[2,1] places, float[6] less, float[5,1] s)
             => (float[B,T,6] y)
         {
@@ -121,14 +121,14 @@ class PackTable(Pass):
             y = Mul(n, scales)
         }
 
-    before: six bits, a scale a block
+    before: six bits, a scale per block
         f (int64[B,T] ids, int8[5,8] table, float[5,2] s) => (float[B,T,8] y)
         {
             d = DequantizeLinear <axis: int = 1, block_size: int = 4> (table, s)
             y = Gather(d, ids)  # table: -32 to 31
         }
 
-    after: six bits, a scale a block
+    after: six bits, a scale per block
         none
 
     before: seven bits, and a row is no whole number of parts
@@ -180,7 +180,7 @@ class PackTable(Pass):
             y = Gather(d, ids)
         }
 
-    refuses: a scale a column
+    refuses: a scale per column
         # says a scale is no row's own
         f (int64[B] ids, int8[5,6] table, float[6] s) => (float[B,6] y)
         {

@@ -1,4 +1,4 @@
-"""The pipeline runs tuples of passes in order; each line of a tuple gives the reason for its place."""
+"""The pipeline runs tuples of passes in order; each line gives the reason for its pass's place."""
 
 from __future__ import annotations
 

@@ -57,13 +57,13 @@ class QuantizeWeights(Pass):
     needs:
         only linear maps and lookups of one kind read the matrix
 
-    before: a scale a channel
+    before: a scale per channel
         f (float[B,8] x, float[8,6] w) => (float[B,6] y)
         {
             y = MatMul(x, w)
         }
 
-    after: a scale a channel
+    after: a scale per channel
         f (float[B,8] x, int8[8,6] w, float[6] s) => (float[B,6] y)
         {
             d = DequantizeLinear <axis: int = 1> (w, s)

@@ -26,7 +26,7 @@ GELU: Polynomial = {(1, 0): 0.5, (1, 1): 0.5}
 """x/2 + x·b/2: these constants are exact in any float."""
 
 ROUNDING = 2.0**-22
-"""How far a coefficient may lie from the defined one, relative to it.
+"""The largest relative distance of a coefficient from the defined one.
 
 A constant of the graph is a real number rounded to f32, so off by at most 2^-24 of itself, and no
 coefficient here is a product of more than three of them; the fourth part is for the f64 arithmetic.

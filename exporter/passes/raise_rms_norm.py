@@ -164,7 +164,7 @@ class RaiseRmsNorm(Pass):
             y = Div(x, v)
         }
 
-    refuses: epsilon is one number a channel
+    refuses: epsilon is one number per channel
         # says its epsilon is not one constant number
         f (float[B,6] x, float[6] eps) => (float[B,6] y)
         {

@@ -212,7 +212,7 @@ class RaiseRotary(Pass):
             y = Add(xc, rs)
         }
 
-    refuses: what is turned is an output as well
+    refuses: the rotated value is an output as well
         # says r, inside the pattern, is an output of the graph
         f (float[B,2,T,8] x, float[T,4] a) => (float[B,2,T,8] y, float[B,2,T,8] r)
         {

@@ -16,8 +16,8 @@ from goldfold.exporter.passes.rewriting.writer import Writer
 
 FP16_MAX = 65504.0
 HEADROOM = 8.0
-"""How far below fp16's limit a value's largest magnitude on calibration texts must stay: other
-texts reach further."""
+"""The factor by which a value's largest magnitude on calibration texts must stay below fp16's
+limit: other texts reach further."""
 EXPONENT = "goldfold.exponent"
 """The key in a value's metadata for the power of two that it is scaled down by; it also keeps the
 pass from applying twice."""

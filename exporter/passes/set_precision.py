@@ -244,10 +244,10 @@ class SetPrecision(Pass):
             y = Cast <to: int = 1> (yh)
         }
 
-    options: a head on one vector a text
+    options: a head on one vector per text
         kind: bf16
 
-    ignores: a head on one vector a text
+    ignores: a head on one vector per text
         f (float[batch,4] x, float[4,4] w) => (float[batch,4] y)
         {
             y = MatMul(x, w)

@@ -41,14 +41,14 @@ class SinkDequantizePastGather(Pass):
         rows are looked up (axis 0) in a table of 8 or 4 bits with constant scales of 11 bits or
         more: one for the table, a row, a column, or a block of a row. 4-bit rows of even width.
 
-    before: a scale a row
+    before: a scale per row
         f (int64[B,T] ids, int8[5,6] table, float[5] s) => (float[B,T,6] y)
         {
             d = DequantizeLinear <axis: int = 0> (table, s)
             y = Gather(d, ids)
         }
 
-    after: a scale a row
+    after: a scale per row
         f (int64[B,T] ids, int8[5,6] table, float[5,1] s) => (float[B,T,6] y)
         {
             rows = Gather(table, ids)
@@ -57,14 +57,14 @@ class SinkDequantizePastGather(Pass):
             y = Mul(numbers, scales)
         }
 
-    before: a scale and a zero a row
+    before: a scale and a zero per row
         f (int64[B,T] ids, uint8[5,6] table, float[5] s, uint8[5] z) => (float[B,T,6] y)
         {
             d = DequantizeLinear <axis: int = 0> (table, s, z)
             y = Gather(d, ids)
         }
 
-    after: a scale and a zero a row
+    after: a scale and a zero per row
         f (int64[B,T] ids, uint8[5,6] table, uint8[5,1] z, float[5,1] s) => (float[B,T,6] y)
         {
             rows = Gather(table, ids)
@@ -93,14 +93,14 @@ class SinkDequantizePastGather(Pass):
             y = Cast <to: int = 10> (d)
         }
 
-    before: a scale a column
+    before: a scale per column
         f (int64[B] ids, int8[5,6] table, float[6] s) => (float[B,6] y)
         {
             d = DequantizeLinear <axis: int = 1> (table, s)
             y = Gather(d, ids)
         }
 
-    after: a scale a column
+    after: a scale per column
         f (int64[B] ids, int8[5,6] table, float[6] s) => (float[B,6] y)
         {
             rows = Gather(table, ids)
@@ -108,14 +108,14 @@ class SinkDequantizePastGather(Pass):
             y = Mul(numbers, s)
         }
 
-    before: a scale a block
+    before: a scale per block
         f (int64[B,T] ids, int8[5,6] table, float[5,2] s) => (float[B,T,6] y)
         {
             d = DequantizeLinear <axis: int = 1, block_size: int = 3> (table, s)
             y = Gather(d, ids)
         }
 
-    after: a scale a block
+    after: a scale per block
         f (int64[B,T] ids, int8[5,6] table, float[5,2,1] s) => (float[B,T,6] y)
         {
             blocks = Constant <value_ints: ints = [0, 0, 2, 3]> ()
@@ -128,7 +128,7 @@ class SinkDequantizePastGather(Pass):
             y = Reshape(scaled, whole)
         }
 
-    before: a scale a block, in f32, of numbers that fp16 holds
+    before: a scale per block, in f32, of numbers that fp16 holds
         f (int64[B,T] ids, int8[5,6] table) => (float[B,T,6] y)
         {
             s = Constant <value: tensor = float[5,2] {1,2,3,4,5,6,7,0.5,0.25,9}> ()
@@ -136,17 +136,17 @@ class SinkDequantizePastGather(Pass):
             y = Gather(d, ids)
         }
 
-    after: a scale a block, in f32, of numbers that fp16 holds
+    after: a scale per block, in f32, of numbers that fp16 holds
         none
 
-    before: four bits, a scale and a zero a block
+    before: four bits, a scale and a zero per block
         f (int64[B,T] ids, int4[5,8] table, float[5,2] s, int4[5,2] z) => (float[B,T,8] y)
         {
             d = DequantizeLinear <axis: int = 1, block_size: int = 4> (table, s, z)
             y = Gather(d, ids)
         }
 
-    after: four bits, a scale and a zero a block
+    after: four bits, a scale and a zero per block
         none
 
     before: two lookups, one of a row
@@ -161,14 +161,14 @@ class SinkDequantizePastGather(Pass):
     after: two lookups, one of a row
         none
 
-    before: four bits, a scale a row
+    before: four bits, a scale per row
         f (int64[B,T] ids, uint4[5,6] table, float[5] s) => (float[B,T,6] y)
         {
             d = DequantizeLinear <axis: int = 0> (table, s)
             y = Gather(d, ids)
         }
 
-    after: four bits, a scale a row
+    after: four bits, a scale per row
         none
 
     refuses: columns are looked up

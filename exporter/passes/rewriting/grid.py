@@ -15,7 +15,7 @@ PACKED = (5, 6, 7)
 """Bit widths that no type of ONNX has."""
 
 _CHUNK = 1 << 22
-"""How many numbers are processed at once, so that a large table is never copied whole."""
+"""Numbers that are processed at once, so that a large table is never copied whole."""
 
 _RATIOS = np.linspace(1.0, 0.6, 17)
 """Shares of the range that are tried for a scale; values beyond are clipped."""
