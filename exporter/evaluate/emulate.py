@@ -27,7 +27,7 @@ from goldfold.exporter.passes.rewriting.writer import append, take_over
 HALF = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 
 _CHUNK = 1 << 22
-"""How many numbers are dequantized at once, so that a table is never in memory three times."""
+"""Numbers that are dequantized at once, so that a table is never in memory three times."""
 
 
 def runner(program: Program) -> Run:

@@ -157,9 +157,9 @@ def band_attentions(graph: ir.Graph) -> Iterator[ir.Node]:
 # --- properties of ops that passes may rely on
 
 Moves = Literal["same", "shape", "part", "lookup", "repeat", "rotate", "cast"]
-"""How an op passes its first input on. same: unchanged. shape: every number once, at another place.
-part: some numbers. lookup: those that another input names. repeat: some numbers several times.
-rotate: pairs of numbers turned, each pair within its head. cast: in another type."""
+"""The ways an op passes its first input on. same: unchanged. shape: every number once, at another
+place. part: some numbers. lookup: those that another input names. repeat: some numbers several
+times. rotate: pairs of numbers turned, each pair within its head. cast: in another type."""
 
 
 @dataclass(frozen=True)
@@ -167,7 +167,7 @@ class Traits:
     """The properties of one op that passes may rely on."""
 
     moves: Moves | None = None
-    """How the output consists of the first input's numbers; None if it does not."""
+    """The way the first input's numbers become the output; None if they do not."""
     scales: tuple[int, ...] = ()
     """The inputs in which the op is homogeneous, one at a time: scaling that input by s > 0 scales
     the result by s, the others held. Only data inputs count; shapes, indices and conditions are

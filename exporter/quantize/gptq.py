@@ -17,7 +17,7 @@ _DAMPING = 0.01
 calibration text has are then left alone instead of being blown up."""
 
 _LAZY = 128
-"""How many weights are rounded before their corrections reach the rest, in one matrix product."""
+"""Weights that are rounded before their corrections reach the rest, in one matrix product."""
 
 
 @dataclass(frozen=True)

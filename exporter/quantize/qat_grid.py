@@ -11,14 +11,14 @@ import numpy as np
 from goldfold.exporter.passes.rewriting.grid import Grid, Quantized, representable
 
 _STORED = 2.0**-8
-"""How far a number may be off its grid, relative to itself: one rounding to bf16 in storage, and
-one of the scale to fp16."""
+"""The largest distance of a number from its grid, relative to itself: one rounding to bf16 in
+storage, and one of the scale to fp16."""
 
 _FREE = 0.02
-"""How far a number may be off its grid besides, in steps."""
+"""The further distance that is allowed, in steps."""
 
 _CHUNK = 1 << 21
-"""How many numbers are processed at once."""
+"""Numbers that are processed at once."""
 
 
 def recovered(matrix: np.ndarray, grid: Grid) -> Quantized | None:

@@ -18,7 +18,7 @@ from goldfold.exporter.evaluate import interpret
 from goldfold.exporter.ir.program import Program
 
 _ROWS = 512
-"""How many tokens are gathered before they enter a channel's moments: one large product is cheaper
+"""Tokens that are gathered before they enter a channel's moments: one large product is cheaper
 than many small ones."""
 
 

@@ -21,7 +21,7 @@ _GAP = 1e-3
 """The relative cost that an answer may have above the proved minimum; the estimate is off by more.
 """
 _ROUND = 1e-9
-"""How far a sum of loads may be above 1: HiGHS's answers are rounded, and so are the sums."""
+"""The most that a sum of loads may be above 1: HiGHS's answers are rounded, and so are the sums."""
 
 
 def cheapest(costs: Sequence[np.ndarray], loads: Sequence[np.ndarray]) -> tuple[int, ...] | None:

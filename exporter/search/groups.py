@@ -32,7 +32,8 @@ _WIDE = 64
 _GAINS: dict[Objective, tuple[Literal["keep", "balance"], float]] = {
     "size": ("keep", 0.0), "speed": ("balance", 0.8),
 }  # fmt: skip
-"""As in the shipped recipes: int8-weights, and int8-static, whose activations are integers too."""
+"""The gains of the shipped recipes int8-weights, and int8-static, whose activations are integers
+too."""
 
 
 @dataclass(frozen=True, eq=False)
