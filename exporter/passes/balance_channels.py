@@ -45,14 +45,14 @@ class Balance:
 
 @dataclass(frozen=True)
 class BalanceChannels(Pass):
-    """Makes the channels that linear maps read equally hard to quantize, at no cost.
+    """The pass makes the channels that linear maps read equally hard to quantize, at no cost.
 
     A channel j of x is divided by t_j where x is produced, and row j of the weights that read x is
     multiplied by t_j. The factor goes into the gain of a norm, into the columns of the map behind a
     product with a gate, or into those of the map that makes attention's values (which several heads
     may share).
 
-    `alpha` divides the spread: t_j = peak_jᵅ / reach_j¹⁻ᵅ, with reach_j = max |W_j| over all
+    `alpha` distributes the spread: t_j = peak_jᵅ / reach_j¹⁻ᵅ, with reach_j = max |W_j| over all
     readers and peak_j the largest |x_j| on calibration texts (`peaks`, by value). At 0, and without
     peaks, all rows of the weights have the same reach; at 1 all channels of x. The exponent is
     SmoothQuant's (Xiao and others, 2022), with the norms' gains left in place for it.

@@ -40,9 +40,9 @@ class FoldAttentionScale(Pass):
         softmax(s (n(x) · g) kᵀ + m) v = softmax((n(x) · (s g)) kᵀ + m) v
 
     needs:
-        only the attention reads the queries, and every value between them and the linear map or
-        norm that makes them, but for its sizes and for other columns; the ops between move values,
-        or rotate them
+        only the attention reads the queries and the values between them and the linear map or norm
+        that makes them, except for sizes and for other columns; the ops between move values, or
+        rotate them
 
     before:
         f (float[B,T,8] x, float[8,8] w, float[8] b, float[B,1,T,8] k, float[B,1,T,8] v,

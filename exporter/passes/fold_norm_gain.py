@@ -33,7 +33,7 @@ class FoldNormGain(Pass):
     the norm, if no other op reads it.
 
     `policy` "none" leaves every gain in place, for weights that are to be quantized: folded,
-    EmbeddingGemma's gains (up to 378) make outlier columns. balance-channels divides them instead.
+    EmbeddingGemma's gains (up to 378) make outlier columns. balance-channels distributes them.
 
     holds:
         (n(x) · g + c) W + b = n(x) (diag(g) W) + (c W + b)

@@ -72,7 +72,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class PackTable(Pass):
-    """A table whose integers need 7, 6 or 5 bits is stored in bytes without unused space, and
+    """A table whose integers need 7, 6 or 5 bits is stored in bytes that are all used, and
     unpacked behind the lookup. ONNX has no such types, so the rows are unpacked by Floor, Mul and
     Sub, which every runtime has: a few operations on the rows of a text, next to none of its time.
 

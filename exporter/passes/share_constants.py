@@ -31,7 +31,8 @@ class ShareConstants(Pass):
         a = b, so f(a) = f(b)
 
     needs:
-        the same bits: −0 is not 0, and every NaN equals itself alone. Names do not count.
+        the same bits: −0 is not 0, and a NaN equals a NaN of the same bits. Names do not
+        count.
 
     before:
         f (float[B,4] x, float[4,4] w) => (float[B,4] y)
