@@ -1,6 +1,8 @@
-"""Measure an artifact against goldens: token ids, and embeddings alone and in padded batches.
+"""The comparison measures an artifact against goldens: token ids, and embeddings alone and in
+padded batches.
 
-numpy only, all arithmetic in f64. What is acceptable is the gate's business, not this file's.
+It uses numpy only, with all arithmetic in f64. The gate decides on acceptable errors, not this
+file.
 """
 
 from __future__ import annotations
@@ -19,24 +21,24 @@ Run = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 Tokenize = Callable[[list[str], str], list[list[int]]]
 """(texts, call) -> ids with specials, truncated as the artifact truncates, unpadded. The call is ""
-for texts that have their prompt, else one of store.CALLS or store.NAMED and the name of a prompt,
-which the artifact adds."""
+for texts that have their prompt; else it is one of store.CALLS, or store.NAMED and the name of a
+prompt, which the artifact adds."""
 
 Progress = Callable[[str, int, int], None]
 """Called with (what ran, calls done, calls in all) after each call of the artifact."""
 
 
 _CROWDED = 64
-"""Tokens of a text that is run with all others as short, in one call: more rows than `embed` takes
-by itself."""
+"""Tokens of the longest text in the one call of all short texts: more rows than `embed` takes by
+itself."""
 _PAIRS = 1 << 25
-"""Pairs of tokens in a batch: where attention is not fused, each head has a score in f32 for each,
-which for 16 heads are 2 GiB."""
+"""Pairs of tokens in a batch: where attention is not fused, each head has one f32 score per pair,
+which takes 2 GiB for 16 heads."""
 
 
 @dataclass(frozen=True, slots=True)
 class TokenFault:
-    """Where an artifact's tokens first differ. The snippets hold up to four ids from there on."""
+    """The first differing token of an artifact. The snippets hold up to four ids from there on."""
 
     id: str
     position: int
@@ -46,7 +48,8 @@ class TokenFault:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """How one embedding e differs from its golden g. A non-finite or zero e makes all three inf.
+    """The difference between an embedding e and its golden g. A non-finite or zero e makes all
+    three figures inf.
 
     `distance` is 1-cos, `norm_error` is | ||e||/||g|| - 1 |, `delta` is max |e_k - g_k|.
     """
@@ -62,8 +65,8 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class TextRow:
-    """One text, run alone, and run in padded batches: the worse of a few long and short texts, and
-    of many short ones."""
+    """One text, run alone, and run in padded batches: the worse reading of a batch of few long and
+    short texts, and of a batch of many short ones."""
 
     id: str
     tokens: int
@@ -75,7 +78,7 @@ class TextRow:
 class Measurement:
     """All of an artifact's errors against the goldens of `model`, in the goldens' order.
 
-    `dim` and `normalized` describe what was compared with (after `dims` cut it). The similarity
+    `dim` and `normalized` describe the compared goldens (after `dims` cut them). The similarity
     errors are the largest |e_i.e_j - g_i.g_j| over all pairs of normalised vectors.
     """
 
@@ -86,9 +89,9 @@ class Measurement:
     similarity_alone: float
     similarity_padded: float
     pairs: tuple[tuple[float, float], ...] = ()
-    """For pictures: (g_i.g_j, e_i.e_j - g_i.g_j) of a drawn sample of pairs, texts run alone."""
+    """For plots: (g_i.g_j, e_i.e_j - g_i.g_j) of a drawn sample of pairs, texts run alone."""
     embeddings: np.ndarray | None = field(default=None, compare=False, repr=False)
-    """f64 [N, dim] of the texts run alone; in no record."""
+    """f64 [N, dim] of the texts run alone; not part of a record."""
 
     @property
     def worst(self) -> float:
@@ -124,7 +127,7 @@ class Measurement:
         )
 
     def plain(self) -> dict[str, Any]:
-        """Everything but the embeddings, as dicts and tuples; infinities stay."""
+        """All fields but the embeddings, as dicts and tuples; infinities stay."""
         summary = {
             "worst": self.worst,
             "worst_padded": self.worst_padded,
@@ -138,14 +141,14 @@ class Measurement:
 
 
 def summary(measurement: Measurement) -> dict[str, Any]:
-    """`plain` without what there is one of a text or a pair."""
+    """`plain` without the entries per text and per pair."""
     record = measurement.plain()
     return {key: value for key, value in record.items() if key not in ("rows", "pairs")}
 
 
 def token_faults(tokenize: Tokenize, goldens: Goldens) -> list[TokenFault]:
-    """Tokenize every golden as it was called, and list those that come out differently; and the
-    first of them under the name of every prompt, which must be its text."""
+    """Tokenize every golden by its own call, and list those with different tokens. The first text
+    is also tokenized under the name of every prompt, which must give the prompt's text."""
     found: dict[str, list[int]] = {}
     for call in ("", *CALLS):
         cases = [case for case in goldens.cases if case.call == call]
@@ -207,7 +210,7 @@ def measure(
         if progress is not None:
             progress(f"padded batch {number}", len(sequences) + number, total)
     crowd = padded.copy()
-    if many:  # more rows at once than any of those batches has
+    if many:  # more rows at once than any of the other batches has
         crowd[many] = _call(run, [sequences[r] for r in many], pad_id, reference.shape[1])
         if progress is not None:
             progress(f"{len(many)} texts at once", total, total)
@@ -230,9 +233,9 @@ def measure(
 def mixed_batches(lengths: Sequence[int], size: int = 4) -> list[tuple[int, ...]]:
     """Deal all texts into batches of at most `size`, half from the long end, half from the short.
 
-    Long beside short is where padding does harm (whole attention rows see nothing but padding);
-    taking the long ones two by two keeps the padded total small, since a batch costs its longest.
-    Very long ones go by themselves: memory grows with their square.
+    Padding does harm where a long text stands beside a short one (whole attention rows see only
+    padding). Taking the long ones two by two keeps the padded total small, since a batch costs its
+    longest text. Very long ones go by themselves: memory grows with their square.
     """
     order = sorted(range(len(lengths)), key=lambda i: lengths[i])
     batches = []
@@ -240,7 +243,7 @@ def mixed_batches(lengths: Sequence[int], size: int = 4) -> list[tuple[int, ...]
         rows = max(1, min(size, _PAIRS // max(lengths[order[-1]], 1) ** 2))
         long = [order.pop() for _ in range(min(rows - rows // 2, len(order)))]
         short = [order.pop(0) for _ in range(min(rows // 2, len(order)))]
-        # Alternating rows, so that neither sort always sits first.
+        # Alternating rows, so that neither kind always comes first.
         paired = [r for pair in zip(long, short, strict=False) for r in pair]
         batches.append((*paired, *long[len(short) :], *short[len(long) :]))
     return batches
@@ -281,7 +284,8 @@ def sampled_pairs(
 ) -> tuple[tuple[float, float], ...]:
     """(g_i.g_j, e_i.e_j - g_i.g_j) of at most `most` pairs i < j, always the same ones.
 
-    Rounded to what a picture can show. Pairs with a row that is not finite, or zero, are left out.
+    Figures are rounded to a plot's precision. Pairs with a row that is not finite, or zero, are
+    left out.
     """
     usable = np.asarray(np.isfinite(embeddings).all(axis=1) & embeddings.any(axis=1))
     first, second = np.triu_indices(len(goldens), k=1)

@@ -6,7 +6,7 @@ from __future__ import annotations
 class GoldenError(Exception):
     """Goldens cannot be made, read or compared; the message is one line meant for a person.
 
-    `code` is the exit status that a command line ends with when this reaches it.
+    `code` is the exit status of a command line that ends with this error.
     """
 
     code = 3
@@ -16,4 +16,4 @@ class GoldenError(Exception):
 
 
 class Unrankable(GoldenError):
-    """An embedding is not finite, or zero, so that nothing can be ranked by it."""
+    """An embedding is not finite, or zero, so it ranks no texts."""

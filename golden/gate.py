@@ -1,34 +1,34 @@
-"""The gate: which errors an artifact may show and still count as built.
+"""The gate sets the errors that an artifact may show and still count as built.
 
-One number a precision is chosen, the largest 1-cos of any text; every other limit follows from
-it or from the arithmetic, by the sentence beside it.
+One number per precision is chosen, the largest 1-cos of any text; every other limit follows from
+that number or from the arithmetic, by the sentence beside it.
 
-How the numbers were chosen. A relative error r across an embedding turns it by an angle of about
-r, and 1-cos = r^2/2. Each limit leaves an honest build room (the worst text of
-EmbeddingGemma-300M, up to 2,048 tokens):
+The choice of the numbers: a relative error r across an embedding turns it by an angle of about r,
+and 1-cos = r^2/2. Each limit leaves a correct build room (the worst text of EmbeddingGemma-300M, up
+to 2,048 tokens):
 
 - fp32, 1e-8:  r = 1.4e-4; torch against itself, padded, shows 2e-12, ONNX Runtime 8e-12,
   OpenVINO 6e-11. A hundred times tighter than the 1e-6 that users are promised, so that the
   smallest bug below cannot hide.
-- fp16, 2e-5:  r = 6.3e-3, 13 roundings of 2^-11; an honest build shows 5.9e-6.
-- bf16, 2e-4:  r = 2.0e-2, 5 roundings of 2^-8; an honest build shows 7.9e-5.
+- fp16, 2e-5:  r = 6.3e-3, 13 roundings of 2^-11; a correct build shows 5.9e-6.
+- bf16, 2e-4:  r = 2.0e-2, 5 roundings of 2^-8; a correct build shows 7.9e-5.
 
-Integers round so coarsely that the mean is bounded, too. Their limits are what users are promised,
+Integers round so coarsely that the mean is bounded, too. Their limits are the promises to users,
 as cosines: weights of 8 bits 0.999 at worst and 0.9997 on average; rounded activations 0.995 and
 0.999; weights of 4 bits 0.98 and 0.99; "small", a table of 4 bits, 0.96 and 0.98.
 
-What users feel of integers is bounded as well: `loss` is the share of fp32's retrieval nDCG@10
-that may be lost, 0.3 %, 0.5 % and 1.5 % as users are promised, held against the upper end of a
-paired bootstrap's 95 % interval over 3,000 queries, at the embedding's own size and at 256. "small"
-is promised nothing. The Lee corpus and rank agreement are measured beside it and bound nothing: 50
-texts leave an interval wider than these limits (docs/judging.md has its width), and how much
-agreement people would miss nobody has measured.
+The retrieval loss of integers is bounded as well: `loss` is the share of fp32's retrieval nDCG@10
+that may be lost. The limits are the promises to users, 0.3 %, 0.5 % and 1.5 %, compared with the
+upper end of a paired bootstrap's 95 % interval over 3,000 queries, at the embedding's own size and
+at 256. "small" has no promise. The Lee corpus and rank agreement are measured beside it and bound
+nothing: 50 texts leave an interval wider than these limits (docs/judging.md has its width), and how
+much agreement users would miss has not been measured.
 
-What bugs cost in floating point (worst text): a norm's eps not rescaled, 4e-2; no sliding window,
+The cost of bugs in floating point (worst text): a norm's eps not rescaled, 4e-2; no sliding window,
 4e-2; a window one token too narrow or too wide, 8e-5 and 1e-4; exact instead of tanh GELU, 7e-7
-over 40 short texts. So fp32 sees them all, but a window off by one passes in bf16 and the wrong
-GELU in both halves: wrong laws are to be found in fp32 and by the passes' own tests; half
-precision's gates judge rounding.
+over 40 short texts. So fp32 detects them all, but a window off by one passes in bf16, and the wrong
+GELU in both halves: fp32 and the passes' own tests must find wrong passes, and half precision's
+gates judge rounding.
 """
 
 from __future__ import annotations
@@ -52,11 +52,11 @@ class Gate:
 
     worst: float
     mean: float | None = None
-    """Bounds the mean of 1-cos over all texts as well, where rounding is coarse enough that one
-    text alone says little."""
+    """Bounds the mean of 1-cos over all texts as well, where rounding is coarse and one text alone
+    shows little."""
     loss: float | None = None
-    """Bounds what retrieval loses of fp32's nDCG@10, as the upper end of its 95 % interval; None
-    where nothing is promised."""
+    """Bounds the share of fp32's nDCG@10 that retrieval loses, as the upper end of its 95 %
+    interval; None where there is no promise."""
 
     @property
     def similarity(self) -> float:
@@ -64,7 +64,7 @@ class Gate:
 
         |e-g| = sqrt(2 d) for 1-cos d, and by the triangle inequality
         |e_i.e_j - g_i.g_j| <= |e_i - g_i| |e_j| + |g_i| |e_j - g_j| = 2 sqrt(2 d).
-        It follows from `worst`; that it is checked all the same guards the measuring.
+        The bound follows from `worst`; checking it all the same guards the measurement.
         """
         return 2.0 * math.sqrt(2.0 * self.worst)
 
@@ -129,7 +129,7 @@ def judge(
     precision: str,
     goldens: Goldens,
 ) -> Verdict:
-    """Hold a measurement to the gate of `precision`. Raises GoldenError on an unknown precision."""
+    """Compare a measurement with the gate of `precision`. Raises GoldenError on an unknown one."""
     gate = gate_for(precision)
     reasons = (
         *_coverage(measurement, goldens),
@@ -142,10 +142,10 @@ def judge(
 
 
 def judge_losses(metrics: Iterable[Metric], precision: str) -> tuple[Reason, ...]:
-    """Why what was judged (golden/judging/) is over the limit of `precision`: a reason per size.
+    """The reasons why a judgement (golden/judging/) is over the limit of `precision`, one per size.
 
-    Nothing where the precision has no limit; where it has one, a judgement without retrieval does
-    not hold it. Raises GoldenError on an unknown precision.
+    Empty where the precision has no limit; where it has one, a judgement without retrieval fails
+    it. Raises GoldenError on an unknown precision.
     """
     limit = gate_for(precision).loss
     if limit is None:

@@ -1,7 +1,7 @@
-"""Make goldens: run the reference, sentence-transformers in fp32 on the CPU, and nothing of ours.
+"""The reference makes goldens: sentence-transformers in fp32 on the CPU, without code of ours.
 
-Each text goes in alone, so that no golden depends on padding: what padding does to an artifact is
-then measured against a value that never met any.
+Each text goes in alone, so that no golden depends on padding: the effect of padding on an artifact
+is then measured against a value without any.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ Progress = Callable[[str, int, int], None]
 _PACKAGES = ("torch", "transformers", "sentence-transformers", "tokenizers", "numpy")
 
 _COMPANY = 1e-3
-"""Of a vector's length. Measured: rounding in f32 moved it by at most 1.1e-6, on every kind of
-tests/models.py, EmbeddingGemma-300M and all-MiniLM-L6-v2; padding that counts by 0.4 and more, on
-BERT without a mask and padded on the left."""
+"""A share of a vector's length. Measured: rounding in f32 moved it by at most 1.1e-6, on every kind
+of tests/models.py, EmbeddingGemma-300M and all-MiniLM-L6-v2; padding that counts moved it by 0.4
+and more, on BERT without a mask and padded on the left."""
 
-# Tokenizers without a limit say 1e30; fitting texts to that length would never end.
+# Tokenizers without a limit declare 1e30; fitting texts to that length would never end.
 _LONGEST = 1 << 17
 
 
@@ -51,16 +51,16 @@ def make(
 
     Args:
         model_dir: the folder that sentence-transformers loads.
-        name: what to call the model.
+        name: the name of the model.
         digests: sha256 of each file that defines the model (`store.defines`).
         trust_remote_code: whether code that comes with the model may run.
-        progress: told of each text.
+        progress: called for each text.
         only: run these text ids alone (tests use it).
-        max_length: cut texts to so many tokens, if the model's own length is not less.
+        max_length: cut texts to this many tokens, if the model's own length is not less.
 
     Returns:
-        One float32 row a text, as `encode` returns it without further normalisation. Texts of which
-        the tokenizer makes no token are left out: the reference has no embedding of them.
+        One float32 row per text, as `encode` returns it without further normalisation. Texts
+        without tokens are left out: the reference has no embedding of them.
 
     Raises:
         GoldenError: the model cannot be loaded, gives no maximum length, gives a non-finite or zero
@@ -81,12 +81,12 @@ def make(
     try:
         _run(model, name, only, progress, cases, rows)
     except BaseException as error:
-        if type(error).__name__ == "PanicException":  # of Rust's, and no Exception
+        if type(error).__name__ == "PanicException":  # Rust's error is no Exception
             raise GoldenError(f"{model_dir}: its tokenizer gives up on a text: {error}") from None
         if not isinstance(error, _Beyond):
             raise
         beyond = error
-        # A table of positions may bear less than the model says: the longest text that it does.
+        # A table of positions may be shorter than the declared length: find the longest text.
         length = _bearable(model, beyond.tokens)
         if length < 1:
             raise _cannot_run(model_dir, beyond.error) from beyond.error
@@ -117,8 +117,8 @@ def make(
 
 
 def _check_company(model: SentenceTransformer, model_dir: Path) -> None:
-    """Refuse a model that gives a text another vector beside a longer one: there is then nothing
-    that an artifact could be held to. Raises GoldenError."""
+    """Refuse a model that embeds a text differently beside a longer one: an artifact then has no
+    fixed reference. Raises GoldenError."""
     short, long = "one", " ".join(sentences()[:2])
     if not all(_count(model, text) for text in (short, long)):
         return
@@ -127,7 +127,7 @@ def _check_company(model: SentenceTransformer, model_dir: Path) -> None:
         with _one_thread():
             alone = np.asarray(model.encode([short], **how), np.float64)[0]
             beside = np.asarray(model.encode([short, long], batch_size=2, **how), np.float64)[0]
-    except Exception:  # it cannot run on these: the golden texts say why
+    except Exception:  # the model cannot run on these: the golden texts give the reason
         return
     size = float(np.linalg.norm(alone))
     if not float(np.linalg.norm(beside - alone)) <= _COMPANY * size:
@@ -139,7 +139,7 @@ def _check_company(model: SentenceTransformer, model_dir: Path) -> None:
 
 
 class _Beyond(Exception):
-    """The reference failed on a text of so many tokens."""
+    """The reference failed on a text of this many tokens."""
 
     def __init__(self, tokens: int, error: Exception) -> None:
         super().__init__(str(error))
@@ -160,7 +160,7 @@ def _run(
     cases: list[Case],
     rows: list[np.ndarray],
 ) -> None:
-    """Encode every draft, in order, into `cases` and `rows`. Raises _Beyond where that fails."""
+    """Encode every draft, in order, into `cases` and `rows`. Raises _Beyond for a failed text."""
     lengths = _lengths(model)
     prompts = {key: value for key, value in model.prompts.items() if value}
     plain = lengths.pop("")
@@ -177,7 +177,7 @@ def _run(
                     prompt, ids, row = _encode(model, draft)
             except GoldenError:
                 raise
-            except Exception as error:  # torch's of sizes that do not fit, and what a setting does
+            except Exception as error:  # torch's, of sizes that do not fit, or a setting's effect
                 raise _Beyond(min(tokens, max(plain, *lengths.values())), error) from error
             if len(ids) > lengths.get(draft.call, plain):
                 raise GoldenError(f"the reference read {len(ids)} tokens of {draft.id!r} uncut")
@@ -213,7 +213,7 @@ def open_reference(model_dir: Path, trust_remote_code: bool) -> SentenceTransfor
                 trust_remote_code=trust_remote_code,
             )
     except Exception as error:
-        # What a damaged setting sets off is of any kind, a TypeError as well as a RuntimeError.
+        # A damaged setting raises any kind of error, a TypeError as well as a RuntimeError.
         said = " ".join(str(error).split())[:600] or "no reason given"
         kind = type(error).__name__
         raise GoldenError(
@@ -223,8 +223,8 @@ def open_reference(model_dir: Path, trust_remote_code: bool) -> SentenceTransfor
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """transformers draws a progress bar and prints a table of what does not fit, and asks nobody;
-    what matters of it is in what it raises."""
+    """Silences transformers, which draws a progress bar and prints a table of mismatched weights;
+    its exceptions hold all that matters."""
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -236,8 +236,8 @@ def _quiet() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _one_thread() -> Iterator[None]:
-    """How a matrix product is split among threads decides in which order it is summed: with one,
-    the same machine gives the same last bits whatever the number it would take."""
+    """Runs torch on one thread: the split of a matrix product among threads decides the order of
+    its sum, so with one thread the same machine always gives the same last bits."""
     import torch
 
     threads = torch.get_num_threads()
@@ -249,7 +249,7 @@ def _one_thread() -> Iterator[None]:
 
 
 def _shorten(model: SentenceTransformer, length: int) -> None:
-    """Have every call cut texts to `length` tokens at most."""
+    """Let every call cut texts to `length` tokens at most."""
     first: Any = model[0]
     model.max_seq_length = min(model.max_seq_length or length, length)
     for name in ("query_length", "document_length"):
@@ -261,8 +261,8 @@ def _shorten(model: SentenceTransformer, length: int) -> None:
 
 
 def _lengths(model: SentenceTransformer) -> dict[str, int]:
-    """How many tokens each call of `store.CALLS` reads of a text that never ends, and "" for
-    `encode` with a prompt: asked of the model itself, whatever setting decides it."""
+    """The number of tokens that each call of `store.CALLS` reads of an endless text, and "" for
+    `encode` with a prompt. The model itself is asked, whatever setting decides the number."""
     declared = model.max_seq_length or 1
     tasks = {"": None, "encode": None, "encode_query": "query", "encode_document": "document"}
     own = [getattr(model[0], f"{task}_length", None) or 0 for task in ("query", "document")]
@@ -311,7 +311,7 @@ def _count(model: SentenceTransformer, text: str) -> int:
 def _encode(model: SentenceTransformer, draft: Draft) -> tuple[str, tuple[int, ...], np.ndarray]:
     """(prompt, token ids that the first module received, float32 [D]) of one text encoded alone.
 
-    Prompt and ids are caught on their way into the model instead of being worked out a second time:
+    Prompt and ids are caught on their way into the model instead of being computed a second time:
     a second call could differ in prompt or truncation, and would then certify the wrong ids.
     """
     caught: list[Any] = []
@@ -329,7 +329,7 @@ def _encode(model: SentenceTransformer, draft: Draft) -> tuple[str, tuple[int, .
         rows = call(
             [draft.text],
             # An explicit prompt, "" included, keeps encode from falling back on the model's
-            # default_prompt_name; only None would, as for who calls without one.
+            # default_prompt_name; None alone falls back, as in a call without a prompt.
             prompt=None if draft.call else draft.prompt,
             batch_size=1,
             normalize_embeddings=False,
@@ -349,7 +349,7 @@ def _encode(model: SentenceTransformer, draft: Draft) -> tuple[str, tuple[int, .
 
 
 def _provenance(model: SentenceTransformer, digests: Mapping[str, str]) -> dict[str, Any]:
-    """Where the numbers came from; no date and no path, so that the same run gives the same."""
+    """The origin of the numbers; no date and no path, so that equal runs give equal records."""
     config = getattr(getattr(model[0], "auto_model", None), "config", None)
     return {
         "reference": "sentence-transformers",

@@ -1,4 +1,4 @@
-"""A figure of what users feel, which `judging` measures and `gate` bounds."""
+"""A metric is a figure of retrieval or rank quality: `judging` measures it and `gate` bounds it."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ RETRIEVAL = "retrieval nDCG@10"
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """One figure at one size. `loss` is 1 - artifact/reference; `upper` ends its 95 % interval
-    above, None where nothing is resampled. `count` is of queries, pairs or texts."""
+    """One figure at one size. `loss` is 1 - artifact/reference; `upper` is the upper end of its
+    95 % interval, None without resampling. `count` is of queries, pairs or texts."""
 
     name: str
     dims: int

@@ -14,24 +14,24 @@ Kind = Literal[
 
 @dataclass(frozen=True, slots=True)
 class Reason:
-    """One way in which an artifact misses its gate. `sentence` says it; nothing reads that back."""
+    """One way in which an artifact misses its gate. `sentence` states it; no code parses that."""
 
     kind: Kind
     precision: str = ""
-    """Whose limit it is over."""
+    """The precision whose limit is exceeded."""
     text: str = ""
-    """The golden text that shows it; "" where it is about all of them."""
+    """The golden text with the error; "" where the error is about all texts."""
     way: str = ""
-    """How it was run: "alone" or "padded"."""
+    """The way of the run: "alone" or "padded"."""
     value: float | None = None
-    """What was measured; None where that is no number, or not finite."""
+    """The measured value; None where it is no number, or not finite."""
     limit: float | None = None
     head: str = ""
-    """The output that shows it, where that is not the artifact's first."""
+    """The output with the error, where that is not the artifact's first."""
     emulated: bool = False
-    """Whether the emulator's figures show it, every value rounded to its type."""
+    """Whether the figures are the emulator's, with every value rounded to its type."""
     note: str = ""
-    """What the figures do not say, in words."""
+    """Facts beside the figures, in words."""
 
     @property
     def sentence(self) -> str:

@@ -1,4 +1,4 @@
-"""Verdicts for the console: one table, and the reasons below it.
+"""The report prints verdicts on the console: one table, and the reasons below it.
 
 `worst` is of texts run alone, `padded` of the same texts in padded mixed batches, `s` is seconds.
 """
@@ -18,7 +18,7 @@ from goldfold.golden.gate import Verdict
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One artifact: `size` in bytes, `seconds` that building and checking took together."""
+    """One artifact: `size` in bytes, `seconds` of building and checking together."""
 
     name: str
     size: int
@@ -28,7 +28,7 @@ class Row:
 
 
 def table(rows: Iterable[Row]) -> Table:
-    """The verdicts, one line an artifact. Figures are 1-cos against the fp32 reference."""
+    """The verdicts, one line per artifact. Figures are 1-cos against the fp32 reference."""
     # No frame: the table must fit into 80 columns with nothing cut off.
     out = Table(
         title="1−cos against the fp32 reference",
@@ -59,7 +59,8 @@ def table(rows: Iterable[Row]) -> Table:
 
 
 def reasons(rows: Iterable[Row], most: int = 10) -> Text:
-    """Why artifacts failed, at most `most` sentences each and a count of the rest; "" if none did.
+    """The reasons of failed artifacts, at most `most` sentences each and a count of the rest; "" if
+    none failed.
 
     A Text, so that brackets in a text's id or a path are not read as markup.
     """
@@ -76,7 +77,7 @@ def reasons(rows: Iterable[Row], most: int = 10) -> Text:
 
 
 def _line(text: str) -> str:
-    """One line of what an artifact's goldens name, whatever that holds."""
+    """A name from an artifact's goldens on one line, whatever characters it holds."""
     return " ".join(text.split())
 
 
@@ -87,7 +88,7 @@ def human_size(size: int) -> str:
     value = float(size)
     for unit in ("kB", "MB", "GB"):
         value /= 1000
-        # 999.95 would print as 1000.0: go on to the next unit instead.
+        # 999.95 would print as 1000.0: continue with the next unit instead.
         if value < 999.95 or unit == "GB":
             return f"{value:.1f} {unit}"
     raise AssertionError("the loop returns at GB")

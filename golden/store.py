@@ -26,28 +26,28 @@ from goldfold.golden.errors import GoldenError
 
 FORMAT = 1
 CALLS = ("encode", "encode_query", "encode_document")
-"""What users call: methods of sentence-transformers that choose a prompt and a length."""
+"""The calls of users: methods of sentence-transformers that choose a prompt and a length."""
 NAMED = "prompt "
-"""Before the name of a prompt: `encode` that is asked for it by name."""
+"""The prefix for the name of a prompt: `encode` with that prompt, asked for by name."""
 SHORT = 300
-"""Tokens of the longest text that is looked at where all would take too long: beyond
+"""Tokens of the longest text that is used where all texts would take too long: beyond
 EmbeddingGemma's window of 257."""
 
 STORE = Path(__file__).parent / "store"
-"""The goldens that come with the package, one folder a model."""
+"""The goldens that come with the package, one folder per model."""
 
 _RECORD = "golden.json"
 _NUMBERS = "embeddings.npy"
 LIMITS = {_RECORD: 16 << 20, _NUMBERS: 64 << 20}
-"""Bytes; EmbeddingGemma's have half a megabyte together."""
+"""The most bytes of each; EmbeddingGemma's have half a megabyte together."""
 _VALUES = 1 << 19
 _TOKENS = 1 << 20
 """More than any model reads; each takes some fifty bytes while a text's ids are read."""
 FILES = (_RECORD, _NUMBERS)
-"""All that a folder of goldens holds."""
+"""All files of a folder of goldens."""
 
-# What makes a SentenceTransformer folder the function that it is: weights, configurations, the
-# tokenizer, and code that it brings along. Matched against the file's name, in any folder.
+# Files that define the function of a SentenceTransformer folder: weights, configurations, the
+# tokenizer, and its own code. Matched against the file's name, in any folder.
 _DEFINING = re.compile(
     r"""
       .+\.safetensors | .+\.bin | .+\.index\.json
@@ -61,19 +61,19 @@ _DEFINING = re.compile(
     """,
     re.VERBOSE,
 )
-# Names that match the above and yet say nothing of the function: training's left-overs.
+# Names that match the above but do not define the function: leftovers of training.
 _TRAINING = re.compile(r"training_args\.bin|optimizer.*\.bin|scheduler.*\.bin|train_script\.py")
-# Other spellings of the same model, which may be added or left out of a download at will.
+# Other forms of the same model, which a download may have or leave out.
 _EXPORTS = re.compile(r"onnx|openvino|coreml|gguf|openvino_.+", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One golden text. The model reads `prompt + text`; `token_ids` is what it really saw.
+    """One golden text. The model reads `prompt + text`; `token_ids` is what it really read.
 
-    `call` is the way in: "" for `encode` with that prompt, else the method of sentence-transformers
-    that was called with the text alone, "encode", "encode_query" or "encode_document", which add a
-    prompt and cut the text as they see fit.
+    `call` is the entry point: "" for `encode` with that prompt, else the method of
+    sentence-transformers that was called with the text alone, "encode", "encode_query" or
+    "encode_document", which add a prompt and cut the text by their own settings.
     """
 
     id: str
@@ -86,12 +86,12 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Goldens:
-    """What the reference says of one model.
+    """The reference's results for one model.
 
     `embeddings` is float32 [N, dim], row i for `cases[i]`; `max_length` is in tokens; `normalized`
     says that the pipeline itself ends in unit vectors. `provenance` is JSON: versions, dtype,
-    attention, and the digests of the files that define the model. `max_length` is of whatever call
-    reads most. `prompts` is what the reference puts before a text, by the name it is asked by.
+    attention, and the digests of the files that define the model. `max_length` is that of the call
+    that reads most. `prompts` holds the reference's prefixes of a text by their names.
     """
 
     model: str
@@ -105,9 +105,9 @@ class Goldens:
     prompts: Mapping[str, str] = field(default_factory=dict)
 
     def within(self, length: int) -> Goldens:
-        """The goldens of at most `length` tokens: what an artifact of that static length can read.
+        """The goldens of at most `length` tokens, which an artifact of that static length can read.
 
-        Longer ones would be cut by the artifact and not by the reference, so they say nothing.
+        The artifact would cut longer ones and the reference would not, so they do not compare.
         """
         rows = [i for i, case in enumerate(self.cases) if len(case.token_ids) <= length]
         return replace(
@@ -124,7 +124,7 @@ def defines(path: str) -> bool:
 
 
 def fingerprint(digests: Mapping[str, str]) -> str:
-    """sha256 over the sorted lines "path sha256", one a defining file: a model's identity."""
+    """sha256 over the sorted lines "path sha256", one per defining file: a model's identity."""
     lines = "".join(f"{path} {digest}\n" for path, digest in sorted(digests.items()))
     return hashlib.sha256(lines.encode()).hexdigest()
 
@@ -168,7 +168,7 @@ def save(goldens: Goldens, folder: Path) -> None:
         text = json.dumps(record, ensure_ascii=False, sort_keys=True, indent=1) + "\n"
         (fresh / _RECORD).write_bytes(text.encode())
         if folder.exists():
-            # A folder cannot be renamed onto a full one; the old one leaves with the scratch.
+            # A folder cannot be renamed onto a full one; the old one is deleted with the scratch.
             folder.rename(old)
         try:
             fresh.rename(folder)
@@ -208,8 +208,8 @@ def load(folder: Path) -> Goldens:
 
 
 def _numbers(raw: bytes) -> np.ndarray:
-    """The array of an .npy file. ValueError if the file is shorter than its header says: numpy
-    takes memory for all of it before it reads."""
+    """The array of an .npy file. ValueError if the file is shorter than its header declares: numpy
+    allocates memory for the whole array before it reads."""
     file = io.BytesIO(raw)
     version = np.lib.format.read_magic(file)
     read = {(1, 0): np.lib.format.read_array_header_1_0}.get(version)
@@ -224,8 +224,8 @@ def _numbers(raw: bytes) -> np.ndarray:
 def find(fingerprint: str, roots: Iterable[Path] = (STORE,)) -> Path | None:
     """The first folder under `roots` whose goldens were made from the model `fingerprint`.
 
-    Raises GoldenError on a record that cannot be read: passing over it would report a damaged
-    store as a missing one.
+    Raises GoldenError on a record that cannot be read: skipping it would report a damaged store as
+    a missing one.
     """
     for root in roots:
         for path in sorted(root.glob(f"*/{_RECORD}")):
@@ -250,8 +250,8 @@ def _record(folder: Path) -> dict[str, Any]:
 
 
 def _read(file: Path) -> bytes:
-    """The bytes of a file, as a stranger may have written it. OSError for what is none (a pipe
-    would be waited for), and for more than its limit."""
+    """The bytes of an untrusted file. OSError for a path that is no regular file (a pipe would
+    block), and for a file above its limit."""
     limit = LIMITS[file.name]
     if file.exists() and not file.is_file():
         raise OSError(errno.EINVAL, "it is no file of bytes")

@@ -1,4 +1,4 @@
-"""The texts that artifacts are measured on, and how they become one model's cases.
+"""The texts that artifacts are measured on, and the drafts of one model's cases from them.
 
 Three sorts come together in `drafts`:
 
@@ -21,18 +21,18 @@ from pathlib import Path
 from goldfold.golden.errors import GoldenError
 
 Count = Callable[[str], int]
-"""Text -> number of token ids that the tokenizer makes of it, specials included, untruncated."""
+"""Text -> number of the tokenizer's ids for the text, specials included, untruncated."""
 
 TARGETS = (16, 64, 128, 255, 256, 257, 258, 511, 512, 513, 900)
 """Token counts that every model is tried at: around powers of two, where windows and tiles end."""
 
 TITLE_SLOT = "title: none"
-"""How a document prompt says that it has room for a title (EmbeddingGemma's spelling)."""
+"""The part of a document prompt that has room for a title (EmbeddingGemma's spelling)."""
 
 STRIDE = 11
 """Sentences between the beginnings of two length-targeted texts."""
 
-# A short word is one token in nearly every vocabulary; these close what whole words leave open.
+# A short word is one token in nearly every vocabulary; short words fill the gap of whole words.
 _SHORT = ("a", "to", "of", "is", "on", "it", "so", "we", "no", "at", "and", "the")
 _BACKTRACKS = 24
 
@@ -50,8 +50,8 @@ class Text:
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A case before the reference has seen it. `prompt` is the literal prefix, "" for none; with a
-    `call` (goldfold.golden.store.Case) it is the reference's to choose."""
+    """A case before the reference has run. `prompt` is the literal prefix, "" for none; with a
+    `call` (goldfold.golden.store.Case) the reference chooses the prompt."""
 
     id: str
     kind: str
@@ -89,10 +89,10 @@ def sentences() -> tuple[str, ...]:
 def length_targets(max_length: int, floor: int) -> tuple[int, ...]:
     """Token counts to build texts for: `TARGETS` up to L, then L-7, L, and one past L.
 
-    `floor` is the count of the empty text: no text can come out below it, and one word more is
-    the least that tells apart texts. The last target is about 1.12 L, far enough beyond for
-    truncation to drop whole sentences. Never more than three (L-7, L, beyond) lie near or past L
-    for a long model, because those dominate the time that a measurement takes.
+    `floor` is the count of the empty text: no text has fewer tokens, and texts need one word more
+    to differ at all. The last target is about 1.12 L, far enough beyond L for truncation to drop
+    whole sentences. For a long model, never more than three (L-7, L, beyond) lie near or past L,
+    because those dominate the time that a measurement takes.
     """
     near = max_length - 7
     wanted = {t for t in TARGETS if t <= max_length and not (max_length > 1000 and t >= near)}
@@ -104,9 +104,9 @@ def length_targets(max_length: int, floor: int) -> tuple[int, ...]:
 def fit(count: Count, target: int, start: int) -> str:
     """Prose with exactly `target` tokens, begun at sentence number `start` (modulo their number).
 
-    Whole words are taken while they fit (their number found by bisection, so a text costs about
-    a dozen tokenizations), and short words fill the rest. Where that misses, because a word's
-    count depends on its neighbour, words are given back one by one and the fill is tried again.
+    Whole words are taken while they fit (bisection finds their number, so a text costs about a
+    dozen tokenizations), and short words fill the rest. Where that misses, because a word's count
+    depends on its neighbour, words are removed one by one and the fill is tried again.
 
     Raises GoldenError when no text of that count was found in a bounded number of tries.
     """
@@ -127,8 +127,8 @@ def drafts(
 ) -> tuple[Draft, ...]:
     """All cases of a model that declares `prompts` (name -> prefix) and reads `max_length` tokens.
 
-    `calls` are what users call, and how many tokens each reads. Raises GoldenError where a length
-    cannot be hit, or where two cases get the same id.
+    `calls` are the users' calls, and the number of tokens that each reads. Raises GoldenError where
+    no text of a length is found, or where two cases get the same id.
     """
     cases = (
         *(_from_text(text, prompts) for text in authored()),
@@ -160,7 +160,7 @@ def _per_prompt(prompts: Mapping[str, str]) -> Iterator[Draft]:
 
 
 def _per_call(count: Count, max_length: int, calls: Mapping[str, int]) -> Iterator[Draft]:
-    """A sentence for each call, and one that it cuts where it cuts elsewhere than the others."""
+    """A sentence per call, and a text beyond the call's length where that differs from L."""
     pool = sentences()
     for number, (call, length) in enumerate(calls.items()):
         name = call.replace("_", "-")
@@ -173,7 +173,7 @@ def _per_call(count: Count, max_length: int, calls: Mapping[str, int]) -> Iterat
 def _per_length(count: Count, max_length: int) -> Iterator[Draft]:
     for number, target in enumerate(length_targets(max_length, count(""))):
         kind = "beyond" if target > max_length else "length"
-        # STRIDE shares no factor with the number of sentences (a test holds this), so that no two
+        # STRIDE shares no factor with the number of sentences (a test checks this), so that no two
         # of these texts begin alike.
         yield Draft(f"length-{target}", kind, fit(count, target, start=STRIDE * number + 3))
 
@@ -186,7 +186,7 @@ def _words(start: int) -> Iterator[str]:
 
 
 def _longest_prefix(count: Count, words: Sequence[str], target: int) -> int:
-    """How many leading words stay within `target` tokens, taking counts to grow with words."""
+    """The number of leading words that stay within `target` tokens, if counts grow with words."""
     low, high = 0, len(words)
     while low < high:
         middle = (low + high + 1) // 2
@@ -198,7 +198,7 @@ def _longest_prefix(count: Count, words: Sequence[str], target: int) -> int:
 
 
 def _fill(count: Count, text: str, target: int) -> str | None:
-    """`text` plus short words, up to exactly `target` tokens; None where they step over it."""
+    """`text` plus short words, up to exactly `target` tokens; None where they exceed it."""
     have = count(text)
     for word in itertools.islice(itertools.cycle(_SHORT), 4 * _BACKTRACKS):
         if have >= target:

@@ -1,11 +1,11 @@
-"""Which texts go through the runtime together: the batches that cost least, padding and calls
-counted.
+"""The batches of texts that cost a runtime least, with padding and calls both counted.
 
 A batch is padded to its longest text, so a batch of n texts, the longest of w tokens, computes n·w
-tokens; and each call of the runtime costs something by itself, counted here in tokens too. Among
-all ways to group texts one that costs least keeps neighbours in order of length together: swap two
-texts so that the longer goes to the batch with the longest text, and no batch grows wider. So it is
-found exactly, over the sorted lengths, by what the first i texts cost at least:
+tokens. Each call of the runtime also costs something by itself, and that cost is counted here in
+tokens too. Among all ways to group texts, one that costs least keeps neighbours in order of length
+together: swap two texts so that the longer goes to the batch with the longest text, and no batch
+grows wider. The best grouping is therefore computed exactly, over the sorted lengths, from the
+least cost of the first i texts:
 
     cost(0) = 0,  cost(i) = min over n of cost(i − n) + call + n · length(i)
 """
@@ -17,17 +17,17 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 BATCH_TOKENS = 1 << 14
-"""A batch holds at most so many tokens, padding included, so that long texts do not fill memory."""
+"""The most tokens of a batch, padding included, so that long texts do not fill memory."""
 BATCH_SCORES = 1 << 25
-"""Nor more pairs of tokens: where attention is not fused, each head has a score of f32 for each. Of
-16 heads that are 2 GiB; one text of 8,192 tokens alone has twice as many."""
+"""The most pairs of tokens of a batch. Where attention is not fused, each head has one f32 score
+per pair: 2 GiB for 16 heads. One text of 8,192 tokens alone has twice as many pairs."""
 
 
 def batches(lengths: Sequence[int], size: int, call: int) -> list[list[int]]:
-    """Rows in batches of at most `size` texts, BATCH_TOKENS tokens and BATCH_SCORES pairs of them,
-    longest first.
+    """Rows in batches of at most `size` texts, BATCH_TOKENS tokens and BATCH_SCORES pairs of
+    tokens, longest first.
 
-    `call` is what a call costs beside its tokens, in tokens. A text beyond these limits goes alone.
+    `call` is the cost of a call beside its tokens, in tokens. A text beyond the limits goes alone.
     """
     order = sorted(range(len(lengths)), key=lambda row: lengths[row])
     cost = np.zeros(len(order) + 1, dtype=np.int64)
@@ -36,7 +36,7 @@ def batches(lengths: Sequence[int], size: int, call: int) -> list[list[int]]:
         width = lengths[row]
         room = min(BATCH_TOKENS // max(width, 1), BATCH_SCORES // max(width, 1) ** 2)
         most = min(size, end, max(1, room))
-        # Of n texts, most first: of equal costs the one with fewer calls is taken.
+        # Counts of texts in descending order: of equal costs, fewer calls win.
         texts = np.arange(most, 0, -1)
         costs = cost[end - most : end] + call + texts * width
         best = int(costs.argmin())

@@ -1,13 +1,13 @@
-"""Run a half-precision Program with every value rounded to its declared type.
+"""The emulator runs a half-precision Program with every value rounded to its declared type.
 
-ONNX Runtime's CPU kernels have no bf16 and compute fp16 in f32 without rounding in between: there
-60000 + 60000 is 120000, where a device that computes in fp16 has inf. Here each op's result is
-rounded to the type the graph declares, overflow included, so the graph's own numbers are what is
-measured.
+ONNX Runtime's CPU kernels have no bf16, and they compute fp16 in f32 without rounding in between:
+there 60000 + 60000 is 120000, where a device that computes in fp16 has inf. The emulator rounds
+each op's result to the type that the graph declares, overflow included, so that the graph's own
+numbers are measured.
 
-What is not emulated: an op's inside. A matmul accumulates in f32, a softmax and a norm compute in
-f32 and round once at the end, as tensor cores and NPUs do as a rule; a device that accumulates in
-fp16 does worse than this.
+The inside of an op is not emulated. A matmul accumulates in f32, and a softmax and a norm compute
+in f32 and round once at the end, as tensor cores and NPUs do as a rule. A device that accumulates
+in fp16 is less accurate than this.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from goldfold.exporter.passes.rewriting.writer import append, take_over
 HALF = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 
 _CHUNK = 1 << 22
-"""Numbers that are dequantized at once: a table is never held three times."""
+"""Numbers that are dequantized at once, so that a table is never in memory three times."""
 
 
 def runner(program: Program) -> Run:
-    """A callable like `interpret.runner`'s, that rounds. `program` itself is left alone."""
+    """Returns a callable like `interpret.runner`'s that rounds. `program` itself is left alone."""
     return interpret.runner(emulated(program), optimise=False)
 
 
@@ -60,8 +60,8 @@ def emulated(program: Program) -> Program:
 
 
 def _open_attention(graph: ir.Graph) -> None:
-    """Spell ONNX's `Attention`, as spell-attention writes it, in ops whose results can be rounded:
-    scores and weights too, which a device without a fused kernel rounds."""
+    """Replace ONNX's `Attention`, as spell-attention writes it, by ops whose results can be
+    rounded: a device without a fused kernel rounds scores and weights too."""
     memo: dict = {}
     for node in list(graph):
         if node.op_type != "Attention" or node.domain or set(node.attributes) > {"scale"}:
@@ -75,8 +75,8 @@ def _open_attention(graph: ir.Graph) -> None:
 
 
 def _dequantize(model: ir.Model) -> None:
-    """Weights that are integers become what DequantizeLinear makes of them, once and for all calls:
-    an integer times its scale, which f32 holds exactly, rounded to the declared type."""
+    """Replace integer weights by the result of their DequantizeLinear, once for all calls: each
+    integer times its scale, which f32 holds exactly, rounded to the declared type."""
     graph = model.graph
     for node in list(graph):
         if node.op_type != "DequantizeLinear" or node.domain:
@@ -99,7 +99,8 @@ def _dequantize(model: ir.Model) -> None:
 
 
 def _dense(numbers: np.ndarray, scale: np.ndarray, node: ir.Node) -> np.ndarray:
-    """f32: every integer times its scale, one for all, one along an axis, or one a block there."""
+    """f32: every integer times its scale; one scale for all, one per index of an axis, or one per
+    block there."""
     whole, scale = numbers.astype(np.float32), scale.astype(np.float32)
     if not scale.ndim:
         whole *= scale

@@ -1,8 +1,8 @@
-"""Run a Program as it stands, weights and all: the only room of `exporter` that imports ONNX
-Runtime.
+"""The interpreter runs a Program as it stands, weights and all, in ONNX Runtime. No other room of
+`exporter` imports ONNX Runtime.
 
 The graph goes to ONNX Runtime as bytes and the weights as arrays beside it, so that nothing is
-written to disk and the two-gigabyte limit of protobuf is never met.
+written to disk and a model never meets the two-gigabyte limit of protobuf.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from goldfold.exporter.evaluate.ort import EXACT
 from goldfold.exporter.ir.program import Program, load_small
 
 _INLINE = 1024
-"""Constants up to so many bytes stay in the graph, where ONNX Runtime's optimiser can read them."""
+"""Constants up to this many bytes stay in the graph, where ONNX Runtime's optimiser reads them."""
 
 
 class Session:
@@ -28,8 +28,8 @@ class Session:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads or 0  # 0: one a core
-        options.log_severity_level = 4  # what it raises is told, and names in it as text
+        options.intra_op_num_threads = threads or 0  # 0: one per core
+        options.log_severity_level = 4  # errors are raised, with names as text; no log is needed
         options.add_session_config_entry(*EXACT)
         if not optimise:
             level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
@@ -40,7 +40,7 @@ class Session:
         swapped: list[tuple[ir.Value, ir.TensorProtocol]] = []
         for name, value in model.graph.initializers.items():
             tensor = value.const_value
-            # ONNX Runtime takes no array of 4-bit numbers: those stay in the graph, two a byte.
+            # ONNX Runtime takes no array of 4-bit numbers: they stay in the graph, two per byte.
             if tensor is not None and tensor.nbytes > _INLINE and tensor.dtype.bitwidth >= 8:
                 self._weights[name] = np.ascontiguousarray(tensor.numpy())
                 swapped.append((value, tensor))
@@ -50,7 +50,7 @@ class Session:
         )
         try:
             for value, tensor in swapped:
-                # A place-holder: ONNX Runtime takes the array given beside the graph instead.
+                # A placeholder: ONNX Runtime takes the array beside the graph instead.
                 value.const_value = ir.ExternalTensor(
                     "held-in-memory",
                     0,
@@ -72,8 +72,8 @@ class Session:
 
 
 def runner(program: Program, optimise: bool = True, threads: int | None = None) -> Run:
-    """A callable that runs `program` on token ids and a mask. Raises RewriteError if ORT refuses
-    it."""
+    """Returns a callable that runs `program` on token ids and a mask. Raises RewriteError if ONNX
+    Runtime refuses the graph."""
     try:
         made = Session(program.model, optimise, threads)
     except Exception as error:

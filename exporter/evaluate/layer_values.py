@@ -1,9 +1,8 @@
-"""Values inside a program, by the source module they came from, and how far two sets of them are
-apart.
+"""Values inside a program by their source module, and the distance between two sets of them.
 
-A layer's value is the last one that leaves it: what the next layer reads. Two programs that mean
-the same agree there up to a factor (scale-residual) and up to rounding, however differently they
-compute inside.
+A layer's value is the last one that leaves it, which the next layer reads. Two equivalent programs
+agree there up to a factor (scale-residual) and up to rounding, however differently they compute
+inside.
 """
 
 from __future__ import annotations
@@ -21,33 +20,34 @@ from goldfold.exporter.ir.program import MODULE, Program
 
 FLOATS = (ir.DataType.FLOAT, *HALF)
 Group = Callable[[str], str]
-"""The name of a source module → the name under which its values are looked at; "" to leave out."""
+"""The name of a source module → the name that groups its values; "" leaves them out."""
 
 
 @dataclass(frozen=True)
 class Apart:
-    """One layer or module: 1−cos between its values here and there; infinite where not finite."""
+    """One layer or module, and 1−cos between its two values; infinite where one is not finite."""
 
     name: str
     distance: float
 
 
 def layer_of(module: str) -> str:
-    """`transformer.layers.3.mlp.up` → `transformer.layers.3`; outside layers, two names deep."""
+    """The layer of a module, `transformer.layers.3` for `transformer.layers.3.mlp.up`; outside
+    layers, its first two names."""
     parts = module.split(".")
     number = next((i for i, part in enumerate(parts) if part.isdecimal()), None)
     return ".".join(parts[: 2 if number is None else number + 1])
 
 
 def within(layer: str) -> Group:
-    """The modules of one layer, each by itself."""
+    """Returns the group function of one layer: each of its modules by itself."""
     return lambda module: module if module == layer or module.startswith(f"{layer}.") else ""
 
 
 def leaving(program: Program, group: Group = layer_of) -> dict[str, ir.Value]:
     """The last floating value that leaves each group of modules, in the graph's order.
 
-    Only values of [batch, tokens or dims, …]: what does not depend on the text says nothing.
+    Only values of [batch, tokens or dims, …] count: no other value depends on the text.
     """
     outputs = set(program.graph.outputs)
     depends = set(program.graph.inputs)
@@ -68,12 +68,12 @@ def leaving(program: Program, group: Group = layer_of) -> dict[str, ir.Value]:
 
 
 def _is_float(value: ir.Value) -> bool:
-    # A value whose type nobody inferred is taken to be one: running it will tell.
+    # A value of unknown type counts as floating; a run shows whether it is.
     return value.dtype is None or value.dtype in FLOATS
 
 
 def exposed(program: Program, group: Group = layer_of) -> tuple[Program, dict[str, str]]:
-    """A copy whose graph has those values as further outputs; and their names by group."""
+    """A copy whose graph has these values as further outputs, and the values' names by group."""
     copy = program.copy()
     values = leaving(copy, group)
     copy.graph.outputs.extend(values.values())
@@ -87,7 +87,7 @@ def values_of(
     copy, names = exposed(program, group)
     if rounded:
         copy = emulate.emulated(copy)
-        # What is rounded is another value than the one that was exposed.
+        # The rounded value is another one than the exposed value.
         behind = copy.graph.outputs[len(program.graph.outputs) :]
         names = {name: value.name or "" for name, value in zip(names, behind, strict=True)}
     session = interpret.Session(copy.model, optimise=not rounded)
@@ -100,7 +100,7 @@ def compare(
 ) -> list[Apart]:
     """1−cos of every group that both have in the same shape, in the order of `there`.
 
-    Of [batch, tokens, …] only the text's own `tokens` count: padding may hold anything.
+    Of [batch, tokens, …] only the text's own `tokens` count: padding may hold any number.
     """
     found = []
     for name, mine in there.items():
@@ -131,13 +131,14 @@ def distance(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def first_jump(found: Sequence[Apart], noise: float) -> tuple[Apart, float] | None:
-    """Where the drift grows by the largest factor, and what it was before; `noise` is what
-    rounding alone may show. None if nothing is beyond the noise."""
+    """The group where the drift grows by the largest factor, and the drift before it. `noise` is
+    the drift that rounding alone may show. None if no drift is above the noise."""
     return _steepest(found, lambda now, before: now / max(before, noise), noise)
 
 
 def largest_step(found: Sequence[Apart]) -> tuple[Apart, float] | None:
-    """Where the drift grows by the largest amount: of rounding, which starts with the first op."""
+    """The group where the drift of rounding, which starts with the first op, grows by the largest
+    amount, and the drift before it."""
     return _steepest(found, lambda now, before: now - before, 0.0)
 
 
@@ -148,7 +149,7 @@ def _steepest(
     before = 0.0
     for one in found:
         if one.distance == float("inf"):
-            return one, before  # nothing after it means anything
+            return one, before  # the values after an infinite one have no meaning
         size = step(one.distance, before)
         if one.distance > noise and (best is None or size > best[0]):
             best = (size, one, before)

@@ -1,5 +1,4 @@
-"""How large values get: the largest magnitude of every floating value of a Program on given token
-ids."""
+"""The largest magnitude of every floating value of a Program on a set of token ids."""
 
 from __future__ import annotations
 
@@ -14,7 +13,7 @@ from goldfold.exporter.ir import dialect
 from goldfold.exporter.ir.program import Program
 
 SCORES = ".scores"
-"""How a key ends that is no value's: of the scores inside an attention, which are at most this."""
+"""The suffix of a key for the scores inside an attention, which are at most this large."""
 
 
 def record(
@@ -25,8 +24,8 @@ def record(
     """Largest |x| by value name over all sequences, each run alone in f32.
 
     Non-finite values count as infinity. Only the maxima leave the runtime, so memory stays flat.
-    Of goldfold.BandAttention, whose scores are no value of the graph, `OUTPUT.scores` is a bound:
-    |q·k| ≤ |q| |k|, the longest of each, times the scale.
+    The scores of goldfold.BandAttention are no value of the graph; `OUTPUT.scores` is a bound on
+    them: |q·k| ≤ |q| |k|, the longest of each, times the scale.
     """
     probed, names = _probed(program)
     session = interpret.Session(probed.model)
@@ -43,7 +42,7 @@ def record(
 
 
 def _probed(program: Program) -> tuple[Program, list[str]]:
-    """A copy in which every floating value that a node makes has an output `name.peak`."""
+    """A copy in which every floating value that a node computes has an output `name.peak`."""
     copy = program.copy()
     names = []
     for node in list(copy.graph):

@@ -1,7 +1,8 @@
-"""Values of a program by their part in an encoder, and how much of fp16's range each kind takes.
+"""Values of a program by their role in an encoder, and the share of fp16's range that each role
+takes.
 
-The kind of a value is read from the graph, not from names: what a sum of two computed values gives
-is the residual stream, what two computed factors give is the MLP's product.
+The graph decides the role of a value, and names do not count: the sum of two computed values is
+the residual stream, and the product of two computed factors is the MLP's product.
 """
 
 from __future__ import annotations
@@ -27,11 +28,11 @@ STREAM = "residual stream"
 ATTENTION_SCORES = "attention scores"
 OTHER = "other"
 _ARITHMETIC = frozenset({"Add", "Mul", "Div", "Where"})
-"""What masks scores and scales them."""
+"""Ops that mask and scale scores."""
 
 
 def named(program: Program) -> dict[str, str]:
-    """Kind by value name, of every value that a node makes. Read before half precision, whose
+    """Kind by value name, of every value that a node computes. Call it before half precision, whose
     casts would hide the structure."""
     found: dict[ir.Value, str] = {}
     for node in program.graph:
@@ -60,19 +61,19 @@ def _kind(node: ir.Node, found: Mapping[ir.Value, str]) -> str:
         if not serves_attention(node):
             return "MLP projections"
         return "queries, keys, values" if feeds_attention(node) else "attention's projection"
-    if op == "MatMul":  # attention as the source model spells it
+    if op == "MatMul":  # attention as the source model writes it
         return ATTENTION_SCORES if _reaches_softmax(node) else "attention's output"
     if sums_computed(node):
         return found.get(made[0], OTHER) if _reaches_softmax(node) else STREAM
     if op == "Mul" and len(made) == 2:
         return "MLP product"
-    # A bias, a factor, or a move: still the value that it reads.
+    # A bias, a factor or a move: the result has the kind of the value that the node reads.
     known = [found[v] for v in made if found.get(v, OTHER) != OTHER]
     return known[0] if known else OTHER
 
 
 def _reaches_softmax(node: ir.Node, steps: int = 4) -> bool:
-    """Whether a softmax reads what `node` gives, scaled, moved or masked on the way."""
+    """Whether a softmax reads the result of `node`, scaled, moved or masked on the way."""
     readers = [use.node for value in node.outputs for use in value.uses()]
     near = any(reader.op_type == "Softmax" for reader in readers)
     between = [r for r in readers if r.op_type in (_ARITHMETIC | dialect.PASSES_SCORES)]
@@ -82,9 +83,9 @@ def _reaches_softmax(node: ir.Node, steps: int = 4) -> bool:
 def summary(
     kinds: Mapping[str, str], peaks: Mapping[str, float], program: Program, typed: bool
 ) -> tuple[KindRange, ...]:
-    """The largest magnitude of every kind, largest first. `kinds` is `named` of the program that
-    `peaks` (exporter/evaluate/ranges.py) are of, `program` what half precision has made of it,
-    `typed` as in targets/base.py. Nothing without peaks."""
+    """The largest magnitude of every kind, largest first; empty without peaks. `kinds` is the
+    result of `named` for the program whose ranges `peaks` are (exporter/evaluate/ranges.py),
+    `program` is the same program in half precision, and `typed` is as in targets/base.py."""
     exponents: dict[str, int] = {}
     halves: set[str] = set()
     for node in program.graph:

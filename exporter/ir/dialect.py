@@ -1,22 +1,22 @@
-"""The words of the IR: ONNX at one opset, plus one op of our own.
+"""The IR is ONNX at one opset, plus one op of its own.
 
-`goldfold.BandAttention` keeps what an encoder means by attention (who sees whom) in attributes,
-where a law can read it, instead of in a dozen nodes of mask arithmetic:
+`goldfold.BandAttention` states an encoder's attention (which token sees which) in attributes, where
+a pass can read it, instead of in a dozen nodes of mask arithmetic:
 
     y[B,H,S,D] = BandAttention(q[B,H,S,D], k[B,G,S,D], v[B,G,S,D], padding[B,S])
                  {scale, window, causal, softcap}
 
 * G divides H; query head h reads key/value head h // (H/G).
-* `padding` is bool, true where a token is real; nobody sees a token that is not.
+* `padding` is bool, true where a token is real; no token sees one that is not.
 * window = 0: no window. Otherwise token i sees token j only if |i − j| < window.
 * causal = 1: token i sees token j only if j ≤ i.
 * softcap = 0: none. Otherwise scores become softcap · tanh(scores / softcap) before masking.
 
-Its definition is the model-local function below, in standard ops only; that function is what "means
-the same" is tested against. Its mask is *added* and finite, so a row that sees nobody (a padding
-token far from every real one) still softmaxes to finite numbers: a mask of −inf would make it NaN,
-and NaN poisons the pooling. Never give an op of ours a name that ONNX has: TensorRT's parser
-ignores the domain.
+The op is defined by the model-local function below, in standard ops only; equivalence is tested
+against that function. Its mask is *added* and finite, so a row that sees no token (a padding token
+far from every real one) still softmaxes to finite numbers: a mask of −inf would make the row NaN,
+and the pooling would spread the NaN. An op of this domain must not have a name that ONNX has:
+TensorRT's parser ignores the domain.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ import onnx.parser
 import onnx_ir as ir
 
 OPSET = 23
-"""The default domain's version throughout; the first with RMSNormalization and RotaryEmbedding."""
+"""The version of the default domain; the first with RMSNormalization and RotaryEmbedding."""
 
 IR_VERSION = 10
-"""The ONNX file format's version; what every consumer here reads, and int4 is in it."""
+"""The version of the ONNX file format; every consumer here reads it, and it has int4."""
 
 DOMAIN = "goldfold"
 BAND_ATTENTION = "BandAttention"
 
 HIDDEN = -3.0e4
-"""Added to the score of a token that must not be seen.
+"""The number added to the score of a token that must not be seen.
 
 In f32 a hidden token's weight is exactly 0 while scores differ by less than 3e4 − 104 (e^−104 is
 below the least subnormal), and −3e4 plus any score above −35,504 stays finite in fp16 as well.
@@ -122,7 +122,7 @@ def band_attention_function() -> ir.Function:
 
 @dataclass(frozen=True)
 class Band:
-    """The attributes of one BandAttention node. `window` 0 is none; `softcap` 0.0 is none."""
+    """The attributes of one BandAttention node. `window` 0 and `softcap` 0.0 mean none."""
 
     scale: float
     window: int
@@ -154,32 +154,32 @@ def band_attentions(graph: ir.Graph) -> Iterator[ir.Node]:
     return (node for node in graph if is_band_attention(node))
 
 
-# --- what laws may assume of an op
+# --- properties of ops that passes may rely on
 
 Moves = Literal["same", "shape", "part", "lookup", "repeat", "rotate", "cast"]
-"""How an op hands its first input on. same: as it is. shape: every number once, at another place.
-part: some of them. lookup: those that another input names. repeat: some of them several times.
-rotate: pairs of them turned, each within its head. cast: in another type."""
+"""The ways an op passes its first input on. same: unchanged. shape: every number once, at another
+place. part: some numbers. lookup: those that another input names. repeat: some numbers several
+times. rotate: pairs of numbers turned, each pair within its head. cast: in another type."""
 
 
 @dataclass(frozen=True)
 class Traits:
-    """What laws may assume of one op."""
+    """The properties of one op that passes may rely on."""
 
     moves: Moves | None = None
-    """How what comes out is what went in; None if it is not."""
+    """The way the first input's numbers become the output; None if they do not."""
     scales: tuple[int, ...] = ()
-    """The inputs in which it is homogeneous, one at a time: scaling that input by s > 0 scales the
-    result by s, the others held. Only data inputs count; shapes, indices and conditions are never
-    scaled."""
+    """The inputs in which the op is homogeneous, one at a time: scaling that input by s > 0 scales
+    the result by s, the others held. Only data inputs count; shapes, indices and conditions are
+    never scaled."""
     jointly: tuple[int, ...] = ()
     """The inputs that scale the result by s if all of them are scaled by s together."""
     activates: bool = False
-    """Whether it is an activation function, or the bend in one that is spelled out."""
+    """Whether the op is an activation function, or the nonlinear part of one written out."""
     norm: bool = False
-    """Whether it is a norm: a scale s of input 0 leaves it unchanged if its epsilon is scaled by s²
-    (variance has the square of the input's unit), and its result scales with inputs 1 (gain) and 2
-    (shift) together."""
+    """Whether the op is a norm: a scale s of input 0 leaves the result unchanged if the epsilon is
+    scaled by s² (variance has the square of the input's unit), and the result scales with inputs 1
+    (gain) and 2 (shift) together."""
 
 
 TRAITS: dict[str, Traits] = {
@@ -228,11 +228,11 @@ TRAITS: dict[str, Traits] = {
     "RMSNormalization": Traits(norm=True),
     "LayerNormalization": Traits(norm=True),
 }
-"""By `op_of`. An op that is not here has no trait."""
+"""Traits by `op_of`. An op that is missing here has no trait."""
 
 
 def moving(*ways: Moves) -> frozenset[str]:
-    """The ops that hand their first input on in one of these ways."""
+    """The ops that pass their first input on in one of these ways."""
     return frozenset(op for op, traits in TRAITS.items() if traits.moves in ways)
 
 
@@ -246,31 +246,31 @@ NORMS = tuple(op for op, traits in TRAITS.items() if traits.norm)
 ACTIVATIONS = frozenset(op for op, traits in TRAITS.items() if traits.activates)
 
 PARTS = moving("part") | {"Gather"}
-"""Movers of columns that may take a part of what they read; Gather does where its indices are
+"""Ops that move columns and may take a part of their input; Gather does where its indices are
 constant."""
 
-# What may stand between two places, by what is asked of it there.
+# Sets of ops that may stand between two places, by the requirement there.
 
 REARRANGES = moving("same", "shape")
-"""Every number once, so that a channel's factor can be followed to whoever makes the channel."""
+"""Ops that keep every number once, so that a channel's factor can be followed to its producer."""
 
 MOVES_HEADS = moving("shape", "part", "rotate")
-"""Between a linear map and attention. No Identity, which simplifying removes, and no Cast: what
-reads this set looks behind a Cast by itself, where one may stand."""
+"""Ops between a linear map and attention. Identity is missing because simplification removes it.
+Cast is missing because a reader of this set looks behind a Cast itself, where one may stand."""
 
 MOVES_COLUMNS = MOVES_HEADS | PARTS
-"""The same where columns are followed, and numbers with them: indices that are constant, too."""
+"""The same where columns are followed, and numbers with them; constant indices count too."""
 
 CARRIES = moving("same", "shape", "rotate", "cast") | {*NORMS}
-"""One whole value handed on, moved, rotated or normed: no part, since a linear map that makes
-several of attention's operands makes none of them."""
+"""Ops that pass one whole value on, moved, rotated or normed. No op that takes a part counts: a
+linear map that makes several of attention's operands makes none of them."""
 
 PASSES_SCORES = moving("shape", "part", "cast")
-"""Between attention's scores and their softmax, where nothing rotates."""
+"""Ops between attention's scores and their softmax, where no op rotates."""
 
 GIVES_ITS_OWN = moving("same", "shape", "lookup", "repeat")
-"""Numbers of the first input and no others, however often. No part: a Slice can say more of what it
-gives, and has a rule of its own."""
+"""Ops whose output holds numbers of the first input and no others, however often. No op that takes
+a part counts: a Slice tells more about its output, and has a rule of its own."""
 
 
 def op_of(node: ir.Node) -> str:

@@ -1,8 +1,8 @@
-"""Is this still a legal program? Asked after every pass; the fault is shown with its neighbours.
+"""The legality check runs after every pass and shows a fault with its neighbours.
 
-Checks what a wrong rewrite breaks first: values used before they are made, names given twice, ops
-that no opset names, types that disagree, our own op's shapes, and the contract. `onnx.checker`
-checks the rest, in full, on what a target writes.
+The check covers the faults that a wrong rewrite causes first: values read before their node, names
+used twice, ops that no opset has, types that disagree, the shapes of BandAttention, and the
+contract. `onnx.checker` checks the rest, in full, on the file that a target writes.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from goldfold.exporter.ir.program import Program, where
 
 
 def check(program: Program, after: str) -> None:
-    """Raise RewriteError naming the first fault, the node it is at, and its neighbours."""
+    """Raise RewriteError that names the first fault, its node, and that node's neighbours."""
     for node, fault in faults(program):
         place = f" at {where(node)}" if node is not None else ""
         shown = f"; near: {_neighbours(node)}" if node is not None else ""
@@ -32,7 +32,7 @@ def faults(program: Program) -> Iterator[tuple[ir.Node | None, str]]:
 
 
 def graph_faults(program: Program) -> Iterator[tuple[ir.Node | None, str]]:
-    """The same of the graph alone, whatever it takes and gives."""
+    """Every fault of the graph alone, whatever its inputs and outputs."""
     graph = program.graph
     known: dict[str, ir.Value] = {}
     for value in [*graph.inputs, *graph.initializers.values()]:
@@ -69,7 +69,7 @@ def _declare(
 ) -> Iterator[tuple[ir.Node | None, str]]:
     if not value.name:
         if node is not None and not value.uses():
-            return  # an optional output that nobody reads
+            return  # an optional output without a consumer
         yield node, "a value has no name"
     elif value.name in known:
         yield node, f"the name {value.name!r} is given twice"

@@ -1,5 +1,5 @@
-"""Program → an `.onnx` file in standard ops with its weights beside it, accepted by `onnx.checker`
-in full. Targets that hand a runtime or a compiler a file of ONNX write it here."""
+"""A Program becomes an `.onnx` file in standard ops with its weights beside it, and `onnx.checker`
+accepts it in full. Targets that hand an ONNX file to a runtime or a compiler write it here."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from goldfold.exporter.ir.program import Program, infer_shapes, where
 from goldfold.exporter.ir.protobuf import DATA, MODEL
 
 _INLINE = 1024
-"""Constants up to so many bytes stand in the graph itself, where every reader's optimiser sees
+"""Constants up to this many bytes stand in the graph itself, where every consumer's optimiser sees
 them."""
 
 
@@ -37,7 +37,7 @@ def write(program: Program, folder: Path, target: str) -> None:
     try:
         ir.save(model, path, external_data=DATA, size_threshold_bytes=_INLINE)
     except OSError as error:
-        # numpy, which writes the weights, says how much was written, and not why no more was.
+        # numpy writes the weights; its error says how much was written, but not why it stopped.
         said = error.strerror or f"the disk takes no more ({error})"
         raise OutputError(f"cannot write {path}: {said}; make room, or choose another") from error
     try:
@@ -48,7 +48,7 @@ def write(program: Program, folder: Path, target: str) -> None:
 
 
 def quantized(path: Path) -> bool:
-    """Whether the file holds integers that are dequantized. Raises ArtifactError if it is
+    """Whether the file holds integers that are dequantized. Raises ArtifactError if the file is
     damaged."""
     try:
         return any(node.op_type == "DequantizeLinear" for node in ir.load(path).graph)
@@ -58,7 +58,7 @@ def quantized(path: Path) -> bool:
 
 
 def parts(path: Path) -> dict[str, str]:
-    """Nodes in words and constants by digest, by name. Raises ArtifactError if `path` is
+    """Nodes as text and constants by digest, by name. Raises ArtifactError if `path` is
     damaged."""
     try:
         model = ir.load(path)

@@ -1,8 +1,8 @@
-"""Program: the graph that every pass sees, and the contract it must keep.
+"""A Program is the graph that every pass sees, and the contract that the graph must keep.
 
-The graph is an `onnx_ir.Model`; its weights stay wherever they were found (memory-mapped
-safetensors as a rule) until somebody writes them. Constants live in a table keyed by name, so a
-name proves nothing: add one only with `add_constant`, compare values, never names.
+The graph is an `onnx_ir.Model`. Its weights stay where they were found (memory-mapped safetensors
+as a rule) until a writer writes them. Constants live in a table keyed by name, so a name proves
+nothing: add a constant only with `add_constant`, and compare values, never names.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from goldfold.exporter.ir import dialect
 BATCH = "batch"
 TOKENS = "tokens"
 Arrays = dict[str, np.ndarray]
-"""Arrays by the names of values, or of what stands for one."""
+"""Arrays by the names of values, or by names derived from them."""
 
 MODULE = "goldfold.module"
-"""The node metadata key that holds the dotted path of the source module a node came from."""
+"""The key in a node's metadata for the dotted path of the source module that the node came from."""
 
 
 @dataclass
@@ -36,9 +36,9 @@ class Program:
     tokenizer: str = ""
     """The fast tokenizer as `tokenizer.json` text, without truncation and padding."""
     notes: list[str] = field(default_factory=list)
-    """What the user should know of how this graph came to be, one sentence each."""
+    """Remarks for the user on how this graph was made, one sentence each."""
     lasting: bool = True
-    """Whether the model alone decides it: not so where its length is the caller's."""
+    """Whether the model alone decides the graph; false where the caller chose its length."""
 
     @property
     def graph(self) -> ir.Graph:
@@ -49,7 +49,7 @@ class Program:
         return replace(self, model=self.model.clone())
 
     def parameters(self) -> int:
-        """How many numbers the constants hold together."""
+        """The number of numbers in all constants together."""
         return sum(v.const_value.size for v in self.graph.initializers.values() if v.const_value)
 
     def census(self) -> dict[str, int]:
@@ -61,7 +61,7 @@ class Program:
         return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
     def attention(self) -> dict[str, int]:
-        """BandAttention nodes by whom they let a token see."""
+        """The number of BandAttention nodes by the tokens that they let a token see."""
         counts: dict[str, int] = {}
         for node in dialect.band_attentions(self.graph):
             seen = sees(dialect.Band.of(node))
@@ -70,7 +70,7 @@ class Program:
 
 
 def sees(band: dialect.Band) -> str:
-    """Whom a token sees, in words: "all", "window 257", "causal", "causal, window 5"."""
+    """The tokens that a token sees, in words: "all", "window 257", "causal", "causal, window 5"."""
     parts = ["causal"] if band.causal else []
     parts += [f"window {band.window}"] if band.window else []
     return ", ".join(parts) or "all"
@@ -82,13 +82,13 @@ def where(node: ir.Node) -> str:
 
 
 def constant(value: ir.Value | None) -> np.ndarray | None:
-    """The array a value holds if it is a constant of the graph, else None. No copy."""
+    """The array of a value that is a constant of the graph, else None. No copy."""
     tensor = ir.convenience.get_const_tensor(value) if value is not None else None
     return None if tensor is None else tensor.numpy()
 
 
 def unique_name(graph: ir.Graph, wish: str) -> str:
-    """`wish`, or `wish_2`, `wish_3` …: the first that no value of the graph bears."""
+    """The first of `wish`, `wish_2`, `wish_3`, … that no value of the graph has as its name."""
     taken = {v.name for v in graph.inputs} | set(graph.initializers)
     for node in graph:
         taken.update(v.name for v in node.outputs)
@@ -101,7 +101,7 @@ def unique_name(graph: ir.Graph, wish: str) -> str:
 
 
 def add_constant(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
-    """Register `array` as an initializer under a name that nothing else has, and return its
+    """Register `array` as an initializer under a name that no other value has, and return its
     value."""
     array = np.asarray(array, order="C")  # ascontiguousarray would make a scalar one-dimensional
     name = unique_name(graph, name)
@@ -135,8 +135,7 @@ def insert_before(anchor: ir.Node, nodes: Iterable[ir.Node], module: str | None 
 
 
 def infer_shapes(model: ir.Model) -> None:
-    """Fill in types and shapes of every value, with the weights left out of the copy that ONNX
-    sees."""
+    """Fill in types and shapes of every value; the copy that ONNX sees has no weights."""
     import onnx.shape_inference
 
     with weights_aside(model):
@@ -152,9 +151,8 @@ def infer_shapes(model: ir.Model) -> None:
 
 
 def load_small(graph: ir.Graph, limit: int) -> None:
-    """Bring constants of up to `limit` bytes that lie in a file into memory: a graph that is handed
-    on
-    as bytes cannot say where the file is."""
+    """Bring constants of up to `limit` bytes that lie in a file into memory: a graph that is passed
+    on as bytes cannot say where the file is."""
     for value in graph.initializers.values():
         tensor = value.const_value
         if isinstance(tensor, ir.ExternalTensor) and tensor.nbytes <= limit:
@@ -162,10 +160,10 @@ def load_small(graph: ir.Graph, limit: int) -> None:
 
 
 class weights_aside:
-    """While open, every constant above `limit` bytes is a graph input, and so has no data.
+    """While the context is open, every constant above `limit` bytes is a graph input without data.
 
     Tools that copy a model through protobuf (onnxsim, shape inference) then cost milliseconds
-    instead of gigabytes. Never hand them external data that is merely not loaded instead: onnxsim
+    instead of gigabytes. Never give them external data that is merely not loaded instead: onnxsim
     then takes different weights for equal ones and merges them.
     """
 
@@ -190,7 +188,7 @@ class weights_aside:
 
 
 def through_proto(model: ir.Model, change: Callable) -> ir.Model:
-    """`change(ModelProto) -> ModelProto` applied with the big weights set aside and put back after.
+    """`change(ModelProto) -> ModelProto` applied while the large weights are set aside.
 
     Raises RewriteError if `change` loses or renames one of the inputs that stand for the weights.
     """

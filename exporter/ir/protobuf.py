@@ -1,5 +1,5 @@
-"""Messages of protobuf: the files that an `.onnx` file refers to, read without the package onnx,
-which who only runs an artifact does not have; and a walk through any message."""
+"""A reader of protobuf messages: the files that an `.onnx` file refers to, and every message inside
+another. The package onnx is not needed, so an installation that only runs artifacts has it too."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MODEL = "model.onnx"
 DATA = "model.onnx.data"
 
 GRAPH_LIMIT = 64 << 20
-"""Bytes of the graph without its weights; EmbeddingGemma's has half a megabyte."""
+"""The most bytes of a graph without its weights; EmbeddingGemma's has half a megabyte."""
 
 
 _HOLDS: dict[str, dict[int, str]] = {
@@ -29,16 +29,17 @@ _HOLDS: dict[str, dict[int, str]] = {
     "Entry": {},
 }
 """The messages of onnx.proto that lead to a tensor's `external_data`, by the number of their field
-in each other."""
+in the message around them."""
 _LOCATION, _EXTERNAL = 14, 1
 """The field `data_location` of a tensor, and its value for data in another file."""
 
 
 def references(path: Path) -> set[str]:
-    """The files that constants of an `.onnx` file lie in, as it names them; "" for one that names
-    none and says that it lies elsewhere.
+    """The files that hold constants of an `.onnx` file, by the names in it. A constant that lies in
+    another file but names none gives "".
 
-    Raises ArtifactError for what is no such file, or larger than GRAPH_LIMIT without its weights.
+    Raises ArtifactError for a file that is no ONNX file, or is larger than GRAPH_LIMIT without its
+    weights.
     """
     try:
         raw = read_bounded(path, GRAPH_LIMIT)
@@ -74,7 +75,7 @@ def _entry(message: memoryview) -> tuple[str, str]:
 
 
 def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
-    """The fields of a message by number: numbers, and bytes that may be a message."""
+    """The fields of a message by number: each a number, or bytes that may be a message."""
     at = 0
     while at < len(message):
         tag, at = _varint(message, at)
@@ -90,12 +91,12 @@ def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
                 raise ValueError("it ends within a field")
             yield number, message[at : at + size]
             at += size
-        else:  # a group: none of ONNX's
+        else:  # a group: ONNX has none
             raise ValueError(f"a field is of the wire type {wire}")
 
 
 def _varint(message: memoryview, at: int) -> tuple[int, int]:
-    """A number, and where it ends."""
+    """Returns a number and the position after its last byte."""
     value = 0
     for shift in range(0, 70, 7):
         if at >= len(message):
@@ -109,8 +110,7 @@ def _varint(message: memoryview, at: int) -> tuple[int, int]:
 
 
 def messages(root: Any) -> Iterator[Any]:
-    """A message of protobuf and all that it holds: graphs stand in attributes and in functions as
-    well."""
+    """A protobuf message and all messages inside it, also graphs in attributes and functions."""
     waiting = [root]
     while waiting:
         message = waiting.pop()

@@ -1,2 +1,2 @@
-"""One file, one law. `base.py` says what a pass is; `exporter/passes/pipeline.py` says which run,
-and when."""
+"""Each file here is one pass. `base.py` defines a pass; `exporter/passes/pipeline.py` defines which
+passes run, and when."""

@@ -1,5 +1,5 @@
-"""balance-channels: between what makes a value and the linear maps that read it, the size of a
-channel is free."""
+"""balance-channels: a channel's size moves between the producer of a value and the linear maps that
+read it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from goldfold.exporter.passes.rewriting.linear import (
 
 @dataclass(frozen=True)
 class Maker:
-    """What gives a value its channels, and could give them at other sizes."""
+    """The producer of a value's channels, which can produce them at other sizes."""
 
     norm: ir.Node | None
     """A norm, whose gain and shift are divided …"""
@@ -32,7 +32,7 @@ class Maker:
     """… or a linear map, whose columns are."""
     channels: int
     tie: np.ndarray
-    """int [K]: which channel of the maker each channel of the value is."""
+    """int [K]: the producer's channel behind each channel of the value."""
 
 
 @dataclass
@@ -45,16 +45,17 @@ class Balance:
 
 @dataclass(frozen=True)
 class BalanceChannels(Pass):
-    """Makes the channels of what linear maps read equally hard to quantize, for nothing.
+    """The pass makes the channels that linear maps read equally hard to quantize, at no cost.
 
-    A channel j of x can be divided by t_j, where x is made, and row j of the weights that read it
-    multiplied: the gain of a norm takes the factor, or the columns of the map behind a product with
-    a gate, or those of the map that makes attention's values (which several heads may share).
+    A channel j of x is divided by t_j where x is produced, and row j of the weights that read x is
+    multiplied by t_j. The factor goes into the gain of a norm, into the columns of the map behind a
+    product with a gate, or into those of the map that makes attention's values (which several heads
+    may share).
 
-    `alpha` shares the work: t_j = peak_jᵅ / reach_j¹⁻ᵅ, with reach_j = max |W_j| over all readers
-    and peak_j the largest |x_j| on calibration texts (`peaks`, by value). At 0, and without peaks,
-    all rows of the weights reach equally far; at 1 all channels of x. SmoothQuant's exponent
-    (Xiao and others, 2022), with the norms' gains left in place for it.
+    `alpha` distributes the spread: t_j = peak_jᵅ / reach_j¹⁻ᵅ, with reach_j = max |W_j| over all
+    readers and peak_j the largest |x_j| on calibration texts (`peaks`, by value). At 0, and without
+    peaks, all rows of the weights have the same reach; at 1 all channels of x. The exponent is
+    SmoothQuant's (Xiao and others, 2022), with the norms' gains left in place for it.
 
     holds:
         n(x) · g W = n(x) · (g/t) (diag(t) W); (a ∘ (x V)) W = (a ∘ (x V diag(1/t))) (diag(t) W);
@@ -62,8 +63,8 @@ class BalanceChannels(Pass):
         zeros
 
     needs:
-        every reader of x is a linear map with a constant weight; nobody else reads what carries it
-        from its maker
+        every reader of x is a linear map with a constant weight; no other node reads the values
+        between x and its producer
 
     before: behind a norm
         f (float[B,6] x, float[6] g, float[6,5] w, float[6,4] v) => (float[B,5] y, float[B,4] z)
@@ -161,12 +162,12 @@ class BalanceChannels(Pass):
 
     equality: ClassVar[Equality] = Equality.REAL
     alpha: float = 0.0
-    """0 … 1: how much of the spread the weights take over from x."""
+    """0 … 1: the share of the spread that the weights take over from x."""
     peaks: Mapping[str, np.ndarray] = field(default_factory=dict, compare=False)
     """f32 [K] by value: the largest |x_j| on calibration texts."""
 
     def match(self, node: ir.Node) -> Balance | None:
-        # At the value's first reader: all of them are rewritten together.
+        # The match is at the value's first reader: all readers are rewritten together.
         linear = linear_ending_at(node)
         if linear is None:
             return None
@@ -185,7 +186,7 @@ class BalanceChannels(Pass):
             found.fault = f"{x.name} is an output of the graph"
         maker = _maker(x)
         if maker is None:
-            return None  # nothing could take the factors: not this law's
+            return None  # no producer can take the factors, so the pattern is not this pass's
         if isinstance(maker, str):
             found.fault = found.fault or maker
         else:
@@ -237,8 +238,8 @@ class BalanceChannels(Pass):
         return share
 
     def _is_balanced(self, match: Balance) -> bool:
-        """Whether nothing is left to do, to the rounding of f32 (2^-20 leaves room). With peaks,
-        which do not follow the rewrite, only a value that is not measured is."""
+        """Whether the channels are balanced up to the rounding of f32 (2^-20 leaves room). With
+        peaks, which do not follow the rewrite, only a value without a measured peak is."""
         if match.x.name in self.peaks:
             return False
         share = self._factors(match)
@@ -246,7 +247,7 @@ class BalanceChannels(Pass):
 
 
 def _reads(reader: ir.Node, index: int) -> bool:
-    """Whether `reader` multiplies what it reads at `index` by a constant matrix."""
+    """Whether `reader` multiplies its input at `index` by a constant matrix."""
     if reader.domain or reader.op_type not in ("MatMul", "Gemm") or index != 0:
         return False
     weight = constant(reader.inputs[1])
@@ -254,8 +255,8 @@ def _reads(reader: ir.Node, index: int) -> bool:
 
 
 def _maker(x: ir.Value) -> Maker | str | None:
-    """Who could take the factors of x; a sentence where there is one that may not; None if
-    nobody."""
+    """The producer that can take the factors of x; a sentence if there is one that must not; None
+    if there is none."""
     node = x.producer()
     if node is None:
         return None
@@ -280,7 +281,7 @@ def _norm(node: ir.Node) -> Maker | str | None:
 
 
 def _gated(product: ir.Node) -> Maker | str | None:
-    """The linear map that is one operand of a product, if one is."""
+    """The linear map that is one operand of a product, if there is one."""
     for operand in product.inputs:
         if operand is None or constant(operand) is not None:
             continue
@@ -295,7 +296,7 @@ def _gated(product: ir.Node) -> Maker | str | None:
 
 
 def _attended(x: ir.Value) -> Maker | str | None:
-    """The linear map that makes the values of the attention whose result x is, moved."""
+    """The linear map that makes the values of the attention whose result, moved, is x."""
     if x.shape is None or not isinstance(x.shape[-1], int):
         return None
     width, node = x.shape[-1], _behind_movers(x)

@@ -1,4 +1,4 @@
-"""band-local-attention: attention with a window, computed block by block where texts are long."""
+"""band-local-attention: attention with a window is computed block by block for long texts."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _HEADS_LAST = (0, 2, 1, 3)
 
 @dataclass(frozen=True)
 class Windowed:
-    """One attention with a window, and how its queries come to be."""
+    """One attention with a window, and the ops that make its queries."""
 
     node: ir.Node
     band: dialect.Band
     chain: tuple[ir.Node, ...]
-    """What makes q from [batch, tokens, heads, width], last op first; ends at the Transpose."""
+    """The ops from [batch, tokens, heads, width] to q, last op first; ends at the Transpose."""
     fault: str
 
 
@@ -37,25 +37,25 @@ class BandLocalAttention(Pass):
     length of the text.
 
     Texts of fewer than `start` tokens stay one block that sees itself, in the same graph: a block's
-    length and reach are computed from the text's. The blocks lie in the batch axis, so that a
-    runtime sees the attention that it has a kernel for. At 2,048 tokens and w = 257, blocks of 128
-    meet 640 keys: 0.31 of the multiply-adds; blocks of 256 would meet 768, 0.375 of them, and are
+    length and reach are computed from the text's length. The blocks lie in the batch axis, so that
+    a runtime sees an attention that it has a kernel for. At 2,048 tokens and w = 257, blocks of 128
+    meet 640 keys: 0.31 of the multiply-adds. Blocks of 256 would meet 768, 0.375 of them, and are
     no faster (docs/experiments.md).
 
-    Ids and mask are padded by less than one token a block, so that blocks are equally long; tables
-    of rotary embeddings get as many more rows. Everything that reads the ids or the mask then works
-    on the padded text.
+    Ids and mask are padded by less than one token per block, so that blocks are equally long, and
+    tables of rotary embeddings get as many more rows. Every consumer of the ids or the mask then
+    works on the padded text.
 
     holds:
         softmax over all j of (s q_i k_jᵀ, −3e4 where |i − j| ≥ w) = softmax over the keys near
         i's block of the same: a weight of e^(−3e4 + …) is 0 in f32 and f64, and leaving out a key
-        of weight 0 changes no sum. It needs that i sees somebody: only rows of padding may differ,
-        and nobody reads those.
+        of weight 0 changes no sum. It requires that i sees some token: only rows of padding may
+        differ, and no consumer reads those.
 
     needs:
-        A text means the same whatever padding stands behind it, so no output has an axis of tokens,
-        and no table that ends at the longest text is read by position. Scores differ by less than
-        3e4 − 104.
+        A text has the same meaning whatever padding stands behind it, so no output has an axis of
+        tokens, and no table that ends at the longest text is read by position. Scores differ by
+        less than 3e4 − 104.
 
     options:
         max_length: 5
@@ -158,8 +158,8 @@ class BandLocalAttention(Pass):
     max_length: int = 0
     """The most tokens a text may have; 0 if that is not known."""
     block: int = 128
-    """The least number of queries in a block. No target sets it or `start`: with smaller ones the
-    examples above and the texts that are drawn in tests (tests/fuzz) come in several blocks."""
+    """The least number of queries in a block. No target sets `block` or `start`: smaller ones split
+    the examples above and the texts that tests draw (tests/fuzz) into several blocks."""
     start: int = 1024
     """Shorter texts stay one block."""
 
@@ -208,7 +208,7 @@ class BandLocalAttention(Pass):
             take_over(node.outputs[0], emit("Transpose", text, perm=_HEADS_LAST, name="heads"))
 
     def _blocked(self, match: Windowed, blocks: Blocks, emit: Emitter) -> ir.Value:
-        """The queries as [batch · blocks, heads, block, width], by the ops that made them."""
+        """The queries as [batch · blocks, heads, block, width], by the ops that make them."""
         *moved, turn = match.chain
         source = turn.inputs[0]
         q = match.node.inputs[0]
@@ -227,8 +227,8 @@ class BandLocalAttention(Pass):
 
 
 def _queries(q: ir.Value | None) -> tuple[list[ir.Node], str]:
-    """The ops from [batch, tokens, heads, width] to `q`, last first, and why that is not possible;
-    "" if it is. Each op works on every token by itself."""
+    """The ops from [batch, tokens, heads, width] to `q`, last first, and the reason why blocks are
+    impossible; "" if they are possible. Each op works on every token by itself."""
     chain: list[ir.Node] = []
     while True:
         node = q.producer() if q is not None else None
@@ -262,8 +262,8 @@ def _by_token(node: ir.Node) -> bool:
 
 
 def _windows(x: ir.Value, blocks: Blocks, keys: ir.Value, emit: Emitter) -> ir.Value:
-    """x [batch, groups, tokens, width] as [batch · blocks, groups, keys, width]: each block's
-    neighbourhood."""
+    """x [batch, groups, tokens, width] as [batch · blocks, groups, keys, width]: the neighbourhood
+    of each block."""
     groups, width = int(x.shape[1]), int(x.shape[3])  # type: ignore[index, arg-type]
     if groups == 1:
         rows = emit("Reshape", x, blocks.rows(emit, width), name="rows")
@@ -277,7 +277,7 @@ def _windows(x: ir.Value, blocks: Blocks, keys: ir.Value, emit: Emitter) -> ir.V
 
 
 def _only_transpose(value: ir.Value) -> ir.Node | None:
-    """The Transpose that brings the heads behind the tokens, if nothing else reads `value`."""
+    """The Transpose that brings the heads behind the tokens, if it alone reads `value`."""
     readers = [node for node, _ in value.uses()]
     if len(readers) != 1 or value.is_graph_output():
         return None

@@ -1,12 +1,12 @@
-"""What a pass is: one file, one law, one frozen dataclass whose fields are its options.
+"""A pass is one file, one law, and one frozen dataclass whose fields are its options.
 
-A pass says three things apart: `match` (is this my pattern? silent if not), `refuses` (mine, but
-illegal here: a sentence that goes to the log) and `construct` (the rewrite). The loop that drives
-them is here and nowhere else.
+A pass has three methods: `match` (is this node its pattern? silent if not), `refuses` (the pattern,
+but illegal here: a sentence that goes to the log) and `construct` (the rewrite). One loop, in this
+file, drives them all.
 
-A pass's docstring is its law and its test (`exporter/passes/docstring.py` reads it): `before:` and
-`after:` in ONNX text, `holds:` the algebra, `needs:` the legality, `refuses:` examples that must be
-left alone and are logged with the reason that is given, `ignores:` such that are none of its own.
+A pass's docstring states its law and its test (`exporter/passes/docstring.py` reads it): `before:`
+and `after:` in ONNX text, `holds:` the algebra, `needs:` the legality, `refuses:` examples that the
+pass must leave alone and log with the given reason, `ignores:` examples that do not match.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from goldfold.exporter.ir.program import drop_unused, where
 
 
 class Equality(Enum):
-    """How equal a pass leaves the program. The tolerance of its test follows from this word."""
+    """The equality that a pass guarantees. The tolerance of its test follows from this word."""
 
     EXACT = "the same bits in f32, where nothing over- or underflows"
     REAL = "the same function over the real numbers; tested in f64"
@@ -32,7 +32,7 @@ class Equality(Enum):
 
 @dataclass(frozen=True)
 class Refusal:
-    """Why a pass left alone a place that looks like its pattern."""
+    """The reason why a pass left alone a place that looks like its pattern."""
 
     pass_name: str
     place: str
@@ -44,7 +44,7 @@ class Refusal:
 
 @dataclass
 class Log:
-    """What one run of one pass did. `budget` ends it after so many applications."""
+    """The record of one run of one pass. `budget` ends the run after so many applications."""
 
     budget: int | None = None
     applied: list[str] = field(default_factory=list)
@@ -56,13 +56,13 @@ class Log:
 
 
 class Pass(ir.passes.InPlacePass):
-    """Base of every law. Subclasses are frozen dataclasses and set `equality`."""
+    """Base of every pass. Subclasses are frozen dataclasses and set `equality`."""
 
     equality: ClassVar[Equality]
     required: ClassVar[bool] = False
-    """Whether nothing runs without it, so that it can be neither skipped nor bisected away."""
+    """Whether no runtime works without the pass, so that it is never skipped or bisected away."""
     bound: ClassVar[str] = ""
-    """Of a BOUND pass without a `unit`: the test that holds it to its own bound, file::name."""
+    """For a BOUND pass without a `unit`: the test that checks its own bound, file::name."""
 
     @property
     def name(self) -> str:
@@ -70,28 +70,28 @@ class Pass(ir.passes.InPlacePass):
         return re.sub(r"(?<!^)(?=[A-Z])", "-", type(self).__name__).lower()
 
     def unit(self) -> float | None:
-        """The unit roundoff of the type that a BOUND pass rounds to: its bound is what rounding
-        every value to that type may move. None where `bound` names a test of its own instead."""
+        """The unit roundoff of the type that a BOUND pass rounds to: the bound is the change that
+        rounding every value to that type may cause. None where `bound` names a test instead."""
         return None
 
     @abstractmethod
     def match(self, node: ir.Node) -> Any | None:
-        """The pattern with `node` as its last op, or None if it is not this pass's."""
+        """The pattern with `node` as its last op, or None if the pattern is not this pass's."""
 
     @abstractmethod
     def refuses(self, match: Any) -> str | None:
-        """None if the rewrite is legal here, else the reason in words. Changes nothing."""
+        """None if the rewrite is legal here, else the reason in words. Changes no node."""
 
     @abstractmethod
     def construct(self, match: Any, memo: dict[Any, ir.Value]) -> None:
-        """Rewrite in place. Called only where `refuses` said None.
+        """Rewrite in place. Called only where `refuses` returned None.
 
-        `memo` lives for one sweep: what one rewrite made, a later one may read instead of making it
-        again, since the sweep follows the graph's order.
+        `memo` lives for one sweep: a rewrite may read a value of an earlier one instead of making
+        that value again, since the sweep follows the graph's order.
         """
 
     def rewrite(self, model: ir.Model, log: Log | None = None) -> Log:
-        """Sweep the graph once in order; what one rewrite makes, a later one may match."""
+        """Sweep the graph once in order; later matches may use the results of earlier rewrites."""
         log = log or Log()
         memo: dict[Any, ir.Value] = {}
         for node in list(model.graph):

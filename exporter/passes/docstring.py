@@ -1,14 +1,15 @@
-"""A pass's docstring, read as its law: what it holds, needs and refuses, and examples that run.
+"""A pass's docstring is parsed as its law: what holds, is needed and is refused, and examples that
+run.
 
 A section starts with `word:` or `word: title` at the margin and is indented below it. `before` and
 `after` come in pairs. `refuses` is a graph that the pass matches and leaves alone: its title, or
-what stands behind `# says` in the graph's first line, is part of the reason that is logged.
-`ignores` is a graph that the pass does not match, so that nothing is logged. Graphs are in ONNX's
-own text form without the file header. An input whose sizes are all fixed and whose type is
-floating, or of 8 or 4 bits, stands for a weight: the harness makes a constant of it. `none` for an
-`after` says that only the numbers are compared. `options:` gives the fields of the pass for the
-example behind it, `name: value` a line; `name: a = 1, b = 2` is a tuple of pairs. A remark in a
-graph, `# name: -16 to 15`, limits the integers that are drawn for a weight.
+the text behind `# says` in the graph's first line, is part of the logged reason. `ignores` is a
+graph that the pass does not match, so that it logs no reason. Graphs are in ONNX's own text form
+without the file header. An input whose sizes are all fixed and whose type is floating, or of 8 or 4
+bits, stands for a weight: the harness turns it into a constant. `none` for an `after` says that
+only the numbers are compared. `options:` gives the fields of the pass for the example behind it,
+`name: value` per line; `name: a = 1, b = 2` is a tuple of pairs. A remark in a graph,
+`# name: -16 to 15`, limits the integers that are drawn for a weight.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ _QUANTIZED = (ir.DataType.INT8, ir.DataType.UINT8, ir.DataType.INT4, ir.DataType
 
 
 class Example(NamedTuple):
-    """A graph and what it becomes ("none": only the numbers count), under these options."""
+    """A graph and its rewrite ("none": only the numbers count), under these options."""
 
     title: str
     before: str
@@ -46,8 +47,8 @@ class Example(NamedTuple):
 
 
 class Left(NamedTuple):
-    """A graph that must be left alone under these options, and what the reason for it says; None if
-    the pass does not match it and is silent."""
+    """A graph that the pass must leave alone under these options, and a part of the logged reason;
+    None if the pass does not match the graph and is silent."""
 
     title: str
     graph: str
@@ -127,8 +128,8 @@ def _options(body: str) -> dict[str, Any]:
 
 
 def graph(text: str, weights: dict[str, np.ndarray] | None = None) -> ir.Model:
-    """Build the model of an example. `weights` gives arrays by input name; others are drawn,
-    seeded.
+    """Build the model of an example. `weights` gives arrays by input name; others are drawn from a
+    seed.
 
     An input with fixed sizes and a floating type, or one of 8 or 4 bits, becomes a constant.
     """

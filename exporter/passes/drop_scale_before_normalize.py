@@ -1,4 +1,4 @@
-"""drop-scale-before-normalize: a norm undoes what scales its input."""
+"""drop-scale-before-normalize: a norm cancels a factor of its input."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ class DropScaleBeforeNormalize(Pass):
             return None
         for index in (0, 1):
             factor, x = constant(scale.inputs[index]), scale.inputs[1 - index]
-            # A factor of more axes would add some to x.
+            # A factor of more axes would add axes to x.
             if factor is not None and factor.shape in ((), (1,)) and x is not None:
                 return Scaled(node, scale, x, float(factor.reshape(())), floor)
         return None

@@ -14,19 +14,19 @@ from goldfold.exporter.passes.base import Equality, Pass
 from goldfold.exporter.passes.rewriting.pattern import attribute, integers, producer
 
 Span = tuple[int, int]
-"""The least and the largest that whole numbers can be."""
+"""The least and the largest value of whole numbers."""
 
 
 @dataclass(frozen=True)
 class Lookup:
     node: ir.Node
     span: Span | None
-    """Which rows can be looked up; None if that is not known."""
+    """The rows that a lookup can reach; None if they are not known."""
 
 
 @dataclass(frozen=True)
 class DropUnreachedRows(Pass):
-    """A table of learned positions ends where the longest text does.
+    """A table of learned positions ends at the length of the longest text.
 
     With `--max-length 512`, bge-m3's 8,194 positions of 1,024 numbers become 514: 31 MB less in
     f32. A table of token types whose ids are all 0 keeps one row.
@@ -36,8 +36,8 @@ class DropUnreachedRows(Pass):
 
     needs:
         ids that are computed from sizes, constants, comparisons and their running sums alone, so
-        that their span follows from `max_length`, which the contract promises. What a caller feeds
-        says nothing about itself: tables that `input_ids` looks up stay whole.
+        that their span follows from `max_length`, which the contract promises. The span of an input
+        is not known: tables that `input_ids` looks up stay whole.
 
     options:
         max_length: 6
@@ -95,10 +95,10 @@ class DropUnreachedRows(Pass):
             y = Gather(positions, ids)
         }
 
-    options: the ids are computed from what is fed
+    options: the ids are computed from an input
         max_length: 6
 
-    refuses: the ids are computed from what is fed
+    refuses: the ids are computed from an input
         # says which rows of positions it looks up does not follow from the length
         f (int64[batch,tokens] x, float[9,4] positions) => (float[batch,tokens,4] y)
         {
@@ -158,7 +158,7 @@ class DropUnreachedRows(Pass):
         if table is None or table.ndim != 2 or attribute(node, "axis", 0) != 0:
             return None
         if producer(node.inputs[1]) is None:
-            return None  # ids that a caller feeds, or constants
+            return None  # ids are an input or a constant
         span = _span(node.inputs[1], self.max_length)
         if span is not None and span[1] + 1 >= len(table):
             return None
@@ -180,15 +180,15 @@ class DropUnreachedRows(Pass):
         array = constant(table)
         assert match.node.graph is not None and match.span is not None
         assert table is not None and array is not None
-        # T[i] = (T[:m])[i]; leading rows are a view of where the table lies.
+        # T[i] = (T[:m])[i]; leading rows are a view of the table's memory.
         kept = array[: match.span[1] + 1]
         name = f"{table.name}.reached"
         match.node.replace_input_with(0, add_constant(match.node.graph, name, kept))
 
 
 def _span(value: ir.Value | None, length: int) -> Span | None:
-    """Between what a value's whole numbers lie, for texts of up to `length` tokens; None if that is
-    not known."""
+    """The span of a value's whole numbers, for texts of up to `length` tokens; None if it is not
+    known."""
     array = constant(value)
     if array is not None:
         return (int(array.min()), int(array.max())) if array.size and array.dtype != "O" else None
@@ -232,7 +232,7 @@ def _combine(op: str, one: Span, other: Span) -> Span:
 
 
 def _size(value: ir.Value | None, axis: int, length: int) -> Span | None:
-    """What one size of a value's shape can be."""
+    """The span of one size of a value's shape."""
     if value is None or value.shape is None:
         return None
     size = value.shape[axis]
@@ -254,7 +254,7 @@ def _sizes(node: ir.Node, length: int) -> Span | None:
 
 
 def _slice(node: ir.Node, length: int) -> Span | None:
-    """Leading numbers of a constant along one axis; of anything else, all that it may be."""
+    """The span of leading numbers of a constant along one axis; else the whole input's span."""
     array, starts = constant(node.inputs[0]), integers(node.inputs[1])
     ends = _span(node.inputs[2], length)
     axes = (integers(node.inputs[3]) if len(node.inputs) > 3 else None) or []

@@ -1,4 +1,4 @@
-"""expand-band-attention: our attention in standard ops, with one mask for all layers that share
+"""expand-band-attention: BandAttention in standard ops, with one mask for all layers that share
 it."""
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ from goldfold.exporter.passes.rewriting.writer import take_over
 
 @dataclass(frozen=True)
 class ExpandBandAttention(Pass):
-    """`goldfold.BandAttention` becomes MatMul, Add, Softmax, MatMul, for targets that spell it so.
+    """`goldfold.BandAttention` becomes MatMul, Add, Softmax, MatMul, for targets that need these.
 
-    The mask [batch, 1, tokens, tokens] is finite and made once for all layers that see alike: two
-    for the whole of EmbeddingGemma. What heads share is never copied: MatMul broadcasts it.
-    The queries of a group's heads as rows of one matrix did not pay (docs/experiments.md).
+    The mask [batch, 1, tokens, tokens] is finite and made once for all layers with the same band:
+    two masks for the whole of EmbeddingGemma. Keys and values that heads share are never copied:
+    MatMul broadcasts them. Queries of a group's heads as rows of one matrix were not faster
+    (docs/experiments.md).
 
     holds:
         y = softmax(cap(s q kᵀ) + m) v, with m = 0 where token i sees token j and −3e4 elsewhere

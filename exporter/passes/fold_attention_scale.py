@@ -1,4 +1,4 @@
-"""fold-attention-scale: the factor of the scores belongs to what makes the queries."""
+"""fold-attention-scale: the factor of the scores moves to the producer of the queries."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Scaled:
     node: ir.Node
     scale: float
     maker: Linear | ir.Node | None = None
-    """The linear map, or the norm, that the factor goes into."""
+    """The linear map, or the norm, that takes the factor."""
     part: frozenset[int] | None = None
     """The columns of a fused linear map that make the queries; None if all do."""
     fault: str | None = None
@@ -31,8 +31,8 @@ class FoldAttentionScale(Pass):
     """The scale of an attention's scores moves into the weights, or the norm's gain, behind its
     queries.
 
-    One multiplication less a layer; and the factor is rounded once, with the weight, where a
-    compiler that folds it later does so in half precision. Where one linear map makes queries, keys
+    Each layer has one multiplication less, and the factor is rounded once, with the weight, where a
+    compiler that folds it later rounds in half precision. Where one linear map makes queries, keys
     and values, the factor goes into the columns of the queries alone.
 
     holds:
@@ -40,9 +40,9 @@ class FoldAttentionScale(Pass):
         softmax(s (n(x) · g) kᵀ + m) v = softmax((n(x) · (s g)) kᵀ + m) v
 
     needs:
-        nothing but the attention reads the queries, or anything between them and the linear map or
-        norm that makes them, but for its sizes and for other columns; what stands between moves
-        values, or rotates them
+        only the attention reads the queries and the values between them and the linear map or norm
+        that makes them, except for sizes and for other columns; the ops between move values, or
+        rotate them
 
     before:
         f (float[B,T,8] x, float[8,8] w, float[8] b, float[B,1,T,8] k, float[B,1,T,8] v,
@@ -183,7 +183,7 @@ class FoldAttentionScale(Pass):
             if value.is_graph_output() or not (len(readers) == 1 or (readers and parts)):
                 found.fault = f"{value.name} has another reader"
                 return found
-            # What else stands there must be made of other columns: told once they are known.
+            # Other values here must come from other columns: checked once the columns are known.
             beside += [v for n in readers if parts for v in n.outputs]
             producer = value.producer()
             if producer is None:
@@ -225,8 +225,8 @@ class FoldAttentionScale(Pass):
 
 
 def _in_part(found: Scaled, beside: list[ir.Value]) -> Scaled:
-    """`found` with the columns that make its queries, which those that make none of the values
-    `beside` them must be."""
+    """`found` with the columns that make its queries. The values `beside` them must come from other
+    columns."""
     queries, maker = found.node.inputs[0], found.maker
     if not isinstance(maker, Linear) or queries is None:
         found.fault = "its queries are a part of what no linear map makes"
@@ -245,7 +245,7 @@ def _in_part(found: Scaled, beside: list[ir.Value]) -> Scaled:
 
 
 def _leads(value: ir.Value, to: ir.Value) -> bool:
-    """Whether `to` is made of `value` by movers."""
+    """Whether movers lead from `value` to `to`."""
     while to is not value:
         node = to.producer()
         if node is None or not moves(node) or node.inputs[0] is None:

@@ -1,4 +1,4 @@
-"""fold-norm-gain: a norm's gain belongs to the linear maps that read it."""
+"""fold-norm-gain: a norm's gain moves into the linear maps that read the norm."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ class Norm:
     shift: np.ndarray | None
     """[K], LayerNorm's bias"""
     readers: tuple[ir.Node, ...]
-    """The last op of every linear map that reads the norm; other readers as they are."""
+    """The last op of every linear map that reads the norm; other readers themselves."""
 
 
 @dataclass(frozen=True)
 class FoldNormGain(Pass):
-    """The gain (and LayerNorm's bias) of a norm that only linear maps read moves into their
-    weights.
+    """The gain (and LayerNorm's bias) of a norm moves into the weights of the linear maps that read
+    the norm, if no other op reads it.
 
-    `policy` "none" leaves all of it where it is, for weights that are to be quantized: folded,
-    EmbeddingGemma's gains (up to 378) make outlier columns. balance-channels shares it out instead.
+    `policy` "none" leaves every gain in place, for weights that are to be quantized: folded,
+    EmbeddingGemma's gains (up to 378) make outlier columns. balance-channels distributes them.
 
     holds:
         (n(x) · g + c) W + b = n(x) (diag(g) W) + (c W + b)
 
     needs:
         every reader of the norm is a linear map with a constant weight; an output of the graph is
-        none. The gain is one number a channel of the last axis.
+        no such reader. The gain is one number per channel of the last axis.
 
     before:
         f (float[B,6] x, float[6] g, float[6,5] w, float[6,4] v) => (float[B,5] y, float[B,4] z)
@@ -92,7 +92,7 @@ class FoldNormGain(Pass):
 
     equality: ClassVar[Equality] = Equality.REAL
     policy: Policy = "full"
-    """"none" folds nothing."""
+    """"none" folds no gain."""
 
     def match(self, node: ir.Node) -> Norm | None:
         found = None if self.policy == "none" else gain_of(node)

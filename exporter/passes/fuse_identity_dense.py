@@ -1,4 +1,4 @@
-"""fuse-identity-dense: two linear maps with nothing between them are one."""
+"""fuse-identity-dense: two linear maps in sequence are one linear map."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Chain:
 
 @dataclass(frozen=True)
 class FuseIdentityDense(Pass):
-    """Two dense layers with identity activation between them are one dense layer.
+    """Two dense layers with an identity activation between them become one dense layer.
 
     holds:
         (x W1 + b1) W2 + b2 = x (W1 W2) + (b1 W2 + b2)
@@ -29,7 +29,8 @@ class FuseIdentityDense(Pass):
     The product is formed in f64 and rounded once. A chain of any length is fused link by link.
 
     needs:
-        nothing else reads the middle value, and the product has no more numbers than its factors
+        only the second layer reads the middle value, and the product has no more numbers than its
+        factors
 
     before:
         f (float[B,6] x, float[6,16] w1, float[16] b1, float[16,6] w2, float[6] b2)

@@ -1,4 +1,4 @@
-"""legalize-rotary: rotary tables as ONNX means them."""
+"""legalize-rotary: rotary tables get the shape that ONNX defines."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ class LegalizeRotary(Pass):
 
 
 def _two_d(node: ir.Node, table: ir.Value, memo: dict) -> ir.Value:
-    """The table without its first axis; made once for all its readers."""
+    """The table without its first axis; made once for all readers."""
     if table not in memo:
         graph = node.graph
         assert graph is not None and table.shape is not None
@@ -114,7 +114,7 @@ def _position_ids(node: ir.Node, x: ir.Value, memo: dict) -> ir.Value:
     """int64 [batch, tokens] with position_ids[b, t] = t; made once for all x of the same sizes."""
     assert node.graph is not None and x.shape is not None
     batch_size, token_count = x.shape[0], x.shape[2]
-    # Without symbols nobody can say that two sizes are the same.
+    # Without symbols two sizes are not known to be the same.
     known = "None" not in (str(batch_size), str(token_count))
     key = ("ids", str(batch_size), str(token_count)) if known else ("ids", x)
     if key not in memo:
@@ -139,8 +139,8 @@ def _position_ids(node: ir.Node, x: ir.Value, memo: dict) -> ir.Value:
 
 
 def _sized_alike(graph: ir.Graph, batch: object, tokens: object) -> ir.Value | None:
-    """An input of the graph [batch, tokens] of these sizes: it can be asked for them before
-    anything is computed, and whatever laws do to x."""
+    """An input of the graph [batch, tokens] of these sizes: its sizes are known before any node
+    runs, and whatever passes do to x."""
     for value in graph.inputs:
         if value.shape is not None and [str(d) for d in value.shape] == [str(batch), str(tokens)]:
             return value

@@ -1,4 +1,4 @@
-"""narrow-linear: a linear map makes only the numbers that are read."""
+"""narrow-linear: a linear map computes only the outputs that are read."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ class Narrowed:
 
 @dataclass(frozen=True)
 class NarrowLinear(Pass):
-    """A slice of a linear map's leading outputs is a smaller linear map.
+    """A slice of a linear map's leading outputs becomes a smaller linear map.
 
-    What Matryoshka truncation is: `--dims 256` alone keeps a third of EmbeddingGemma's head.
+    This is Matryoshka truncation: `--dims 256` alone keeps a third of EmbeddingGemma's head.
 
     holds:
         (x W + b)[…, :d] = x W[:, :d] + b[:d]
 
     needs:
-        nothing else reads the whole; the slice begins at 0, goes by ones, along the last axis
+        only the slice reads the whole; the slice begins at 0, goes by ones, along the last axis
 
     before:
         f (float[B,6] x, float[6,8] w, float[8] b) => (float[B,3] y)

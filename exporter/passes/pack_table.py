@@ -1,4 +1,4 @@
-"""pack-table: a table of 7, 6 or 5 bits has no more bytes than it needs."""
+"""pack-table: a table of 7, 6 or 5 bits takes no more bytes than it needs."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ _CHUNK = 1 << 24
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the numbers of a row lie. The first ones, carriers, have a byte each, whose lower
-    `bits` are theirs; what is left above, a few carriers together lend to one of the others, the
-    riders. Rider r has its lowest piece above carrier r, the next above carrier r + riders, …"""
+    """The places of a row's numbers. The first numbers, carriers, have a byte each, and use its
+    lower `bits`. The other numbers are riders: the upper bits of a few carriers together hold one.
+    Rider r has its lowest piece above carrier r, the next above carrier r + riders, …"""
 
     bits: int
     width: int
-    """Numbers a row."""
+    """Numbers per row."""
 
     @property
     def spare(self) -> int:
@@ -35,7 +35,7 @@ class Layout:
 
     @property
     def pieces(self) -> int:
-        """How many carriers a rider takes: 7 bits fill seven pieces of one, 5 bits two of three."""
+        """Carriers per rider: 7 bits fill seven pieces of one bit, 5 bits two of three."""
         return -(-self.bits // self.spare)
 
     @property
@@ -44,12 +44,12 @@ class Layout:
 
     @property
     def carriers(self) -> int:
-        """Bytes a row."""
+        """Bytes per row."""
         return self.width - self.riders
 
     @property
     def offsets(self) -> np.ndarray:
-        """f32 [width]: what unpacking subtracts from what it puts together."""
+        """f32 [width]: the offsets that unpacking subtracts from the joined pieces."""
         half, low = 1 << (self.bits - 1), 1 << (self.spare - 1)
         rider = half - sum(low << (self.spare * j) for j in range(self.pieces))
         return np.repeat(np.array([half, rider], np.float32), [self.carriers, self.riders])
@@ -72,31 +72,32 @@ class Layout:
 
 @dataclass(frozen=True)
 class PackTable(Pass):
-    """A table whose integers need 7, 6 or 5 bits is stored in bytes that are all used, and taken
-    apart behind the lookup. ONNX has no such types, so the rows are put together in Floor, Mul and
+    """A table whose integers need 7, 6 or 5 bits is stored in bytes that are all used, and
+    unpacked behind the lookup. ONNX has no such types, so the rows are unpacked by Floor, Mul and
     Sub, which every runtime has: a few operations on the rows of a text, next to none of its time.
 
-    Of 6 bits, three bytes hold four numbers: three in their lower six bits, the fourth in what is
-    left above. Of 7 bits, seven bytes hold eight; of 5 bits, two hold three, and one bit is lost.
+    With 6 bits, three bytes hold four numbers: three in their lower six bits, the fourth in the
+    bits above. With 7 bits, seven bytes hold eight; with 5 bits, two hold three, and one bit is
+    lost.
 
     holds:
         b = 2^n p + c with 0 ≤ c < 2^n gives p = ⌊b / 2^n⌋ and c = b − 2^n p; all of them are whole
-        numbers below 2⁸, which every floating type holds, and the product with the scale is the one
-        that was there before
+        numbers below 2⁸, which every floating type holds, and the product with the scale is the
+        one that was there before
 
     needs:
         rows are looked up (axis 0) in a constant table of 8-bit integers, none of which needs more
-        than 7 bits, with constant scales, one a row or a block of a row, and no zero-points;
-        nothing else reads the table
+        than 7 bits, with constant scales, one per row or per block of a row, and no zero-points;
+        no other op reads the table
 
-    before: five bits, a scale a row
+    before: five bits, a scale per row
         f (int64[B,T] ids, int8[5,6] table, float[5] s) => (float[B,T,6] y)
         {
             d = DequantizeLinear <axis: int = 0> (table, s)  # table: -16 to 15
             y = Gather(d, ids)
         }
 
-    after: five bits, a scale a row
+    after: five bits, a scale per row
         f (int64[B,T] ids, int8[5,4] bytes, float[2,1] places, float[6] less, float[5,1] s)
             => (float[B,T,6] y)
         {
@@ -120,14 +121,14 @@ class PackTable(Pass):
             y = Mul(n, scales)
         }
 
-    before: six bits, a scale a block
+    before: six bits, a scale per block
         f (int64[B,T] ids, int8[5,8] table, float[5,2] s) => (float[B,T,8] y)
         {
             d = DequantizeLinear <axis: int = 1, block_size: int = 4> (table, s)
             y = Gather(d, ids)  # table: -32 to 31
         }
 
-    after: six bits, a scale a block
+    after: six bits, a scale per block
         none
 
     before: seven bits, and a row is no whole number of parts
@@ -179,7 +180,7 @@ class PackTable(Pass):
             y = Gather(d, ids)
         }
 
-    refuses: a scale a column
+    refuses: a scale per column
         # says a scale is no row's own
         f (int64[B] ids, int8[5,6] table, float[6] s) => (float[B,6] y)
         {
@@ -224,7 +225,7 @@ class PackTable(Pass):
             return None
         numbers, scale = constant(table), constant(dequantize.inputs[1])
         if numbers is None or numbers.ndim != 2 or (scale is not None and not scale.ndim):
-            return None  # one scale for all is how a packed table looks
+            return None  # a packed table has one scale for all numbers
         return Lookup(node, dequantize) if _bits(numbers) in PACKED else None
 
     def refuses(self, match: Lookup) -> str | None:
@@ -287,7 +288,7 @@ class PackTable(Pass):
 
 
 def _bits(numbers: np.ndarray) -> int:
-    """How many bits the numbers need: 5 at least."""
+    """The number of bits that the numbers need, at least 5."""
     low, high = int(numbers.min(initial=0)), int(numbers.max(initial=0))
     return max(5, 1 + max(high.bit_length(), (-low - 1).bit_length() if low else 0))
 
@@ -298,7 +299,7 @@ class _Rows(RowWriter):
         super().__init__(match, (table.name if table is not None else None) or "", memo)
 
     def rows(self, layout: Layout, numbers: np.ndarray, kind: np.dtype) -> ir.Value:
-        """The bytes of the rows that are looked up, as numbers."""
+        """The bytes of the looked-up rows, as numbers."""
         key = (self.match.dequantize, "packed")
         if key not in self.memo:
             stored = self.constant("packed", layout.pack(numbers))

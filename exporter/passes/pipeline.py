@@ -1,4 +1,4 @@
-"""The ordered tuples of passes, a reason on every line, and the loop that runs them."""
+"""The pipeline runs tuples of passes in order; each line gives the reason for its pass's place."""
 
 from __future__ import annotations
 
@@ -38,48 +38,48 @@ from goldfold.exporter.system.names import file_name
 
 EARLY: tuple[Pass, ...] = (
     StaticHeads(),  # first: grouped heads are illegal for three consumers until this has run
-    RaiseRotary(),  # needs the shapes that the heads now say; makes tables that are not legal yet
-    LegalizeRotary(),  # the traced tables are refused by ONNX Runtime, so nothing runs before this
-    RaiseRmsNorm(),  # before every common law: they ask for norms by name
+    RaiseRotary(),  # needs the shapes that the heads now have; makes tables that are not legal yet
+    LegalizeRotary(),  # ONNX Runtime refuses the traced tables, so no graph runs before this
+    RaiseRmsNorm(),  # before every common pass: those look for norms by name
     RaiseGelu(),  # likewise, for targets that have a kernel for it
     RaiseMask(),  # likewise, for targets that would multiply it out, and lose what is added to it
 )
-"""What makes a traced graph legal everywhere. Runs for every export."""
+"""The passes that make a traced graph legal everywhere. They run for every export."""
 
 
 def common(contract: Contract, gains: Policy = "full") -> tuple[Pass, ...]:
-    """The laws that hold for every target. Run after EARLY. `gains` is fold-norm-gain's policy:
+    """The passes for every target. Run them after EARLY. `gains` is fold-norm-gain's policy:
     "none" where weights are to be quantized, since folded gains make outlier columns."""
     return (
         SpecializeShape(contract.max_length),  # first: fewer kinds of attention for all that follow
-        DropUnreachedRows(contract.max_length),  # likewise: what the length makes idle goes first
-        SinkLinearPastMean(),  # before dense layers are fused: what sinks joins them
+        DropUnreachedRows(contract.max_length),  # likewise: rows beyond the length go first
+        SinkLinearPastMean(),  # before dense layers are fused: the sunk map joins them
         FuseIdentityDense(),  # before gains are folded: a gain then meets one matrix, not a chain
         NarrowLinear(),  # once the head is one matrix: its rows are the embedding's dimensions
-        FoldNormGain(gains),  # asks that a norm's readers are linear maps in their final form
+        FoldNormGain(gains),  # needs a norm's readers to be linear maps in their final form
         FoldAttentionScale(),  # after the gains: the projections have their final form
         DropScaleBeforeNormalize(),  # after the folds, which may leave a factor in front of a norm
         ShareRopeTables(contract.max_length),  # the tables are legal and final by now
-        ShareConstants(),  # last: it finds what the others made twice
+        ShareConstants(),  # last: it joins constants that the others made twice
     )
 
 
 def asks_ranges(precision: str, typed: bool) -> bool:
-    """Whether `half` wants to know how large values get."""
+    """Whether `half` needs the ranges of values."""
     return precision == "fp16" or (precision == "bf16" and typed)
 
 
 def half(
     precision: str, peaks: Mapping[str, float], typed: bool, products: Computed = "f32"
 ) -> tuple[Pass, ...]:
-    """What half precision asks for, after the common laws and before the target's own.
+    """The passes for half precision, after the common passes and before the target's own.
 
-    In bf16, attention and its linear maps are computed in fp16 if their values leave room: eight
-    times closer, on the same units, and scores are what bf16 rounds worst (docs/fp16.md).
+    In bf16, attention and its linear maps are computed in fp16 if their values leave room: that is
+    eight times closer, on the same units, and bf16 rounds scores worst (docs/fp16.md).
 
     `peaks` are the largest magnitudes on calibration texts (exporter/evaluate/ranges.py); `typed`
     says that the graph's types are the precision, rather than a hint to the runtime; `products` is
-    set-precision's.
+    set-precision's option.
     """
     if precision == "fp32":
         return ()
@@ -90,18 +90,18 @@ def half(
         attention = SetPrecision("fp16", part="attention", peaks=tuple(peaks.items()))
         return (attention, SetPrecision("bf16"))
     assert precision == "fp16", precision
-    # After the scale: a constant that fp16 cannot hold has become one it can.
+    # After the scale: fp16 can then hold constants that it could not hold before.
     return (*scale, SetPrecision("fp16", products=products))
 
 
 @dataclass(frozen=True)
 class Options:
-    """How a pipeline is cut short or looked into."""
+    """Options that cut a pipeline short or dump its graphs."""
 
     skip: frozenset[str] = frozenset()
     """Names of passes not to run. A required one cannot be skipped."""
     stop_after: int | None = None
-    """Stop after so many applications; those of required passes are not counted."""
+    """Stop after this many applications; those of required passes are not counted."""
     dump: Path | None = None
     """Write `03_fold_norm_gain.onnx` (weights left out) and `.txt` after every pass into this
     folder."""
@@ -109,7 +109,7 @@ class Options:
 
 @dataclass
 class Pipeline:
-    """One run of passes over one program, in as many calls of `run` as it takes."""
+    """One run of passes over one program, in any number of calls of `run`."""
 
     options: Options = Options()
     after: Callable[[PassReport, Program], None] | None = None
@@ -132,7 +132,7 @@ class Pipeline:
         return [self._one(program, pass_) for pass_ in passes if self._runs(pass_)]
 
     def fork(self, folder: str) -> Pipeline:
-        """A pipeline that goes on from here by itself, and dumps into a sub-folder."""
+        """A pipeline that continues from here by itself, and dumps into a sub-folder."""
         dump = self.options.dump / folder if self.options.dump is not None else None
         options = Options(self.options.skip, self.options.stop_after, dump)
         return Pipeline(
@@ -179,7 +179,7 @@ def run(program: Program, passes: Iterable[Pass]) -> list[PassReport]:
 
 
 def check_skips(names: Iterable[str]) -> None:
-    """Raise UsageError for a name that no optional pass bears."""
+    """Raise UsageError for a name that no optional pass has."""
     optional = {pass_.name for pass_ in every() if not pass_.required}
     for name in names:
         if name not in optional:
@@ -210,7 +210,7 @@ def every() -> tuple[Pass, ...]:
 
 
 def _dump(program: Program, folder: Path, stem: str) -> None:
-    """The graph as ONNX, big weights as inputs, and as text."""
+    """Write the graph as ONNX, with large weights as inputs, and as text."""
     stem = stem.replace("-", "_")
     lines = [str(node) for node in program.graph]
     try:

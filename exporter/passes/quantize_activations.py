@@ -1,4 +1,4 @@
-"""quantize-activations: what linear maps read is rounded to 8 bits with a fixed scale."""
+"""quantize-activations: inputs of linear maps are rounded to 8 bits with a fixed scale."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ class Reading:
 
 @dataclass(frozen=True)
 class QuantizeActivations(Pass):
-    """What an integer linear map reads passes QuantizeLinear and DequantizeLinear, int8 with one
+    """The input of an integer linear map passes QuantizeLinear and DequantizeLinear, int8 with one
     scale and no zero-point: runtimes that see the pair in front of integer weights multiply
     integers.
 
-    `scales` comes from calibration texts; what lies beyond 127 of a scale is clipped. All maps that
+    `scales` comes from calibration texts; values beyond 127 of a scale are clipped. All maps that
     read a value share the pair.
 
     holds:
-        x = s · round(x / s) + e with |e| ≤ s/2 for |x| ≤ 127 s; what e does to the result is for
-        the golden texts to say
+        x = s · round(x / s) + e with |e| ≤ s/2 for |x| ≤ 127 s; the golden texts measure the effect
+        of e on the result
 
     needs:
-        integer weights, or the pair would round for nothing
+        integer weights, without which the pair would round for no gain
 
     options: two maps read one value
         scales: x = 0.05

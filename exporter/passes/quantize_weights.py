@@ -16,17 +16,17 @@ from goldfold.exporter.passes.rewriting.grid import Grid, Quantized, nearest
 from goldfold.exporter.passes.rewriting.writer import Writer, append
 
 DYNAMIC = "goldfold.dynamic_quantization_group_size"
-"""A graph's metadata: the groups in which a runtime may round what integers are multiplied with."""
+"""A graph's metadata: the groups in which a runtime may round the inputs of integer maps."""
 
 
 def dynamic_group(graph: ir.Graph) -> int:
-    """What a graph says under DYNAMIC; 0 where it says nothing."""
+    """A graph's value for DYNAMIC; 0 if it has none."""
     return int(graph.metadata_props.get(DYNAMIC, "0"))
 
 
 @dataclass(frozen=True)
 class Held:
-    """A constant matrix and who reads it."""
+    """A constant matrix and its reader."""
 
     node: ir.Node
     index: int
@@ -36,34 +36,34 @@ class Held:
 
 
 GRID = Grid(8)
-"""Of every matrix where no plan says more."""
+"""The grid of every matrix where no plan gives another."""
 
 
 @dataclass(frozen=True)
 class QuantizeWeights(Pass):
-    """A constant matrix of a linear map, or a table that is looked up in, is stored as integers
-    with a scale a channel, or a scale for each block of neighbouring inputs, behind a
-    DequantizeLinear. A table may leave one factor a column to the multiplication behind the lookup:
-    one column of EmbeddingGemma's is the largest of nearly every row, and would set the scale of
-    all others.
+    """A constant matrix of a linear map, or a table for lookups, is stored as integers with a scale
+    per channel, or a scale per block of neighbouring inputs, behind a DequantizeLinear. A table may
+    leave one factor per column to the multiplication behind the lookup: one column of
+    EmbeddingGemma's table is the largest of nearly every row, and would set the scale of all
+    others.
 
-    Which integers is the business of `plan` (exporter/quantize/plan.py); without one, all matrices
-    are rounded to the nearest of 8 bits, a scale a channel.
+    `plan` decides on the integers (exporter/quantize/plan.py); without a plan, all matrices are
+    rounded to the nearest of 8 bits, with a scale per channel.
 
     holds:
-        W = s · Q + E with |E| ≤ s/2 where Q is the nearest integer; what E does to the result is
-        for the golden texts to say
+        W = s · Q + E with |E| ≤ s/2 where Q is the nearest integer; the golden texts measure the
+        effect of E on the result
 
     needs:
-        the matrix is read by nothing but linear maps and lookups of one kind
+        only linear maps and lookups of one kind read the matrix
 
-    before: a scale a channel
+    before: a scale per channel
         f (float[B,8] x, float[8,6] w) => (float[B,6] y)
         {
             y = MatMul(x, w)
         }
 
-    after: a scale a channel
+    after: a scale per channel
         f (float[B,8] x, int8[8,6] w, float[6] s) => (float[B,6] y)
         {
             d = DequantizeLinear <axis: int = 1> (w, s)
@@ -89,10 +89,10 @@ class QuantizeWeights(Pass):
         "tests/exporter/quantize/test_laws.py::test_integers_are_within_half_a_step"
     )
     plan: Mapping[str, Quantized] | None = field(default=None, compare=False)
-    """By the name of the constant, which nothing may rename in between; None quantizes all."""
+    """By the name of the constant, which no pass may rename in between; None quantizes all."""
     dynamic: int = 0
-    """Runtimes may round what the integers are multiplied with, as they go, in groups of so many
-    inputs: the graph says so, in DYNAMIC; 0 forbids it."""
+    """The number of inputs per group in which runtimes may round the inputs of integer maps at run
+    time; the graph states it in DYNAMIC, and 0 forbids the rounding."""
 
     def match(self, node: ir.Node) -> Held | None:
         if node.domain or node.op_type not in ("Gather", "MatMul", "Gemm"):
@@ -169,7 +169,7 @@ class QuantizeWeights(Pass):
 
 
 def _multiply(lookup: ir.Node, columns: np.ndarray) -> None:
-    """Multiply what is looked up by one number a column: in the factor that follows it anyway, if
+    """Multiply the looked-up rows by one number per column: in the factor behind the lookup, if
     there is one."""
     graph, value = lookup.graph, lookup.outputs[0]
     assert graph is not None and value.dtype is not None

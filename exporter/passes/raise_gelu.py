@@ -1,4 +1,4 @@
-"""raise-gelu: the Gaussian error linear unit in one word."""
+"""raise-gelu: the Gaussian error linear unit becomes one op."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from goldfold.exporter.passes.rewriting.pattern import producer, read_elsewhere,
 from goldfold.exporter.passes.rewriting.writer import supplant
 
 Polynomial = dict[tuple[int, int], float]
-"""(i, j) → c stands for c · xⁱ · bⁱ summed up, where b is what the Tanh or Erf makes."""
+"""(i, j) → c stands for a sum of c · xⁱ · bⁱ, where b is the result of the Tanh or Erf."""
 
 _ROOT = math.sqrt(2.0 / math.pi)
 ARGUMENTS: dict[str, Polynomial] = {
     "Tanh": {(1, 0): _ROOT, (3, 0): _ROOT * 0.044715},
     "Erf": {(1, 0): math.sqrt(0.5)},
 }
-"""What ONNX's Gelu bends, by the op that bends it."""
+"""The argument of ONNX's Gelu, by the op that bends it."""
 GELU: Polynomial = {(1, 0): 0.5, (1, 1): 0.5}
 """x/2 + x·b/2: these constants are exact in any float."""
 
 ROUNDING = 2.0**-22
-"""How far a coefficient may lie from the one meant, relative to it.
+"""The largest relative distance of a coefficient from the defined one.
 
 A constant of the graph is a real number rounded to f32, so off by at most 2^-24 of itself, and no
 coefficient here is a product of more than three of them; the fourth part is for the f64 arithmetic.
@@ -35,7 +35,7 @@ coefficient here is a product of more than three of them; the fourth part is for
 ARITHMETIC = ("Mul", "Div", "Add", "Sub", "Neg")
 
 _REACH = 8
-"""Nodes between x and the result, at most, on one way: the longest spelling seen has five."""
+"""The most nodes on one way between x and the result; the longest known spelling has five."""
 
 
 @dataclass(frozen=True)
@@ -51,10 +51,10 @@ class Bent:
 
 @dataclass(frozen=True)
 class RaiseGelu(Pass):
-    """Arithmetic around a tanh or an erf that makes a GELU becomes Gelu.
+    """Arithmetic around a tanh or an erf that computes a GELU becomes Gelu.
 
     The pattern is not a list of spellings: result and argument are multiplied out as polynomials of
-    x and of what the tanh or erf makes of it, and the polynomials are compared. ALBERT and T5 write
+    x and of the result of the tanh or erf, and the polynomials are compared. ALBERT and T5 write
     `gelu_new` out. The examples are in f64, and have √(2/π) and 0.044715 as ONNX's own definition
     of Gelu has them, from f32.
 
@@ -65,7 +65,7 @@ class RaiseGelu(Pass):
     needs:
         each coefficient is the number above, as three roundings to f32 may leave it: within 2^-22
         of itself. That moves the result by at most 2^-24 |x|, since |u| sech²(u) and |u| erf′(u)
-        are below 1/2. Nothing else reads what lies between x and the result.
+        are below 1/2. Only the pattern itself reads the values between x and the result.
 
     before: as ALBERT and T5 spell it
         f (double[B,T,6] x) => (double[B,T,6] y)
@@ -217,7 +217,7 @@ class RaiseGelu(Pass):
 
 
 def _behind(node: ir.Node, depth: int = 4) -> set[ir.Node]:
-    """`node`, and what it is computed from through nothing but arithmetic."""
+    """`node`, and the nodes that it is computed from by arithmetic alone."""
     found = {node}
     if depth and node.op_type in ARITHMETIC:
         for value in node.inputs:
@@ -228,7 +228,7 @@ def _behind(node: ir.Node, depth: int = 4) -> set[ir.Node]:
 
 
 def _values_behind(value: ir.Value) -> list[ir.Value]:
-    """What could be the x of which `value` is a polynomial, nearest first."""
+    """Candidates for the x of which `value` is a polynomial, nearest first."""
     found = [value]
     for current in found:
         if len(found) > 2 * _REACH:

@@ -1,4 +1,4 @@
-"""raise-mask: arithmetic on a mask of zeros and ones is a choice between two numbers."""
+"""raise-mask: arithmetic on a mask of zeros and ones becomes a choice between two numbers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from goldfold.exporter.passes.rewriting.pattern import producer
 from goldfold.exporter.passes.rewriting.writer import emit, take_over
 
 _HIDES = 1000.0
-"""What is as far below zero is not a number to compute with but hides a token: e^-1000 is 0."""
+"""A number this far below zero hides a token and is never computed with: e^-1000 is 0."""
 _ARITHMETIC: dict[str, Callable[[Any, Any], Any]] = {
     "Add": np.add, "Sub": np.subtract, "Mul": np.multiply, "Div": np.divide,
 }  # fmt: skip
@@ -30,7 +30,7 @@ class TwoValued:
     """A value that is `one` where `source` is `seen`, and `other` elsewhere."""
 
     source: ir.Value
-    """Of two numbers itself, or of booleans."""
+    """The two-valued value itself, or booleans."""
     seen: Any
     """1 for booleans."""
     one: Any
@@ -47,10 +47,10 @@ class Hiding:
 class RaiseMask(Pass):
     """(1 − m)·c, for a mask m of zeros and ones, becomes a choice between 0 and c.
 
-    c is a number that hides a token, up to the lowest there is. A compiler that knows the rules of
-    arithmetic makes c − c·m of it, and where a bias is added, (c + b) − c·m: the sum is worked out
-    once, and in it c swallows the digits of b. OpenVINO does that to ALiBi and to relative
-    positions where lengths are fixed. A choice cannot be multiplied out.
+    c is a number that hides a token, down to the lowest there is. A compiler that knows the rules
+    of arithmetic rewrites the product to c − c·m, and where a bias b is added, to (c + b) − c·m: it
+    computes the sum once, and there c swallows the digits of b. OpenVINO does that to ALiBi and to
+    relative positions where lengths are fixed. A choice cannot be multiplied out.
 
     holds:
         (1 − m)·c = c where m = 0, 0 where m = 1, and neither is rounded
@@ -187,7 +187,7 @@ class RaiseMask(Pass):
 
 
 def _made(node: ir.Node) -> TwoValued | None:
-    """The two numbers that arithmetic of a mask and a number gives."""
+    """The two numbers that result from arithmetic on a mask and a number."""
     kind = node.outputs[0].dtype
     if node.domain or kind not in _KINDS or kind is None:
         return None
@@ -241,14 +241,14 @@ def _two_valued(value: ir.Value | None) -> TwoValued | None:
 
 
 def _single(number: np.ndarray, beside: ir.Value | None) -> bool:
-    """Whether a constant is one number, and of no more axes than what it meets, whose shape is then
-    the result's."""
+    """Whether a constant is one number, and has no more axes than the value beside it, whose shape
+    is then the result's."""
     axes = None if beside is None or beside.shape is None else len(beside.shape)
     return number.size == 1 and (number.ndim == 0 or (axes is not None and number.ndim <= axes))
 
 
 def _is_binary(value: ir.Value | None) -> bool:
-    """Whether a value holds nothing but zeros and ones."""
+    """Whether a value holds only zeros and ones."""
     if value is None:
         return False
     array = constant(value)

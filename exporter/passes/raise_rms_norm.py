@@ -1,4 +1,4 @@
-"""raise-rms-norm: root-mean-square normalisation in one word."""
+"""raise-rms-norm: root-mean-square normalisation becomes one op."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from goldfold.exporter.passes.rewriting.writer import supplant
 
 @dataclass(frozen=True)
 class Root:
-    """(mean + epsilon)^exponent, read back to the mean."""
+    """(mean + epsilon)^exponent, followed back to the mean."""
 
     mean: ir.Node
     square: ir.Node
     exponent: float
     epsilon: ir.Value | None
     inside: bool
-    """Whether epsilon is added to the mean itself, not to a root of it."""
+    """Whether epsilon is added to the mean itself, not to a root of the mean."""
     nodes: tuple[ir.Node, ...]
     """From the mean's power of x to the root."""
 
@@ -38,21 +38,21 @@ class Root:
 @dataclass(frozen=True)
 class Rms:
     node: ir.Node
-    """x times or over the root."""
+    """The product of x and the root, or the quotient."""
     x: ir.Value
     root: Root
     gains: tuple[tuple[ir.Node, ir.Value], ...]
-    """Every Mul by one constant a channel that reads it, and that gain."""
+    """Every Mul of the result by one constant per channel, and that gain."""
     bare: bool
-    """Whether somebody reads it without a gain."""
+    """Whether a consumer reads the result without a gain."""
 
 
 @dataclass(frozen=True)
 class RaiseRmsNorm(Pass):
-    """What divides x by the root of its mean square is an RMSNormalization; the gain goes with it.
+    """The division of x by the root of its mean square becomes an RMSNormalization, with its gain.
 
-    torch's exporter knows the norm spelt with rsqrt (Gemma 3, Qwen 3, T5, EuroBERT). Gemma 4 and
-    EmbeddingGemma 2 write (mean + ε)^−½ as a power, and so no law would see their norms.
+    torch's exporter knows the norm written with rsqrt (Gemma 3, Qwen 3, T5, EuroBERT). Gemma 4 and
+    EmbeddingGemma 2 write (mean + ε)^−½ as a power, so no later pass would find their norms.
 
     holds:
         x · (mean(x²) + ε)^−½ · g = RMSNormalization(x, g; ε) over the last axis; without a
@@ -60,8 +60,8 @@ class RaiseRmsNorm(Pass):
 
     needs:
         the mean is over the last axis alone and keeps it; ε is one number, added to the mean
-        itself. Nothing else reads what lies between x and the root. A reader that multiplies by a
-        constant of one number a channel takes that as its gain; g may be written 1 + w.
+        itself. Only the pattern reads the values between x and the root. A reader that multiplies
+        by a constant of one number per channel takes that as its gain; g may be written 1 + w.
 
     before: as Gemma 4 spells it
         f (float[B,T,6] x, float[6] g) => (float[B,T,6] y)
@@ -164,7 +164,7 @@ class RaiseRmsNorm(Pass):
             y = Div(x, v)
         }
 
-    refuses: epsilon is one number a channel
+    refuses: epsilon is one number per channel
         # says its epsilon is not one constant number
         f (float[B,6] x, float[6] eps) => (float[B,6] y)
         {
@@ -331,7 +331,7 @@ def _width(x: ir.Value) -> int | None:
 
 
 def _gain(reader: ir.Node, norm: ir.Node, width: int | None) -> ir.Value | None:
-    """The constant of one number a channel that `reader` multiplies the norm by, or None."""
+    """The constant, one number per channel, that `reader` multiplies the norm by, or None."""
     if reader.domain or reader.op_type != "Mul" or width is None:
         return None
     other = reader.inputs[0 if reader.inputs[1] is norm.outputs[0] else 1]
@@ -342,7 +342,7 @@ def _gain(reader: ir.Node, norm: ir.Node, width: int | None) -> ir.Value | None:
 
 
 def _evaluate(value: ir.Value | None) -> np.ndarray | None:
-    """What a constant holds, or a sum of two: 1 + w is left standing where w is large."""
+    """The array of a constant, or of a sum of two: 1 + w is still a sum where w is large."""
     array = constant(value)
     added = producer(value, "Add")
     if array is not None or added is None:

@@ -1,4 +1,4 @@
-"""raise-rotary: rotary position embedding in one word."""
+"""raise-rotary: rotary position embedding becomes one op."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ class Rotary:
 
 @dataclass(frozen=True)
 class RaiseRotary(Pass):
-    """Turning the two halves of each head by an angle a position becomes RotaryEmbedding.
+    """The rotation of each head's two halves by an angle per position becomes RotaryEmbedding.
 
-    torch's exporter knows the form whose tables are spread over heads at axis 1. Gemma 4 turns
-    before it transposes, [batch, tokens, heads, width], so its tables are spread at axis 2. What is
-    turned may itself be a slice of a wider head (partial rotary). legalize-rotary, next in line,
-    gives tables [1, tokens, width/2] their positions.
+    torch's exporter knows the form whose tables are spread over heads at axis 1. Gemma 4 rotates
+    before it transposes, [batch, tokens, heads, width], so its tables are spread at axis 2. The
+    rotated value may itself be a slice of a wider head (partial rotary). legalize-rotary, the next
+    pass, gives tables [1, tokens, width/2] their positions.
 
     holds:
         x · [c, c] + [−x₂, x₁] · [s, s] = [x₁ c − x₂ s, x₂ c + x₁ s] for x = [x₁, x₂], and
@@ -56,8 +56,8 @@ class RaiseRotary(Pass):
 
     needs:
         x has four axes; the slices are its two halves, the second negated and in front; both tables
-        are built as Concat(a, a) and pointwise ops on it, have one row a token of x, and are the
-        same for all heads. Nothing else reads what lies between.
+        are built as Concat(a, a) and pointwise ops on it, have one row per token of x, and are the
+        same for all heads. Only the pattern reads the values in between.
 
     before: as Gemma 4 spells it
         f (float[B,T,2,8] x, float[T,4] angles) => (float[B,2,T,8] y)
@@ -212,7 +212,7 @@ class RaiseRotary(Pass):
             y = Add(xc, rs)
         }
 
-    refuses: what is turned is an output as well
+    refuses: the rotated value is an output as well
         # says r, inside the pattern, is an output of the graph
         f (float[B,2,T,8] x, float[T,4] a) => (float[B,2,T,8] y, float[B,2,T,8] r)
         {
@@ -292,7 +292,7 @@ class RaiseRotary(Pass):
         if axis == 1:
             take_over(out, turned)
             return
-        # Back to the order it had; a reader that only undoes that gets the turned heads themselves.
+        # Back to the original order; a reader that undoes the transpose gets the rotated heads.
         name = f"{out.name}.back"
         back = emit(node, "Transpose", [turned], name, out, out.shape, perm=HEADS_FIRST)
         take_over(out, back)
@@ -322,7 +322,7 @@ def _heads_axis(match: Rotary) -> int | None:
 
 
 def _is_doubled(value: ir.Value | None) -> bool:
-    """Whether the last axis of `value` is twice the same half, by how it is built."""
+    """Whether the last axis of `value` is twice the same half, judged by its producers."""
     node = producer(value, "Concat", "Unsqueeze", "Mul", *POINTWISE)
     if node is None or value is None or value.shape is None:
         return False

@@ -1,4 +1,4 @@
-"""The laws for people: one page of all of them, or one on the terminal.
+"""The reference page shows all passes on one page, or one pass on the terminal.
 
 python -m goldfold.exporter.passes.reference_page > docs/passes.md
 """
@@ -37,7 +37,7 @@ def page() -> str:
 
 
 def entry(this: Pass) -> str:
-    """One law as Markdown."""
+    """One pass as Markdown."""
     read = docstring.read(this)
     kind = f"**{this.equality.name}**" + (", required" if this.required else "")
     parts = [f"## {this.name}\n", f"{kind}. {read.summary}\n"]

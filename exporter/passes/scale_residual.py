@@ -1,4 +1,4 @@
-"""scale-residual: the exact cure for fp16's range."""
+"""scale-residual: values beyond fp16's range are scaled down, and results stay exact."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from goldfold.exporter.passes.rewriting.writer import Writer
 
 FP16_MAX = 65504.0
 HEADROOM = 8.0
-"""How far below fp16's end a value must stay that calibration texts reached: other texts reach
-further."""
+"""The factor by which a value's largest magnitude on calibration texts must stay below fp16's
+limit: other texts reach further."""
 EXPONENT = "goldfold.exponent"
-"""Value metadata: by which power of two a value is scaled down. Also keeps the law from applying
-twice."""
+"""The key in a value's metadata for the power of two that it is scaled down by; it also keeps the
+pass from applying twice."""
 _COPY_LIMIT = 1 << 24
-"""A constant of more numbers than this is not copied to scale it; what reads it is scaled
+"""A constant of more numbers than this is not copied to scale it; the op that reads it is scaled
 instead."""
 
 
 @dataclass
 class Plan:
-    """Everything one application changes, found before anything is changed."""
+    """All changes of one application, collected before any of them is made."""
 
     seed: ir.Value
     peaks: dict[str, float]
@@ -43,22 +43,22 @@ class Plan:
 
 @dataclass(frozen=True)
 class ScaleResidual(Pass):
-    """Values too large for fp16 are computed at 2^-k of their size, and nothing that reads them can
-    tell.
+    """Values too large for fp16 are computed at 2^-k of their size, without a change in any result.
 
-    The residual stream of EmbeddingGemma reaches 133,816 where fp16 ends at 65,504. What is added
-    to the stream is scaled by s = 2^-k: in the constants that make it (a norm's gain, a
-    projection's weight, the factor behind the embedding), or by a multiplication where there is
-    none. The norms that read the stream take the scale out again, if their epsilon is scaled by s².
+    The residual stream of EmbeddingGemma reaches 133,816 where fp16 ends at 65,504. Every summand
+    of the stream is scaled by s = 2^-k: in the constants that make it (a norm's gain, a
+    projection's weight, the factor behind the embedding), or by a multiplication where there is no
+    such constant. The norms that read the stream remove the scale, if their epsilon is scaled by
+    s².
 
     holds:
         rms(s x; s² ε) = s x / sqrt(s² mean(x²) + s² ε) = rms(x; ε), and likewise for LayerNorm.
         Multiplying by a power of two is exact, so in f32 all results are the same bits.
 
     needs:
-        everything that reads a scaled value is a norm, or is homogeneous (exporter/ir/dialect.py)
-        and is scaled in turn; nothing that reaches an output of the graph is. Forgetting the
-        epsilon costs cosine 0.957 on real texts.
+        every reader of a scaled value is a norm, or is homogeneous (exporter/ir/dialect.py) and is
+        scaled in turn; no value that reaches an output of the graph is scaled. An epsilon that is
+        not scaled costs cosine 0.957 on real texts.
 
     options: a post-norm model
         peaks: h = 100000
@@ -166,7 +166,7 @@ class ScaleResidual(Pass):
             waiting += _backward(plan, value)
         reached = [peaks.get(value.name or "", 0.0) for value in plan.scaled]
         plan.exponent = max(map(_exponent, reached), default=0)
-        # What was scaled at its place after it had been planned for is not scaled there again.
+        # A value that was scaled after its edge was planned is not scaled at the edge again.
         for node, index in [edge for edge in plan.edges if edge[0].inputs[edge[1]] in plan.scaled]:
             del plan.edges[node, index]
         for value in [v for v in plan.sources if _follows(plan, v)]:
@@ -215,7 +215,7 @@ def _exponent(peak: float) -> int:
 
 
 def _follows(plan: Plan, value: ir.Value) -> bool:
-    """Whether `value` is scaled already because something its producer reads is."""
+    """Whether `value` is scaled already because its producer reads a scaled value."""
     node = value.producer()
     if node is None:
         return False
@@ -224,7 +224,7 @@ def _follows(plan: Plan, value: ir.Value) -> bool:
 
 
 def _uneven(plan: Plan) -> str | None:
-    """Why the plan scales some product twice or some sum by halves; None if it is even."""
+    """The reason why the plan scales a product twice or a sum in part; None if it does neither."""
     nodes = {n: None for v in plan.scaled for n, _ in v.uses()}
     nodes |= {p: None for v in plan.scaled if (p := v.producer()) is not None}
     for node in nodes:
@@ -249,13 +249,13 @@ def _uneven(plan: Plan) -> str | None:
 
 
 def _forward(plan: Plan, node: ir.Node, index: int) -> list[ir.Value]:
-    """What must be scaled because `node` reads a scaled value at `index`."""
+    """The values that must be scaled because `node` reads a scaled value at `index`."""
     op = dialect.op_of(node)
     if op in dialect.NORMS and index == 0:
         plan.norms[node] = None
         return []
     if op in dialect.JOINT and index in dialect.JOINT[op]:
-        return [node.outputs[0]]  # its other operands follow from its output: _backward
+        return [node.outputs[0]]  # _backward finds the other operands from the output
     if index in dialect.HOMOGENEOUS.get(op, ()):
         return list(node.outputs)
     plan.fault = plan.fault or f"{where(node)} ({op}) reads it and is not free of scale"
@@ -263,7 +263,7 @@ def _forward(plan: Plan, node: ir.Node, index: int) -> list[ir.Value]:
 
 
 def _backward(plan: Plan, value: ir.Value) -> list[ir.Value]:
-    """What must be scaled so that `value` comes out scaled."""
+    """The values that must be scaled so that `value` is computed at scale."""
     node = value.producer()
     if node is None:
         plan.sources[value] = None
@@ -288,8 +288,8 @@ def _backward(plan: Plan, value: ir.Value) -> list[ir.Value]:
     if any(node.inputs[index] in plan.scaled for index in inputs):
         return []
     for index in inputs:
-        # Too large itself: part of the stream, to be scaled where it is made, as the result is
-        # then.
+        # An operand too large itself is part of the stream: it is scaled where it is made, and so
+        # the result is scaled too.
         read = node.inputs[index]
         if read is not None and _exponent(plan.peaks.get(read.name or "", 0.0)):
             return [read]
@@ -322,7 +322,7 @@ def _operand(plan: Plan, node: ir.Node, index: int) -> list[ir.Value]:
 
 
 def _behind(node: ir.Node) -> ir.Node:
-    """The next node in the graph's order; there is one, since something reads `node`."""
+    """The next node in the graph's order; there is one, since some node reads `node`."""
     after = iter(node.graph or ())
     for other in after:
         if other is node:
@@ -336,7 +336,7 @@ def _is_constant(value: ir.Value | None) -> bool:
 
 
 def _times(value: ir.Value, scale: float, reader: ir.Node, memo: dict) -> ir.Value:
-    """value · scale, made once a sweep, right where the value is made: every reader comes later."""
+    """value · scale, made once per sweep, right behind the producer: every reader comes later."""
     if (value, scale, "times") not in memo:
         graph, producer = reader.graph, value.producer()
         assert graph is not None

@@ -30,8 +30,8 @@ LOW = frozenset({
 _LEAST_FP16 = 2.0**-25
 _NORMAL_FP16 = 2.0**-14
 _HIDDEN = 3.0e4
-"""What a constant beyond fp16 becomes if it only hides tokens (a mask's −3.4e38): finite with any
-score."""
+"""The replacement for a constant beyond fp16 that only hides tokens (a mask's −3.4e38): its sum
+with any score is finite."""
 
 
 @dataclass(frozen=True)
@@ -42,29 +42,29 @@ class Half:
 
 @dataclass(frozen=True)
 class SetPrecision(Pass):
-    """What works on tokens is computed in fp16 or bf16; what works on positions, and on whole
-    texts, stays in f32.
+    """Ops on tokens are computed in fp16 or bf16; ops on positions, and on whole texts, stay in
+    f32.
 
     Islands in f32, by meaning: norms, their gains and epsilon included (rounding the gains alone
     costs EmbeddingGemma 3e-6 on its worst text); rotary embeddings and their tables (5e-6; position
     2,047 times a frequency has no room in 11 bits); the residual stream, where every rounding would
     be carried to the end (6e-5 against 1e-6 on its most sensitive text); pooling's sums and all
-    that follows, one vector a text. `head` "half" takes the linear maps on whole texts too, for
-    hardware whose matrix units have no f32. `part` "attention" is for two kinds in one program.
+    ops behind them, one vector per text. `head` "half" takes the linear maps on whole texts too,
+    for hardware whose matrix units have no f32. `part` "attention" is for two kinds in one program.
 
-    Weights that are integers are dequantized in half precision, scales and all: a recipe's scales
-    are numbers that fp16 holds, so the same bits. bf16 does not hold them: there the weights are
-    dequantized in f32, and rounded then. Products of integers with integers (what a linear map
-    reads was rounded to 8 bits, too) stay in f32: in fp16 TensorRT lays their sums down as halves
-    before it multiplies by the scales, and a sum of 768 products reaches far beyond 65,504
+    Integer weights are dequantized in half precision, with their scales: fp16 holds a recipe's
+    scales exactly, so the bits are the same. bf16 does not hold them: there the weights are
+    dequantized in f32, and rounded then. Products of integers with integers (where the input of a
+    linear map was rounded to 8 bits, too) stay in f32: in fp16, TensorRT stores their sums as
+    halves before it multiplies by the scales, and a sum of 768 products reaches far beyond 65,504
     (docs/tensorrt.md). `products` "half" takes them as well, for hardware that multiplies by the
     scales first.
 
     holds:
-        f(x) = f32(f_half(half(x))) up to one rounding a value: 2^-11 of it in fp16, 2^-8 in bf16
+        f(x) = f32(f_half(half(x))) up to one rounding per value: 2^-11 of it in fp16, 2^-8 in bf16
 
     needs:
-        no value beyond 65,504 in fp16 (scale-residual sees to that); opset 23
+        no value beyond 65,504 in fp16 (scale-residual ensures that); opset 23
 
     options: fp16
         kind: fp16
@@ -244,10 +244,10 @@ class SetPrecision(Pass):
             y = Cast <to: int = 1> (yh)
         }
 
-    options: a head on one vector a text
+    options: a head on one vector per text
         kind: bf16
 
-    ignores: a head on one vector a text
+    ignores: a head on one vector per text
         f (float[batch,4] x, float[4,4] w) => (float[batch,4] y)
         {
             y = MatMul(x, w)
@@ -257,15 +257,15 @@ class SetPrecision(Pass):
     equality: ClassVar[Equality] = Equality.BOUND
     kind: Kind = "fp16"
     head: Computed = "f32"
-    """What linear maps on whole texts are computed in."""
+    """The precision of linear maps on whole texts."""
     products: Computed = "f32"
-    """What integers are multiplied with integers in."""
+    """The precision of products of integers with integers."""
     part: Literal["all", "attention"] = "all"
     """"attention": attention, the linear maps that make and read its values, and tables of
-    embeddings. What another kind is to have, a second application takes."""
+    embeddings. A second application takes the rest, in another kind."""
     peaks: tuple[tuple[str, float], ...] = ()
-    """The largest magnitude of values by name (exporter/evaluate/ranges.py): one that leaves fp16
-    less than its headroom is refused."""
+    """The largest magnitude of values by name (exporter/evaluate/ranges.py): a value that leaves
+    fp16 less than its headroom is refused."""
 
     def unit(self) -> float:
         return {"fp16": 2.0**-11, "bf16": 2.0**-8}[self.kind]
@@ -280,7 +280,7 @@ class SetPrecision(Pass):
         whole = shape is not None and not any(str(d) in (TOKENS, "None") for d in shape)
         if whole and not (self.head == "half" and node.op_type in ("MatMul", "Gemm")):
             return None
-        # The residual stream, and where attention is spelled out its masked scores as well.
+        # The residual stream, and where attention is written out also its masked scores.
         if sums_computed(node):
             return None
         if self.products == "f32" and integers.multiplies_integers(node):
@@ -327,7 +327,7 @@ def _rms(array: np.ndarray) -> float:
 
 
 def _half(value: ir.Value, kind: ir.DataType, before: ir.Node, memo: dict) -> ir.Value:
-    """`value` in half precision: the constant converted, what a half node made, or a Cast."""
+    """`value` in half precision: the converted constant, the result of a half node, or a Cast."""
     key = (value, kind)
     if key in memo:
         return memo[key]
@@ -340,7 +340,7 @@ def _half(value: ir.Value, kind: ir.DataType, before: ir.Node, memo: dict) -> ir
             array = np.clip(array, -_HIDDEN, _HIDDEN)  # one number that hides tokens: refuses()
         memo[key] = add_constant(before.graph, f"{value.name}", array.astype(kind.numpy()))
     else:
-        # Unique: a second application may find what the first has called so.
+        # Unique: an earlier application may have used the name.
         memo[key] = Writer(before, module=where(before))(
             "Cast", value, name=f"{value.name}.half", type=ir.TensorType(kind), shape=value.shape,
             to=kind.value,
@@ -349,8 +349,8 @@ def _half(value: ir.Value, kind: ir.DataType, before: ir.Node, memo: dict) -> ir
 
 
 def _widen(value: ir.Value, kind: ir.DataType, memo: dict) -> None:
-    """Make `value` half and give its readers an f32 copy, which keeps the name; half readers find
-    the half one in the memo."""
+    """Make `value` half and give its readers an f32 copy, which keeps the name; half readers read
+    the half one from the memo."""
     wide = append(value, "Cast", name=f"{value.name}.wide", to=ir.DataType.FLOAT.value)
     swap_names(value, wide, f"{value.name}.half")
     value.type = ir.TensorType(kind)

@@ -1,4 +1,4 @@
-"""share-constants: equal arrays are one constant."""
+"""share-constants: equal arrays become one constant."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from goldfold.exporter.ir.program import constant
 from goldfold.exporter.passes.base import Equality, Pass
 
 _LOOK = 64
-"""Numbers read from a large array before it is read whole: different weights differ in them."""
+"""Numbers compared before a large array is read whole: different weights differ in them."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,8 @@ class ShareConstants(Pass):
         a = b, so f(a) = f(b)
 
     needs:
-        the same bits: −0 is not 0, and every NaN is itself. Names mean nothing.
+        the same bits: −0 is not 0, and a NaN equals a NaN of the same bits. Names do not
+        count.
 
     before:
         f (float[B,4] x, float[4,4] w) => (float[B,4] y)
@@ -74,7 +75,7 @@ class ShareConstants(Pass):
         return Doubles(node, tuple(repeats)) if repeats else None
 
     def refuses(self, match: Doubles) -> str | None:
-        return None  # equal bits are all it takes, and match has compared them
+        return None  # equal bits suffice, and match has compared them
 
     def construct(self, match: Doubles, memo: dict) -> None:
         for index, first in match.repeats:

@@ -1,4 +1,4 @@
-"""share-rope-tables: the angles of rotary embeddings are known before any text is."""
+"""share-rope-tables: the angles of rotary embeddings are computed before any text is known."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ class ShareRopeTables(Pass):
     """A rotary table that only depends on positions becomes a constant of `max_length` rows.
 
     Torch computes cosines and sines of all positions at every call. They are the same for every
-    text; one table a base is kept, and `position_ids` picks its rows. EmbeddingGemma has two
+    text, so one table per base is kept, and `position_ids` picks its rows. EmbeddingGemma has two
     bases: 4 MB in f32.
 
     holds:
         table[position_ids[b, t]] = cos(position_ids[b, t] · frequency)
 
     needs:
-        the table is computed from sizes and constants alone, and its rows do not depend on how many
-        there are (a frequency that changes with the text's length does): computed for every
-        halving of the length, and compared.
+        the table is computed from sizes and constants alone, and its rows do not depend on their
+        number (they do where a frequency changes with the text's length): the table is computed for
+        every halving of the length, and compared.
 
     options:
         max_length: 8
@@ -120,7 +120,7 @@ class ShareRopeTables(Pass):
                 memo[key] = add_constant(node.graph, f"rotary.{name}", table)
             old = node.inputs[index]
             assert old is not None
-            # At once for every layer with this table, so that it is computed once.
+            # All layers with this table at once, so that it is computed once.
             for reader, place in list(old.uses()):
                 if reader.op_type == "RotaryEmbedding" and place == index:
                     reader.replace_input_with(index, memo[key])
@@ -128,7 +128,7 @@ class ShareRopeTables(Pass):
     def _compute(self, values: list[ir.Value]) -> tuple[tuple[np.ndarray, ...] | None, str]:
         try:
             full = _evaluate(values, self.max_length)
-            # Halving down to one: a frequency that changes beyond some length is met on the way.
+            # Halving down to one finds a frequency that changes beyond some length.
             lengths = [self.max_length >> k for k in range(1, self.max_length.bit_length())]
             parts = [_evaluate(values, length) for length in lengths]
         except Exception as error:
@@ -164,7 +164,7 @@ def _cone(values: list[ir.Value]) -> tuple[list[ir.Node], set[ir.Value]]:
 
 
 def _depends(value: ir.Value) -> str:
-    """Why `value` is more than a function of sizes; "" if it is one."""
+    """The reason why `value` depends on more than sizes; "" if it does not."""
     nodes, _ = _cone([value])
     for node in nodes:
         if node.op_type in _SIZES:

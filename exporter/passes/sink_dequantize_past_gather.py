@@ -1,4 +1,4 @@
-"""sink-dequantize-past-gather: only the rows that are looked up are dequantized."""
+"""sink-dequantize-past-gather: only the looked-up rows are dequantized."""
 
 from __future__ import annotations
 
@@ -23,14 +23,15 @@ class SinkDequantizePastGather(Pass):
     """Rows of a quantized table are looked up first and dequantized then.
 
     ONNX Runtime dequantizes the whole table at every call: EmbeddingGemma's 262,144 rows of 768
-    cost a text of 128 tokens 46 ms in int8 with a scale a row, and 360 ms in blocks of 32; 0.2 ms
-    and 0.3 ms after (docs/experiments.md). OpenVINO has a kernel for the pair; where it
-    computes in bf16 it truncates half of the values: all are 1.4e-3 too small on average. TensorRT
-    allows a quantized constant in front of DequantizeLinear alone, and is not given this law.
+    cost a text of 128 tokens 46 ms in int8 with a scale per row, and 360 ms in blocks of 32. After
+    this pass they cost 0.2 ms and 0.3 ms (docs/experiments.md). OpenVINO has a kernel for the pair;
+    where it computes in bf16 it truncates half of the values: all are 1.4e-3 too small on average.
+    TensorRT allows a quantized constant in front of DequantizeLinear alone, so its export does not
+    use this pass.
 
-    The arithmetic is spelt in Cast, Sub and Mul: DequantizeLinear takes a scale a row along one
-    axis, and rows that were looked up have two. ONNX gathers no 4-bit numbers, so their bytes are
-    gathered, and taken apart. Scales that fp16 holds are kept in it.
+    The arithmetic is written in Cast, Sub and Mul: DequantizeLinear takes a scale per row along one
+    axis, and looked-up rows have two. ONNX gathers no 4-bit numbers, so their bytes are gathered
+    and taken apart. Scales that fp16 holds are stored in fp16.
 
     holds:
         ((T − z) · s)[i] = (T[i] − z[i]) · s[i]; the difference of two 8-bit numbers is exact, and
@@ -40,14 +41,14 @@ class SinkDequantizePastGather(Pass):
         rows are looked up (axis 0) in a table of 8 or 4 bits with constant scales of 11 bits or
         more: one for the table, a row, a column, or a block of a row. 4-bit rows of even width.
 
-    before: a scale a row
+    before: a scale per row
         f (int64[B,T] ids, int8[5,6] table, float[5] s) => (float[B,T,6] y)
         {
             d = DequantizeLinear <axis: int = 0> (table, s)
             y = Gather(d, ids)
         }
 
-    after: a scale a row
+    after: a scale per row
         f (int64[B,T] ids, int8[5,6] table, float[5,1] s) => (float[B,T,6] y)
         {
             rows = Gather(table, ids)
@@ -56,14 +57,14 @@ class SinkDequantizePastGather(Pass):
             y = Mul(numbers, scales)
         }
 
-    before: a scale and a zero a row
+    before: a scale and a zero per row
         f (int64[B,T] ids, uint8[5,6] table, float[5] s, uint8[5] z) => (float[B,T,6] y)
         {
             d = DequantizeLinear <axis: int = 0> (table, s, z)
             y = Gather(d, ids)
         }
 
-    after: a scale and a zero a row
+    after: a scale and a zero per row
         f (int64[B,T] ids, uint8[5,6] table, uint8[5,1] z, float[5,1] s) => (float[B,T,6] y)
         {
             rows = Gather(table, ids)
@@ -92,14 +93,14 @@ class SinkDequantizePastGather(Pass):
             y = Cast <to: int = 10> (d)
         }
 
-    before: a scale a column
+    before: a scale per column
         f (int64[B] ids, int8[5,6] table, float[6] s) => (float[B,6] y)
         {
             d = DequantizeLinear <axis: int = 1> (table, s)
             y = Gather(d, ids)
         }
 
-    after: a scale a column
+    after: a scale per column
         f (int64[B] ids, int8[5,6] table, float[6] s) => (float[B,6] y)
         {
             rows = Gather(table, ids)
@@ -107,14 +108,14 @@ class SinkDequantizePastGather(Pass):
             y = Mul(numbers, s)
         }
 
-    before: a scale a block
+    before: a scale per block
         f (int64[B,T] ids, int8[5,6] table, float[5,2] s) => (float[B,T,6] y)
         {
             d = DequantizeLinear <axis: int = 1, block_size: int = 3> (table, s)
             y = Gather(d, ids)
         }
 
-    after: a scale a block
+    after: a scale per block
         f (int64[B,T] ids, int8[5,6] table, float[5,2,1] s) => (float[B,T,6] y)
         {
             blocks = Constant <value_ints: ints = [0, 0, 2, 3]> ()
@@ -127,7 +128,7 @@ class SinkDequantizePastGather(Pass):
             y = Reshape(scaled, whole)
         }
 
-    before: a scale a block, in f32, of numbers that fp16 holds
+    before: a scale per block, in f32, of numbers that fp16 holds
         f (int64[B,T] ids, int8[5,6] table) => (float[B,T,6] y)
         {
             s = Constant <value: tensor = float[5,2] {1,2,3,4,5,6,7,0.5,0.25,9}> ()
@@ -135,17 +136,17 @@ class SinkDequantizePastGather(Pass):
             y = Gather(d, ids)
         }
 
-    after: a scale a block, in f32, of numbers that fp16 holds
+    after: a scale per block, in f32, of numbers that fp16 holds
         none
 
-    before: four bits, a scale and a zero a block
+    before: four bits, a scale and a zero per block
         f (int64[B,T] ids, int4[5,8] table, float[5,2] s, int4[5,2] z) => (float[B,T,8] y)
         {
             d = DequantizeLinear <axis: int = 1, block_size: int = 4> (table, s, z)
             y = Gather(d, ids)
         }
 
-    after: four bits, a scale and a zero a block
+    after: four bits, a scale and a zero per block
         none
 
     before: two lookups, one of a row
@@ -160,14 +161,14 @@ class SinkDequantizePastGather(Pass):
     after: two lookups, one of a row
         none
 
-    before: four bits, a scale a row
+    before: four bits, a scale per row
         f (int64[B,T] ids, uint4[5,6] table, float[5] s) => (float[B,T,6] y)
         {
             d = DequantizeLinear <axis: int = 0> (table, s)
             y = Gather(d, ids)
         }
 
-    after: four bits, a scale a row
+    after: four bits, a scale per row
         none
 
     refuses: columns are looked up
@@ -270,7 +271,7 @@ def _sizes(table: ir.Value | None) -> tuple[int, int] | None:
 
 
 def _zero(node: ir.Node, table: ir.Value) -> np.ndarray | None:
-    """What is subtracted from the numbers as they are gathered, of one byte each; None if 0."""
+    """The number to subtract from the gathered numbers, of one byte each; None if 0."""
     given = constant(node.inputs[2]) if len(node.inputs) > 2 else None
     zero = np.zeros((), np.int16) if given is None else given.astype(np.int16)
     if table.dtype == ir.DataType.INT4:
@@ -287,7 +288,7 @@ class _Rows(RowWriter):
         self.kind = scale.dtype
 
     def numbers(self, table: ir.Value) -> ir.Value:
-        """The rows that are looked up, in the type of the scale; of 4 bits, 0 … 15."""
+        """The looked-up rows, in the type of the scale; of 4 bits, 0 … 15."""
         tensor, sizes = table.const_value, _sizes(table)
         assert tensor is not None and sizes is not None
         if table.dtype in BYTES:
@@ -309,8 +310,8 @@ class _Rows(RowWriter):
         return self("Cast", value, name=name, to=self.kind.value)
 
     def each(self, name: str, array: np.ndarray, by_row: bool, kind: np.dtype) -> ir.Value:
-        """What belongs to the rows that were looked up: of one number a row, or a block, these
-        rows'; otherwise all."""
+        """The part of `array` for the looked-up rows where it has a number per row or block; else
+        the whole array."""
         if array.size == 1 or (array == array.flat[0]).all():
             return self.constant(name, array.flat[0].astype(kind))
         if not by_row:

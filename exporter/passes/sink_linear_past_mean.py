@@ -1,4 +1,4 @@
-"""sink-linear-past-mean: what is linear may be done once a text instead of once a token."""
+"""sink-linear-past-mean: a linear op runs once per text instead of once per token."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from goldfold.exporter.passes.rewriting.writer import append, swap_names
 
 @dataclass(frozen=True)
 class Mean:
-    """Σ_t [m_t] y_t / count, and what makes y."""
+    """Σ_t [m_t] y_t / count, and the producer of y."""
 
     node: ir.Node
     """The division."""
@@ -27,27 +27,27 @@ class Mean:
     """Where(mask, y, 0)."""
     weights_sum_to_one: bool
     linear: Linear | None
-    """y = x W + b, if that is what makes y."""
+    """y = x W + b, if a linear map is the producer of y."""
     norm: ir.Node | None
-    """The norm whose gain (and shift) makes y, if that is what does."""
+    """The norm whose gain (and shift) makes y, if a norm is the producer."""
 
 
 @dataclass(frozen=True)
 class SinkLinearPastMean(Pass):
     """A linear map, or a norm's gain, just before mean pooling moves behind it.
 
-    Then it works on one vector a text instead of one a token, and joins the dense layers there:
-    with fuse-identity-dense, EmbeddingGemma's gain · mean · 768→3072→768 becomes one 768×768
+    The map then works on one vector per text instead of one per token, and joins the dense layers
+    there: with fuse-identity-dense, EmbeddingGemma's gain · mean · 768→3072→768 becomes one 768×768
     matrix.
 
     holds:
         Σ a_t (x_t W + b) = (Σ a_t x_t) W + b, where the weights a_t sum to one;
-        Σ a_t (n_t · g) = (Σ a_t n_t) · g, whatever they sum to
+        Σ a_t (n_t · g) = (Σ a_t n_t) · g, whatever the a_t sum to
 
     needs:
-        only the pooling reads what is moved. A bias moves only behind a true mean: the divisor is
-        the number of selected tokens (at least one, as the contract has it). The weight is
-        constant.
+        only the pooling reads the moved op's result. A bias moves only behind a true mean: the
+        divisor is the number of selected tokens (at least one, as the contract promises). The
+        weight is constant.
 
     before: a norm's gain meets a dense layer
         f (float[B,T,6] x, bool[B,T] mask, float[6] g, float[6,4] w) => (float[B,4] y)

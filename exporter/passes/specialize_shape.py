@@ -1,4 +1,4 @@
-"""specialize-shape: what no text of the promised length can reach is left out."""
+"""specialize-shape: windows that no text of the promised length reaches are removed."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from goldfold.exporter.passes.base import Equality, Pass
 
 @dataclass(frozen=True)
 class SpecializeShape(Pass):
-    """A window that no text is long enough to feel is no window.
+    """A window at least as long as the longest text is removed.
 
-    Layers with and without a window then see alike, and share one mask: EmbeddingGemma's, at 257
-    tokens and fewer.
+    Layers with and without a window then have the same band, and share one mask: EmbeddingGemma's
+    do at 257 tokens and fewer.
 
     holds:
-        |i − j| ≤ L − 1 < w for all i, j < L, so a window w ≥ L hides nobody
+        |i − j| ≤ L − 1 < w for all i, j < L, so a window w ≥ L hides no token
 
     needs:
         no text has more than `max_length` tokens, which the contract promises

@@ -1,5 +1,5 @@
-"""spell-attention: our attention as ONNX's own `Attention`, for compilers that have a kernel for
-it."""
+"""spell-attention: BandAttention becomes ONNX's own `Attention`, for compilers that have a kernel
+for it."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from goldfold.exporter.passes.rewriting.writer import take_over
 class SpellAttention(Pass):
     """`goldfold.BandAttention` becomes ONNX's `Attention` with an added mask.
 
-    The window and the padding go into one finite mask for all layers that see alike. A mask of
-    booleans would be shorter, but a row that sees nobody is NaN with it. Grouped key/value heads
+    The window and the padding go into one finite mask for all layers with the same band. A mask of
+    booleans would be shorter, but a row that sees no token is NaN with it. Grouped key/value heads
     stay grouped.
 
     holds:
@@ -27,7 +27,7 @@ class SpellAttention(Pass):
         −3e4 elsewhere
 
     needs:
-        no softcap: opset 23 bends the scores after the mask is added, our definition before
+        no softcap: opset 23 caps the scores after the mask is added, BandAttention before
 
     before:
         f (float[B,4,T,8] q, float[B,1,T,8] k, float[B,1,T,8] v, bool[B,T] padding)
@@ -79,7 +79,7 @@ class SpellAttention(Pass):
         emit = Emitter(match, memo)
         q, k, v, padding = match.inputs
         assert q is not None and k is not None and v is not None and padding is not None
-        # ONNX Runtime's kernel wants a row a query, alike or not.
+        # ONNX Runtime's kernel needs a row per query, even if all rows are equal.
         mask = emit.square_mask(q, padding, band)
         # softmax(s q kᵀ + m) v
         y = emit("Attention", q, k, v, mask, scale=band.scale, name="attended")

@@ -1,4 +1,4 @@
-"""static-heads: a reshape to heads says its fixed sizes, and copies the others."""
+"""static-heads: a reshape to heads states its fixed sizes, and copies the others."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class Shaped:
 
 @dataclass(frozen=True)
 class StaticHeads(Pass):
-    """A Reshape whose result's sizes are known says them as a constant, and `0` for those it
+    """A Reshape with a result of known sizes gets them as a constant, and `0` for the sizes that it
     copies.
 
     torch computes [batch, tokens, heads, width] at run time and sets `allowzero`; OpenVINO, NNCF
-    and TensorRT all stumble over that with grouped heads.
+    and TensorRT all fail on that with grouped heads.
 
     holds:
         Reshape(x[b,t,…], [b, t, H, D]) = Reshape(x[b,t,…], [0, 0, H, D]), where 0 copies

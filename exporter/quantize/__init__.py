@@ -1,1 +1,1 @@
-"""Quantization: recipe, sites, statistics, integers and steps, and the laws that place them."""
+"""Quantization: recipes, sites, statistics, integers and steps, and the passes that place them."""

@@ -1,13 +1,14 @@
-"""Rounding one matrix after the other, each knowing what the ones before it did.
+"""GPTAQ rounds one matrix after the other, and each makes up for the losses of those before it.
 
-GPTQ asks for x W ≈ x Ŵ. But what a matrix reads at run time is x̂, what the rounded ones before it
-left of x; so here it is asked for x W ≈ x̂ Ŵ. The least squares of that over the texts is
+GPTQ asks for x W ≈ x Ŵ. At run time, however, a matrix reads x̂, which differs from x because the
+matrices before it are rounded; GPTAQ therefore asks for x W ≈ x̂ Ŵ. The least-squares solution over
+the texts is
 
     W* = W + (E[x̂ᵀx̂] + λ)⁻¹ E[x̂ᵀ(x − x̂)] W
 
-and GPTQ with the moments of x̂ rounds W* instead of W. The matrix takes over what its predecessors
-lost, as far as x̂ still tells. It needs many texts (corpus.toml): over few ones W* learns their
-noise.
+and GPTQ with the moments of x̂ rounds W* instead of W. The matrix makes up for the losses of its
+predecessors as far as x̂ still shows them. The method needs many texts (corpus.toml): from few
+texts, W* would learn their noise.
 
 Yuhang Li et al., "GPTAQ: Efficient Finetuning-Free Quantization for Asymmetric Calibration", 2025.
 """
@@ -26,7 +27,7 @@ from goldfold.exporter.quantize.sites import Site
 from goldfold.exporter.quantize.staged_run import Batch, Walk
 
 _RIDGE = 0.03
-"""λ as a share of the mean square of x̂: how much must be known before W is touched."""
+"""λ as a share of the mean square of x̂: a larger λ asks for more evidence before W changes."""
 
 
 def chained(
@@ -40,7 +41,7 @@ def chained(
 
     Args:
         sites: maps to round, with their grids.
-        known: what is rounded already, tables and other maps: part of x̂ from the start.
+        known: rounded matrices, tables and other maps: they are part of x̂ from the start.
         sequences: token ids of the texts; each is computed once, exactly and in rounded weights.
         progress: called with (done, total) matrices.
 
@@ -67,9 +68,9 @@ def chained(
 
 
 def _seen(name: str, held: Sequence[Batch]) -> tuple[Order, np.ndarray]:
-    """What GPTQ wants to know of x̂, and (E[x̂ᵀx̂] + λ)⁻¹ E[x̂ᵀ(x − x̂)], f32 [inputs, inputs].
+    """The `Order` of x̂ for GPTQ, and (E[x̂ᵀx̂] + λ)⁻¹ E[x̂ᵀ(x − x̂)], f32 [inputs, inputs].
 
-    Every text counts alike, however long it is: it has one embedding.
+    Every text has the same weight, whatever its length, because it has one embedding.
     """
     moments = cross = np.zeros(())
     for batch in held:
@@ -92,8 +93,8 @@ def _held(site: Site) -> np.ndarray:
 
 
 def _stored(site: Site, quantized: Quantized, ids: np.ndarray) -> np.ndarray:
-    """The matrix again, as the graph holds it. Of a table only the rows `ids` are filled in: memory
-    that is never written is never taken."""
+    """The rounded matrix in the form that the graph holds. Only the rows `ids` of a table are
+    filled in: memory that is never written is never allocated."""
     if site.linear is not None:
         dense = quantized.dense()
         return np.ascontiguousarray(dense.T) if site.turned else dense

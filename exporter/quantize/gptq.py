@@ -1,4 +1,4 @@
-"""GPTQ: the error that a rounded weight makes is taken over by the weights not yet rounded.
+"""GPTQ moves the error of a rounded weight onto the weights that are not rounded yet.
 
 Elias Frantar, Saleh Ashkboos, Torsten Hoefler and Dan Alistarh, "GPTQ: Accurate Post-Training
 Quantization for Generative Pre-trained Transformers", 2022.
@@ -13,27 +13,27 @@ import numpy as np
 from goldfold.exporter.passes.rewriting.grid import Grid, Quantized, scales
 
 _DAMPING = 0.01
-"""Added to the diagonal of the moments, as a share of its mean: directions that no calibration text
-has are then left alone instead of being blown up."""
+"""The share of the diagonal's mean that is added to the diagonal of the moments: directions that no
+calibration text has are then left alone instead of being blown up."""
 
 _LAZY = 128
-"""Weights whose corrections are applied to the rest at once, as one product of matrices."""
+"""Weights that are rounded before their corrections reach the rest, in one matrix product."""
 
 
 @dataclass(frozen=True)
 class Order:
-    """What the moments of one value say to every matrix that reads it."""
+    """The order of rounding, and the factor, for every matrix that reads one value."""
 
     strength: np.ndarray
     """f64 [inputs], the mean square of each."""
     order: np.ndarray
-    """int [inputs], from the strongest to the weakest: so they are rounded."""
+    """int [inputs], from the strongest to the weakest: the order in which they are rounded."""
     upper: np.ndarray
     """f32 [inputs, inputs], the upper Cholesky factor of the inverse moments, in that order."""
 
     @classmethod
     def of(cls, moments: np.ndarray) -> Order:
-        """From the mean of x xᵀ over the tokens of the calibration texts, f64 [inputs, inputs]."""
+        """Builds it from the mean of x xᵀ over the calibration tokens, f64 [inputs, inputs]."""
         strength = np.diag(moments).copy()
         order = np.argsort(-strength, kind="stable")
         damped = moments[np.ix_(order, order)].astype(np.float64)
@@ -44,9 +44,9 @@ class Order:
 
 
 def compensated(matrix: np.ndarray, grid: Grid, seen: Order) -> Quantized:
-    """Round floating [channels, inputs] for the least squared error of its outputs.
+    """Round floating [channels, inputs] for the least squared error of the outputs.
 
-    Scales are set before, from the weights as they are, so that blocks stay blocks of neighbours.
+    Scales are set first, from the unchanged weights, so that blocks stay blocks of neighbours.
     Inputs that are always zero keep a rounded weight.
     """
     inputs, order, upper = matrix.shape[1], seen.order, seen.upper

@@ -1,5 +1,5 @@
-"""Recipe and statistics → the integers of every matrix and the step of every activation, and the
-laws that put them into the graph."""
+"""The plan turns a recipe and statistics into the integers of every matrix, the step of every
+activation, and the passes that put them into the graph."""
 
 from __future__ import annotations
 
@@ -30,31 +30,32 @@ from goldfold.exporter.quantize.statistics import Activation
 
 Progress = Callable[[int, int], None]
 Rounded = MutableMapping[tuple[str, Choice], Quantized]
-"""Integers that were worked out before, by constant and choice."""
+"""Integers computed earlier, by constant and choice."""
 _NARROWEST = 16
-"""The least block that one is halved to: scales then take an eighth of what 8-bit weights do."""
+"""The least block that halving gives: its scales take an eighth of the space of 8-bit weights."""
 Keep = Callable[[str, Callable[[], Arrays]], Arrays]
-"""(what, make) → what `make` gives, or gave another time for the same program, recipe and texts."""
+"""(what, make) → the result of `make`, now or earlier, for one program, recipe and set of texts."""
 
 
 def now(what: str, make: Callable[[], Arrays]) -> Arrays:
-    """Keep nothing."""
+    """Returns the result of `make`; keeps nothing."""
     return make()
 
 
 @dataclass(frozen=True)
 class Planned:
-    """One matrix and what becomes of it."""
+    """One matrix and its choice."""
 
     site: Site
     choice: Choice
 
 
 def check(recipe: Recipe, program: Program) -> list[Planned]:
-    """What the recipe says of every site of `program`, in order.
+    """Returns the recipe's choice for every site of `program`, in order.
 
     A block that does not divide a row is halved until it does. Raises UsageError for a rule that
-    covers nothing, a row that no such block divides, and activations that no integer kernel takes.
+    covers no site, for a row that no such block divides, and for activations that no integer kernel
+    takes.
     """
     found = all_sites.find(program)
     for rule in recipe.rules:
@@ -88,8 +89,9 @@ def check(recipe: Recipe, program: Program) -> list[Planned]:
 
 
 def _fitted(choice: Choice, site: Site) -> Choice:
-    """With a block that divides the site's rows: the one asked for, or half of it, or a quarter, …;
-    as it was if none of _NARROWEST or more does. A grid that is to be found again is what it is."""
+    """The choice with a block that divides the site's rows: the block of the recipe, or half of it,
+    or a quarter, …; unchanged if no block of _NARROWEST or more does. A QAT grid is never changed.
+    """
     inputs, block = site.matrix.shape[1], choice.block
     if choice.rounding == "qat":
         return choice
@@ -100,7 +102,7 @@ def _fitted(choice: Choice, site: Site) -> Choice:
 
 
 def halved(recipe: Recipe, planned: Sequence[Planned]) -> str:
-    """Which blocks are not what the recipe says, in words; "" if all are."""
+    """The blocks that differ from the recipe's, in words; "" if none does."""
     found = Counter(
         (recipe.choice(one.site).block, one.choice.block)
         for one in planned
@@ -124,8 +126,8 @@ def balance(
     progress: Progress = lambda done, total: None,
     keep: Keep = now,
 ) -> tuple[Pass, ...]:
-    """The law that prepares `program` for being quantized, if the recipe asks for it: before the
-    statistics, which look at what it leaves."""
+    """The pass that prepares `program` for quantization, if the recipe asks for it. It runs before
+    the statistics, which measure its result."""
     if recipe.gains != "balance":
         return ()
     if not recipe.alpha:
@@ -150,18 +152,18 @@ def passes(
     known: Mapping[str, Activation] | None = None,
     rounded: Rounded | None = None,
 ) -> tuple[Pass, ...]:
-    """The laws that quantize `program`, with their numbers.
+    """The passes that quantize `program`, with their numbers.
 
     Args:
-        sequences: token ids of the calibration texts. Not run where the recipe asks for none.
+        sequences: token ids of the calibration texts. Not run where the recipe needs none.
         progress: called with (done, total) texts, then matrices.
-        keep: is asked for what takes work.
-        known: statistics of `program` that were recorded before, moments included; no text is
+        keep: is called for every costly result.
+        known: statistics of `program` that were recorded earlier, moments included; no text is
             run then.
-        rounded: integers of matrices of `program` that took work; read, and filled.
+        rounded: integers of matrices of `program` that were costly; read, and filled.
 
     Raises:
-        UsageError: a rule that covers nothing, no calibration texts where they are needed, a matrix
+        UsageError: a rule covers no site, calibration texts are needed and missing, or a matrix is
             off the grid that it should lie on.
         RewriteError: a calibration text makes a value infinite or NaN.
     """
@@ -205,7 +207,8 @@ def _work(
     known: Mapping[str, Activation] | None,
     rounded: Rounded | None,
 ) -> Arrays:
-    """All that needs statistics or a search: integers of each of `first`, and steps, by name."""
+    """Every array that needs statistics or a search: integers of each of `first`, and steps, by
+    name."""
     asked = [one.site.x for one in planned if one.site.x is not None and _wants(one.choice)]
     moments = any(one.choice.rounding == "gptq" and one.choice.bits for one in planned)
     found: Mapping[str, Activation] = known or {}
@@ -242,12 +245,12 @@ def _work(
 
 
 def _is_link(one: Planned) -> bool:
-    """Whether a matrix is rounded behind all others, on what those leave; no table is."""
+    """Whether a matrix is rounded by GPTAQ, after all others and on their results; no table is."""
     return one.choice.rounding == "gptaq" and one.site.x is not None
 
 
 def _is_work(one: Planned) -> bool:
-    """Whether integers take more than rounding to the nearest."""
+    """Whether the integers take more than rounding to the nearest."""
     learns = one.choice.rounding in ("gptq", "gptaq") and one.site.x is not None
     return 0 < one.choice.bits < 8 or learns or one.choice.rounding == "qat"
 
@@ -263,14 +266,14 @@ def _gathered(arrays: Arrays, name: str, one: Planned) -> Quantized:
 
 
 def _wants(choice: Choice) -> bool:
-    """Whether a choice cannot be made without statistics."""
+    """Whether a choice needs statistics."""
     searched = choice.bits == 4 and choice.rounding == "nearest"
     weighed = searched or choice.rounding == "gptq"
     return bool(choice.bits) and (choice.activations == "static" or weighed)
 
 
 class _Orders:
-    """The factor of the value whose readers are at work: they stand side by side in the graph."""
+    """The `Order` of one value at a time: the maps that read it stand side by side in the graph."""
 
     def __init__(self) -> None:
         self._of: Activation | None = None

@@ -1,7 +1,7 @@
-"""Weights that lie on a grid already: a quantization-aware checkpoint, saved in floating point.
+"""Weights of a QAT checkpoint lie on a grid already, although they are saved in floating point.
 
 Training with rounded weights leaves matrices that are integers times a scale, up to the digits they
-were saved in. Any rounding of ours would move them off; here their own integers are found again.
+were saved in. Rounding anew would move them off that grid; this module recovers their own integers.
 """
 
 from __future__ import annotations
@@ -11,21 +11,22 @@ import numpy as np
 from goldfold.exporter.passes.rewriting.grid import Grid, Quantized, representable
 
 _STORED = 2.0**-8
-"""By how much of itself a number may be off its grid: a rounding to bf16 in storage, and one of the
-scale to fp16."""
+"""The largest distance of a number from its grid, relative to itself: one rounding to bf16 in
+storage, and one of the scale to fp16."""
 
 _FREE = 0.02
-"""And by how much of a step besides."""
+"""The further distance that is allowed, in steps."""
 
 _CHUNK = 1 << 21
-"""Numbers that are worked on at once."""
+"""Numbers that are processed at once."""
 
 
 def recovered(matrix: np.ndarray, grid: Grid) -> Quantized | None:
     """The integers and scales that `matrix` was made of; None if it does not lie on `grid`.
 
-    A scale is the largest that makes every number of its channel or block an integer. Of a block
-    whose integers have a common divisor, the multiple of the scale is found, and the same matrix.
+    A scale is the largest that makes every number of its channel or block an integer. For a block
+    whose integers have a common divisor, the result is a multiple of the scale, and the same
+    matrix.
 
     Args:
         matrix: floating [channels, inputs]; may be memory-mapped, and is read in parts.
@@ -49,16 +50,16 @@ def recovered(matrix: np.ndarray, grid: Grid) -> Quantized | None:
 
 
 def _scales(parts: np.ndarray, grid: Grid) -> np.ndarray | None:
-    """The scale of each row of f32 [blocks, numbers]: f32 [blocks]; None if one has none."""
+    """The scale of each row of f32 [blocks, numbers]: f32 [blocks]; None if a row has none."""
     widest = np.abs(parts).max(axis=1)
     found = np.ones(len(parts), np.float32)
     waiting = np.flatnonzero(widest > 0)
-    for most in range(1, -grid.low + 1):  # what the widest number of a row is as an integer
+    for most in range(1, -grid.low + 1):  # the widest number of a row, as an integer
         if not len(waiting):
             break
         rows = parts[waiting]
         tried = widest[waiting] / np.float32(most)
-        fits = _fits(rows[:, :16], tried, grid)  # most fail in their first numbers
+        fits = _fits(rows[:, :16], tried, grid)  # most candidates fail in the first numbers
         fits[fits] = _fits(rows[fits], tried[fits], grid)
         better = _refined(rows[fits], tried[fits])
         found[waiting[fits]] = representable(better)
@@ -69,13 +70,13 @@ def _scales(parts: np.ndarray, grid: Grid) -> np.ndarray | None:
 def _fits(rows: np.ndarray, scale: np.ndarray, grid: Grid) -> np.ndarray:
     exact = rows / scale[:, None]
     near = np.rint(exact)
-    # Both the number and the widest, which the scale is taken from, were rounded when stored.
+    # Storage rounded both the number and the widest number, from which the scale is taken.
     slack = np.minimum(2 * _STORED * np.abs(near) + _FREE, 0.25)
     inside = (near >= grid.low) & (near <= grid.high)
     return np.all(inside & (np.abs(exact - near) <= slack), axis=1)
 
 
 def _refined(rows: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    """The scale of least squares, given the integers."""
+    """The least-squares scale for the integers."""
     near = np.rint(rows / scale[:, None])
     return ((rows * near).sum(axis=1) / np.maximum((near * near).sum(axis=1), 1)).astype(np.float32)

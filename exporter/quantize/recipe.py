@@ -1,29 +1,30 @@
-"""A recipe: which matrices become integers of how many bits, and what else is done for it.
+"""A recipe says which matrices become integers, with how many bits, and with which preparation.
 
 summary = "…"
 gains = "balance"            # the norms' gains: "fold", "keep" or "balance"
 alpha = 0.5                  # balance: how much of the spread the weights take over
-dynamic = 128                # runtimes that can may round what integers are multiplied with as
-                             # they go, in groups of so many inputs, or of a smaller block; 0.17
-                             # is that share of the shortest row, in whole sixteens
-around = "fast"              # "close" has OpenVINO compute the rest in f32 instead of bf16; where
-                             # half precision is fp16, that is close as it is
+dynamic = 128                # a runtime that can may round the activations of integer maps at
+                             # run time, in groups of this many inputs or in a smaller block; a
+                             # number below 1, such as 0.17, is a share of the shortest row,
+                             # rounded down to a multiple of 16
+around = "fast"              # "close": OpenVINO computes the rest in f32 instead of bf16; the
+                             # fp16 of other targets is close already
 
 [weights]                    # every linear map …
-bits = 8                     # 8, 4, or 0 for floating point; 7 beside static activations
-block = 0                    # one scale for so many neighbouring inputs; 0 is one a channel
+bits = 8                     # 8, 4, or 0 for floating point; 7 with static activations
+block = 0                    # neighbouring inputs per scale; 0 is one scale per channel
 rounding = "nearest"         # or "gptq", "gptaq", "qat"
-activations = "none"         # what it reads: "none" or "static" (8 bits, one scale)
+activations = "none"         # the map's input: "none" or "static" (8 bits, one scale)
 
 [table]                      # … the table of embeddings, which may have 7, 6 or 5 bits as well …
 bits = 8
 
-[[rule]]                     # … and what is different; later rules win
+[[rule]]                     # … and the exceptions; later rules win
 kinds = ["down"]             # exporter/quantize/sites.py has the list
 first = 4                    # in the first four layers alone; 0.25 is the first quarter
-layers = "encoder.layers.?"  # a pattern of source modules; all where it is missing
+layers = "encoder.layers.?"  # a pattern of source modules; all of them if left out
 activations = "none"
-optional = false             # a rule that fits nothing is an error unless this is true
+optional = false             # a rule that fits no matrix is an error unless this is true
 """
 
 from __future__ import annotations
@@ -51,13 +52,13 @@ if TYPE_CHECKING:
 
 Kind = Literal["table", "query", "key", "value", "output", "gate", "up", "down", "head", "other"]
 """table: embeddings of tokens. query, key, value, output: around attention (a map that makes
-several of them is `other`). gate, up, down: a feed-forward block; up alone where it has no gate.
-head: on whole texts. other: all the rest."""
+several of them is `other`). gate, up, down: a feed-forward block; a block without a gate has only
+up and down. head: on whole texts. other: all the rest."""
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
 SHIPPED = Path(__file__).parent / "recipes"
 LIMIT = 1 << 20
-"""Bytes of a recipe; one that a search wrote has a rule a matrix, some thousands of bytes."""
+"""The most bytes of a recipe; a search writes one rule per matrix, some thousands of bytes."""
 
 Bits = Literal[0, 4, 5, 6, 7, 8]
 Rounding = Literal["nearest", "gptq", "gptaq", "qat"]
@@ -66,14 +67,14 @@ Natural = Annotated[int, Meta(ge=0)]
 
 
 class Choice(Record, frozen=True, kw_only=True):
-    """What happens to one matrix."""
+    """The treatment of one matrix."""
 
     bits: Bits = 0
     block: Natural = 0
     rounding: Rounding = "nearest"
-    """"gptq" is GPTQ; "gptaq" is that, matrix after matrix, each on what the rounded ones
-    before it make (exporter/quantize/gptaq.py); "qat" finds the integers that the matrix was
-    made of, and refuses one that was not."""
+    """"gptq" is GPTQ; "gptaq" is GPTAQ, which rounds matrix after matrix, each on the results of
+    the rounded ones before it (exporter/quantize/gptaq.py); "qat" recovers the integers that the
+    matrix was made of, and refuses a matrix that was not made of integers."""
     activations: Activations = "none"
 
     @property
@@ -84,14 +85,14 @@ class Choice(Record, frozen=True, kw_only=True):
 
 
 class Rule(Record, frozen=True, kw_only=True):
-    """What is different for some of the matrices; only what is given counts."""
+    """An exception for some of the matrices; only the given fields count."""
 
     kinds: tuple[str, ...] = ()
     layers: str = "*"
     first: Annotated[int, Meta(gt=0)] | Annotated[float, Meta(gt=0)] | None = None
     """The first layers alone: how many, or which share of all."""
     optional: bool = False
-    """Whether the rule may fit nothing, as in recipes for models of any form."""
+    """Whether the rule may fit no matrix, as in recipes for models of any form."""
     bits: Bits | None = None
     block: Natural | None = None
     rounding: Rounding | None = None
@@ -120,7 +121,7 @@ class Rule(Record, frozen=True, kw_only=True):
 
 
 class Recipe(Record, frozen=True, kw_only=True):
-    """See the module's head for the file's form."""
+    """The docstring of this module shows the form of the file."""
 
     name: str
     summary: str = ""
@@ -143,7 +144,7 @@ class Recipe(Record, frozen=True, kw_only=True):
             raise ValueError(f"dynamic is {self.dynamic}: a multiple of 16, or a share below 1")
 
     def choice(self, site: Site) -> Choice:
-        """What the recipe says of one matrix."""
+        """The recipe's choice for one matrix."""
         found = self.table if site.kind == "table" else self.weights
         for rule in self.rules:
             if rule.covers(site):
@@ -151,7 +152,8 @@ class Recipe(Record, frozen=True, kw_only=True):
         return found
 
     def group(self, shortest: int) -> int:
-        """How many inputs are rounded together where the shortest row has so many; 0 forbids it."""
+        """The number of inputs that are rounded together where the shortest row has `shortest`
+        inputs; 0 forbids that rounding."""
         if not 0 < self.dynamic < 1:
             return int(self.dynamic)
         return max(16, int(self.dynamic * shortest) // 16 * 16)
@@ -163,7 +165,7 @@ class Recipe(Record, frozen=True, kw_only=True):
 
     @property
     def needs(self) -> frozenset[str]:
-        """What a target must take (Target.quantizes)."""
+        """The number types that a target must take (Target.quantizes)."""
         bits = {self.weights.bits, self.table.bits, *(rule.bits for rule in self.rules)}
         stored = {n if n == 4 else 8 for n in bits if n}
         return frozenset(f"int{n}" for n in stored) | (self._steps & {"static"})
@@ -174,10 +176,10 @@ class Recipe(Record, frozen=True, kw_only=True):
 
     @property
     def gate(self) -> str:
-        """The precision whose gate an artifact is held to: that of the coarsest thing in it."""
+        """The precision whose gate an artifact must pass: that of its coarsest part."""
         weights = [self.weights.bits, *(rule.bits for rule in self.rules if rule.bits is not None)]
         table = [rule.bits for rule in self.rules if "table" in rule.kinds and rule.bits]
-        # Of tables, or 7 beside static activations:
+        # Bits of a table, or 7 with static activations:
         table += [bits for bits in weights if bits in PACKED]
         if 4 in (self.table.bits, *table):
             return "small"
@@ -189,14 +191,14 @@ class Recipe(Record, frozen=True, kw_only=True):
 
 
 def shipped() -> dict[str, Recipe]:
-    """The recipes that come with goldfold, by name: the quantized precisions."""
+    """The recipes that ship with goldfold, by name: the quantized precisions."""
     return {path.stem: read(path) for path in sorted(SHIPPED.glob("*.toml"))}
 
 
 def find(precision: str) -> Recipe | None:
-    """The recipe that a precision names, shipped or as a file; None for a floating one.
+    """The recipe that a precision names, shipped or as a file; None for a floating precision.
 
-    Raises UsageError for a file that is not there or no recipe.
+    Raises UsageError for a file that is missing or is no recipe.
     """
     if precision.endswith(".toml"):
         return read(Path(precision))
@@ -205,7 +207,7 @@ def find(precision: str) -> Recipe | None:
 
 
 def read(path: Path) -> Recipe:
-    """A recipe from its file; its name is the file's. Raises UsageError that says what is wrong."""
+    """Reads a recipe, named after its file. Raises UsageError that says what is wrong."""
     if not is_name(path.stem):
         raise UsageError(
             f"recipe {path}: {path.stem!r} becomes part of a folder's name: letters, digits and "
@@ -226,15 +228,15 @@ def read(path: Path) -> Recipe:
 
 
 OLD_WORDS = {"compensated": "gptq", "chained": "gptaq", "on-grid": "qat"}
-"""What `rounding` was called before each had the name of the field."""
+"""Older words for `rounding`, and the field's name that replaced each."""
 
 
 class OldWord(FutureWarning):
-    """A recipe that says something by a word of before."""
+    """A recipe uses an older word."""
 
 
 def _renamed(recipe: str, value: Any) -> Any:
-    """The same with the words of today; warns of each that is not."""
+    """The same value with today's words; warns of each older word."""
     if isinstance(value, Mapping):
         found = {key: _renamed(recipe, item) for key, item in value.items()}
         old = found.get("rounding")
@@ -249,7 +251,7 @@ def _renamed(recipe: str, value: Any) -> Any:
 
 
 def made(name: str, record: Mapping[str, Any]) -> Recipe:
-    """A recipe from what its file says. Raises ValueError: the place, and what is wrong."""
+    """A recipe from its file's content. Raises ValueError: the place, and what is wrong."""
     record = dict(_renamed(name, record))
     if "rule" in record:
         record["rules"] = record.pop("rule")

@@ -1,8 +1,8 @@
-"""Where a program can be quantized: its tables of embeddings and its linear maps, and what each is
-there for.
+"""Sites are the places where a program can be quantized: its tables of embeddings and its linear
+maps, each with its role.
 
-What a map is there for is read from the graph around it, never from a name: a map whose result
-reaches the second operand of attention makes keys.
+The graph around a map decides its role, and names never do: a map whose result reaches the second
+operand of attention makes keys.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _POINTWISE = frozenset({"Mul", "Add", "Div", "Sub", "Pow", "Clip", "Cast"})
 
 @dataclass(frozen=True)
 class Site:
-    """One constant matrix that could be integers."""
+    """One constant matrix that can be integers."""
 
     kind: Kind
     node: ir.Node
@@ -34,13 +34,13 @@ class Site:
     linear: Linear | None
     """None for a table."""
     depth: int = 0
-    """How many layers are done in front of it, counted by their last map (`down`)."""
+    """The number of layers that end in front of the site, counted by their last map (`down`)."""
     layers: int = 0
-    """How many there are."""
+    """The number of layers in the program."""
 
     @property
     def place(self) -> str:
-        """Its source module, as `encoder.layers.3.mlp.down_proj`."""
+        """The source module, as `encoder.layers.3.mlp.down_proj`."""
         return where(self.node)
 
     @property
@@ -58,12 +58,12 @@ class Site:
 
     @property
     def x(self) -> ir.Value | None:
-        """What a linear map reads; None for a table."""
+        """The input of a linear map; None for a table."""
         return None if self.linear is None else self.linear.x
 
     @property
     def matrix(self) -> np.ndarray:
-        """[channels, inputs]: a row a token of a table, a row an output of a map. A view."""
+        """[channels, inputs]: one row per token of a table, one row per output of a map. A view."""
         if self.linear is not None:
             return self.linear.weight.T
         table = constant(self.stored)
@@ -72,7 +72,7 @@ class Site:
 
 
 def find(program: Program) -> list[Site]:
-    """Every site of `program` in the graph's order. Call it after the common laws: they decide
+    """Every site of `program` in the graph's order. Call it after the common passes, which decide
     which maps there are."""
     found = list(_sites(program))
     layers = sum(site.kind == "down" for site in found)
@@ -84,7 +84,7 @@ def _sites(program: Program) -> Iterator[Site]:
     for node in program.graph:
         if is_lookup(node):
             ids = node.inputs[1]
-            # Positions and types of tokens are small tables; rounding them gains nothing.
+            # Position and token-type tables are small; rounding them gains nothing.
             if ids is not None and ids.name == INPUT_IDS:
                 yield Site("table", node, None)
             continue
@@ -112,7 +112,7 @@ def _kind(linear: Linear) -> Kind:
 
 
 def _operands(value: ir.Value) -> set[int]:
-    """Which of q, k, v (0, 1, 2) of attention `value` becomes."""
+    """The operands of attention, out of q, k, v (0, 1, 2), that `value` becomes."""
     found: set[int] = set()
     for reader, index in value.uses():
         if dialect.is_band_attention(reader):
@@ -159,7 +159,7 @@ def _enters_activation(value: ir.Value) -> bool:
 
 
 def _gates(value: ir.Value) -> bool:
-    """Whether what becomes of `value` is multiplied by another map's result."""
+    """Whether the value, after pointwise ops, is multiplied by another map's result."""
     return any(
         product is not None and not _descends(product, value)
         for product in _partners(value, through=True)
@@ -167,7 +167,7 @@ def _gates(value: ir.Value) -> bool:
 
 
 def _is_gated(value: ir.Value) -> bool:
-    """Whether `value` is multiplied by what an activation made."""
+    """Whether `value` is multiplied by the result of an activation."""
     return any(_computed_by_activation(partner) for partner in _partners(value, through=False))
 
 

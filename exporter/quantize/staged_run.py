@@ -1,8 +1,8 @@
-"""Run a program a stretch at a time over many texts, in exact weights and in rounded ones side by
-side, and stop wherever the next matrices are to be rounded.
+"""A staged run computes a program over many texts, one stretch of nodes at a time, in exact and in
+rounded weights side by side, and stops wherever the next matrices are to be rounded.
 
-Each text is computed once in all, whatever number of stops there is: what the next stretch needs is
-kept, everything else let go.
+Each text is computed once in all, whatever the number of stops: values that the next stretch needs
+are kept, and all others are dropped.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from goldfold.exporter.evaluate.batches import padded
 from goldfold.exporter.ir.program import Arrays, Program
 
 _SIZE, _CALL = 16, 32
-"""Texts in a batch at most, and what a call costs, in tokens."""
+"""The most texts of a batch, and the cost of a call, in tokens."""
 
 
 @dataclass
@@ -33,7 +33,7 @@ class Batch:
     rounded: Arrays
 
     def shares(self, rows: int) -> np.ndarray:
-        """f32 [rows, 1]: how much each real token is of its text; 1 where rows are texts."""
+        """f32 [rows, 1]: the share of each real token in its text; 1 where rows are texts."""
         if rows != self.real.sum():
             return np.ones((rows, 1), np.float32)
         part = 1 / self.real.sum(axis=1, keepdims=True)
@@ -58,7 +58,8 @@ class Walk:
     given: Mapping[str, np.ndarray]
     """Constants that differ between the two, by name, exact, as the graph holds them."""
     rounded: Arrays = field(default_factory=dict)
-    """What stands in for them; must be there when a stretch that reads one begins."""
+    """The rounded constants in their place; each must be there when a stretch that reads it
+    begins."""
 
     def stops(self, values: Sequence[ir.Value]) -> Iterator[tuple[ir.Value, list[Batch]]]:
         """Each of `values`, in the graph's order, with every batch up to the first node that reads
@@ -96,7 +97,7 @@ class Walk:
     def _stretch(
         self, nodes: Sequence[ir.Node], stop: int, last: Mapping[str, int], held: list[Batch]
     ) -> None:
-        """Compute `nodes` for every batch, and forget what nothing from `stop` on reads."""
+        """Compute `nodes` for every batch, and drop values that no node from `stop` on reads."""
         made = {value.name or "" for node in nodes for value in node.outputs}
         read = {v.name or "" for node in nodes for v in node.inputs if v is not None}
         constants = set(self.program.graph.initializers) - set(self.given)

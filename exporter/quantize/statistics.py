@@ -1,7 +1,7 @@
-"""What activations look like on the calibration texts: how far each channel reaches, and how
-channels go together.
+"""Statistics of activations on the calibration texts: each channel's largest magnitude, and the
+second moments between channels.
 
-Only sums leave here, so memory is the same for ten texts and ten thousand.
+Only sums are kept, so memory is the same for ten texts and ten thousand.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from goldfold.exporter.evaluate import interpret
 from goldfold.exporter.ir.program import Program
 
 _ROWS = 512
-"""Tokens that are gathered before they enter a channel's moments: one large product is cheaper than
-many small ones."""
+"""Tokens that are gathered before they enter a channel's moments: one large product is cheaper
+than many small ones."""
 
 
 @dataclass
@@ -29,8 +29,8 @@ class Activation:
     peak: np.ndarray
     """f32 [channels], the largest magnitude."""
     moments: np.ndarray
-    """f64 [channels, channels], the sum of x xᵀ; `moments / tokens` is its mean. Its diagonal
-    alone, [channels], where no more was asked for."""
+    """f64 [channels, channels], the sum of x xᵀ; `moments / tokens` is its mean. Only the
+    diagonal, [channels], where `record` was asked for no more."""
     tokens: int = 0
 
     @property
@@ -47,7 +47,7 @@ def record(
     moments: bool = True,
     progress: Callable[[int], None] = lambda done: None,
 ) -> dict[str, Activation]:
-    """Run every sequence of token ids through `program` in f32 and sum up what `values` are.
+    """Run every sequence of token ids through `program` in f32 and sum up the moments of `values`.
 
     Args:
         values: values of the program's graph whose last axis is channels.

@@ -1,5 +1,5 @@
-"""The text sets that recipes learn from, as token ids: calibration's, on which ranges and
-statistics are recorded, and the corpus, for chained rounding."""
+"""The text sets that recipes learn from, as token ids: the calibration texts, on which ranges and
+statistics are recorded, and the corpus, for GPTAQ."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from goldfold.exporter.ir.program import Program
 from goldfold.exporter.quantize.recipe import Recipe
 
 _LENGTHS = (300, 700, 2048)
-"""Tokens of calibration's long texts, made of all the others in turn; cut at the model's own
+"""Tokens of the long calibration texts, made of all the others in turn; cut at the model's own
 maximum."""
 
 SHORT = 1024
-"""Tokens of the longest text whose every activation is looked at (exporter/quantize/): enough to
+"""Tokens of the longest text whose activations are all recorded (exporter/quantize/): enough to
 leave the window, and memory stays flat."""
 
 _PROMPTED = 3
-"""Of so many texts of the corpus one stands behind a prompt, as in use."""
+"""One text of the corpus in this many stands behind a prompt, as in use."""
 
 _TOKENS = 512
-"""A longer text of the corpus would count for as much as twenty short ones."""
+"""The most tokens of a corpus text; a longer one would weigh as much as twenty short ones."""
 
 
 def authored(file: Path) -> tuple[str, ...]:
@@ -34,7 +34,7 @@ def authored(file: Path) -> tuple[str, ...]:
 
 
 def calibration_texts() -> tuple[str, ...]:
-    """The authored texts of calibration."""
+    """The authored calibration texts."""
     return authored(Path(__file__).with_name("calibration.toml"))
 
 
@@ -80,7 +80,7 @@ def prompted(program: Program, drafts: Iterable[str]) -> list[str]:
 
 
 def token_ids(program: Program, *groups: tuple[Sequence[str], int | None]) -> list[list[int]]:
-    """Token ids of all texts, each sequence once and no empty one. A group's texts are cut at its
+    """Token ids of all texts, each sequence once and none empty. A group's texts are cut at its
     number of tokens, if it has one, and at the model's own maximum."""
     tokenizer, most = Tokenizer.from_str(program.tokenizer), program.contract.max_length
     tokenizer.no_padding()

@@ -1,9 +1,9 @@
-"""Which option each group gets: the cheapest choice whose loads add up to no more than allowed.
+"""The assignment picks an option per group: the cheapest choice whose loads stay within the limits.
 
     minimise Σ_g cost[g, o_g]  over o,  while Σ_g load[g, o_g, r] ≤ 1 for every row r
 
-A knapsack with a choice a group and several limits. HiGHS solves it exactly as an integer program;
-a greedy answer stands by, for the case that it runs out of time.
+This is a knapsack with one choice per group and several limits. HiGHS solves it exactly as an
+integer program; a greedy answer is computed as well, in case HiGHS runs out of time.
 """
 
 from __future__ import annotations
@@ -18,20 +18,21 @@ import numpy as np
 
 _SECONDS = 5.0
 _GAP = 1e-3
-"""Relative: what an answer may cost above the least that is proved. The estimate is off by more."""
+"""The relative cost that an answer may have above the proved minimum; the estimate is off by more.
+"""
 _ROUND = 1e-9
-"""What sums of loads may be above 1: HiGHS's answers are rounded, and so are the sums."""
+"""The most that a sum of loads may be above 1: HiGHS's answers are rounded, and so are the sums."""
 
 
 def cheapest(costs: Sequence[np.ndarray], loads: Sequence[np.ndarray]) -> tuple[int, ...] | None:
     """The option of every group.
 
     Args:
-        costs: f64 [options] a group.
-        loads: f64 [options, rows] a group, none negative.
+        costs: f64 [options] per group.
+        loads: f64 [options, rows] per group, none negative.
 
     Returns:
-        None if no choice holds every row.
+        None if no choice keeps every row within 1.
     """
     exact, simple = _exact(costs, loads), greedy(costs, loads)
     found = [one for one in (exact, simple) if one is not None and fits(loads, one)]
@@ -39,7 +40,8 @@ def cheapest(costs: Sequence[np.ndarray], loads: Sequence[np.ndarray]) -> tuple[
 
 
 def greedy(costs: Sequence[np.ndarray], loads: Sequence[np.ndarray]) -> tuple[int, ...] | None:
-    """From the least loads on, the step that saves most for the load it adds, while one fits."""
+    """Starts from the least loads and takes the step that saves most per added load, while one
+    fits."""
     chosen = [int(load.max(axis=1).argmin()) for load in loads]
     total = np.sum([load[o] for load, o in zip(loads, chosen, strict=True)], axis=0)
     if (total > 1 + _ROUND).any():
@@ -68,7 +70,7 @@ def cost(costs: Sequence[np.ndarray], chosen: Sequence[int]) -> float:
 
 
 def fits(loads: Sequence[np.ndarray], chosen: Sequence[int]) -> bool:
-    """Whether every row holds."""
+    """Whether every row is at most 1."""
     total = np.sum([load[o] for load, o in zip(loads, chosen, strict=True)], axis=0)
     return bool(np.all(total <= 1 + _ROUND))
 
@@ -101,8 +103,8 @@ def _exact(costs: Sequence[np.ndarray], loads: Sequence[np.ndarray]) -> tuple[in
 
 @contextmanager
 def _hushed() -> Iterator[None]:
-    """Without standard output: HiGHS prints a line of its own there now and then, whatever it is
-    told, and ours is read by others."""
+    """Silences standard output: HiGHS sometimes prints a line there whatever its options, and other
+    programs read the output of this one."""
     sys.stdout.flush()
     kept = os.dup(1)
     with Path(os.devnull).open("wb") as nothing:

@@ -1,4 +1,4 @@
-"""What a search must keep: `worst_cos>=0.995`, `mean_cos>=0.999`."""
+"""A budget bounds the drift of a search's recipe: `worst_cos>=0.995`, `mean_cos>=0.999`."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ _NUMBER = re.compile(r"(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?")
 
 @dataclass(frozen=True)
 class Budget:
-    """Upper bounds on 1−cos over texts; None where nothing was asked. At least one is given."""
+    """Upper bounds on 1−cos over texts; None where there is no bound. At least one is given."""
 
     worst: float | None = None
     mean: float | None = None
 
     def holds(self, errors: np.ndarray) -> bool:
-        """Whether f64 [texts] of 1−cos are within it."""
+        """Whether f64 [texts] of 1−cos are within the budget."""
         return self.strain(errors) <= 1.0
 
     def strain(self, errors: np.ndarray) -> float:
-        """How much of the budget is used by what uses most of it; above 1 it does not hold."""
+        """The used share of the bound that is used most; above 1 the budget does not hold."""
         return max(
             errors.max() / self.worst if self.worst is not None else 0.0,
             errors.mean() / self.mean if self.mean is not None else 0.0,
         )
 
     def loads(self, errors: np.ndarray) -> np.ndarray:
-        """Its rows, each a share of its bound: one a text where the worst is bounded, then the
-        mean. Linear in `errors`, so that those of several groups add up."""
+        """The rows of the budget, each a share of its bound: one per text where the worst is
+        bounded, then the mean. Rows are linear in `errors`, so those of several groups add up."""
         rows = [errors / self.worst] if self.worst is not None else []
         rows += [np.array([errors.mean() / self.mean])] if self.mean is not None else []
         return np.concatenate(rows)
@@ -46,8 +46,8 @@ class Budget:
 
 
 def parse(texts: Sequence[str]) -> Budget:
-    """The budget of all `texts` together. Raises UsageError, naming the text, for any that is
-    none, for one that is given twice, and where there is none at all."""
+    """The budget of all `texts` together. Raises UsageError, naming the text, for a text that is no
+    budget, for a bound that is given twice, and where there is no text at all."""
     found: dict[str, float] = {}
     for text in texts:
         match = _FORM.fullmatch(text)

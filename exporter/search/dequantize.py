@@ -1,5 +1,5 @@
-"""The same program with its integers multiplied out: what runtimes that have no integer kernels
-compute, and much faster where the scale would be applied at every call."""
+"""A dense program has its integers multiplied out, as runtimes without integer kernels compute. It
+is much faster where the scale would be applied at every call."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def dense(program: Program) -> Program:
 
 
 def values(node: ir.Node | None) -> np.ndarray | None:
-    """What a DequantizeLinear of constants gives; None for any other node."""
+    """The result of a DequantizeLinear of constants; None for any other node."""
     if node is None or node.op_type != "DequantizeLinear" or node.domain:
         return None
     numbers, scale = constant(node.inputs[0]), constant(node.inputs[1])

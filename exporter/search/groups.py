@@ -1,8 +1,8 @@
-"""What a search decides about: groups of matrices, the options of each, and the recipe that a
-choice comes to.
+"""Groups of matrices are the units of a search: each has options, and a choice of options gives a
+recipe.
 
-A group is what is there for one thing (exporter/quantize/sites.py) in one band of layers; the
-table and the head are groups by themselves.
+A group holds the maps of one role (exporter/quantize/sites.py) in one band of layers; the table and
+the head are groups by themselves.
 """
 
 from __future__ import annotations
@@ -22,31 +22,32 @@ Objective = Literal["size", "speed"]
 FLOAT = Choice()
 _FAMILIES: dict[Objective, tuple[tuple[str, ...], ...]] = {
     "size": (("query", "key"), ("value",), ("output",), ("gate", "up"), ("down",), ("other",)),
-    # What is read is rounded once for all readers: those of one value are decided together.
+    # The input of a map is rounded once for all readers: the readers of one value are one group.
     "speed": (("query", "key", "value"), ("output",), ("gate", "up"), ("down",), ("other",)),
 }
 _BLOCKS = (32, 16, 8)
-"""The widest that divides the rows of a group is offered."""
+"""The widest block that divides the rows of a group is offered."""
 _WIDE = 64
-"""Of a table between 8 and 4 bits: blocks of 32 would cost half a bit each."""
+"""The block of a table between 8 and 4 bits: blocks of 32 would cost half a bit per number."""
 _GAINS: dict[Objective, tuple[Literal["keep", "balance"], float]] = {
     "size": ("keep", 0.0), "speed": ("balance", 0.8),
 }  # fmt: skip
-"""As in the shipped recipes: int8-weights, and int8-static, whose activations are integers too."""
+"""The gains of the shipped recipes int8-weights, and int8-static, whose activations are integers
+too."""
 
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """Sites that are given one choice."""
+    """Sites that share one choice."""
 
     kinds: tuple[str, ...]
     start: int
-    """The first layer of its band; 0 where there are no bands."""
+    """The first layer of the band; 0 where there are no bands."""
     stop: int | None
-    """The layer behind its band; None where it reaches to the end."""
+    """The layer behind the band; None where the band reaches to the end."""
     sites: tuple[Site, ...]
     options: tuple[Choice, ...]
-    """The first is floating point; all are rounded to the nearest."""
+    """The first option is floating point; all are rounded to the nearest."""
 
     @property
     def name(self) -> str:
@@ -62,13 +63,13 @@ class Group:
 
     @property
     def products(self) -> int:
-        """Multiplications a token; of a table none, of the head next to none (once a text)."""
+        """Multiplications per token; none of a table, next to none of the head (once per text)."""
         inside = [site for site in self.sites if site.kind not in ("table", "head")]
         return sum(site.matrix.size for site in inside)
 
     def bytes(self, choice: Choice) -> int:
-        """What its constants take: integers, and a scale of two bytes each, as OpenVINO stores
-        them; f32 where nothing is rounded."""
+        """The size of the group's constants: integers, and a scale of two bytes each, as OpenVINO
+        stores them; f32 where the choice is floating point."""
         if not choice.bits:
             return 4 * self.weights
         found = 0
@@ -130,7 +131,7 @@ def _options(part: Sequence[Site], objective: Objective, takes: Set[str]) -> tup
 
 
 def word(choice: Choice) -> str:
-    """A choice in a word: `float`, `int8`, `int4/32`, `int8 static`."""
+    """A choice in one word: `float`, `int8`, `int4/32`, `int8 static`."""
     if not choice.bits:
         return "float"
     block = f"/{choice.block}" if choice.block else ""
@@ -145,7 +146,7 @@ def recipe(
     compensated: bool,
     summary: str = "",
 ) -> Recipe:
-    """The recipe that gives each group its choice, integers of maps `gptq` or nearest."""
+    """The recipe that gives each group its choice, with integers of maps by `gptq` or nearest."""
     table = FLOAT
     maps: dict[Group, Choice] = {}
     for group, choice in zip(groups, chosen, strict=True):
@@ -167,7 +168,7 @@ def recipe(
 
 
 def _rules(maps: Mapping[Group, Choice], usual: Choice) -> tuple[Rule, ...]:
-    """Rules reach from the first layer on and later ones win: the last band's stands first."""
+    """Rules reach from the first layer on, and later ones win: the last band's stands first."""
     found: list[Rule] = []
     families = dict.fromkeys(_family(group) for group in maps)
     for family in families:

@@ -1,4 +1,4 @@
-"""What a search leaves: the recipe, the picture, all trials as JSON, and the tables to print."""
+"""The outcome of a search: the recipe, the plot, all trials as JSON, and the tables to print."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ FORMAT = "goldfold.search/1"
 
 
 def check(out: Path) -> None:
-    """Refuse, before any work, a file that no recipe can be. Raises UsageError, OutputError."""
+    """Refuse, before any work, a path that no recipe can have. Raises UsageError, OutputError."""
     if out.suffix != ".toml":
         raise UsageError(f"--out {out}: a recipe's file ends in .toml")
     if not names.is_name(out.stem):
@@ -46,8 +46,8 @@ def check(out: Path) -> None:
 
 
 def to_toml(recipe: Recipe, comment: Sequence[str] = ()) -> str:
-    """The file that `goldfold.exporter.quantize.recipe.read` makes `recipe` of again, its name
-    aside."""
+    """The text of a file that `goldfold.exporter.quantize.recipe.read` turns into `recipe` again,
+    its name aside."""
     lines = [f"# {names.line(said)}" for said in comment]
     lines += [f"summary = {_text(recipe.summary)}", f"gains = {_text(recipe.gains)}"]
     lines += [f"alpha = {recipe.alpha}"] if recipe.alpha else []
@@ -74,13 +74,13 @@ def _choice(said: dict[str, Any]) -> list[str]:
 
 
 def _text(text: str) -> str:
-    """A basic string of TOML, whose escapes are JSON's."""
+    """A basic string of TOML, which has JSON's escapes."""
     return json.dumps(text, ensure_ascii=True)
 
 
 def write(found: Found, out: Path) -> list[Path]:
-    """Write the recipe, if one was found, and beside it the picture and the trials; returns what
-    was written. Raises OutputError."""
+    """Write the recipe, if one was found, and beside it the plot and the trials; returns the paths.
+    Raises OutputError."""
     written = []
     if found.best is not None:
         comment = [
@@ -100,7 +100,8 @@ def write(found: Found, out: Path) -> list[Path]:
 
 
 def best(found: Found, out: Path, written: Sequence[Path]) -> Step:
-    """The step that was chosen. Raises GateMissed, naming the file of all trials, if none holds."""
+    """The chosen step. Raises GateMissed, naming the file of all trials, if no step is within the
+    budget."""
     if found.best is None:
         stale = f"; {out} is of an earlier search" if out.exists() else ""
         raise GateMissed(f"{found.failure()}; all trials: {written[-1]}{stale}")
@@ -108,7 +109,7 @@ def best(found: Found, out: Path, written: Sequence[Path]) -> Step:
 
 
 def warning(found: Found) -> str | None:
-    """What will happen to the recipe at an export, if its own gate is tighter than the budget."""
+    """A warning if the recipe's own gate, at an export, is tighter than the budget."""
     if found.best is None:
         return None
     gate, errors = GATES[found.best.recipe.gate], found.best.tried.array
@@ -189,7 +190,7 @@ def _word(found: Found, step: Step) -> str | Text:
 
 
 def assignment(found: Found, step: Step) -> Table:
-    """What each group got."""
+    """The choice of each group."""
     shown = Table("group", "gets", "MB", box=SIMPLE_HEAD, pad_edge=False)
     for group, choice in zip(found.groups, step.chosen, strict=True):
         shown.add_row(group.name, word(choice), f"{group.bytes(choice) / 1e6:.2f}")
@@ -200,7 +201,7 @@ def assignment(found: Found, step: Step) -> Table:
 
 
 def to_json(found: Found) -> dict[str, Any]:
-    """Every trial, with the figures of every text."""
+    """Every trial, with the errors of every text."""
 
     def named(chosen: Sequence[Choice]) -> dict[str, str]:
         return {g.name: word(c) for g, c in zip(found.groups, chosen, strict=True)}
@@ -241,11 +242,11 @@ def to_json(found: Found) -> dict[str, Any]:
     }  # fmt: skip
 
 
-# --- the picture
+# --- the plots
 
 
 def pictures_of(found: Found) -> list[Plot]:
-    """Quality against size and, where it was measured, against time. None without trials."""
+    """Quality against size and, where it was measured, against time. Empty without trials."""
     if not found.steps:
         return []
     by_worst = found.budget.worst is not None
@@ -282,7 +283,7 @@ def _point(found: Found, step: Step, x: float, by_worst: bool) -> Candidate:
 
 
 def draw(pictures: Sequence[Plot], title: str) -> str:
-    """Plots side by side, as one SVG that needs nothing else."""
+    """Plots side by side, as one SVG that needs no other file."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(

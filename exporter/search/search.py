@@ -1,10 +1,10 @@
-"""The search for a recipe: what each group costs at each option, the cheapest choice that should
-hold the budget, and what it really gives; then again, with what was learnt.
+"""The search for a recipe estimates the error of each group at each option, chooses the cheapest
+recipe that should be within the budget, measures it, and repeats with the corrected estimate.
 
-1−cos is half the square of the error, and errors of different groups have nothing to do with each
-other: so 1−cos of a text is taken to be the sum of what each group does to it alone. Where a
-measurement says otherwise, its rows are scaled by what was measured over what was estimated
-(`Calls.learn`), and the next choice is made with that.
+1−cos is half the square of the error, and errors of different groups are independent: 1−cos of a
+text is therefore estimated as the sum of each group's 1−cos alone. Where a measurement differs, the
+estimate's rows are scaled by the measured over the estimated value (`Calls.learn`), and the next
+choice uses the scaled rows.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ from goldfold.exporter.system.cache import open_cache
 from goldfold.exporter.verification.goldens import ours
 
 _ROUNDS = 30
-"""Joint measurements at most. Every one that misses makes the next choice dearer by _HASTE more
-than it must, doubled each time, so that far fewer end in floating point everywhere."""
+"""The most joint measurements. Every one that misses raises the estimate by _HASTE more than
+needed, doubled each time, so that far fewer searches end in floating point everywhere."""
 _HASTE = 0.02
 _LOOSEN = 4
-"""Measurements after one that holds, in search of something cheaper."""
+"""Measurements after the first one within the budget, in search of a cheaper recipe."""
 _FRONT = (1 / 16, 1 / 4, 4.0)
-"""Budgets, as shares of the one asked for, that are tried as well: what a little more quality would
-cost, and what a little less would save."""
+"""Further budgets that are tried, as shares of the requested one: they show the cost of a little
+more quality, and the saving of a little less."""
 _FLOOR = 1e-3
-"""Shares of the budget below which a ratio of two of them says nothing."""
+"""The share of the budget below which a ratio of two shares has no meaning."""
 _SMALL = 1e-4
-"""Milliseconds that a megabyte counts where speed is asked for: among equals, the smaller."""
+"""Milliseconds per megabyte where the objective is speed: of equally fast recipes, the smaller."""
 
 
 @dataclass(frozen=True)
@@ -65,19 +65,19 @@ class Step:
     """f64 [texts]: the sum of the groups' errors."""
     tried: Tried
     bytes: int
-    """Of weights: integers, scales, and what stays f32."""
+    """Bytes of weights: integers, scales, and the rest in f32."""
     cost: float
-    """What the objective was estimated at."""
+    """The estimated objective."""
     strain: float
-    """How much of the budget it uses; above 1 it does not hold."""
+    """The used share of the budget; above 1 the recipe is not within it."""
     share: float = 1.0
-    """The share of the budget that it was chosen for."""
+    """The share of the budget that the choice was made for."""
     timed: Timed | None = None
 
 
 @dataclass
 class Found:
-    """Everything a search saw."""
+    """Everything that a search measured."""
 
     model: str
     target: str
@@ -91,14 +91,14 @@ class Found:
     steps: list[Step] = field(default_factory=list)
     best: Step | None = None
     untimed: str | None = None
-    """Why nothing was timed."""
+    """The reason why no trial was timed."""
     ran: int = 0
     """Trials that were run; the others were read."""
     texts: int = 0
     seconds: float = 0.0
 
     def failure(self) -> str:
-        """Why there is no best, in one sentence."""
+        """The reason why there is no best step, in one sentence."""
         holding = [step.timed.total for step in self.steps if step.strain <= 1 and step.timed]
         if holding and self.floating is not None:
             return (
@@ -119,19 +119,19 @@ class Found:
 
 @dataclass
 class Calls:
-    """The estimate, as loads and costs of every option of every group."""
+    """The estimate: loads and costs of every option of every group."""
 
     budget: Budget
     errors: list[np.ndarray]
-    """f64 [options, texts] a group."""
+    """f64 [options, texts] per group."""
     costs: list[np.ndarray]
     ratio: np.ndarray | float = 1.0
-    """By row of the budget: what was measured over what was estimated."""
+    """The measured over the estimated value, by row of the budget."""
     haste: float = _HASTE
     taught: bool = False
 
     def choose(self, share: float = 1.0) -> tuple[int, ...] | None:
-        """The cheapest choice that should hold so much of the budget."""
+        """The cheapest choice that should be within this share of the budget."""
         scale = self.ratio / share
         loads = [np.stack([self.budget.loads(row) * scale for row in rows]) for rows in self.errors]
         return assign.cheapest(self.costs, loads)
@@ -140,8 +140,9 @@ class Calls:
         return np.sum([rows[o] for rows, o in zip(self.errors, picked, strict=True)], axis=0)
 
     def learn(self, picked: Sequence[int], measured: np.ndarray) -> None:
-        """Scale the rows by what was measured. The first measurement may loosen them; later ones
-        only tighten, and one that misses rules its own choice out: so no choice comes back."""
+        """Scale the rows by the measured errors. The first measurement may lower the estimate;
+        later ones only raise it. A measurement over the budget puts its own choice over the budget
+        as well, so no choice is made twice."""
         estimated = self.budget.loads(self.estimate(picked))
         real = self.budget.loads(measured)
         seen = (real + _FLOOR) / (estimated + _FLOOR)
@@ -153,23 +154,24 @@ class Calls:
 
 
 def _cosine(error: float) -> str:
-    """1 − error, with enough digits to tell it from 1."""
+    """1 − error, with enough digits to differ from 1."""
     return f"{1 - error:.{max(6, 2 - int(np.floor(np.log10(max(error, 1e-12)))))}f}"
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a search is for."""
+    """The request for a search."""
 
     model: str
     budget: Budget
     objective: Objective
-    """"size", bytes of weights; "speed", milliseconds on `target`, which then must work here."""
+    """"size" counts bytes of weights; "speed" counts milliseconds on `target`, which must then run
+    on this machine."""
     name: str
-    """What the recipe is called."""
+    """The recipe's name."""
     target: str = "openvino"
     max_length: int | None = None
-    """The most tokens of a text; the model's own number if not given."""
+    """The most tokens of a text; the model's own number if None."""
     trust_remote_code: bool = False
 
 
@@ -177,14 +179,14 @@ class Wanted:
 def search(
     wanted: Wanted, state: Path, *, jobs: int = 1, listener: Listener | None = None
 ) -> Found:
-    """Find the cheapest recipe that holds a budget on the tuning texts.
+    """Find the cheapest recipe that is within a budget on the tuning texts.
 
     Args:
-        state: a folder for what was worked out; a search that is killed goes on from it.
+        state: a folder for results; a search that was killed resumes from it.
         jobs: processes that run trials side by side.
 
     Returns:
-        What was found; `best` is None if nothing holds, or nothing is worth it.
+        All measurements; `best` is None if no recipe is within the budget, or none gains anything.
 
     Raises:
         GoldfoldError of the kind that says whose fault it is.
@@ -228,7 +230,7 @@ def search(
 
 
 def _testbed(wanted: Wanted, state: Path, stages: Stages) -> Path:
-    """The folder that all trials stand on: the one that is there, or a new one."""
+    """The folder that all trials use: an earlier one if it exists, or else a new one."""
     with stages("open"):
         source = open_model(wanted.model, trust_remote_code=wanted.trust_remote_code)
         max_length = wanted.max_length
@@ -248,7 +250,7 @@ def _testbed(wanted: Wanted, state: Path, stages: Stages) -> Path:
 def _costs(
     found: Sequence[Group], objective: Objective, watch: Stopwatch | None, stages: Stages
 ) -> tuple[list[np.ndarray], Timed | None]:
-    """What each option of each group costs: bytes, or estimated milliseconds."""
+    """The cost of each option of each group: bytes, or estimated milliseconds."""
     sizes = [np.array([group.bytes(c) for c in group.options], np.float64) for group in found]
     if objective == "size" or watch is None:
         return sizes, None
@@ -275,7 +277,7 @@ def _costs(
 
 
 def _all(found: Sequence[Group], option: Choice, objective: Objective) -> Recipe:
-    """Everything under one option, where a group has it."""
+    """The recipe with every group under one option, where the group has it."""
     chosen = [option if option in group.options else groups.FLOAT for group in found]
     return groups.recipe("uniform", found, chosen, objective, False)
 
@@ -303,7 +305,7 @@ def _rounds(
     watch: Stopwatch | None,
     stages: Stages,
 ) -> None:
-    """Choose, measure, learn, until nothing cheaper is believed in or nothing is rounded."""
+    """Choose, measure and learn, until there is no cheaper choice or no group to round."""
     before: set[tuple[int, ...]] = set()
     held = 0
 
@@ -348,8 +350,8 @@ def _rounds(
 
 
 def _alone(seen: Found, calls: Calls) -> tuple[int, ...] | None:
-    """Where no choice for all groups holds: the cheapest single group that does, as a choice. It
-    was measured already."""
+    """The cheapest single group that is within the budget alone, as a choice, for a search where no
+    choice for all groups is. Its errors were measured already."""
     found: list[tuple[float, tuple[int, ...]]] = []
     floating = assign.cost(calls.costs, (0,) * len(seen.groups))
     for probe in seen.probes:
@@ -364,7 +366,7 @@ def _alone(seen: Found, calls: Calls) -> tuple[int, ...] | None:
 
 
 def _best(seen: Found) -> Step | None:
-    """The cheapest that holds, by what was measured."""
+    """The cheapest step within the budget, as measured."""
     holding = [step for step in seen.steps if step.strain <= 1]
     if seen.objective == "size":
         return min(holding, key=lambda step: (step.bytes, step.strain), default=None)

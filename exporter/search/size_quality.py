@@ -1,4 +1,4 @@
-"""What quality costs, as a plot: the joint trials of a search."""
+"""The plot of quality against cost for the joint trials of a search."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from goldfold.golden.report import human_size
 
 @dataclass(frozen=True)
 class Candidate:
-    """One point of a front: less of both is better."""
+    """One point of a Pareto front: less of both is better."""
 
     x: float
     y: float
@@ -32,11 +32,11 @@ def front(
     name: Callable[[Any], str] = human_size,
     key: tuple[tuple[str, str], ...] = (),
 ) -> Plot:
-    """`candidates` by what they cost and by 1−cos, with a line through those that no other beats at
-    both. There is one at least.
+    """`candidates` by cost and by 1−cos, with a line through the Pareto front: those that no other
+    beats at both. At least one candidate is needed.
 
     Args:
-        axis, measure: what x and y are called; `name` writes a tick of x.
+        axis, measure: the labels of x and y; `name` writes a tick of x.
         limit: a 1−cos to draw a rule at.
     """
     x = plots.linear(axis, 0.0, max(one.x for one in candidates) * 1.15, name)

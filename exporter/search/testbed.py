@@ -1,5 +1,5 @@
-"""What all trials of a search stand on: the traced program, its statistics, and the fp32 embeddings
-of the tuning texts. Worked out once, and kept in a folder that every worker opens.
+"""The testbed of a search holds the traced program, its statistics, and the fp32 embeddings of the
+tuning texts. It is computed once, and kept in a folder that every worker opens.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ from goldfold.exporter.search import tuning
 from goldfold.exporter.verification.goldens import check_length
 
 _SIZE, _CALL = 16, 32
-"""Texts in a batch at most, and what a call costs, in tokens: as for ONNX Runtime's artifacts."""
+"""The most texts of a batch, and the cost of a call in tokens, as for ONNX Runtime's artifacts."""
 
 
 @dataclass
 class Ground:
-    """Opened from its folder; weights and statistics stay in their files until they are read."""
+    """A testbed opened from its folder; weights and statistics stay in files until read."""
 
     folder: Path
     program: Program
@@ -55,14 +55,15 @@ class Ground:
 
     @property
     def key(self) -> str:
-        """The digest of everything in it."""
+        """The digest of the whole content."""
         return self.folder.name
 
     def sites(self) -> list[Site]:
         return all_sites.find(self.program)
 
     def quantized(self, recipe: Recipe) -> Program:
-        """A copy of the program with the recipe's integers. What GPTQ takes long for is kept."""
+        """A copy of the program with the recipe's integers. Integers by GPTQ, which is slow, are
+        kept."""
         copy = self.program.copy()
         slow = any(recipe.choice(site).rounding == "gptq" for site in self.sites())
         passes = plan.passes(
@@ -72,7 +73,7 @@ class Ground:
         return copy
 
     def errors(self, program: Program, threads: int | None = None) -> np.ndarray:
-        """f64 [texts], 1−cos of each against `exact`; 2, the most there is, for one that is not
+        """f64 [texts], 1−cos of each against `exact`; 2, the maximum, for an embedding that is not
         finite."""
         assert self.exact is not None
         got = _unit(embed(program, self.texts, threads))
@@ -83,7 +84,7 @@ class Ground:
 def embed(
     program: Program, sequences: Sequence[Sequence[int]], threads: int | None = None
 ) -> np.ndarray:
-    """f32 [texts, dimensions] in ONNX Runtime; texts of like length share a call."""
+    """f32 [texts, dimensions] in ONNX Runtime; texts of similar length share a call."""
     run = interpret.runner(program, threads=threads)
     found = np.empty((len(sequences), program.contract.dim), np.float32)
     for rows, ids, mask in padded(sequences, program.contract.pad_id, _SIZE, _CALL):
@@ -92,7 +93,7 @@ def embed(
 
 
 def key_of(fingerprint: str, gains: Recipe, max_length: int | None = None) -> str:
-    """What a folder is called: a digest of all that its content follows from."""
+    """The name of a folder: a digest of everything that determines its content."""
     packages = {name: version(name) for name in ("onnxruntime", "numpy")}
     record = {
         "format": 1,
@@ -110,7 +111,7 @@ def key_of(fingerprint: str, gains: Recipe, max_length: int | None = None) -> st
 def make(
     source: Source, gains: Recipe, folder: Path, stages: Stages, max_length: int | None = None
 ) -> None:
-    """Trace `source`, balance it as `gains` wants it, and write the folder, whole or not at all."""
+    """Trace `source`, balance it as `gains` asks, and write the folder, whole or not at all."""
     program = preparing.traced(source, stages, max_length)
     check_length(program.contract, max_length)
     preparing.legalized(program, Pipeline(), max_length)
@@ -146,7 +147,7 @@ def make(
 
 
 def load(folder: Path) -> Ground:
-    """Open what `make` wrote. Raises ArtifactError for a folder that is damaged."""
+    """Open a folder that `make` wrote. Raises ArtifactError for a damaged folder."""
     try:
         record = json.loads((folder / "ground.json").read_text(encoding="utf-8"))
         model = ir.load(folder / "program.onnx")
@@ -166,7 +167,7 @@ def load(folder: Path) -> Ground:
 
 @contextmanager
 def _whole(folder: Path) -> Iterator[Path]:
-    """A fresh folder that takes its place when all is written, and vanishes otherwise."""
+    """A fresh folder that moves to its place once everything is written, and vanishes otherwise."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with bundle.scratch(folder.parent) as scratch:

@@ -1,4 +1,4 @@
-"""How fast and how large a recipe is on a target: built as an export builds it, and run."""
+"""The time and size of a recipe on a target, built as an export builds it, and run."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ SHAPES = ((1, 16), (1, 128), (8, 64))
 """Batch × tokens of the three calls whose times are added up; cut at the model's maximum."""
 
 _RUNS, _SECONDS = 7, 0.7
-"""A shape is run so often at least, and so long."""
+"""Each shape is run at least this many times, and for this long."""
 
 
 class Timed(Record, frozen=True, kw_only=True):
-    """What was measured on one machine."""
+    """A measurement on one machine."""
 
     milliseconds: tuple[float, ...]
-    """Of a call at each of SHAPES: the fastest of its runs, since other work only ever adds."""
+    """The time of a call at each of SHAPES: the fastest run, since other work only adds time."""
     bytes: int
-    """Of the target's files."""
+    """The size of the target's files."""
 
     @property
     def total(self) -> float:
@@ -40,8 +40,8 @@ class Timed(Record, frozen=True, kw_only=True):
 
 
 class Stopwatch:
-    """Measures recipes on one target, each once a search. Nothing is kept for the next one, unlike
-    trials: times of a busy hour and of a quiet one do not compare."""
+    """Measures recipes on one target, each once per search. Unlike trials, times are not kept for
+    the next search: times of a busy hour and of a quiet one do not compare."""
 
     def __init__(self, target: str, ground: Ground, stages: Stages) -> None:
         self.target, self.ground, self.stages = target, ground, stages
@@ -78,7 +78,7 @@ class Stopwatch:
 def _fastest(run, batch: int, tokens: int, vocabulary: int) -> float:
     ids = np.random.default_rng(0).integers(0, vocabulary, (batch, tokens)).astype(np.int64)
     mask = np.ones_like(ids)
-    # The first call at a shape prepares it.
+    # The first call at a shape prepares the shape.
     return round(min(timed(lambda: run(ids, mask), 1, _RUNS, _SECONDS)), 3)
 
 
@@ -87,9 +87,9 @@ def estimates(
 ) -> list[list[float]]:
     """Milliseconds that each group adds under each option, [groups][1 + options].
 
-    `floating` and `uniform` are measured: everything in floating point, and everything under one
-    option. What an option changes is shared out by `shares`, each group's part of all
-    multiplications: that is the estimate.
+    `floating` and `uniform` are measured: all groups in floating point, and all groups under one
+    option. The estimate splits the change of an option by `shares`, each group's part of all
+    multiplications.
     """
     return [
         [floating * share, *(floating * share + (all_ms - floating) * share for all_ms in uniform)]

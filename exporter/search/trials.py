@@ -1,5 +1,5 @@
-"""Trials: a recipe, tried on the tuning texts. Each result is a file of its own, named by what it
-follows from, and written when it ends: a search that is killed goes on where it was.
+"""A trial runs a recipe on the tuning texts. Each result is a file of its own, named by a digest of
+its inputs and written when the trial ends, so a search that was killed resumes where it was.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from goldfold.exporter.search.dequantize import dense
 from goldfold.exporter.search.testbed import Ground
 
 _ONE = threading.Lock()
-"""A program is rewritten by one thread at a time; ONNX Runtime uses the cores anyway."""
+"""One thread at a time rewrites a program; ONNX Runtime uses the cores anyway."""
 
 
 class Tried(Record, frozen=True, kw_only=True):
-    """What a recipe gave."""
+    """The result of a recipe."""
 
     key: str
     errors: tuple[Real, ...]
     """1−cos of every tuning text, against fp32."""
     seconds: float
-    """What the trial took: rounding, opening, running."""
+    """The time of the trial: rounding, opening, running."""
 
     @property
     def array(self) -> np.ndarray:
@@ -42,19 +42,19 @@ class Tried(Record, frozen=True, kw_only=True):
 
 
 def key_of(ground_key: str, recipe: Recipe) -> str:
-    """Follows from the ground and from what the recipe says, not from its name."""
+    """The digest of the testbed and of the recipe's content, without its name."""
     said = json.dumps(recipe.with_(name="", summary="").plain())
     return hashlib.sha256(f"{ground_key} {said}".encode()).hexdigest()[:24]
 
 
 class Store:
-    """Results in a folder beside the ground: `trials/KEY.json`."""
+    """Results in a folder of the testbed: `trials/KEY.json`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def get(self, key: str) -> Tried | None:
-        """A result, if it is there and whole."""
+        """A result, if its file exists and is whole."""
         try:
             return read_json(Tried, (self.folder / f"{key}.json").read_bytes())
         except (OSError, ValueError):
@@ -65,13 +65,13 @@ class Store:
 
 
 def write(path: Path, text: str) -> None:
-    """A whole file or none. Raises OutputError."""
+    """Write a whole file or none. Raises OutputError."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         number, fresh = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         with os.fdopen(number, "w", encoding="utf-8") as file:
             file.write(text)
-        Path(fresh).chmod(0o644)  # mkstemp's is for nobody else
+        Path(fresh).chmod(0o644)  # mkstemp's file is readable by its owner alone
         Path(fresh).replace(path)
     except OSError as error:
         raise OutputError(f"cannot write {path}: {error.strerror}") from None
@@ -79,12 +79,12 @@ def write(path: Path, text: str) -> None:
 
 @lru_cache(maxsize=1)
 def opened(folder: Path) -> Ground:
-    """The ground, opened once a process."""
+    """The testbed, opened once per process."""
     return grounds.load(folder)
 
 
 def one(folder: Path, recipe: Recipe, threads: int | None = None) -> Tried:
-    """Try `recipe` on the ground in `folder`, and store what it gave. Runs in any process."""
+    """Try `recipe` on the testbed in `folder`, and store the result. Runs in any process."""
     with _ONE:
         ground = opened(folder)
         store, key = Store(folder / "trials"), key_of(ground.key, recipe)
@@ -103,10 +103,10 @@ def one(folder: Path, recipe: Recipe, threads: int | None = None) -> Tried:
 
 
 class Runner:
-    """Tries recipes, in so many processes, those that are known left out."""
+    """Tries recipes in `jobs` processes; known results are read instead."""
 
     def __init__(self, folder: Path, jobs: int = 1) -> None:
-        """`folder` is the ground's."""
+        """`folder` is the testbed's."""
         self.folder, self.jobs = folder, jobs
         self.ran = 0
         """Trials that were run, rather than read."""
@@ -114,7 +114,7 @@ class Runner:
     def __call__(
         self, recipes: Sequence[Recipe], progress: Callable[[int, int], None] = lambda *_: None
     ) -> list[Tried]:
-        """What each gave, in order. `progress` is told (done, total) as they end."""
+        """The result of each recipe, in order. `progress` is called with (done, total)."""
         store = Store(self.folder / "trials")
         keys = [key_of(self.folder.name, recipe) for recipe in recipes]
         found = {key: held for key in keys if (held := store.get(key)) is not None}

@@ -1,4 +1,4 @@
-"""The tuning texts as token ids: what recipes are compared on before one is chosen."""
+"""The tuning texts, on which a search compares recipes, as token ids."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def texts() -> tuple[str, ...]:
 
 def sequences(program: Program) -> list[list[int]]:
     """Token ids of every text once, behind no prompt or one of the model's in turn, then those of
-    three long texts. Fewer than calibration has, since a search runs them at every trial."""
+    three long texts. There are fewer texts than for calibration, since every trial runs them."""
     known, long = texts(), []
     for number, length in enumerate(_LENGTHS):
         begin = number * len(known) // len(_LENGTHS)

@@ -1,8 +1,9 @@
-"""What users feel of an artifact's errors, besides 1-cos: does it rank as the reference ranks?
+"""Judging measures the effect of an artifact's errors on users, beside 1-cos: the ranking of texts.
 
 `ranks` holds correlations, nDCG and quantized embeddings, `bootstrap` the upper end of a loss,
 `lee` and `pairs` the data (a corpus with people's judgements; docstrings and their functions),
 `reference` the fp32 embeddings and their cache, `judge` brings them together.
 
-numpy only; the data is read from installed packages' folders, and none of them is imported.
+The package uses numpy only; the data is read from the folders of installed packages, and none of
+them is imported.
 """

@@ -1,8 +1,7 @@
-"""How large a loss may really be: the upper end of a paired bootstrap's 95 % interval.
+"""The bootstrap bounds a loss by the upper end of a paired bootstrap's 95 % interval.
 
-The same resampled queries (or texts) are taken from the reference and from the artifact, so what
-makes a query hard for both cancels; what is left is the artifact's doing. The corpus stays
-as it is.
+The same resampled queries (or texts) are taken from the reference and from the artifact, so the
+difficulty of a query cancels, and the artifact's part is left. The corpus stays unchanged.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ import numpy as np
 RESAMPLES = 2000
 SEED = 20240911
 UPPER = 97.5
-"""Percentile that ends a two-sided 95 % interval above."""
+"""The percentile at the upper end of a two-sided 95 % interval."""
 
 _CHUNK = 200
 
@@ -50,7 +49,7 @@ def pair_loss(
     texts.
 
     Texts are resampled, not pairs: the pairs of one text are not independent. A pair of a text with
-    itself, which a resample can hold, says nothing and is left out.
+    itself, which a resample can hold, has no information and is left out.
     """
     random = np.random.default_rng(seed)
     count = len(people)
@@ -68,5 +67,5 @@ def pair_loss(
 def _ratio(reference: np.ndarray, artifact: np.ndarray) -> np.ndarray:
     with np.errstate(divide="ignore", invalid="ignore"):
         found = 1 - artifact / reference
-    # A resample of which the reference answers nothing cannot be lost from.
+    # A resample in which the reference answers no query cannot lose.
     return np.where(reference > 0, found, 0.0)

@@ -1,4 +1,5 @@
-"""Judge embeddings against the reference's: rank agreement, people's judgements, code retrieval."""
+"""The judge compares embeddings with the reference's: rank agreement, people's judgements, code
+retrieval."""
 
 from __future__ import annotations
 
@@ -17,15 +18,15 @@ from goldfold.golden.metrics import RETRIEVAL, Metric
 from goldfold.golden.store import Goldens
 
 SHORTER = 256
-"""The second size of a model that has more; of a smaller one it is a quarter."""
+"""The second size of a model with more dimensions; a smaller model's is a quarter of its own."""
 
 RANKS = ("rank agreement", f"top-{ranks.TOP} overlap")
-"""The figures of the goldens alone."""
+"""The figures that need the goldens alone."""
 
 _LIMITED = (RETRIEVAL, "Lee corpus, Pearson", "Lee corpus, Spearman")
 
 Notice = Callable[[str], None]
-"""Called with what is embedded or measured next."""
+"""Called with the name of the next embedding or measuring step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +39,8 @@ class Judgement:
 
     @property
     def worst(self) -> Metric | None:
-        """Of retrieval and the Lee corpus, with float embeddings, the metric with the largest
-        upper bound: what `goldfold judge --limit` is held against."""
+        """The metric with the largest upper bound, of retrieval and the Lee corpus with float
+        embeddings; `goldfold judge --limit` is compared with it."""
         bounded = [m for m in self.metrics if m.upper is not None and m.name in _LIMITED]
         return max(bounded, key=lambda m: m.upper or 0.0, default=None)
 
@@ -55,7 +56,7 @@ def sizes(dim: int) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class Sets:
-    """What is judged on; None leaves a part out."""
+    """The data of a judgement; None leaves a part out."""
 
     goldens: Goldens | None = None
     """The reference's own rows."""
@@ -72,17 +73,17 @@ def judge(
     resamples: int = bootstrap.RESAMPLES,
     notice: Notice = lambda what: None,
 ) -> Judgement:
-    """Measure `embed` against `reference` on what `sets` holds.
+    """Measure `embed` against `reference` on the data of `sets`.
 
-    `dims` are sizes to cut to (normalised again); the
-    reference is first cut to what `embed` gives, so an artifact of 256 dimensions is judged as one.
-    Raises GoldenError for embeddings that are not finite, of the wrong shape, or too few.
+    `dims` are sizes to cut to (normalised again). The reference is first cut to the size of
+    `embed`, so an artifact of 256 dimensions is judged as one. Raises GoldenError for embeddings
+    that are not finite, of the wrong shape, or too few.
     """
     goldens, lee, pairs = sets.goldens, sets.lee, sets.pairs
     metrics: list[Metric] = []
     if goldens is not None:
         notice("golden texts")
-        # A call cuts texts as it sees fit; the others are texts as they stand.
+        # A call cuts texts by its own settings; the other texts are read unchanged.
         kept = [row for row, case in enumerate(goldens.cases) if not case.call]
         texts = [goldens.cases[row].prompt + goldens.cases[row].text for row in kept]
         ours = _rows(embed, texts, "plain")
@@ -114,8 +115,9 @@ def rank_metrics(
     dims: Sequence[int] | None = None,
     resamples: int = bootstrap.RESAMPLES,
 ) -> list[Metric]:
-    """How alike the goldens' rows [N, D] and ours rank each other at each size; texts are
-    resampled. The reference agrees with itself wholly: 1. Raises GoldenError as `judge` does."""
+    """The agreement of the goldens' rows [N, D] and ours in ranking each other, at each size; texts
+    are resampled. The reference agrees with itself wholly: 1. Raises GoldenError as `judge` does.
+    """
     metrics = []
     for size in dims or sizes(artifact.shape[1]):
         agreements, overlaps = ranks.rank_agreements(*_cut((reference, artifact), size))
@@ -127,7 +129,7 @@ def rank_metrics(
 
 
 def _lee_metrics(lee: Lee, rows: Sequence[np.ndarray], resamples: int) -> list[Metric]:
-    """Of (the reference's texts, ours)."""
+    """Metrics of (the reference's texts, ours)."""
     size, (theirs, ours) = rows[0].shape[1], map(ranks.similarities, rows)
     upper = np.triu_indices(len(lee.people), 1)
     metrics = []
@@ -142,9 +144,9 @@ def _lee_metrics(lee: Lee, rows: Sequence[np.ndarray], resamples: int) -> list[M
 def _retrieval_metrics(
     rows: Sequence[np.ndarray], stored: np.ndarray | None, resamples: int
 ) -> list[Metric]:
-    """Of (our queries, our documents, the reference's queries, its documents). The ranges of int8
-    are those of the stored goldens, or of the documents where there are none: a dimension's own, as
-    sentence-transformers takes them, or one for all, which keeps angles."""
+    """Metrics of (our queries, our documents, the reference's queries, its documents). The int8
+    ranges are those of the stored goldens, or of the documents if there are none: one per
+    dimension, as sentence-transformers takes them, or one for all, which keeps angles."""
     queries, documents, their_queries, their_documents = rows
     baseline = ranks.ndcg(their_queries, their_documents)
     source = documents if stored is None else stored

@@ -1,5 +1,5 @@
-"""The Lee corpus: 50 short news texts, and how alike people found every pair (Lee, Pincombe and
-Welsh, 2005). gensim carries it among its test data; it is read from there, gensim is not imported.
+"""The Lee corpus holds 50 short news texts, and people's similarity judgements of every pair (Lee,
+Pincombe and Welsh, 2005). It is read from gensim's test data; gensim itself is not imported.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Lee:
 
 
 def unavailable() -> str | None:
-    """Why the corpus cannot be read here, in one line; None if it can."""
+    """The reason why the corpus cannot be read here, in one line; None if it can."""
     folder = _folder()
     if folder is None:
         return (
@@ -37,7 +37,7 @@ def unavailable() -> str | None:
 
 
 def load() -> Lee:
-    """Read the corpus. Raises GoldenError where it is absent, or not what it should be."""
+    """Read the corpus. Raises GoldenError where it is absent, or has another form."""
     if reason := unavailable():
         raise GoldenError(reason)
     folder = _folder()

@@ -1,8 +1,8 @@
-"""Code retrieval from what is installed: the first paragraph of a docstring → its function.
+"""Code retrieval uses installed packages: the first paragraph of a docstring → its function.
 
-The function's source goes without its docstring and with its own name replaced, so that no model
-finds it by copying words. The standard library and a few packages of pure Python are read as text;
-nothing is imported or run. The same installation gives the same set, whose digest says so.
+The function's source loses its docstring and its own name, so that no model finds it by copying
+words. The standard library and a few packages of pure Python are read as text; no code is imported
+or run. The same installation gives the same set, and the set's digest shows that.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ PACKAGES = (
 """Read beside the standard library, where installed. All come with goldfold."""
 
 LETTERS = 400
-"""A text is cut after so many characters: about 128 tokens of prose or code."""
+"""A text is cut after this many characters: about 128 tokens of prose or code."""
 
 NAME = "function"
-"""What every function is called in its source."""
+"""The name of every function in its source."""
 
 _SKIPPED = {
     "site-packages",
@@ -56,10 +56,10 @@ _SKIPPED = {
 }
 _WORDS = 4
 _BODY = 60
-"""Characters that a body must have at least: less is a stub that any docstring could describe."""
+"""The least characters of a body: a shorter one is a stub that any docstring could describe."""
 
 _LARGEST = 1 << 20
-"""Bytes of a file that is still read; beyond are tables."""
+"""The most bytes of a file that is read; larger files are tables."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,9 +92,9 @@ class Pairs:
 
 def collect(count: int = LEAST, roots: tuple[Path, ...] | None = None) -> Pairs:
     """`count` pairs from `roots` (the standard library and PACKAGES): those of the least digests,
-    which is a sample that depends neither on folders nor on the order of files.
+    a sample that depends neither on folders nor on the order of files.
 
-    No query and no document stands twice. Raises GoldenError if there are fewer than `count`.
+    No query and no document occurs twice. Raises GoldenError if there are fewer than `count`.
     """
     every = (pair for root in roots or _roots() for pair in _of_folder(root))
     kept: list[Pair] = []
@@ -139,7 +139,7 @@ def _of_folder(root: Path) -> Iterator[Pair]:
 
 
 def _pair(node: ast.FunctionDef | ast.AsyncFunctionDef, lines: list[str]) -> Pair | None:
-    """None where the function says too little, or its docstring shares a line with code."""
+    """None where the function is too short, or its docstring shares a line with code."""
     doc = ast.get_docstring(node)
     if doc is None or len(node.body) < 2:
         return None

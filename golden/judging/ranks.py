@@ -1,7 +1,8 @@
-"""Rank correlations, top-k overlap and nDCG of embeddings; and embeddings in int8 and in bits.
+"""Rank metrics of embeddings: correlations, top-k overlap and nDCG; also embeddings in int8 and in
+bits.
 
-All arithmetic in f64 on normalised rows. Ties take their mean everywhere, so that no figure depends
-on the order in which texts stand: embeddings of bits tie often.
+All arithmetic is in f64 on normalised rows. Ties take their mean everywhere, so that no figure
+depends on the order of the texts: embeddings of bits tie often.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import numpy as np
 from goldfold.golden.errors import GoldenError, Unrankable
 
 TOP = 10
-"""How far down a list people look: nDCG@10, and the overlap of the ten nearest."""
+"""The length of a list that people look at: nDCG@10, and the overlap of the ten nearest."""
 
 _CHUNK = 512
 """Queries scored at once; 512 against 3,000 texts take 12 MB."""
@@ -84,8 +85,8 @@ def ndcg(queries: np.ndarray, documents: np.ndarray) -> np.ndarray:
 
 
 def ndcg_int8(queries: np.ndarray, documents: np.ndarray) -> np.ndarray:
-    """The same for int8 [N, D] on both sides: the integers' inner product, which is what
-    sentence-transformers' own int8 index ranks by, without rescoring. Exact in f64."""
+    """The same for int8 [N, D] on both sides: sentence-transformers' own int8 index ranks by this
+    inner product of integers, without rescoring. Exact in f64."""
     a, b = (side.astype(np.float64) for side in (queries, documents))
     return _gains(lambda rows: a[rows] @ b.T, len(a))
 
@@ -97,7 +98,7 @@ def ndcg_binary(queries: np.ndarray, documents: np.ndarray) -> np.ndarray:
 
 
 def _signs(packed: np.ndarray) -> np.ndarray:
-    """Bits as ±1: their dot product is the number of bits minus twice those that differ."""
+    """Bits as ±1: their dot product is the number of bits minus twice the differing ones."""
     return np.unpackbits(packed, axis=1).astype(np.float32) * 2 - 1
 
 
@@ -119,7 +120,7 @@ def _gains(scores, count: int) -> np.ndarray:
 def int8(rows: np.ndarray, ranges: np.ndarray) -> np.ndarray:
     """Rows [N, D] in 255 steps between ranges[0] and ranges[1] [D], as int8 from -128.
 
-    The definition is sentence-transformers': floor, clipped, 128 taken off; a dimension without
+    The definition is sentence-transformers': floor, clipped, 128 subtracted; a dimension without
     extent has step 1.
     """
     low, high = np.asarray(ranges, dtype=np.float32)

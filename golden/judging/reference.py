@@ -1,8 +1,8 @@
-"""The fp32 embeddings that artifacts are judged against: sentence-transformers on the CPU, as in
-golden/make.py, made once and kept in the user's cache.
+"""The fp32 embeddings that artifacts are judged against come from sentence-transformers on the CPU,
+as in golden/make.py; they are made once and kept in the user's cache.
 
-A file of the cache is named after the model's fingerprint and the digest of the texts it embeds, so
-a changed model or a changed set never meets the wrong numbers.
+A file of the cache is named after the model's fingerprint and the digest of its texts, so a changed
+model or a changed set never gets the wrong numbers.
 """
 
 from __future__ import annotations
@@ -30,31 +30,30 @@ KINDS: Mapping[str, tuple[str, ...]] = {
     "document": ("document", "passage"),
     "plain": (),
 }
-"""Kind -> names that models give its prompt. "plain" never has one."""
+"""Kind -> the names under which models have its prompt. "plain" never has one."""
 
 CHUNK = 32
-"""Texts of like length that go in together."""
+"""Texts of similar length in one call."""
 
 BLOCK = 250
-"""Texts that the cache keeps together."""
+"""Texts in one block of the cache."""
 
 
 def prompt_of(kind: str, prompts: Mapping[str, str]) -> str:
-    """The prefix that a model's `prompts` (name -> prefix) put before a text of `kind`; "" if
-    none."""
+    """The prefix in a model's `prompts` (name -> prefix) for a text of `kind`; "" if none."""
     return next((prompts[name] for name in KINDS[kind] if name in prompts), "")
 
 
 def chunks(texts: Sequence[str], size: int = CHUNK) -> list[list[int]]:
-    """Rows of `texts` by like length, longest first."""
+    """Rows of `texts` in chunks of similar length, longest first."""
     order = sorted(range(len(texts)), key=lambda row: -len(texts[row]))
     return [order[begin : begin + size] for begin in range(0, len(order), size)]
 
 
 def sentence_transformer(model_dir: Path, *, trust_remote_code: bool = False) -> Embed:
-    """The model of `model_dir` in fp32. It is loaded at the first call.
+    """The model of `model_dir` in fp32, which the first call loads.
 
-    Raises GoldenError, then, where it cannot be loaded.
+    That call raises GoldenError if the model cannot be loaded.
     """
     opened = []
 
@@ -86,11 +85,11 @@ def cached(
     note: Callable[[str], None] = lambda text: None,
     step: Step = lambda done, total: None,
 ) -> Embed:
-    """`make`, asked only for what `folder` (the user's cache by default) does not hold.
+    """`make`, called only for texts that `folder` (the user's cache by default) does not hold.
 
-    Texts are kept in blocks of BLOCK, so what was made before a run was killed is not made again. A
-    damaged file is told through `note` and made again. A cache that cannot be written is told, and
-    done without.
+    Texts are kept in blocks of BLOCK, so blocks made before a run was killed are not made again. A
+    damaged file is reported through `note` and made again. If the cache cannot be written, `note`
+    reports it and the run continues without.
     """
     place = folder or default_folder()
     if place is None:
@@ -140,7 +139,7 @@ def digest(texts: Sequence[str], kind: str) -> str:
 
 
 def refusing(reason: str) -> Embed:
-    """An Embed for where no model is at hand: it raises GoldenError(reason)."""
+    """An Embed for a place without a model: it raises GoldenError(reason)."""
 
     def embed(texts: Sequence[str], kind: str) -> np.ndarray:
         raise GoldenError(reason)

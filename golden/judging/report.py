@@ -1,4 +1,4 @@
-"""A judgement for the console: one table."""
+"""The report prints a judgement on the console as one table."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What passes share: reading patterns and writing nodes."""
+"""Helpers of the passes: reading patterns and writing nodes."""

@@ -1,5 +1,5 @@
-"""What the laws that spell attention share: nodes in front of one attention, and one finite mask
-for all layers that see alike."""
+"""Helpers of the passes that write attention out: nodes in front of one attention, and one finite
+mask for all layers with the same band."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def is_lookup(node: ir.Node) -> bool:
 
 
 def computed(node: ir.Node) -> list[ir.Value]:
-    """What `node` reads that is no constant, in floating point or in integers."""
+    """The inputs of `node` that are no constant, in floating point or in integers."""
     return [value for value in node.inputs if value is not None and not _fixed(value)]
 
 
@@ -32,8 +32,8 @@ def _fixed(value: ir.Value) -> bool:
 
 
 def sums_computed(node: ir.Node) -> bool:
-    """Whether this is a sum of two computed values, no bias: the residual stream, or, where
-    attention is spelled out, its scores and what is added to them."""
+    """Whether the node is a sum of two computed values, no bias: the residual stream, or, where
+    attention is written out, its scores and their summands."""
     return dialect.op_of(node) == "Add" and len(computed(node)) == 2
 
 
@@ -44,7 +44,7 @@ def serves_attention(node: ir.Node) -> bool:
 
 
 def feeds_attention(node: ir.Node) -> bool:
-    """Whether all of what `node` gives goes into attention, moved, biased or normed on the way."""
+    """Whether the whole result of `node` goes into attention, perhaps moved, biased or normed."""
     readers = [reader for value in node.outputs for reader, _ in value.uses()]
     return bool(readers) and all(
         dialect.is_band_attention(reader)
@@ -54,7 +54,7 @@ def feeds_attention(node: ir.Node) -> bool:
 
 
 def _reads(node: ir.Node) -> bool:
-    """Whether `node` gets its data from attention: moved, or by one linear map."""
+    """Whether the data of `node` comes from attention: moved, or by one linear map."""
     producer = _source(node)
     if producer is None:
         return False
@@ -66,7 +66,7 @@ def _reads(node: ir.Node) -> bool:
 
 
 def _source(node: ir.Node) -> ir.Node | None:
-    """What makes the only computed value that `node` reads, its precision changed or not."""
+    """The producer of the only computed value that `node` reads, its precision changed or not."""
     computed = [v for v in node.inputs if v is not None and constant(v) is None]
     producer = computed[0].producer() if len(computed) == 1 else None
     return _source(producer) if producer is not None and producer.op_type == "Cast" else producer
@@ -82,8 +82,8 @@ def _adds_bias(node: ir.Node) -> bool:
 
 
 class Emitter(Writer):
-    """Writes nodes in front of one attention node, and shares through the memo what layers
-    share."""
+    """Writes nodes in front of one attention node, and shares through the memo those that several
+    layers need."""
 
     def __init__(self, node: ir.Node, memo: dict) -> None:
         stem = (node.outputs[0].name or "attention").removesuffix(".BandAttention")
@@ -91,7 +91,7 @@ class Emitter(Writer):
         self.memo, self._common = memo, Writer(node, "attention", "attention")
 
     def shared(self, op: str, *inputs: ir.Value, name: str | None = None, **attributes: Any):
-        """A node without a layer of its own, made once a sweep for the same op and inputs."""
+        """A node without a layer of its own, made once per sweep for the same op and inputs."""
         key = (op, inputs, tuple(sorted((k, str(v)) for k, v in attributes.items())))
         if key not in self.memo:
             self.memo[key] = self._common(op, *inputs, name=name or op, **attributes)
@@ -138,7 +138,8 @@ class Emitter(Writer):
         """softmax(cap(s q kᵀ) + m) v in standard ops; the mask may broadcast. Heads are fixed
         numbers, and widths too where several heads share a group.
 
-        What heads share is not copied: MatMul broadcasts a group's keys and values over its heads.
+        Heads that share keys and values get no copies: MatMul broadcasts a group's keys and values
+        over its heads.
         """
         heads, groups = int(q.shape[1]), int(k.shape[1])  # type: ignore[index, arg-type]
         grouped = groups not in (1, heads)

@@ -1,4 +1,4 @@
-"""A text as blocks of equal length: what band-local-attention computes once for all layers."""
+"""A text as blocks of equal length, which band-local-attention computes once for all layers."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from goldfold.exporter.passes.rewriting.writer import Writer
 
 _MODULE = "attention"
 _LOOK_UP = ("Gather", "GatherElements", "GatherND", "Slice")
-"""Ops that read some rows of their first input; which, the others say."""
+"""Ops that read some rows of their first input; the other inputs decide which."""
 
 
 @dataclass(frozen=True)
 class Neighbourhood:
-    """Which keys each block of queries is to meet."""
+    """The keys that each block of queries meets."""
 
     keys: ir.Value
     """int64 [blocks, keys]: the token of each key, clipped to the text."""
     near: ir.Value
-    """bool [blocks, block, keys]: whether the token is one, and within the band."""
+    """bool [blocks, block, keys]: whether the token exists, and lies within the band."""
 
 
 @dataclass(frozen=True)
 class Blocks:
     """T tokens as n blocks of b: n = T // block where T ≥ start, and 1 below; b = ⌈T / n⌉.
 
-    All of it is whole-number arithmetic on the text's length, in the graph, from which a compiler
-    can still see that sizes that are fixed stay so.
+    All of this is whole-number arithmetic on the text's length, in the graph, so a compiler can
+    still see that fixed sizes stay fixed.
     """
 
     count: ir.Value
@@ -47,8 +47,8 @@ class Blocks:
 
     @classmethod
     def of(cls, graph: ir.Graph, block: int, start: int, max_length: int) -> Blocks:
-        """Pad the graph's inputs to n·b tokens and let all that read them read that; give tables of
-        rotary embeddings the rows that the longest padded text asks for."""
+        """Pad the graph's inputs to n·b tokens for all their readers, and give tables of rotary
+        embeddings the rows that the longest padded text needs."""
         first, mask = next(iter(graph)), graph.inputs[1]
         uses = {value: list(value.uses()) for value in graph.inputs}
         emit = Writer(first, "blocks", _MODULE)
@@ -104,7 +104,7 @@ class Blocks:
         parts = (self.many(emit), emit.ints([groups]), reach, emit.ints([width]))
         return emit.shared("Concat", *parts, axis=0, name="windows")
 
-    # --- who meets whom
+    # --- which block meets which keys
 
     def places(self, emit: Emitter, ids: ir.Value | None) -> ir.Value:
         """Position ids [batch, tokens] as [batch · blocks, block]."""
@@ -154,8 +154,8 @@ class Blocks:
 
 
 def untouched_by_padding(graph: ir.Graph) -> str | None:
-    """Why a few tokens more behind every text would change or break what `graph` gives; None if
-    they would not, given that its texts mean the same whatever padding stands behind them."""
+    """The reason why a few more tokens behind every text would change or break the outputs of
+    `graph`; None if they would not, given that padding does not change the meaning of its texts."""
     texts = graph.inputs
     if len(texts) < 2 or any(
         v.dtype != ir.DataType.INT64 or v.shape is None or len(v.shape) != 2 for v in texts
@@ -175,7 +175,7 @@ def untouched_by_padding(graph: ir.Graph) -> str | None:
 
 
 def _is_text(value: ir.Value | None, texts: Sequence[ir.Value]) -> bool:
-    """Whether `value` is what the caller feeds, token by token: padding is a token like others."""
+    """Whether `value` is the caller's input, token by token: padding is a token like others."""
     node = value.producer() if value is not None else None
     if node is not None and node.op_type in ("Identity", "Cast", "Pad"):
         return _is_text(node.inputs[0], texts)
@@ -183,7 +183,7 @@ def _is_text(value: ir.Value | None, texts: Sequence[ir.Value]) -> bool:
 
 
 def _lengthen_tables(graph: ir.Graph, rows: int) -> None:
-    """Repeat the last row of every constant rotary table up to `rows`: padding stands there."""
+    """Repeat the last row of every constant rotary table up to `rows`, for the padding."""
     longer: dict[ir.Value, ir.Value] = {}
     for node in graph:
         if node.op_type != "RotaryEmbedding" or node.domain:

@@ -1,5 +1,5 @@
-"""Which columns of a linear map a value holds, where what stands between only moves numbers, or
-rotates them."""
+"""The columns of a linear map that a value holds, where the ops between only move numbers, or
+rotate them."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from goldfold.exporter.ir.program import BATCH, TOKENS, constant
 from goldfold.exporter.passes.rewriting.pattern import attribute, integers
 
 _SIZES = {BATCH: 2, TOKENS: 3}
-"""Sizes to move numbers at; any other axis of rows has as many as both together."""
+"""Sizes for moving numbers; any other axis of rows has as many as both together."""
 
 
 def moves(node: ir.Node) -> bool:
-    """Whether `node` moves or rotates what its first input holds, a part of it or all."""
+    """Whether `node` moves or rotates the numbers of its first input, a part of them or all."""
     if node.domain or node.op_type not in dialect.MOVES_COLUMNS:
         return False
     return node.op_type != "Gather" or constant(node.inputs[1]) is not None
@@ -23,11 +23,11 @@ def moves(node: ir.Node) -> bool:
 
 def columns(value: ir.Value, source: ir.Value) -> frozenset[int] | None:
     """The columns of `source` [batch, tokens, N] or [batch·tokens, N] that `value` is made of; None
-    where something else stands between them, or sizes are not known."""
+    where another op stands between them, or sizes are not known."""
     try:
         found = _moved(value, source)
     except (ValueError, IndexError):
-        return None  # sizes that do not fit: they are others than ours
+        return None  # sizes that do not fit: the graph's differ from _SIZES
     return None if found is None else frozenset(np.unique(found).tolist())
 
 
@@ -46,7 +46,7 @@ def _moved(value: ir.Value | None, source: ir.Value) -> np.ndarray | None:
         return None
     x = _moved(node.inputs[0], source)
     if x is None or node.op_type == "RotaryEmbedding":
-        return x  # what is rotated stays within its head
+        return x  # rotated numbers stay within their head
     if node.op_type == "Reshape":
         shape = _sizes(node, value, x)
         return None if shape is None else x.reshape(shape)
@@ -66,7 +66,7 @@ def _moved(value: ir.Value | None, source: ir.Value) -> np.ndarray | None:
 
 
 def _sizes(node: ir.Node, value: ir.Value, x: np.ndarray) -> list[int] | None:
-    """The shape that a Reshape gives at our sizes; None if more than one size is not known."""
+    """The shape that a Reshape gives at _SIZES; None if more than one size is not known."""
     given = integers(node.inputs[1])
     if given is not None:
         if 0 in given and attribute(node, "allowzero", 0):

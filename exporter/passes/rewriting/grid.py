@@ -1,7 +1,8 @@
-"""Integers and scales for a matrix: the grid, where its scale lies, and the integer of each weight.
+"""The grid of a matrix: its integers, its scales, and the integer of each weight.
 
-Matrices here are [channels, inputs], one scale a channel, or one a block of `block` neighbouring
-inputs of a channel. Everything is symmetric: no zero-points, which TensorRT does not take.
+Matrices here are [channels, inputs], with one scale per channel, or one per block of `block`
+neighbouring inputs of a channel. All grids are symmetric: no zero-points, which TensorRT does not
+take.
 """
 
 from __future__ import annotations
@@ -11,16 +12,16 @@ from dataclasses import dataclass
 import numpy as np
 
 _CHUNK = 1 << 22
-"""Numbers that are worked on at once, so that a large table is never copied whole."""
+"""Numbers that are processed at once, so that a large table is never copied whole."""
 
 _RATIOS = np.linspace(1.0, 0.6, 17)
-"""Shares of the range that are tried for a scale; what lies beyond is clipped."""
+"""Shares of the range that are tried for a scale; values beyond are clipped."""
 
 
 @dataclass(frozen=True)
 class Grid:
-    """`bits` 8 or 4, or between them: any for tables, 7 beside static activations. `block` 0 is one
-    scale a channel."""
+    """The bits and the block of a matrix. `bits` is 8 or 4, or between them: any for tables, 7 with
+    static activations. `block` 0 is one scale per channel."""
 
     bits: int
     block: int = 0
@@ -36,21 +37,21 @@ class Grid:
         return (1 << (self.bits - 1)) - 1
 
     def blocks(self, inputs: int) -> int:
-        """How many scales a channel of so many inputs has."""
+        """The number of scales of a channel with this many inputs."""
         return inputs // self.block if self.block else 1
 
 
 @dataclass(frozen=True)
 class Quantized:
-    """numbers · scale is the matrix."""
+    """A matrix as numbers · scale."""
 
     grid: Grid
     numbers: np.ndarray
     """int8 [channels, inputs], within the grid."""
     scale: np.ndarray
-    """f32 [channels, blocks]; every one a number that fp16 holds, so that all targets share it."""
+    """f32 [channels, blocks]; fp16 holds each of them, so that all targets share them."""
     columns: np.ndarray | None = None
-    """f32 [inputs]: what each input is to be multiplied by besides; of tables alone."""
+    """f32 [inputs]: a further factor of each input; of tables alone."""
 
     def dense(self) -> np.ndarray:
         """The matrix again, f32 [channels, inputs]."""
@@ -67,14 +68,14 @@ def nearest(
     search: bool = True,
     columns: np.ndarray | None = None,
 ) -> Quantized:
-    """Every weight to the nearest integer of its scale.
+    """Round every weight to the nearest integer of its scale.
 
     Args:
         matrix: floating [channels, inputs]; may be memory-mapped, and is read in parts.
         importance: [inputs], the mean square of each input; a scale is chosen for the least squared
             error weighted by it, over _RATIOS of the range. All alike if None.
-        search: whether to look for the scale; else the range as it is.
-        columns: f32 [inputs], factors that somebody else applies: `matrix / columns` is rounded.
+        search: whether to search for the scale; else the whole range gives it.
+        columns: f32 [inputs], factors that the caller applies: `matrix / columns` is rounded.
     """
     channels, inputs = matrix.shape
     numbers = np.empty((channels, inputs), np.int8)
@@ -123,7 +124,7 @@ def scales(
 
 
 def representable(scale: np.ndarray) -> np.ndarray:
-    """Scales rounded to fp16, none of them 0 or infinite; what is too large even so is clipped."""
+    """Scales rounded to fp16, none of them 0 or infinite; larger ones are clipped."""
     half = np.minimum(scale, np.finfo(np.float16).max).astype(np.float16)
     return np.where(half > 0, half, np.float16(1)).astype(np.float32)
 

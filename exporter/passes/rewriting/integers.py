@@ -1,4 +1,4 @@
-"""Integers behind a DequantizeLinear, as laws of floating precision see them."""
+"""Integers behind a DequantizeLinear, as passes of floating precision see them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from goldfold.exporter.passes.rewriting.writer import Writer
 
 
 def multiplies_integers(node: ir.Node) -> bool:
-    """Whether `node` is a matrix product of integer weights and of what was rounded to 8 bits."""
+    """Whether `node` is a matrix product of integer weights and of an input rounded to 8 bits."""
     if node.domain or node.op_type not in ("MatMul", "Gemm"):
         return False
     x, weight = (producer(value, "DequantizeLinear") for value in node.inputs[:2])
@@ -32,7 +32,7 @@ def dequantized(value: ir.Value | None) -> tuple[ir.Node, np.ndarray] | None:
 
 
 def reach_of(value: ir.Value | None) -> float:
-    """The most that dequantized integers can be, 0 for anything else."""
+    """The largest possible magnitude of dequantized integers, 0 for any other value."""
     found = dequantized(value)
     if found is None:
         return 0.0
@@ -42,7 +42,7 @@ def reach_of(value: ir.Value | None) -> float:
 
 
 def in_half(node: ir.Node, scale: np.ndarray, value: ir.Value, before: ir.Node) -> ir.Value:
-    """What `node` makes of its integers, `value`, with scales and results in fp16."""
+    """The result `value` of `node` again, with scales and results in fp16."""
     graph = before.graph
     assert graph is not None
     half = add_constant(graph, f"{node.inputs[1].name}", scale.astype(np.float16))  # type: ignore[union-attr]

@@ -1,4 +1,4 @@
-"""Reading and writing a linear map in the graph: MatMul, MatMul + Add, or Gemm with a constant
+"""A linear map in the graph, read and written: MatMul, MatMul + Add, or Gemm with a constant
 weight."""
 
 from __future__ import annotations
@@ -39,9 +39,8 @@ class Linear:
 
 
 def linear_ending_at(node: ir.Node | None) -> Linear | None:
-    """The linear map whose last op is `node`, or None. A MatMul that an Add of a constant follows
-    (and
-    nothing else reads) ends at that Add, so it is not reported at the MatMul."""
+    """The linear map whose last op is `node`, or None. A MatMul whose only reader is an Add of a
+    constant ends at that Add, so it is not reported at the MatMul."""
     if node is None or node.domain:
         return None
     if node.op_type == "Gemm":
@@ -119,8 +118,8 @@ def write_linear(
 
 
 def scale_input(linear: Linear, gain: np.ndarray, shift: np.ndarray | None) -> None:
-    """Let `linear` read x where it read x·gain + shift: (x·g + c) W + b = x (diag(g) W) + (c W +
-    b)."""
+    """Let `linear` read x in place of x·gain + shift: (x·g + c) W + b = x (diag(g) W) +
+    (c W + b)."""
     # The f32 product is the exact one, rounded once.
     weight = gain[:, None] * linear.weight
     bias = linear.bias

@@ -1,4 +1,4 @@
-"""Lookups in a dequantized table, and what laws write in their place."""
+"""Lookups in a dequantized table, and the writer of their replacements."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class Lookup:
 
 
 class RowWriter(Writer):
-    """Writes nodes in front of one Gather, and shares constants with others of the table.
+    """Writes nodes in front of one Gather, and shares constants with other lookups of the table.
 
-    The ids must have a shape. `memo` is the sweep's; constants are called after `held`.
+    The ids must have a shape. `memo` is the sweep's; constants are named after `held`.
     """
 
     def __init__(self, match: Lookup, held: str, memo: dict) -> None:
@@ -59,6 +59,6 @@ class RowWriter(Writer):
         return self("Gather", table, self.ids, name=name, type=ir.TensorType(table.dtype))
 
     def reshape(self, value: ir.Value, tail: list[int], name: str) -> ir.Value:
-        """The axes of the indices as they are, then `tail`."""
+        """A reshape that keeps the axes of the indices and appends `tail`."""
         sizes = np.array([0] * self.rank + tail, np.int64)
         return self("Reshape", value, self.constant(f"{name}.shape.{self.rank}", sizes), name=name)

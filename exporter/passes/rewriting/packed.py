@@ -1,4 +1,4 @@
-"""Numbers of bits that no type of ONNX has: such numbers lie packed in bytes (pack_table.py)."""
+"""Bit widths that no type of ONNX has: such numbers lie packed in bytes (pack_table.py)."""
 
 from __future__ import annotations
 

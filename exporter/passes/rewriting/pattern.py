@@ -1,4 +1,4 @@
-"""Reading a subgraph by what it means."""
+"""Helpers that read the meaning of a subgraph."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from goldfold.exporter.ir.program import constant, where
 
 
 def producer(value: ir.Value | None, *ops: str) -> ir.Node | None:
-    """The node of the default domain that makes `value`, if it is one of `ops`; any if none."""
+    """The node of the default domain that makes `value`, if its op is in `ops`; any op if empty."""
     node = None if value is None else value.producer()
     if node is None or node.domain or (ops and node.op_type not in ops):
         return None
@@ -22,7 +22,7 @@ def producer(value: ir.Value | None, *ops: str) -> ir.Node | None:
 
 
 def scalar(value: ir.Value | None) -> float | None:
-    """The number that a constant of shape [] or [1] holds, which adds no axis to what it meets."""
+    """The number of a constant of shape [] or [1], which adds no axis to the other operand."""
     array = constant(value)
     return float(array.reshape(())) if array is not None and array.shape in ((), (1,)) else None
 
@@ -33,8 +33,8 @@ def attribute(node: ir.Node, name: str, default: Any) -> Any:
 
 
 def gain_of(norm: ir.Node) -> tuple[np.ndarray, np.ndarray | None] | None:
-    """The constant gain of a norm, and its shift if it has one; None if it has none that does
-    anything, or `norm` is none."""
+    """The constant gain of a norm, and its shift if it has one; None if they change nothing, if
+    they are not constant, or if `norm` is no norm."""
     if dialect.op_of(norm) not in dialect.NORMS:
         return None
     gain = constant(norm.inputs[1])
@@ -47,13 +47,13 @@ def gain_of(norm: ir.Node) -> tuple[np.ndarray, np.ndarray | None] | None:
 
 
 def integers(value: ir.Value | None) -> list[int] | None:
-    """The whole numbers a constant holds, in order, or None."""
+    """The whole numbers of a constant, in order, or None."""
     array = constant(value)
     return None if array is None else [int(number) for number in array.reshape(-1)]
 
 
 def read_elsewhere(inner: Iterable[ir.Node], by: Collection[ir.Node]) -> str | None:
-    """Who but the nodes `by`, a whole pattern, reads what its `inner` ones make; None if nobody."""
+    """A reader, outside the pattern `by`, of a value that its `inner` nodes make; None if none."""
     for node in inner:
         for value in node.outputs:
             if value.is_graph_output():
@@ -128,8 +128,7 @@ def _split(node: ir.Node, index: int, width: int, rank: int) -> tuple[int, int] 
 
 
 def floor_of(division: ir.Node) -> ir.Node | None:
-    """The Clip in x / [expand] clip(‖x‖₂, ε), if that is what this division is, and all it is
-    for."""
+    """The Clip in x / [expand] clip(‖x‖₂, ε), if `division` is that and has no other purpose."""
     x, divisor = division.inputs[0], division.inputs[1]
     clip = _only(divisor, "Expand")
     clip = _only(clip.inputs[0] if clip is not None else divisor, "Clip")
@@ -140,7 +139,7 @@ def floor_of(division: ir.Node) -> ir.Node | None:
 
 
 def _only(value: ir.Value | None, op: str) -> ir.Node | None:
-    """The `op` that makes `value`, if nothing else reads it."""
+    """The `op` that makes `value`, if `value` has only one reader."""
     node = value.producer() if value is not None else None
     if value is None or node is None or node.op_type != op or node.domain:
         return None

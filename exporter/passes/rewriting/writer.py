@@ -1,5 +1,5 @@
-"""The writer of nodes: every node that a rewrite puts into a graph gets its place, its name, its
-source module and its value's type and shape here."""
+"""The writer gives every node that a rewrite puts into a graph its place, its name, its source
+module, and its value's type and shape."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from goldfold.exporter.ir.program import MODULE, insert_before, unique_name
 class Writer:
     """Writes nodes at one place: in front of a node, or at the end of a graph.
 
-    A node bears the name of its value, which no other value has: `stem.name`, or `name` alone
+    A node has the name of its value, which no other value has: `stem.name`, or `name` alone
     without a stem. It inherits the source module of the node that it stands in front of unless
     `module` is given.
     """
@@ -48,7 +48,7 @@ class Writer:
     def parts(
         self, op: str, *inputs: ir.Value, name: str, into: Sequence[str], **attributes: Any
     ) -> Sequence[ir.Value]:
-        """Write one node of several values, which are called as `into` says."""
+        """Write one node of several values, which get the names in `into`."""
         node = ir.node(op, list(inputs), attributes, num_outputs=len(into))
         node.name = f"{self.stem}.{name}" if self.stem else name
         self._put(node)
@@ -78,20 +78,20 @@ def emit(
     shape: Iterable[Any] | None,
     **attributes: Any,
 ) -> ir.Value:
-    """Put one node in front of `before`; its value has the type of `like` and a `shape`, the node
-    the source module of what makes `like`."""
+    """Put one node in front of `before`; its value has the type of `like` and the given `shape`,
+    and the node has the source module of the producer of `like`."""
     write = Writer(before, module=module_of(like))
     return write(op, *inputs, name=name, type=like.type, shape=shape, **attributes)
 
 
 def module_of(value: ir.Value) -> str | None:
-    """The source module of what makes `value`, if anything does and it is known."""
+    """The source module of the producer of `value`, if there is one and it is known."""
     maker = value.producer()
     return None if maker is None else maker.metadata_props.get(MODULE)
 
 
 def supplant(old: ir.Value, op: str, *inputs: ir.Value | None, **attributes: Any) -> ir.Value:
-    """Put one node in the place of what makes `old`, under its name; its value is `old` to all."""
+    """Put one node in the place of the producer of `old`, under its name; all read its value."""
     maker = old.producer()
     assert maker is not None
     value = Writer(maker)(op, *inputs, name=f"{old.name}.{op}", **attributes)
@@ -110,8 +110,8 @@ def append(
     type: ir.TypeProtocol | None = None,
     **attributes: Any,
 ) -> ir.Value:
-    """Put op(value, *others) right behind what makes `value`; all that read `value` read its result
-    from now on, which has its shape, and its type unless another is given. `name` must be new."""
+    """Put op(value, *others) right behind the producer of `value`. All readers of `value` then read
+    the result, which has its shape, and its type unless another is given. `name` must be new."""
     maker = value.producer()
     assert maker is not None and maker.graph is not None
     graph = maker.graph
@@ -127,7 +127,7 @@ def append(
 
 
 def swap_names(value: ir.Value, made: ir.Value, name: str) -> None:
-    """Give `made`, which is read in place of `value`, the name of `value`, and that one `name`."""
+    """Give `made`, which is read in place of `value`, the name of `value`, and `value` `name`."""
     known = value.name
     value.name = unique_name(value.producer().graph, name)  # type: ignore[union-attr, arg-type]
     made.name = known
