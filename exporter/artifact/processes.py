@@ -73,7 +73,7 @@ class Way:
         how = (path, manifest.contract, manifest.floating, self.threads)
         if self.streams is None:
             return target.load(*how)
-        if "streams" not in inspect.signature(target.load).parameters:  # another distribution's target
+        if "streams" not in inspect.signature(target.load).parameters:  # an external target
             raise TargetError(f"{path}: target {name} knows no streams; leave them out")
         return target.load(*how, streams=self.streams)
 
