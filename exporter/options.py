@@ -54,7 +54,7 @@ def check_taken(asked: Asked, kinds: Mapping[str, type[Options]]) -> None:
     given = asked.given() if isinstance(asked, Options) else asked
     for name in sorted(given):
         if not any(name in kind.__struct_fields__ for kind in kinds.values()):
-            raise UsageError(f"{flag_of(name)} says nothing to {', '.join(kinds)}; leave it out")
+            raise UsageError(f"{flag_of(name)} has no meaning for {', '.join(kinds)}; leave it out")
 
 
 def flag_of(name: str) -> str:

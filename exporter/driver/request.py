@@ -116,7 +116,7 @@ def check_judged(asked: Mapping[str, Recipe | None], pairs: int) -> None:
     check_pairs(pairs)
     if all(recipe is None for recipe in asked.values()):
         raise UsageError(
-            f"--judge holds integers to what they may lose, and {', '.join(asked)} has none;"
+            f"--judge measures quantized artifacts, and {', '.join(asked)} is not quantized;"
             " `goldfold judge ARTIFACT` judges any artifact"
         )
 
