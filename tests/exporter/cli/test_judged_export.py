@@ -97,7 +97,7 @@ def test_a_judged_artifact_says_what_it_loses_and_keeps_it(
     report = read_json(Report, (out / "report.json").read_text("utf-8"))
     assert report.artifacts[0].losses == losses
     shown = (out / "report.html").read_text("utf-8")
-    assert "What users feel" in shown and f"{LOOSE:.2%}" in shown and "not judged" not in shown
+    assert "What quantization costs" in shown and f"{LOOSE:.2%}" in shown and "not judged" not in shown
 
     kept = losses_of(verify(result.path).path)  # nobody judged again
     assert (kept.judged, kept.figures) == (losses.judged, losses.figures)
