@@ -1,5 +1,5 @@
-"""The options of targets as flags of `goldfold export`: one for each field that a target declares
-(exporter/options.py)."""
+"""The options of targets as flags of `goldfold export`: one flag for each field that a target
+declares (exporter/options.py)."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from goldfold.exporter.options import described, flag_of
 
 
 class Flags:
-    """What all classes of flags share."""
+    """The base of all classes of flags."""
 
     def given(self) -> dict[str, Any]:
-        """The options that were asked for, as `goldfold.export` takes them. Raises UsageError."""
+        """Returns the requested options, as `goldfold.export` takes them. Raises UsageError."""
         kinds = {one.name: one.metadata["kind"] for one in fields(self)}  # type: ignore[arg-type]
         asked = {name: getattr(self, name) for name in kinds}
         return {
@@ -35,8 +35,8 @@ def _value(name: str, kind: Any, typed: Any) -> Any:
 
 
 def _names() -> list[str]:
-    """Our targets; those of others too where the command is `export`, since loading them may take
-    any time."""
+    """Returns the names of our targets; those of external targets too where the command is
+    `export`, since loading them may take any time."""
     return registry.names() if "export" in sys.argv[1:] else list(registry.OURS)
 
 
