@@ -140,7 +140,7 @@ class Encoder:
             texts: one text or many; longer ones than the model takes are truncated.
             prompt: name of one of the model's prompts, put before every text; None is the task's
                 (mostly none where there is no task), "" is none.
-            dims: keep this many leading dimensions (Matryoshka) and normalise again; the artifact's
+            dims: keep so many leading dimensions (Matryoshka) and normalise again; the artifact's
                 own head of that size does so where it has one.
             batch_size: the most texts in one call of the runtime.
             output: `float32`, or fewer bits as sentence-transformers defines them: `int8`, `uint8`,

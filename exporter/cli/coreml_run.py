@@ -30,7 +30,7 @@ class CoremlRunFlags:
     precision: Annotated[str, typer.Option(help="declared (fp16 values rounded), f32 or f64.")] = (
         "declared"
     )
-    seed: Annotated[int | None, typer.Option(help="Draw the missing inputs at random.")] = None
+    seed: Annotated[int | None, typer.Option(help="Seed of the inputs that are missing.")] = None
     against: Annotated[Path | None, typer.Option(help="ONNX model with the same value names.")] = (
         None
     )

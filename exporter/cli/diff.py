@@ -20,7 +20,7 @@ def diff(
     a: Annotated[Path, typer.Argument(help="An artifact folder.")],
     b: Annotated[Path, typer.Argument(help="Another artifact folder.")],
     everything: Annotated[
-        bool, typer.Option("--all", help=f"Print all differences, not {_MOST} per kind.")
+        bool, typer.Option("--all", help=f"Print all differences, not the first {_MOST} per kind.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:

@@ -21,7 +21,7 @@ def report(
     ] = None,
     speed: Annotated[
         bool,
-        typer.Option("--speed", help="First time the artifacts that run here, all in turn."),
+        typer.Option("--speed", help="Time all artifacts that run here in turn first."),
     ] = False,
     quiet: Quiet = False,
 ) -> None:

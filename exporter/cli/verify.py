@@ -27,7 +27,7 @@ class VerifyFlags:
     judge: JudgeToo = False
     pairs: Count = LEAST
     model: Annotated[
-        str | None, typer.Option(help="--judge: source model, until its embeddings are cached.")
+        str | None, typer.Option(help="--judge: source, until its fp32 embeddings are cached.")
     ] = None
     threads: Threads = None
     trust_remote_code: Trust = False

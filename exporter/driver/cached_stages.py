@@ -313,7 +313,7 @@ def code(patterns: tuple[str, ...]) -> str:
 
 @cache
 def surroundings() -> dict[str, str]:
-    """Returns what besides code and data decides the last bit of a number."""
+    """Returns the facts besides code and data that decide the last bit of a number."""
     found = {"goldfold": __version__, "python": platform.python_version()}
     for name in PACKAGES:
         try:

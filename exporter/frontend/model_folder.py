@@ -198,9 +198,8 @@ def _identities(folder: Path, key: str) -> tuple[Identity, ...]:
 
 
 def _moved(was: Identity, folder: Path) -> bool:
-    """Returns whether a folder was elsewhere: moving it changes the one time and not the other,
-    which is the time of the last change of its entries. Another folder in its place is told by its
-    files."""
+    """Returns whether a folder was moved: a move changes its status time, and not the time of the
+    last change of its entries. Another folder in its place shows by its files."""
     try:
         now = Identity.of(folder)
     except OSError:

@@ -99,8 +99,8 @@ def _children() -> list[int]:
 
 
 def _unraisable(said: Any) -> None:
-    """Drop Ctrl-C where nobody can catch an error, in a destructor or a callback from C: Python
-    would print it and forget it."""
+    """Repeat a Ctrl-C that came where nobody can catch it, in a destructor or a callback from C:
+    Python would print the error and forget it."""
     if not issubclass(said.exc_type, KeyboardInterrupt):
         sys.__unraisablehook__(said)
     elif _Command.state == "ending":

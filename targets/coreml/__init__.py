@@ -23,7 +23,7 @@ class CoreMl(Target[CoreMlOptions]):
     platforms = ("Linux x86_64", "Darwin arm64", "Darwin x86_64")
     precisions = ("fp32", "fp16")
     Options = CoreMlOptions
-    rest = "fp16"  # holds a recipe's scales, and is the Neural Engine's own type
+    rest = "fp16"  # a recipe's scales are fp16, and the Neural Engine computes in it
     quantizes = frozenset({"int8", "int4", "static"})
     typed = True
     products = "half"  # the Neural Engine takes no others
@@ -77,7 +77,7 @@ class CoreMl(Target[CoreMlOptions]):
     ) -> Run:
         from goldfold.targets.coreml import run
 
-        return run.load(folder, contract, threads)  # Core ML divides its units itself
+        return run.load(folder, contract, threads)  # Core ML assigns its units itself
 
     def refers(self, folder: Path) -> Collection[str]:
         from goldfold.targets.coreml import package

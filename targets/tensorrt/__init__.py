@@ -29,7 +29,7 @@ class TensorRt(Target[TensorRtOptions]):
     precisions = ("fp32", "fp16", "bf16")
     typed = True
     Options = TensorRtOptions
-    rest = "fp16"  # holds a recipe's scales; and weights around integers stay small
+    rest = "fp16"  # a recipe's scales are fp16; weights around integers stay small
     quantizes = frozenset({"int8", "int4", "static"})
 
     def unavailable(self) -> str | None:

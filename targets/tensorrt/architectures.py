@@ -15,7 +15,7 @@ from goldfold.exporter.passes.rewriting.pattern import producer
 from goldfold.targets.tensorrt.settings import LEAST_FOR_PRECISION, number
 
 _DOES = {"static": "multiply the int8 activations", "fp32": "compute the f32 matrix product"}
-"""The ability that a precision or kind of integers needs and an old architecture lacks."""
+"""The ability that an architecture lacks, by precision or kind of integers; by default the type."""
 
 _PRODUCTS = frozenset({"MatMul", "Gemm", "Einsum", "Attention"})
 

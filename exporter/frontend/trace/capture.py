@@ -66,7 +66,7 @@ def trace(
     """Load the model behind `source` in float32 and trace it into a Program.
 
     The contract has the model's own lengths, whatever `max_length`: this is the longest text to
-    expect, for models whose own length cannot be traced, or is not declared. `loaded` is called
+    expect, for models whose own length cannot be supported, or is not declared. `loaded` is called
     with the model's tokenizer as soon as that is there, long before the graph is; it is called
     again where the model is loaded again.
 

@@ -45,7 +45,7 @@ def settle(model: Any, asked: int | None) -> Lengths:
     A position table with fewer rows limits the lengths. So do rotary angles that change with the
     longest text of a batch; these are then fixed at their values for shorter texts.
 
-    Raises ModelError where no length is declared, or the model's own cannot be traced, unless
+    Raises ModelError where no length is declared, or the model's own cannot be supported, unless
     `asked` is smaller.
     """
     borrowed = not _is_declared(model)
