@@ -1,7 +1,7 @@
-"""Every way a run can fail for a reason the user can mend, each with its exit code.
+"""The errors that a user can mend, each with its exit code.
 
 A `GoldfoldError` carries one line: what is wrong, where, and what to do. The command line prints
-that line and exits with `code`; nothing else is ever shown unless `--debug` asks for the traceback.
+that line and exits with `code`; it prints the traceback only with `--debug`.
 
 | code | class | meaning |
 |---|---|---|
@@ -15,7 +15,7 @@ that line and exits with `code`; nothing else is ever shown unless `--debug` ask
 | 7 | `RewriteError` | a fault of goldfold's: a pass or a lowering went wrong |
 | 130 | (Ctrl-C) | interrupted; nothing half-made is left |
 
-Where several artifacts fail, each for its own reason, the highest of their codes counts: a fault of
+If several artifacts fail for different reasons, the highest of their codes counts: a fault of
 goldfold's is worse than a target that lacks something, and that is worse than a missed gate.
 """
 
@@ -34,13 +34,14 @@ class GoldfoldError(Exception):
 
     code = 7
     results: Sequence[Result] = ()
-    """Raised by `export`: the artifacts that it built all the same, each in its place."""
+    """The artifacts that `export` built before it raised this error, each in its place."""
     failures: Sequence[Failure] = ()
-    """Raised by `export`: every artifact that it could not build, and why."""
+    """The artifacts that `export` could not build when it raised this error, with their reasons."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """With what it says and knows, whatever it was made of: an error that cannot be unpickled
-        breaks the pool of processes that it comes from."""
+        """Returns what pickle needs: the message and the attributes, whatever the constructor's
+        arguments. An error that cannot be unpickled breaks the pool of processes that it comes
+        from."""
         return _said, (type(self), self.args, vars(self))
 
 
@@ -53,7 +54,7 @@ class UsageError(GoldfoldError):
 
 
 class TextError(UsageError):
-    """Texts that cannot be embedded. `reasons` says why, by each one's place among all texts."""
+    """Some texts cannot be embedded. `reasons` says why, by each text's index among all texts."""
 
     def __init__(self, reasons: Mapping[int, str], texts: Sequence[str] = ()) -> None:
         self.reasons = dict(sorted(reasons.items()))

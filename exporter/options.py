@@ -3,9 +3,9 @@
     class CoreMlOptions(Options, frozen=True, kw_only=True):
         buckets: Annotated[tuple[int, ...], Meta(description="static lengths in tokens")] = ()
 
-The command line has a flag for each field, `--buckets`, and the manifest an entry. A field is a
-`bool`, or an `int` or `str` that may be None, or a tuple of them; its default says that nothing was
-asked for. Two targets may have a field of one name, if it is of one type.
+Each field has a flag on the command line, `--buckets`, and an entry in the manifest. A field is a
+`bool`, or an `int` or `str` that may be None, or a tuple of them; its default means that the user
+asked for nothing. Two targets may share a field's name if its type is the same.
 """
 
 from __future__ import annotations
@@ -20,26 +20,26 @@ from goldfold.exporter.records import Record, read
 
 
 class Options(Record, frozen=True, kw_only=True):
-    """What one target may be asked for; a target without options has this very class."""
+    """The options that one target takes; a target without options has this very class."""
 
     def given(self) -> dict[str, Any]:
-        """The fields that are not as they are by default."""
+        """Returns the fields that differ from their defaults."""
         nothing = type(self)()
         pairs = ((name, getattr(self, name)) for name in self.__struct_fields__)
         return {name: value for name, value in pairs if value != getattr(nothing, name)}
 
 
 Asked = Mapping[str, Any] | Options
-"""Options by their names, for any number of targets; or one target's own."""
+"""Options by name, for any number of targets; or one target's own."""
 Plain = str | int | bool | None | tuple[str | int, ...]
-"""What an option's value is in a manifest."""
+"""The type of an option's value in a manifest."""
 
 O = TypeVar("O", bound=Options)  # noqa: E741 — the options of a target
 
 
 def own(kind: type[O], asked: Asked) -> O:
-    """What of `asked` a target with these options takes. Raises UsageError for a value of the wrong
-    type."""
+    """Returns those of the `asked` options that a target with options of this `kind` takes. Raises
+    UsageError for a value of the wrong type."""
     given = asked.given() if isinstance(asked, Options) else asked
     try:
         return read(kind, {name: given[name] for name in kind.__struct_fields__ if name in given})
@@ -54,16 +54,17 @@ def check_taken(asked: Asked, kinds: Mapping[str, type[Options]]) -> None:
     given = asked.given() if isinstance(asked, Options) else asked
     for name in sorted(given):
         if not any(name in kind.__struct_fields__ for kind in kinds.values()):
-            raise UsageError(f"{flag_of(name)} says nothing to {', '.join(kinds)}; leave it out")
+            raise UsageError(f"{flag_of(name)} has no meaning for {', '.join(kinds)}; leave it out")
 
 
 def flag_of(name: str) -> str:
-    """A field's flag on the command line."""
+    """Returns the command-line flag of a field."""
     return "--" + name.replace("_", "-")
 
 
 def described(kinds: Mapping[str, type[Options]]) -> dict[str, tuple[Any, str]]:
-    """The type of every option by its name, and its description with the targets that take it."""
+    """Returns the type of every option by its name, and its description with the targets that take
+    it."""
     found: dict[str, tuple[Any, str]] = {}
     takers: dict[str, list[str]] = {}
     for target, kind in kinds.items():

@@ -1,4 +1,4 @@
-"""What is happening, and how long it took: the one channel through which long work reports.
+"""Progress and durations: the one channel through which long work reports.
 
 stages = Stages(listener)
 with stages("tracing"):
@@ -17,10 +17,10 @@ from goldfold.exporter.records import Timing
 
 
 class Listener(Protocol):
-    """Whoever shows progress. All methods are called from the thread that does the work.
+    """A receiver of progress. All methods are called from the thread that does the work.
 
-    It may have one more, `fail(what: str, reason: str)`: an artifact that could not be built, while
-    the others are.
+    A listener may have one more method, `fail(what: str, reason: str)`: an artifact could not be
+    built, while the others are built.
     """
 
     def begin(self, stage: str) -> None: ...
@@ -64,20 +64,19 @@ class Stages:
         self.listener.end(stage, seconds, self._note)
 
     def detail(self, text: str) -> None:
-        """What the current stage is busy with."""
+        """Report the current step of a stage in words."""
         self.listener.detail(text)
 
     def step(self, done: int, total: int) -> None:
-        """How far the current stage has come."""
+        """Report how many of the current stage's steps are done."""
         self.listener.step(done, total)
 
     def fail(self, what: str, reason: str) -> None:
-        """Say that `what` came to nothing, and that the work goes on; for listeners that show
-        it."""
+        """Report that `what` failed and that the work goes on; for listeners that show failures."""
         show = getattr(self.listener, "fail", None)
         if show is not None:
             show(what, reason)
 
     def note(self, text: str) -> None:
-        """What the current stage came to; shown when it ends."""
+        """Set the result of the current stage; it is shown when the stage ends."""
         self._note = text

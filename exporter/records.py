@@ -1,8 +1,8 @@
-"""Records of what was done and measured: parts of a manifest, a verdict and a report.
+"""Records of an export and its measurements: parts of a manifest, a verdict and a report.
 
-A record is frozen, and read as strictly as a stranger's file deserves: every field is checked, and
-one that is unknown is refused. JSON has no infinity: a figure that is not finite is written, and
-read, as the string "Infinity", in every record.
+A record is frozen, and its reader trusts no file: it checks every field and refuses an unknown one.
+JSON has no infinity: every record writes and reads a figure that is not finite as the string
+"Infinity".
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ INFINITE = "Infinity"
 
 
 class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What all records share. Fields are given by name."""
+    """The base of all records. Fields are given by name."""
 
     def with_(self, **changes: Any) -> Self:
-        """The record with other values in some of its fields."""
+        """Returns the record with new values in some of its fields."""
         return msgspec.structs.replace(self, **changes)
 
     def plain(self) -> dict[str, Any]:
-        """What JSON can hold: dicts, lists, strings, numbers, and "Infinity"."""
+        """Returns dicts, lists, strings, numbers and "Infinity", which JSON can hold."""
         return finite(msgspec.to_builtins(self, enc_hook=float))
 
     def to_json(self) -> str:
-        """A JSON document, a field a line."""
+        """Returns a JSON document, one field per line."""
         return json.dumps(self.plain(), ensure_ascii=False, indent=1) + "\n"
 
 
@@ -52,7 +52,8 @@ R = TypeVar("R", bound=Record)
 
 
 def read(kind: type[R], found: Any) -> R:
-    """A record from what JSON or TOML gave. Raises ValueError: the field, and what is wrong."""
+    """Returns a record from parsed JSON or TOML. Raises ValueError: the field, and what is
+    wrong."""
     try:
         return msgspec.convert(found, kind, dec_hook=_real)
     except msgspec.ValidationError as error:
@@ -67,13 +68,13 @@ def read(kind: type[R], found: Any) -> R:
 
 
 def read_json(kind: type[R], raw: str | bytes) -> R:
-    """A record from a JSON document. Raises ValueError."""
+    """Returns a record from a JSON document. Raises ValueError."""
     return read(kind, parse(raw))
 
 
 def parse(raw: str | bytes) -> Any:
-    """A JSON document. Raises ValueError for one that is none, and for numbers that are none to
-    JSON: NaN, Infinity without quotes, 1e999."""
+    """Returns the values of a JSON document. Raises ValueError for invalid JSON, and for numbers
+    that JSON does not allow: NaN, Infinity without quotes, 1e999."""
     try:
         return json.loads(raw, parse_float=_number, parse_constant=_number)
     except RecursionError:
@@ -87,7 +88,8 @@ def _number(text: str) -> float:
 
 
 def finite(value: Any) -> Any:
-    """`value`, of dicts, lists and numbers, with "Infinity" for each number that is not finite."""
+    """Returns `value`, of dicts, lists and numbers, with "Infinity" for each number that is not
+    finite."""
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else INFINITE
     if isinstance(value, Mapping):
@@ -108,7 +110,8 @@ def _real(kind: type, found: Any) -> Any:
 
 
 def _known(kind: type[Record], place: str) -> str:
-    """The values that a field of choices may have, in words; "" where that cannot be said."""
+    """Returns the values that a field of choices may have, in words; "" where the type does not
+    tell."""
     at: Any = kind
     for name in place.replace("[...]", "").split("."):
         kinds = [one for one in (at, *_inside(at)) if isinstance(one, type)]
@@ -132,7 +135,7 @@ class Timing(Record, frozen=True, kw_only=True):
 
 
 class PassReport(Record, frozen=True, kw_only=True):
-    """What one pass did to one program; part of the manifest."""
+    """One pass's changes to one program; part of the manifest."""
 
     name: str
     equality: str
@@ -146,7 +149,7 @@ class PassReport(Record, frozen=True, kw_only=True):
 
 
 class Reading(Record, frozen=True, kw_only=True):
-    """How one embedding differs from its golden (golden/compare.py, Reading)."""
+    """The difference between one embedding and its golden (golden/compare.py, Reading)."""
 
     distance: Real
     """1−cos."""
@@ -155,7 +158,7 @@ class Reading(Record, frozen=True, kw_only=True):
 
 
 class TextReading(Record, frozen=True, kw_only=True):
-    """One golden text, run alone and in padded batches."""
+    """The measurements of one golden text, run alone and in padded batches."""
 
     id: str
     tokens: int
@@ -164,7 +167,7 @@ class TextReading(Record, frozen=True, kw_only=True):
 
 
 class Figures(Record, frozen=True, kw_only=True):
-    """1−cos of an artifact, or of one of its heads, over all golden texts; infinite where an
+    """The 1−cos of an artifact, or of one of its heads, over all golden texts; infinite where an
     embedding is not finite (golden/compare.py, Measurement)."""
 
     model: str
@@ -181,12 +184,12 @@ class Figures(Record, frozen=True, kw_only=True):
 
     @property
     def larger(self) -> float:
-        """Of the worst alone and the worst padded."""
+        """Returns the larger of the worst 1−cos alone and the worst padded."""
         return max(self.worst, self.worst_padded)
 
 
 class Measured(Figures, frozen=True, kw_only=True):
-    """The same, text by text."""
+    """The figures of an artifact, and those of each text."""
 
     rows: tuple[TextReading, ...]
     pairs: tuple[tuple[float, float], ...] = ()
@@ -197,41 +200,43 @@ class Look(Record, frozen=True, kw_only=True):
     """Drift at one point: 1−cos over the short goldens, infinite where a value is not finite."""
 
     after: str
-    """Name of the pass before this look."""
+    """Name of the pass that ran last before this measurement."""
     worst: Real
     mean: Real
     worst_id: str
 
 
 class LayerLook(Record, frozen=True, kw_only=True):
-    """How far the artifact's program is from the source model after one layer: 1−cos over a few
+    """Drift of the artifact's program from the source model after one layer: 1−cos over a few
     texts, infinite where a value is not finite."""
 
     layer: str
-    """As the source model calls it; the last one is `sentence_embedding`, against its golden."""
+    """The layer's name in the source model; the last one is `sentence_embedding`, against its
+    golden."""
     worst: Real
     worst_id: str
 
 
 class KindRange(Record, frozen=True, kw_only=True):
-    """How large one kind of value gets on the calibration texts
+    """The range of one kind of value on the calibration texts
     (exporter/evaluate/value_roles.py)."""
 
     kind: str
     peak: Real
-    """The largest magnitude in f32; of attention scores a bound."""
+    """The largest magnitude in fp32; for attention scores, a bound."""
     scaled: Real
-    """The same as the artifact's program computes it: behind scale-residual."""
+    """The largest magnitude in the artifact's program, after the pass scale-residual."""
     at: str
-    """The value that reaches it."""
+    """Name of the value that reaches the peak."""
     values: int
-    """How many there are of this kind."""
+    """Number of values of this kind."""
     half: bool
-    """Whether any is computed in half precision, or may be."""
+    """Whether a value of this kind is computed in half precision, or may be."""
 
 
 class Pace(Record, frozen=True, kw_only=True):
-    """Times of one shape: full texts of `tokens` tokens, `batch` in a call. Milliseconds a call."""
+    """Latencies of one shape: full texts of `tokens` tokens, `batch` texts per call. Milliseconds
+    per call."""
 
     batch: int
     tokens: int
@@ -242,35 +247,37 @@ class Pace(Record, frozen=True, kw_only=True):
 
     @property
     def per_text(self) -> float:
-        """Milliseconds a text, by the median."""
+        """Returns milliseconds per text, by the median."""
         return self.median / self.batch
 
 
 class Speed(Record, frozen=True, kw_only=True):
-    """How fast an artifact is on one machine (exporter/report/latency.py)."""
+    """The latency of an artifact on one machine (exporter/report/latency.py)."""
 
     shapes: tuple[Pace, ...]
     cpu: str
     processors: int
     threads: int | None
-    """Of the runtime; None if it chose itself."""
+    """Threads of the runtime; None if it chose itself."""
     others: float | None
-    """The share of all processors' time that other processes took meanwhile; None if unknown."""
+    """The share of all processors' time that other processes took during the timing; None if
+    unknown."""
     beside: tuple[str, ...]
-    """The artifacts that it took turns with, itself among them: only these compare."""
+    """The artifacts that were timed in turn with this one, itself among them: only these
+    compare."""
     taken: str
-    """When, in UTC."""
+    """Time of the measurement, in UTC."""
 
     def at(self, batch: int, tokens: int) -> Pace | None:
-        """The times of one shape, if it was timed."""
+        """Returns the latencies of one shape; None if it was not timed."""
         found = (one for one in self.shapes if (one.batch, one.tokens) == (batch, tokens))
         return next(found, None)
 
 
 class Loss(Record, frozen=True, kw_only=True):
-    """One figure of what users feel, at one size (golden/judging/judge.py, Metric). `loss` is
-    1 − artifact/reference, `upper` ends its 95 % interval above; null where nothing is
-    resampled."""
+    """One metric of retrieval quality, at one embedding size (golden/judging/judge.py, Metric).
+    `loss` is 1 − artifact/reference; `upper` is the upper end of its 95 % interval, null where
+    nothing is resampled."""
 
     name: str
     dims: int
@@ -279,49 +286,53 @@ class Loss(Record, frozen=True, kw_only=True):
     loss: Real
     upper: Real | None
     count: int
-    """Of queries, pairs or texts."""
+    """Number of queries, pairs or texts."""
 
 
 class Losses(Record, frozen=True, kw_only=True):
-    """What users feel of a quantized artifact's errors (exporter/verification/losses.py). Rank
-    agreement among the goldens always; the Lee corpus and retrieval where they were judged."""
+    """The losses that a quantized artifact's errors cost its users
+    (exporter/verification/losses.py). Rank agreement among the goldens is always there; the Lee
+    corpus and retrieval only where they were judged."""
 
     figures: tuple[Loss, ...]
     limit: float | None
-    """The gate: the share of retrieval's nDCG@10 that may be lost, held against `upper`."""
+    """The gate: the share of retrieval's nDCG@10 that an artifact may lose; `upper` is compared
+    with it."""
     judged: str | None = None
-    """When retrieval was, in UTC; null if it was not, and the gate has 1−cos alone."""
+    """Time of the retrieval judgement, in UTC; null without one, and then the gate is 1−cos
+    alone."""
     pairs_digest: str = ""
-    """Of the retrieval set."""
+    """Digest of the retrieval set."""
     unusable: str = ""
-    """Why nothing could be judged, where the artifact's embeddings are no numbers."""
+    """Why nothing could be judged, where the artifact's embeddings are not finite."""
     missing: tuple[str, ...] = ()
-    """What was not measured, and what was judged in the artifact's place, one sentence each."""
+    """Measurements that are missing, and what was judged in the artifact's place, one sentence
+    each."""
 
 
 Kind = Literal["trace", "pass", "rounding", "build", "unknown"]
 
 
 class Location(Record, frozen=True, kw_only=True):
-    """What was found on the text that was looked at. 1−cos throughout; null where not measured."""
+    """The diagnosis of one text that missed the gate. 1−cos throughout; null where not measured."""
 
     kind: Kind
-    """In the trace or its weights; in a pass; no fault but rounding; in the target's build or its
-    runtime."""
+    """The fault is in the trace or its weights, in a pass, or in the target's build or its runtime;
+    or there is no fault but rounding."""
     text: str
     tokens: int
     padded: bool
-    """Whether it was looked at with padding behind it."""
+    """Whether the text was run with padding behind it."""
     distance: Real | None
-    """Of the embedding, there."""
+    """1−cos of the text's embedding."""
     pass_name: str = ""
     place: str = ""
     """The pass, and the place of its first application that breaks the text."""
     layer: str = ""
     module: str = ""
-    """The first layer that drifts, and the source module in it."""
+    """The first layer that drifts, and its module in the source model."""
     before: Real | None = None
     after: Real | None = None
     """The drift after the layer before, and after this one."""
     sentence: str
-    """All of it, in a paragraph."""
+    """The whole diagnosis, in one paragraph."""

@@ -1,4 +1,5 @@
-"""Find a target by name, without importing any vendor's package before it is asked for."""
+"""The registry finds a target by name, and imports a vendor's package only once its target is asked
+for."""
 
 from __future__ import annotations
 
@@ -14,13 +15,13 @@ if TYPE_CHECKING:
 
 GROUP = "goldfold.targets"
 FLOATS = ("fp32", "fp16", "bf16")
-"""Precisions without integers; every other one is a recipe's name (exporter/quantize/)."""
+"""Precisions without integers; every other one is the name of a recipe (exporter/quantize/)."""
 OURS = ("onnxruntime", "openvino", "tensorrt", "coreml")
 """The targets in this distribution; others register under the entry-point group GROUP."""
 
 
 def names() -> list[str]:
-    """Every target that can be asked for, ours first."""
+    """Returns the names of all targets, ours first."""
     from importlib.metadata import entry_points
 
     others = sorted({point.name for point in entry_points(group=GROUP)} - set(OURS))
@@ -28,7 +29,7 @@ def names() -> list[str]:
 
 
 def target(name: str) -> Target:
-    """The target called `name`. Raises TargetError, listing the known ones."""
+    """Returns the target called `name`. Raises TargetError, listing the known ones."""
     if name in OURS:
         return import_module(f"goldfold.targets.{name}").TARGET
     from importlib.metadata import entry_points  # slow, and rarely asked
@@ -40,8 +41,8 @@ def target(name: str) -> Target:
 
 
 def floating(name: str, precision: str, around: str | None = None) -> str:
-    """What the target computes in around integers, as Recipe.around wants it; `precision` itself
-    where there are none."""
+    """Returns the floating-point precision that the target computes in around integers, as
+    Recipe.around wants it; `precision` itself where there are no integers."""
     if precision in FLOATS:
         return precision
     found = target(name)
@@ -49,7 +50,8 @@ def floating(name: str, precision: str, around: str | None = None) -> str:
 
 
 def unavailable(name: str) -> str | None:
-    """Why the target called `name` cannot build on this machine, and the cure; None if it can."""
+    """Returns why the target called `name` cannot build on this machine, and the cure; None if it
+    can."""
     found = target(name)
     reason = found.unavailable()
     if reason is None:
@@ -65,8 +67,8 @@ def unavailable(name: str) -> str | None:
 
 
 def offered(name: str, precision: str, needs: Collection[str] = ()) -> Target:
-    """The target, if it offers `precision`, and what integers it `needs` (Recipe.needs), and can
-    work on this machine; else TargetError."""
+    """Returns the target if it offers `precision` and the integers that `needs` lists
+    (Recipe.needs), and works on this machine; otherwise raises TargetError."""
     found = target(name)
     lacks = sorted(set(needs) - found.quantizes)
     if lacks:

@@ -2,9 +2,9 @@
 
     from goldfold import export, load, verify
 
-`export` writes artifact folders, `load` opens one for use, `verify` measures one against its golden
-embeddings. What they take, return and raise is here as well. The names are imported when first
-used, so that `import goldfold` costs nothing.
+`export` writes artifact folders, `load` opens one for use, and `verify` measures one against its
+golden embeddings. The types that these functions take, return and raise are here as well. Names are
+imported at their first use, so that `import goldfold` costs nothing.
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ if TYPE_CHECKING:
 start.begin()
 surroundings.prepare()
 
-# No module bears the name of its function: importing it would put it in the function's place.
+# No module bears the name of its function: importing the module would put it in the function's
+# place.
 _HOMES = {
     "ArtifactError": "goldfold.exporter.errors",
     "Contract": "goldfold.exporter.contract",

@@ -1,1 +1,1 @@
-"""One folder a target; `base.py` is the interface they share, and nothing else is shared."""
+"""The targets: one folder per target. They share the interface in `base.py`, and nothing else."""

@@ -1,4 +1,4 @@
-"""What a target is. Each lives in a folder of its own and inherits only from this."""
+"""The interface of a target. Each target has its own folder and inherits only from this."""
 
 from __future__ import annotations
 
@@ -18,16 +18,17 @@ if TYPE_CHECKING:  # an artifact is opened without either
 
 
 class Begun(Protocol):
-    """Work of a target's that goes on beside the export (`Target.begin`)."""
+    """A target's job that runs beside the export (`Target.begin`)."""
 
     def close(self) -> None:
-        """End it, finished or not: no process of it is left afterwards. May be called twice."""
+        """End the job, finished or not: no process of it is left afterwards. May be called
+        twice."""
         ...
 
 
 class Kept(Protocol):
-    """Finished work that outlives an export (exporter/system/cache.py): files by name, under all
-    that they follow from. May forget anything at any time."""
+    """A store of finished work that outlives an export (exporter/system/cache.py): files by name,
+    under all inputs that decide them. It may forget anything at any time."""
 
     def files(self, stage: str, **parts: Any) -> dict[str, bytes] | None: ...
     def keep(self, stage: str, files: Mapping[str, bytes], **parts: Any) -> None: ...
@@ -35,84 +36,90 @@ class Kept(Protocol):
 
 @dataclass(frozen=True)
 class Built:
-    """What `Target.make` wrote."""
+    """The result of `Target.make`."""
 
     options: Options
-    """What it was built with."""
+    """The options of the build."""
     said: tuple[str, ...] = ()
-    """What the manifest should say of the build, one sentence each."""
+    """Notes for the manifest on the build, one sentence each."""
     left_out: tuple[str, ...] = ()
-    """What the user did not name and could not be had, one sentence each: for the manifest, too."""
+    """Parts that were impossible and that the user did not name, one sentence each; also for the
+    manifest."""
 
 
 class Target(ABC, Generic[O]):
-    """A runtime that artifacts are built for."""
+    """A runtime for which artifacts are built."""
 
     name: ClassVar[str]
-    """As on the command line."""
+    """The target's name on the command line."""
     extra: ClassVar[str | None]
-    """The extra of the distribution that installs what it needs; None if nothing."""
+    """The extra of the distribution that installs the target's packages; None if it needs none."""
     platforms: ClassVar[tuple[str, ...]] = ()
-    """Where its vendor has packages, as "Linux x86_64" (`platform.system()` and `.machine()`);
-    everywhere if empty."""
+    """Platforms of the vendor's packages, as "Linux x86_64" (`platform.system()` and `.machine()`);
+    all if empty."""
     precisions: ClassVar[tuple[str, ...]]
-    """What it offers; anything else is refused before tracing."""
+    """The precisions of the target; any other is refused before tracing."""
     typed: ClassVar[bool]
-    """Whether the graph's own types are the precision; if not, half precision is a hint to the
-    runtime and the graph stays in f32."""
+    """Whether the target is strongly typed: the graph's own types are the precision. If not, half
+    precision is a hint to the runtime and the graph stays in fp32."""
     rest: ClassVar[str] = "fp32"
-    """The floating precision of what a recipe leaves in floating point: what methods are given as
+    """The fallback precision of values that a recipe leaves in floating point: methods get it as
     `precision` where integers are asked for."""
     close_rest: ClassVar[str | None] = None
-    """The same for recipes that ask for it to be close (Recipe.around); `rest` if None."""
+    """The fallback precision of recipes that ask for a close one (Recipe.around); `rest` if
+    None."""
     quantizes: ClassVar[frozenset[str]] = frozenset()
-    """What integers it takes, of "int8", "int4" (weights) and "static" (activations of int8 with a
-    fixed scale)."""
+    """Kinds of integers that the target takes, of "int8", "int4" (weights) and "static"
+    (activations of int8 with a fixed scale)."""
     products: ClassVar[Computed] = "f32"
-    """What it multiplies integers with integers in, where the rest is half precision
+    """The accumulation precision of integer products, where the fallback is half precision
     (SetPrecision.products)."""
     Options: ClassVar[type[Options]] = Options
-    """What it may be asked for: its own frozen class (exporter/options.py)."""
+    """The options of the target: its own frozen class (exporter/options.py)."""
     layouts: ClassVar[tuple[str, ...]] = ()
-    """Servers that its artifacts can be laid out for (`lay_out`)."""
+    """Servers for which `lay_out` can lay its artifacts out."""
     call_tokens: ClassVar[int] = 1 << 32
-    """What a call of the runtime costs beside its tokens, in tokens (exporter/evaluate/batches.py).
-    Where it was not measured, so much that calls are as few as can be, and padding least only
-    then."""
+    """The fixed cost of a runtime call, in tokens (exporter/evaluate/batches.py). Where it was not
+    measured, it is so large that the number of calls is minimal, and padding is minimal only after
+    that."""
 
     @abstractmethod
     def unavailable(self) -> str | None:
-        """Why this machine cannot build for it, in words; None if it can."""
+        """Returns why this machine cannot build for the target, in words; None if it can."""
 
     def cannot_run(self, folder: Path | None = None) -> str | None:
-        """Why this machine, able to build, cannot run the artifact in `folder`, or any; None if it
-        can."""
+        """Returns why this machine, able to build, cannot run the artifact in `folder`, or any;
+        None if it can."""
         return None
 
     def allow(self, needs: Collection[str], options: O) -> O:
-        """`options` as asked, narrowed to what takes integers of the kinds `needs` (`quantizes`).
+        """Returns the `options`, narrowed to those that take integers of the kinds `needs`
+        (`quantizes`).
 
         Raises TargetError where the two do not go together. Called before `settle`.
         """
         return options
 
     def settle(self, precision: str, options: O, max_length: int) -> O:
-        """`options` with this target's defaults filled in, for a model of `max_length` tokens.
+        """Returns `options` with this target's defaults filled in, for a model of `max_length`
+        tokens.
 
-        Raises TargetError for what it cannot do. Called before anything is traced.
+        Raises TargetError for options that the target cannot fulfil. Called before anything is
+        traced.
         """
         return options
 
     def narrow(self, contract: Contract, options: O) -> Contract:
-        """What an artifact with these options promises: static lengths may shorten the texts."""
+        """Returns the contract of an artifact with these options: static lengths may shorten the
+        texts."""
         return contract
 
     def begin(self, words: Words, folder: Path, kept: Kept | None = None) -> Begun | None:
-        """Start, beside the export, what needs no graph; None if there is nothing to start, as
-        where `kept` has it already.
+        """Start the work that needs no graph, beside the export; None if there is nothing to start,
+        for example where `kept` has the result already.
 
-        Called once an export, before the model is traced, for all artifacts of this target.
-        Returns at once. What it writes, it writes into `folder`; what goes wrong, `finish` says.
+        Called once per export, before the model is traced, for all artifacts of this target.
+        Returns at once. The job writes only into `folder`; `finish` reports its errors.
         """
         return None
 
@@ -120,26 +127,28 @@ class Target(ABC, Generic[O]):
     def tail(
         self, precision: str, contract: Contract, peaks: Mapping[str, float]
     ) -> tuple[Pass, ...]:
-        """Its own laws, after the common pipeline. `peaks` are the largest magnitudes on
-        calibration texts by value, where the precision asks for them."""
+        """Returns the backend passes, which run after the common pipeline. `peaks` are the largest
+        magnitudes on calibration texts by value, where the precision asks for them."""
 
     @abstractmethod
     def executes(self, precision: str) -> bool:
-        """Whether what is measured on this machine is really computed in `precision`. Where it is
-        not, the emulator's figures are the proof, and the measured ones stand beside them."""
+        """Returns whether this machine really computes the measured artifact in `precision`. Where
+        it does not, the emulator's figures are the proof, and the measured ones stand beside
+        them."""
 
     @abstractmethod
     def versions(self) -> dict[str, str]:
-        """The vendor packages that shape the artifact, by distribution name."""
+        """Returns the versions of the vendor packages that shape the artifact, by distribution
+        name."""
 
     @abstractmethod
     def build(self, program: Program, precision: str, folder: Path, options: O) -> tuple[str, ...]:
-        """Write the target's files into `folder`, deterministically, from a program its tail has
-        seen.
+        """Write the target's files into `folder`, deterministically, from a program that the
+        backend passes have seen.
 
-        `program` may be used up; `options` are settled. Returns what the manifest should say of the
-        build, one sentence each. Raises RewriteError for an op it cannot spell, naming op, node and
-        source module.
+        `program` may be used up; `options` are settled. Returns notes for the manifest on the
+        build, one sentence each. Raises RewriteError for an op that the target cannot express,
+        naming op, node and source module.
         """
 
     def make(
@@ -150,10 +159,10 @@ class Target(ABC, Generic[O]):
         options: O,
         asked: O,
     ) -> Built:
-        """`build`, with as much of `options` as the program allows: what it cannot have is left out
-        where the user, who `asked`, did not name it.
+        """Build with as much of `options` as the program allows: an impossible option is left out
+        where the user, whose options are `asked`, did not name it.
 
-        Raises what `build` raises.
+        Raises the errors of `build`.
         """
         return Built(options, self.build(program, precision, folder, options))
 
@@ -165,10 +174,10 @@ class Target(ABC, Generic[O]):
         reference: Reference,
         begun: Begun | None = None,
     ) -> tuple[str, ...]:
-        """Write what other tools open the artifact by, once `folder` holds all but its manifest:
-        deterministically. `begun` is what `begin` returned; its `close` is the caller's.
+        """Write the files by which other tools open the artifact, once `folder` holds all but its
+        manifest: deterministically. `begun` is the job that `begin` returned; the caller closes it.
 
-        Returns what the manifest should say of it, one sentence each."""
+        Returns notes for the manifest on these files, one sentence each."""
         return ()
 
     @abstractmethod
@@ -180,54 +189,59 @@ class Target(ABC, Generic[O]):
         threads: int | None,
         streams: int | None = None,
     ) -> Run:
-        """Open what `build` wrote, for any number of threads at a time: what is returned gives each
-        caller its own result (targets/pool.py helps), and an array that nothing writes to again.
+        """Open the files of `build`, for any number of threads at a time: the returned callable
+        gives each caller its own result (targets/pool.py helps), and an array that nothing writes
+        to again.
 
-        `threads` limits the runtime; `streams` is how many callers it should compute at once,
-        where it can be told. Raises ArtifactError if the runtime refuses the file, TargetError
-        where this machine cannot run it.
+        `threads` limits the runtime; `streams` is the number of callers that it should compute at
+        once, where the runtime allows a choice. Raises ArtifactError if the runtime refuses the
+        file, TargetError where this machine cannot run it.
         """
 
     def after_fork(self) -> str | None:
-        """Why no artifact can be opened in the fork of a process that has opened one, in words;
-        None if it can."""
+        """Returns why no artifact can be opened in the fork of a process that has opened one, in
+        words; None if it can."""
         return "the threads of its runtime do not survive a fork"
 
     def stand_in(
         self, folder: Path, contract: Contract, precision: str, threads: int | None
     ) -> Run:
-        """What is measured in the artifact's place where `cannot_run` gives a reason."""
+        """Returns the stand-in that is measured in the artifact's place where `cannot_run` gives a
+        reason."""
         return self.load(folder, contract, precision, threads)
 
     def stands_in(self, precision: str) -> str:
-        """What `stand_in` runs, in words."""
+        """Returns a description of the stand-in, in words."""
         return "the artifact"
 
     def beside(
         self, folder: Path, contract: Contract, precision: str, threads: int | None
     ) -> dict[str, Run]:
-        """Other runtimes on what `stand_in` runs, by name: for the record, not for the gate."""
+        """Returns other runtimes for the file of `stand_in`, by name: a cross-check for the record,
+        not for the gate."""
         return {}
 
     def lay_out(
         self, folder: Path, contract: Contract, precision: str, layout: str, out: Path
     ) -> tuple[str, ...]:
         """Write the artifact in `folder` as one of `layouts` into the empty folder `out`. Returns
-        what a person should know, one sentence each. Raises TargetError if the artifact lacks
-        what the server needs."""
+        notes for the user, one sentence each. Raises TargetError if the artifact lacks what the
+        server needs."""
         raise NotImplementedError
 
     def parts(self, folder: Path) -> dict[str, str]:
-        """The nodes and constants of its own file by name, each in words or by a digest: what
-        `goldfold diff` compares. Empty where nothing can be said. Raises ArtifactError if the file
-        is damaged."""
+        """Returns the nodes and constants of the target's own file by name, each in words or by a
+        digest: `goldfold diff` compares them. Empty where the target cannot tell. Raises
+        ArtifactError if the file is damaged."""
         return {}
 
     def refers(self, folder: Path) -> Collection[str]:
-        """The files, by their paths below `folder`, that its own files tell a runtime to read: each
-        must be one that the manifest names. Raises ArtifactError for what cannot be read."""
+        """Returns the files, by their paths below `folder`, that the target's own files tell a
+        runtime to read: the manifest must name each. Raises ArtifactError for a file that cannot be
+        read."""
         return ()
 
     @abstractmethod
     def census(self, folder: Path) -> dict[str, int]:
-        """What the runtime really executes: kernels or nodes by kind, most frequent first."""
+        """Returns the kernels or nodes that the runtime really executes, by kind, most frequent
+        first."""

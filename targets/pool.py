@@ -1,9 +1,9 @@
-"""A pool of what one caller uses at a time: infer requests, execution contexts.
+"""A pool of objects that one caller uses at a time: infer requests, execution contexts.
 
-Callers beyond its size wait for their turn. Nothing that happens on the way makes the pool smaller:
-not an error in a call, and not Ctrl-C, which Python may raise between any two steps of the main
-thread. So the steps that count are single calls of C (`SimpleQueue.get` and `put`), after which
-nothing is left to do, and a place that is lost between two steps comes back by itself.
+Callers beyond its size wait for their turn. No event makes the pool smaller: not an error in a
+call, and not Ctrl-C, which Python may raise between any two steps of the main thread. So the steps
+that count are single calls of C (`SimpleQueue.get` and `put`), after which nothing is left to do,
+and a place that is lost between two steps comes back by itself.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ R = TypeVar("R")
 
 
 class Pool(Generic[T]):
-    """`size` things that `make` makes, at once: an error of it is raised here."""
+    """A pool of `size` objects, which `make` makes at once: an error of `make` is raised here."""
 
     def __init__(self, make: Callable[[], T], size: int) -> None:
         self._make = make
-        # The last that was given back is the first to be taken: a single caller warms one.
+        # The last object that was given back is taken first: a single caller warms one.
         self._idle: list[T] = [make() for _ in range(size)]
         self._places: SimpleQueue[_Place] = SimpleQueue()
         home = weakref.ref(self._places)
@@ -30,8 +30,8 @@ class Pool(Generic[T]):
             self._places.put(_Place(home))
 
     def use(self, work: Callable[[T], R]) -> R:
-        """What `work` makes of a thing that no other caller has meanwhile. It is given back however
-        `work` ends."""
+        """Returns the result of `work` on an object that no other caller has meanwhile. The object
+        is given back however `work` ends."""
         place = None
         try:
             place = self._places.get()
@@ -52,7 +52,7 @@ class Pool(Generic[T]):
 
 
 class _Place:
-    """The right to one thing of a pool."""
+    """The right to one object of a pool."""
 
     __slots__ = ("_home",)
 
@@ -61,5 +61,5 @@ class _Place:
 
     def __del__(self) -> None:
         home = self._home()
-        if home is not None:  # it was on its way, and the pool still stands
+        if home is not None:  # it was in use, and the pool still exists
             home.put(_Place(self._home))

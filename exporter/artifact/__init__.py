@@ -1,2 +1,2 @@
-"""The artifact folder: its manifest, its files, the encoder that runs it, and what is done with
-one."""
+"""The artifact folder: its manifest, its files, the encoder that runs it, and the operations on
+it."""

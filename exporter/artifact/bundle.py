@@ -1,15 +1,15 @@
-"""An artifact folder: sealed whole, and opened with every digest checked.
+"""A bundle is an artifact folder: sealed whole, and opened with every digest checked.
 
-manifest.json    what it is and the sha256 of every file; ends the bundle's identity
-verdict.json     what was measured, and when it took how long; outside the digests
-tokenizer.json   and what belongs to it
-golden/          the golden embeddings it is verified against
+manifest.json    the description and the sha256 of every file; ends the bundle's identity
+verdict.json     the measurements, their time and duration; outside the digests
+tokenizer.json   and its other files
+golden/          the golden embeddings against which it is verified
 LICENSE …        the source model's licence and notice files
 …                the target's own files
 
-No other file may lie there, but what a desktop leaves in any folder.
-`exporter/artifact/manifest.py` reads what an artifact says of itself,
-`exporter/artifact/scratch.py` moves one to its place.
+No other file may lie there, except those that a desktop leaves in any folder.
+`exporter/artifact/manifest.py` reads the manifest and the verdict of an artifact,
+`exporter/artifact/scratch.py` moves an artifact to its place.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ from goldfold.exporter.system.writing import check_file
 
 T = TypeVar("T")
 _TRIES = 20
-"""How often an artifact is opened again that was replaced meanwhile."""
+"""Number of attempts to open an artifact that is replaced meanwhile."""
 
 
 class Changed(ArtifactError):
@@ -63,7 +63,7 @@ class Bundle:
     manifest: Manifest
     verdict: VerdictRecord | None
     seen: Mapping[str, Identity] = field(default_factory=dict, repr=False, compare=False)
-    """Its files as they were checked."""
+    """Identities of its files at the time of the check."""
 
     @property
     def name(self) -> str:
@@ -71,12 +71,12 @@ class Bundle:
 
     @property
     def size(self) -> int:
-        """Bytes of all files the manifest names."""
+        """Total bytes of the files that the manifest names."""
         return sum(entry.size for entry in self.manifest.files.values())
 
     def check_unchanged(self) -> None:
-        """Raise Changed if a file has been written to, moved or replaced since it was checked: what
-        a runtime has opened by then is what was checked."""
+        """Raise Changed if a file was written to, moved or replaced since its check. Otherwise the
+        files that a runtime has opened by now are those that were checked."""
         for key, identity in self.seen.items():
             place = place_of(self.path, key)
             try:
@@ -90,7 +90,7 @@ class Bundle:
                 raise Changed(f"{self.path} was changed while it was opened: {key}; try again")
 
     def check_bytes(self, key: str, raw: bytes) -> None:
-        """Raise Changed unless `raw` is what the manifest says of the file `key`."""
+        """Raise Changed unless `raw` has the digest that the manifest gives for the file `key`."""
         entry = self.manifest.files.get(key)
         if entry is None or hashlib.sha256(raw).hexdigest() != entry.sha256:
             raise Changed(f"{self.path} was changed since it was opened: {key}; open it again")
@@ -111,16 +111,17 @@ def seal(folder: Path, manifest: dict[str, Any]) -> Manifest:
 def open_bundle(path: Path, *, check_files: bool = True, unverified: bool = False) -> Bundle:
     """Open an artifact folder and check it against its manifest.
 
-    Raises ArtifactError naming the file that is missing, changed or too many. One that missed its
-    gate, or was never measured, is refused unless `unverified`. `check_files=False` looks at sizes
-    only. One that is replaced meanwhile is the earlier or the later one, whole.
+    Raises ArtifactError naming the file that is missing, changed or too many. An artifact that
+    missed its gate, or was never measured, is refused unless `unverified`. `check_files=False`
+    checks sizes only. If the artifact is replaced meanwhile, the result is the earlier or the later
+    one, whole.
     """
     return steadily(path, lambda: _open(path, check_files, unverified))
 
 
 def steadily(path: Path, read: Callable[[], T]) -> T:
-    """What `read` makes of the artifact at `path`; tried again if another artifact took its place
-    meanwhile, or a file changed. Raises what `read` does."""
+    """Returns what `read` returns for the artifact at `path`; `read` runs again if another artifact
+    took its place meanwhile, or a file changed. Raises what `read` raises."""
     for left in reversed(range(_TRIES)):
         before = _folder(path)
         try:
@@ -165,7 +166,7 @@ def _open(path: Path, check_files: bool, unverified: bool) -> Bundle:
 
 
 def _seen(path: Path, key: str, size: int) -> Identity:
-    """A file as it lies there, of the size that the manifest gives."""
+    """Returns the identity of a file on disk, which must have the size that the manifest gives."""
     file = place_of(path, key)
     try:
         regular = stat.S_ISREG(file.stat().st_mode)
@@ -182,7 +183,7 @@ def _seen(path: Path, key: str, size: int) -> Identity:
 
 
 def _checked(path: Path, key: str, entry: FileEntry) -> Identity:
-    """The file whose digest was taken, as it was meanwhile."""
+    """Returns the identity of a file whose digest matches and that did not change meanwhile."""
     try:
         with place_of(path, key).open("rb") as file:
             before = Identity.of(file.fileno())
@@ -198,8 +199,8 @@ def _checked(path: Path, key: str, entry: FileEntry) -> Identity:
 
 
 def check_references(path: Path, manifest: Manifest) -> None:
-    """Raise ArtifactError if a file of the target's refers to one that the manifest does not name:
-    a runtime would read what nobody checked."""
+    """Raise ArtifactError if one of the target's files refers to a file that the manifest does not
+    name: a runtime would read what nobody checked."""
     if manifest.target not in registry.names():
         return
     for key in registry.target(manifest.target).refers(path):
@@ -210,8 +211,8 @@ def check_references(path: Path, manifest: Manifest) -> None:
 
 
 def files_of(folder: Path) -> Iterator[str]:
-    """Paths of all files, posix, relative; but for the manifest, the verdict, and what a desktop
-    left. Links, pipes and the like are files here. Raises OSError."""
+    """Yields the paths of all files, posix, relative; without the manifest, the verdict, and the
+    files that a desktop leaves. Links, pipes and the like count as files. Raises OSError."""
     for entry in entries(folder):
         key = key_of(folder, entry.path)
         if not is_own(key) and not is_left(key):

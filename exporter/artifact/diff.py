@@ -1,4 +1,4 @@
-"""What differs between two artifacts: what they say of themselves, their files, and what is in
+"""The differences between two artifacts: of their manifests, their files, and the programs in
 them."""
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ Kind = Literal["manifest", "file", "part"]
 
 @dataclass(frozen=True)
 class Difference:
-    """One thing that is not the same in `a` and in `b`; ABSENT where only the other has it."""
+    """One value that differs between `a` and `b`; ABSENT where only the other artifact has it."""
 
     kind: Kind
-    """`part`: a node, a constant or an operation of the target's own file."""
+    """`part` is a node, a constant or an operation of the target's own file."""
     name: str
     a: str
     b: str
@@ -33,9 +33,10 @@ class Difference:
 
 
 def differences(a: Path, b: Path) -> list[Difference]:
-    """Everything that differs, but for verdicts, which differ from run to run. Empty if equal.
+    """Returns every difference except those of verdicts, which differ from run to run. Empty if the
+    artifacts are equal.
 
-    Files are compared by what they hold now. Raises ArtifactError for a folder whose manifest
+    Files are compared by their present content. Raises ArtifactError for a folder whose manifest
     cannot be read.
     """
     first, second = bundle.read_manifest(a), bundle.read_manifest(b)
@@ -55,7 +56,7 @@ def _between(kind: Kind, a: Mapping[str, str], b: Mapping[str, str]) -> Iterator
 
 
 def _said(manifest: bundle.Manifest) -> dict[str, str]:
-    """The manifest as dotted fields; files are compared by themselves."""
+    """Returns the manifest as dotted fields; files are compared by themselves."""
     record = json.loads(manifest.to_bytes())
     del record["sha256"], record["files"]
     return dict(_flat(record, ""))
@@ -67,7 +68,7 @@ def _flat(value: Any, name: str) -> Iterator[tuple[str, str]]:
             yield from _flat(item, f"{name}.{key}" if name else key)
     elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
         for index, item in enumerate(value):
-            # A pass is known by its name, wherever it stands.
+            # A pass is identified by its name, wherever it stands.
             label = item.get("name", index) if isinstance(item, dict) else index
             yield from _flat(item, f"{name}.{label}")
     else:

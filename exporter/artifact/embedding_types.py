@@ -8,8 +8,8 @@
 | `ubinary` | uint8 [N, ceil(D/8)] | one bit, 1 if x > 0; eight to a byte, the first one highest |
 | `binary` | int8 [N, ceil(D/8)] | those bytes, less 128 |
 
-low and high are a dimension's range; one without extent has step 1. Rank int8 and uint8 by inner
-product, bits by how many differ.
+low and high are a dimension's range; a range of width 0 has step 1. Rank int8 and uint8 by inner
+product, and bits by Hamming distance.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from goldfold.exporter.errors import UsageError
 OUTPUTS = ("float32", "int8", "uint8", "binary", "ubinary")
 
 Ranges = Callable[[], np.ndarray]
-"""Gives ranges where the caller named none; called only if they are needed."""
+"""Returns default ranges where the caller named none; called only if they are needed."""
 
 
 def check_output(output: str) -> None:
@@ -35,11 +35,11 @@ def check_output(output: str) -> None:
 def quantize(
     rows: np.ndarray, output: str, ranges: np.ndarray | None, default: Ranges
 ) -> np.ndarray:
-    """float32 [N, D] in the form that `output` names.
+    """Returns float32 [N, D] in the form that `output` names.
 
-    `ranges` are float [2, D], the least and the largest value of each dimension; None takes
-    `default()`. Raises UsageError for an unknown output, and for ranges of another shape, that are
-    not finite or the wrong way round.
+    `ranges` are float [2, D], the minimum and maximum of each dimension; None takes `default()`.
+    Raises UsageError for an unknown output, and for ranges that have another shape, are not finite
+    or are reversed.
     """
     check_output(output)
     if output == "float32":
@@ -55,7 +55,7 @@ def quantize(
 
 
 def ranges_of(rows: np.ndarray) -> np.ndarray:
-    """The least and the largest value of each dimension of [N, D]; float32 [2, D]."""
+    """Returns the minimum and maximum of each dimension of [N, D]; float32 [2, D]."""
     return np.stack([rows.min(axis=0), rows.max(axis=0)]).astype(np.float32)
 
 

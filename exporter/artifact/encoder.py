@@ -1,4 +1,4 @@
-"""Texts in, embeddings out: an opened artifact of any target."""
+"""The encoder of an opened artifact of any target: texts in, embeddings out."""
 
 from __future__ import annotations
 
@@ -29,9 +29,10 @@ from goldfold.golden.errors import GoldenError
 
 TOKENIZER = "tokenizer.json"
 _WINDOW = 1 << 13
-"""Texts that are sorted by length, and held as tokens, at a time."""
+"""Number of texts that are sorted by length, and held as tokens, at a time."""
 _CORES = 4096
-"""More than any machine has: a runtime told to use them would fall over in words of its own."""
+"""More cores than any machine has: a runtime told to use more would fail with a message of its
+own."""
 
 
 def load(
@@ -44,13 +45,13 @@ def load(
     """Open an artifact folder for use, by any number of threads at a time.
 
     Args:
-        folder: what `export` wrote.
-        threads: the most that the runtime may use; by default one a core.
-        streams: how many callers are computed side by side, each with its share of `threads` (what
-            OpenVINO calls NUM_STREAMS; contexts in TensorRT; nothing in Core ML). By default
-            OpenVINO and TensorRT compute one after the other, with all there is, and ONNX Runtime
-            all at once. docs/serving.md says what either costs.
-        check: read every file once to compare its digest (about 1 s a gigabyte).
+        folder: an artifact that `export` wrote.
+        threads: the most that the runtime may use; by default one per core.
+        streams: how many callers are computed side by side, each with its share of `threads`
+            (OpenVINO's NUM_STREAMS; contexts in TensorRT; nothing in Core ML). By default OpenVINO
+            and TensorRT compute one caller after the other, with all threads, and ONNX Runtime all
+            at once. docs/serving.md gives the cost of each.
+        check: read every file once to compare its digest (about 1 s per gigabyte).
 
     Raises:
         ArtifactError: a damaged folder, or one that missed its gate.
@@ -70,10 +71,10 @@ def load(
 def open_encoder(
     bundle: Bundle, threads: int | None = None, proof: bool = False, streams: int | None = None
 ) -> Encoder:
-    """The encoder of a bundle that is already open and checked.
+    """Returns the encoder of a bundle that is already open and checked.
 
-    `proof`: only to measure, so that what stands in for the artifact will do where this machine
-    cannot run it (targets/base.py).
+    `proof`: the encoder is only for measurement, so a stand-in for the artifact is enough where
+    this machine cannot run it (targets/base.py).
     """
     _check_cores(threads, streams)
     manifest = bundle.manifest
@@ -92,8 +93,9 @@ def open_encoder(
 
 
 class Encoder:
-    """`.embed(texts)` for people, `.run(input_ids, attention_mask)` for programs; either from any
-    number of threads at a time. It can be pickled (exporter/artifact/processes.py)."""
+    """An encoder: `.embed(texts)` for people, `.run(input_ids, attention_mask)` for programs; any
+    number of threads may call either at a time. It can be pickled
+    (exporter/artifact/processes.py)."""
 
     def __init__(self, bundle: Bundle, run) -> None:
         self.bundle = bundle
@@ -111,7 +113,7 @@ class Encoder:
         return processes.sent(self, self._run, "_words")
 
     def __copy__(self) -> Encoder:
-        return self  # nothing of it ever changes
+        return self  # the encoder never changes
 
     def __deepcopy__(self, memo: object) -> Encoder:
         return self
@@ -143,12 +145,12 @@ class Encoder:
             batch_size: the most texts in one call of the runtime.
             output: `float32`, or fewer bits as sentence-transformers defines them: `int8`, `uint8`,
                 `binary`, `ubinary` (exporter/artifact/embedding_types.py says how).
-            ranges: least and largest value of each dimension, [2, D], for int8 and uint8; by
-                default of the artifact's golden embeddings. Both sides of a comparison need the
-                same. One range -m … m for all dimensions keeps angles best (docs/judging.md).
+            ranges: minimum and maximum of each dimension, [2, D], for int8 and uint8; by default
+                those of the artifact's golden embeddings. Both sides of a comparison need the
+                same. One range -m … m for all dimensions preserves angles best (docs/judging.md).
             task: `query` or `document`: the prompt and the length that sentence-transformers'
                 encode_query and encode_document take; "" is encode.
-            errors: what becomes of texts that cannot be embedded: `raise` names them; `nan` embeds
+            errors: the treatment of texts that cannot be embedded: `raise` names them; `nan` embeds
                 the others, gives them a row of NaN, and warns.
 
         Raises:
@@ -174,7 +176,7 @@ class Encoder:
             found, wrong = self._read([prefix + t for t in texts[start : start + _WINDOW]], task)
             odd |= {start + place: why for place, why in wrong.items()}
             if odd and errors == "raise":
-                continue  # the others are read as well, so that all are named at once
+                continue  # the other texts are read as well, so that all are named at once
             places = [start + place for place in range(len(found)) if place not in wrong]
             good = [ids for place, ids in enumerate(found) if place not in wrong]
             for rows in self.batches([len(ids) for ids in good], batch_size):
@@ -191,20 +193,23 @@ class Encoder:
         return embedding_types.quantize(rows, output, ranges, lambda: self._golden_ranges(dim))
 
     def embed_query(self, texts: str | Sequence[str], **how: Any) -> np.ndarray:
-        """`embed` of what is searched for; as sentence-transformers' encode_query."""
+        """Embed queries, as sentence-transformers' encode_query does; takes the arguments of
+        `embed`."""
         return self.embed(texts, task="query", **how)
 
     def embed_document(self, texts: str | Sequence[str], **how: Any) -> np.ndarray:
-        """`embed` of what is searched in; as sentence-transformers' encode_document."""
+        """Embed documents, as sentence-transformers' encode_document does; takes the arguments of
+        `embed`."""
         return self.embed(texts, task="document", **how)
 
     def batches(self, lengths: Sequence[int], size: int) -> list[list[int]]:
-        """Which rows go through the runtime together (exporter/evaluate/batches.py)."""
+        """Returns which rows go through the runtime together (exporter/evaluate/batches.py)."""
         return batching.batches(lengths, size, self._call_tokens)
 
     def tokenize(self, texts: Sequence[str], task: Task = "") -> list[list[int]]:
-        """Token ids of each text, specials included, cut to what the model reads of that task. No
-        prompt is added. Raises TextError for texts that the tokenizer gives up on."""
+        """Returns the token ids of each text, specials included, truncated to the model's length
+        for the task. No prompt is added. Raises TextError for texts on which the tokenizer
+        fails."""
         return self._tokens.ids(texts, task)
 
     @property
@@ -215,12 +220,12 @@ class Encoder:
         )
 
     def called(self, texts: Sequence[str], call: str) -> list[list[int]]:
-        """Token ids as `embed`, `embed_query` and `embed_document` come by them, by the names that
-        goldens have for these (goldfold.golden.store.CALLS)."""
+        """Returns the token ids that `embed`, `embed_query` or `embed_document` makes; `call` is
+        one of the names that goldens have for these (goldfold.golden.store.CALLS)."""
         return self._tokens.called(texts, call)
 
     def _read(self, texts: list[str], task: Task) -> tuple[list[list[int]], dict[int, str]]:
-        """Token ids of each text, and why some cannot be embedded, by their places."""
+        """Returns the token ids of each text, and by index why some texts cannot be embedded."""
         try:
             found, odd = self._tokens.ids(texts, task), {}
         except TextError as error:
@@ -231,7 +236,7 @@ class Encoder:
         return found, {**self._tokens.unreadable(found), **odd}
 
     def prefix(self, prompt: str | None, task: Task = "") -> str:
-        """The text that a prompt's name stands for; None is the task's own prompt.
+        """Returns the text of the prompt of this name; None is the task's own prompt.
 
         Raises UsageError, listing the known names.
         """
@@ -248,14 +253,15 @@ class Encoder:
     def run(
         self, input_ids: np.ndarray, attention_mask: np.ndarray, dims: int | None = None
     ) -> np.ndarray:
-        """The model itself: int64 [B,S] ids and mask (1 on tokens, padding right) → float32 [B,D].
+        """Run the model itself: int64 [B,S] ids and mask (1 on tokens, padding right) → float32
+        [B,D].
 
         `dims` is the size of one of the artifact's heads; the largest if None.
 
         Raises:
             UsageError: shapes differ, ids out of the vocabulary, a mask that is not ones then
-            zeros,
-                a row without tokens, more tokens than the model takes, a head that is not there.
+                zeros, a row without tokens, more tokens than the model takes, a head that is not
+                there.
         """
         ids, mask = self._checked(input_ids, attention_mask)
         contract = self.contract
@@ -274,14 +280,14 @@ class Encoder:
         return rows
 
     def call(self, input_ids: np.ndarray, attention_mask: np.ndarray, output: str) -> np.ndarray:
-        """`run`, by the name of an output."""
+        """Run the model as `run` does, with the output by its name."""
         sizes = {self.contract.output_of(d): d for d in (self.contract.dim, *self.contract.heads)}
         return self.run(input_ids, attention_mask, sizes[output])
 
     def _checked(self, ids: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         try:
             ids, mask = np.asarray(ids), np.asarray(mask)
-        except ValueError:  # numpy's word for ragged lists
+        except ValueError:  # numpy's error for ragged lists
             raise UsageError("the rows of input_ids must all have the same length") from None
         if ids.ndim != 2 or ids.shape != mask.shape or 0 in ids.shape:
             raise UsageError(
@@ -312,7 +318,7 @@ class Encoder:
         return dims
 
     def _golden_ranges(self, dim: int) -> np.ndarray:
-        """Of the goldens that travel with the artifact, cut to `dim`; float32 [2, dim]."""
+        """Returns the ranges of the artifact's own goldens, cut to `dim`; float32 [2, dim]."""
         try:
             stored = store.load(self.bundle.path / GOLDEN).embeddings
             for name in store.FILES:  # another artifact may lie there by now
@@ -349,12 +355,12 @@ def _check_cores(threads: int | None, streams: int | None) -> None:
 
 
 def _is_whole(value: object) -> bool:
-    """numpy's integers too, but no bool."""
+    """Returns whether `value` is an integer, numpy's included, but no bool."""
     return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
 
 
 def _checked_texts(texts: str | Sequence[str]) -> list[str]:
-    """A list of what the tokenizer takes: strings of whole Unicode characters."""
+    """Returns a list of texts that the tokenizer takes: strings of whole Unicode characters."""
     if isinstance(texts, str):
         texts = [texts]
     elif isinstance(texts, (bytes, Mapping)) or not isinstance(texts, Iterable):

@@ -1,4 +1,4 @@
-"""An artifact laid out for a server: the target says how, here it is done safely."""
+"""Layouts: an artifact is deployed into a server's folder as its target describes, and safely."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from goldfold.exporter.system.files import place_of
 class LaidOut:
     path: Path
     notes: tuple[str, ...]
-    """What a person should know, one sentence each."""
+    """Notes for the user, one sentence each."""
 
 
 def lay_out(folder: Path, layout: str, out: Path) -> LaidOut:
@@ -61,7 +61,7 @@ def lay_out(folder: Path, layout: str, out: Path) -> LaidOut:
             _try(found)
             manifest = found.manifest
             notes = target.lay_out(view, manifest.contract, manifest.floating, layout, built)
-        except GoldfoldError as error:  # in the words of where the files come from
+        except GoldfoldError as error:  # with a message about the original folder
             raise type(error)(str(error).replace(str(view), str(folder))) from None
         try:
             for path in out.iterdir():
@@ -75,8 +75,8 @@ def lay_out(folder: Path, layout: str, out: Path) -> LaidOut:
 
 
 def _gather(folder: Path, view: Path) -> Bundle:
-    """The artifact's files in a folder of their own, every digest checked there: hard links where
-    the file system has them. What its manifest does not name is not among them, and what is
+    """Gather the artifact's files in a new folder, every digest checked there: as hard links where
+    the file system has them. Files that the manifest does not name are left out, and a file that is
     replaced meanwhile changes nothing here."""
     shutil.rmtree(view, ignore_errors=True)
     for key in (MANIFEST, VERDICT, *read_manifest(folder).files):
@@ -84,7 +84,7 @@ def _gather(folder: Path, view: Path) -> Bundle:
         place.parent.mkdir(parents=True, exist_ok=True)
         source = place_of(folder, key)
         try:
-            if source.is_symlink() or key == VERDICT:  # a verdict may be renewed
+            if source.is_symlink() or key == VERDICT:  # verify may write a new verdict
                 raise OSError
             os.link(source, place)
         except OSError:
@@ -96,6 +96,7 @@ def _gather(folder: Path, view: Path) -> Bundle:
 
 
 def _try(gathered: Bundle) -> None:
-    """Raise ArtifactError unless the artifact runs as its manifest says: one token through it."""
+    """Raise ArtifactError unless the artifact runs as its manifest says: one token is run through
+    it."""
     encoder = open_encoder(gathered, threads=1)
     encoder.run(np.zeros((1, 1), np.int64), np.ones((1, 1), np.int64))

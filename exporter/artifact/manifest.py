@@ -1,8 +1,8 @@
-"""What an artifact says of itself: its manifest, which is its identity, and its verdict, which is
-of one manifest and says so.
+"""The manifest and the verdict of an artifact: the manifest is the artifact's identity, and the
+verdict names the one manifest that it belongs to.
 
-Both are read as a stranger wrote them: within limits, every field checked, and no name in them
-taken for a path before it was looked at.
+The reader trusts neither file: it applies limits, checks every field, and takes no name in them for
+a path before it has checked it.
 """
 
 from __future__ import annotations
@@ -47,23 +47,23 @@ VERDICT = "verdict.json"
 GOLDEN = "golden"
 FAILED = ".failed"
 REPORT = ("report.html", "report.json", "junit.xml")
-"""What lies beside artifacts and says what they come to (exporter/report/)."""
+"""Files of the report on the artifacts beside them (exporter/report/)."""
 _KIND = "goldfold.artifact/"
 FORMAT = "goldfold.artifact/5"
 _VERDICTS = "goldfold.verdict/"
 VERDICT_FORMAT = "goldfold.verdict/3"
 
 Plain = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,63}$")]
-"""What becomes part of a folder's name."""
+"""A string that becomes part of a folder's name."""
 Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
 
 
 class Origin(Record, frozen=True, kw_only=True):
-    """Where the model came from."""
+    """The origin of the model."""
 
     name: str
     fingerprint: Sha256
-    """sha256 over the files that define the model; the goldens carry the same."""
+    """sha256 over the files that define the model; the goldens carry the same digest."""
     digests: dict[str, Sha256]
     """sha256 by path of every source file."""
     licence: str | None = None
@@ -75,53 +75,54 @@ class FileEntry(Record, frozen=True, kw_only=True):
 
 
 class Manifest(Record, frozen=True, kw_only=True):
-    """Everything that the same inputs determine. Holds no times and no paths of a machine."""
+    """Everything that the same inputs determine. A manifest holds no times and no paths of a
+    machine."""
 
     format: Literal["goldfold.artifact/5"] = FORMAT
     goldfold: str
     target: Plain
     precision: Plain
     recipe: Recipe | None = None
-    """What is integers in it; none where the precision is a floating one."""
+    """The recipe of the integers; None where the precision is a floating one."""
     contract: Contract
     origin: Origin
     versions: dict[str, str]
     passes: tuple[PassReport, ...]
     census: dict[str, int]
-    """Nodes of the program by op, after the common laws and before the target's own."""
+    """Nodes of the program by op, after the common passes and before the target's own."""
     attention: dict[str, int]
-    """Attention nodes of that program by whom they see, for example {"window 257": 20, "all":
-    4}."""
+    """Attention nodes of that program by their window, for example {"window 257": 20, "all": 4}."""
     notes: tuple[str, ...] = ()
     options: dict[str, Value] = field(default_factory=dict)
-    """What the target was built with, its defaults filled in."""
+    """Options of the target's build, defaults filled in."""
     built: tuple[str, ...] = ()
-    """What the target says of the build, one sentence each."""
+    """The target's notes on the build, one sentence each."""
     files: dict[str, FileEntry]
 
     @property
     def gate(self) -> str:
-        """The precision whose gate it is held to."""
+        """The precision whose gate applies."""
         return self.precision if self.recipe is None else self.recipe.gate
 
     @property
     def floating(self) -> str:
-        """What is computed in where there are no integers."""
+        """The precision of the computation where there are no integers."""
         around = self.recipe and self.recipe.around
         return registry.floating(self.target, self.precision, around)
 
     @property
     def needs(self) -> frozenset[str]:
-        """What integers it is made of (Recipe.needs)."""
+        """The kinds of integers in the artifact (Recipe.needs)."""
         return frozenset() if self.recipe is None else self.recipe.needs
 
     @property
     def digest(self) -> str:
-        """The sha256 of its file, in hex: what a verdict names it by."""
+        """The sha256 of the manifest's file, in hex: a verdict names the manifest by it."""
         return hashlib.sha256(self.to_bytes()).hexdigest()
 
     def to_bytes(self) -> bytes:
-        """Canonical JSON whose last key, `sha256`, is the digest of everything before it."""
+        """Returns canonical JSON whose last key, `sha256`, is the digest of everything before
+        it."""
         record = self.plain()
         for report in record["passes"]:
             del report["seconds"]
@@ -131,37 +132,38 @@ class Manifest(Record, frozen=True, kw_only=True):
 
 
 class VerdictRecord(Record, frozen=True, kw_only=True):
-    """What was measured when the artifact was last verified."""
+    """The measurements of the last verification of an artifact."""
 
     format: Literal["goldfold.verdict/3"] = VERDICT_FORMAT
     manifest: str = ""
-    """The sha256 of the manifest.json that it is of: `Manifest.digest`, filled in when it is
-    written."""
+    """The sha256 of the manifest.json that this verdict belongs to: `Manifest.digest`, set on
+    writing."""
     passed: bool
     reasons: tuple[Reason, ...] = ()
     precision: str
     measurement: Measured
     emulated: Measured | None = None
-    """The same figures with every value rounded to its type, where the machine that verified does
-    not compute in this precision."""
+    """The figures of an evaluation that rounds every value to its type, where the verifying machine
+    does not compute in this precision."""
     beside: dict[str, Figures] = field(default_factory=dict)
-    """What other runtimes make of the same file, by name; not judged."""
+    """Figures of other runtimes on the same file, by runtime; not judged."""
     heads: dict[str, Figures] = field(default_factory=dict)
-    """The further heads, by output, on the short texts."""
+    """Figures of the further heads, by output, on the short texts."""
     emulated_heads: dict[str, Figures] = field(default_factory=dict)
-    """The same with every value rounded to its type."""
+    """The heads' figures with every value rounded to its type."""
     drift: tuple[Look, ...] = ()
     """The drift after every pass, where the export was asked for it."""
     layers: tuple[LayerLook, ...] = ()
-    """Likewise after every layer, against the source model (exporter/diagnose/layer_drift.py)."""
+    """The drift after every layer, against the source model, on request
+    (exporter/diagnose/layer_drift.py)."""
     ranges: tuple[KindRange, ...] = ()
-    """How large values get, where half precision asked for that."""
+    """The ranges of values, where half precision required them."""
     losses: Losses | None = None
-    """What users feel of its integers; null where it has none."""
+    """The losses in retrieval of a quantized artifact; null for any other."""
     speed: Speed | None = None
-    """What `goldfold report --speed` measured last."""
+    """The last latency measurement of `goldfold report --speed`."""
     location: Location | None = None
-    """Where one that missed its gate goes wrong, as its export found it
+    """The location of the fault in an artifact that missed its gate, found by its export
     (exporter/diagnose/locating.py)."""
     timings: tuple[Timing, ...]
     passes_seconds: dict[str, float] = field(default_factory=dict)
@@ -199,7 +201,8 @@ def read_manifest(path: Path) -> Manifest:
 
 
 def _check_keys(path: Path, manifest: Manifest) -> None:
-    """Every file lies in the folder, under a name that any system takes, and no two are one."""
+    """Check that every file lies in the folder, under a name that any system takes, and that no two
+    names are one."""
     seen: dict[str, str] = {}
     for key in manifest.files:
         pure = Path(key)
@@ -221,8 +224,8 @@ def _check_keys(path: Path, manifest: Manifest) -> None:
 
 
 def read_verdict(path: Path, manifest: Manifest) -> VerdictRecord | None:
-    """The verdict on the artifact of this manifest; None if there is none. Raises ArtifactError for
-    one that is damaged, of an earlier goldfold, or another artifact's."""
+    """Returns the verdict on the artifact of this manifest; None if there is none. Raises
+    ArtifactError for a verdict that is damaged, of an earlier goldfold, or of another artifact."""
     file = path / VERDICT
     again = f"remove it and run `goldfold verify {path}`"
     if not os.path.lexists(file):
@@ -255,7 +258,7 @@ def _first_error(error: Exception) -> str:
 
 
 def is_artifact(path: Path) -> bool:
-    """Whether `path` looks like something `export` wrote, whole or damaged."""
+    """Returns whether `path` looks like a folder that `export` wrote, whole or damaged."""
     try:
         return _KIND.encode() in read_record(path / MANIFEST)
     except OSError:
@@ -271,25 +274,26 @@ _LEFT = {
     ".temporaryitems", "__macosx", "icon\r", ".directory", "thumbs.db", "ehthumbs.db",
     "desktop.ini", "$recycle.bin", "system volume information", "@eadir", "#recycle", "@recycle",
 }  # fmt: skip
-"""What desktops and network drives leave in any folder, in lower case."""
+"""Names of files that desktops and network drives leave in any folder, in lower case."""
 _LEFT_PATTERN = re.compile(r"\._.*|\.nfs[0-9a-f]{8,}|\.fuse_hidden[0-9a-f]+", re.DOTALL)
 _HOUR = 3600.0
 
 
 def is_own(key: str) -> bool:
-    """Whether a file is the manifest, the verdict, or a verdict that was not finished."""
+    """Returns whether a file is the manifest, the verdict, or an unfinished verdict."""
     return key in (MANIFEST, VERDICT) or _FRESH.fullmatch(key) is not None
 
 
 def is_left(key: str) -> bool:
-    """Whether a file was left by a desktop or a network drive: it is ignored, which means that it
-    is neither counted nor used, nor copied."""
+    """Returns whether a desktop or a network drive left the file: such a file is ignored, which
+    means neither counted nor used nor copied."""
     parts = [part.lower() for part in key.split("/")]
     return any(part in _LEFT or _LEFT_PATTERN.fullmatch(part) for part in parts)
 
 
 def is_byte_code(key: str) -> bool:
-    """Whether Python would run a file instead of the source that it was once made of."""
+    """Returns whether Python would run a file instead of the source that it was once compiled
+    from."""
     return key.lower().endswith((".pyc", ".pyo")) or "__pycache__" in key.lower().split("/")
 
 
@@ -299,7 +303,7 @@ _BY_FOLDER = {os.open, os.rename, os.unlink} <= os.supports_dir_fd
 
 
 def write_verdict(folder: Path, record: VerdictRecord) -> None:
-    """Write or replace verdict.json, whole or not at all, in the artifact that it is on.
+    """Write or replace verdict.json, whole or not at all, in its own artifact.
 
     Raises OutputError if it cannot be written, and if the folder holds another artifact by now.
     """
@@ -312,7 +316,7 @@ def write_verdict(folder: Path, record: VerdictRecord) -> None:
                 )
             record = record.with_(manifest=digest)
             fresh = f"{VERDICT}.{secrets.token_hex(8)}.new"
-            # O_EXCL: a link would be written through.
+            # O_EXCL: without it, a link would be written through.
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
             opened = os.open(place(fresh), flags, 0o666, dir_fd=number)
             try:
@@ -330,8 +334,8 @@ def write_verdict(folder: Path, record: VerdictRecord) -> None:
 
 @contextmanager
 def _at(folder: Path) -> Iterator[tuple[int | None, Any]]:
-    """The folder as it is now, whatever takes its place meanwhile: its number, and how its files
-    are named beside that."""
+    """Yields the folder as it is now, even if another takes its place meanwhile: its file
+    descriptor, and the function that names its files relative to that."""
     if not _BY_FOLDER:
         yield None, lambda name: os.fspath(folder / name)
         return
@@ -349,7 +353,7 @@ def _digest_at(number: int | None, place: Any) -> str:
 
 
 def _clear_unfinished(folder: Path) -> None:
-    """Remove what processes left that were killed while they wrote a verdict."""
+    """Remove the verdicts that killed processes left half-written."""
     with suppress(OSError):
         for path in folder.glob(f"{VERDICT}.*"):
             if _FRESH.fullmatch(path.name) and time.time() - path.lstat().st_mtime > _HOUR:

@@ -1,13 +1,13 @@
-"""An opened artifact, and the processes that it comes to: by fork, and by pickle.
+"""Opened artifacts and processes: an artifact reaches another process by fork or by pickle.
 
-A fork copies one thread. What a runtime's other threads held or were about to do is never finished
-in the child: OpenVINO, asked there, waits for ever where the parent was at work (5 of 6 tries), and
-waits as well where the child only ends. So a child opens the artifact again where the target says
-that this is safe, and refuses in words where it is not; what it inherited, it never touches, not
-even to throw it away.
+A fork copies one thread. The runtime's other threads never finish in the child what they held or
+were about to do: OpenVINO in the child waits for ever where the parent was at work (5 of 6 tries),
+and waits as well where the child only ends. So a child opens the artifact again where the target
+says that this is safe, and refuses in words where it is not; it never touches the runtime that it
+inherited, not even to release it.
 
-A pickled encoder is the way to its folder. It is opened again where it arrives, at its first call,
-so that an error of that reaches the caller.
+A pickled encoder is the path of its folder. The receiving process opens the folder again at the
+first call, so that an error of that reaches the caller.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ from goldfold.exporter.artifact.bundle import Bundle, open_bundle
 from goldfold.exporter.errors import ArtifactError, TargetError, UsageError
 
 _KEPT = 2
-"""Encoders that a process keeps of those that were sent to it: each task of a pool brings its own,
-and finds it opened by the task before."""
+"""Number of received encoders that a process keeps open: each task of a pool brings its own, and
+finds it opened by the task before."""
 
 _first: dict[str, int] = {}
-"""The process that opened an artifact first, by target; a fork inherits what its parent knew."""
+"""The process that opened an artifact first, by target; a fork inherits this from its parent."""
 _received: dict[Any, Any] = {}
 _alive: weakref.WeakSet[Opened] = weakref.WeakSet()
 
 
 @dataclass(frozen=True)
 class Way:
-    """How an artifact is opened: what `goldfold.exporter.artifact.encoder.load` was asked for."""
+    """The arguments with which `goldfold.exporter.artifact.encoder.load` opened an artifact."""
 
     bundle: Bundle
     threads: int | None
@@ -49,14 +49,14 @@ class Way:
     proof: bool
 
     def key(self) -> tuple[Any, ...]:
-        """Equal where the same files are opened in the same way."""
+        """A key that is equal where the same files are opened in the same way."""
         manifest = hashlib.sha256(self.bundle.manifest.to_bytes()).hexdigest()
         return (str(self.bundle.path), manifest, self.threads, self.streams, self.proof)
 
     def open(self) -> Callable[..., np.ndarray]:
-        """The target's `Run`. Raises as `goldfold.exporter.artifact.encoder.load` does; UsageError
-        in a fork of a process that has the target's runtime at work, where that cannot be
-        survived."""
+        """Returns the target's `Run`. Raises as `goldfold.exporter.artifact.encoder.load` does;
+        UsageError in a fork of a process that has the target's runtime at work, where the runtime
+        does not survive that."""
         manifest, path = self.bundle.manifest, self.bundle.path
         name = manifest.target
         target = registry.target(name)
@@ -73,12 +73,13 @@ class Way:
         how = (path, manifest.contract, manifest.floating, self.threads)
         if self.streams is None:
             return target.load(*how)
-        if "streams" not in inspect.signature(target.load).parameters:  # a target of others'
+        if "streams" not in inspect.signature(target.load).parameters:  # an external target
             raise TargetError(f"{path}: target {name} knows no streams; leave them out")
         return target.load(*how, streams=self.streams)
 
     def again(self) -> Callable[..., np.ndarray]:
-        """The same in another process, or later: the folder must still be what it was."""
+        """Open the artifact again in another process, or later: the folder must still be the
+        same."""
         found = open_bundle(self.bundle.path, unverified=self.proof)
         if found.manifest != self.bundle.manifest:
             raise ArtifactError(f"{found.path} has changed since it was opened; load it again")
@@ -86,7 +87,7 @@ class Way:
 
 
 class Opened:
-    """A target's `Run`, which knows the process that it was opened in."""
+    """A target's `Run`, with the process that opened it."""
 
     def __init__(self, way: Way) -> None:
         self.way = replace(way, bundle=replace(way.bundle, path=way.bundle.path.absolute()))
@@ -102,9 +103,9 @@ class Opened:
         return run(input_ids, attention_mask, output)
 
     def open(self, opener: Callable[[], Callable[..., np.ndarray]]) -> Callable[..., np.ndarray]:
-        """What runs in this process, opened once, however many threads ask."""
+        """Returns the `Run` of this process, opened once, however many threads ask."""
         pid = os.getpid()
-        # A lock a process: another thread may have held the parent's when it was forked.
+        # One lock per process: another thread may have held the parent's when it was forked.
         with self._opening.setdefault(pid, threading.Lock()):
             if pid not in self._runs:
                 self._runs[pid] = opener()
@@ -114,23 +115,23 @@ class Opened:
         return Opened, (self.way,)
 
     def leave(self) -> None:
-        """Let what was inherited stand as it is, for ever: a runtime that is torn down in a fork
-        waits for threads that are not there."""
+        """Keep the inherited runtime in memory for ever: a runtime that is released in a fork waits
+        for threads that are not there."""
         for run in self._runs.values():
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(run))
         self._runs = {}
 
 
 def opened(way: Way) -> Opened:
-    """Opened now, so that an error is raised here."""
+    """Open the artifact now, so that an error is raised here."""
     made = Opened(way)
     made.open(way.open)
     return made
 
 
 def sent(encoder: Any, run: Any, left: str) -> tuple[Any, ...]:
-    """What pickle writes for an encoder: its fields, the one called `left` as None. `run` is its
-    Opened; any other callable is pickled with the rest."""
+    """Returns what pickle writes for an encoder: its fields, the one called `left` as None. `run`
+    is its Opened; any other callable is pickled with the rest."""
     state = {**vars(encoder), left: None}
     key = None
     if isinstance(run, Opened):
@@ -145,7 +146,7 @@ def _arrived(kind: Any, state: dict[str, Any], key: Any) -> Any:
         found = kind.__new__(kind)
         vars(found).update(state)
     if key is not None:
-        _received[key] = found  # the last to be used is the last to go
+        _received[key] = found  # the most recently used is the last to go
         for old in list(_received)[:-_KEPT]:
             _received.pop(old, None)
     return found

@@ -1,4 +1,4 @@
-"""One artifact of an export or a verification, and what it came to."""
+"""Results: one artifact of an export or a verification, and its measurements."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ class Result:
     """One artifact of an export or a verification."""
 
     path: Path
-    """Where it is; ends in `.failed` if it missed its gate."""
+    """Path of the artifact; ends in `.failed` if it missed its gate."""
     bundle: Bundle
     measurement: Measurement
     verdict: Verdict
     seconds: float
-    """What building and verifying took."""
+    """Seconds that building and verifying took."""
     unrecorded: str = ""
     """Why verdict.json could not be written, where `verify` measured and could not."""
 
@@ -31,7 +31,8 @@ class Result:
 
 
 def measured(opened: Bundle) -> tuple[str, str]:
-    """What is measured on this machine, and why it is not the artifact itself ("" if it is)."""
+    """Returns what is measured on this machine, and why that is not the artifact itself ("" if it
+    is)."""
     target = registry.target(opened.manifest.target)
     reason = target.cannot_run(opened.path)
     if reason is None:

@@ -1,9 +1,9 @@
-"""Where artifacts are made and put: a hidden folder beside their place, and the step that moves one
-there.
+"""Scratch folders, in which artifacts are made: hidden folders beside the artifacts' place, and the
+step that moves an artifact there.
 
-A hidden folder belongs to a process as long as that holds the lock in it. Processes of one kernel
-see each other's locks, whatever container they are in and whatever number it gives them. Another
-machine may not: what it left is removed after a day without a change.
+A hidden folder belongs to a process as long as the process holds the lock in it. Processes of one
+kernel see each other's locks, in whatever containers they run and whatever numbers those give them.
+Another machine may not see them: its folder is removed after a day without a change.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ _LOCK = "owner.lock"
 _OWNER = re.compile(r"\.goldfold-([1-9][0-9]{0,8})-(?:([0-9a-f]{8})-)?")
 _DAY = 86_400.0
 _TRIES = 1000
-"""Others who put an artifact in the same place at the same time: each of them only once."""
+"""Maximum number of other processes that put an artifact in the same place at the same time, each
+of them only once."""
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS)
 _TAKEN = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
 
@@ -42,7 +43,7 @@ _TAKEN = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
 def check_output(out: Path, artifacts: list[str], force: bool) -> None:
     """Refuse, before any work, an output folder that cannot be written or holds something else.
 
-    Raises OutputError. Nothing is deleted here, and nothing but artifacts ever is.
+    Raises OutputError. This function deletes nothing; goldfold deletes nothing but artifacts.
     """
     check_writable(out, "--out")
     for name in artifacts:
@@ -63,7 +64,8 @@ def check_output(out: Path, artifacts: list[str], force: bool) -> None:
 
 
 def check_writable(folder: Path, option: str) -> None:
-    """Make `folder` and try to write in it. Raises OutputError naming the option it came from."""
+    """Make `folder` and try to write in it. Raises OutputError, which names the option that the
+    folder came from."""
     if names.steers(os.fspath(folder)):
         raise OutputError(f"{str(folder)!r} is no name for a folder; choose another {option}")
     try:
@@ -80,17 +82,17 @@ def check_writable(folder: Path, option: str) -> None:
 
 @contextmanager
 def scratch(out: Path) -> Iterator[Path]:
-    """A hidden working folder in `out`, gone afterwards whatever happens. Clears dead ones
-    first.
+    """Yields a hidden working folder in `out`, and removes it afterwards in every case. Folders of
+    processes that have ended are removed first.
 
-    Raises OutputError for whatever goes wrong in it while the disk is full: each library that
-    writes there has words of its own for that, and some have none.
+    Raises OutputError for any error in it while the disk is full: each library that writes there
+    has its own message for that, and some have none.
     """
     for stale in out.glob(f"{_SCRATCH}*"):
         _clear(stale, out)
     folder, lock = None, None
     try:
-        while lock is None:  # another process may clear a folder away before it is locked
+        while lock is None:  # another process may remove the folder before it is locked
             folder = Path(tempfile.mkdtemp(prefix=f"{_SCRATCH}{os.getpid()}-{_kernel()}-", dir=out))
             lock = Lock.take(folder)
         assert folder is not None
@@ -120,7 +122,8 @@ class Lock:
 
     @classmethod
     def take(cls, folder: Path) -> Lock | None:
-        """None if another process has it, or the folder has gone. Raises OSError."""
+        """Returns the lock; None if another process has it, or the folder is gone. Raises
+        OSError."""
         try:
             flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
             number = os.open(folder / _LOCK, flags, 0o600)
@@ -128,7 +131,7 @@ class Lock:
             return None
         lock = cls(number)
         try:
-            # Whoever clears a folder away has its lock, so it must be asked again what lies there.
+            # The process that removes a folder holds its lock, so the path must be looked at again.
             if _flock(number) and os.path.samestat(os.fstat(number), (folder / _LOCK).lstat()):
                 return lock
         except FileNotFoundError:
@@ -148,8 +151,8 @@ class Lock:
 
 
 def _flock(number: int) -> bool:
-    """Take the lock of an open file, seen by all processes of this kernel; False if another has
-    it."""
+    """Take the lock of an open file, seen by all processes of this kernel; returns False if another
+    process has it."""
     try:
         import fcntl
     except ImportError:  # Windows
@@ -168,8 +171,8 @@ def _flock(number: int) -> bool:
 
 
 def _clear(stale: Path, out: Path) -> None:
-    """Remove a hidden folder whose process has ended, with what that had taken from its place put
-    back. Leaves one that may be somebody's."""
+    """Remove a hidden folder whose process has ended, and put back what the process had taken from
+    its place. A folder that may still be in use stays."""
     owner = _OWNER.match(stale.name)
     if owner is None or stale.is_symlink() or not stale.is_dir():
         return
@@ -181,7 +184,8 @@ def _clear(stale: Path, out: Path) -> None:
         if lock is None:
             return
         try:
-            # Of another kernel neither the lock need be seen here nor the number mean anything.
+            # The lock of another kernel need not be seen here, nor does its process number mean
+            # anything.
             ours = owner[2] in (None, _kernel())
             ended = ours and (lock.number is not None or not alive)
             if ended or _age(stale) > _DAY:
@@ -192,21 +196,22 @@ def _clear(stale: Path, out: Path) -> None:
 
 
 def _remove(folder: Path) -> None:
-    """As much of a folder as can be. A stranger's may lie deeper than Python recurses."""
+    """Remove as much of a folder as possible. A stranger's folder may be deeper than Python
+    recurses."""
     with suppress(RecursionError):
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def _age(folder: Path) -> float:
-    """Seconds since anything in it changed."""
+    """Returns the seconds since anything in `folder` changed."""
     times = [folder.stat().st_mtime, *(entry.stat().st_mtime for entry in entries(folder))]
     return time.time() - max(times)
 
 
 @cache
 def _kernel() -> str:
-    """Eight letters for the kernel that runs, from its start to its end; all containers on it share
-    them."""
+    """Returns eight letters for the running kernel, from its start to its end; all containers on it
+    share them."""
     try:
         said = Path("/proc/sys/kernel/random/boot_id").read_text("ascii")
     except (OSError, ValueError):  # not Linux: there the machine's name must do
@@ -220,9 +225,9 @@ def _kernel() -> str:
 def publish(built: Path, out: Path, name: str, passed: bool) -> Path:
     """Move a finished artifact to its place, replacing an earlier one of the same name.
 
-    A passed one goes to `out/name` and an earlier `name.failed` goes away; a failed one goes to
-    `out/name.failed`, and an earlier good one is left where it is. Where the file system can
-    exchange folders, whoever looks finds the earlier one or this one and never neither; where it
+    An artifact that passed goes to `out/name`, and an earlier `name.failed` is removed; one that
+    failed goes to `out/name.failed`, and an earlier good one stays where it is. Where the file
+    system can exchange folders, a reader always finds the earlier artifact or this one; where it
     cannot, there is none for a moment. Raises OutputError.
     """
     place = out / (name if passed else f"{name}{FAILED}")
@@ -232,13 +237,13 @@ def publish(built: Path, out: Path, name: str, passed: bool) -> Path:
         raise OutputError(f"cannot write {place}: {error.strerror}") from None
     stale = out / f"{name}{FAILED}"
     if passed and is_artifact(stale):
-        with suppress(OSError):  # another process may have taken it away
+        with suppress(OSError):  # another process may have removed it
             stale.rename(_retired(built) / stale.name)
     return place
 
 
 def _put(built: Path, place: Path) -> None:
-    """Move `built` to `place`; what was there is then in the scratch folder."""
+    """Move `built` to `place`; the earlier content of `place` is then in the scratch folder."""
     for _ in range(_TRIES):
         try:
             if not os.path.lexists(place):
@@ -248,7 +253,7 @@ def _put(built: Path, place: Path) -> None:
                 raise _in_the_way(place)
             if exchange(built, place) or _step_by_step(built, place):
                 return
-        except FileNotFoundError:  # another process has just moved what was there
+        except FileNotFoundError:  # another process has just moved the earlier artifact
             if not built.exists():
                 raise
         except OSError as error:
@@ -263,7 +268,7 @@ def _step_by_step(built: Path, place: Path) -> bool:
     try:
         built.rename(place)
     except BaseException:
-        # Ctrl-C too: the earlier artifact would be gone with the scratch folder.
+        # Ctrl-C too: the earlier artifact would be lost with the scratch folder.
         if not os.path.lexists(place):
             retired.rename(place)
         raise
@@ -283,8 +288,8 @@ def _put_back(stale: Path, out: Path) -> None:
 
 
 def _is_strange(path: Path) -> bool:
-    """Whether something lies there that is no artifact; not so while another process exchanges what
-    is there."""
+    """Returns whether something lies at `path` that is no artifact; False while another process
+    exchanges the artifact there."""
     for _ in range(_TRIES):
         try:
             before = path.lstat()

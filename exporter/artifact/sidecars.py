@@ -1,5 +1,5 @@
-"""What lies in every artifact beside the target's own files, and what is said of where it comes
-from."""
+"""Sidecars: the files in every artifact beside the target's own, and the description of their
+origin."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ _OWN = (bundle.MANIFEST, bundle.VERDICT, bundle.GOLDEN, TOKENIZER, _SETTINGS)
 def write(
     source: Source, program: Program, contract: Contract, goldens: Goldens, folder: Path
 ) -> None:
-    """Everything beside the target's own files. What says how long a text may be says what
-    `contract` does. Raises ModelError if a file of the model's is not what its digest is of."""
+    """Write all sidecars. Those that state the maximum length of a text state that of `contract`.
+    Raises ModelError if a file of the model does not match its digest."""
     settings = _settings(source, program, contract)
     direction = contract.truncation_side.capitalize()
     text = limited(program.tokenizer, contract.length_of(""), direction)
@@ -54,7 +54,8 @@ def write(
 
 
 def _settings(source: Source, program: Program, contract: Contract) -> dict[str, Any]:
-    """tokenizer_config.json as other clients read it: they cut a text where it says."""
+    """Returns tokenizer_config.json as other clients read it: they truncate a text at its
+    length."""
     file = source.path / source.modules[0].path / _SETTINGS
     if file.is_file():
         said = read_object(file)
@@ -67,7 +68,8 @@ def _settings(source: Source, program: Program, contract: Contract) -> dict[str,
 
 
 def _free(name: str, taken: Collection[str]) -> str:
-    """`name`, or the next like it that is neither another's here nor the artifact's own."""
+    """Returns `name`, or the next name like it that neither another sidecar nor the artifact itself
+    has."""
     used = {folded(one) for one in (*taken, *_OWN)}
     stem, dot, ending = name.rpartition(".")
     number = 1
@@ -79,7 +81,7 @@ def _free(name: str, taken: Collection[str]) -> str:
 
 
 def reference(source: Source, goldens: Goldens) -> Reference:
-    """What a target's `finish` may say of the source model."""
+    """Returns the metadata of the source model that a target's `finish` may write."""
     settings = source.path / "config_sentence_transformers.json"
     said = read_object(settings) if settings.is_file() else {}
     backbone = source.path / source.modules[0].path / "config.json"

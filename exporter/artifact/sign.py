@@ -1,8 +1,9 @@
-"""Sign an artifact with a key, and check a signature, through OpenSSF's model-signing. Offline.
+"""Signatures of artifacts: sign with a key and check a signature, through OpenSSF's model-signing.
+Offline.
 
-What is signed is every file of the folder by its sha256, the manifest included, but for
-verdict.json: that is measured anew by `goldfold verify`, which a signature is checked with. What a
-desktop leaves in any folder is neither signed nor used (exporter/artifact/manifest.py). The
+A signature covers every file of the folder by its sha256, the manifest included, but not
+verdict.json: `goldfold verify`, which also checks signatures, measures that anew. Files that a
+desktop leaves in any folder are neither signed nor used (exporter/artifact/manifest.py). The
 signature is a sigstore bundle (DSSE, in-toto statement) in a file beside the folder, and
 `model_signing verify key` of that library reads it as well.
 """
@@ -24,7 +25,7 @@ from goldfold.exporter.system.files import entries, key_of, read_bounded
 SUFFIX = ".sig"
 _KEY_LIMIT = 64 << 10
 _SIGNATURE_LIMIT = 16 << 20
-"""Bytes; a signature names every file, in some two hundred bytes."""
+"""Maximum bytes; a signature names every file, in some two hundred bytes."""
 _KEYS = "an elliptic-curve key in PEM (secp256r1, secp384r1 or secp521r1)"
 
 
@@ -35,7 +36,7 @@ def sign(folder: Path, key: Path, signature: Path | None = None) -> Path:
     that cannot be used, OutputError if the signature cannot be written. Returns its path.
     """
     library = _library()
-    bundle.open_bundle(folder)  # nobody should put a name to what is damaged, or failed
+    bundle.open_bundle(folder)  # a damaged or failed artifact must not be signed
     place = signature or folder.resolve().with_name(f"{folder.resolve().name}{SUFFIX}")
     if place.resolve().is_relative_to(folder.resolve()):
         raise UsageError(f"--signature {place} lies in the artifact, whose files are counted")
@@ -53,9 +54,9 @@ def sign(folder: Path, key: Path, signature: Path | None = None) -> Path:
 
 
 def check(folder: Path, signature: Path, public_key: Path) -> str:
-    """Check that `signature` is the `public_key`'s, and that of exactly these files.
+    """Check that `signature` belongs to `public_key`, and covers exactly these files.
 
-    Returns the sha256, in hex, of the manifest that it is on (Manifest.digest): whoever opens the
+    Returns the sha256, in hex, of the signed manifest (Manifest.digest): a caller who opens the
     folder afterwards can tell that it is still that artifact.
 
     Raises ArtifactError saying what does not agree, UsageError for a key that cannot be used.
@@ -69,7 +70,7 @@ def check(folder: Path, signature: Path, public_key: Path) -> str:
     except Exception as error:
         raise UsageError(f"--public-key {public_key} is not {_KEYS}: {_reason(error)}") from None
     signed = _check_form(signature)
-    # Said here, not guessed from the signature: that may leave out no file but the verdict.
+    # Stated here, not read from the signature: a signature may leave out no file but the verdict.
     verifier.set_hashing_config(_hashing(library, folder))
     try:
         with contextlib.redirect_stdout(io.StringIO()):
@@ -94,7 +95,8 @@ def _library() -> Any:
 
 
 def _hashing(library: Any, folder: Path) -> Any:
-    """Every file by sha256, of a link what it leads to; git's files count like any other."""
+    """Hash every file by sha256, for a link the file that it leads to; git's files count like any
+    other."""
     config = library.hashing.Config().use_file_serialization(hashing_algorithm="sha256")
     try:
         ignored = [key for entry in entries(folder) if _is_apart(key := key_of(folder, entry.path))]
@@ -105,7 +107,7 @@ def _hashing(library: Any, folder: Path) -> Any:
 
 
 def _is_apart(key: str) -> bool:
-    """Whether a file is no part of an artifact's identity."""
+    """Returns whether a file is no part of an artifact's identity."""
     return is_left(key) or (is_own(key) and key != bundle.MANIFEST)
 
 
@@ -117,8 +119,8 @@ def _check_key(key: Path, option: str) -> None:
 
 
 def _check_form(signature: Path) -> str:
-    """The digest of the manifest that is signed. What leaves out more than the verdict signs less
-    than it seems to."""
+    """Returns the digest of the signed manifest. A signature that leaves out more than the verdict
+    covers less than it seems to."""
     try:
         envelope = json.loads(read_bounded(signature, _SIGNATURE_LIMIT))["dsseEnvelope"]
         statement = json.loads(base64.b64decode(envelope["payload"]))

@@ -1,5 +1,5 @@
-"""An artifact that could not be built, while the others of its export are: what is raised in the
-end, and what lies in its place for the report."""
+"""Artifacts that could not be built while the others of their export were: the error that the
+export raises at its end, and the record that lies in the artifact's place for the report."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from goldfold.exporter.system.names import line
 
 FORMAT = "goldfold.unbuilt/1"
 _LONGEST = 2000
-"""Characters of a reason: a vendor's own words may be a page."""
+"""Maximum characters of a reason: a vendor's own message may be a page."""
 
 
 class Unbuilt(reading.Record, frozen=True, kw_only=True):
-    """What `NAME.unbuilt.json` says."""
+    """The content of `NAME.unbuilt.json`."""
 
     format: Literal["goldfold.unbuilt/1"] = FORMAT
     goldfold: str
     target: str
     precision: str
     code: int
-    """The exit code of its error."""
+    """The exit code of the error."""
     reason: str
 
     @property
@@ -45,32 +45,33 @@ class Failure:
     target: str
     precision: str
     error: GoldfoldError
-    """Why; of the kind that says whose fault it is. Its traceback is a note of it, as text."""
+    """The reason, as an error of the class that says whose fault it is. Its traceback is kept as
+    text, in a note of the error."""
 
     @property
     def name(self) -> str:
-        """As its artifact would be called."""
+        """The name that its artifact would have."""
         return f"{self.target}-{self.precision}"
 
 
 def stops(error: Exception, out: Path) -> bool:
-    """Whether an error is of the machine, so that the next artifact would meet it as well: a full
-    disk, a folder that cannot be written, no memory."""
+    """Returns whether an error comes from the machine, so that the next artifact would meet it as
+    well: a full disk, a folder that cannot be written, no memory."""
     return isinstance(error, MemoryError | OutputError) or is_full(out, error)
 
 
 def failure(target: str, precision: str, error: Exception) -> Failure:
-    """The failure that `error` is. Keeps nothing alive of what the error happened in: a traceback
-    would hold the program's weights."""
+    """Returns the failure for `error`. The failure keeps no traceback: that would keep the
+    program's weights in memory."""
     clean = explained(error)
     clean.add_note("".join(traceback.format_exception(error)))
     return Failure(target, precision, clean)
 
 
 def worst(failures: Sequence[Failure], asked: int) -> GoldfoldError:
-    """The error that an export of so many pairs ends with: that of the highest exit code, the first
-    of several. It names its artifact, and the others that were not built, if there were several to
-    build."""
+    """Returns the error with which an export of `asked` pairs ends: the one of the highest exit
+    code, the first of several. It names its artifact and, if there were several to build, the
+    others that were not built."""
     first = max(failures, key=lambda one: one.error.code)
     error = first.error
     if asked > 1:
@@ -102,7 +103,7 @@ def write(out: Path, failed: Failure, scratch: Path) -> None:
 
 
 def clear(out: Path, name: str) -> None:
-    """Remove the record of an earlier failure: the artifact is built."""
+    """Remove the record of an earlier failure, since the artifact is built."""
     try:
         (out / f"{name}{UNBUILT}").unlink(missing_ok=True)
     except OSError as error:
@@ -110,7 +111,8 @@ def clear(out: Path, name: str) -> None:
 
 
 def records(folder: Path) -> Iterator[tuple[str, Unbuilt | None]]:
-    """The records in a folder by their files' names, in order; None for one that cannot be read."""
+    """Yields the records in a folder by their files' names, in order; None for a record that cannot
+    be read."""
     for path in sorted(folder.glob(f"*{UNBUILT}")):
         try:
             yield path.name, reading.read_json(Unbuilt, read_record(path))

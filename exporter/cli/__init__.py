@@ -1,1 +1,1 @@
-"""The `goldfold` command: one file a command."""
+"""The `goldfold` command: one file per command."""

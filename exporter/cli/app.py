@@ -1,8 +1,7 @@
 """The `goldfold` command: its commands in the order in which a user meets them.
 
-Each lies in a file of its own, calls one public function, and prints what that returns. All of
-these files are loaded for `goldfold --help`, so what takes time to load is imported inside the
-commands.
+Each command lies in a file of its own, calls one public function, and prints what that returns.
+`goldfold --help` loads all of these files, so the commands import slow modules inside.
 """
 
 from __future__ import annotations

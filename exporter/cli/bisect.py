@@ -1,4 +1,4 @@
-"""`goldfold bisect`: the one rewrite that breaks a model."""
+"""`goldfold bisect`: the one application of a pass that breaks a model."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ def bisect(
     model: Model,
     precision: Annotated[str, typer.Option(help="fp32, fp16 or bf16.")] = "fp32",
     limit: Annotated[
-        float | None, typer.Option(help="1−cos to stay below; the precision's gate by default.")
+        float | None, typer.Option(help="Limit of 1−cos; by default the precision's gate.")
     ] = None,
     max_length: MaxLength = None,
     no_cache: NoCache = False,
     trust_remote_code: Annotated[bool, typer.Option("--trust-remote-code")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q")] = False,
 ) -> None:
-    """Find the one rewrite after which MODEL misses its golden gate."""
+    """Find the one application of a pass after which MODEL misses its golden gate."""
     from goldfold.exporter.driver.bisect import search
 
     with listening(quiet) as listener:

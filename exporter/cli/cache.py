@@ -1,4 +1,4 @@
-"""`goldfold cache`: what finished stages are kept on this machine, and how to be rid of them."""
+"""`goldfold cache`: the finished stages in this machine's cache, and how to remove them."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ _HOMELESS = f"no cache: there is no home folder; {FOLDER} may name another"
 
 cache_app = typer.Typer(
     help=(
-        "Finished stages that exports keep: traced programs, and what quantization measured. "
-        f"They lie in ~/.cache/goldfold/stages, or where {FOLDER} says (empty: no cache), "
+        "Finished stages of exports: traced programs, and measurements of quantization. "
+        f"They are in ~/.cache/goldfold/stages, or in {FOLDER} (empty: no cache), "
         f"and take at most {SIZE} gigabytes ({DEFAULT_GB:g} by default): the least "
         "recently used go first."
     ),
@@ -29,7 +29,7 @@ cache_app = typer.Typer(
 
 @cache_app.command("list")
 def list_entries(as_json: AsJson = False) -> None:
-    """List what is kept, the most recently used first."""
+    """List the cached stages, the most recently used first."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
@@ -51,7 +51,7 @@ def list_entries(as_json: AsJson = False) -> None:
 
 @cache_app.command()
 def size(as_json: AsJson = False) -> None:
-    """Say where the cache lies, how large it is and how large it may become."""
+    """Print the cache's folder, its size and its maximum size."""
     cache = _cache()
     if cache is None:
         said = {"folder": None, "entries": 0, "bytes": 0, "limit": 0}
@@ -69,15 +69,15 @@ def size(as_json: AsJson = False) -> None:
 
 @cache_app.command()
 def clear() -> None:
-    """Remove all of it."""
+    """Remove all cached stages."""
     cache = _cache()
     line = _HOMELESS if cache is None else f"{cache.folder}: {cache.clear()} entries removed"
     open_console().print(Text(line), soft_wrap=True)
 
 
 def _cache() -> Cache | None:
-    """The user's cache; None where there is no home for it. Raises UsageError if it is switched
-    off."""
+    """Returns the user's cache; None where there is no home for it. Raises UsageError if it is
+    switched off."""
     if os.environ.get(FOLDER) == "":
         raise UsageError(f"{FOLDER} is empty, so there is no cache; name a folder in it")
     return open_cache()

@@ -1,4 +1,4 @@
-"""What a person sees while goldfold works: one line a stage, live while it runs."""
+"""The console output while goldfold works: one line per stage, live while it runs."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _BREAKS = re.compile("[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]")
 
 
 class Plain(Console):
-    """A console on which text is text: no markup is read in it, and what could steer a terminal is
-    replaced. All that goldfold prints goes through here; what it wants in colour it says as a
-    `Text`."""
+    """A console on which text is text: it reads no markup, and replaces characters that control a
+    terminal. All of goldfold's output goes through it; coloured output is a `Text`."""
 
     def print(self, *objects: Any, soft_wrap: bool | None = None, **options: Any) -> None:
-        """As rich's; what is printed with `soft_wrap` is one line, whatever is in it."""
+        """Print as rich's console does; with `soft_wrap` the output is one line, whatever the
+        objects hold."""
         if soft_wrap:
             objects = tuple(map(_on_one_line, objects))
         super().print(*objects, soft_wrap=soft_wrap, **options)
@@ -43,7 +43,7 @@ class Plain(Console):
 
 
 def open_console(stderr: bool = False) -> Console:
-    """A console on standard output or standard error."""
+    """Returns a console on standard output or standard error."""
     _replace_what_lacks(sys.stderr if stderr else sys.stdout)
     console = Plain(stderr=stderr, markup=False, emoji=False, highlight=False)
     if not console.is_terminal and "COLUMNS" not in os.environ:
@@ -59,9 +59,9 @@ def _on_one_line(printed: Any) -> Any:
 
 
 def _replace_what_lacks(stream: Any) -> None:
-    """Have a stream replace the characters that its encoding lacks, where it would raise."""
+    """Make a stream replace the characters that its encoding lacks, instead of raising."""
     if getattr(stream, "errors", "") in ("strict", "surrogateescape"):
-        with suppress(AttributeError, ValueError, OSError):  # what a test puts in its place
+        with suppress(AttributeError, ValueError, OSError):  # a test may replace it
             stream.reconfigure(errors="replace")
 
 
@@ -71,12 +71,12 @@ def warn(message: str) -> None:
 
 
 def one_line(message: str) -> str:
-    """A message on one line, without what could steer a terminal."""
+    """Returns a message on one line, without characters that control a terminal."""
     return line(message)
 
 
 class Live:
-    """A stages.Listener: a moving line on a terminal, plain lines in a log."""
+    """A stages.Listener: a live line on a terminal, plain lines in a log."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -120,7 +120,7 @@ class Live:
         self.console.print(line, soft_wrap=True)
 
     def close(self) -> None:
-        """Stop the moving line, if one is."""
+        """Stop the live line, if there is one."""
         if self._progress is not None:
             self._progress.stop()
             self._progress = None
@@ -128,7 +128,7 @@ class Live:
 
 @contextmanager
 def listening(quiet: bool) -> Iterator[Live | None]:
-    """A listener for stages, or None; its moving line is stopped whatever happens."""
+    """Yields a listener for stages, or None; its live line is stopped in every case."""
     live = None if quiet else Live(open_console(stderr=True))
     try:
         yield live

@@ -25,17 +25,17 @@ class CoremlRunFlags:
         str | None, typer.Option(help="Token ids of one text, as 2,40,41,1; padded and masked.")
     ] = None
     function: Annotated[
-        str | None, typer.Option(help="Function to run; the package's default.")
+        str | None, typer.Option(help="Function to run; by default the package's.")
     ] = None
     precision: Annotated[str, typer.Option(help="declared (fp16 values rounded), f32 or f64.")] = (
         "declared"
     )
-    seed: Annotated[int | None, typer.Option(help="Draw the inputs that are not given.")] = None
-    against: Annotated[
-        Path | None, typer.Option(help="An ONNX model whose values bear the same names.")
-    ] = None
+    seed: Annotated[int | None, typer.Option(help="Seed of the inputs that are missing.")] = None
+    against: Annotated[Path | None, typer.Option(help="ONNX model with the same value names.")] = (
+        None
+    )
     limit: Annotated[
-        float | None, typer.Option(help="Relative difference from which a value has drifted.")
+        float | None, typer.Option(help="Relative difference that counts as drift.")
     ] = None
     save: Annotated[
         Path | None, typer.Option(help="Write the outputs as .npy files into this folder.")
@@ -46,10 +46,10 @@ def coreml_run(
     package: Annotated[Path, typer.Argument(help="An .mlpackage that holds an ML program.")],
     asked: CoremlRunFlags,
 ) -> None:
-    """Run PACKAGE with an evaluator of MIL programs, and name what is wrong inside.
+    """Run PACKAGE with an evaluator of MIL programs, and name the faults inside.
 
-    It rounds every value that is typed fp16. It cannot see how a device accumulates, nor which of
-    its units takes which operation.
+    The evaluator rounds every value that is typed fp16. It does not show how a device accumulates,
+    nor which of its units runs which operation.
     """
     from rich.table import Table
 

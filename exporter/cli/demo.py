@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def demo(
-    out: Annotated[Path, typer.Option(help="Artifact folders go here.")] = Path("demo"),
+    out: Annotated[Path, typer.Option(help="Folder for the artifact folders.")] = Path("demo"),
     quiet: Quiet = False,
 ) -> None:
     """Export a small real model (all-MiniLM-L6-v2, from PyPI) for every target that works here."""

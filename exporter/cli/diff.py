@@ -1,4 +1,4 @@
-"""`goldfold diff`: what two artifacts differ in."""
+"""`goldfold diff`: the differences between two artifacts."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _MOST = 40
 
 def diff(
     a: Annotated[Path, typer.Argument(help="An artifact folder.")],
-    b: Annotated[Path, typer.Argument(help="Another.")],
+    b: Annotated[Path, typer.Argument(help="Another artifact folder.")],
     everything: Annotated[
-        bool, typer.Option("--all", help=f"Print all differences, not the first {_MOST} of a kind.")
+        bool, typer.Option("--all", help=f"Print all differences, not the first {_MOST} per kind.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Say what differs between two artifacts. Exit code 0 if nothing does, 1 otherwise."""
+    """Print the differences between two artifacts. Exit code 0 if there are none, 1 otherwise."""
     from goldfold.exporter.artifact.diff import differences
 
     found = differences(a, b)

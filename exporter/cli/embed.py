@@ -1,4 +1,4 @@
-"""`goldfold embed`: an artifact's embeddings of texts."""
+"""`goldfold embed`: embeddings of texts by an artifact."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ class EmbedFlags:
         None
     )
     prompt: Annotated[str | None, typer.Option(help="Name of one of the model's prompts.")] = None
-    dims: Annotated[int | None, typer.Option(help="Keep so many leading dimensions.")] = None
+    dims: Annotated[int | None, typer.Option(help="Number of leading dimensions to keep.")] = None
     save: Annotated[Path | None, typer.Option(help="Write a .npy file instead of printing.")] = None
     batch_size: Annotated[int, typer.Option(min=1)] = 32
     output: Annotated[str, typer.Option(help="float32, int8, uint8, binary or ubinary.")] = (
         "float32"
     )
     task: Annotated[
-        str, typer.Option(help="query or document: the prompt and the length that go with it.")
+        str, typer.Option(help="query or document: selects prompt and maximum length.")
     ] = ""
     errors: Annotated[
-        str, typer.Option(help="Texts that cannot be embedded: raise, or nan for a row of NaN.")
+        str, typer.Option(help="For texts that cannot be embedded: raise, or nan (a row of NaN).")
     ] = "raise"
     threads: Threads = None
     as_json: AsJson = False
@@ -84,7 +84,7 @@ def embed(
 
 
 def _read(texts: list[str]) -> list[str]:
-    """The texts themselves, or the lines of standard input where `-` stands for them."""
+    """Returns the texts themselves, or the lines of standard input where `-` stands for them."""
     if "-" in texts and len(texts) > 1:
         raise UsageError("- reads all texts from standard input; give it alone")
     if texts != ["-"]:

@@ -1,4 +1,5 @@
-"""Turns what a command raises into one line on standard error and a documented exit code."""
+"""Exit codes: an error of a command becomes one line on standard error and a documented exit
+code."""
 
 from __future__ import annotations
 
@@ -19,7 +20,7 @@ from goldfold.golden.errors import GoldenError
 
 
 def guarded(run: Callable[..., Any], debug: bool) -> int:
-    """Call `run` and turn what it raises into an exit code (exporter/errors.py lists them)."""
+    """Call `run` and turn its errors into an exit code (exporter/errors.py lists them)."""
     try:
         # typer returns the code of an Exit instead of raising it, and makes Ctrl-C an Exit of 130.
         code = run(standalone_mode=False) or 0
@@ -33,7 +34,7 @@ def guarded(run: Callable[..., Any], debug: bool) -> int:
     except BrokenPipeError:
         return 141
     except Exception as error:
-        if interrupt.came():  # a library made something else of it
+        if interrupt.came():  # a library turned it into another error
             return _interrupted()
         code = getattr(error, "exit_code", None)
         if code is not None and hasattr(error, "format_message"):  # click's usage errors
@@ -50,9 +51,9 @@ def guarded(run: Callable[..., Any], debug: bool) -> int:
 
 
 def flushed(code: int) -> int:
-    """Write out what is still to be printed; returns `code`, or another if that cannot be.
+    """Flush standard output; returns `code`, or another code if that fails.
 
-    Python does this when it ends, and complains in two lines where it cannot.
+    Python does this when it ends, and prints two lines where it fails.
     """
     for stream in (sys.stdout, sys.stderr):
         if stream is None:
@@ -84,6 +85,6 @@ def _fail(error: Exception, code: int, debug: bool, cause: BaseException | None 
         open_console(stderr=True).print(Text(said.rstrip()), no_wrap=True, crop=False)
     # A Text, so that brackets in a path or an extra's name are not read as markup.
     line = Text.assemble(("error:", "bold red"), " ", one_line(str(error)))
-    with suppress(OSError, ValueError):  # nobody listens, or the disk is full
+    with suppress(OSError, ValueError):  # nobody reads standard error, or the disk is full
         open_console(stderr=True).print(line, soft_wrap=True)
     return code

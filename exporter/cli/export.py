@@ -1,4 +1,4 @@
-"""`goldfold export`: a model becomes artifacts, each of them verified."""
+"""`goldfold export`: export a model as artifacts, and verify each of them."""
 
 from __future__ import annotations
 
@@ -32,20 +32,20 @@ if TYPE_CHECKING:
 class ExportFlags:
     """The options of `goldfold export`."""
 
-    target: Annotated[list[str], typer.Option(help="As `goldfold targets` lists; repeatable.")] = (
-        field(default_factory=lambda: ["openvino"])
-    )
+    target: Annotated[
+        list[str], typer.Option(help="A target of `goldfold targets`; repeatable.")
+    ] = field(default_factory=lambda: ["openvino"])
     precision: Annotated[
         list[str], typer.Option(help="fp32, fp16, bf16, a recipe or its file; repeatable.")
     ] = field(default_factory=lambda: ["fp32"])
-    out: Annotated[Path, typer.Option(help="Artifact folders go here.")] = Path("out")
-    name: Annotated[str | None, typer.Option(help="What to call the model.")] = None
+    out: Annotated[Path, typer.Option(help="Folder for the artifact folders.")] = Path("out")
+    name: Annotated[str | None, typer.Option(help="Name of the model.")] = None
     force: Annotated[
         bool, typer.Option("--force", help="Write into a folder that holds other things.")
     ] = False
     skip: Annotated[list[str] | None, typer.Option(help="Do not run this pass; repeatable.")] = None
     stop_after: Annotated[
-        int | None, typer.Option(min=0, help="Stop rewriting after so many applications.")
+        int | None, typer.Option(min=0, help="Stop rewriting after this many applications.")
     ] = None
     dump: Annotated[
         Path | None, typer.Option(help="Write the graph after every pass into this folder.")
@@ -54,11 +54,11 @@ class ExportFlags:
         bool, typer.Option("--verify-each", help="Record the drift after every pass and layer.")
     ] = False
     no_locate: Annotated[
-        bool, typer.Option("--no-locate", help="Do not look where a missed gate comes from.")
+        bool, typer.Option("--no-locate", help="Do not locate the fault behind a missed gate.")
     ] = False
     max_length: MaxLength = None
     dims: Annotated[
-        str | None, typer.Option(help="Sizes of the embedding, as 768,256; the model's by default.")
+        str | None, typer.Option(help="Embedding sizes, as 768,256; the model's by default.")
     ] = None
     build: TargetFlags = field(default_factory=TargetFlags)
     judge: JudgeToo = False
@@ -69,7 +69,7 @@ class ExportFlags:
         bool,
         typer.Option(
             "--allow-incomplete",
-            help="Export a checkpoint that lacks tensors of the model, or has some too many.",
+            help="Export a checkpoint that lacks tensors of the model, or has extra ones.",
         ),
     ] = False
     quiet: Quiet = False

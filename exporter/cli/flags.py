@@ -2,14 +2,14 @@
 
     @dataclass(frozen=True)
     class DemoFlags:
-        out: Annotated[Path, typer.Option(help="Artifact folders go here.")] = Path("demo")
+        out: Annotated[Path, typer.Option(help="Folder for the artifact folders.")] = Path("demo")
         quiet: Quiet = False
 
     def demo(asked: DemoFlags) -> None: …
 
     app.command()(flagged(demo))      # goldfold demo --out FOLDER --quiet
 
-Nothing here may import what is slow to load: `goldfold --help` loads this module.
+This module may import nothing that is slow to load: `goldfold --help` loads it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print results only."
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="Threads of the runtime.")]
 MaxLength = Annotated[
-    int | None, typer.Option(help="The most tokens of a text; the model's own by default.")
+    int | None, typer.Option(help="Maximum length of a text in tokens; the model's by default.")
 ]
 Trust = Annotated[
     bool,
@@ -39,21 +39,23 @@ Trust = Annotated[
 ]
 NoCache = Annotated[
     bool,
-    typer.Option("--no-cache", help="Neither take finished stages from the cache nor keep them."),
+    typer.Option("--no-cache", help="Neither read finished stages from the cache nor store them."),
 ]
-Count = Annotated[int, typer.Option("--pairs", help="Docstrings and functions to retrieve.")]
+Count = Annotated[
+    int, typer.Option("--pairs", help="Number of docstrings and functions to retrieve.")
+]
 JudgeToo = Annotated[
     bool,
     typer.Option(
         "--judge",
-        help="Hold what is quantized to its limit on retrieval as well. Takes minutes for each"
-        " artifact, and once as long as fp32 needs for 6,000 texts.",
+        help="Judge quantized artifacts against their limit on retrieval. Takes minutes per"
+        " artifact, and once the time of 6,000 texts in fp32.",
     ),
 ]
 
 
 def flagged(command: Callable[..., None]) -> Callable[..., None]:
-    """A function for typer that takes the flags of `command` one by one.
+    """Returns a function for typer that takes the flags of `command` one by one.
 
     A parameter of `command` that is a dataclass becomes a parameter for each of its fields, in
     place and in order; so does a field that is a dataclass itself. The others stay.
@@ -76,7 +78,7 @@ def _parameters(command: Callable[..., None]) -> list[Parameter]:
 
 
 def _spread(given: Parameter) -> Iterator[Parameter]:
-    """The flags of one parameter: those of its fields, or itself."""
+    """Yields the flags of one parameter: those of its fields, or the parameter itself."""
     if not is_dataclass(given.annotation):
         yield given
         return
@@ -92,7 +94,7 @@ def _spread(given: Parameter) -> Iterator[Parameter]:
 
 
 def _gathered(name: str, kind: Any, flags: Mapping[str, Any]) -> Any:
-    """The value of one parameter, out of the flags that typer read."""
+    """Returns the value of one parameter, built from the flags that typer read."""
     if not is_dataclass(kind):
         return flags[name]
     hints = get_type_hints(kind, include_extras=True)
@@ -100,7 +102,7 @@ def _gathered(name: str, kind: Any, flags: Mapping[str, Any]) -> Any:
 
 
 def whole_numbers(text: str | None, flag: str, example: str = "128,512") -> tuple[int, ...]:
-    """`128,512` → (128, 512). Raises UsageError naming the flag."""
+    """Returns the numbers of a list: `128,512` → (128, 512). Raises UsageError naming the flag."""
     parts = [part.strip() for part in (text or "").split(",") if part.strip()]
     if text is not None and not (parts and all(part.isdecimal() for part in parts)):
         raise UsageError(f"{flag} {text!r} is no list of numbers such as {example}")

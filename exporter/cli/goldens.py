@@ -1,4 +1,4 @@
-"""`goldfold golden make`: what sentence-transformers says of the golden texts."""
+"""`goldfold golden make`: golden embeddings of a model, made with sentence-transformers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rich.text import Text
 from goldfold.exporter.cli.console import listening, open_console
 from goldfold.exporter.cli.flags import MaxLength, Model, Quiet, Trust
 
-golden_app = typer.Typer(help="Golden embeddings: what the reference says.", no_args_is_help=True)
+golden_app = typer.Typer(help="Golden embeddings: the reference's outputs.", no_args_is_help=True)
 
 
 @golden_app.command()
@@ -20,7 +20,7 @@ def make(
     out: Annotated[
         Path | None, typer.Option(help="Folder to write; default: golden/store.")
     ] = None,
-    name: Annotated[str | None, typer.Option(help="What to call the model.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the model.")] = None,
     max_length: MaxLength = None,
     trust_remote_code: Trust = False,
     quiet: Quiet = False,

@@ -1,4 +1,4 @@
-"""`goldfold inspect`: what an artifact's manifest and verdict say."""
+"""`goldfold inspect`: an artifact's manifest and verdict."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from goldfold.exporter.cli.flags import AsJson
 def inspect(
     folder: Annotated[Path, typer.Argument(help="An artifact folder.")],
     census: Annotated[
-        bool, typer.Option("--census", help="Compile it and count what its runtime executes.")
+        bool, typer.Option("--census", help="Compile it and count the runtime's ops.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show what an artifact is, how it was made and what was measured."""
+    """Print an artifact's description, its build and its measurements."""
     from goldfold.exporter.report import inspection
 
     found = inspection.inspect(folder, census)

@@ -1,4 +1,4 @@
-"""`goldfold judge`: what an artifact's errors cost its users."""
+"""`goldfold judge`: the losses in retrieval that an artifact's errors cost."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class JudgeFlags:
 
     model: Annotated[
         str | None,
-        typer.Option(help="The source model: needed until its fp32 embeddings are kept."),
+        typer.Option(help="Source model, needed until its fp32 embeddings are cached."),
     ] = None
     pairs: Count = LEAST
     skip: Annotated[list[str] | None, typer.Option(help="ranks, lee or retrieval; repeatable.")] = (
@@ -32,7 +32,7 @@ class JudgeFlags:
         str | None,
         typer.Option(help="Exit with 1 if an upper bound of retrieval's or Lee's loss exceeds it."),
     ] = None
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write all figures here.")] = None
+    json_file: Annotated[Path | None, typer.Option("--json", help="File for all figures.")] = None
     threads: Threads = None
     trust_remote_code: Trust = False
     quiet: Quiet = False
@@ -42,9 +42,10 @@ def judge(
     artifacts: Annotated[list[Path], typer.Argument(help="Artifact folders of one model.")],
     asked: JudgeFlags,
 ) -> None:
-    """Judge ARTIFACTS against fp32: rank agreement, people's judgements, code retrieval.
+    """Judge ARTIFACTS against fp32: rank agreement, human judgements, code retrieval.
 
-    Loss is 1 − artifact/fp32. Its upper bound ends the 95 % interval of a paired bootstrap.
+    Loss is 1 − artifact/fp32. Its upper bound is the upper end of the 95 % interval of a paired
+    bootstrap.
     """
     from goldfold.exporter.verification import judging
     from goldfold.golden.judging.report import table
@@ -75,7 +76,7 @@ def judge(
 
 
 def _share(text: str) -> float:
-    """`0.5%` → 0.005, `0.005` → 0.005."""
+    """Returns a share: `0.5%` → 0.005, `0.005` → 0.005."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?|\.\d+)\s*(%?)", text.strip())
     if match is None:
         raise UsageError(f"--limit {text!r} is no share such as 0.5%")

@@ -1,4 +1,4 @@
-"""`goldfold layout`: an artifact as a server wants it."""
+"""`goldfold layout`: an artifact laid out for a server."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from goldfold.exporter.cli.console import open_console
 def layout(
     folder: Annotated[Path, typer.Argument(help="An artifact folder.")],
     server: Annotated[str, typer.Option("--for", help="ovms or sentence-transformers.")],
-    out: Annotated[Path, typer.Option(help="A new folder; big files in it are hard links.")],
+    out: Annotated[Path, typer.Option(help="New folder; big files in it are hard links.")],
 ) -> None:
     """Lay an artifact out for OpenVINO Model Server or for sentence-transformers."""
     from goldfold.exporter.artifact.layout import lay_out

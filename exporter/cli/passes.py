@@ -1,4 +1,4 @@
-"""`goldfold passes` and `goldfold explain`: the laws, all of them or one."""
+"""`goldfold passes` and `goldfold explain`: all passes, or one of them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from goldfold.exporter.cli.console import open_console
 
 
 def passes() -> None:
-    """List the laws in the order in which they run."""
+    """List the passes in the order in which they run."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
@@ -26,7 +26,7 @@ def passes() -> None:
 
 
 def explain(name: Annotated[str, typer.Argument(help="Name of a pass.")]) -> None:
-    """Print one law: what it holds, needs and refuses, with its examples."""
+    """Print one pass: what it preserves, needs and refuses, with its examples."""
     from rich.markdown import Markdown
 
     from goldfold.exporter.passes import reference_page

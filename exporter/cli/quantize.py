@@ -23,16 +23,16 @@ class QuantizeFlags:
         typer.Option(help="worst_cos>=0.995 or mean_cos>=0.999; repeatable."),
     ] = None
     objective: Annotated[
-        str, typer.Option(help="size, of the weights; speed, measured on the target.")
+        str, typer.Option(help="size (of the weights) or speed (measured on the target).")
     ] = "size"
     out: Annotated[
-        Path, typer.Option(help="The recipe to write; a picture and all trials go beside it.")
+        Path, typer.Option(help="Recipe to write; a plot and all trials go beside it.")
     ] = Path("recipe.toml")
-    target: Annotated[str, typer.Option(help="What it is for.")] = "openvino"
-    jobs: Annotated[int, typer.Option(min=1, help="Trials side by side, a process each.")] = 1
+    target: Annotated[str, typer.Option(help="Target of the recipe.")] = "openvino"
+    jobs: Annotated[int, typer.Option(min=1, help="Parallel trials, one process each.")] = 1
     state: Annotated[
         Path | None,
-        typer.Option(help="Where work is kept, to go on from; beside --out by default."),
+        typer.Option(help="Folder for resuming a search; beside --out by default."),
     ] = None
     max_length: MaxLength = None
     trust_remote_code: Trust = False
@@ -40,10 +40,10 @@ class QuantizeFlags:
 
 
 def quantize(model: Model, asked: QuantizeFlags) -> None:
-    """Search for the cheapest recipe that holds a budget of quality on the tuning texts.
+    """Search for the cheapest recipe that meets a quality budget on the tuning texts.
 
-    A search that is stopped goes on where it was when it is started again. Exit code 1 if no recipe
-    holds the budget.
+    A search that was stopped continues when it is started again. Exit code 1 if no recipe meets the
+    budget.
     """
     from goldfold.exporter.search import outcome
     from goldfold.exporter.search.budget import parse

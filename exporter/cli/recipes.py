@@ -1,4 +1,4 @@
-"""`goldfold recipes`: the ways to quantize that come with goldfold."""
+"""`goldfold recipes`: the quantization recipes that come with goldfold."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ if TYPE_CHECKING:
 
 
 def recipes() -> None:
-    """List the recipes that come with goldfold: what --precision can name besides fp32, fp16,
-    bf16."""
+    """List the recipes that come with goldfold: values of --precision besides fp32, fp16, bf16."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 

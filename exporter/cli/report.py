@@ -1,4 +1,4 @@
-"""`goldfold report`: what a folder of artifacts comes to."""
+"""`goldfold report`: the report on a folder of artifacts."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from goldfold.exporter.cli.flags import Quiet
 
 def report(
     folders: Annotated[
-        list[Path], typer.Argument(help="Folders that hold artifacts, or artifacts.")
+        list[Path], typer.Argument(help="Folders of artifacts, or artifact folders.")
     ],
     out: Annotated[
-        Path | None, typer.Option(help="Folder to write into; the first one by default.")
+        Path | None, typer.Option(help="Folder to write into; by default the first.")
     ] = None,
     speed: Annotated[
         bool,
-        typer.Option("--speed", help="Time what this machine can run first, all in turn."),
+        typer.Option("--speed", help="Time all artifacts that run here in turn first."),
     ] = False,
     quiet: Quiet = False,
 ) -> None:

@@ -1,4 +1,4 @@
-"""What `goldfold export` and `verify` print of their artifacts, and the exit code that follows."""
+"""The output of `goldfold export` and `verify` on their artifacts, and their exit codes."""
 
 from __future__ import annotations
 
@@ -18,16 +18,17 @@ if TYPE_CHECKING:
 
 
 class Lost(NamedTuple):
-    """What was asked for and has no result."""
+    """A requested artifact that has no result."""
 
     name: str
     error: GoldfoldError | GoldenError
     known: Mapping[str, str] = {}
-    """What --json says of it besides."""
+    """The fields that --json prints besides."""
 
 
 def exported(run: Callable[[], list[Result]], as_json: bool) -> list[Result]:
-    """Show what an export built, and what it could not build beside; the error is raised again."""
+    """Print the artifacts that an export built, and those that it could not build; the error is
+    raised again."""
     try:
         results = run()
     except GoldfoldError as error:
@@ -44,7 +45,7 @@ def exported(run: Callable[[], list[Result]], as_json: bool) -> list[Result]:
 
 
 def verified(found: Sequence[Result | Unverified], as_json: bool) -> None:
-    """Show what verifications found. Raises the error of the highest code, or GateMissed."""
+    """Print the results of verifications. Raises the error of the highest code, or GateMissed."""
     from goldfold.exporter.artifact.result import Result
 
     results = [one for one in found if isinstance(one, Result)]
@@ -60,7 +61,7 @@ def verified(found: Sequence[Result | Unverified], as_json: bool) -> None:
 
 
 def show(results: Sequence[Result], as_json: bool, lost: Sequence[Lost] = ()) -> None:
-    """The table, and the reasons of what failed."""
+    """Print the table, and the reasons of failures."""
     from goldfold.golden.report import Row, reasons, table
 
     console, log = open_console(), open_console(stderr=True)
@@ -82,7 +83,7 @@ def show(results: Sequence[Result], as_json: bool, lost: Sequence[Lost] = ()) ->
             said = f"{result.bundle.name}: {verdict.location.sentence}"
             log.print(Text(said), soft_wrap=True)
     _say_unrecorded(results)
-    for one in lost if len(lost) > 1 else ():  # of one alone, the error says it
+    for one in lost if len(lost) > 1 else ():  # for one alone, the error says it
         log.print(Text(f"{one.name}: {one_line(str(one.error))}"), soft_wrap=True)
 
 
@@ -112,7 +113,7 @@ def _entry(result: Result) -> dict[str, Any]:
 
 
 def _nothing(lost: Lost) -> dict[str, Any]:
-    """The same keys where there is no result."""
+    """Returns the same keys where there is no result."""
     keys = (
         "path",
         "target",
@@ -142,8 +143,8 @@ def _losses(result: Result) -> dict[str, Any] | None:
 
 
 def _say_losses(results: Sequence[Result]) -> None:
-    """What each quantized artifact loses in retrieval, or that nobody looked; and what was left
-    out."""
+    """Print each quantized artifact's loss in retrieval, or that it was not judged; and what was
+    left out."""
     from goldfold.exporter.verification.losses import UNJUDGED, sentence
 
     said = [(r.bundle.name, r.bundle.verdict and r.bundle.verdict.losses) for r in results]

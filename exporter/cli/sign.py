@@ -1,4 +1,4 @@
-"""`goldfold sign`: a signature under an artifact."""
+"""`goldfold sign`: the signature of an artifact."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from goldfold.exporter.cli.console import open_console
 
 def sign(
     folder: Annotated[Path, typer.Argument(help="An artifact folder.")],
-    key: Annotated[Path, typer.Option(help="A private elliptic-curve key, in PEM.")],
+    key: Annotated[Path, typer.Option(help="Private elliptic-curve key, in PEM.")],
     signature: Annotated[
-        Path | None, typer.Option(help="File to write; FOLDER.sig by default.")
+        Path | None, typer.Option(help="File to write; by default FOLDER.sig.")
     ] = None,
 ) -> None:
-    """Sign an artifact with a key of yours. Everything but its verdict is signed."""
+    """Sign an artifact with your own key. The signature covers everything but the verdict."""
     from goldfold.exporter.artifact import sign as signing
 
     open_console().print(Text(str(signing.sign(folder, key, signature))), soft_wrap=True)

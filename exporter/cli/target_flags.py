@@ -1,5 +1,5 @@
-"""The options of targets as flags of `goldfold export`: one for each field that a target declares
-(exporter/options.py)."""
+"""The options of targets as flags of `goldfold export`: one flag for each field that a target
+declares (exporter/options.py)."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from goldfold.exporter.system import start
 
 
 class Flags:
-    """What all classes of flags share."""
+    """The base of all classes of flags."""
 
     def given(self) -> dict[str, Any]:
-        """The options that were asked for, as `goldfold.export` takes them. Raises UsageError."""
+        """Returns the requested options, as `goldfold.export` takes them. Raises UsageError."""
         kinds = {one.name: one.metadata["kind"] for one in fields(self)}  # type: ignore[arg-type]
         asked = {name: getattr(self, name) for name in kinds}
         return {
@@ -36,8 +36,8 @@ def _value(name: str, kind: Any, typed: Any) -> Any:
 
 
 def _names() -> list[str]:
-    """All targets where the command is `export`, those of others too, which may take any time to
-    load; none for another command; our own where a program asks."""
+    """Returns the targets whose options are flags: all of them where the command is `export`, which
+    may take any time to load; none for another command; our own where a program asks."""
     if "export" in sys.argv[1:]:
         return registry.names()
     return [] if start.is_command() else list(registry.OURS)

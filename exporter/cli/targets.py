@@ -1,4 +1,4 @@
-"""`goldfold targets`: what each target offers, and whether it works here."""
+"""`goldfold targets`: the precisions and options of each target, and whether it works here."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from goldfold.exporter.cli.console import open_console
 
 
 def targets() -> None:
-    """List the targets, what they offer, and whether they work on this machine."""
+    """List the targets, their precisions and options, and whether they work on this machine."""
     from rich.table import Table
 
     from goldfold.exporter import registry

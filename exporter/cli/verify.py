@@ -1,4 +1,4 @@
-"""`goldfold verify`: artifacts are what they were, and still hold their gates."""
+"""`goldfold verify`: artifacts are unchanged, and still pass their gates."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ class VerifyFlags:
     """The options of `goldfold verify`."""
 
     signature: Annotated[
-        Path | None, typer.Option(help="Check this signature of the one artifact first.")
+        Path | None, typer.Option(help="First check this signature of the one artifact.")
     ] = None
     public_key: Annotated[
-        Path | None, typer.Option(help="The key that the signature must be of, in PEM.")
+        Path | None, typer.Option(help="Public key of the signature, in PEM.")
     ] = None
     judge: JudgeToo = False
     pairs: Count = LEAST
     model: Annotated[
-        str | None, typer.Option(help="--judge: the source, until its fp32 embeddings are kept.")
+        str | None, typer.Option(help="--judge: source, until its fp32 embeddings are cached.")
     ] = None
     threads: Threads = None
     trust_remote_code: Trust = False
@@ -36,9 +36,7 @@ class VerifyFlags:
 
 
 def verify(
-    folders: Annotated[
-        list[Path], typer.Argument(help="Artifact folders, or one that holds them.")
-    ],
+    folders: Annotated[list[Path], typer.Argument(help="Artifact folders, or a folder of them.")],
     asked: VerifyFlags,
 ) -> None:
     """Check every digest of an artifact, and run its goldens again."""

@@ -1,2 +1,2 @@
-"""Where an artifact goes wrong: drift after every pass and layer, and the fault that explains
-it."""
+"""Diagnosis of an artifact's errors: the drift after every pass and layer, and the location of a
+fault."""

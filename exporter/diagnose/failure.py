@@ -1,4 +1,5 @@
-"""An artifact that missed its gate, and the one golden text on which it is looked into."""
+"""The context of a missed gate: the artifact that failed, and the one golden text that is
+examined."""
 
 from __future__ import annotations
 
@@ -23,32 +24,33 @@ if TYPE_CHECKING:
     from goldfold.targets.base import Target
 
 NOISE = {"fp32": 1e-12}
-"""1−cos between two layers that rounding alone explains; of the other precisions HALF_NOISE. In
-f32 a relative error of 2^-23 a value, however correlated, is 1−cos of 1e-14; a hundred times
-that."""
+"""1−cos between two layers that rounding alone explains in fp32; the other precisions have
+HALF_NOISE. In fp32 a relative error of 2^-23 per value, however correlated, is 1−cos of 1e-14; this
+is a hundred times that."""
 HALF_NOISE = 1e-6
-"""Likewise with 2^-11: (5e-4)²/2 is 1e-7; ten times that. bf16 is not told apart from a fault by
-this number but by its program in f32."""
+"""The same for a relative error of 2^-11: (5e-4)²/2 is 1e-7; ten times that. For bf16 this number
+does not tell rounding from a fault; its program in fp32 does."""
 
 
 @dataclass(frozen=True)
 class Made:
-    """How an artifact came to be."""
+    """The build of an artifact: its inputs and its programs."""
 
     source: Source
     pipeline: Pipeline
-    """With the program before its first pass, and the passes that ran."""
+    """The pipeline, with the program before its first pass, and the passes that ran."""
     final: Program
-    """What the target was given, before it was used up; with the artifact's contract."""
+    """The program that the target was given, before it was used up; with the artifact's
+    contract."""
     emulable: Program | None
-    """The program whose rounded run was judged as well, where it was."""
+    """The program whose rounded run was judged as well, where there was one."""
     target: Target
     precision: str
-    """What is computed in around integers, if there are any."""
+    """The floating-point precision, which also applies around integers."""
     asked: str
-    """The precision by its own name, a recipe's as well."""
+    """The precision by its own name, which may be a recipe's."""
     gate: str
-    """The precision whose gate it is held to."""
+    """The precision whose gate applies."""
     options: Options
     trusts: bool = False
     """Whether code that comes with the model may run."""
@@ -56,13 +58,13 @@ class Made:
 
 @dataclass(frozen=True)
 class Suspect:
-    """What missed its gate: how it was made, and what was measured."""
+    """An artifact that missed its gate: its build and its measurements."""
 
     made: Made
     goldens: Goldens
     measurement: Measurement
     proof: Measurement | None
-    """Of `made.emulable`."""
+    """The measurement of `made.emulable`."""
 
     @property
     def limit(self) -> float:
@@ -75,7 +77,7 @@ class Suspect:
 
 @dataclass(frozen=True)
 class Probe:
-    """One golden text as it is looked at."""
+    """The golden text that is examined."""
 
     row: TextRow
     ids: np.ndarray
@@ -93,12 +95,14 @@ class Probe:
         ).distance
 
     def of(self, program: Program) -> float:
-        """1−cos of what `program` makes of the text; rounded to its types if it has half ones."""
+        """Returns 1−cos of `program`'s embedding of the text; rounded to the program's types if it
+        has half-precision ones."""
         return self.distance((emulate.runner if is_half(program) else interpret.runner)(program))
 
 
 def pick(suspect: Suspect) -> Probe | None:
-    """The worst text over the limit; of the short ones if one of them is, since looking costs."""
+    """Returns the worst text over the limit; a short text if one of them is over, since examination
+    is slow."""
     known = {case.id for case in suspect.goldens.cases}
     for measurement in (suspect.measurement, suspect.proof):
         ranked = () if measurement is None else measurement.ranked

@@ -1,4 +1,4 @@
-"""The bisection that `bisect` and `locate` share."""
+"""The bisection of `bisect` and `locate`."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 
 def first_wrong(good: int, bad: int, holds: Callable[[int], bool]) -> int:
-    """The first number at which `holds` is false, of those after `good` up to `bad`.
+    """Returns the first number at which `holds` is false, of those after `good` up to `bad`.
 
-    It is known to hold at `good` and not at `bad`, and is asked in between alone. Assumes, as every
-    bisection does, that what is broken stays broken.
+    `holds` is known to be true at `good` and false at `bad`, and is called only in between.
+    Assumes, as every bisection does, that a broken program stays broken.
     """
     while bad - good > 1:
         middle = (good + bad) // 2

@@ -1,8 +1,9 @@
-"""How far the program that an artifact was built from is from the source model, layer by layer.
+"""The drift, layer by layer, of an artifact's program from the source model.
 
-The same comparison that exporter/diagnose/locating.py makes where a gate is missed, for artifacts
-that pass: a few short texts in one padded batch, the source model in torch against the program in
-ONNX Runtime, rounded to its types where it has half ones.
+exporter/diagnose/locating.py makes the same comparison where a gate is missed; this module makes it
+for artifacts that pass. It takes a few short texts in one padded batch, and compares the source
+model in torch with the program in ONNX Runtime, rounded to its types where it has half-precision
+ones.
 """
 
 from __future__ import annotations
@@ -23,22 +24,22 @@ from goldfold.exporter.records import LayerLook
 from goldfold.golden.store import SHORT, Goldens
 
 TEXTS = 3
-"""How many texts: the shortest with a neighbour, the median, and the longest short one."""
+"""Number of texts: the shortest with a neighbour, the median, and the longest short one."""
 
 
 def by_layer(made: Made, goldens: Goldens, stages: Stages) -> tuple[LayerLook, ...]:
-    """1−cos after every numbered layer, the worst of the texts, in the order of the layers; and at
-    last of the embedding, against its golden.
+    """Returns 1−cos after every numbered layer, the worst of the texts, in the order of the layers;
+    and last that of the embedding, against its golden.
 
     A last layer whose gain sink-linear-past-mean has moved behind the pooling is left out: its
-    value is another one on purpose, and the embedding says whether that was right.
-    Empty, with the reason as the stage's note, where the two cannot be compared: this looks, and
-    judges nothing.
+    value differs on purpose, and the embedding shows whether that was right. The result is empty,
+    with the reason as the stage's note, where the two cannot be compared: this function measures,
+    and judges nothing.
     """
     with stages("layers"):
         try:
             found = _compared(made, goldens, stages)
-        except Exception as error:  # an artifact that passed must not be lost to a look at it
+        except Exception as error:  # an artifact that passed must not be lost here
             reason = (str(error).splitlines() or [""])[0]
             stages.note(f"not compared: {type(error).__name__}: {reason}")
             return ()
@@ -76,7 +77,8 @@ def _compared(made: Made, goldens: Goldens, stages: Stages) -> tuple[LayerLook, 
 
 
 def moved(trail: Sequence[tuple[str, str]], program: Program) -> list[str]:
-    """The layer that is pooled as it stands, if a law has moved its gain behind the pooling.
+    """Returns the layer that is pooled as it stands, if a pass has moved its gain behind the
+    pooling.
 
     `trail` is as in goldfold.exporter.passes.pipeline.Pipeline.
     """
@@ -90,22 +92,22 @@ def moved(trail: Sequence[tuple[str, str]], program: Program) -> list[str]:
 
 
 def _pools(node: ir.Node) -> bool:
-    """Whether `node` belongs to a stage behind the transformer; a cast does not count."""
+    """Returns whether `node` belongs to a stage behind the transformer; a cast does not count."""
     if node.op_type == "Cast":
         return any(_pools(use.node) for value in node.outputs for use in value.uses())
     return node.metadata_props.get(MODULE, "").startswith("stages.")
 
 
 def numbered(module: str) -> str:
-    """The layer that a module is in, if layers are numbered there; "" else. Behind the last of them
-    laws move factors, so nothing there compares."""
+    """Returns the layer that a module is in, if layers are numbered there; otherwise "". Behind the
+    last layer passes move factors, so values there do not compare."""
     name = layer_values.layer_of(module)
     return name if name.rpartition(".")[2].isdecimal() and not name.startswith("stages.") else ""
 
 
 def _batch(goldens: Goldens, pad_id: int) -> tuple[list[int], np.ndarray, np.ndarray]:
-    """Places of the texts among `goldens`, and int64 [TEXTS, tokens] token ids and mask, padded on
-    the right."""
+    """Returns indices of the texts among `goldens`, and int64 [TEXTS, tokens] token ids and mask,
+    padded on the right."""
     lengths = [len(case.token_ids) for case in goldens.cases]
     short = sorted((n, place) for place, n in enumerate(lengths) if 2 < n <= SHORT)
     if not short:

@@ -1,12 +1,14 @@
-"""When an artifact misses its gate: which step made it wrong, and in which layer it first shows.
+"""The location of a fault in an artifact that misses its gate: the first wrong step, and the first
+layer in which the fault shows.
 
-The story, on one text: does the traced program still give the golden? If not, it is compared with
-the source model in torch. Does the program that was handed to the target? If not, the first pass
-that broke it is found by halving, and the program before that pass is compared with the one after.
-If it does, the target's build is repeated with every layer as an output, and compared with the
-program.
+The search uses one text. First, does the traced program still give the golden? If not, it is
+compared with the source model in torch. Second, does the program that the target was given? If not,
+bisection finds the first pass that broke it, and the program before that pass is compared with the
+one after. If it does, the target's build is repeated with every layer as an output, and compared
+with the program.
 
-Nothing here runs while gates hold, but for a copy of the traced graph that shares its weights.
+While gates hold, nothing here runs; the only cost is a copy of the traced graph that shares its
+weights.
 """
 
 from __future__ import annotations
@@ -35,12 +37,13 @@ if TYPE_CHECKING:
     from goldfold.exporter.contract import Run
 
 ROUNDS = ("set-precision", "quantize")
-"""How the names of passes begin that change how values are rounded and nothing else."""
+"""Prefixes of the names of passes that change how values are rounded and nothing else."""
 
 
 def locate(suspect: Suspect, stages: Stages) -> Location | None:
-    """The first step and the first layer that are wrong on the worst text; None if no text alone is
-    over the limit (tokens, a further head). What cannot be looked into is said, never raised."""
+    """Returns the first step and the first layer that are wrong on the worst text; None if no text
+    alone is over the limit (tokens, a further head). A comparison that is impossible is reported,
+    never raised."""
     picked = pick(suspect)
     if picked is None:
         return None
@@ -70,7 +73,7 @@ def _story(suspect: Suspect, probe: Probe, stages: Stages) -> Location:
     bad = first_wrong(
         first, len(steps), lambda step: probe.of(steps[step].program) <= suspect.limit
     )
-    if bad == len(steps):  # only what is judged in emulation is wrong: nothing but its rounding
+    if bad == len(steps):  # only the emulation is over its limit: its rounding is the cause
         return _rounding(suspect, probe, steps[-1].program, given, at_end)
     pass_ = steps[bad].pass_
     assert pass_ is not None
@@ -85,7 +88,7 @@ def _story(suspect: Suspect, probe: Probe, stages: Stages) -> Location:
 def _in_trace(
     suspect: Suspect, probe: Probe, traced: Program, distance: float, stages: Stages
 ) -> Location:
-    """Against the source model in torch, module by module."""
+    """Compare with the source model in torch, module by module."""
     from goldfold.exporter.frontend.trace import watch
 
     stages.detail("the source model")
@@ -114,7 +117,7 @@ def _in_trace(
 def _in_pass(
     suspect: Suspect, probe: Probe, before: Program, pass_: Pass, stages: Stages
 ) -> Location:
-    """The first application of `law` that breaks the text, and where that shows."""
+    """Find the first application of `pass_` that breaks the text, and where that shows."""
     stages.detail(f"the applications of {pass_.name}")
     places = _applied(before, pass_, None)[1].applied
     bad = first_wrong(
@@ -122,7 +125,8 @@ def _in_pass(
     )
     broken = _applied(before, pass_, bad)[0]
     distance = probe.of(broken)
-    # One application less: all that differs is then this one, and not what the pass may move.
+    # One application less: this application is then the only difference, not the other changes of
+    # the pass.
     right = _applied(before, pass_, bad - 1)[0]
     here = layer_values.values_of(right, probe.ids, probe.mask, rounded=is_half(right))
 
@@ -131,7 +135,7 @@ def _in_pass(
         there = layer_values.values_of(broken, probe.ids, probe.mask, group, rounded=rounded)
         return layer_values.compare(here, there, probe.tokens)
 
-    # Inside a layer a pass may move what it likes; its own place says more than a comparison.
+    # Inside a layer a pass may move anything; its own place says more than a comparison.
     found = _first(look, suspect.noise, deeper=False)
     place = places[bad - 1]
     why = (
@@ -149,7 +153,8 @@ def _rounding(
     distance: float,
     pass_: Pass | None = None,
 ) -> Location:
-    """Half precision or quantization itself: the program is right until its values are rounded."""
+    """Report half precision or quantization itself: the program is right until its values are
+    rounded."""
 
     def look(group: Group) -> list[Apart]:
         here = layer_values.values_of(before, probe.ids, probe.mask, group, rounded=is_half(before))
@@ -167,7 +172,8 @@ def _rounding(
 
 
 def _in_build(suspect: Suspect, probe: Probe, stages: Stages) -> Location:
-    """Build again with layers as outputs, and compare with the program that was built from."""
+    """Build again with layers as outputs, and compare with the program that was the build's
+    input."""
     stages.detail(f"building {suspect.made.target.name} again, its layers as outputs")
     distances: dict[str, float] = {}
 
@@ -212,14 +218,15 @@ def _in_build(suspect: Suspect, probe: Probe, stages: Stages) -> Location:
 
 @dataclass(frozen=True)
 class Step:
-    """The program after `law`, or before all of them."""
+    """The program after `pass_`, or before all passes."""
 
     pass_: Pass | None
     program: Program
 
 
 def _replay(suspect: Suspect) -> list[Step]:
-    """The program before the first pass, and after each that applied. All share their weights."""
+    """Returns the program before the first pass, and after each that applied. All share their
+    weights."""
     pipeline = suspect.made.pipeline
     assert pipeline.before is not None
     program = pipeline.before.copy()
@@ -261,8 +268,8 @@ class Found:
 def _first(
     look: Callable[[Group], list[Apart]], noise: float, *, rounding: bool = False, deeper=True
 ) -> Found | None:
-    """The layer at which the drift begins, and the module in it; of rounding, where most is
-    added."""
+    """Returns the layer at which the drift begins, and the module in it; for rounding, the layer
+    that adds most."""
     step = (
         layer_values.largest_step
         if rounding
@@ -284,7 +291,7 @@ def _said(
     found: Found | None = None,
     applied: tuple[str, str] = ("", ""),
 ) -> Location:
-    """The record of a fault. `applied` is the pass, and the place of its application."""
+    """Returns the record of a fault. `applied` is the pass, and the place of its application."""
     pass_name, place = applied
     worst = max(probe.row.alone.distance, probe.row.padded.distance)
     size = worst if distance is None else distance

@@ -1,6 +1,7 @@
-"""A quick look at how far a Program has drifted from its goldens: short texts, each alone.
+"""The drift of a Program from its goldens after each pass, on short texts, each alone: a quick
+measurement.
 
-The gate itself is `verifying.measure`, on all texts of an artifact; this is for looking between two
+The gate itself is `verifying.measure`, on all texts of an artifact; this one runs between two
 passes, many times over.
 """
 
@@ -47,13 +48,13 @@ def look(program: Program, goldens: Goldens, after: str = "") -> Look:
 
 
 def is_half(program: Program) -> bool:
-    """Whether any value of the program is declared fp16 or bf16."""
+    """Returns whether any value of the program is declared fp16 or bf16."""
     return any(v.dtype in emulate.HALF for node in program.graph for v in node.outputs)
 
 
 @dataclass
 class Drift:
-    """Called after every pass (Pipeline.after): looks, and remembers."""
+    """A callback after every pass (Pipeline.after): it measures the drift and records it."""
 
     goldens: Goldens
     stages: Stages

@@ -1,4 +1,5 @@
-"""Find the one rewrite that breaks the gate, by halving how many are made."""
+"""Bisection: find the one application of a pass that breaks the gate, by halving the number of
+applications."""
 
 from __future__ import annotations
 
@@ -31,7 +32,7 @@ class Culprit:
     total: int
 
     def sentence(self) -> str:
-        """What, where, and how far."""
+        """The result in one sentence: the pass, the place and the 1−cos."""
         return (
             f"{self.pass_name} at {self.place} (application {self.number} of {self.total}) takes "
             f"the worst 1−cos from {self.before.worst:.1e} to {self.after.worst:.1e}, "
@@ -98,9 +99,9 @@ def bisect(
     limit: float,
     progress: Callable[[str], None] = lambda text: None,
 ) -> Culprit | None:
-    """The application that takes `look(program).worst` beyond `limit`; None if none does.
+    """Returns the application that takes `look(program).worst` beyond `limit`; None if none does.
 
-    Assumes that what is broken stays broken. `program` is left alone. Raises UsageError if it is
+    Assumes that a broken program stays broken. `program` is left alone. Raises UsageError if it is
     beyond the limit before any optional pass has run.
     """
 

@@ -1,15 +1,15 @@
-"""What the cache keeps of an export, and what each of it follows from.
+"""The stages of an export that the cache keeps, and the inputs that make their keys.
 
-* the traced and simplified program. Weights that lie in the source's safetensors are not copied:
-  the entry says where, and they are memory-mapped from there; only constants that the trace made
-  are stored. It follows from the model's defining files, the tracing code and its libraries.
-* what was measured on calibration texts: largest magnitudes, and the integers of a recipe that
-  took work. They follow from the program itself, to the last bit of its weights, so neither the
-  passes that made it nor their options need to be named.
+* The traced and simplified program. Weights that lie in the source's safetensors are not copied:
+  the entry gives their place, and they are memory-mapped from there; only constants that the trace
+  made are stored. Its key: the model's defining files, the tracing code and its libraries.
+* Measurements on calibration texts: largest magnitudes, and those integers of a recipe that took
+  work. Their key: the program itself, to the last bit of its weights; so neither the passes that
+  made it nor their options need to be named.
 
 Code is part of every key as the digest of its files, and so are the versions of the libraries and
-the kind of processor: another one may round differently, and a cached export must give the same
-bytes as any other on this machine.
+the kind of processor: another processor may round differently, and a cached export must give the
+same bytes as any other on this machine.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ TRACING = (*_SHARED, "frontend/trace/*.py")
 MEASURING = (
     *_SHARED, "quantize/*.py", "passes/*.py", "passes/rewriting/*.py", "evaluate/*.py",
 )  # fmt: skip
-"""Files of exporter/ that decide what a stage comes to, by what begins it."""
+"""Files of exporter/ that decide a stage's result, by the prefix of the stage's name."""
 
 _GRAPH, _RECORD, _TOKENIZER, _BYTES = "graph.onnx", "record.json", "tokenizer.json", "constants.bin"
 _ARRAYS = "arrays.safetensors"
@@ -60,7 +60,7 @@ _ARRAYS = "arrays.safetensors"
 _ALIGNED = 64
 _CHUNK = 1 << 24
 _CASTS = {"F16": np.dtype(np.float16), "BF16": np.dtype(ml_dtypes.bfloat16)}
-"""Types of stored weights that the trace turns into f32, exactly."""
+"""Types of stored weights that the trace turns into fp32, exactly."""
 
 
 # --- the traced program
@@ -68,22 +68,22 @@ _CASTS = {"F16": np.dtype(np.float16), "BF16": np.dtype(ml_dtypes.bfloat16)}
 
 @dataclass(frozen=True)
 class _Lies:
-    """Where the bytes of a constant lie."""
+    """The place of a constant's bytes."""
 
     file: str
     """A safetensors file below the source's folder, or "" for the entry's own."""
     begin: int
     end: int
     stored: str
-    """numpy's name of the type in the file; the constant is f32 where that is a half."""
+    """numpy's name of the type in the file; the constant is fp32 where that is a half."""
     shape: tuple[int, ...]
-    """In the file."""
+    """The shape in the file."""
     turned: bool
     """Whether the constant is the transposed matrix, seen through its strides."""
 
 
 def find_trace(cache: Cache, source: Source) -> Program | None:
-    """The program that tracing and simplifying `source` gave, if it is kept."""
+    """Returns the program that tracing and simplifying `source` gave, if it is in the cache."""
 
     def read(folder: Path) -> Program:
         record = json.loads((folder / _RECORD).read_bytes())
@@ -104,7 +104,7 @@ def find_trace(cache: Cache, source: Source) -> Program | None:
 
 
 def keep_trace(cache: Cache, source: Source, program: Program) -> None:
-    """Keep what tracing and simplifying `source` gave. Leaves `program` as it is."""
+    """Keep the program that tracing and simplifying `source` gave. Leaves `program` as it is."""
 
     def write(folder: Path) -> None:
         model = program.copy().model
@@ -131,13 +131,13 @@ def keep_trace(cache: Cache, source: Source, program: Program) -> None:
 
 
 def _trace_key(source: Source) -> str:
-    # The name is not in it: two folders that hold the same model share a trace.
+    # The key has no name: two folders with the same model share a trace.
     files = source.defining
     return key(source=files, code=code(TRACING), **surroundings())
 
 
 class _Places:
-    """The tensors of a source's safetensors, found by what they hold."""
+    """The tensors of a source's safetensors, found by their contents."""
 
     def __init__(self, source: Source) -> None:
         self._known: dict[tuple[int, ...], list[tuple[_Lies, np.ndarray]]] = {}
@@ -151,7 +151,8 @@ class _Places:
                     self._known.setdefault(tensor.shape, []).append((lies, _view(raw, lies)))
 
     def find(self, tensor: ir.TensorProtocol) -> _Lies | None:
-        """The place of an f32 constant, as it is or transposed; None if it lies in no file."""
+        """Returns the place of an fp32 constant, as it is or transposed; None if it lies in no
+        file."""
         if tensor.dtype != ir.DataType.FLOAT:
             return None
         array = tensor.numpy()
@@ -164,8 +165,8 @@ class _Places:
 
 
 def _same(array: np.ndarray, held: np.ndarray) -> bool:
-    """Whether two arrays of one shape are the same f32 numbers, to the bit; looks at as little as
-    it can."""
+    """Returns whether two arrays of one shape are the same fp32 numbers, to the bit; reads as
+    little as possible."""
     a, b = array.reshape(-1), held.reshape(-1)
     for start in range(0, a.size, _CHUNK):
         ours, theirs = a[start : start + _CHUNK], b[start : start + _CHUNK].astype(np.float32)
@@ -176,7 +177,7 @@ def _same(array: np.ndarray, held: np.ndarray) -> bool:
 
 
 def _append(file: Any, tensor: ir.TensorProtocol) -> _Lies:
-    """Write a constant's bytes behind what the file holds. Its layout in memory is kept."""
+    """Append a constant's bytes to the file. Its layout in memory is kept."""
     array = tensor.numpy()
     turned = array.ndim == 2 and not array.flags.c_contiguous and array.flags.f_contiguous
     array = np.ascontiguousarray(array.T if turned else array)
@@ -193,7 +194,7 @@ def _put_back(
     source: Path,
     folder: Path,
 ) -> None:
-    """Give the graph its large constants again, and all constants the order they had."""
+    """Restore the graph's large constants, and the order of all constants."""
     graph, files = model.graph, dict[Path, np.ndarray]()
     inputs = {value.name: value for value in graph.inputs}
     for name, record in constants.items():
@@ -215,8 +216,8 @@ def _put_back(
 
 
 def _view(raw: np.ndarray, lies: _Lies) -> np.ndarray:
-    """An array over a part of a mapped file; a copy only where it does not lie on its type's
-    boundary."""
+    """Returns an array over a part of a mapped file; a copy only where the part does not lie on its
+    type's boundary."""
     kind = np.dtype(getattr(ml_dtypes, lies.stored, None) or lies.stored)
     view = raw[lies.begin : lies.end].view(kind).reshape(lies.shape)
     return np.require(view, requirements="A")
@@ -233,9 +234,9 @@ def measured(
     what: str,
     make: Callable[[], Arrays],
 ) -> Arrays:
-    """What `make` gives, or gave when it was last asked of the same program, texts and recipe.
+    """Returns the result of `make`, or the cached one of the same program, texts and recipe.
 
-    `what` tells apart what is asked of them: lower-case letters.
+    `what` names the measurement: lower-case letters.
     """
     if cache is None:
         return make()
@@ -267,14 +268,14 @@ def _write_arrays(folder: Path, arrays: Arrays) -> None:
     from safetensors.numpy import save_file
 
     held = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    # As it forgets the order of its tensors, and makes a scalar no vector:
+    # safetensors forgets the order of its tensors, and must not make a scalar a vector:
     save_file({name: held[name].reshape(arrays[name].shape) for name in held}, folder / _ARRAYS)
     (folder / _RECORD).write_text(json.dumps(list(arrays)), encoding="utf-8")
 
 
 def content(program: Program) -> str:
-    """The sha256, in hex, of a graph and all its constants: equal for programs that compute the
-    same in the same way."""
+    """Returns the sha256, in hex, of a graph and all its constants: equal for programs that compute
+    the same in the same way."""
     model = program.copy().model
     values = list(model.graph.initializers.values())
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # hashing lets other threads run
@@ -299,7 +300,7 @@ def _constant(value: ir.Value) -> str:
 
 @cache
 def code(patterns: tuple[str, ...]) -> str:
-    """The sha256, in hex, of files of exporter/, by their names."""
+    """Returns the sha256, in hex, of files of exporter/, by their names."""
     here, state = Path(__file__).parents[1], hashlib.sha256()
     found = {pattern: list(here.glob(pattern)) for pattern in patterns}
     if lost := [pattern for pattern, paths in found.items() if not paths]:
@@ -312,7 +313,7 @@ def code(patterns: tuple[str, ...]) -> str:
 
 @cache
 def surroundings() -> dict[str, str]:
-    """What besides code and data decides the last bit of a number."""
+    """Returns the facts besides code and data that decide the last bit of a number."""
     found = {"goldfold": __version__, "python": platform.python_version()}
     for name in PACKAGES:
         try:
@@ -326,7 +327,7 @@ def surroundings() -> dict[str, str]:
 
 
 def _processor() -> str:
-    """What kind of processor this is: numpy and ONNX Runtime choose their kernels by it."""
+    """Returns the kind of the processor: numpy and ONNX Runtime choose their kernels by it."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
@@ -338,7 +339,7 @@ def _processor() -> str:
 
 
 def _guarded(read: Callable[[Path], T]) -> Callable[[Path], T]:
-    """`read`, raising Damaged where an entry is whole and yet makes no sense."""
+    """Returns `read`, which then raises Damaged where an entry is whole and yet makes no sense."""
 
     def guarded(folder: Path) -> T:
         try:

@@ -1,5 +1,5 @@
-"""The demonstration: a small real model that comes from PyPI, exported for every target that works
-on this machine, and three sentences compared by it."""
+"""The demonstration: a small real model from PyPI is exported for every target that works on this
+machine, and compares three sentences."""
 
 from __future__ import annotations
 
@@ -45,6 +45,6 @@ def prepare() -> Example:
 
 
 def similarities(artifact: Path) -> dict[str, float]:
-    """The cosine of each of ANSWERS to QUESTION, by an artifact."""
+    """Returns the cosine of each of ANSWERS to QUESTION, by an artifact."""
     question, *answers = load(artifact).embed([QUESTION, *ANSWERS])
     return {text: float(question @ row) for text, row in zip(ANSWERS, answers, strict=True)}

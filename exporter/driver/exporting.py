@@ -1,4 +1,4 @@
-"""Model in, verified artifacts out: the order of everything, in one function."""
+"""The export: model in, verified artifacts out, and the order of all steps in one function."""
 
 from __future__ import annotations
 
@@ -77,33 +77,33 @@ def export(
         model: a SentenceTransformer folder, or a hub id.
         targets: names of targets; `precisions`: names of precisions, or files of recipes
             (exporter/quantize/recipe.py). Every pair is built.
-        out: where artifact folders go, as `out/<target>-<precision>`.
-        name: what to call the model; its folder's name if not given.
+        out: the folder for the artifact folders, `out/<target>-<precision>`.
+        name: the model's name; its folder's name if not given.
         force: write into a folder that holds other things; only artifacts are ever replaced.
         trust_remote_code: run code that comes with the model.
         allow_incomplete: export a checkpoint that lacks tensors of the model, or holds some that
             nothing reads; the manifest's notes name them.
         options: passes to skip, where to stop, where to dump (passes/pipeline.py).
         verify_each: record the drift after every pass and, with `locate`, every layer.
-        max_length: the most tokens a text may have; the model's own number if not given.
+        max_length: the maximum length of a text in tokens; the model's own if not given.
         dims: sizes of the embedding (Matryoshka); the largest is `sentence_embedding`, the others
             are further outputs. The model's own if not given.
-        build: what is asked of the targets beyond precisions: options by name, as
-            {"buckets": (128, 512)}, or one target's own (exporter/options.py).
-        locate: find out where an artifact that misses its gate goes wrong (diagnose/locating.py).
+        build: options of the targets beyond precisions, by name, as {"buckets": (128, 512)}, or one
+            target's own (exporter/options.py).
+        locate: locate the fault of an artifact that misses its gate (diagnose/locating.py).
         cache: take finished stages from the user's cache, and keep them there (system/cache.py).
-        judge: judge every quantized artifact on the Lee corpus and code retrieval, and hold it to
-            its gate's limit: minutes for each, and once for the fp32 reference
+        judge: judge every quantized artifact on the Lee corpus and code retrieval, and apply its
+            gate's limit: minutes for each, and once for the fp32 reference
             (verification/losses.py).
-        pairs: how many docstrings and functions; more of them leave less to chance.
-        listener: is told what happens (goldfold.exporter.progress.Listener).
+        pairs: number of docstrings and functions; more of them leave less to chance.
+        listener: receives the progress (goldfold.exporter.progress.Listener).
 
     Returns:
-        One Result an artifact, in order. Look at `.passed`: a missed gate does not raise.
+        One Result per artifact, in order. Look at `.passed`: a missed gate does not raise.
 
     Raises:
-        GoldfoldError of the kind that says whose fault it is: before anything is written where what
-        is asked for, or the model, is at fault. Where single artifacts cannot be built, in the end:
+        GoldfoldError of the class that says whose fault it is: before anything is written where the
+        request, or the model, is at fault. Where single artifacts cannot be built, at the end:
         `.results` are those that were built and `.failures` say why the others were not; the error
         is that of the highest `code` among them. A full disk and a lack of memory end it at once.
     """
@@ -137,7 +137,7 @@ def export(
         begun: dict[str, Begun | None] = {}
 
         def loaded(words: Words) -> None:
-            """Let the targets start what needs no graph."""
+            """Let the targets start the work that needs no graph."""
             words = words if max_length is None else replace(words, max_length=max_length)
             for name in {target: None for target, _ in request.pairs if target not in begun}:
                 begun[name] = started = registry.target(name).begin(words, scratch, kept)
@@ -189,7 +189,7 @@ def _check_places(request: Request) -> None:
 
 
 class _Done:
-    """What became of every pair so far."""
+    """The results and failures of all pairs so far."""
 
     def __init__(self, session: Session) -> None:
         self._out, self._scratch = session.request.out, session.scratch
@@ -198,12 +198,12 @@ class _Done:
         self.failures: dict[Pair, Failure] = {}
 
     def built(self, pair: Pair, result: Result) -> None:
-        """An artifact is in its place."""
+        """Record that an artifact is in its place."""
         self.results[pair] = result
         unbuilt.clear(self._out, "-".join(pair))
 
     def fail(self, pairs: Sequence[Pair], error: Exception) -> None:
-        """Go on without these; not where the machine is at its end."""
+        """Go on without these pairs; raise where the machine is at its end."""
         if unbuilt.stops(error, self._out):
             raise error
         for pair in pairs:
@@ -212,7 +212,8 @@ class _Done:
             self._stages.fail(failed.name, str(failed.error))
 
     def returned(self, pairs: Sequence[Pair]) -> list[Result]:
-        """The results, in the order of `pairs`; raises the worst failure, if there is one."""
+        """Returns the results, in the order of `pairs`; raises the worst failure, if there is
+        one."""
         done = [self.results[pair] for pair in pairs if pair in self.results]
         if self.failures:
             failed = [self.failures[pair] for pair in pairs if pair in self.failures]
@@ -228,7 +229,7 @@ def _all(
     settled: Mapping[Pair, TargetOptions],
     kept: Cache | None,
 ) -> _Done:
-    """Every artifact, from the traced program, which is taken out of `programs`.
+    """Build every artifact from the traced program, which is taken out of `programs`.
 
     Programs are popped where they are used up, and a name keeps none: others are copies that share
     the weights, and one that is not needed any more only fills memory.
@@ -270,7 +271,7 @@ def _all(
 def _build(
     group: Group, program: Program, passes: Pipeline, pair: Pair, options: TargetOptions
 ) -> Built:
-    """The target's files and all that lies beside them, sealed. Uses `program` up."""
+    """Build the target's files and the sidecars, and seal the folder. Uses `program` up."""
     session, (target_name, precision) = group.session, pair
     stages, name = session.stages, "-".join(pair)
     target = registry.target(target_name)
@@ -285,7 +286,8 @@ def _build(
         named = value_roles.named(program) if peaks else {}
         passes.run(program, pipeline.half(floating, group.peaks, target.typed, target.products))
         ranges = value_roles.summary(named, peaks, program, target.typed) if peaks else ()
-        # A typed target is proved on its very graph; a hinted one on the graph it would have.
+        # A strongly typed target is proved on its very graph; a hinted one on the graph it would
+        # have.
         emulable = None if target.typed else _emulable(program, floating, target)
         passes.run(program, target.tail(floating, program.contract, group.peaks))
         emulable = _emulable(program, floating, target) if target.typed else emulable
@@ -338,7 +340,7 @@ def _build(
 
 
 def _emulable(program: Program, precision: str, target: Target) -> Program | None:
-    """The program whose rounded run is the proof, where this machine does not compute in
+    """Returns the program whose rounded run is the proof, where this machine does not compute in
     `precision`."""
     if precision == "fp32" or target.executes(precision):
         return None

@@ -1,7 +1,7 @@
 """Matryoshka heads: the embedding's leading dimensions as outputs of their own, one trunk for all.
 
-What is asked of a program before any law sees it: outputs and contract change together here, and
-nowhere else. Laws then make the most of it: `narrow-linear` leaves out the rows that nobody reads.
+Heads are added before any pass sees the program: outputs and contract change together here, and
+nowhere else. Passes then profit from them: `narrow-linear` leaves out the rows that nobody reads.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from goldfold.exporter.passes.rewriting.pattern import normalised
 from goldfold.exporter.passes.rewriting.writer import Writer
 
 _FLOOR = 1e-12
-"""torch.nn.functional.normalize's: a zero row stays zero."""
+"""torch.nn.functional.normalize's floor: a zero row stays zero."""
 
 
 def check(dims: Sequence[int], full: int) -> tuple[int, ...]:
-    """`dims`, largest first. Raises UsageError for one that the model does not have."""
+    """Returns `dims`, largest first. Raises UsageError for one that the model does not have."""
     for dim in dims:
         if not 1 <= dim <= full:
             raise UsageError(f"--dims {dim}: the model has 1 … {full} dimensions")
@@ -30,17 +30,18 @@ def check(dims: Sequence[int], full: int) -> tuple[int, ...]:
 
 
 def add(program: Program, dims: Sequence[int]) -> None:
-    """Give `program` the heads `dims`: the largest is its embedding, the others stand behind it.
+    """Give `program` the heads `dims`: the largest is its embedding, the others follow it.
 
-    A head is a slice of what the model normalises at its end, normalised by itself; of a model that
-    does not normalise, the slice. Raises UsageError for a size that the model does not have.
+    A head is a slice of the vector that the model normalises at its end, normalised by itself; for
+    a model that does not normalise, the slice. Raises UsageError for a size that the model does not
+    have.
     """
     contract, graph = program.contract, program.graph
     largest, *others = check(dims, contract.dim)
     output = graph.outputs[0]
     whole = normalised(output.producer()) if contract.normalized else output
     if whole is None:
-        whole = output  # scaled by its own length already, which normalising again does not see
+        whole = output  # scaled by its own length: normalising again ignores that
     trunk = whole
     if largest != contract.dim:  # all heads from the largest: nobody reads the rows behind it
         output.name = f"{EMBEDDING}.whole"
@@ -56,7 +57,7 @@ def add(program: Program, dims: Sequence[int]) -> None:
 
 
 def _head(program: Program, trunk: ir.Value, dim: int, cut: bool) -> ir.Value:
-    """Nodes for one head at the end of the graph; float32 [batch, dim]."""
+    """Adds the nodes for one head at the end of the graph; float32 [batch, dim]."""
     write = _Head(program, dim)
     made = write.slice(trunk) if cut else trunk
     if program.contract.normalized:
@@ -68,14 +69,14 @@ def _head(program: Program, trunk: ir.Value, dim: int, cut: bool) -> ir.Value:
 
 
 class _Head(Writer):
-    """Appends the nodes of one head to the graph."""
+    """A writer that appends the nodes of one head to the graph."""
 
     def __init__(self, program: Program, dim: int) -> None:
         super().__init__(program.graph, f"{EMBEDDING}_{dim}", f"heads.{dim}")
         self.dim = dim
 
     def rows(self, op: str, *inputs: ir.Value, width: int, last: str, **attributes: int):
-        """float32 [batch, width]"""
+        """Returns float32 [batch, width]."""
         given, kind = inputs[0].shape, ir.TensorType(ir.DataType.FLOAT)
         shape = [given[0] if given is not None else None, width]
         return self(op, *inputs, name=last, type=kind, shape=shape, **attributes)
@@ -84,7 +85,7 @@ class _Head(Writer):
         return add_constant(self.graph, f"{self.stem}.{last}", array)
 
     def slice(self, whole: ir.Value) -> ir.Value:
-        """The first `dim` columns."""
+        """Returns the first `dim` columns."""
         start, end = (
             self.constant(np.array([0]), "start"),
             self.constant(np.array([self.dim]), "end"),
@@ -93,7 +94,7 @@ class _Head(Writer):
         return self.rows("Slice", whole, start, end, axis, width=self.dim, last="slice")
 
     def normalise(self, rows: ir.Value) -> ir.Value:
-        """Rows by their lengths, as torch does."""
+        """Returns the rows divided by their lengths, as torch does."""
         axis = self.constant(np.array([-1]), "axis")
         length = self.rows("ReduceL2", rows, axis, width=1, last="length", keepdims=1)
         floor = self.constant(np.array(_FLOOR, dtype=np.float32), "floor")

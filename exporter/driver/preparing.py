@@ -32,8 +32,9 @@ def prepare(
     loaded: Loaded = lambda words: None,
     cache: Cache | None = None,
 ) -> Program:
-    """Trace, simplify and rewrite: the program that every floating precision starts from, for texts
-    of at most `max_length` tokens and with the heads `dims`. `loaded` is as in frontend/trace/."""
+    """Trace, simplify and rewrite a model into the program that every floating precision starts
+    from, for texts of at most `max_length` tokens and with the heads `dims`. `loaded` is as in
+    frontend/trace/."""
     program = legal(source, stages, passes, max_length, dims, loaded, cache)
     rewrite(program, None, passes, stages)
     return program
@@ -48,15 +49,15 @@ def legal(
     loaded: Loaded = lambda words: None,
     cache: Cache | None = None,
 ) -> Program:
-    """Trace, simplify, and make legal everywhere: what the common laws start from."""
+    """Trace, simplify, and make legal everywhere: the common passes start from the result."""
     return legalized(traced(source, stages, max_length, loaded, cache), passes, max_length, dims)
 
 
 def legalized(
     program: Program, passes: Pipeline, max_length: int | None = None, dims: Sequence[int] = ()
 ) -> Program:
-    """The same of a program that was traced, for texts of at most `max_length` tokens and with the
-    heads `dims`. Changes `program`."""
+    """Make a traced program legal, for texts of at most `max_length` tokens and with the heads
+    `dims`. Changes `program`."""
     if max_length is not None:
         program.contract = program.contract.shortened(max_length)
     if dims:
@@ -66,7 +67,7 @@ def legalized(
 
 
 def rewrite(program: Program, recipe: Recipe | None, passes: Pipeline, stages: Stages) -> None:
-    """The common laws; with a recipe, as it wants the norms' gains."""
+    """Run the common passes; with a recipe, they treat the norms' gains as it requires."""
     gains = "full" if recipe is None or recipe.gains == "fold" else "none"
     with stages("rewrite"):
         passes.run(program, pipeline.common(program.contract, gains))
@@ -84,7 +85,7 @@ def quantize(
     pairs: Sequence[tuple[str, str]],
     cache: Cache | None = None,
 ) -> dict[str, float]:
-    """What the recipe says, on a program that `rewrite` has seen. Returns the largest magnitude of
+    """Quantize a program as the recipe says, after `rewrite`. Returns the largest magnitude of
     every value where one of `pairs` (target, precision) asks for it, as `peaks_for` does."""
     with stages("calibrate"):
         halved = plan.halved(recipe, plan.check(recipe, program))
@@ -109,11 +110,11 @@ def traced(
 ) -> Program:
     """Trace and simplify: the program before any pass, or the one that `cache` holds.
 
-    `max_length` is how long texts will be at most, for models that have no length of their own;
-    the program keeps the model's.
+    `max_length` is the longest text to expect, for models that have no length of their own; the
+    program keeps the model's length.
     """
-    # Code that comes with a model may do what its files do not say; what was allowed once is not
-    # allowed for ever.
+    # A model's own code may do what its files do not say, and its permission is for one run: no
+    # cache.
     kept = None if source.trusted or source.incomplete else cache
     with stages("trace"):
         program = None if kept is None else cached_stages.find_trace(kept, source)
@@ -143,7 +144,8 @@ def peaks_for(
     stages: Stages,
     cache: Cache | None = None,
 ) -> dict[str, float]:
-    """`record_ranges`, where a pair of target and precision asks for it; else nothing."""
+    """Returns `record_ranges` where a pair of target and precision asks for it; otherwise
+    nothing."""
     for target, precision in pairs:
         floating = registry.floating(target, precision)
         if pipeline.asks_ranges(floating, registry.target(target).typed):
@@ -153,7 +155,7 @@ def peaks_for(
 
 
 def record_ranges(program: Program, stages: Stages, cache: Cache | None = None) -> dict[str, float]:
-    """The largest magnitude of every value on the calibration texts."""
+    """Returns the largest magnitude of every value on the calibration texts."""
     sequences = texts.calibration(program)
 
     def make() -> Arrays:

@@ -1,4 +1,4 @@
-"""An artifact that is built is measured, judged and put in its place: the end of every export."""
+"""The end of every export: a built artifact is measured, judged and moved to its place."""
 
 from __future__ import annotations
 
@@ -32,14 +32,15 @@ if TYPE_CHECKING:
 
 
 class Proofs:
-    """The emulator's figures, once for all targets that were given the same graph."""
+    """The emulator's figures, computed once for all targets that were given the same graph."""
 
     def __init__(self, goldens: Goldens, stages: Stages) -> None:
         self._goldens, self._stages = goldens, stages
         self._known: dict[tuple[str, str], Emulation] = {}
 
     def __call__(self, program: Program, manifest: Manifest) -> Emulation:
-        """Of a program whose rounded run is the proof of an artifact with this manifest."""
+        """Returns the figures of a program whose rounded run is the proof of an artifact with this
+        manifest."""
         key = (manifest.floating, _digest(program))
         if key not in self._known:
             self._known[key] = emulated(program, manifest.gate, self._goldens, self._stages)
@@ -48,7 +49,7 @@ class Proofs:
 
 @dataclass(frozen=True)
 class Session:
-    """What all artifacts of one export share."""
+    """The state that all artifacts of one export share."""
 
     request: Request
     source: Source
@@ -57,16 +58,16 @@ class Session:
     stages: Stages
     scratch: Path
     drift: Drift | None
-    """Looks after every pass, where the export was asked for it."""
+    """The callback that measures the drift after every pass, where the export was asked for it."""
     judges: Judges | None
-    """Who judges what is quantized; None if nobody was asked to."""
+    """The judges of quantized artifacts; None if the export does not judge."""
     begun: Mapping[str, Begun | None]
-    """What goes on beside the export, by target."""
+    """The jobs that run beside the export, by target."""
 
 
 @dataclass(frozen=True)
 class Group:
-    """What the artifacts that start from one program share."""
+    """The state that the artifacts of one program share."""
 
     session: Session
     recipe: Recipe | None
@@ -76,7 +77,7 @@ class Group:
     proofs: Proofs
 
     def gate(self, precision: str) -> str:
-        """The precision whose gate an artifact is held to."""
+        """Returns the precision whose gate applies to an artifact."""
         return precision if self.recipe is None else self.recipe.gate
 
 
@@ -88,7 +89,7 @@ class Built:
     goldens: Goldens
     emulable: Program | None
     made: Made | None
-    """How it came to be, if a fault is to be located."""
+    """The build of the artifact, if a fault is to be located."""
     first_timing: int
     first_look: int
     ranges: tuple[KindRange, ...]
@@ -102,7 +103,7 @@ def prove(group: Group, built: Built) -> Result:
     emulation = None if built.emulable is None else group.proofs(built.emulable, manifest)
     found = measure_all(encoder, goldens, stages, emulation=emulation, judges=session.judges)
     location = None
-    # No golden text shows where a loss in retrieval comes from: 1−cos must have missed its gate.
+    # No golden text shows the cause of a loss in retrieval: 1−cos must have missed its gate.
     missed = [reason for reason in found.verdict.reasons if reason.kind != "retrieval"]
     if missed and built.made is not None:
         proof = None if emulation is None else emulation.measurement
@@ -127,6 +128,7 @@ def prove(group: Group, built: Built) -> Result:
 
 
 def _digest(program: Program) -> str:
-    """What tells apart two graphs of one export; their weights follow from them."""
+    """Returns a digest that tells apart two graphs of one export; their weights follow from
+    them."""
     with weights_aside(program.model):
         return hashlib.sha256(ir.to_proto(program.model).SerializeToString()).hexdigest()

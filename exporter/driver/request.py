@@ -1,4 +1,4 @@
-"""What an export was asked for, checked before any work: pairs of target and precision, options,
+"""The request of an export, checked before any work: pairs of target and precision, options,
 lengths."""
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from goldfold.exporter.quantize.recipe import Recipe
 from goldfold.exporter.verification.judging import check_pairs
 
 ANY_LENGTH = 1 << 62
-"""A model's length where it is not known yet: what is refused for it is refused for every model."""
+"""A model's length where it is not known yet: a refusal of it holds for every model."""
 
 
 Pair = tuple[str, str]
@@ -26,7 +26,7 @@ Pair = tuple[str, str]
 
 @dataclass(frozen=True)
 class Request:
-    """What `goldfold.export` was asked for (see its docstring), once it was checked."""
+    """The checked arguments of `goldfold.export` (see its docstring)."""
 
     targets: Sequence[str]
     precisions: Sequence[str]
@@ -40,15 +40,16 @@ class Request:
     locate: bool
     judge: bool
     count: int
-    """Of docstrings and functions, where `judge` asks for them."""
+    """Number of docstrings and functions, where `judge` asks for them."""
     recipes: Mapping[str, Recipe | None]
-    """What each precision quantizes, by its name."""
+    """The recipe of each precision, by its name; None for a floating one."""
     pairs: Sequence[Pair]
-    """In the order in which they were asked for."""
+    """The pairs in the order of the request."""
 
     @classmethod
     def checked(cls, **asked: Any) -> Request:
-        """A request, refused here for what no model puts right. Raises UsageError, TargetError."""
+        """Returns a request; refuses here what is wrong for every model. Raises UsageError,
+        TargetError."""
         known = recipes(asked["precisions"])
         request = cls(**asked, recipes=known, pairs=pairs(asked["targets"], known))
         check_sizes(request.dims, request.max_length)
@@ -63,13 +64,13 @@ class Request:
         return request
 
     def settled(self, max_length: int) -> dict[Pair, Options]:
-        """What each pair is built with, for texts of at most `max_length` tokens. Raises
-        TargetError for what a target cannot do."""
+        """Returns the options of each pair's build, for texts of at most `max_length` tokens.
+        Raises TargetError for options that a target cannot fulfil."""
         return settle(self.pairs, self.recipes, self.build, max_length)
 
     def groups(self) -> dict[str, list[Pair]]:
-        """Pairs that start from one program: all floating precisions ("", and they come first),
-        and each recipe's."""
+        """Returns pairs that start from one program: all floating precisions ("", and they come
+        first), and each recipe's."""
         groups: dict[str, list[Pair]] = {}
         for pair in sorted(self.pairs, key=lambda pair: self.recipes[pair[1]] is not None):
             groups.setdefault("" if self.recipes[pair[1]] is None else pair[1], []).append(pair)
@@ -77,7 +78,7 @@ class Request:
 
 
 def recipes(precisions: Sequence[str]) -> dict[str, Recipe | None]:
-    """What each precision quantizes, by name: nothing, a shipped recipe, or one from a file.
+    """Returns the recipe of each precision, by name: none, a shipped recipe, or one from a file.
 
     Raises UsageError for an unknown name, a file that is no recipe, and two of one name.
     """
@@ -96,8 +97,8 @@ def recipes(precisions: Sequence[str]) -> dict[str, Recipe | None]:
 
 
 def pairs(targets: Sequence[str], asked: Mapping[str, Recipe | None]) -> list[tuple[str, str]]:
-    """Every pair of a target and a precision of `asked` (see `recipes`), refused here if the
-    target does not offer it."""
+    """Returns every pair of a target and a precision of `asked` (see `recipes`), refused here if
+    the target does not offer it."""
     if not targets or not asked:
         raise UsageError("name at least one --target and one --precision")
     for target in targets:
@@ -112,17 +113,18 @@ def pairs(targets: Sequence[str], asked: Mapping[str, Recipe | None]) -> list[tu
 
 
 def check_judged(asked: Mapping[str, Recipe | None], pairs: int) -> None:
-    """Refuse to judge an export in which nothing is quantized (see `recipes`), or by too few."""
+    """Refuse to judge an export in which nothing is quantized (see `recipes`), or by too few
+    pairs."""
     check_pairs(pairs)
     if all(recipe is None for recipe in asked.values()):
         raise UsageError(
-            f"--judge holds integers to what they may lose, and {', '.join(asked)} has none;"
+            f"--judge measures quantized artifacts, and {', '.join(asked)} is not quantized;"
             " `goldfold judge ARTIFACT` judges any artifact"
         )
 
 
 def check_sizes(dims: Sequence[int], max_length: int | None) -> None:
-    """Refuse, without knowing the model, what no model has."""
+    """Refuse, without knowing the model, sizes and lengths that no model has."""
     if any(dim < 1 for dim in dims) or (max_length is not None and max_length < 1):
         raise UsageError("--dims and --max-length begin at 1")
     if len(set(dims)) != len(dims):
@@ -135,8 +137,8 @@ def settle(
     asked: Asked,
     max_length: int,
 ) -> dict[tuple[str, str], Options]:
-    """What each pair is built with, refused here if its target cannot do it. `recipes` is what each
-    precision quantizes (see the function of that name)."""
+    """Returns the options of each pair's build, refused here if its target cannot fulfil them.
+    `recipes` holds the recipe of each precision (see the function of that name)."""
     settled = {}
     for name, precision in pairs:
         target = registry.target(name)

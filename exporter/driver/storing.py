@@ -1,4 +1,5 @@
-"""Golden embeddings that are made once and stored, so that exports of the model find them."""
+"""Stored goldens: golden embeddings are made once and stored, so that exports of the model find
+them."""
 
 from __future__ import annotations
 

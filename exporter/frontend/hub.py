@@ -1,4 +1,4 @@
-"""Fetching a model from the hub: what defines it, and its weights in one form."""
+"""Downloads from the hub: the files that define a model, and its weights in one format."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from goldfold.exporter.frontend.weights import refusal
 
 OTHER_FORMAT_FOLDERS = ("onnx", "openvino")
 OTHER_FORMAT_SUFFIXES = (".bin", ".h5", ".msgpack", ".onnx", ".ot", ".pt", ".pth", ".pkl")
-"""The same weights once more, for other programs: they change nothing that is exported."""
+"""The same weights in formats of other programs: they do not change the export."""
 
 _FETCHED = (
     "*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.md", "LICENSE*", "LICENCE*",
@@ -22,7 +22,7 @@ _NOT_FETCHED = (
 
 
 def fetch(hub_id: str, code: bool) -> Path:
-    """The local folder of a hub model, downloaded where it is not there yet: no pickles.
+    """Returns the local folder of a hub model, downloaded where it is not there yet: no pickles.
 
     `code` fetches the model's Python files as well. Raises ModelError.
     """
@@ -30,7 +30,8 @@ def fetch(hub_id: str, code: bool) -> Path:
 
 
 def fetch_pickles(hub_id: str, folders: Sequence[str]) -> Path:
-    """The same folder, with the pickled weights of its modules in `folders` ("" is its own).
+    """Returns the same folder, with the pickled weights of its modules in `folders` ("" is its
+    own).
 
     Raises ModelError.
     """

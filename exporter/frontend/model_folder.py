@@ -1,11 +1,12 @@
-"""A model's folder as a stranger may have laid it out: what lies in it, and whether it stays so.
+"""The folder of a model, which a stranger may have laid out: its files, and whether they stay the
+same.
 
-Read here are names, links, sizes and times, and of texts how much they hold: before anything opens
-a file, and before a library of somebody else's reads one whole.
+This module reads names, links, sizes and times, and for texts how much they hold, before anything
+opens a file and before another library reads one whole.
 
-A link must stay in the folder, or lead into the `blobs` beside it in the hub's own cache. What it
-leads to would be copied into an artifact otherwise, and its digest published. Weights alone may lie
-elsewhere: people keep them on another disk, and they are read as numbers.
+A link must stay in the folder, or lead into the `blobs` beside it in the hub's own cache. Otherwise
+the file that it leads to would be copied into an artifact, and its digest published. Weights alone
+may lie elsewhere: people keep them on another disk, and they are read as numbers.
 """
 
 from __future__ import annotations
@@ -33,15 +34,15 @@ from goldfold.exporter.system.files import (
 from goldfold.golden import store
 
 CARD_LIMIT = 16 << 20
-"""Bytes of a model card or a licence."""
+"""Maximum bytes of a model card or a licence."""
 MOST = 100_000
-"""Files and folders of a model; one has a few dozen."""
+"""Maximum number of files and folders of a model; a real one has a few dozen."""
 DEEPEST = 32
-"""Folders below one another."""
+"""Maximum depth of nested folders."""
 
 _FILES = (".json", ".safetensors", ".model", ".txt")
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".pkl", ".onnx", ".h5", ".msgpack", ".ot")
-"""What may be a link to anywhere: no text, and copied nowhere."""
+"""Endings of files that may be links to anywhere: no texts, and copied nowhere."""
 
 _LICENCE_FILE = re.compile(
     r"(.*[-_. ])?(licen[cs]es?|notices?|copying|use[-_ ]policy|terms)([-_. ].*)?", re.IGNORECASE
@@ -54,15 +55,16 @@ _ENTRY_LIMIT = 4096
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What lay in a folder when it was looked at."""
+    """The files in a folder at the time that it was looked at."""
 
     folder: Path
     files: dict[str, tuple[Identity, ...]] = field(default_factory=dict)
-    """By path: the file's own identity and, of a link, the link's."""
+    """Identities by path: the file's own and, for a link, the link's."""
     folders: dict[str, Identity] = field(default_factory=dict)
 
     def cover(self, keys: Collection[str]) -> None:
-        """Look at files that were passed over, as one in a hidden folder that a module names.
+        """Look at files that `look` skipped, for example one in a hidden folder that a module
+        names.
 
         Raises ModelError, as `look` does.
         """
@@ -74,8 +76,8 @@ class Snapshot:
                 self.files[key] = _identities(self.folder, key)
 
     def check(self, digests: Mapping[str, str], now: Collection[str]) -> None:
-        """Raise ModelError unless the files of these sha256 are what they were, and still all of
-        them that count: `now` is what does."""
+        """Raise ModelError unless the files of these sha256 are unchanged and are still all files
+        that count: `now` lists those."""
         odd = sorted(set(digests) ^ set(now))
         odd += [key for key, sha256 in digests.items() if not self._same(key, sha256)]
         odd += [key for key, was in self.folders.items() if _moved(was, place_of(self.folder, key))]
@@ -94,11 +96,11 @@ class Snapshot:
 
 
 def look(folder: Path) -> Snapshot:
-    """Look at all that lies in a model's folder; hidden files and folders are passed over.
+    """Look at every file in a model's folder; hidden files and folders are skipped.
 
-    Raises ModelError for what stands where a file should and is none (a pipe would be waited for
-    without end, a link to nowhere would pass for a file that is not there), for links that leave
-    the folder, and for texts that would fill the memory.
+    Raises ModelError for anything that stands in a file's place and is none (a pipe would be waited
+    for without end, a link to nowhere would count as a missing file), for links that leave the
+    folder, and for texts that would fill the memory.
     """
     seen, real, count = Snapshot(folder), folder.resolve(), 0
     waiting = [(folder, 0)]
@@ -149,7 +151,7 @@ def _check_link(path: Path, real: Path) -> None:
     """Refuse a link that leads out of the model's folder, which is `real`."""
     try:
         target = path.resolve(strict=True)
-    except (OSError, RuntimeError):  # to nowhere, or to itself
+    except (OSError, RuntimeError):  # a link to nowhere, or to itself
         raise refusal(
             f"{path}: is a link that leads nowhere; fetch the model again, or remove it"
         ) from None
@@ -183,7 +185,7 @@ def _check_text(path: Path, key: str) -> None:
 
 
 def _identities(folder: Path, key: str) -> tuple[Identity, ...]:
-    """Empty where there is nothing."""
+    """Returns the identities of a file and its link; empty where there is nothing."""
     path = place_of(folder, key)
     try:
         own = (Identity.of(path),)
@@ -196,8 +198,8 @@ def _identities(folder: Path, key: str) -> tuple[Identity, ...]:
 
 
 def _moved(was: Identity, folder: Path) -> bool:
-    """Whether a folder was elsewhere: moving it changes the one time and not the other, which tells
-    when something was put into it. Of another folder in its place, the files tell."""
+    """Returns whether a folder was moved: a move changes its status time, and not the time of the
+    last change of its entries. Another folder in its place shows by its files."""
     try:
         now = Identity.of(folder)
     except OSError:
@@ -209,7 +211,8 @@ def _moved(was: Identity, folder: Path) -> bool:
 
 
 def licence_files(folder: Path) -> tuple[Path, ...]:
-    """Licence, notice, copying, use-policy and terms files at the top of the folder, by name."""
+    """Returns licence, notice, copying, use-policy and terms files at the top of the folder, by
+    name."""
     found = tuple(
         file
         for file in sorted(folder.iterdir())
@@ -223,7 +226,7 @@ def licence_files(folder: Path) -> tuple[Path, ...]:
 
 
 def card_of(folder: Path) -> Path | None:
-    """The model card, if there is one."""
+    """Returns the model card, if there is one."""
     card = folder / "README.md"
     if not card.is_file():
         return None
@@ -244,8 +247,8 @@ def _check_sizes(files: Iterable[Path]) -> None:
 
 
 def copy_text(source: Path, sha256: str, place: Path) -> None:
-    """Copy a card, a licence or a setting whose digest was taken. Raises ModelError if it is
-    another by now."""
+    """Copy a card, a licence or a setting whose digest is known. Raises ModelError if the file has
+    changed."""
     try:
         raw = read_bounded(source, TEXT_LIMIT)
     except OSError as error:
@@ -256,7 +259,8 @@ def copy_text(source: Path, sha256: str, place: Path) -> None:
 
 
 def licence_of(card: Path) -> str | None:
-    """The `license:` of a card's YAML front matter; None if there is none that can be read."""
+    """Returns the `license:` of a card's YAML front matter; None if there is none that can be
+    read."""
     licence = front_of(card).get("license")
     found = licence if isinstance(licence, list) else [licence]
     said = [names.line(str(one)) for one in found if isinstance(one, (str, int, float))]
@@ -264,10 +268,11 @@ def licence_of(card: Path) -> str | None:
 
 
 def front_of(card: Path) -> dict[str, Any]:
-    """The entries of a card's YAML front matter that goldfold asks for; {} if none can be read.
+    """Returns the entries of a card's YAML front matter that goldfold asks for; {} if none can be
+    read.
 
-    Read are those entries alone, as plain YAML without references, of which a few lines can stand
-    for gigabytes.
+    Only those entries are read, as plain YAML without references: a few lines with references can
+    expand to gigabytes.
     """
     import yaml  # here, because opening a model without a card needs none of it
 

@@ -1,5 +1,5 @@
-"""What kind of model a folder holds, where it is no text-embedding model: each is refused under its
-own name, and by what the folder itself says of it."""
+"""Kinds of model that are not text-embedding models: each is refused under its own name, by the
+facts in its folder."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ _HEADS = {
     "ForImageTextToText": IMAGE,
 }
 _ARCHITECTURES = {"HF_ColBERT": LATE, "ColBERT": LATE, "CLIPModel": IMAGE, "SiglipModel": IMAGE}
-"""Ends, and wholes, of the class that config.json names."""
+"""Endings, and whole names, of the class that config.json names."""
 
 _TAGS = {
     "cross-encoder": RERANKER,
@@ -66,11 +66,11 @@ _TAGS = {
     "model2vec": STATIC,
     "static-embeddings": STATIC,
 }
-"""Tags of a model card, in small letters. Asked only where no modules.json says more."""
+"""Tags of a model card, in small letters. Used only where no modules.json says more."""
 
 
 def check(path: Path) -> None:
-    """Refuse a folder that says of itself that it is another kind of model, or none."""
+    """Refuse a folder whose files say that it is another kind of model, or none."""
     settings = path / "config_sentence_transformers.json"
     if settings.is_file():
         kind = read_object(settings).get("model_type", "SentenceTransformer")
@@ -107,7 +107,7 @@ def check_modules(file: Path, types: Sequence[str]) -> None:
 
 
 def adapter(file: Path) -> Exception:
-    """The refusal of an adapter."""
+    """Returns the refusal of an adapter."""
     return refusal(
         f"{file}: the model is an adapter (LoRA or the like) upon another one; merge it, with "
         "peft's merge_and_unload, save the result with its tokenizer, and give that"

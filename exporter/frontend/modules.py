@@ -1,5 +1,5 @@
-"""The modules of a SentenceTransformer: as modules.json lists them, or as sentence-transformers
-makes them of a folder that has none."""
+"""The modules of a SentenceTransformer: from modules.json, or as sentence-transformers chooses them
+for a folder without that file."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SUPPORTED = ("Transformer", "Pooling", "Dense", "LayerNorm", "Normalize", "Dropo
 """The module kinds that can be exported. Dropout is the identity at inference."""
 
 WEIGHTED = ("Transformer", "Dense", "LayerNorm")
-"""Those that have weights."""
+"""The module kinds that have weights."""
 
 LIST = "modules.json"
 
@@ -30,7 +30,7 @@ class ModuleSpec:
     path: str
     type: str
     configured: bool = True
-    """Whether a config.json of the module's own says what it does."""
+    """Whether a config.json of the module's own configures it."""
 
     @property
     def kind(self) -> str:
@@ -39,7 +39,7 @@ class ModuleSpec:
 
 
 def read(path: Path, trust_remote_code: bool) -> tuple[ModuleSpec, ...]:
-    """The modules of the model in `path`, each checked, in the order in which they run.
+    """Returns the modules of the model in `path`, each checked, in the order in which they run.
 
     Raises ModelError for a module that goldfold does not know, and for a model of another kind.
     """
@@ -79,8 +79,8 @@ def read(path: Path, trust_remote_code: bool) -> tuple[ModuleSpec, ...]:
 
 
 def _made_of(path: Path) -> tuple[ModuleSpec, ...]:
-    """What sentence-transformers makes of a folder without modules.json: a Transformer and pooling,
-    whose mode it chooses by the model (exporter/trace says which)."""
+    """Returns sentence-transformers' modules for a folder without modules.json: a Transformer and
+    pooling, whose mode it chooses by the model (exporter/trace says which)."""
     base = "sentence_transformers.base.modules.transformer.Transformer"
     pooling = "sentence_transformers.sentence_transformer.modules.pooling.Pooling"
     return ModuleSpec(0, "0", "", base), ModuleSpec(1, "1", "", pooling, configured=False)
@@ -106,7 +106,7 @@ def _read_entry(file: Path, place: int, entry: Any) -> ModuleSpec:
 
 
 def _check_type(file: Path, module: ModuleSpec, trust_remote_code: bool) -> None:
-    """Refuse a module that is not sentence-transformers' own, or is and cannot be exported."""
+    """Refuse a module that is not sentence-transformers' own, or that cannot be exported."""
     ours = re.fullmatch(r"sentence_transformers(\.\w+)+", module.type) is not None
     if ours and module.kind in SUPPORTED:
         return
@@ -129,7 +129,7 @@ def _check_type(file: Path, module: ModuleSpec, trust_remote_code: bool) -> None
 
 
 def check_settings(path: Path, module: ModuleSpec, prompts: bool, trust_remote_code: bool) -> None:
-    """Refuse settings of one module behind the Transformer that the graph could not carry.
+    """Refuse settings of one module after the Transformer that the graph could not carry.
 
     `prompts`: whether the model has a prompt that is not empty.
     """
@@ -155,7 +155,7 @@ def check_settings(path: Path, module: ModuleSpec, prompts: bool, trust_remote_c
 
 
 def own_activation(path: Path, modules: tuple[ModuleSpec, ...]) -> bool:
-    """Whether a Dense asks for an activation that is code of somebody else's."""
+    """Returns whether a Dense has an activation from foreign code."""
     named = [
         str(read_object(path / module.path / "config.json").get("activation_function", "torch."))
         for module in modules

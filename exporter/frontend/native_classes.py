@@ -1,4 +1,4 @@
-"""Whether transformers itself has the class that a model's `auto_map` names."""
+"""Native classes: whether transformers itself has the class that a model's `auto_map` names."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from collections.abc import Iterable
 
 
 def differs(model_type: str, classes: Iterable[tuple[str, str]]) -> str | None:
-    """Why transformers' own classes are not those that `auto_map` names, in words; None if they
-    are.
+    """Returns why transformers' own classes are not those that `auto_map` names, in words; None if
+    they are.
 
     Args:
-        model_type: as config.json says.
+        model_type: the one in config.json.
         classes: role and class's bare name, as ("AutoModel", "NomicBertModel"). Roles that opening
-            an embedding model does not ask for, such as AutoModelForMaskedLM, say nothing.
+            an embedding model does not ask for, such as AutoModelForMaskedLM, do not count.
     """
     from transformers.models.auto.configuration_auto import (
         CONFIG_MAPPING_NAMES,  # pyright: ignore[reportPrivateImportUsage]

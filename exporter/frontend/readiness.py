@@ -1,5 +1,5 @@
-"""A model that was opened is made ready to be loaded: the code that it asks for is settled, pickled
-weights are converted, and every weight is read once."""
+"""Readiness: an opened model is prepared for loading. Its code is chosen, pickled weights are
+converted, and every weight is read once."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ STAGE = "unpickled"
 
 
 def ready(source: Source, stages: Stages, cache: Cache | None = None) -> Source:
-    """`source`, with all that loading it needs. Within a stage.
+    """Returns `source` with all that loading it needs. Called within a stage.
 
     Pickled weights are converted to safetensors once, and kept in `cache`. Raises ModelError for
     code that may not run, weights that cannot be converted, NaN and Inf.
@@ -55,13 +55,13 @@ def _briefly(source: Source) -> list[str]:
 
 
 def _with_code_settled(source: Source) -> Source:
-    """The model's own code is not needed where transformers has the class that it names."""
+    """Leave the model's own code aside where transformers has the class that it names."""
     if not source.code:
         return source
     from goldfold.exporter.frontend.native_classes import differs
 
     if source.trusted and all(code.here for code in source.code):
-        return source  # as sentence-transformers does, asked the same
+        return source  # sentence-transformers, called with the same arguments, does so too
     kind = next((code.model_type for code in source.code if code.model_type), "")
     needed = [
         (code, why) for code in source.code if (why := differs(kind, code.classes)) is not None
@@ -83,7 +83,7 @@ def _with_code_settled(source: Source) -> Source:
 
 
 def _converted(source: Source, cache: Cache | None) -> Source:
-    """`source`, loaded from a folder of links to its files and to its converted weights."""
+    """Returns `source`, loaded from a folder of links to its files and to its converted weights."""
     view = Path(tempfile.mkdtemp(prefix="goldfold-model-"))
     atexit.register(shutil.rmtree, view, ignore_errors=True)
     wanted = {file.relative_to(source.path).as_posix(): file for file in source.pickles}
@@ -109,7 +109,7 @@ def _converted(source: Source, cache: Cache | None) -> Source:
 
 
 def _with(source: Source, **changes: Any) -> Source:
-    """`source` changed; what was digested is not digested again."""
+    """Returns `source` changed; digests are not computed again."""
     changed = replace(source, **changes)
     if "digests" in vars(source):
         vars(changed)["digests"] = source.digests
@@ -117,7 +117,8 @@ def _with(source: Source, **changes: Any) -> Source:
 
 
 def _kept(source: Source, wanted: Mapping[str, Path], view: Path, cache: Cache | None) -> Path:
-    """The folder with a safetensors file for each of `wanted`, by number, in their order."""
+    """Returns the folder with a safetensors file for each of `wanted`, by number, in their
+    order."""
 
     def write(folder: Path) -> None:
         for number, name in enumerate(sorted(wanted)):

@@ -1,5 +1,5 @@
-"""Settings of a Transformer's folder, read before any library acts on them: what would run code of
-somebody else's, or load other files than those that were checked, is refused by name."""
+"""Settings of a Transformer's folder, read before any library acts on them: a setting that would
+run foreign code, or load other files than those that were checked, is refused by name."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ _MODEL_CHOICES = frozenset(
         "reference_compile", "output_attentions", "output_hidden_states", "trust_remote_code",
     }
 )  # fmt: skip
-"""What a saved model may tell `from_pretrained`: types, and options of the architecture. All else
-that it takes chooses other weights, devices, adapters or kernels."""
+"""Arguments that a saved model may give to `from_pretrained`: types, and options of the
+architecture. All its other arguments choose other weights, devices, adapters or kernels."""
 
 _ELSEWHERE = re.compile(
     r".*_(file|path|dir)|gguf_file|subfolder|revision|code_revision|token|use_auth_token|proxies"
@@ -35,24 +35,26 @@ _ELSEWHERE = re.compile(
 
 _ATTENTION = re.compile(r"_?(attn|experts)_implementation(_internal)?")
 _PLAIN_ATTENTION = (None, "eager", "sdpa", "batched_mm", "grouped_mm")
-"""Ways of computing that transformers has itself, on a CPU; others are packages, or kernels that it
-fetches from the hub."""
+"""Attention implementations that transformers has itself, on a CPU; others are packages, or kernels
+that it fetches from the hub."""
 
 
 @dataclass(frozen=True)
 class OwnCode:
-    """What `auto_map` of one file asks for in transformers' place: class by role, as
+    """The classes that one file's `auto_map` names in transformers' place: class by role, as
     {"AutoModel": "NomicBertModel"}."""
 
     file: Path
     classes: tuple[tuple[str, str], ...]
     model_type: str
     here: bool
-    """Whether the code lies in the folder; else it is on the hub, in a repository that is named."""
+    """Whether the code lies in the folder; otherwise it is on the hub, in a repository that is
+    named."""
 
 
 def own_code(folder: Path) -> tuple[OwnCode, ...]:
-    """What each file of a Transformer's folder asks of code that comes with the model."""
+    """Returns the classes that each file of a Transformer's folder takes from code that comes with
+    the model."""
     found = []
     for name in _CODE_FILES:
         file = folder / name
@@ -69,7 +71,7 @@ def own_code(folder: Path) -> tuple[OwnCode, ...]:
 
 
 def code_refusal(code: OwnCode, why: str) -> Exception:
-    """The refusal of code that comes with a model."""
+    """Returns the refusal of code that comes with a model."""
     return refusal(
         f"{code.file}: auto_map asks to run code that comes with the model, which is refused "
         f"because that code can do anything{why}; read it, then pass --trust-remote-code"
@@ -78,8 +80,8 @@ def code_refusal(code: OwnCode, why: str) -> Exception:
 
 def check(folder: Path, trust_remote_code: bool) -> None:
     """Refuse settings of a Transformer's folder that choose other weights, code or files than were
-    checked. With `trust_remote_code` the model may choose what it likes, but for adapters and
-    quantized checkpoints, which goldfold cannot use.
+    checked. With `trust_remote_code` the model may choose anything except adapters and quantized
+    checkpoints, which goldfold cannot use.
 
     Raises ModelError, naming the file, the setting and what to do.
     """
@@ -111,7 +113,7 @@ def check(folder: Path, trust_remote_code: bool) -> None:
 
 
 def check_counts(file: Path, config: Mapping[str, Any], names: Collection[str]) -> None:
-    """Refuse a setting of `names` that is neither left open nor a whole number from 1."""
+    """Refuse a setting of `names` that is set and is not a whole number from 1."""
     for name in names:
         value = config.get(name)
         if value is not None and (type(value) is not int or value < 1):
@@ -157,7 +159,7 @@ def _check_attention(file: Path, name: str, value: Any) -> None:
 
 
 def _nested(config: Mapping[str, Any], depth: int = 8) -> Iterator[tuple[str, Any]]:
-    """Settings and those of parts, such as `text_config`."""
+    """Yields settings and those of parts, such as `text_config`."""
     for name, value in config.items():
         yield name, value
         if isinstance(value, dict) and depth:
@@ -165,7 +167,7 @@ def _nested(config: Mapping[str, Any], depth: int = 8) -> Iterator[tuple[str, An
 
 
 def _bare(named: Any) -> str:
-    """The class's own name: of "org/name--module.Class", or of a pair of tokenizers."""
+    """Returns the class's own name: of "org/name--module.Class", or of a pair of tokenizers."""
     if isinstance(named, list):
         named = next((one for one in reversed(named) if one), "")
     return str(named).rpartition(".")[2]

@@ -1,5 +1,5 @@
-"""onnxsim, with the weights set aside: 0.1 s and 0.3 GB where the whole model takes 20 s and 6.4
-GB."""
+"""Simplification with onnxsim, with the weights set aside: 0.1 s and 0.3 GB where the whole model
+takes 20 s and 6.4 GB."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def simplify(program: Program) -> None:
     modules = {node.name: node.metadata_props.get(MODULE) for node in program.graph}
     program.model = through_proto(program.model, run)
     for node in program.graph:
-        # onnxsim drops metadata; a node it kept has its name still.
+        # onnxsim drops metadata; a node that it kept still has its name.
         module = modules.get(node.name)
         if module:
             node.metadata_props[MODULE] = module

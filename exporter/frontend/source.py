@@ -1,7 +1,8 @@
-"""Open a model's folder, and refuse the unsafe and the unsupported before any heavy work.
+"""The source model: its folder is opened, and the unsafe and the unsupported are refused before any
+heavy work.
 
-Only JSON, safetensors headers and names are read here: no torch, no transformers, no weights. What
-is refused falls under three heads, each a `ModelError` of one line:
+Only JSON, safetensors headers and names are read here: no torch, no transformers, no weights.
+Refusals fall under three heads, each a `ModelError` of one line:
 
 - **unsafe**: code of the model's own, settings that load other files than those that were checked
   (settings.py), paths that leave the folder.
@@ -48,14 +49,14 @@ class Source:
         card: the model card, README.md.
         licence: the card's `license:` value, for example "gemma".
         seen: the folder as it was when it was opened.
-        code: what the model asks of code of its own (`auto_map`).
+        code: the classes that the model takes from code of its own (`auto_map`).
         trusted: whether code that comes with the model may run.
         incomplete: whether a checkpoint may lack tensors that the model reads, or hold some that
             nothing reads.
         loads: the folder that libraries load the model from; another than `path` where pickled
             weights were converted (exporter/frontend/readiness.py).
         converted: the weights in that other folder.
-        notes: what a user should know of how the model was opened, one sentence each.
+        notes: remarks for the user on how the model was opened, one sentence each.
     """
 
     path: Path
@@ -77,10 +78,11 @@ class Source:
 
     @cached_property
     def digests(self) -> dict[str, str]:
-        """sha256, in hex, of each file of the model, by its path below the folder, sorted.
+        """Returns the sha256, in hex, of each file of the model, by its path below the folder,
+        sorted.
 
-        Hidden files, and the same weights in other formats, are left out: they change nothing that
-        is exported. Computed once, at first use (1 s for EmbeddingGemma's 1.2 GB when cached).
+        Hidden files, and the same weights in other formats, are left out: they do not change the
+        export. Computed once, at first use (1 s for EmbeddingGemma's 1.2 GB when cached).
         """
         keys = sorted(_list_files(self))
         self.seen.cover(keys)
@@ -90,9 +92,9 @@ class Source:
 
     @property
     def defining(self) -> dict[str, str]:
-        """Those of `digests` whose files make the model the function that it is: by their names
-        (goldfold.golden.store.defines), in a folder of whatever name that a module names, or since
-        they are its weights, wherever a setting has them."""
+        """Those of `digests` whose files define the model's function: files with defining names
+        (goldfold.golden.store.defines), in a folder of whatever name that a module names, and
+        weights, wherever a setting has them."""
         loaded = {file.relative_to(self.path).as_posix() for file in self.weights}
         folders = {f"{PurePosixPath(m.path).as_posix()}/" for m in self.modules if m.path}
         return {
@@ -121,8 +123,8 @@ class Source:
 
     @property
     def without_its_code(self) -> str:
-        """What else may be the matter where the weights are not those of the class, and what to do;
-        "" if no code of the model's was left aside."""
+        """A hint, with a remedy, for weights that do not fit the class; "" if no code of the
+        model's was left aside."""
         if not self.code or self.trusted:
             return ""
         if all(code.here for code in self.code):
@@ -133,8 +135,8 @@ class Source:
         )
 
     def check_unchanged(self) -> None:
-        """Raise ModelError if a file of the model is not what it was when it was opened, or there
-        is another: what was made of it is then not what `digests` names."""
+        """Raise ModelError if a file of the model has changed since it was opened, or there is
+        another: `digests` then no longer describes what was made of the model."""
         self.seen.check(self.digests, _list_files(self))
 
 
@@ -219,7 +221,7 @@ def check_finite(source: Source, progress: Callable[[int, int], None] | None = N
     """Read all safetensors weights of `source` once; refuse NaN and Inf (0.2 s per GB if cached).
 
     Args:
-        source: an opened model. Pickled weights are looked at once they are converted.
+        source: an opened model. Pickled weights are read once they are converted.
         progress: called with (bytes read so far, bytes in all) after each tensor.
 
     Raises:
@@ -229,7 +231,7 @@ def check_finite(source: Source, progress: Callable[[int, int], None] | None = N
 
 
 def _locate(name_or_path: str | Path, trust_remote_code: bool) -> tuple[Path, str, str]:
-    """The model's folder, absolute, what to call it, and its hub id if it came from there."""
+    """Returns the model's folder, absolute, its name, and its hub id if it came from there."""
     text = str(name_or_path)
     path = expanded(text)
     if "\0" in text or not text.strip():
@@ -247,7 +249,7 @@ def _locate(name_or_path: str | Path, trust_remote_code: bool) -> tuple[Path, st
 
 
 def _name_folder(path: Path) -> str:
-    """The folder's own name, or a telling one where that says nothing."""
+    """Returns the folder's own name, or a telling one where that says nothing."""
     # The hub's cache: models--ORG--NAME/snapshots/COMMIT.
     if path.parent.name == "snapshots" and path.parents[1].name.startswith("models--"):
         return path.parents[1].name.rpartition("--")[2]
@@ -256,7 +258,8 @@ def _name_folder(path: Path) -> str:
 
 
 def _read_prompts(path: Path) -> tuple[dict[str, str], str | None]:
-    """The prompts and the default one's name from config_sentence_transformers.json, if there."""
+    """Returns the prompts and the default one's name from config_sentence_transformers.json, if
+    there."""
     file = path / "config_sentence_transformers.json"
     if not file.is_file():
         return {}, None
@@ -280,7 +283,7 @@ _ALWAYS = ("query", "document")
 
 
 def _list_files(source: Source) -> set[str]:
-    """POSIX paths, below the model's folder, of the files that `Source.digests` covers."""
+    """Returns POSIX paths, below the model's folder, of the files that `Source.digests` covers."""
     found = {path.relative_to(source.path).as_posix() for path in source.weights}
     # A module's own folder counts, whatever its name.
     for top in {source.path, *(source.path / module.path for module in source.modules)}:

@@ -1,7 +1,8 @@
-"""Texts to token ids, by the tokenizer.json that travels with an artifact and its contract.
+"""Texts to token ids, by an artifact's tokenizer.json and its contract.
 
-A tokenizer is never given a state that one caller could leave for another: it makes tokens of a
-whole text, which are cut and given their special tokens afterwards, as it would do by itself.
+The tokenizer keeps no state that one caller could leave for another: it tokenizes a whole text, and
+the tokens are truncated and given their special tokens afterwards, as the tokenizer would do
+itself.
 """
 
 from __future__ import annotations
@@ -17,20 +18,20 @@ from goldfold.golden.store import NAMED
 
 _TASKS: Mapping[str, Task] = {"encode": "", "encode_query": "query", "encode_document": "document"}
 _LETTERS = 16
-"""Letters a token, beyond which a text is taken to be longer than can be read: ordinary ones have
-four; the check in `_begun` is what decides."""
+"""Letters per token above which a text is assumed to exceed the maximum length: ordinary tokens
+have four; the check in `_begun` decides."""
 _MARGIN = 64
 """Tokens at the edge of a cut that do not count: the cut itself may change them."""
 _TEXTS, _CHUNK = 1024, 1 << 20
-"""Texts, and letters of them, that are in the tokenizer's own form at a time: it takes ten times as
-much memory as ids."""
+"""Number of texts, and of their letters, that are in the tokenizer's own form at a time: that takes
+ten times as much memory as ids."""
 
 
 class Tokens:
-    """A tokenizer and what a contract says of it. For any number of threads at once."""
+    """A tokenizer together with its contract. Any number of threads may use it at once."""
 
     def __init__(self, tokenizer: bytes | str, contract: Contract) -> None:
-        """`tokenizer` is the text of a tokenizer.json. Raises ValueError if it is none."""
+        """Reads `tokenizer`, the text of a tokenizer.json. Raises ValueError if it is not one."""
         raw = tokenizer.encode() if isinstance(tokenizer, str) else tokenizer
         try:
             with natives.hushed():
@@ -39,17 +40,18 @@ class Tokens:
                 self._tokenizer.no_truncation()
                 self._added = self._tokenizer.num_special_tokens_to_add(False)
                 nothing = self._tokenizer.encode("", add_special_tokens=False)
-                self._tokenizer.post_process(nothing, None, True)  # may name a token that is none
-        except BaseException as error:  # a panic of its own is no Exception
+                self._tokenizer.post_process(nothing, None, True)  # may name an unknown token
+        except BaseException as error:  # a panic in Rust is no Exception
             if not isinstance(error, Exception) and not natives.is_panic(error):
                 raise
             raise ValueError(" ".join(str(error).split())[:200]) from None
         self._contract = contract
 
     def ids(self, texts: Sequence[str], task: Task = "") -> list[list[int]]:
-        """Token ids of each text, specials included, cut to what the model reads of that task.
+        """Returns the token ids of each text, specials included, truncated to the model's length
+        for the task.
 
-        Raises TextError, naming the places, for texts that the tokenizer gives up on.
+        Raises TextError, naming the indices, for texts on which the tokenizer fails.
         """
         length = self._contract.length_of(task)
         found: list[list[int]] = []
@@ -74,8 +76,8 @@ class Tokens:
         return found
 
     def called(self, texts: Sequence[str], call: str) -> list[list[int]]:
-        """The same as one of goldfold.golden.store.CALLS gives them, with the prompt and the length
-        that it takes, or with a prompt by its name; under "" of texts that have their prompt.
+        """Returns the token ids for one of goldfold.golden.store.CALLS, with its prompt and its
+        maximum length, or for a prompt by its name; under "" the texts already have their prompt.
         Raises TextError."""
         if not call:
             return self.ids(texts)
@@ -87,8 +89,8 @@ class Tokens:
         return self.ids([before + text for text in texts], task)
 
     def unreadable(self, rows: Sequence[Sequence[int]]) -> dict[int, str]:
-        """Why a row of ids cannot be embedded, by its place: it is empty, or a token is not the
-        model's."""
+        """Returns why a row of ids cannot be embedded, by its index: it is empty, or a token is not
+        the model's."""
         size = self._contract.vocab_size
         odd: dict[int, str] = {}
         for place, ids in enumerate(rows):
@@ -108,7 +110,7 @@ class Tokens:
                 if not isinstance(error, Exception) and not natives.is_panic(error):
                     raise
             odd: dict[int, str] = {}
-            for place, text in enumerate(texts):  # which of them it was
+            for place, text in enumerate(texts):  # finds the text that failed
                 try:
                     self._tokenizer.encode(text, add_special_tokens=False)
                 except BaseException as error:
@@ -124,13 +126,13 @@ class Tokens:
         return self._tokenizer.post_process(encoding, None, True).ids[:length]
 
     def _begun(self, text: str, length: int) -> str:
-        """As much of a long text as decides its first `length` tokens; of one that is cut on the
-        left, its last.
+        """Returns the part of a long text that decides its first `length` tokens; of a text
+        truncated on the left, its last.
 
         A text of ten million letters takes gigabytes to tokenize, of which 128 tokens are kept. So
         its beginning is tokenized alone, and twice as much: where both give enough tokens, and the
-        same, more text would not change them. Tokens are made from the left, so where the left is
-        cut off, one long word may come out in as many ways as its longest token has letters: more
+        same, more text would not change them. Tokens are made from the left; in a text truncated on
+        the left, one long word may come out in as many ways as its longest token has letters: more
         places to cut are tried then.
         """
         letters = _LETTERS * length + _LETTERS * _MARGIN

@@ -1,4 +1,4 @@
-"""Pickled weights as safetensors: read by torch's restricted unpickler alone, which makes tensors
+"""Pickled weights as safetensors: only torch's restricted unpickler reads them, which makes tensors
 and runs no code."""
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ def convert(file: Path, place: Path) -> None:
     """Write the tensors of a pickled state dict as the safetensors file `place`, bit by bit.
 
     Weights are memory-mapped where the file's form allows it. Raises ModelError, naming the file,
-    for one that holds anything but tensors under names, or cannot be read.
+    for a file that holds anything but tensors under names, or cannot be read.
     """
     import torch
     from safetensors.torch import save_file
 
     try:
         mapped = zipfile.is_zipfile(file)  # torch's form since 1.6
-        with warnings.catch_warnings():  # of odd protocols, which the loading itself settles
+        with warnings.catch_warnings():  # of odd protocols; loading decides about these
             warnings.simplefilter("ignore")
             state = torch.load(file, map_location="cpu", weights_only=True, mmap=mapped)
     except MemoryError:
@@ -36,7 +36,7 @@ def convert(file: Path, place: Path) -> None:
                 "refused because that can do anything; get the model as safetensors"
             ) from error
         raise _refused(file, "is no file of pickled tensors", error) from error
-    except Exception as error:  # of a zip file, a storage, a type: torch names no common class
+    except Exception as error:  # zip, storage or type: torch has no common class
         raise _refused(file, "cannot be read as pickled weights", error) from error
     if not isinstance(state, dict) or not state:
         raise ModelError(f"{file}: holds no state dict of tensors; save the model as safetensors")

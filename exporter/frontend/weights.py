@@ -2,10 +2,10 @@
 
 A safetensors file is `n` (8 bytes, little-endian), `n` bytes of JSON, then the tensors' bytes. The
 header gives each tensor's dtype, shape and `[begin, end)` in that last part; the ranges tile it
-with neither gap nor overlap. Holding a file to this before anything else reads it turns a cut-off
-download into one sentence instead of a crash, or silence, half a minute later.
+with neither gap nor overlap. This check before any other reading turns a truncated download into
+one sentence instead of a crash, or silence, half a minute later.
 
-The helpers that read untrusted JSON and phrase a refusal live here too, below `model.py`, which
+The helpers that read untrusted JSON and phrase a refusal are here too, below `source.py`, which
 needs them for everything else in a model's folder.
 """
 
@@ -29,22 +29,22 @@ from goldfold.exporter.system import names
 from goldfold.exporter.system.files import TEXT_LIMIT, TOKENIZER_VALUES, read_bounded, values
 
 JSON_LIMIT = 16 << 20
-"""Bytes of a JSON file, or of a safetensors header: the largest real ones have a tenth of it. A
-tokenizer.json may have TEXT_LIMIT."""
+"""Maximum bytes of a JSON file, or of a safetensors header: the largest real ones have a tenth of
+it. A tokenizer.json may have TEXT_LIMIT."""
 JSON_VALUES = 1 << 21
-"""Values in a JSON file that is read here, or in a safetensors header: each takes some ninety bytes
-once it is read. A header has six a tensor."""
+"""Maximum number of values in a JSON file that is read here, or in a safetensors header: each takes
+some ninety bytes in memory. A header has six per tensor."""
 
 SCAN_BYTES = 1 << 18
-"""Bytes a finiteness scan holds at a time: the buffer stays in the L2 cache, which made the scan
-three times as fast as with 64 MiB."""
+"""Bytes that a finiteness scan holds at a time: the buffer stays in the L2 cache, which made the
+scan three times as fast as with 64 MiB."""
 
 BITS = {
     "BOOL": 8, "U8": 8, "I8": 8, "U16": 16, "I16": 16, "U32": 32, "I32": 32, "U64": 64, "I64": 64,
     "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8,
     "F16": 16, "BF16": 16, "F32": 32, "F64": 64, "C64": 64,
 }  # fmt: skip
-"""Bits an element, for each dtype that the format names."""
+"""Bits per element, for each dtype that the format names."""
 
 SPECIAL: dict[str, tuple[type[np.unsignedinteger[Any]], int]] = {
     "F16": (np.uint16, 0x7C00),
@@ -61,7 +61,7 @@ SPECIAL: dict[str, tuple[type[np.unsignedinteger[Any]], int]] = {
 
 @dataclass(frozen=True)
 class Tensor:
-    """Where one tensor lies: `begin` and `end` are bytes from the start of the file."""
+    """The place of one tensor: `begin` and `end` are bytes from the start of the file."""
 
     name: str
     dtype: str
@@ -71,13 +71,14 @@ class Tensor:
 
 
 def refusal(text: str) -> ModelError:
-    """A `ModelError` of exactly one printable line, whatever the model's files put into `text`."""
+    """Returns a `ModelError` of exactly one printable line, whatever the model's files put into
+    `text`."""
     return ModelError(names.line(" ".join(text.split())))
 
 
 def read_json(path: Path) -> Any:
-    """The JSON value in `path`; ModelError if it is missing, over its limit, not UTF-8 or not
-    JSON."""
+    """Returns the JSON value in `path`; ModelError if it is missing, over its limit, not UTF-8 or
+    not JSON."""
     try:
         raw = read_bounded(path, TEXT_LIMIT if path.name == "tokenizer.json" else JSON_LIMIT)
     except OSError as error:
@@ -88,7 +89,7 @@ def read_json(path: Path) -> Any:
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """As `read_json`, and ModelError unless the value is a JSON object."""
+    """Returns the value as `read_json` does, and raises ModelError unless it is a JSON object."""
     value = read_json(path)
     if not isinstance(value, dict):
         raise refusal(f"{path}: holds a JSON {type(value).__name__} where an object is expected")
@@ -96,7 +97,7 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def digest_file(path: Path) -> str:
-    """The sha256 of a file, in hex."""
+    """Returns the sha256 of a file, in hex."""
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -105,14 +106,15 @@ def digest_file(path: Path) -> str:
 
 
 def is_inside(relative: str) -> bool:
-    """Whether a path written in a model's file stays below that file's folder, on any system."""
+    """Returns whether a path written in a model's file stays below that file's folder, on any
+    system."""
     posix, windows = PurePosixPath(relative), PureWindowsPath(relative)
     absolute = posix.is_absolute() or bool(windows.drive or windows.root)
     return not absolute and ".." not in windows.parts and "\0" not in relative
 
 
 def read_header(path: Path) -> tuple[Tensor, ...]:
-    """The tensors of one safetensors file, in file order, without reading any of them.
+    """Returns the tensors of one safetensors file, in file order, without reading any of them.
 
     Raises:
         ModelError: the header is not one, a dtype is unknown, or the tensors do not tile the file.
@@ -146,11 +148,11 @@ def read_header(path: Path) -> tuple[Tensor, ...]:
 
 
 def find_weights(folder: Path, transformer: bool = True) -> tuple[Path, ...]:
-    """The weight files that sentence-transformers would read for the module in `folder`.
+    """Returns the weight files that sentence-transformers would read for the module in `folder`.
 
-    One safetensors file, or the index of a sharded set followed by its shards, every header
-    checked; else the same of pickled weights (`pytorch_model.bin`), unread. A `transformer`'s
-    config.json may name another file, which other modules pass over.
+    These are one safetensors file, or the index of a sharded set followed by its shards, every
+    header checked; otherwise the same of pickled weights (`pytorch_model.bin`), unread. A
+    `transformer`'s config.json may name another file, which other modules ignore.
 
     Raises:
         ModelError: there are none, a shard is missing, or a file is damaged.
@@ -194,8 +196,9 @@ def find_weights(folder: Path, transformer: bool = True) -> tuple[Path, ...]:
 def scan_finite(paths: Sequence[Path], progress: Callable[[int, int], None] | None = None) -> None:
     """Read every floating-point tensor of `paths` once and refuse NaN and Inf.
 
-    Reads through one 256 KiB buffer rather than a memory map: as fast, and neither the resident set
-    nor the risk of a fault grows with the file. Stops at the first tensor that has any.
+    The scan reads through one 256 KiB buffer rather than a memory map: as fast, and neither the
+    resident set nor the risk of a fault grows with the file. It stops at the first tensor with NaN
+    or Inf.
 
     Args:
         paths: safetensors files.
@@ -218,7 +221,8 @@ def scan_finite(paths: Sequence[Path], progress: Callable[[int, int], None] | No
 
 
 def _count_special(path: Path, tensor: Tensor) -> tuple[int, int]:
-    """How many words of `tensor` are NaN or Inf, and the flat index of the first (-1 if none)."""
+    """Returns how many words of `tensor` are NaN or Inf, and the flat index of the first (-1 if
+    none)."""
     word, bits = SPECIAL[tensor.dtype]
     mask = word(bits)
     buffer = bytearray(SCAN_BYTES)
@@ -248,7 +252,8 @@ def _count_special(path: Path, tensor: Tensor) -> tuple[int, int]:
 
 
 def _fill(file: Any, window: memoryview) -> int:
-    """Read until `window` is full or the file ends (a raw read may return less); bytes read."""
+    """Read until `window` is full or the file ends (a raw read may return less); returns the bytes
+    read."""
     filled = 0
     while filled < len(window):
         got = file.readinto(window[filled:])
@@ -270,7 +275,7 @@ def _describe_special(path: Path, tensor: Tensor, count: int, first: int) -> str
 
 
 def _read_entry(path: Path, name: str, entry: Any, start: int) -> Tensor:
-    """One header entry as a `Tensor`, its offsets counted from the start of the file."""
+    """Returns one header entry as a `Tensor`, its offsets counted from the start of the file."""
     if not isinstance(entry, dict):
         raise _damaged(path, f"the entry of tensor {name!r} is not an object")
     dtype, shape, offsets = (entry.get(key) for key in ("dtype", "shape", "data_offsets"))
@@ -290,8 +295,8 @@ def _are_sizes(value: Any) -> TypeGuard[list[int]]:
 
 
 def _find_shards(index: Path, ending: str) -> tuple[Path, ...]:
-    """The shards that an index names: each present and, of safetensors, intact, and holding what it
-    is said to."""
+    """Returns the shards that an index names: each present, holding the tensors that the index
+    gives it and, for safetensors, intact."""
     places = read_object(index).get("weight_map")
     if not isinstance(places, dict) or not places:
         raise refusal(f"{index}: has no weight_map; fetch the model again")
@@ -323,7 +328,7 @@ def _parse_json(raw: bytes, where: str) -> Any:
         raise refusal(f"{where}: holds more than {most:,} values, which no model's does")
     try:
         value = json.loads(raw.decode("utf-8"), object_pairs_hook=_refuse_duplicates)
-        if b"\\ud" in raw or b"\\uD" in raw:  # what no file could hold that is written of it
+        if b"\\ud" in raw or b"\\uD" in raw:  # lone surrogates cannot be written
             json.dumps(value, ensure_ascii=False).encode()
         return value
     except UnicodeEncodeError:

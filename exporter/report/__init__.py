@@ -1,4 +1,4 @@
-"""What a folder of artifacts comes to, for people (report.html), programs (report.json) and CI
+"""The report on a folder of artifacts, for people (report.html), programs (report.json) and CI
 (junit.xml)."""
 
 from goldfold.exporter.report.collect import collect

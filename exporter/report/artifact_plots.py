@@ -1,4 +1,4 @@
-"""Pictures of what is inside one artifact: the drift after every layer, and fp16's headroom."""
+"""Plots of one artifact's interior: the drift after every layer, and fp16's headroom."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from goldfold.exporter.report.pages import ArtifactFigures
 from goldfold.exporter.report.plots import Axis, Bar, Dot, Plot, Rule, Tick
 
 LEFT = 142
-"""Room for the names of kinds."""
+"""Pixels for the names of kinds."""
 
 
 def layers(artifact: ArtifactFigures) -> Plot | None:
-    """The worst of a few texts after every layer, where the export was asked for it."""
+    """Plots the worst of a few texts after every layer, where the export was asked for it."""
     found = artifact.layers
     if len(found) < 2:
         return None
@@ -53,7 +53,8 @@ def layers(artifact: ArtifactFigures) -> Plot | None:
 
 
 def headroom(artifact: ArtifactFigures) -> Plot | None:
-    """The largest value of every kind, in f32 and as the artifact computes it, against 65,504."""
+    """Plots the largest value of every kind, in fp32 and as the artifact computes it, against
+    65,504."""
     rows = [row for row in artifact.ranges if row.peak > 0]
     if not rows:
         return None

@@ -1,6 +1,7 @@
-"""Read every artifact of some folders into one record: what report.json holds and the page shows.
+"""The collection of every artifact of some folders into one record: report.json contains it, and
+the page shows it.
 
-Nothing is measured here. All figures come from each artifact's manifest.json and verdict.json.
+This module measures nothing. All figures come from each artifact's manifest.json and verdict.json.
 """
 
 from __future__ import annotations
@@ -26,9 +27,9 @@ from goldfold.golden.gate import GATES
 
 
 def collect(folders: Sequence[Path], *, check_files: bool = True) -> Report:
-    """Every artifact in `folders`, each an artifact folder or one that holds some.
+    """Returns every artifact in `folders`, each an artifact folder or one that holds some.
 
-    `check_files=False` looks at sizes only. Raises ArtifactError if there is nothing to report.
+    `check_files=False` checks sizes only. Raises ArtifactError if there is nothing to report.
     """
     lacking = tuple(one for folder in dict.fromkeys(folders) for one in _unbuilt(folder))
     paths = artifacts_in(folders) if not lacking else list(_all_artifacts(folders))
@@ -38,7 +39,7 @@ def collect(folders: Sequence[Path], *, check_files: bool = True) -> Report:
 
 
 def artifacts_in(folders: Sequence[Path]) -> list[Path]:
-    """Every artifact folder in `folders`, once. Raises ArtifactError if there is none."""
+    """Returns every artifact folder in `folders`, once. Raises ArtifactError if there is none."""
     paths = list(_all_artifacts(folders))
     if not paths:
         raise ArtifactError(
@@ -52,7 +53,7 @@ def _all_artifacts(folders: Sequence[Path]) -> Iterable[Path]:
 
 
 def _unbuilt(folder: Path) -> Iterable[ArtifactFigures]:
-    """What the last export into a folder could not build."""
+    """Yields the artifacts that the last export into a folder could not build."""
     for file, record in unbuilt.records(folder):
         if record is None:
             reason = (f"{file} cannot be read; remove it",)
@@ -95,7 +96,7 @@ def _figures(path: Path, check_files: bool) -> ArtifactFigures:
 
 
 def _known(opened: Bundle) -> dict[str, Any]:
-    """What the manifest says."""
+    """Returns the figures from the manifest."""
     manifest: Manifest = opened.manifest
     gate = GATES.get(manifest.gate)
     return {
@@ -119,7 +120,7 @@ def _known(opened: Bundle) -> dict[str, Any]:
 
 
 def _judged(opened: Bundle, verdict: VerdictRecord) -> dict[str, Any]:
-    """What the verdict says."""
+    """Returns the figures from the verdict."""
     measurement, emulated = verdict.measurement, verdict.emulated
     seconds = {timing.stage: timing.seconds for timing in verdict.timings}
     return {
@@ -155,7 +156,7 @@ def _what(verdict: VerdictRecord) -> str:
 
 
 def _summary(measured: Measured) -> Figures:
-    """The figures without those of single texts."""
+    """Returns the figures without those of single texts."""
     return Figures(**{name: getattr(measured, name) for name in Figures.__struct_fields__})
 
 
@@ -179,7 +180,7 @@ def _texts(opened: Bundle, verdict: VerdictRecord) -> Iterable[TextFigures]:
 
 
 def _begins(opened: Bundle, most: int = 90) -> dict[str, str]:
-    """How each golden text begins, on one line."""
+    """Returns the beginning of each golden text, on one line."""
     try:
         goldens = store.load(opened.path / bundle.GOLDEN)
     except GoldenError as error:

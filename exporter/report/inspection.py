@@ -1,4 +1,4 @@
-"""What an artifact folder holds, for people to look at."""
+"""The inspection of an artifact folder: its contents as tables for people."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from goldfold.golden.report import human_size
 
 @dataclass(frozen=True)
 class Inspection:
-    """A bundle and, if asked for, what its runtime executes."""
+    """A bundle and, if asked for, the ops that its runtime executes."""
 
     bundle: Bundle
     census: dict[str, int] | None
@@ -35,7 +35,8 @@ class Inspection:
         }
 
     def tables(self) -> list[Table]:
-        """For the console: what it is, its files, its passes, and the census."""
+        """Returns tables for the console: the description, the files, the passes, and the
+        census."""
         shown = [self._identity(), self._files(), self._passes()]
         if self.census is not None:
             table = Table(
@@ -84,7 +85,7 @@ class Inspection:
             title="Passes",
             title_justify="left",
             box=SIMPLE_HEAD,
-            padding=(0, 1, 0, 0),  # so that eighty columns hold it
+            padding=(0, 1, 0, 0),  # so that the table fits eighty columns
             pad_edge=False,
         )
         for heading in ("pass", "equality"):

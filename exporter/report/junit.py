@@ -9,13 +9,13 @@ from xml.etree import ElementTree
 from goldfold.exporter.report.pages import ArtifactFigures, Report, TextFigures
 
 _ILLEGAL = re.compile("[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-"""What XML 1.0 cannot say even escaped."""
+"""Characters that XML 1.0 cannot express even escaped."""
 
 
 def junit(report: Report) -> str:
-    """The report as JUnit XML. The last case of each suite, `gate`, holds what is about no single
-    text; an artifact that is damaged, was not built or not measured is a suite with one case in
-    error."""
+    """Returns the report as JUnit XML. The last case of each suite, `gate`, holds what concerns no
+    single text; an artifact that is damaged, was not built or not measured is a suite with one case
+    in error."""
     root = ElementTree.Element("testsuites", name="goldfold")
     for artifact in report.artifacts:
         root.append(_suite(artifact))
@@ -38,7 +38,7 @@ def _suite(artifact: ArtifactFigures) -> ElementTree.Element:
                 _say(case, "failure", text.faults[0], text.faults)
             ElementTree.SubElement(case, "system-out").text = _clean(_figures(text))
         case = _case(suite, artifact, "gate")
-        # A failed artifact must show as failed, whatever its reasons are about.
+        # A failed artifact must show as failed, whatever its reasons concern.
         general = artifact.general or (artifact.reasons if artifact.state == "failed" else ())
         if general:
             _say(case, "failure", general[0], general)

@@ -1,8 +1,8 @@
-"""How fast artifacts are on this machine: all of a folder in turn, so that they compare.
+"""Latency on this machine: all artifacts of a folder are timed in turn, so that they compare.
 
-A short look, not the benchmark of benchmarks/: full texts of random tokens, no tokenizing, all
-artifacts loaded in one process with the threads that each runtime chooses. They take turns, in
-another order each round, and each turn begins with an untimed call. Medians count.
+This is a short measurement, not the benchmark of benchmarks/: full texts of random tokens, no
+tokenizing, all artifacts loaded in one process with the threads that each runtime chooses. They
+take turns, in another order each round, and each turn begins with an untimed call. Medians count.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ SHAPES = ((1, 16), (8, 128))
 """batch × tokens: one short text, and a batch of paragraphs."""
 ROUNDS = 5
 SECONDS = 2.0
-"""Timed a side and shape, in all rounds together; one call a round at least."""
+"""Seconds timed per side and shape, in all rounds together; at least one call per round."""
 
 
 @dataclass
@@ -50,11 +50,12 @@ def measure(
     seconds: float = SECONDS,
     threads: int | None = None,
 ) -> tuple[list[Path], dict[str, str]]:
-    """Time every artifact of `folders` (artifact folders), and write what was found into its
+    """Time every artifact of `folders` (artifact folders), and write the figures into its
     verdict.json.
 
-    Returns those that were timed, and why each other was not, by folder name: it missed its gate,
-    is damaged, or this machine cannot run it. A shape longer than a model's texts is left out.
+    Returns the artifacts that were timed, and why each other was not, by folder name: it missed its
+    gate, is damaged, or this machine cannot run it. A shape longer than a model's texts is left
+    out.
     """
     with stages("speed"):
         sides, left = _open(folders, threads)
@@ -115,7 +116,7 @@ def _timer(side: _Side, batch: int, tokens: int) -> Timer:
 
 
 def _given(side: _Side, batch: int, tokens: int) -> np.ndarray:
-    """The same ids for every artifact of a model."""
+    """Returns the same ids for every artifact of a model."""
     size = side.encoder.contract.vocab_size
     return np.random.default_rng(tokens).integers(0, size, (batch, tokens), dtype=np.int64)
 

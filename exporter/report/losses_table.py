@@ -1,4 +1,4 @@
-"""What users feel of each quantized artifact, as rows of one table."""
+"""The retrieval-loss table: the losses of each quantized artifact, as rows of one table."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from goldfold.golden.judging.judge import RANKS
 from goldfold.golden.metrics import RETRIEVAL
 
 NAMES = (*RANKS, "Lee corpus, Pearson", "Lee corpus, Spearman", RETRIEVAL)
-"""The columns there can be, in order; the last has a limit."""
+"""The possible columns, in order; the last has a limit."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One figure: what the artifact scores, what it loses, whether that is over the limit."""
+    """One figure: the artifact's score, its loss, and whether that is over the limit."""
 
     score: str
     lost: str
@@ -26,7 +26,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """One artifact at one size. A cell is None where nothing was measured."""
+    """One artifact at one embedding size. A cell is None where nothing was measured."""
 
     folder: str
     dims: int
@@ -36,20 +36,21 @@ class Row:
 
 
 def columns(report: Report) -> list[str]:
-    """Those of NAMES that any artifact was measured by."""
+    """Returns those of NAMES that were measured for any artifact."""
     every = [artifact.losses for artifact in report.artifacts if artifact.losses is not None]
     measured = {one.name for losses in every for one in losses.figures}
     return [name for name in NAMES if name in measured]
 
 
 def rows(report: Report) -> list[Row]:
-    """Every quantized artifact at every size it was measured at, with a cell a column."""
+    """Returns every quantized artifact at every embedding size that was measured, with one cell per
+    column."""
     names = columns(report)
     return [row for artifact in report.artifacts for row in _rows(artifact, names)]
 
 
 def said(report: Report) -> list[str]:
-    """What was not measured, or was judged in an artifact's place, each once."""
+    """Returns what was not measured, or was judged in an artifact's place, each once."""
     every = (a.losses.missing for a in report.artifacts if a.losses is not None)
     return list(dict.fromkeys(f"{one.rstrip('.')}." for missing in every for one in missing))
 

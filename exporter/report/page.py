@@ -1,4 +1,4 @@
-"""report.html: one page that needs nothing but itself."""
+"""The page report.html, which needs no other file."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TEMPLATE = "page.html.jinja"
 
 
 def page(report: Report) -> str:
-    """The report as HTML: styles and pictures inside, no script, nothing fetched."""
+    """Returns the report as HTML: styles and pictures inside, no script, nothing fetched."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
@@ -56,7 +56,8 @@ def _pictures(artifact: ArtifactFigures) -> list[plots.Plot]:
 
 
 def _speeds(report: Report) -> list[str]:
-    """On what machine and beside what artifacts were timed, each once."""
+    """Returns the machine of each latency measurement, and the artifacts timed there in turn, each
+    once."""
     said: dict[str, None] = {}
     for speed in (a.speed for a in report.artifacts if a.speed is not None):
         threads = (
@@ -78,7 +79,7 @@ def _speeds(report: Report) -> list[str]:
 
 
 def _refusals(report: Report) -> dict[str, list[str]]:
-    """Each refusal once, with the artifacts it happened in."""
+    """Returns each refusal once, with the artifacts in which it happened."""
     found: dict[str, list[str]] = {}
     for artifact in report.artifacts:
         for done in artifact.passes:
@@ -90,7 +91,8 @@ def _refusals(report: Report) -> dict[str, list[str]]:
 
 
 def _passes(report: Report) -> list[tuple[str, str, list[int | None]]]:
-    """(pass, equality, how often in each known artifact; None where it did not run)."""
+    """Returns (pass, equality, its number of applications in each known artifact; None where it did
+    not run)."""
     known = [artifact for artifact in report.artifacts if artifact.name]
     rows: dict[str, str] = {}
     for artifact in known:
@@ -107,7 +109,7 @@ def _applied(artifact: ArtifactFigures, name: str) -> int | None:
 
 
 def _versions(report: Report) -> dict[str, list[str]]:
-    """Every package's version; more than one where the artifacts differ."""
+    """Returns every package's version; more than one where the artifacts differ."""
     found: dict[str, list[str]] = {}
     for artifact in report.artifacts:
         own = {"goldfold": artifact.goldfold, **artifact.versions} if artifact.name else {}
@@ -118,7 +120,7 @@ def _versions(report: Report) -> dict[str, list[str]]:
 
 
 def _figure(value: Any) -> str:
-    """1−cos for a table."""
+    """Returns 1−cos for a table."""
     return f"{value:.1e}" if value is not None and math.isfinite(value) else "not finite"
 
 

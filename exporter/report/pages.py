@@ -1,4 +1,4 @@
-"""What report.json holds, and the page shows."""
+"""The records of report.json, which the page shows."""
 
 from __future__ import annotations
 
@@ -28,33 +28,34 @@ State = Literal["passed", "failed", "unverified", "unbuilt", "damaged"]
 
 
 class TextFigures(Record, frozen=True, kw_only=True):
-    """One golden text in one artifact. 1−cos throughout, infinite where an embedding is not
-    finite."""
+    """The figures of one golden text in one artifact. 1−cos throughout, infinite where an embedding
+    is not finite."""
 
     id: str
     tokens: int
     text: str = ""
-    """How it begins, prompt included."""
+    """The beginning of the text, prompt included."""
     alone: Real
     padded: Real
     emulated_alone: Real | None = None
     emulated_padded: Real | None = None
-    """With every value rounded, where that is the proof; null where it was not done."""
+    """1−cos with every value rounded, where that is the proof; null where it was not measured."""
     worst: Real
-    """The largest of these."""
+    """The largest of these figures."""
     faults: tuple[str, ...] = ()
-    """What the gate says of this text."""
+    """The gate's findings on this text."""
 
 
 class ArtifactFigures(Record, frozen=True, kw_only=True):
-    """One artifact folder. Of a damaged one only `folder`, `state` and `reasons` are known; of one
-    that could not be built, `target` and `precision` as well."""
+    """The figures of one artifact folder. For a damaged one only `folder`, `state` and `reasons`
+    are known; for one that could not be built, `target` and `precision` as well."""
 
     folder: str
-    """Its name, inside the folder that was reported on; what it would be, if it was not built."""
+    """Its name, inside the folder of the report; the name that it would have, if it was not
+    built."""
     state: State
     reasons: tuple[str, ...] = ()
-    """Why it failed or cannot be read, one sentence each."""
+    """Why the artifact failed or cannot be read, one sentence each."""
     name: str = ""
     target: str = ""
     precision: str = ""
@@ -63,9 +64,9 @@ class ArtifactFigures(Record, frozen=True, kw_only=True):
     """The gate: the largest 1−cos that this precision may show."""
     measured: Figures | None = None
     emulated: Figures | None = None
-    """With every value rounded to its type, where this machine computes in another."""
+    """Figures with every value rounded to its type, where this machine computes in another."""
     what: str = ""
-    """What `measured` is of: the artifact, or what stood in for it; and in which precision."""
+    """The subject of `measured`: the artifact, or its stand-in; and the precision."""
     texts: tuple[TextFigures, ...] = ()
     pairs: tuple[tuple[float, float], ...] = ()
     """(golden similarity, artifact's minus golden) of a drawn sample of pairs of texts."""
@@ -74,19 +75,19 @@ class ArtifactFigures(Record, frozen=True, kw_only=True):
     beside: dict[str, Figures] = field(default_factory=dict)
     drift: tuple[Look, ...] = ()
     layers: tuple[LayerLook, ...] = ()
-    """On a few short texts, where the export was asked for drift."""
+    """The drift by layer on a few short texts, where the export was asked for it."""
     ranges: tuple[KindRange, ...] = ()
-    """On calibration texts, where half precision asked for them."""
+    """The ranges of values on calibration texts, where half precision required them."""
     losses: Losses | None = None
-    """What users feel of its integers; null where it has none, or was verified before that was
-    looked at."""
+    """The losses in retrieval of a quantized artifact; null for any other, and for one verified
+    before they were measured."""
     speed: Speed | None = None
-    """What `goldfold report --speed` measured last."""
+    """The last latency measurement of `goldfold report --speed`."""
     location: Location | None = None
-    """Where one that missed its gate goes wrong."""
+    """The location of the fault in an artifact that missed its gate."""
     build_seconds: float | None = None
     golden_seconds: float | None = None
-    """How long the golden texts took, alone and in padded batches. No benchmark."""
+    """Seconds that the golden texts took, alone and in padded batches. No benchmark."""
     golden_tokens: int = 0
     machine: dict[str, str] = field(default_factory=dict)
     passes: tuple[PassReport, ...] = ()
@@ -108,29 +109,29 @@ class ArtifactFigures(Record, frozen=True, kw_only=True):
 
     @property
     def share(self) -> float | None:
-        """Worst 1−cos as a share of the limit: 1 is the gate. None where there is none."""
+        """Worst 1−cos as a share of the limit: 1 is the gate. None where there is no limit."""
         judged = self.judged
         return None if judged is None or not self.limit else judged.larger / self.limit
 
     def per_text(self, batch: int, tokens: int) -> float | None:
-        """Median milliseconds a text of that shape, if it was timed."""
+        """Returns median milliseconds per text of that shape, if it was timed."""
         pace = None if self.speed is None else self.speed.at(batch, tokens)
         return None if pace is None else pace.per_text
 
     @property
     def ranked(self) -> tuple[TextFigures, ...]:
-        """Its texts from worst to best."""
+        """The artifact's texts from worst to best."""
         return tuple(sorted(self.texts, key=lambda text: -text.worst))
 
     @property
     def general(self) -> tuple[str, ...]:
-        """The reasons that are about no single text."""
+        """The reasons that concern no single text."""
         told = {fault for text in self.texts for fault in text.faults}
         return tuple(reason for reason in self.reasons if reason not in told)
 
 
 class Report(Record, frozen=True, kw_only=True):
-    """All artifacts of a folder, side by side."""
+    """The report on all artifacts of a folder, side by side."""
 
     format: Literal["goldfold.report/5"] = FORMAT
     goldfold: str
@@ -141,7 +142,7 @@ class Report(Record, frozen=True, kw_only=True):
 
     @property
     def timed(self) -> tuple[tuple[int, int], ...]:
-        """(batch, tokens) of every shape that any artifact was timed at."""
+        """(batch, tokens) of every shape at which any artifact was timed."""
         speeds = (a.speed for a in self.artifacts if a.speed is not None)
         paces = (pace for speed in speeds for pace in speed.shapes)
         return tuple(sorted({(pace.batch, pace.tokens) for pace in paces}))

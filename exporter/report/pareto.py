@@ -1,5 +1,5 @@
-"""Pictures of all artifacts side by side: size, speed and quality, and which of them are on the
-front: no other is as small, as fast and as close."""
+"""Plots of all artifacts side by side: size, speed and quality, and the Pareto front: for an
+artifact on it, no other is as small, as fast and as close."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from goldfold.exporter.report.plots import Axis, Bar, Dot, Plot
 from goldfold.golden.report import human_size
 
 _NEAR = 58, 13
-"""Pixels within which two labels would lie on each other."""
+"""Pixels within which two labels would overlap."""
 
 
 def front(report: Report) -> tuple[str, ...]:
-    """Folders of the passed artifacts that no other passed one beats: at least as small, as fast at
-    every shape and as close to the reference, and better in one. Speed counts between two
-    that were timed in the same turns."""
+    """Returns the folders on the Pareto front: passed artifacts that no other passed one beats,
+    being at least as small, as fast at every shape and as close to the reference, and better in
+    one. Speed counts between two artifacts that were timed in the same turns."""
     able = [a for a in report.artifacts if a.state == "passed" and a.judged is not None]
     return tuple(
         mine.folder
@@ -44,14 +44,14 @@ def _beats(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
 
 
 def pictures(report: Report) -> list[Plot]:
-    """Size and quality, and where there are times, speed and quality."""
+    """Returns plots of size and quality and, where there are times, of speed and quality."""
     found = [_against(report, "size", lambda a: float(a.bytes), "Size and quality")]
     if report.timed:
         batch, tokens = report.timed[-1]
         found.append(
             _against(
                 report,
-                f"ms a text, {batch} × {tokens} tokens",
+                f"ms per text, {batch} × {tokens} tokens",
                 lambda a: a.per_text(batch, tokens),
                 "Speed and quality",
             )
@@ -60,7 +60,7 @@ def pictures(report: Report) -> list[Plot]:
 
 
 def _against(report: Report, title: str, value, name: str) -> Plot | None:
-    """`value` of every artifact against its worst and mean 1−cos, with its gate."""
+    """Plots `value` of every artifact against its worst and mean 1−cos, with its gate."""
     shown = [
         (artifact, x)
         for artifact in report.artifacts
@@ -84,7 +84,7 @@ def _against(report: Report, title: str, value, name: str) -> Plot | None:
         said = f"{artifact.folder}: {human_size(artifact.bytes)}, worst 1−cos {judged.larger:.1e}"
         said += "" if title == "size" else f", {at:.3g} {title}"
         said += "" if artifact.share is None else f", {artifact.share:.0%} of its gate"
-        radius = max(3.0, 7.0 - 1.3 * kinds.index(artifact.target))  # one on another: rings
+        radius = max(3.0, 7.0 - 1.3 * kinds.index(artifact.target))  # equal dots show as rings
         dots.append(Dot(across, worst, f"t-{artifact.target} {bad}{faint}", said, radius=radius))
     where = "down and left is better" + ("; full colour: on the front" if best else "")
     return Plot(
@@ -109,7 +109,7 @@ def _heights(artifacts: Iterable[ArtifactFigures]) -> Iterable[float]:
 
 
 def _stem(artifact: ArtifactFigures, x: float, worst: float, y: Axis) -> Iterable[Bar]:
-    """From the worst text to the mean, and a dash at the gate."""
+    """Yields a bar from the worst text to the mean, and a dash at the gate."""
     mean = artifact.judged.mean if artifact.judged else None
     if mean is not None and math.isfinite(mean):
         yield Bar(x, worst, x, plots.y_of(y.at(mean)), "stem")
@@ -119,7 +119,7 @@ def _stem(artifact: ArtifactFigures, x: float, worst: float, y: Axis) -> Iterabl
 
 
 def labelled(dots: Sequence[Dot], labels: Sequence[str]) -> Iterable[Dot]:
-    """The dots with their labels, but for those that would lie on another's."""
+    """Yields the dots with their labels, without those labels that would overlap another."""
     taken: list[Dot] = []
     for dot, label in zip(dots, labels, strict=True):
         if any(abs(t.x - dot.x) < _NEAR[0] and abs(t.y - dot.y) < _NEAR[1] for t in taken):

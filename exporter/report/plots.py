@@ -1,6 +1,6 @@
-"""Pictures as inline SVG: coordinates are worked out here, the template draws them.
+"""Plots as inline SVG: this module computes the coordinates, and the template draws them.
 
-Colours are CSS variables of the page, so a picture follows its light or dark mode; the same figures
+Colours are CSS variables of the page, so a plot follows its light or dark mode; the same figures
 give the same bytes.
 """
 
@@ -17,12 +17,12 @@ WIDTH, HEIGHT = 460, 250
 LEFT, RIGHT, TOP, BOTTOM = 58, 14, 12, 40
 FLOOR = 1e-17
 _CEILING = 1e17
-"""Where a logarithmic axis shows 1−cos of 0: below f64's own rounding."""
+"""The position of a 1−cos of 0 on a logarithmic axis: below f64's own rounding."""
 
 
 @dataclass(frozen=True)
 class Axis:
-    """`low` to `high`, linear or logarithmic, with its labelled ticks."""
+    """An axis from `low` to `high`, linear or logarithmic, with its labelled ticks."""
 
     title: str
     low: float
@@ -31,7 +31,7 @@ class Axis:
     ticks: tuple[tuple[float, str], ...]
 
     def at(self, value: float) -> float:
-        """0 … 1 along the axis; what lies outside is drawn on its edge."""
+        """Returns 0 … 1 along the axis; a value outside is drawn on the axis's edge."""
         low, high = self.low, self.high
         value = min(max(value, low), high)
         if self.log:
@@ -46,11 +46,11 @@ class Dot:
     style: str
     """A CSS class of the page."""
     title: str
-    """Shown when pointed at."""
+    """The text that is shown when the dot is pointed at."""
     label: str = ""
-    """Written beside it."""
+    """The text beside the dot."""
     side: str = "start"
-    """Which end of the label is at the dot."""
+    """The end of the label that is at the dot."""
     radius: float = 3.0
 
 
@@ -83,7 +83,7 @@ class Tick:
 
 @dataclass(frozen=True)
 class Plot:
-    """All in pixels of a WIDTH × HEIGHT box."""
+    """A plot, in pixels of a WIDTH × HEIGHT box."""
 
     title: str
     note: str
@@ -94,17 +94,17 @@ class Plot:
     dots: tuple[Dot, ...]
     rules: tuple[Rule, ...] = ()
     path: str = ""
-    """A line through points, as SVG writes one."""
+    """A line through points, as an SVG path."""
     key: tuple[tuple[str, str], ...] = ()
     """(style, meaning) of the dots."""
     bars: tuple[Bar, ...] = ()
-    """Drawn behind the dots."""
+    """Bars, drawn behind the dots."""
     left: int = LEFT
-    """Where the plot begins, in pixels: further right where the labels of y are words."""
+    """The left edge of the plot, in pixels: further right where the labels of y are words."""
 
 
 def by_length(artifact: ArtifactFigures) -> Plot | None:
-    """1−cos of every text, by its length."""
+    """Plots 1−cos of every text, by its length."""
     rounded = artifact.emulated is not None
     found: list[tuple[TextFigures, str, float]] = []
     for text in artifact.texts:
@@ -143,7 +143,7 @@ def by_length(artifact: ArtifactFigures) -> Plot | None:
 
 
 def similarities(artifact: ArtifactFigures) -> Plot | None:
-    """Golden against artifact: the error of a similarity, by the similarity."""
+    """Plots golden against artifact: the error of a similarity, by the similarity."""
     if not artifact.pairs:
         return None
     most = max((abs(y) for _, y in artifact.pairs), default=0.0) or 1e-12
@@ -173,7 +173,7 @@ def similarities(artifact: ArtifactFigures) -> Plot | None:
 
 
 def drift(artifact: ArtifactFigures) -> Plot | None:
-    """The worst short text after every pass, where the export was asked for it."""
+    """Plots the worst short text after every pass, where the export was asked for it."""
     looks = artifact.drift
     if len(looks) < 2:
         return None
@@ -206,9 +206,9 @@ def drift(artifact: ArtifactFigures) -> Plot | None:
 
 
 def decades(title: str, values: Sequence[float]) -> Axis:
-    """A logarithmic axis of whole decades around `values`."""
+    """Returns a logarithmic axis of whole decades around `values`."""
     low = max(min(values), FLOOR)
-    high = min(max([*values, FLOOR]), _CEILING)  # a verdict may say anything
+    high = min(max([*values, FLOOR]), _CEILING)  # a verdict may hold any number
     low = min(low, high)
     first, last = math.floor(math.log10(low) - 0.15), math.ceil(math.log10(high) + 0.15)
     step = max(1, math.ceil((last - first) / 6))
@@ -219,7 +219,7 @@ def decades(title: str, values: Sequence[float]) -> Axis:
 
 
 def linear(title: str, low: float, high: float, name) -> Axis:
-    """A linear axis with at most six round ticks."""
+    """Returns a linear axis with at most six round ticks."""
     span = high - low or 1.0
     step = 10.0 ** math.floor(math.log10(span / 2))
     step = next(step * k for k in (1, 2, 2.5, 5, 10, 20) if span / (step * k) <= 5)
@@ -247,12 +247,12 @@ def power(value: float) -> str:
 
 
 def x_of(share: float, left: int = LEFT) -> float:
-    """Pixels of 0 … 1 along the plot, which begins at `left`."""
+    """Returns pixels of 0 … 1 along the plot, which begins at `left`."""
     return round(left + share * (WIDTH - left - RIGHT), 1)
 
 
 def y_of(share: float) -> float:
-    """Pixels of 0 … 1 from the bottom of the plot."""
+    """Returns pixels of 0 … 1 from the bottom of the plot."""
     return round(TOP + (1.0 - share) * (HEIGHT - TOP - BOTTOM), 1)
 
 

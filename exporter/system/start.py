@@ -1,9 +1,9 @@
-"""What the `goldfold` command does before it imports anything: it takes Ctrl-C over, and sees to it
-that Python speaks UTF-8.
+"""The start of the `goldfold` command, before it imports anything: it takes Ctrl-C over, and makes
+Python use UTF-8.
 
 In an ASCII locale whose coercion was switched off, Python holds the names of files in a form that
-no other library reads. The command starts itself again in Python's UTF-8 mode there; what is
-printed stays in the encoding of the locale, and characters that it lacks are replaced.
+no other library reads. There the command starts itself again in Python's UTF-8 mode; output stays
+in the encoding of the locale, and characters that the encoding lacks are replaced.
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ from goldfold.exporter.system import interrupt
 
 _NAME = "goldfold"
 _TOLD = "_GOLDFOLD_ENCODING"
-"""What standard output was in before Python was started again; texts are read as UTF-8."""
+"""The encoding of standard output before Python was started again; input texts are read as
+UTF-8."""
 
 
 def begin() -> None:
-    """Called when `goldfold` is imported; does nothing unless that is because the command was
-    started."""
+    """Prepare the process for the command. goldfold calls this when it is imported; it does nothing
+    unless the import comes from the command."""
     if not is_command():
         return
     interrupt.arm()
@@ -36,8 +37,8 @@ def begin() -> None:
 
 
 def _open_streams() -> None:
-    """Give a command whose standard streams are closed others that lead nowhere. The next file that
-    is opened would take their number, and get what libraries say on standard error."""
+    """Open /dev/null for standard streams that are closed. Otherwise the next opened file would
+    take their number, and get what libraries say on standard error."""
     for number, name in ((0, "stdin"), (1, "stdout"), (2, "stderr")):
         try:
             os.fstat(number)
@@ -49,8 +50,8 @@ def _open_streams() -> None:
 
 
 def is_command() -> bool:
-    """Whether this process is the `goldfold` command, by what Python itself was started with: a
-    worker process is given its parent's `sys.argv`."""
+    """Returns whether this process is the command, by what Python itself was started with: a worker
+    process is given its parent's `sys.argv`."""
     words = iter(sys.orig_argv[1:])
     for word in words:
         if word == "-m":
@@ -63,7 +64,8 @@ def is_command() -> bool:
 
 
 def _again() -> None:
-    """Start the same command in UTF-8 mode, in this process; where that cannot be, go on."""
+    """Start the same command in UTF-8 mode, in this process; go on as before where that is
+    impossible."""
     words = [sys.executable, "-X", "utf8", *sys.orig_argv[1:]]
     told = {"PYTHONUTF8": "1", _TOLD: getattr(sys.stdout, "encoding", None) or "ascii"}
     with suppress(OSError, ValueError, TypeError):

@@ -1,5 +1,5 @@
-"""Single files that goldfold writes: whole or not at all, and never through a link that somebody
-left for them."""
+"""Files that goldfold writes: each is written whole or not at all, and never through a link that
+somebody else left in its place."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from typing import BinaryIO
 from goldfold.exporter.errors import OutputError
 
 _FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
-"""For a new file: a link that somebody left under its name is not followed."""
+"""Flags for a new file: open does not follow a link that somebody left under the file's name."""
 
 
 def check_file(file: Path, option: str) -> None:
-    """Try, before any work, whether `file` could be written. Raises OutputError naming the option
-    it came from."""
+    """Try, before any work, whether `file` could be written. Raises OutputError, which names the
+    option that the file came from."""
     try:
         real = file.resolve()
         if real.is_dir():
@@ -39,10 +39,11 @@ def check_file(file: Path, option: str) -> None:
 
 
 def write_file(file: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Have `write` fill `file`, which is replaced as a whole; on an error it stays as it was.
+    """Let `write` fill `file` and replace the whole file; after an error the old file stays as it
+    was.
 
-    A link keeps its place: what it leads to is replaced. A pipe or a device is written into. Raises
-    OutputError.
+    A link stays a link: the file that it leads to is replaced. A pipe or a device is written into.
+    Raises OutputError.
     """
     try:
         real = file.resolve()
@@ -59,11 +60,12 @@ def write_file(file: Path, write: Callable[[BinaryIO], object]) -> None:
 
 
 def replace_file(file: Path, write: Callable[[BinaryIO], object], mode: int | None = None) -> None:
-    """Put what `write` writes in the place of `file`, whatever lies there, a link too; on an error
-    that stays as it was. `mode` is its permissions, by default a new file's. Raises OutputError."""
+    """Replace whatever lies at `file`, a link too, with what `write` writes; after an error the old
+    file stays as it was. `mode` gives the permissions, by default those of a new file. Raises
+    OutputError."""
     fresh: Path | None = None
     try:
-        # A name of its own: two processes may write at the same time.
+        # A unique name: two processes may write at the same time.
         name = file.with_name(f".{file.name[:100]}.{secrets.token_hex(8)}.new")
         number = os.open(name, _FLAGS, 0o666)
         fresh = name
@@ -86,5 +88,5 @@ def _unwritten(file: Path, error: Exception) -> OutputError:
 
 
 def _is_stream(file: Path) -> bool:
-    """Whether there is something that is neither a folder nor a file of bytes."""
+    """Returns whether `file` is there and is neither a folder nor a regular file."""
     return file.exists() and not file.is_file() and not file.is_dir()

@@ -1,1 +1,1 @@
-"""Holding an artifact to its golden embeddings and to retrieval."""
+"""Verification: artifacts are measured against their golden embeddings and on retrieval."""

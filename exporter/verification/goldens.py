@@ -1,4 +1,4 @@
-"""The goldens of a model that is exported: those that are stored, or made now."""
+"""The goldens of an exported model: stored ones, or new ones made now."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from goldfold.golden.store import Goldens
 
 @contextmanager
 def ours() -> Iterator[None]:
-    """Have what `golden` raises reach a caller as this package's own error: it knows no other. A
-    decorator as well."""
+    """Turn errors of `golden` into this package's own: its callers know no others. A decorator as
+    well."""
     try:
         yield
     except GoldenError as error:
@@ -28,7 +28,7 @@ def ours() -> Iterator[None]:
 
 
 def origin_of(source: Source) -> Origin:
-    """What the manifest says of where the model came from."""
+    """Returns the manifest's record of the model's origin."""
     return Origin(
         name=source.name,
         fingerprint=source.fingerprint,
@@ -40,11 +40,12 @@ def origin_of(source: Source) -> Origin:
 def obtain_goldens(
     source: Source, stages: Stages, max_length: int | None = None, longest: int = 0
 ) -> Goldens:
-    """The stored goldens of exactly this model, or new ones made now by sentence-transformers.
+    """Returns the stored goldens of exactly this model, or new ones made now by
+    sentence-transformers.
 
-    Within a stage. Stored ones must go up to `longest`, the tokens that an artifact will take. With
-    `max_length` none is longer: new ones are cut before they are made, so that a model of 32,768
-    tokens is not run on such. Raises ModelError.
+    Called within a stage. Stored goldens must go up to `longest`, the tokens that an artifact will
+    take. With `max_length` none is longer: texts are truncated before new ones are made, so that a
+    model of 32,768 tokens is not run on such lengths. Raises ModelError.
     """
     with ours():
         folder = store.find(source.fingerprint)
@@ -58,8 +59,8 @@ def obtain_goldens(
 
 
 def make_goldens(source: Source, stages: Stages, max_length: int | None = None) -> Goldens:
-    """New goldens. Within a stage. Raises GoldenError where sentence-transformers cannot make them,
-    ModelError for files that changed meanwhile."""
+    """Make new goldens. Called within a stage. Raises GoldenError where sentence-transformers
+    cannot make them, ModelError for files that changed meanwhile."""
     from goldfold.golden.make import make
 
     stages.detail("none stored for this model: sentence-transformers makes them")
@@ -85,7 +86,7 @@ def check_length(contract: Contract, max_length: int | None) -> None:
 
 
 def goldens_of(opened: Bundle) -> Goldens:
-    """The goldens that travel with an artifact. Raises ArtifactError if they are not its
+    """Returns the goldens that travel with an artifact. Raises ArtifactError if they are not its
     model's."""
     try:
         goldens = store.load(opened.path / GOLDEN)

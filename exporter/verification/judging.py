@@ -1,4 +1,5 @@
-"""Judge an artifact by what its users feel: ranking, people's judgements, code retrieval."""
+"""The judging of artifacts by the quality that users see: ranking, human judgements, code
+retrieval."""
 
 from __future__ import annotations
 
@@ -29,29 +30,30 @@ from goldfold.golden.judging.pairs import LEAST, Pairs
 from goldfold.golden.store import Goldens
 
 PARTS = ("ranks", "lee", "retrieval")
-"""What can be left out: rank agreement among the goldens, the Lee corpus, code retrieval."""
+"""The parts that can be left out: rank agreement among the goldens, the Lee corpus, code
+retrieval."""
 
 TOKENS = 128
-"""About what the longest text of the retrieval set has (golden/judging/pairs.py)."""
+"""Approximate length of the longest text of the retrieval set (golden/judging/pairs.py)."""
 
 Log = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Judged:
-    """One artifact's judgement. `missing` says in one line each what could not be measured, and
-    where something else was judged in the artifact's place."""
+    """One artifact's judgement. Each line of `missing` names a measurement that was impossible, or
+    one of something else in the artifact's place."""
 
     path: Path
     name: str
     judgement: Judgement
     missing: tuple[str, ...]
     gate: str
-    """The precision whose gate it is held to."""
+    """The precision whose gate applies."""
 
     @property
     def sentence(self) -> str:
-        """Whether the gate on retrieval holds, in one line."""
+        """The result of the gate on retrieval, in one line."""
         limit = gate.gate_for(self.gate).loss
         if limit is None:
             return f"the gate of {self.gate} has no limit on retrieval"
@@ -62,14 +64,14 @@ class Judged:
         return f"{said}: the gate of {self.gate} {'is missed' if over else 'holds'}"
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON object."""
+        """Returns a JSON object."""
         named = {"path": str(self.path), "artifact": self.name, "missing": list(self.missing)}
         return {**named, "gate": self.sentence, **self.judgement.to_json()}
 
 
 @dataclass(frozen=True)
 class Fp32:
-    """A source model in fp32, which artifacts of that model alone are judged against."""
+    """A source model in fp32: the reference for artifacts of that model alone."""
 
     name: str
     fingerprint: str
@@ -83,22 +85,23 @@ class Fp32:
 
 @dataclass(frozen=True)
 class Judges:
-    """What all artifacts of a run are judged on, and where the fp32 reference comes from."""
+    """The judges of a run: the texts for all its artifacts, and the source of the fp32
+    reference."""
 
     lee: Lee | None
     pairs: Pairs | None
     missing: tuple[str, ...]
     """Why a part is left out, one line each."""
     fp32: Fp32 | None
-    """None if the cache must do."""
+    """The source model; None if the cache must have its embeddings."""
     cache: Path | None
     log: Log
 
     def judge(self, encoder: Encoder, stages: Stages, goldens: Goldens | None = None) -> Judgement:
-        """One artifact's judgement, inside a stage; rank agreement only with `goldens`.
+        """Judge one artifact, inside a stage; rank agreement only with `goldens`.
 
-        Raises GoldenError where the reference is neither kept nor at hand, Unrankable for an
-        embedding that is not finite.
+        Raises GoldenError where the reference is neither in the cache nor at hand, Unrankable for
+        an embedding that is not finite.
         """
         origin = encoder.bundle.manifest.origin
         if self.fp32 is None:
@@ -117,13 +120,13 @@ class Judges:
         )
 
     def missing_of(self, opened: Bundle) -> tuple[str, ...]:
-        """What was left out, and what this machine judges in an artifact's place."""
+        """Returns the parts that were left out, and what this machine judges in an artifact's
+        place."""
         return (*self.missing, *_instead(opened))
 
 
 def check_pairs(count: int) -> None:
-    """Refuse to hold a limit with fewer than it was set for: ten that are all found prove
-    nothing."""
+    """Refuse fewer pairs than the limit was set for: ten pairs that are all found prove nothing."""
     if count < LEAST:
         raise UsageError(f"--pairs is {count}; the gate on retrieval takes {LEAST} or more")
 
@@ -143,7 +146,7 @@ def convene(
     cache: Path | None = None,
     log: Log = lambda text: None,
 ) -> Judges:
-    """Read what artifacts are judged on. `count` is of retrieval pairs.
+    """Read the texts on which artifacts are judged. `count` is the number of retrieval pairs.
 
     Raises UsageError for an unknown part or too few pairs, GoldenError where fewer are installed.
     """
@@ -168,13 +171,13 @@ def convene(
 @ours()
 @dataclass(frozen=True)
 class Against:
-    """Where the fp32 reference comes from."""
+    """The source of the fp32 reference."""
 
     model: str | None = None
-    """The source model; not needed while `cache` holds what it says of these texts."""
+    """The source model; not needed while `cache` holds its embeddings of these texts."""
     trust_remote_code: bool = False
     cache: Path | None = None
-    """The user's by default."""
+    """The cache's folder, by default the user's."""
 
 
 def judge_artifacts(
@@ -189,7 +192,7 @@ def judge_artifacts(
 ) -> list[Judged]:
     """Judge every artifact folder, one that missed its gate as well.
 
-    `count` is of retrieval pairs.
+    `count` is the number of retrieval pairs.
 
     Raises UsageError for an unknown part, too few pairs or a model that is not the artifact's;
     ArtifactError for a damaged folder; ModelError where a reference is needed and none is at hand.
@@ -234,7 +237,7 @@ def write(found: Sequence[Judged], file: Path) -> None:
 
 
 def fp32_of(model: str | None, stages: Stages, trust_remote_code: bool = False) -> Fp32 | None:
-    """The source model, or None where none is named."""
+    """Returns the source model, or None where none is named."""
     if model is None:
         return None
     from goldfold.exporter.frontend.readiness import ready
@@ -248,8 +251,8 @@ def fp32_of(model: str | None, stages: Stages, trust_remote_code: bool = False) 
 
 
 def fp32_embed(source: Source) -> reference.Embed:
-    """The model in sentence-transformers; what it says is kept under its files' digests, so they
-    are looked at again."""
+    """Returns the model's encoder in sentence-transformers; its embeddings are kept under the
+    digests of its files, so the files are checked again."""
     embed = reference.sentence_transformer(source.loads, trust_remote_code=source.trusted)
 
     def checked(texts: Sequence[str], kind: str) -> np.ndarray:
@@ -261,8 +264,8 @@ def fp32_embed(source: Source) -> reference.Embed:
 
 
 def _instead(opened: Bundle) -> list[str]:
-    """What this machine judged where it cannot run the artifact, or not in its precision; and
-    whether the artifact reads less of a text than the reference."""
+    """Returns notes on what this machine judged where it cannot run the artifact, or not in its
+    precision; and whether the artifact reads less of a text than the reference."""
     manifest, said = opened.manifest, []
     what, reason = measured(opened)
     if reason:

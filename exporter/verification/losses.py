@@ -1,7 +1,8 @@
-"""What users feel of a quantized artifact: measured, held to its gate, recorded and said.
+"""The losses in retrieval of a quantized artifact: measured, compared with the gate, recorded and
+reported.
 
 Rank agreement among the goldens costs nothing, since the verification has their embeddings. The Lee
-corpus and retrieval take minutes and are judged when asked for. Retrieval alone has a limit
+corpus and retrieval take minutes and are judged only on request. Only retrieval has a limit
 (golden/gate.py says why).
 """
 
@@ -40,9 +41,9 @@ def of(
     stages: Stages,
     judges: Judges | None = None,
 ) -> Losses | None:
-    """What the artifact loses; None for one without integers.
+    """Returns the artifact's losses; None for an artifact without integers.
 
-    Without `judges`, what an earlier verdict says of retrieval is kept: the files are the same.
+    Without `judges`, an earlier verdict's figures of retrieval are kept: the files are the same.
     Raises GoldenError where a reference is needed and none is at hand.
     """
     opened, manifest = encoder.bundle, encoder.bundle.manifest
@@ -64,7 +65,7 @@ def of(
             unusable = f"{error}."
         else:
             digest = judgement.pairs_digest
-            # What fewer bits an embedding cost is the model's doing, not the artifact's.
+            # The loss of embeddings in fewer bits comes from the model, not from the artifact.
             figures += _losses(m for m in judgement.metrics if "embeddings" not in m.name)
         fresh = Losses(
             figures=figures,
@@ -79,8 +80,8 @@ def of(
 
 
 def hold(verdict: Verdict, losses: Losses | None, precision: str) -> Verdict:
-    """The verdict with the gate on retrieval, where retrieval was judged. Embeddings that are no
-    numbers fail where there is no limit, too."""
+    """Returns the verdict with the gate on retrieval, where retrieval was judged. Embeddings that
+    are not finite fail even where there is no limit."""
     if losses is None or losses.judged is None:
         return verdict
     verdict = verdict.also(*gate.judge_losses(_metrics(losses), precision))
@@ -91,14 +92,14 @@ def hold(verdict: Verdict, losses: Losses | None, precision: str) -> Verdict:
 
 
 def sentence(losses: Losses) -> str:
-    """What retrieval loses and may lose, in one line for the console."""
+    """Returns the loss in retrieval and its limit, in one line for the console."""
     if losses.judged is None:
         return "retrieval was not judged (--judge)"
     return said_of(_metrics(losses), losses.limit)
 
 
 def said_of(metrics: Iterable[Metric], limit: float | None) -> str:
-    """The same of a judgement that is in no verdict."""
+    """Returns the same line for a judgement that is in no verdict."""
     found = [metric for metric in metrics if metric.name == RETRIEVAL]
     if not found:
         return "retrieval was left out"
@@ -113,7 +114,7 @@ def _percent(share: float | None) -> str:
 
 
 def _ranks(measurement: Measurement, goldens: Goldens) -> tuple[tuple[Loss, ...], tuple[str, ...]]:
-    """Figures, and why there are none."""
+    """Returns the figures of rank agreement, and why there are none."""
     if measurement.embeddings is None:
         return (), ()
     try:
@@ -127,5 +128,5 @@ def _losses(metrics: Iterable[Metric]) -> tuple[Loss, ...]:
 
 
 def _metrics(losses: Losses) -> Sequence[Metric]:
-    """The figures as the gate takes them."""
+    """Returns the figures in the form that the gate takes."""
     return [Metric(**msgspec.structs.asdict(one)) for one in losses.figures]

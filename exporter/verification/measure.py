@@ -1,5 +1,5 @@
-"""An artifact measured against its goldens and held to its gate: one story, which an export and a
-verification share."""
+"""The measurement of an artifact against its goldens, and its gate: an export and a verification
+share it."""
 
 from __future__ import annotations
 
@@ -27,26 +27,27 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Emulation:
-    """A program whose rounded run is the proof, where this machine computes in other precision."""
+    """The rounded run of a program, which is the proof where this machine computes in another
+    precision."""
 
     program: Program
     measurement: Measurement
-    """Of all goldens, with every value rounded to its type."""
+    """The measurement of all goldens, with every value rounded to its type."""
     verdict: Verdict
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Everything that a verdict is made of."""
+    """The contents of a verdict."""
 
     measurement: Measurement
     verdict: Verdict
     emulation: Emulation | None = None
     heads: Mapping[str, Measurement] = field(default_factory=dict)
-    """The further heads, by output, on the short texts."""
+    """Measurements of the further heads, by output, on the short texts."""
     emulated_heads: Mapping[str, Measurement] = field(default_factory=dict)
     beside: Mapping[str, Measurement] = field(default_factory=dict)
-    """Other runtimes on the same file, for the record."""
+    """Measurements of other runtimes on the same file, for the record."""
     losses: Losses | None = None
 
 
@@ -59,10 +60,10 @@ def measure_all(
     judges: Judges | None = None,
     threads: int | None = None,
 ) -> Measured:
-    """Measure an open artifact in every way that its verdict needs, and hold it to its gate.
+    """Measure an open artifact in every way that its verdict needs, and apply its gate.
 
-    `emulation` is the proof where the runtime computes in another precision here; `judges` judge
-    what users feel of integers.
+    `emulation` is the proof where the runtime computes in another precision here; `judges` measure
+    the losses of quantization.
     """
     opened = encoder.bundle
     precision = opened.manifest.gate
@@ -82,7 +83,8 @@ def measure_all(
 
 
 def measure(encoder: Encoder, goldens: Goldens, stages: Stages) -> tuple[Measurement, Verdict]:
-    """Tokens, every text alone, and all in padded batches; then the gate of the precision."""
+    """Measure tokens, every text alone, and all in padded batches; then apply the gate of the
+    precision."""
     manifest = encoder.bundle.manifest
     with stages(f"verify {encoder.bundle.name}"):
         faults = compare.token_faults(encoder.called, goldens)
@@ -106,8 +108,8 @@ def measure(encoder: Encoder, goldens: Goldens, stages: Stages) -> tuple[Measure
 def _heads(
     encoder: Encoder, goldens: Goldens, stages: Stages, emulation: Emulation | None
 ) -> tuple[dict[str, Measurement], dict[str, Measurement]]:
-    """Every further head, by output; and with every value rounded where that is the proof. They
-    share the trunk, so the short texts, which cost little, are enough."""
+    """Measure every further head, by output; and with every value rounded where that is the proof.
+    The heads share the trunk, so the short texts, which cost little, are enough."""
     contract, short = encoder.contract, goldens.within(SHORT)
     found: tuple[dict[str, Measurement], dict[str, Measurement]] = ({}, {})
     if not contract.heads:
@@ -137,7 +139,8 @@ def _heads(
 def _beside(
     opened: Bundle, goldens: Goldens, stages: Stages, threads: int | None = None
 ) -> dict[str, Measurement]:
-    """The goldens in what else can run the artifact's file (targets/base.py): for the record."""
+    """Run the goldens in the other runtimes that take the artifact's file (targets/base.py): for
+    the record."""
     manifest = opened.manifest
     target = registry.target(manifest.target)
     runs = target.beside(opened.path, manifest.contract, manifest.floating, threads)
@@ -157,13 +160,13 @@ def _beside(
 
 
 def executes(manifest: Manifest) -> bool:
-    """Whether what is measured here is really computed in the artifact's precision."""
+    """Returns whether this machine really computes the measured artifact in its precision."""
     return registry.target(manifest.target).executes(manifest.floating)
 
 
 def emulated(program: Program, precision: str, goldens: Goldens, stages: Stages) -> Emulation:
-    """The goldens through a program with every value rounded to its type, and what the gate of
-    `precision` says of them."""
+    """Run the goldens through a program with every value rounded to its type, and apply the gate of
+    `precision`."""
     from goldfold.exporter.evaluate import emulate
 
     with stages(f"emulate {precision}"):
@@ -181,7 +184,7 @@ def emulated(program: Program, precision: str, goldens: Goldens, stages: Stages)
 
 
 def record(opened: Bundle, found: Measured, timings: Sequence[Timing]) -> VerdictRecord:
-    """What goes into verdict.json: everything that differs from run to run."""
+    """Returns the record for verdict.json: everything that differs from run to run."""
     manifest, emulation = opened.manifest, found.emulation
     what, not_run = measured(opened)
     return VerdictRecord(
@@ -212,5 +215,5 @@ def _every_text(measurement: Measurement) -> records.Measured:
 
 
 def _figures(found: Mapping[str, Measurement]) -> dict[str, Figures]:
-    """Measurements without their rows."""
+    """Returns the measurements without their rows."""
     return {name: records.read(Figures, compare.summary(one)) for name, one in found.items()}

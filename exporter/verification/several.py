@@ -1,4 +1,4 @@
-"""Several artifacts verified in one run: each is looked at, whatever is wrong with the others."""
+"""The verification of several artifacts in one run: a fault of one does not stop the others."""
 
 from __future__ import annotations
 
@@ -34,23 +34,24 @@ class Unverified:
 
 @dataclass(frozen=True)
 class Judging:
-    """Whether, and how, quantized artifacts are held to their limit on retrieval."""
+    """The options of judging: whether, and how, quantized artifacts are measured against their
+    limit on retrieval."""
 
     wanted: bool = False
     pairs: int = LEAST
     model: str | None = None
-    """The source: needed until its fp32 embeddings are kept."""
+    """The source model: needed until its fp32 embeddings are in the cache."""
     trust_remote_code: bool = False
 
     def check(self) -> None:
-        """Raise UsageError for what says nothing where nothing is judged."""
+        """Raise UsageError for an option that has no meaning where nothing is judged."""
         check_alone(self.wanted, self.pairs)
         if self.model is not None and not self.wanted:
             raise UsageError("--model is what --judge compares with; give both")
 
     def judges(self, paths: Sequence[Path], listener: Listener | None, log: Log) -> Judges | bool:
-        """The judges of all these artifacts, or False. Raises UsageError if there is nothing to
-        judge."""
+        """Returns the judges of all these artifacts, or False. Raises UsageError if there is
+        nothing to judge."""
         if not self.wanted:
             return False
         _check_integers(paths, log)
@@ -61,7 +62,7 @@ class Judging:
 
 
 def artifacts_of(folders: Sequence[Path]) -> list[Path]:
-    """Each folder, or the artifacts in it if it holds some."""
+    """Returns each folder, or the artifacts in it if it holds some."""
     paths: list[Path] = []
     for folder in folders:
         inside = sorted(p for p in folder.glob("*") if is_artifact(p)) if folder.is_dir() else []
@@ -74,9 +75,9 @@ def check_signature(
 ) -> str | None:
     """Check the signature of the one artifact of `folders`.
 
-    Returns the digest of the manifest that is signed; None where neither a signature nor a key is
-    given. Raises UsageError where one of the two lacks or there are several artifacts,
-    ArtifactError where the signature is not the key's.
+    Returns the digest of the signed manifest; None where neither a signature nor a key is given.
+    Raises UsageError where one of the two is missing or there are several artifacts, ArtifactError
+    where the signature is not the key's.
     """
     if signature is None and public_key is None:
         return None
@@ -99,8 +100,8 @@ def verify_all(
 ) -> list[Result | Unverified]:
     """Verify the artifacts of `folders`, as goldfold.verify does one.
 
-    `signed` is what `check_signature` returned of the one artifact. Raises what one artifact alone
-    raises, and OutputError, for a full disk is full for all of them.
+    `signed` is the return value of `check_signature` for the one artifact. Raises the errors of a
+    single verification, and OutputError, for a full disk is full for all artifacts.
     """
     paths = artifacts_of(folders)
     judges = judging.judges(paths, listener, log)
@@ -127,12 +128,13 @@ def _attempt(one: Callable[[Path], Result], path: Path, *, alone: bool) -> Resul
 
 
 def _check_integers(paths: Sequence[Path], log: Log) -> None:
-    """Say which artifacts --judge leaves out, since they hold no integers; refuse if all are."""
+    """Log the artifacts that --judge leaves out, since they hold no integers; refuse if all are
+    left out."""
     floating = [path for path in paths if read_manifest(path).recipe is None]
     names = ", ".join(map(str, floating))
     if len(floating) == len(paths):
         raise UsageError(
-            f"--judge holds integers to what they may lose, and {names} has none; "
+            f"--judge measures quantized artifacts, and {names} is not quantized; "
             "`goldfold judge ARTIFACT` judges any artifact"
         )
     if floating:

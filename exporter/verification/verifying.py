@@ -1,4 +1,5 @@
-"""Measure an artifact against its goldens, and say whether it passes."""
+"""The verification of one artifact: it is measured against its goldens, and its verdict is
+written."""
 
 from __future__ import annotations
 
@@ -33,15 +34,16 @@ def verify(
 ) -> Result:
     """Check every digest of an artifact folder, run its goldens again, and renew its verdict.json.
 
-    `judge` judges a quantized artifact on the Lee corpus and the retrieval of so many `pairs`, and
-    holds it to its limit (goldfold.exporter.verification.losses); several verifications may share
-    what goldfold.exporter.verification.judging.convene returns. It needs the source `model` until
-    its fp32 embeddings are kept. Without it, what was judged before stays in the verdict.
+    `judge` measures a quantized artifact on the Lee corpus and the retrieval of `pairs` pairs, and
+    compares it with its limit (goldfold.exporter.verification.losses); several verifications may
+    share the result of goldfold.exporter.verification.judging.convene. Judging needs the source
+    `model` until its fp32 embeddings are in the cache. Without `judge`, an earlier judgement stays
+    in the verdict.
 
-    Works on artifacts that missed their gate as well, and where nothing can be written: then
-    `.unrecorded` says why. A missed gate does not raise: look at `.passed`. Raises ArtifactError,
-    naming the file, for a damaged folder; UsageError for a model that is not the artifact's;
-    ModelError where one is needed to judge and none is given.
+    `verify` works on artifacts that missed their gate as well, and where nothing can be written:
+    then `.unrecorded` gives the reason. A missed gate does not raise: look at `.passed`. Raises
+    ArtifactError, naming the file, for a damaged folder; UsageError for a model that is not the
+    artifact's; ModelError where judging needs a model and none is given.
     """
     path = Path(folder)
     if judge is True:
@@ -62,14 +64,14 @@ def verify(
 
 
 def _open(path: Path, threads: int | None) -> tuple[Bundle, Goldens, Encoder]:
-    """An artifact, its goldens and its runtime, all of them as they were checked."""
+    """Returns an artifact, its goldens and its runtime, all from the files that were checked."""
     opened = bundle.open_bundle(path, unverified=True)
     goldens = goldens_of(opened)
     return opened, goldens, open_encoder(opened, threads, proof=True)
 
 
 def _record(path: Path, fresh: VerdictRecord) -> str:
-    """Write a verdict where that can be; else the reason why not."""
+    """Write a verdict where that is possible; otherwise returns the reason why not."""
     try:
         bundle.write_verdict(path, fresh)
     except OutputError as error:
@@ -78,7 +80,8 @@ def _record(path: Path, fresh: VerdictRecord) -> str:
 
 
 def _carry(opened: Bundle, verdict: Verdict, fresh: VerdictRecord) -> tuple[Verdict, VerdictRecord]:
-    """Keep what only an export can measure: the emulation of half precision, and the drift."""
+    """Keep the measurements that only an export can make: the emulation of half precision, and the
+    drift."""
     old, manifest = opened.verdict, opened.manifest
     kept = {} if old is None else _kept(old)
     if old is not None and old.emulated is not None:
@@ -86,7 +89,7 @@ def _carry(opened: Bundle, verdict: Verdict, fresh: VerdictRecord) -> tuple[Verd
         verdict = verdict.also(*emulated)
         kept |= {"emulated": old.emulated, "emulated_heads": old.emulated_heads}
     elif not executes(manifest):
-        # What the runtime computes in f32 here proves the weights, not the precision.
+        # The runtime computes in fp32 here: that proves the weights, not the precision.
         note = f"nothing proves {manifest.floating} here; export it again."
         verdict = verdict.also(Reason("unproved", manifest.gate, emulated=True, note=note))
     if verdict.passed:
@@ -95,5 +98,6 @@ def _carry(opened: Bundle, verdict: Verdict, fresh: VerdictRecord) -> tuple[Verd
 
 
 def _kept(old: VerdictRecord) -> dict[str, Any]:
-    """What no verification measures: drift, ranges, speed, and where a failed one goes wrong."""
+    """Returns the fields that no verification measures: drift, ranges, speed, and the location of a
+    fault."""
     return {name: getattr(old, name) for name in ("drift", "layers", "ranges", "speed", "location")}

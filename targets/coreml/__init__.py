@@ -1,5 +1,5 @@
-"""Core ML: a `.mlpackage` written on any system, run by Core ML on macOS and by an evaluator of our
-own elsewhere."""
+"""Core ML: a `.mlpackage` written on any system, run by Core ML on macOS and by goldfold's
+evaluator elsewhere."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class CoreMl(Target[CoreMlOptions]):
     platforms = ("Linux x86_64", "Darwin arm64", "Darwin x86_64")
     precisions = ("fp32", "fp16")
     Options = CoreMlOptions
-    rest = "fp16"  # whose numbers a recipe's scales are, and what the Neural Engine computes in
+    rest = "fp16"  # a recipe's scales are fp16, and the Neural Engine computes in it
     quantizes = frozenset({"int8", "int4", "static"})
     typed = True
     products = "half"  # the Neural Engine takes no others
@@ -50,7 +50,7 @@ class CoreMl(Target[CoreMlOptions]):
     ) -> tuple[Pass, ...]:
         from goldfold.exporter.passes.sink_dequantize_past_gather import SinkDequantizePastGather
 
-        # Attention is spelt by its own row, with masks that are constants of the bucket.
+        # Attention is lowered by its own row, with masks that are constants of the bucket.
         return (SinkDequantizePastGather(),)  # or a table is dequantized whole
 
     def executes(self, precision: str) -> bool:
@@ -77,7 +77,7 @@ class CoreMl(Target[CoreMlOptions]):
     ) -> Run:
         from goldfold.targets.coreml import run
 
-        return run.load(folder, contract, threads)  # Core ML shares its units out itself
+        return run.load(folder, contract, threads)  # Core ML assigns its units itself
 
     def refers(self, folder: Path) -> Collection[str]:
         from goldfold.targets.coreml import package
@@ -97,7 +97,7 @@ class CoreMl(Target[CoreMlOptions]):
         return run.census(folder)
 
     def run_package(self, package: Path, given: Mapping[str, Any], **how: Any) -> Any:
-        """What `goldfold coreml-run` asks for: run_package.run_package, on Feeds of `given`."""
+        """Run a package for `goldfold coreml-run`: run_package.run_package, on Feeds of `given`."""
         from goldfold.targets.coreml import run_package as look
 
         return look.run_package(package, look.Feeds(**given), **how)

@@ -1,8 +1,8 @@
-"""Program → `model.mlpackage`: a function for each bucket, weights written once, the same bytes
-every time.
+"""Program → `model.mlpackage`: one function per bucket, weights written once, the same bytes every
+time.
 
-The MIL program goes to coremltools' serialiser as it stands. Its optimising passes are not run: the
-rows write what those passes would find, and they copy every weight several times.
+The MIL program goes to coremltools' serialiser as it stands. Its optimising passes do not run: the
+rows write what those passes would find, and the passes copy every weight several times.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from goldfold.targets.coreml.lower.table import ROWS
 from goldfold.targets.coreml.options import CoreMlOptions
 
 _SPACE = uuid.UUID("0d6f1c5e-6d5b-5a43-9a0b-5f2c8c1f7d11")
-"""Namespace of the package's identifiers, which are made of what they stand for."""
+"""The namespace of the package's identifiers, which are derived from the files that they name."""
 
 LOADER = "GoldfoldEncoder.swift"
 
 
 def write(program: Program, folder: Path, options: CoreMlOptions) -> tuple[str, ...]:
-    """Write the package and its Swift loader, and return what the manifest should say.
+    """Write the package and its Swift loader, and return the manifest's notes.
 
-    Raises RewriteError for an op that no row can spell, TargetError for one that the system does
-    not have.
+    Raises RewriteError for an op that no row can express, TargetError for an op that the system
+    does not have.
     """
     lowering.check(program, ROWS)
     system = vendor.system(options.minimum_target or vendor.DEFAULT_SYSTEM)
@@ -52,7 +52,7 @@ def _quantized(program: Program) -> bool:
 
 
 def said(options: CoreMlOptions, system: vendor.System, quantized: bool) -> tuple[str, ...]:
-    """What the manifest says of a build: what it holds, and what has been seen of it."""
+    """Returns the manifest's notes on a build: its contents, and what was verified of it."""
     held = (
         f"One function for any length, for {system.devices} and later. A flexible length costs the "
         "Neural Engine: Core ML then runs on the CPU and the GPU."
@@ -72,7 +72,7 @@ def said(options: CoreMlOptions, system: vendor.System, quantized: bool) -> tupl
 
 
 def _swift(program: Program, options: CoreMlOptions) -> str:
-    """The Swift loader, with what the contract says in its place."""
+    """Returns the Swift loader, filled in from the contract."""
     contract = program.contract
     several = len(options.buckets) > 1
     rows = []
@@ -99,8 +99,8 @@ def _swift(program: Program, options: CoreMlOptions) -> str:
 
 
 def _specials(tokenizer: str) -> tuple[int, int]:
-    """How many tokens a tokenizer.json puts before a text, and how many behind it; of a program
-    without a tokenizer, none."""
+    """Returns how many tokens a tokenizer.json puts before a text, and how many behind it; none for
+    a program without a tokenizer."""
     if not tokenizer:
         return 0, 0
     mask = Tokenizer.from_str(tokenizer).encode("a").special_tokens_mask
@@ -117,7 +117,7 @@ class Place:
 
 
 def milprogram(program: Program, system: vendor.System, options: CoreMlOptions) -> Any:
-    """The MIL program: one function for all lengths, or one for each bucket."""
+    """Returns the MIL program: one function for all lengths, or one per bucket."""
     made = begun(options)
     for bucket in options.buckets or (None,):
         add(made, program, system, options, bucket)
@@ -125,7 +125,7 @@ def milprogram(program: Program, system: vendor.System, options: CoreMlOptions) 
 
 
 def begun(options: CoreMlOptions) -> Any:
-    """A MIL program without functions yet."""
+    """Returns a MIL program without functions yet."""
     vendor.coremltools()
     from coremltools.converters.mil.mil import Program as MilProgram
 
@@ -147,8 +147,8 @@ def add(
 
 
 def function(program: Program, system: vendor.System, places: Mapping[str, Place]) -> Any:
-    """One MIL function of the program over inputs of these sizes. All open sizes are one and the
-    same, from 1 to the contract's longest text."""
+    """Returns one MIL function of the program over inputs of these sizes. All open sizes are one
+    and the same, from 1 to the contract's longest text."""
     ct = vendor.coremltools()
     from coremltools.converters.mil.mil import Function, get_new_symbol, types
 
@@ -181,12 +181,13 @@ def save(made: Any, package: Path, system: vendor.System) -> None:
 
 
 def serialise(made: Any, weights: Path, system: vendor.System) -> Any:
-    """The package's protobuf; `weights` gets weight.bin."""
+    """Returns the package's protobuf; `weights` gets weight.bin."""
     from coremltools.converters.mil.backend.mil import load as backend
     from coremltools.converters.mil.mil import types
 
     class Exporter(backend.MILProtoExporter):
-        """Weights reach the file without the copies that coremltools' own writing makes of each."""
+        """An exporter whose weights reach the file without the copies that coremltools' own writer
+        makes of each."""
 
         def create_file_value(self, var: Any) -> Any:
             known = self.weight_id_to_file_value.get(var.op.weight_id)
@@ -233,11 +234,11 @@ _BITS = {
     "int4": ("write_int4_data", np.int8),  # it packs two numbers into a byte
     "uint4": ("write_uint4_data", np.uint8),
 }
-"""Type → the blob writer's method for it, and as what that wants to see the bits."""
+"""Type → the blob writer's method for it, and the numpy type in which it takes the bits."""
 
 
 def _manifest(package: Path) -> None:
-    """Manifest.json, with identifiers made of the files' names and content."""
+    """Write Manifest.json, with identifiers derived from the files' names and content."""
     items = {}
     model_id = ""
     for path, what in ((MODEL, "Model Specification"), ("weights", "Model Weights")):

@@ -1,5 +1,5 @@
-"""What is wrong inside a package: the first value that is not finite, and the first that leaves the
-ONNX program it was made from."""
+"""The faults inside a package: the first value that is not finite, and the first that leaves the
+package's ONNX program."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from goldfold.targets.coreml.lower.lowering import spelled
 from goldfold.targets.coreml.package import Kind, Operation
 
 LIMIT = 1e-2
-"""From which relative difference a value counts as drifted.
+"""The relative difference from which a value counts as drifted.
 
-Rounding to fp16 moves a value by 2^-11 of it; a stream that a hundred such values are added to
+Rounding to fp16 moves a value by 2^-11 of it; a stream to which a hundred such values are added
 moves by about 10 · 2^-11 = 5e-3. A wrong op moves it by its own size.
 """
 
 
 @dataclass(frozen=True)
 class Bad:
-    """The first value that holds an infinity or a NaN although what it was made of did not."""
+    """The first value that holds an infinity or a NaN although its inputs did not."""
 
     value: str
     op: str
@@ -50,7 +50,7 @@ class Off:
 
 
 class FiniteWatch:
-    """A Watch that remembers the first value that is not finite."""
+    """A Watch that records the first value that is not finite."""
 
     def __init__(self) -> None:
         self.found: Bad | None = None
@@ -68,8 +68,8 @@ def first_drift(
     feeds: Mapping[str, np.ndarray],
     limit: float = LIMIT,
 ) -> tuple[Off | None, int]:
-    """The first value of the package that is further than `limit` from the value of the same name
-    in `model`, and how many were compared. None if all are near.
+    """Returns the first value of the package that is further than `limit` from the value of the
+    same name in `model`, and how many were compared. None if all are near.
 
     `model` gets the same inputs, padding included. Raises UsageError if it has other inputs.
     """
@@ -110,7 +110,8 @@ def _values(model: ir.Model) -> list[str]:
 def _run(
     model: ir.Model, names: list[str], feeds: Mapping[str, np.ndarray]
 ) -> dict[str, np.ndarray]:
-    """The values of these names in ONNX Runtime, without its optimiser, which would fuse them."""
+    """Returns the values of these names in ONNX Runtime, without its optimiser, which would fuse
+    them."""
     copy = model.clone()
     made = {v.name: v for node in copy.graph for v in node.outputs}
     have = {v.name for v in copy.graph.outputs}

@@ -1,9 +1,10 @@
-"""Runs a saved package anywhere: MIL's operations in numpy, in f64, in f32, or as declared.
+"""The evaluator runs a saved package anywhere: MIL's operations in numpy, in f64, in f32, or as
+declared.
 
-`declared` is what the package's types say: every value of type fp16 is rounded to fp16, and those
-of type fp32 are computed in f32. An operation computes in f32 inside and rounds once at its end, as
-matrix units do as a rule. What this cannot see: how a device accumulates, which of its units takes
-which operation, and the Neural Engine's own arithmetic.
+`declared` follows the package's types: every value of type fp16 is rounded to fp16, and those of
+type fp32 are computed in f32. An operation computes in f32 inside and rounds once at its end, as
+matrix units do as a rule. The evaluator does not model how a device accumulates, which of its units
+takes which operation, and the Neural Engine's own arithmetic.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ TABLE = {**NUMERIC, **MOVING}
 PRECISIONS = ("declared", "f32", "f64")
 
 Watch = Callable[[Operation, str, Kind, np.ndarray], None]
-"""Is told of every value that is made: its operation, name, declared type and numbers."""
+"""A callback for every value that is made: its operation, name, declared type and numbers."""
 
 
 class Widened:
@@ -34,11 +35,11 @@ class Widened:
     def __init__(self) -> None:
         self.made: dict[Any, np.ndarray] = {}
         self._of: list[Any] = []
-        """What keys speak of: its memory must not be used again under a key."""
+        """The arrays that the keys refer to: their memory must not be used again under a key."""
         self._making = threading.RLock()
 
     def get(self, key: Any, of: Any, make: Callable[[], np.ndarray]) -> np.ndarray:
-        """What `make` makes of the arrays `of`, made once and kept with them."""
+        """Returns the result of `make` on the arrays `of`, made once and kept with them."""
         if key not in self.made:
             with self._making:  # or sixteen threads open sixteen tables
                 if key not in self.made:
@@ -52,7 +53,7 @@ class Evaluator:
     """One function of a package, ready to run.
 
     Args:
-        package: as goldfold.targets.coreml.package.read gives it.
+        package: the result of goldfold.targets.coreml.package.read.
         function: its name; the package's default if None.
         precision: one of PRECISIONS.
         widened: to be shared by evaluators of one package.
@@ -84,7 +85,7 @@ class Evaluator:
     def __call__(
         self, feeds: Mapping[str, np.ndarray], watch: Watch | None = None
     ) -> dict[str, np.ndarray]:
-        """The outputs by name for inputs by name; floating-point ones in the working type.
+        """Returns the outputs by name for inputs by name; floating-point ones in the working type.
 
         Raises UsageError for inputs of the wrong name, type or shape; ArtifactError where a
         computed shape or type is not the declared one.
@@ -92,7 +93,7 @@ class Evaluator:
         values = self._inputs(feeds)
         for place, operation in enumerate(self.function.operations):
             try:
-                with np.errstate(all="ignore"):  # overflow shows as inf, and is looked for
+                with np.errstate(all="ignore"):  # overflow shows as inf, and is checked
                     made = self._made(operation, values)
                 results = made if isinstance(made, (list, tuple)) else [made]
                 pairs = list(zip(operation.outputs, results, strict=True))
@@ -112,8 +113,8 @@ class Evaluator:
         return {name: self._output(name, values) for name in self.function.outputs}
 
     def _made(self, operation: Operation, values: dict[str, np.ndarray]) -> Any:
-        """The results of one operation. Compressed weights are opened once for all evaluators that
-        share `widened`, and kept as they are stored then."""
+        """Returns the results of one operation. Compressed weights are opened once for all
+        evaluators that share `widened`, and kept in their stored form then."""
         operands = _Operands(self, operation, values)
         if not operation.op.startswith("constexpr_"):
             return TABLE[operation.op](operands)
@@ -157,7 +158,7 @@ class Evaluator:
     def _settled(
         self, operation: Operation, name: str, kind: Kind, array: np.ndarray
     ) -> np.ndarray:
-        """The value as it is stored: checked against its declaration, and rounded."""
+        """Returns the value as it is stored: checked against its declaration, and rounded."""
         if not _fits(array.shape, kind) or not _same_sort(array, kind):
             raise ArtifactError(
                 f"{operation.op} at {operation.name} declares {name} as {kind} and makes "
@@ -167,8 +168,8 @@ class Evaluator:
         return _half(array, self.working) if self.rounds and kind.word == "fp16" else array
 
     def widen(self, array: np.ndarray) -> np.ndarray:
-        """A weight in the working type, kept for the next call; itself if it is no float or of
-        that type already."""
+        """Returns a weight in the working type, kept for the next call; the array itself if it is
+        no float or of that type already."""
         if array.dtype.kind != "f" or array.dtype == self.working:
             return array
         key = (array.__array_interface__["data"][0], array.shape, array.dtype.str, self.working)
@@ -177,7 +178,7 @@ class Evaluator:
 
 @dataclass
 class _Operands:
-    """goldfold.targets.coreml.reference_ops.Operands of one operation at work."""
+    """The goldfold.targets.coreml.reference_ops.Operands of one running operation."""
 
     evaluator: Evaluator
     operation: Operation
@@ -211,7 +212,8 @@ class _Operands:
 
 
 def _identity(array: Any) -> Any:
-    """What tells apart two constants: a large one by where it lies, a small one by its bytes."""
+    """Returns the identity of a constant: a large one by where it lies, a small one by its
+    bytes."""
     array = np.asarray(array)
     held = array.tobytes() if array.nbytes <= 64 else array.__array_interface__["data"][0]
     return (held, array.shape, array.dtype.str, array.strides)
@@ -221,10 +223,10 @@ _LEAST_NORMAL = 2.0**-14
 
 
 def _half(array: np.ndarray, working: Any) -> np.ndarray:
-    """Rounded to fp16, to nearest and to even, as numpy's own conversion does it.
+    """Returns the array rounded to fp16, to nearest and to even, as numpy's own conversion does it.
 
-    Below 2^-14, where fp16 has multiples of 2^-24 and a processor converts ten times slower, an
-    addition does it: beside 0.75 an f32 has multiples of 2^-24 as well, and rounds to them. (In f64
+    Below 2^-14, fp16 has multiples of 2^-24 and a processor converts ten times slower; there an
+    addition rounds: beside 0.75 an f32 has multiples of 2^-24 as well, and rounds to them. (In f64
     nothing is rounded.)
     """
     array = np.asarray(array)
@@ -254,7 +256,8 @@ def _same_sort(array: np.ndarray, kind: Kind) -> bool:
 
 
 def _last_reads(function: MilFunction) -> dict[int, list[str]]:
-    """Which values nothing reads any more, by the place of the operation that read them last."""
+    """Returns the values that nothing reads any more, by the index of the operation that read them
+    last."""
     last: dict[str, int] = {}
     for place, operation in enumerate(function.operations):
         for given in operation.inputs.values():

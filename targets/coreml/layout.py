@@ -1,4 +1,4 @@
-"""Where things lie in a package, and what its functions are called."""
+"""The layout of a package, and the names of its functions."""
 
 from __future__ import annotations
 
@@ -14,5 +14,6 @@ _PREFIX = "tokens_"
 
 
 def function_name(bucket: int, buckets: Sequence[int]) -> str:
-    """The function that holds `bucket`; a package of one bucket has `main` alone."""
+    """Returns the name of the function that holds `bucket`; a package of one bucket has `main`
+    alone."""
     return f"{_PREFIX}{bucket}" if len(buckets) > 1 else "main"

@@ -1,4 +1,4 @@
-"""What may be asked of a package, and what it is built with if nothing is asked."""
+"""The options of a Core ML package, and their defaults."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class CoreMlOptions(Options, frozen=True, kw_only=True):
     ] = ()
     flexible: Annotated[
         bool,
-        Meta(description="open lengths instead of buckets; the Neural Engine then takes no part."),
+        Meta(description="open lengths instead of buckets; the Neural Engine is then unused."),
     ] = False
     minimum_target: Annotated[
         str | None, Meta(description="the oldest system to run on, as iOS18.")
@@ -30,7 +30,7 @@ class CoreMlOptions(Options, frozen=True, kw_only=True):
 
 
 def settle(options: CoreMlOptions, max_length: int) -> CoreMlOptions:
-    """`options` with defaults, for a model of `max_length` tokens.
+    """Returns `options` with defaults, for a model of `max_length` tokens.
 
     Raises TargetError for an unknown system, a bucket that is no length of the model's, buckets
     beside --flexible, and several buckets where a package can hold but one function.
@@ -61,7 +61,7 @@ def settle(options: CoreMlOptions, max_length: int) -> CoreMlOptions:
 
 
 def _system(asked: str | None) -> str:
-    """The op set of a system by any of its names, in any case."""
+    """Returns the op set of a system by any of its names, in any case."""
     name = (asked or DEFAULT_SYSTEM).replace(" ", "").lower()
     if name not in SYSTEMS:
         known = "iOS16, iOS17, iOS18, macOS13, macOS14, macOS15"

@@ -1,7 +1,8 @@
-"""Reads a saved `.mlpackage`: its functions, their operations, and the weights where they lie.
+"""The reader of a saved `.mlpackage`: its functions, their operations, and the weights where they
+lie.
 
-Nothing of coremltools is used but the description of the protobuf, so that what is read here was
-not made by the code that wrote it. The weight file is mapped into memory, and a weight is a view.
+It uses nothing of coremltools but the description of the protobuf, so that the writer's code does
+not read its own output. The weight file is mapped into memory, and a weight is a view.
 """
 
 from __future__ import annotations
@@ -25,16 +26,16 @@ from goldfold.targets.coreml.lower import vendor
 _SENTINEL = 0xDEADBEEF
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _MOST = 1 << 31
-"""Numbers in one value; EmbeddingGemma's table has a tenth of that."""
+"""Maximum numbers in one value; EmbeddingGemma's table has a tenth of that."""
 _KINDS = {
     1: "bool", 2: "string", 10: "fp16", 11: "fp32", 12: "fp64",
     21: "int8", 22: "int16", 23: "int32", 24: "int64", 25: "int4",
     31: "uint8", 32: "uint16", 33: "uint32", 34: "uint64", 35: "uint4",
 }  # fmt: skip
-"""MIL's types by the number that the protobuf has for them."""
+"""MIL's types by their number in the protobuf."""
 
 SPEC_LIMIT = 256 << 20
-"""Bytes of a package's model without its weights."""
+"""Maximum bytes of a package's model without its weights."""
 MANIFEST_LIMIT = 1 << 20
 
 NUMPY = {
@@ -44,7 +45,7 @@ NUMPY = {
     "int4": np.int8, "uint4": np.uint8,
 }  # fmt: skip
 _NIBBLES = ("int4", "uint4")
-"""Numbers of 4 bits have a byte each once they are read; in the file, two share one."""
+"""Types of 4 bits: a number takes one byte in memory; in the file, two numbers share one."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ class Ref:
 
 @dataclass(frozen=True)
 class MilFunction:
-    """One function of a package. Inputs and outputs with their declared types."""
+    """One function of a package. Inputs and outputs have their declared types."""
 
     name: str
     inputs: dict[str, Kind]
@@ -90,7 +91,7 @@ class MilFunction:
 
 @dataclass(frozen=True)
 class Package:
-    """A package's functions by name, and which one runs if none is asked for."""
+    """A package's functions by name, and the default function."""
 
     path: Path
     functions: dict[str, MilFunction]
@@ -99,7 +100,8 @@ class Package:
     """The specification version: 7 is iOS 16, 8 iOS 17, 9 iOS 18."""
 
     def function(self, name: str | None = None) -> MilFunction:
-        """The function of this name, or the default. Raises UsageError, listing the known ones."""
+        """Returns the function of this name, or the default. Raises UsageError, listing the known
+        ones."""
         if (name or self.default) not in self.functions:
             known = ", ".join(self.functions)
             raise UsageError(f"{self.path} has no function {name!r}; it has: {known}")
@@ -133,7 +135,7 @@ def read(path: Path) -> Package:
 
 
 def references(path: Path) -> set[str]:
-    """The files that a package tells Core ML to read, by their paths below it. Raises
+    """Returns the files that a package tells Core ML to read, by their paths below it. Raises
     ArtifactError."""
     root, data = _root(path)
     spec = _spec(root)
@@ -144,7 +146,7 @@ def references(path: Path) -> set[str]:
 
 
 def _spec(root: Path) -> Any:
-    """The protobuf in a model file."""
+    """Returns the protobuf in a model file."""
     spec = vendor.coremltools().proto.Model_pb2.Model()
     try:
         spec.ParseFromString(read_bounded(root, SPEC_LIMIT))
@@ -156,7 +158,8 @@ def _spec(root: Path) -> Any:
 
 
 def _root(path: Path) -> tuple[Path, Path]:
-    """The model file that the manifest names, and the folder that `@model_path` stands for."""
+    """Returns the model file that the manifest names, and the folder for which `@model_path`
+    stands."""
     manifest = path / MANIFEST
     if not path.exists():
         raise ArtifactError(f"{path} does not exist")
@@ -178,7 +181,7 @@ def _root(path: Path) -> tuple[Path, Path]:
 
 
 class _Blobs:
-    """Weight files, mapped when first read."""
+    """The weight files, mapped at their first read."""
 
     def __init__(self, data: Path) -> None:
         self.data = data
@@ -186,8 +189,8 @@ class _Blobs:
         self.unpacked: dict[tuple[str, int, Kind], np.ndarray] = {}
 
     def read(self, name: str, offset: int, kind: Kind) -> np.ndarray:
-        """The array at `offset` of the file `name`: a view, but of 4 bits. Its header is checked
-        against `kind`."""
+        """Returns the array at `offset` of the file `name`: a view, except for 4 bits. Its header
+        is checked against `kind`."""
         path = self.data / name.removeprefix("@model_path/")
         if not path.resolve().is_relative_to(self.data.resolve()):
             raise ArtifactError(f"{self.data} is damaged: {name} lies outside the package")
@@ -220,7 +223,8 @@ class _Blobs:
 
 
 def _unpacked(held: np.ndarray, kind: Kind) -> np.ndarray:
-    """Numbers of 4 bits, the first in the lower half of a byte, each in a byte of its own."""
+    """Returns numbers of 4 bits, the first in the lower half of a byte, each in a byte of its
+    own."""
     pairs = np.stack([held & 15, held >> 4], axis=-1).reshape(-1)
     numbers = pairs[: math.prod(size or 0 for size in kind.shape or ())]
     if kind.word == "int4":
@@ -248,7 +252,7 @@ def _kind(proto: Any) -> Kind:
 
 
 def _value(proto: Any, blobs: _Blobs) -> Any:
-    """A constant: an array, a string, or a list of either."""
+    """Returns a constant: an array, a string, or a list of either."""
     kind = _kind(proto.type)
     if proto.WhichOneof("value") == "blobFileValue":
         place = proto.blobFileValue
@@ -268,7 +272,7 @@ def _value(proto: Any, blobs: _Blobs) -> Any:
 
 
 def _function(name: str, proto: Any, blobs: _Blobs) -> MilFunction:
-    # Asked for first: a protobuf map makes what it is asked for and does not have.
+    # Checked first: a protobuf map creates a missing key on access.
     if proto.opset not in proto.block_specializations:
         raise ArtifactError(f"the function {name} has no body for its own opset {proto.opset!r}")
     block = proto.block_specializations[proto.opset]
@@ -281,7 +285,7 @@ def _function(name: str, proto: Any, blobs: _Blobs) -> MilFunction:
 
 
 def _check(function: MilFunction) -> None:
-    """Raise ArtifactError for a name that is none, and for one that is read and never made."""
+    """Raise ArtifactError for an invalid name, and for a name that is read and never made."""
     known = {*function.inputs, *function.constants}
     for operation in function.operations:
         for read in _refs(operation.inputs.values()):

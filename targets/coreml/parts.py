@@ -1,4 +1,4 @@
-"""What a package holds: its functions' operations in words, their constants by digest."""
+"""The parts of a package: its functions' operations in words, their constants by digest."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from goldfold.targets.coreml.package import Ref, read
 
 
 def parts(folder: Path) -> dict[str, str]:
-    """By function and name. Raises ArtifactError if the package is damaged."""
+    """Returns the parts by function and name. Raises ArtifactError if the package is damaged."""
     package = read(folder / PACKAGE)
     held: dict[tuple, str] = {}
 
@@ -35,7 +35,8 @@ def parts(folder: Path) -> dict[str, str]:
 
 
 def _said(value: Any, held: dict[tuple, str]) -> str:
-    """In words; `held` keeps the digests of weights, which functions of a package share."""
+    """Returns a value in words; `held` keeps the digests of weights, which functions of a package
+    share."""
     if isinstance(value, Ref):
         return value.name
     if isinstance(value, list):

@@ -1,5 +1,5 @@
-"""What MIL's ops that move, select and measure mean, in numpy, and how integers are made and
-opened."""
+"""Numpy semantics of MIL's ops that move, select and measure, and of quantization and
+dequantization."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def _ints(array: Any) -> list[int]:
 
 
 def reshape(get: Operands) -> np.ndarray:
-    """−1 is what is left over; 0 the size that x has there."""
+    """−1 is the remaining size; 0 is the size that x has there."""
     x, sizes = get("x"), _ints(get("shape"))
     return x.reshape([x.shape[i] if size == 0 else size for i, size in enumerate(sizes)])
 
@@ -34,7 +34,7 @@ def squeeze(get: Operands) -> np.ndarray:
 
 
 def slice_by_index(get: Operands) -> np.ndarray:
-    """Masks say that a begin or an end is left out, or that an axis goes away."""
+    """Masks leave out a begin or an end, or remove an axis."""
     x = get("x")
     rank = x.ndim
     begins, ends = _ints(get("begin")), _ints(get("end"))
@@ -197,7 +197,7 @@ def blockwise_shift_scale(get: Operands) -> np.ndarray:
 
 
 def _along(get: Operands, small: Any, rank: int) -> Any:
-    """A vector laid along `axis` of a value of `rank` axes; a single number as it is."""
+    """Returns a vector laid along `axis` of a value of `rank` axes; a single number as it is."""
     if np.ndim(small) == 0:
         return small
     axis = int(get("axis")) % rank
@@ -233,4 +233,4 @@ MOVING: dict[str, Numeric] = {
     "constexpr_blockwise_shift_scale": blockwise_shift_scale,
     "quantize": quantize, "dequantize": dequantize,
 }  # fmt: skip
-"""MIL op → what it moves."""
+"""MIL op → its semantics."""

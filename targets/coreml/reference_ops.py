@@ -1,4 +1,4 @@
-"""What MIL's arithmetic means, in numpy: pointwise ops, comparisons, reductions.
+"""Numpy semantics of MIL's arithmetic: pointwise ops, comparisons, reductions.
 
 Every function takes `Operands` and returns the result in the working type (f32 or f64 for
 floating-point values, int32, bool); rounding to a declared fp16 happens outside
@@ -22,12 +22,12 @@ class Operands(Protocol):
     """np.float32 or np.float64."""
 
     def __call__(self, name: str, default: Any = None) -> Any:
-        """A parameter in the working type; a list of arrays where MIL takes several."""
+        """Returns a parameter in the working type; a list of arrays where MIL takes several."""
         ...
 
     def raw(self, name: str) -> np.ndarray:
-        """A parameter as it lies in the file: a table whose rows are picked is not widened
-        whole."""
+        """Returns a parameter as it lies in the file: a table of which rows are picked is not
+        widened whole."""
         ...
 
 
@@ -44,7 +44,7 @@ def _binary(compute: Callable[[Any, Any], Any]) -> Numeric:
 
 def real_div(get: Operands) -> np.ndarray:
     x, y = get("x"), get("y")
-    if x.dtype.kind == "i":  # as coremltools' own inference: the quotient, cut off
+    if x.dtype.kind == "i":  # as coremltools' own inference: the quotient, truncated
         return (x / y).astype(np.int32)
     return x / y
 
@@ -146,7 +146,7 @@ def layer_norm(get: Operands) -> np.ndarray:
 
 
 def l2_norm(get: Operands) -> np.ndarray:
-    """Over all axes but the first of the last three; ε under the root."""
+    """Normalises over all axes but the first of the last three; ε is under the root."""
     x = get("x")
     total = (x * x).sum(axis=(-3, -2, -1), keepdims=True)
     return x / np.sqrt(total + get("epsilon", get.working(1e-6)))
@@ -171,7 +171,7 @@ def einsum(get: Operands) -> np.ndarray:
 
 def attention(get: Operands) -> np.ndarray:
     """softmax(q kᵀ / sqrt(D) + mask) v. A boolean mask hides with −∞, so a row that it hides whole
-    is NaN, as it is on a device."""
+    is NaN, as on a device."""
     q, k, v, mask = (get(name) for name in ("query", "key", "value", "attn_mask"))
     scores = np.matmul(q, k.swapaxes(-1, -2)) / get.working(math.sqrt(q.shape[-1]))
     if mask is not None:

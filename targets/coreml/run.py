@@ -1,7 +1,7 @@
-"""Open an artifact: Core ML itself on macOS, the evaluator anywhere else.
+"""The runtime of an artifact: Core ML itself on macOS, the evaluator anywhere else.
 
-A package computes one row at a time, in functions of fixed length. The function is chosen by the
-width of the batch, not by a row's own tokens, so that a batch that was padded is computed padded.
+A package computes one row at a time, in functions of fixed length. The width of the batch chooses
+the function, not a row's own tokens, so that a padded batch is computed padded.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ _LIMITING = threading.Lock()
 
 
 def load(folder: Path, contract: Contract, threads: int | None = None) -> Run:
-    """A callable over the package in `folder`, for any number of threads. `threads` limits the
-    evaluator's matrix products, and then callers are computed one after the other; Core ML chooses
-    for itself. Raises ArtifactError if the package is damaged."""
+    """Returns a callable over the package in `folder`, for any number of threads. `threads` limits
+    the evaluator's matrix products, and then callers are computed one after the other; Core ML
+    chooses for itself. Raises ArtifactError if the package is damaged."""
     package = read(folder / PACKAGE)
     opened = _core_ml if vendor.native() else _evaluator
     lengths = {_length(function): function for function in package.functions.values()}
@@ -67,7 +67,7 @@ def load(folder: Path, contract: Contract, threads: int | None = None) -> Run:
 
 
 def census(folder: Path) -> dict[str, int]:
-    """Operations of the longest function by kind. What a device fuses is not seen here."""
+    """Returns operations of the longest function by kind. Fusions of a device do not show here."""
     package = read(folder / PACKAGE)
     counts: dict[str, int] = {}
     for operation in package.function().operations:
@@ -76,7 +76,7 @@ def census(folder: Path) -> dict[str, int]:
 
 
 def _length(function: MilFunction) -> int:
-    """The tokens that a function takes; 0 if any number."""
+    """Returns the tokens that a function takes; 0 if any number."""
     if INPUT_IDS not in function.inputs:
         raise ArtifactError(f"the function {function.name} has no input {INPUT_IDS}")
     shape = function.inputs[INPUT_IDS].shape
@@ -86,7 +86,7 @@ def _length(function: MilFunction) -> int:
 
 
 def _fitting(lengths: dict[int, MilFunction], width: int) -> tuple[int, MilFunction]:
-    """The shortest function that holds `width` tokens."""
+    """Returns the shortest function that holds `width` tokens."""
     if 0 in lengths:
         return 0, lengths[0]
     fitting = [length for length in lengths if length >= width]
@@ -103,9 +103,9 @@ def _widened(row: np.ndarray, width: int, filler: int) -> np.ndarray:
 
 @contextmanager
 def _limited(threads: int | None) -> Iterator[None]:
-    """Matrix products in at most so many threads; None asks for nothing. One caller at a time: the
-    number is the process's own, and of two that overlap the first to leave would put back what it
-    found, and the second what the first had asked for."""
+    """Limit matrix products to so many threads; None sets no limit. One caller at a time: the limit
+    is the process's own, and of two overlapping callers the first to leave would restore the value
+    that it found, and the second the value that the first had set."""
     if threads is None:
         yield
         return
@@ -118,7 +118,7 @@ def _evaluator(package: Package, name: str, widened: Widened) -> Row:
 
 
 def _core_ml(package: Package, name: str, widened: Widened) -> Row:
-    """Core ML's own runtime, on whatever units it chooses."""
+    """Returns Core ML's own runtime, on whatever units it chooses."""
     ct = vendor.coremltools()
     several = len(package.functions) > 1
     try:
@@ -130,11 +130,11 @@ def _core_ml(package: Package, name: str, widened: Widened) -> Row:
 
 
 def _one_at_a_time(predict: Row) -> Row:
-    """`predict` as Apple wants an MLModel used: by one thread at a time.
+    """Returns `predict` for one thread at a time, as Apple requires of an MLModel.
 
-    Core ML lets go of its inputs a second after a call, on a thread of its own that does not hold
-    Python's lock (coremltools 9.0; its pull request 2827). So an array that it was given must not
-    be its alone: one of each shape is kept, and filled anew.
+    Core ML releases its inputs a second after a call, on a thread of its own that does not hold
+    Python's lock (coremltools 9.0; its pull request 2827). So it must not hold the last reference
+    to an input array: one array of each shape is kept, and filled anew.
     """
     turn = threading.Lock()
     kept: dict[tuple[str, tuple[int, ...]], np.ndarray] = {}

@@ -1,4 +1,4 @@
-"""`goldfold coreml-run`: any ML program whose ops are known, run on given or drawn inputs."""
+"""`goldfold coreml-run`: an ML program whose ops are known is run on given or drawn inputs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from goldfold.targets.coreml.package import Kind, Package, read
 
 @dataclass(frozen=True)
 class Ran:
-    """What running one function came to."""
+    """The result of running one function."""
 
     function: str
     functions: tuple[str, ...]
@@ -28,19 +28,19 @@ class Ran:
     bad: Bad | None
     drift: Off | None
     compared: int
-    """Values that were held against the ONNX model's."""
+    """Number of values that were compared with the ONNX model's."""
 
 
 @dataclass(frozen=True)
 class Feeds:
-    """What a function of a package is run on."""
+    """The inputs of a package's function."""
 
     inputs: Mapping[str, Path] = field(default_factory=dict)
     """`.npy` files by input name."""
     ids: tuple[int, ...] = ()
     """Token ids of one text instead; padded to the function's length, with their mask."""
     seed: int | None = None
-    """Draw the inputs that are not given from this seed."""
+    """The seed from which missing inputs are drawn."""
 
 
 def run_package(
@@ -52,14 +52,14 @@ def run_package(
     against: Path | None = None,
     limit: float | None = None,
 ) -> Ran:
-    """Run one function of a package and look at every value.
+    """Run one function of a package and check every value.
 
     Args:
         path: the `.mlpackage`.
         function: its name; the default function if None.
         precision: "declared", "f32" or "f64".
         against: an ONNX model to compare values of the same name with.
-        limit: from which relative difference on a value counts as drifted; debug.LIMIT if None.
+        limit: the relative difference that counts as drift; debug.LIMIT if None.
 
     Raises ArtifactError for a damaged package, UsageError for inputs that do not fit.
     """
@@ -131,7 +131,8 @@ def _text(
 
 
 def _drawn(rng: np.random.Generator, kind: Kind) -> np.ndarray:
-    """Normal numbers; for integers ones, which index whatever there is and mask nothing."""
+    """Returns normally distributed numbers; for integers ones, which are valid indices and mask
+    nothing."""
     if kind.shape is None:
         raise UsageError(f"an input of type {kind} cannot be drawn")
     sizes = [size or 1 for size in kind.shape]

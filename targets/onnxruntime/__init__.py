@@ -36,13 +36,13 @@ class OnnxRuntime(Target[Options]):
         from goldfold.exporter.passes.sink_dequantize_past_gather import SinkDequantizePastGather
 
         return (
-            SinkDequantizePastGather(),  # it dequantizes a table whole, at every call
+            SinkDequantizePastGather(),  # ONNX Runtime dequantizes a whole table at every call
             BandLocalAttention(contract.max_length),  # while windows are still attributes
-            ExpandBandAttention(),  # an op of ours would make the file readable by nobody else
+            ExpandBandAttention(),  # no other runtime could read a file with our own op
         )
 
     def executes(self, precision: str) -> bool:
-        return precision == "fp32"  # its CPU kernels compute fp16 in f32, and round at the end
+        return precision == "fp32"  # its CPU kernels compute fp16 in fp32, and round at the end
 
     def versions(self) -> dict[str, str]:
         return {name: version(name) for name in ("onnx", "onnxruntime")}
@@ -68,7 +68,7 @@ class OnnxRuntime(Target[Options]):
         return run.load(folder, contract, threads, streams)
 
     def after_fork(self) -> str | None:
-        return None  # a session's threads are its own, and a new one brings its own
+        return None  # a session owns its threads, and a new one starts its own
 
     def refers(self, folder: Path) -> Collection[str]:
         from goldfold.exporter.ir import protobuf

@@ -1,4 +1,4 @@
-"""Open and run `model.onnx`; the weights are memory-mapped by ONNX Runtime."""
+"""The runtime of `model.onnx`; ONNX Runtime memory-maps the weights."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from goldfold.targets.base import Run
 
 
 def load(folder: Path, contract: Contract, threads: int | None, streams: int | None = None) -> Run:
-    """A callable over an InferenceSession on the CPU. Raises ArtifactError if ORT refuses the
-    file.
+    """Returns a callable over an InferenceSession on the CPU. Raises ArtifactError if ORT refuses
+    the file.
 
     A session computes every caller in its own thread, with the help of a pool of `threads` that all
-    share; with `streams`, each is helped by so much less that as many fill the cores.
+    callers share; with `streams`, the pool is smaller, so that this many callers fill the cores.
     """
     if streams:
         threads = max(1, (threads or _cores()) // streams)
@@ -36,14 +36,14 @@ def load(folder: Path, contract: Contract, threads: int | None, streams: int | N
 
 
 def _cores() -> int:
-    """Those that this process may use."""
+    """Returns the number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def census(folder: Path) -> dict[str, int]:
-    """Node counts by op after ONNX Runtime's own optimisation: what really runs."""
+    """Returns node counts by op after ONNX Runtime's own optimisation: the ops that really run."""
     import onnx
 
     with tempfile.TemporaryDirectory() as scratch:
@@ -61,7 +61,7 @@ def _open(path: Path, threads: int | None, optimised: Path | None = None):
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # what it raises is told; it would print names as they are
+    options.log_severity_level = 4  # errors are raised and reported; its log would print raw names
     options.add_session_config_entry(*EXACT)
     if threads:
         options.intra_op_num_threads = threads

@@ -1,5 +1,5 @@
-"""OpenVINO: `.xml` + `.bin`, run on the CPU with an explicit inference precision, and what other
-tools open them by.
+"""OpenVINO: `.xml` + `.bin`, run on the CPU with an explicit inference precision, and the files by
+which other tools open them.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class OpenVino(Target[OpenVinoOptions]):
     quantizes = frozenset({"int8", "int4", "static"})
     typed = False  # the plugin chooses where to round, from a hint
     layouts = ("ovms", "sentence-transformers")
-    call_tokens = 32  # docs/openvino.md: it differs by machine, and hardly matters
+    call_tokens = 32  # docs/openvino.md: the cost differs by machine, and hardly matters
 
     def unavailable(self) -> str | None:
         return None if find_spec("openvino") else "the package openvino is not installed"

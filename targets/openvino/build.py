@@ -1,8 +1,8 @@
-"""Program → `openvino_model.xml` + `openvino_model.bin`, the names that OpenVINO's tools look for.
+"""Program → `openvino_model.xml` + `openvino_model.bin`, the names for which OpenVINO's tools look.
 
 The graph goes through OpenVINO's ONNX frontend with its big weights set aside as parameters; each
-is then replaced by a constant that shares our memory. So the weights are written once, by OpenVINO,
-and are neither copied through protobuf nor laid down as a temporary ONNX file first.
+is then replaced by a constant that shares our memory. So OpenVINO writes the weights once, and they
+are neither copied through protobuf nor written to a temporary ONNX file first.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from goldfold.targets.openvino.shapes import Shapes
 from goldfold.targets.openvino.slim import slim
 
 _KINDS = {ir.DataType.INT4: ov.Type.i4, ir.DataType.UINT4: ov.Type.u4}
-"""Types that numpy has no name for."""
+"""Types for which numpy has no name."""
 _INTEGERS = frozenset({ir.DataType.INT8, ir.DataType.UINT8, *_KINDS})
 _BLANKS = re.compile(rb"(?<=>)\s+(?=<(/?(?:net|layers|layer|edges|edge|rt_info)\b)?)")
 _NO_RULE = re.compile(r"(?:operations: |, )(\w+)-\d+")
@@ -36,8 +36,8 @@ _NO_RULE = re.compile(r"(?:operations: |, )(\w+)-\d+")
 
 
 def write(program: Program, precision: str, folder: Path, options: OpenVinoOptions = OPEN) -> None:
-    """Convert and save. Raises RewriteError if OpenVINO's frontend refuses an op, OutputError
-    where the disk is full."""
+    """Convert and save a program. Raises RewriteError if OpenVINO's frontend refuses an op,
+    OutputError where the disk is full."""
     for node in program.graph:
         if node.domain:
             raise _cannot_spell(node)
@@ -68,13 +68,14 @@ def write(program: Program, precision: str, folder: Path, options: OpenVinoOptio
 
 
 def _narrow(xml: Path) -> None:
-    """A line a layer or an edge, and no indentation, which is a sixth of what OpenVINO writes."""
+    """Write one line per layer or edge, and no indentation, which is a sixth of OpenVINO's
+    output."""
     text = _BLANKS.sub(lambda found: b"\n" if found[1] else b"", xml.read_bytes())
     xml.write_bytes(text)
 
 
 def convert(model: ir.Model, precision: str = "fp32") -> tuple[ov.Model, list[np.ndarray]]:
-    """An ov.Model in which every weight shares the memory of the program's tensor.
+    """Returns an ov.Model in which every weight shares the memory of the program's tensor.
 
     The arrays returned beside it own that memory: keep them as long as the ov.Model.
     """
@@ -122,20 +123,21 @@ def convert(model: ir.Model, precision: str = "fp32") -> tuple[ov.Model, list[np
 
 
 def _packed(tensor: ir.TensorProtocol) -> np.ndarray:
-    """Numbers of 4 bits, two a byte, the first in the lower half: as ONNX and OpenVINO store
-    them."""
+    """Returns numbers of 4 bits, two per byte, the first in the lower half: as ONNX and OpenVINO
+    store them."""
     return np.frombuffer(tensor.tobytes(), np.uint8)
 
 
 def _is_matrix(value: ir.Value) -> bool:
-    """Whether a constant is a projection's or an embedding's: what fp16 stores in half precision.
-    Gains and rotary tables are a thousandth of the bytes, and rounding them costs more."""
+    """Returns whether a constant is a projection's or an embedding's: fp16 stores those in half
+    precision. Gains and rotary tables are a thousandth of the bytes, and rounding them costs
+    more."""
     return all(node.op_type in ("MatMul", "Gemm", "Gather") for node, _ in value.uses())
 
 
 def _is_plane(value: ir.Value) -> bool:
-    """Whether a constant has two dimensions and is no integers' scale: beside integers, rounding it
-    to fp16 costs nothing that can be seen, rotary tables included (EmbeddingGemma's int8-weights
+    """Returns whether a constant has two dimensions and is no integers' scale: beside integers,
+    rounding it to fp16 has no visible cost, rotary tables included (EmbeddingGemma's int8-weights
     had a mean 1-cos of 1.3e-4 either way)."""
     readers = [node.op_type for node, _ in value.uses()]
     rank = len(value.shape) if value.shape is not None else 0
@@ -147,7 +149,8 @@ def _has_integers(model: ir.Model) -> bool:
 
 
 def _is_scale(value: ir.Value) -> bool:
-    """Whether a constant is the scale of integers, of numbers that fp16 holds as they are."""
+    """Returns whether a constant is the scale of integers, of numbers that fp16 holds as they
+    are."""
     uses = list(value.uses())
     if not uses or any(n.op_type != "DequantizeLinear" or index != 1 for n, index in uses):
         return False
@@ -161,7 +164,7 @@ def _cannot_spell(node: ir.Node) -> RewriteError:
 
 
 def _name(model: ov.Model) -> None:
-    """Name what the frontend added by its place: left unnamed, a node is called by a number that
+    """Name the nodes that the frontend added by their place: an unnamed node gets a number that
     counts all nodes this process ever made, and two builds give different bytes."""
     ops_in_order = model.get_ordered_ops()
     taken = {op.get_friendly_name() for op in ops_in_order}

@@ -1,8 +1,8 @@
-"""The files by which other tools open the artifact: sentence-transformers, and plain Python.
+"""Files by which other tools open the artifact: sentence-transformers, and plain Python.
 
 sentence-transformers' openvino backend reads the tensor `last_hidden_state` and hands it to the
-modules that follow. Here nothing follows: the graph ends in the embedding, that tensor is only
-another name of it, and `sentence_bert_config.json` says that what comes out is the
+modules that follow. Here no module follows: the graph ends in the embedding, that tensor is only
+another name of it, and `sentence_bert_config.json` says that the output is the
 `sentence_embedding`. So modules.json lists one module, and nothing is pooled twice.
 """
 
@@ -27,8 +27,8 @@ LOADER = "load.py"
 _TRANSFORMER = "sentence_transformers.models.Transformer"
 """The class by the name that every version of the library knows."""
 HINTS = {"fp32": "f32", "fp16": "f32", "bf16": "bf16"}
-"""What a machine that we do not know should compute in. Asked for f16, one with bf16 alone would
-silently take that; fp16's weights computed in f32 are what the gate measured (run.py)."""
+"""Inference precision for an unknown machine. Asked for f16, a machine with bf16 alone would
+silently take that; fp16's weights computed in fp32 are what the gate measured (run.py)."""
 
 _LOADER = '''"""Texts in, embeddings out, from any thread, with openvino, tokenizers and numpy."""
 
@@ -98,7 +98,7 @@ def embed(texts: list[str], prompt: str | None = None, task: str = "") -> np.nda
 
 
 def write(folder: Path, contract: Contract, precision: str, reference: Reference) -> None:
-    """Write the configuration files and the loader beside what `folder` holds already."""
+    """Write the configuration files and the loader beside the files that `folder` holds already."""
     hint = HINTS[precision]
     for name, content in {
         "config.json": _config(contract, reference),
@@ -134,9 +134,9 @@ def write(folder: Path, contract: Contract, precision: str, reference: Reference
 
 
 def _config(contract: Contract, reference: Reference) -> dict[str, Any]:
-    """The backbone's, and in `projection_dim` the size that comes out: there the library looks for
-    the size of a transformer whose output is the sentence embedding, before `hidden_size`. Where
-    it says how many positions there are, it says the artifact's."""
+    """Returns the backbone's configuration with the embedding size in `projection_dim`: there the
+    library looks for the size of a transformer whose output is the sentence embedding, before
+    `hidden_size`. The number of positions, where given, is the artifact's."""
     length = {"max_position_embeddings": contract.max_length}
     longest = length if "max_position_embeddings" in reference.config else {}
     return {**reference.config, **longest, "projection_dim": contract.dim}
@@ -149,9 +149,9 @@ def _transformer(contract: Contract, hint: str) -> dict[str, Any]:
         "module_output_name": EMBEDDING,
         "max_seq_length": contract.length_of(""),
         **{f"{task}_length": n for task, n in contract.lengths.items() if task},
-        # The graph's masks want padding on the right, whatever the source's tokenizer prefers.
+        # The graph's masks require right-padding, whatever the source's tokenizer prefers.
         "processor_kwargs": {"padding_side": "right"},
-        # Left to itself OpenVINO computes in bf16 on a machine with AMX. That it may not round
-        # what integers are multiplied with, or how finely, the model's file says (build.py).
+        # By default OpenVINO computes in bf16 on a machine with AMX. The model's file says that it
+        # may not round the activations that meet integers, or how finely (build.py).
         "model_kwargs": {"ov_config": {"INFERENCE_PRECISION_HINT": hint}},
     }

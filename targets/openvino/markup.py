@@ -1,4 +1,4 @@
-"""The `.xml` of a model, read as the XML that it is, within limits."""
+"""The `.xml` of a model, read as XML within limits."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from goldfold.exporter.errors import ArtifactError
 from goldfold.exporter.system.files import read_bounded
 
 XML_LIMIT = 64 << 20
-"""Bytes; EmbeddingGemma's has 1.3 MB."""
+"""Maximum bytes; EmbeddingGemma's has 1.3 MB."""
 _NET = re.compile(rb"\s*(<\?xml[^>]*\?>)?\s*<net\s[^>]*version=\"\d+\"")
-"""How a file of OpenVINO's begins."""
+"""The beginning of OpenVINO's files."""
 _TAGS = 4_000_000
-"""Tags, of which an element has one or two: it takes a hundred bytes once it is read.
+"""Maximum number of tags, of which an element has one or two: it takes a hundred bytes in memory.
 EmbeddingGemma's model has 75,451."""
 
 
 def check(path: Path) -> None:
-    """Refuse what is no model of OpenVINO's before a runtime reads it: OpenVINO would try every
-    format it knows, each with complaints of its own on standard error. Raises ArtifactError."""
+    """Refuse a file that is no OpenVINO model before a runtime reads it: OpenVINO would try every
+    format it knows, each with its own complaints on standard error. Raises ArtifactError."""
     if not path.is_file():
         raise ArtifactError(f"{path} is no file; export it again")
     if path.stat().st_size > XML_LIMIT:
@@ -31,7 +31,7 @@ def check(path: Path) -> None:
 
 
 def read(path: Path) -> ElementTree.Element:
-    """The root element. Raises ArtifactError."""
+    """Returns the root element. Raises ArtifactError."""
     try:
         raw = read_bounded(path, XML_LIMIT)
         if raw.count(b"<") > _TAGS:

@@ -1,4 +1,4 @@
-"""What may be asked of OpenVINO beyond a precision: static shapes."""
+"""The options of OpenVINO beyond a precision: static shapes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class OpenVinoOptions(Options, frozen=True, kw_only=True):
     """Static shapes, all from one file (shapes.py); open ones by default."""
 
     batch: Annotated[
-        int | None, Meta(description="texts in every call, filled up where they lack.")
+        int | None, Meta(description="texts per call; a smaller call is filled up.")
     ] = None
     buckets: Annotated[
         tuple[int, ...], Meta(description="static lengths in tokens, as 128,512.")
@@ -21,4 +21,4 @@ class OpenVinoOptions(Options, frozen=True, kw_only=True):
 
 
 OPEN = OpenVinoOptions()
-"""Open shapes: nothing was asked for."""
+"""Open shapes: the defaults."""

@@ -1,5 +1,4 @@
-"""What an `openvino_model.xml` holds, read as the XML that it is: layers in words, constants by
-digest."""
+"""The parts of an `openvino_model.xml`, read as XML: layers in words, constants by digest."""
 
 from __future__ import annotations
 
@@ -15,7 +14,7 @@ from goldfold.targets.openvino.model_file import XML
 
 
 def parts(folder: Path) -> dict[str, str]:
-    """By name. Raises ArtifactError if the file is damaged."""
+    """Returns the parts by name. Raises ArtifactError if the file is damaged."""
     path = folder / XML
     try:
         layers = markup.read(path)

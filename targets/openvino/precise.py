@@ -1,10 +1,10 @@
-"""Keep the residual stream, and the rows of a quantized table, in f32 where the rest is computed in
-bf16.
+"""Precise layers: the residual stream, and the rows of a quantized table, stay in fp32 where the
+rest is computed in bf16.
 
-Each layer adds to the stream what is small beside it, and bf16 has eight bits: most of what 48
-additions add is rounded away. The additions are a thousandth of the arithmetic. OpenVINO's CPU
-plugin computes a layer in f32, whatever the hint says, if the file marks it as precise; Python has
-no name for that mark, so it is written into the `.xml`.
+Each layer adds small values to the stream, and bf16 has eight bits: most of what 48 additions add
+is rounded away. The additions are a thousandth of the arithmetic. OpenVINO's CPU plugin computes a
+layer in fp32, whatever the hint says, if the file marks it as precise; Python has no name for that
+mark, so it is written into the `.xml`.
 
 Norms cannot be marked: the plugin makes one kernel of each, and the mark is lost on the way.
 """
@@ -23,14 +23,14 @@ _MARK = '<rt_info><attribute name="precise" version="0" /></rt_info>'
 
 
 EARLY = 0.25
-"""How much of the stream is worth it where integers meet rounded activations: what errs in the
-first layers is carried through all the others, and beyond them nothing is gained that can be seen
-(docs/quantization.md)."""
+"""The share of the stream that is worth marking where integers meet rounded activations: errors of
+the first layers are carried through all the others, and beyond these layers there is no visible
+gain (docs/quantization.md)."""
 
 
 def stream(model: ov.Model, share: float = 1.0) -> set[str]:
-    """Names of the additions of two computed values [batch, tokens, hidden]; the first `share` of
-    them."""
+    """Returns the names of the additions of two computed values [batch, tokens, hidden]; the first
+    `share` of them."""
     found: list[str] = []
     for op in model.get_ordered_ops():
         if op.get_type_name() != "Add" or not op.get_output_element_type(0).is_real():
@@ -45,9 +45,9 @@ def stream(model: ov.Model, share: float = 1.0) -> set[str]:
 
 
 def lookups(model: ov.Model) -> set[str]:
-    """Names of what makes numbers of a table's rows: changes of the type of what was looked up in
-    a constant, and their products. Marked, a row of 8 bits is rounded once, when it leaves f32;
-    unmarked, its scale is rounded before, as it still is in a table that is packed."""
+    """Returns the names of the layers that make numbers of a table's rows: type conversions of rows
+    looked up in a constant, and their products. Marked, a row of 8 bits is rounded once, when it
+    leaves fp32; unmarked, its scale is rounded before, as it still is in a packed table."""
     found: set[str] = set()
     for op in model.get_ordered_ops():
         kind = op.get_type_name()
@@ -70,7 +70,8 @@ def _before_reshape(op: ov.Node) -> ov.Node:
 
 
 def marked(xml: Path) -> set[str]:
-    """Names of the layers that a file marks. OpenVINO reads the marks and does not write them."""
+    """Returns the names of the layers that a file marks. OpenVINO reads the marks and does not
+    write them."""
     layers = markup.read(xml).iterfind("layers/layer")
     mark = "rt_info/attribute[@name='precise']"
     return {layer.attrib["name"] for layer in layers if layer.find(mark) is not None}

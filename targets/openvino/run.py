@@ -1,7 +1,8 @@
-"""Compile and run `openvino_model.xml` on the CPU, at open shapes or at those it says.
+"""The runtime of `openvino_model.xml`: compiled and run on the CPU, at open shapes or at the file's
+static ones.
 
-The inference precision is always said: left to itself OpenVINO computes in bf16 on a machine with
-AMX, and a file that says f32 then gives bf16's answers.
+The inference precision is always explicit: by default OpenVINO computes in bf16 on a machine with
+AMX, and a file of f32 then gives bf16's results.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ _HINTS = {"fp32": ("f32", "FP32"), "fp16": ("f16", "FP16"), "bf16": ("bf16", "BF
 
 
 def hint(precision: str) -> tuple[str, bool]:
-    """The hint to give on this machine, and whether the CPU then computes in `precision`.
+    """Returns the hint to give on this machine, and whether the CPU then computes in `precision`.
 
     Asked for f16, a CPU without avx512_fp16 but with bf16 silently computes in bf16, which is eight
     times coarser; f32 is the honest stand-in there.
@@ -42,10 +43,10 @@ def load(
     threads: int | None,
     streams: int | None = None,
 ) -> Run:
-    """A callable over a pool of infer requests a shape, for any number of threads.
+    """Returns a callable over one pool of infer requests per shape, for any number of threads.
 
-    One compiled model computes as many callers at once as it has `streams`, which share `threads`
-    out among them; one if None, so that a single caller has every core.
+    One compiled model computes as many callers at once as it has `streams`, which divide `threads`
+    among them; None means one stream, so that a single caller has every core.
     """
     model = _read(folder)
     shapes = Shapes.of(model)
@@ -53,8 +54,8 @@ def load(
     def infer(length: int) -> Infer:
         own = model if shapes == Shapes() else shapes.reshaped(model, length)
         compiled = _compile(own, folder, precision, threads, streams)
-        # All at once, since making one waits for the calls that run. Two a stream: the next caller
-        # waits inside the plugin, which hands a stream on without Python.
+        # All at once, since making one waits for the calls that run. Two per stream: the next
+        # caller waits inside the plugin, which hands a stream on without Python.
         at_once = int(compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
         pool = Pool(compiled.create_infer_request, 2 * at_once)
 
@@ -62,7 +63,7 @@ def load(
             feeds = {INPUT_IDS: ids, ATTENTION_MASK: mask}
 
             def infer_with(request: ov.InferRequest) -> np.ndarray:
-                # Copied while the request is ours: its next call overwrites what this one gave.
+                # Copied while the request is ours: its next call overwrites this result.
                 return np.array(request.infer(feeds, share_inputs=True)[output], dtype=np.float32)
 
             return pool.use(infer_with)
@@ -80,7 +81,7 @@ def load(
 
 
 def census(folder: Path) -> dict[str, int]:
-    """Kernels of the compiled model by layer type, most frequent first."""
+    """Returns kernels of the compiled model by layer type, most frequent first."""
     compiled = _compile(_read(folder), folder, "fp32", None)
     counts: dict[str, int] = {}
     for op in compiled.get_runtime_model().get_ordered_ops():
@@ -103,7 +104,7 @@ def _compile(
     options: dict[str, Any] = {
         "INFERENCE_PRECISION_HINT": hint(precision)[0],
         "PERFORMANCE_HINT": "LATENCY",
-        # Left to itself it rounds what integer weights are multiplied with: docs/quantization.md.
+        # By default it rounds the activations that meet integer weights: docs/quantization.md.
         GROUP: group(model),
     }
     if threads:

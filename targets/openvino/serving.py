@@ -1,10 +1,10 @@
-"""The artifact as servers want it: OpenVINO Model Server, and sentence-transformers' hub layout.
+"""Layouts for servers: OpenVINO Model Server, and sentence-transformers' hub layout.
 
 OpenVINO Model Server's text endpoint (`/v3/embeddings`) pools and normalises by itself. It looks
 for an output of three axes, [batch, tokens, size], and refuses a model without one; our graph ends
-in the embedding, [batch, size]. So it is given an axis of one token, of which pooling by the first
-token gives back the very same numbers, and is told not to normalise. The axis is read from a
-constant that the graph holds already, so the weights' file stays what it was, byte for byte.
+in the embedding, [batch, size]. So the output gets an axis of one token, from which pooling by the
+first token returns the very same numbers, and the server is told not to normalise. The axis is read
+from a constant that the graph holds already, so the weights' file does not change, byte for byte.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from goldfold.targets.openvino.model_file import GROUP, HIDDEN, XML, group
 
 OVMS = "ovms"
 SUBFOLDER = "openvino"
-"""Where sentence-transformers looks for the model of its backend of that name."""
+"""Folder in which sentence-transformers looks for the model of its backend of that name."""
 _BIN = XML.replace(".xml", ".bin")
 _SETTINGS = "config.json"
 _OURS = ("load.py", "manifest.json", "verdict.json")
@@ -63,14 +63,14 @@ def lay_out(
     """Write `layout` of the artifact in `folder` into the empty folder `out`; big files are hard
     links where the file system has them.
 
-    Returns what a person should know, one sentence each. Raises TargetError where the artifact
-    lacks what the server needs, RewriteError if the model for it differs from the artifact's.
+    Returns notes for the user, one sentence each. Raises TargetError where the artifact lacks what
+    the server needs, RewriteError if the server's model differs from the artifact's.
     """
     return (_ovms if layout == OVMS else _library)(folder, contract, precision, out)
 
 
 def _library(folder: Path, contract: Contract, precision: str, out: Path) -> tuple[str, ...]:
-    """As on the hub: configurations in front, the model in `openvino/`."""
+    """Write the layout of the hub: configurations in front, the model in `openvino/`."""
     for path in sorted(folder.iterdir()):
         if not path.is_file() or path.name in _OURS or path.name.startswith(tokenizer.PACKAGE[:-1]):
             continue
@@ -79,13 +79,13 @@ def _library(folder: Path, contract: Contract, precision: str, out: Path) -> tup
 
 
 def _ovms(folder: Path, contract: Contract, precision: str, out: Path) -> tuple[str, ...]:
-    """`config.json`, a graph for texts, and a versioned model for token ids."""
+    """Write `config.json`, a graph for texts, and a versioned model for token ids."""
     if not (folder / tokenizer.XML).is_file():
         raise TargetError(
             f"{folder} has no {tokenizer.XML}, which the server needs: its ids differed from the "
             f"goldens' (`goldfold inspect {folder}` says where); serve it by sentence-transformers"
         )
-    name = slug(contract.model)  # a stranger's: a folder, and what the server is asked by
+    name = slug(contract.model)  # a stranger's: a folder, and the model's name on the server
     name = f"model-{name}" if name.lower() == _SETTINGS else name
     tensors = f"{name}-tensors"
     markup.check(folder / XML)
@@ -99,11 +99,11 @@ def _ovms(folder: Path, contract: Contract, precision: str, out: Path) -> tuple[
     texts.mkdir(parents=True)
     try:
         _with_tokens(model, folder, contract, exact, texts)
-    except RuntimeError as error:  # OpenVINO's own, of a graph that is not as the manifest says
+    except RuntimeError as error:  # OpenVINO's own, of a graph that does not match the manifest
         raise _refused(folder / XML, error) from None
     for path in sorted(folder.glob("*token*")):
         _link(path, texts / path.name)
-    longest = {"max_position_embeddings": contract.max_length}  # what the server takes as the most
+    longest = {"max_position_embeddings": contract.max_length}  # the server's maximum length
     _write(texts / "config.json", {**_config(folder / "config.json"), **longest})
     graph = _GRAPH.format(name=_quoted(name), plugin=_quoted(json.dumps(plugin), "'"))
     (texts / "graph.pbtxt").write_text(graph, encoding="utf-8")
@@ -144,8 +144,8 @@ def _refused(file: Path, error: RuntimeError) -> ArtifactError:
 def _with_tokens(
     model: ov.Model, folder: Path, contract: Contract, exact: dict[str, str], place: Path
 ) -> None:
-    """Write the model in `folder` with its first output as [batch, 1, size] into `place`. Both are
-    compared as `exact` has OpenVINO compute them."""
+    """Write the model in `folder` with its first output as [batch, 1, size] into `place`. OpenVINO
+    computes both for the comparison with the settings `exact`."""
     embedding = model.output(contract.output).get_node().input_value(0)
     widened = ops.unsqueeze(embedding, _one(model))
     widened.set_friendly_name(f"{contract.output}.served")
@@ -164,7 +164,7 @@ def _with_tokens(
 
 
 def _one(model: ov.Model) -> ov.Node:
-    """The axis 1: a constant that the model holds, or a new one."""
+    """Returns the axis 1: a constant that the model holds, or a new one."""
     for op in model.get_ordered_ops():
         if op.get_type_name() == "Constant" and op.get_output_element_type(0) == ov.Type.i64:
             data = op.get_data()
@@ -174,7 +174,8 @@ def _one(model: ov.Model) -> ov.Node:
 
 
 def _compare(ours: Path, served: Path, contract: Contract, exact: dict[str, str]) -> None:
-    """Raise RewriteError unless both give the same bits, for a short and a padded longer row."""
+    """Raise RewriteError unless both models give the same bits, for a short and a padded longer
+    row."""
     rng = np.random.default_rng(0)
     length = min(16, contract.max_length)
     ids = rng.integers(0, contract.vocab_size, (2, length), dtype=np.int64)
@@ -200,16 +201,17 @@ def _alike(one: Path, other: Path, chunk: int = 1 << 24) -> bool:
 
 
 def _link(source: Path, place: Path) -> None:
-    """The same file under another name; a copy across file systems."""
+    """Link the same file under another name; copy it across file systems."""
     place.parent.mkdir(parents=True, exist_ok=True)
     try:
-        os.link(source.resolve(), place)  # of a link, what it leads to
+        os.link(source.resolve(), place)  # of a link, the file that it leads to
     except OSError:
         shutil.copyfile(source, place)
 
 
 def _quoted(text: str, mark: str = '"') -> str:
-    """A string of protobuf's text format between two of `mark`; octal where it is not plain."""
+    """Returns a string of protobuf's text format between two of `mark`; octal where it is not
+    plain."""
     plain = "".join(
         chr(byte) if 0x20 <= byte < 0x7F and chr(byte) not in f"{mark}\\" else f"\\{byte:03o}"
         for byte in text.encode("utf-8", "replace")

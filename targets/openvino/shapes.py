@@ -1,8 +1,8 @@
 """Static shapes of an artifact: `--batch` and `--buckets`, all from one `.xml` and one `.bin`.
 
-The file itself stays open in both dimensions and says, in its `rt_info`, which shapes were asked
-for. Reshaping a model takes its constants along as they are, so every shape is compiled from the
-same weights, when it is first needed, and the folder holds nothing twice.
+The file itself stays open in both dimensions and names the requested shapes in its `rt_info`.
+Reshaping a model keeps its constants as they are, so every shape is compiled from the same weights,
+when it is first needed, and the folder holds nothing twice.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Infer = Callable[[np.ndarray, np.ndarray, str], np.ndarray]
 
 @dataclass(frozen=True)
 class Shapes:
-    """What an artifact's calls are padded to."""
+    """The static shapes to which an artifact's calls are padded."""
 
     batch: int = 0
     """Texts in every call; 0 if any number."""
@@ -36,7 +36,7 @@ class Shapes:
 
     @classmethod
     def of(cls, model: ov.Model) -> Shapes:
-        """What a model's file says. Raises ArtifactError."""
+        """Returns the shapes in a model's file. Raises ArtifactError."""
         if not model.has_rt_info([_PLACE]):
             return cls()
         try:
@@ -51,17 +51,17 @@ class Shapes:
         return shapes
 
     def note(self, model: ov.Model) -> None:
-        """Write it into a model, where there is anything to say."""
+        """Write the shapes into a model, if there are any."""
         if self != Shapes():
             model.set_rt_info(str(self.batch), [_PLACE, _KEYS[0]])
             model.set_rt_info(" ".join(map(str, self.buckets)), [_PLACE, _KEYS[1]])
 
     def length(self, tokens: int) -> int:
-        """The bucket for so many tokens; 0 where none is long enough."""
+        """Returns the bucket for so many tokens; 0 where none is long enough."""
         return next((length for length in self.buckets if length >= tokens), 0)
 
     def reshaped(self, model: ov.Model, length: int) -> ov.Model:
-        """A copy for one length (0 is any), which shares the weights."""
+        """Returns a copy for one length (0 is any), which shares the weights."""
         copy = model.clone()
         shape = ov.PartialShape([self.batch or -1, length or -1])
         copy.reshape({INPUT_IDS: shape, ATTENTION_MASK: shape})
@@ -69,7 +69,7 @@ class Shapes:
 
 
 def settle(options: OpenVinoOptions, max_length: int) -> OpenVinoOptions:
-    """`options` in order, for a model of `max_length` tokens.
+    """Returns `options` in order, for a model of `max_length` tokens.
 
     Raises TargetError for a batch below one, and a bucket that is no length of the model's.
     """
@@ -87,7 +87,8 @@ def settle(options: OpenVinoOptions, max_length: int) -> OpenVinoOptions:
 def padded(
     shapes: Shapes, infer: Callable[[int], Infer], pad_id: int
 ) -> Callable[[np.ndarray, np.ndarray, str], np.ndarray]:
-    """A call of any shape through calls of these shapes. `infer` opens one length, 0 being any."""
+    """Returns a call of any shape through calls of these shapes. `infer` opens one length, 0 being
+    any."""
     opened: dict[int, Infer] = {}
     opening = threading.Lock()
 

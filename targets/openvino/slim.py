@@ -1,12 +1,13 @@
-"""Before a model is saved: work out what is constant, and keep one of what is equal.
+"""Constant folding and sharing before a model is saved: constants are computed, and equal ops are
+merged.
 
 OpenVINO's ONNX frontend spells one op in many: the axes of an RMS norm are a range between three
-constants, the shape of a weight is asked for at run time, each of these constants is made anew.
+constants, the shape of a weight is asked for at run time, and each of these constants is made anew.
 The plugin folds all this when it compiles; saved as it is, it is a good part of the `.xml`, which
 every load reads.
 
-Weights are left as they are, but for their shape: what reads an integer matrix must stay for the
-plugin to see.
+Weights keep their numbers and change only their shape: the plugin must see the ops that read an
+integer matrix.
 """
 
 from __future__ import annotations
@@ -20,17 +21,17 @@ from openvino import opset13 as ops
 from goldfold.targets.openvino.memory import constant
 
 _FEW = 64
-"""Numbers in a constant that is small: an axis, a shape, an epsilon, and no weight."""
+"""Maximum numbers in a small constant: an axis, a shape, an epsilon, and no weight."""
 
 _SHARED = frozenset({"Convert", "Gather", "Unsqueeze", "Reshape", "ShapeOf", "Concat", "Multiply"})
-"""Ops that are the same where sources and attributes are. Not all are: OpenVINO's Python lists
+"""Ops that are equal if their sources and attributes are. Not all ops are: OpenVINO's Python lists
 neither the bodies of an If nor every attribute of every op."""
 
 
 def slim(model: ov.Model) -> list[ov.Node]:
-    """Fold and share in place; every op computes what it did.
+    """Fold and share ops in place; every op computes the same as before.
 
-    The constants returned own memory that the model reads: keep them as long as it.
+    The returned constants own memory that the model reads: keep them as long as the model.
     """
     held: list[ov.Node] = []
     for op in model.get_ordered_ops():
@@ -45,7 +46,8 @@ def slim(model: ov.Model) -> list[ov.Node]:
 
 
 def _folded(op: ov.Node) -> ov.Node | None:
-    """What can stand for an op that has one output and one result for ever; None for others."""
+    """Returns the constant for an op that has one output and always the same result; None for
+    others."""
     kind = op.get_type_name()
     if kind in ("Constant", "Parameter") or op.get_output_size() != 1 or _is_result(op):
         return None
@@ -74,7 +76,8 @@ def _folded(op: ov.Node) -> ov.Node | None:
 
 
 def _share_constants(model: ov.Model) -> None:
-    """One constant for all that are small and equal. Those that the program named keep theirs."""
+    """Share one constant among all that are small and equal. Constants that the program named keep
+    their own."""
     first: dict[tuple[str, tuple[int, ...], bytes], ov.Node] = {}
     for op in model.get_ordered_ops():
         if not _is_small(op) or op.output(0).get_names():
@@ -87,8 +90,8 @@ def _share_constants(model: ov.Model) -> None:
 
 
 def _share_results(model: ov.Model) -> None:
-    """One op for all that do the same to the same, such as each layer's lookup of its angles. What
-    the program named stays."""
+    """Share one op among all equal ops on equal inputs, such as each layer's lookup of its angles.
+    Ops that the program named stay."""
     first: dict[tuple, ov.Node] = {}
     for op in model.get_ordered_ops():
         kind = op.get_type_name()
@@ -112,7 +115,7 @@ def _is_small(op: ov.Node) -> bool:
 
 
 def _is_weight(op: ov.Node) -> bool:
-    """Whether an op holds a matrix of integers."""
+    """Returns whether an op holds a matrix of integers."""
     return op.get_type_name() == "Constant" and op.get_output_element_type(0).is_integral()
 
 

@@ -1,4 +1,4 @@
-"""What OpenVINO Tokenizers' graph of a tokenizer lacks, and what shows that it is right."""
+"""Repairs of OpenVINO Tokenizers' graph of a tokenizer, and the texts that check it."""
 
 from __future__ import annotations
 
@@ -23,16 +23,17 @@ _ODD = (
     " \t\n\r\0\x1f\x7f\x85\xa0\u0130\u0301\u0345\u03a3\u1112\u1161\u1e9e\u200b\u200d\u2028"
     "\u212b\u3000\uac00\ufb01\ufe0f\ufeff\U0001f468"
 )
-"""White space, controls, what cases and normal forms change, and what joins characters."""
+"""White space, controls, characters that cases and normal forms change, and characters that join
+others."""
 
 
 def mend(folder: Path, vocab_size: int) -> None:
-    """Put into the tokenizer of `folder` what it lacks: `_check_ids` where its vocabulary goes on
+    """Add to the tokenizer of `folder` what it lacks: `_check_ids` where its vocabulary goes on
     beyond the model's table of `vocab_size` rows, `_split_bytes` where it knows bytes by name."""
     import openvino_tokenizers  # noqa: F401 — teaches every Core the ops of text
 
     words = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    core = ov.Core()  # outlives all nodes: with the last, the library of their ops is let go
+    core = ov.Core()  # outlives all nodes: with the last one, the library of their ops is released
     model = core.read_model(folder / XML)
     beyond = max(words.get_vocab(with_added_tokens=True).values(), default=0) >= vocab_size
     if beyond:
@@ -46,18 +47,19 @@ def mend(folder: Path, vocab_size: int) -> None:
 
 
 def _check_ids(model: ov.Model, vocab_size: int) -> None:
-    """Have the tokenizer fail on a text that holds a token without a row in the model's table:
-    OpenVINO's lookup would take zeros for it, without a word.
+    """Make the tokenizer fail on a text that holds a token without a row in the model's table:
+    OpenVINO's lookup would silently take zeros for it.
 
-    A tokenizer of OpenVINO's raises nothing by itself, so its ids are given a shape that they do
-    not fit; the op's name is what OpenVINO says then.
+    A tokenizer of OpenVINO's raises nothing by itself, so its ids get a shape that they do not fit;
+    OpenVINO's message then contains the op's name.
     """
     (result,) = (out for out in model.outputs if INPUT_IDS in out.get_names())
     ids, names = result.get_node().input_value(0), result.get_names()
     made: list[ov.Node] = []
 
     def named(node: ov.Node) -> ov.Node:
-        """OpenVINO's own names count all nodes of a process: not the same twice."""
+        """Names an op: OpenVINO's own names count all nodes of a process, and are not the same
+        twice."""
         node.set_friendly_name(f"{BEYOND}.{len(made)}")
         made.append(node)
         return node
@@ -78,11 +80,12 @@ def _check_ids(model: ov.Model, vocab_size: int) -> None:
 
 
 def _split_bytes(model: ov.Model, words: Tokenizer) -> bool:
-    """Have the tokenizer read `<0x41>` in a text as the letters that it is; whether it was changed.
+    """Make the tokenizer read `<0x41>` in a text as the letters that it is; returns whether it was
+    changed.
 
     Its BPE begins with the longest entries of the vocabulary that no merge makes, and takes the
-    name of a byte for the byte. A split behind the `<` keeps it from that, and changes nothing
-    else: no merge reaches over it, which is asked of the vocabulary.
+    name of a byte for the byte. A split behind the `<` prevents that, and changes nothing else: no
+    merge reaches over it, which is checked in the vocabulary.
     """
     known = words.get_vocab(with_added_tokens=False)
     added = {token.content for token in words.get_added_tokens_decoder().values()}
@@ -104,10 +107,10 @@ def _split_bytes(model: ov.Model, words: Tokenizer) -> bool:
 
 
 def drawn(folder: Path, vocab_size: int) -> dict[str, tuple[int, ...]]:
-    """Texts that nobody chose, and what `tokenizer.json` of `folder` makes of them: entries of the
+    """Returns texts drawn at random, and their ids by `tokenizer.json` of `folder`: entries of the
     vocabulary beside each other, names of bytes and of special tokens within words, and characters
-    from all of Unicode. None is empty or ends in NUL, which OpenVINO's Python drops, and none holds
-    a token without a row."""
+    from all of Unicode. No text is empty or ends in NUL, which OpenVINO's Python drops, and none
+    holds a token without a row."""
     words = Tokenizer.from_file(str(folder / "tokenizer.json"))
     words.no_padding()
     draw = random.Random(22)
@@ -133,7 +136,7 @@ def _character(draw: random.Random) -> str:
     if kind < 0.6:
         return draw.choice(_ODD)
     code = draw.randint(0, 0x10FFFF - 0x800)
-    return chr(code if code < 0xD800 else code + 0x800)  # but halves of characters
+    return chr(code if code < 0xD800 else code + 0x800)  # except halves of characters
 
 
 def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
@@ -143,7 +146,8 @@ def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
 
 
 def differs(folder: Path, token_ids: Mapping[str, tuple[int, ...]]) -> str | None:
-    """The first text to which the tokenizer in `folder` gives other ids, in words; None if none."""
+    """Returns the first text to which the tokenizer in `folder` gives other ids, in words; None if
+    there is none."""
     import openvino_tokenizers  # noqa: F401 — teaches every Core the ops of text
 
     model = ov.Core().compile_model(str(folder / XML), "CPU")

@@ -1,11 +1,11 @@
 """`tokenizer.json` → `openvino_tokenizer.xml` + `.bin`: text in, token ids out, in OpenVINO itself.
 
-OpenVINO Tokenizers' own converter writes it, in a process of its own: it names nodes by a number
-that counts all nodes its process ever made, and only a fresh count gives the same bytes twice. It
-takes 11 s of one core for EmbeddingGemma's 262,144 tokens, so an export starts it as soon as the
-tokenizer is known, and it works while the model is traced. The model is kept if it gives every
-golden text the ids that the reference gave it, and every drawn text what `tokenizer.json` does, and
-not otherwise.
+OpenVINO Tokenizers' own converter writes the files, in a process of its own: it names nodes by a
+number that counts all nodes its process ever made, and only a fresh count gives the same bytes
+twice. It takes 11 s of one core for EmbeddingGemma's 262,144 tokens, so an export starts it as soon
+as the tokenizer is known, and it works while the model is traced. The converted tokenizer is kept
+only if it gives every golden text the ids that the reference gave it, and every drawn text those of
+`tokenizer.json`.
 """
 
 from __future__ import annotations
@@ -54,17 +54,16 @@ main()
 """
 
 Made = dict[str, bytes] | str
-"""The files that the converter wrote, by name; or the last line it said if it failed."""
+"""The files that the converter wrote, by name; or the last line of its output if it failed."""
 MADE: dict[str, Made] = {}
-"""What came of each conversion in this process: the artifacts of an export share their
-tokenizer."""
+"""Results of the conversions in this process: the artifacts of an export share their tokenizer."""
 
 
 class Conversion:
-    """The converter at work in `place`. A process that ends with this one, and with `close`.
+    """The converter at work in `place`: a process that ends with this one, and with `close`.
 
-    It reads a folder with just what it needs, so that no setting of the source's (a side to pad on,
-    a length, a class of its own) tells it anything but the contract does.
+    It reads a folder with just the files that it needs, so that no setting of the source's (a
+    padding side, a length, a class of its own) contradicts the contract.
     """
 
     def __init__(self, words: Words, place: Path, kept: Kept | None = None) -> None:
@@ -72,7 +71,7 @@ class Conversion:
         self._kept = kept
         self._place = place
         (place / "tokenizer.json").write_text(unlimited(words.tokenizer), encoding="utf-8")
-        # As this process has it (exporter/system/surroundings.py).
+        # As in this process (exporter/system/surroundings.py).
         reports = "reports" if sys.modules.get("openvino_telemetry", sys) is not None else ""
         # -P: the working folder may be a stranger's, and hold a `json.py`.
         command = [
@@ -85,7 +84,7 @@ class Conversion:
             )
 
     def result(self) -> Made:
-        """Wait for it. The same at every call."""
+        """Wait for the result. Every call returns the same."""
         if self.key not in MADE:
             code = self._process.wait()
             MADE[self.key] = made = self._read(code)
@@ -121,7 +120,8 @@ def begin(words: Words, folder: Path, kept: Kept | None = None) -> Conversion | 
 
 
 def convert(words: Words, begun: Conversion | None = None) -> Made:
-    """What came of `begun`, if it is of these words; else the same, done here and now."""
+    """Returns the result of `begun`, if it is a conversion of these words; otherwise converts here
+    and now."""
     key = _key(words)
     if key in MADE:
         return MADE[key]
@@ -136,7 +136,7 @@ def convert(words: Words, begun: Conversion | None = None) -> Made:
 
 
 def _parts(key: str) -> dict[str, str]:
-    """What the converter's files follow from."""
+    """Returns the inputs that decide the converter's files."""
     names = ("openvino", "openvino-tokenizers", "transformers", "tokenizers")
     return {"words": key, "child": _CHILD, **{name: version(name) for name in names}}
 
@@ -152,7 +152,7 @@ def write(
     token_ids: Mapping[str, tuple[int, ...]],
     begun: Conversion | None = None,
 ) -> str:
-    """Convert the tokenizer.json of `folder` into it; returns what came of it, as a sentence."""
+    """Convert the tokenizer.json of `folder` into it; returns the outcome, as a sentence."""
     if find_spec(PACKAGE) is None:
         return f"{_NOT}the package openvino-tokenizers is not installed"
     tokenizer = (folder / "tokenizer.json").read_text("utf-8")

@@ -28,7 +28,7 @@ class TensorRt(Target[TensorRtOptions]):
     precisions = ("fp32", "fp16", "bf16")
     typed = True
     Options = TensorRtOptions
-    rest = "fp16"  # whose numbers a recipe's scales are; and weights around integers stay small
+    rest = "fp16"  # a recipe's scales are fp16; weights around integers stay small
     quantizes = frozenset({"int8", "int4", "static"})
 
     def unavailable(self) -> str | None:
@@ -98,10 +98,10 @@ class TensorRt(Target[TensorRtOptions]):
         from goldfold.exporter.passes.set_precision import SetPrecision
         from goldfold.exporter.passes.spell_attention import SpellAttention
 
-        # Turing has no f32 matrix product: the head joins the rest, at 4e-8 (docs/dense-head.md).
+        # Turing has no fp32 matrix product: the head joins the rest, at 4e-8 (docs/dense-head.md).
         half = SetPrecision("fp16", head="half", peaks=tuple(peaks.items()))
         head = (half,) if precision == "fp16" else ()
-        # Fused where the compiler has a kernel; what opset 23 cannot spell falls to the second.
+        # Fused where the compiler has a kernel; the second pass takes what opset 23 cannot express.
         return (*head, SpellAttention(), ExpandBandAttention())
 
     def executes(self, precision: str) -> bool:
@@ -150,8 +150,8 @@ class TensorRt(Target[TensorRtOptions]):
     def stand_in(
         self, folder: Path, contract: Contract, precision: str, threads: int | None
     ) -> Run:
-        """The ONNX that the engine was built from, in ONNX Runtime; half precision in the emulator,
-        every value rounded to its type."""
+        """Returns the ONNX that the engine was built from, in ONNX Runtime; half precision in the
+        emulator, every value rounded to its type."""
         from goldfold.exporter.evaluate import emulate, interpret
 
         return _read(folder, contract, interpret.runner if precision == "fp32" else emulate.runner)
@@ -168,12 +168,12 @@ class TensorRt(Target[TensorRtOptions]):
         from goldfold.exporter.ir import protobuf
 
         if self.cannot_run(folder) is None or precision != "fp16":
-            return {}  # ONNX Runtime has no bf16, and in fp32 it is what stands in
+            return {}  # ONNX Runtime has no bf16, and in fp32 it is the stand-in
         from goldfold.exporter.evaluate import interpret
         from goldfold.exporter.ir import onnx_file
 
         if onnx_file.quantized(folder / protobuf.MODEL):
-            return {}  # it would dequantize the table whole, at every call
+            return {}  # it would dequantize the whole table at every call
         return {"ONNX Runtime": _read(folder, contract, interpret.runner)}
 
     def refers(self, folder: Path) -> Collection[str]:
@@ -199,7 +199,7 @@ class TensorRt(Target[TensorRtOptions]):
 
 
 def _built_by(folder: Path) -> tuple[str, tuple[str, ...]]:
-    """The compiler's module and the architectures, as the artifact's recipe says."""
+    """Returns the compiler's module and the architectures from the artifact's build.json."""
     try:
         spec = json.loads(read_bounded(folder / SPEC, SPEC_LIMIT))
         module, capabilities = str(spec["module"]), tuple(map(str, spec["capabilities"]))

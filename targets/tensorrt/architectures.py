@@ -1,5 +1,5 @@
-"""The needs of a program that only some of NVIDIA's architectures meet, read from its graph before
-anything is compiled."""
+"""Architectures: the needs of a program that only some of NVIDIA's architectures meet, read from
+its graph before anything is compiled."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from goldfold.exporter.passes.rewriting.pattern import producer
 from goldfold.targets.tensorrt.settings import LEAST_FOR_PRECISION, number
 
 _DOES = {"static": "multiply the int8 activations", "fp32": "compute the f32 matrix product"}
-"""What an architecture cannot do for a precision or kind of integers, unless it is to hold it."""
+"""The ability that an architecture lacks, by precision or kind of integers; by default the type."""
 
 _PRODUCTS = frozenset({"MatMul", "Gemm", "Einsum", "Attention"})
 
@@ -27,8 +27,8 @@ _LEAST_FOR_TYPE = {
 
 
 def check_graph(program: Program) -> None:
-    """Refuse, in words, what NVIDIA's compiler would for every architecture: a product of integers
-    with scales for blocks, and zero-points that are not zero.
+    """Refuse, in words, the graphs that NVIDIA's compiler refuses for every architecture: a product
+    of integers with scales for blocks, and zero-points that are not zero.
 
     Raises RewriteError naming node and module.
     """
@@ -56,7 +56,7 @@ def _check_product(node: ir.Node) -> None:
 
 @dataclass(frozen=True)
 class Lack:
-    """What an architecture cannot do for a program."""
+    """The ability that an architecture lacks for a program."""
 
     does: str
     node: ir.Node
@@ -67,8 +67,9 @@ class Lack:
 
 
 def lacking(program: Program, capabilities: Sequence[str]) -> dict[str, Lack]:
-    """The architectures that lack what `program` needs, and the first thing each lacks: a type, a
-    product of integers, a matrix product in f32. All types must be known (`infer_shapes`)."""
+    """Returns the architectures that lack an ability that `program` needs, and the first one each
+    lacks: a type, a product of integers, a matrix product in fp32. All types must be known
+    (`infer_shapes`)."""
     found: dict[str, Lack] = {}
     for node in program.graph:
         for kind in _needs(node):
@@ -81,7 +82,7 @@ def lacking(program: Program, capabilities: Sequence[str]) -> dict[str, Lack]:
 
 
 def _needs(node: ir.Node) -> Iterator[str]:
-    """The kinds of LEAST_FOR_PRECISION that a node needs."""
+    """Yields the kinds of LEAST_FOR_PRECISION that a node needs."""
     kinds = [v.dtype for v in (*node.inputs, *node.outputs) if v is not None]
     if multiplies_integers(node):
         yield "static"
@@ -95,9 +96,9 @@ def _needs(node: ir.Node) -> Iterator[str]:
 def without(
     program: Program, capabilities: Sequence[str], named: bool
 ) -> tuple[tuple[str, ...], dict[str, str]]:
-    """The architectures that have all that `program` needs, and why the others are left out.
+    """Returns the architectures that meet all needs of `program`, and why the others are left out.
 
-    Raises TargetError for one that is `named`, and where none is left.
+    Raises TargetError for an architecture that is `named`, and where none is left.
     """
     lacks = lacking(program, capabilities)
     left = tuple(c for c in capabilities if c not in lacks)
@@ -112,7 +113,7 @@ def without(
 
 
 def left_out(reasons: Mapping[str, str]) -> tuple[str, ...]:
-    """A sentence for all architectures that are left out for one reason."""
+    """Returns one sentence for all architectures that are left out for one reason."""
     alike: dict[str, list[str]] = {}
     for capability, why in reasons.items():
         alike.setdefault(why, []).append(capability)

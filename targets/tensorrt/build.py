@@ -27,11 +27,12 @@ def write(
     program: Program, precision: str, folder: Path, options: TensorRtOptions, *, named: bool = True
 ) -> Built:
     """Write the target's files, for as many of the architectures in `options` as the program
-    allows; says what was built, what its bytes prove, and what was left out.
+    allows; returns the record of the build: what its bytes prove, and which architectures were left
+    out.
 
-    `named`: the user named the architectures, and none is left out. Raises TargetError for what a
-    named one lacks, or all do; RewriteError for what NVIDIA's parser or compiler refuses, with its
-    own words, the node and its source module.
+    `named`: the user named the architectures, and none is left out. Raises TargetError for an
+    ability that a named one, or every one, lacks; RewriteError for a refusal of NVIDIA's parser or
+    compiler, with its own words, the node and its source module.
     """
     infer_shapes(program.model)
     architectures.check_graph(program)
@@ -75,7 +76,7 @@ def _compile(
 
 
 def _is_refused(result: dict[str, Any]) -> bool:
-    """Whether the parser took the graph and the compiler did not."""
+    """Returns whether the parser took the graph and the compiler did not."""
     return not result["refused"] and not result["built"]
 
 
@@ -84,7 +85,8 @@ def _each(
     options: TensorRtOptions,
     places: dict[str | None, str],
 ) -> tuple[tuple[str, ...], dict[str, str]]:
-    """The architectures that the compiler builds for one by one, and its words for the others."""
+    """Returns the architectures that compile one by one, and the compiler's messages for the
+    others."""
     able, refused = [], {}
     for capability in options.compute_capability:
         result = attempt(options.with_(compute_capability=(capability,)))
@@ -98,7 +100,8 @@ def _each(
 def _older(
     program: Program, precision: str, options: TensorRtOptions, lacks: Mapping[str, str]
 ) -> dict[str, str]:
-    """Why the architectures that are not in `options` were never asked for: what they lack."""
+    """Returns why the architectures that are not in `options` were never asked for: the abilities
+    that they lack."""
     if vendor.builder() != vendor.RTX:
         return {}  # there is one GPU, and its own architecture
     others = [c for c in vendor.capabilities() if c not in options.compute_capability]
@@ -109,7 +112,7 @@ def _older(
 def second_engine(
     folder: Path, room: Path, places: dict[str | None, str], weights: Sequence[str]
 ) -> tuple[Path, Path]:
-    """A second engine in `room`, of the ONNX file in `folder` with `weights` turned."""
+    """Builds a second engine in `room`, of the ONNX file in `folder` with `weights` turned."""
     onnx_file = twin.turn(folder / onnxfile.MODEL, room, weights)
     for name in (SPEC, RECIPE):
         shutil.copyfile(folder / name, room / name)
@@ -118,7 +121,7 @@ def second_engine(
 
 
 def compile_engine(folder: Path) -> dict[str, Any]:
-    """Run the recipe of an artifact's folder; returns what the worker reports.
+    """Run the recipe of an artifact's folder; returns the worker's report.
 
     Raises RewriteError if the compiler crashed.
     """
@@ -156,13 +159,14 @@ def _spec(
         "capabilities": list(options.compute_capability),
         "compatible": list(options.compatible),
         "profiles": [[list(p.least), list(p.usual), list(p.most)] for p in profiles],
-        # There is a fused attention for half precision; without one f32 would not build at all.
+        # There is a fused attention for half precision; without decomposition fp32 would not build
+        # at all.
         "decompose": precision == "fp32",
     }
 
 
 def _trtexec(spec: dict[str, Any], options: TensorRtOptions) -> str:
-    """The same build as a line for the tool that comes with TensorRT."""
+    """Returns the same build as a line for the tool that comes with TensorRT."""
     parts = ["trtexec", f"--onnx={spec['onnx']}", f"--saveEngine={spec['engine']}"]
     parts += ["--stronglyTyped", "--noTF32"]
     for index, shapes in enumerate(spec["profiles"]):
@@ -192,7 +196,7 @@ def _check(result: dict[str, Any], places: dict[str | None, str]) -> None:
 
 
 def _refusal(result: dict[str, Any], places: dict[str | None, str]) -> str:
-    # A node's name in NVIDIA's sentence is the way back to the source module.
+    # A node's name in NVIDIA's sentence leads back to the source module.
     says = (result["said"] or ["no reason given"])[0]
     named = max((n for n in places if n and n in says), key=len, default=None)
     place = f" (from {places[named]})" if named else ""
@@ -204,7 +208,7 @@ def _line(text: str) -> str:
 
 
 def _said(module: str, holding: proof.Holding, options: TensorRtOptions) -> tuple[str, ...]:
-    """What the manifest says: never more than was seen."""
+    """Returns the manifest's notes: never more than was seen."""
     found = vendor.gpu()
     built = f"built by NVIDIA's compiler, {vendor.TITLES[module]} {vendor.version_of(module)}, for "
     built += ", ".join(options.compute_capability)

@@ -1,12 +1,12 @@
-"""The search for a weight that an engine holds in pieces: what the compiler cut at the borders of a
-Split, transposed, or laid down beside others in an order of its own.
+"""The search for a weight that an engine holds in pieces: cut by the compiler at the borders of a
+Split, transposed, or stored beside others in an order of its own.
 
 Pieces are rectangles of the matrix whose rows stand at one distance. By themselves they prove
 little: the same bytes may stand elsewhere, and two of them may have changed places. So there is a
 second engine, the *twin*, which the same compiler built from the same graph with the last bit of
-every number turned over (targets/tensorrt/twin.py). A piece counts where the engine holds its
-numbers and the twin, at the very same place, holds the turned ones: what stands there follows the
-weight. A place that holds a copy, a neighbour or padding does not.
+every number flipped (targets/tensorrt/twin.py). A piece counts where the engine holds its numbers
+and the twin, at the very same place, holds the flipped ones: the bytes there follow the weight. A
+place that holds a copy, a neighbour or padding does not.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ import numpy as np
 _RUN = 16
 """Bytes of the shortest run that is looked for: a head of eight halves."""
 _REACH = 1 << 22
-"""How far apart in bytes the rows of a piece may stand."""
+"""Maximum distance in bytes of the rows of a piece."""
 _SAMPLE = 16
-"""Rows among which the one that is easiest to tell from others is chosen."""
+"""Number of rows from which the one that is easiest to tell from others is chosen."""
 _CANDIDATES = 64
 _VARIETY = 4
-"""Different bytes of a row that stands nowhere by chance."""
+"""Number of different bytes in a row that stands nowhere by chance."""
 _PIECES = 1 << 12
-"""The most pieces of a weight: a model has no more experts."""
+"""Maximum pieces of a weight: a model has no more experts."""
 _SIZES = (1, 2, 4, 8)
 """Bytes of a number."""
 _ROUND = 1 << 23
@@ -36,16 +36,16 @@ _ROUND = 1 << 23
 
 @dataclass(frozen=True)
 class Twins:
-    """An engine and its twin, byte by byte. Constants come last in the file; what stands before
-    them may be a few bytes longer in one of the two, where a scalar is written out, so places are
-    counted from the end."""
+    """An engine and its twin, byte by byte. Constants come last in the file; the bytes before them
+    may be a few longer in one of the two, where a scalar is written out, so places are counted from
+    the end."""
 
     engine: np.ndarray
     twin: np.ndarray
     raw: mmap.mmap
     """The whole file of the twin, to search in."""
     shift: int
-    """Where `twin` begins in `raw`."""
+    """The offset of `twin` in `raw`."""
 
     @classmethod
     def of(cls, engine: mmap.mmap, twin: mmap.mmap) -> Twins:
@@ -56,18 +56,18 @@ class Twins:
         return cls(first, second, twin, len(twin) - size)
 
     def find(self, probe: bytes, start: int, end: int | None = None) -> int:
-        """The first place of some bytes in the twin between two, or -1."""
+        """Returns the first place of some bytes in the twin between two places, or -1."""
         end = len(self.raw) if end is None else end + self.shift
         return max(self.raw.find(probe, start + self.shift, end) - self.shift, -1)
 
     def find_before(self, probe: bytes, start: int, end: int) -> int:
-        """The last place of some bytes in the twin between two, or -1."""
+        """Returns the last place of some bytes in the twin between two places, or -1."""
         return max(self.raw.rfind(probe, start + self.shift, end + self.shift) - self.shift, -1)
 
 
 @dataclass(frozen=True)
 class Lines:
-    """The rows of a weight in bytes, as the engine and as its twin should hold them."""
+    """The rows of a weight in bytes, as the engine and its twin should hold them."""
 
     engine: np.ndarray
     twin: np.ndarray
@@ -92,13 +92,13 @@ class Piece:
 
     @property
     def end(self) -> int:
-        """Behind its last byte."""
+        """The place after its last byte."""
         part = self.part
         return self.place + (part.bottom - part.top - 1) * self.stride + part.right - part.left
 
 
 def cut(twins: Twins, lines: Lines) -> list[Piece] | None:
-    """The pieces in which the engine holds a weight; None if it lacks any byte of it."""
+    """Returns the pieces in which the engine holds a weight; None if it lacks any byte of it."""
     rows, width = lines.engine.shape
     if (piece := _repeated(twins, lines)) is not None:
         return [piece]
@@ -120,7 +120,7 @@ def cut(twins: Twins, lines: Lines) -> list[Piece] | None:
 
 
 def pattern(lines: np.ndarray) -> bytes | None:
-    """The bytes of the one number that a whole weight repeats; None if it holds several."""
+    """Returns the bytes of the one number that a whole weight repeats; None if it holds several."""
     flat = lines.reshape(-1)
     for size in _SIZES:
         if np.array_equal(flat[:size], flat[size : 2 * size]) and np.array_equal(
@@ -131,7 +131,7 @@ def pattern(lines: np.ndarray) -> bytes | None:
 
 
 def stretches(held: np.ndarray, number: bytes, size: int) -> Iterator[int]:
-    """Where `size` bytes of one number over and over begin."""
+    """Yields the beginnings of stretches of `size` bytes that repeat one number."""
     step = len(number)
     same = np.concatenate(([False], held[step:] == held[:-step], [False]))
     edges = np.flatnonzero(same[1:] != same[:-1])
@@ -143,7 +143,7 @@ def stretches(held: np.ndarray, number: bytes, size: int) -> Iterator[int]:
 
 
 def _repeated(twins: Twins, lines: Lines) -> Piece | None:
-    """A weight of one number, which stands in one piece."""
+    """Returns the piece of a weight of one number, which stands in one piece."""
     number, other, size = pattern(lines.engine), pattern(lines.twin), lines.engine.size
     if number is None or other is None:
         return None
@@ -155,7 +155,7 @@ def _repeated(twins: Twins, lines: Lines) -> Piece | None:
 
 
 def _piece(twins: Twins, lines: Lines, rest: Rectangle, found: list[Piece]) -> Piece | None:
-    """The largest piece that begins at the left of `rest`."""
+    """Returns the largest piece that begins at the left of `rest`."""
     row = _telling(lines, rest)
     end = min(rest.left + _RUN, rest.right)
     best: Piece | None = None
@@ -172,8 +172,8 @@ def _piece(twins: Twins, lines: Lines, rest: Rectangle, found: list[Piece]) -> P
 
 
 def _lacks_a_copy(twins: Twins, lines: Lines, piece: Piece, found: list[Piece]) -> bool:
-    """Whether a piece was found among the bytes of earlier ones, though the twin has a place of its
-    own for it, where the engine holds something else.
+    """Returns whether a piece was found among the bytes of earlier ones, though the twin has a
+    place of its own for it, where the engine holds something else.
 
     The compiler keeps equal constants once: then the twin has no other place.
     """
@@ -183,7 +183,7 @@ def _lacks_a_copy(twins: Twins, lines: Lines, piece: Piece, found: list[Piece]) 
     probe, wanted = (held[row, part.left : part.right] for held in (lines.twin, lines.engine))
     if len(np.unique(probe)) < _VARIETY:
         return False  # such a row may stand anywhere
-    near = 2 * lines.engine.size  # the compiler lays the parts of one weight side by side
+    near = 2 * lines.engine.size  # the compiler stores the parts of one weight side by side
     at, end = max(0, piece.place - near), min(piece.end + near, twins.twin.size)
     while (at := twins.find(probe.tobytes(), at, end)) >= 0:
         if not np.array_equal(twins.engine[at : at + len(wanted)], wanted):
@@ -193,7 +193,8 @@ def _lacks_a_copy(twins: Twins, lines: Lines, piece: Piece, found: list[Piece]) 
 
 
 def _meet(piece: Piece, other: Piece) -> bool:
-    """Whether what reaches from the first byte of one to its last has bytes of the other's."""
+    """Returns whether the range from the first byte of one piece to its last has bytes of the
+    other."""
     return piece.place < other.end and other.place < piece.end
 
 
@@ -202,7 +203,7 @@ def _area(part: Rectangle) -> int:
 
 
 def _telling(lines: Lines, rest: Rectangle) -> int:
-    """The row whose first bytes are the most different among themselves, of a sample."""
+    """Returns the row of a sample whose first bytes differ most among themselves."""
     rows = np.unique(np.linspace(rest.top, rest.bottom - 1, _SAMPLE).astype(np.int64))
     end = min(rest.left + 4 * _RUN, rest.right)
     variety = [len(np.unique(lines.engine[row, rest.left : end])) for row in rows]
@@ -210,7 +211,8 @@ def _telling(lines: Lines, rest: Rectangle) -> int:
 
 
 def _same(twins: Twins, lines: Lines, row: int, left: int, right: int, place: int) -> bool:
-    """Whether bytes `left` to `right` of a row stand at `place`, and turned in the twin."""
+    """Returns whether bytes `left` to `right` of a row stand at `place`, and flipped in the
+    twin."""
     to = place + right - left
     if place < 0 or to > twins.engine.size:
         return False
@@ -222,7 +224,8 @@ def _same(twins: Twins, lines: Lines, row: int, left: int, right: int, place: in
 def _places(
     twins: Twins, lines: Lines, rest: Rectangle, row: int, found: list[Piece]
 ) -> Iterator[int]:
-    """Where a row of `rest` may begin: beside the last piece first, then wherever its bytes are."""
+    """Yields possible beginnings of a row of `rest`: beside the last piece first, then wherever its
+    bytes are."""
     if found:
         last = found[-1]
         part, down = last.part, (row - rest.top) * last.stride
@@ -252,7 +255,7 @@ def _strides(
     place: int,
     found: list[Piece],
 ) -> Iterator[int]:
-    """At what distances the row below or above stands, if `row` stands at `place`."""
+    """Yields the distances of the row below or above, if `row` stands at `place`."""
     if rest.bottom - rest.top == 1:
         yield rest.right - rest.left
         return
@@ -277,8 +280,8 @@ def _strides(
 def _grown(
     twins: Twins, lines: Lines, rest: Rectangle, row: int, place: int, stride: int
 ) -> Piece | None:
-    """The piece around `row`, which stands at `place`: as wide as this row stands there, then as
-    high as its neighbours do; narrower where they are."""
+    """Returns the piece around `row`, which stands at `place`: as wide as this row stands there,
+    then as high as its neighbours do; narrower where they are."""
     width = min(rest.right - rest.left, stride, twins.engine.size - place)
     one = Rectangle(row, row + 1, rest.left, rest.left + width)
     width = min(width, _equal(twins, lines, one, place, stride)[0])
@@ -309,8 +312,8 @@ def _grown(
 
 
 def _equal(twins: Twins, lines: Lines, part: Rectangle, place: int, stride: int) -> np.ndarray:
-    """How many first bytes of each row of `part` stand where they should in both engines; its first
-    row at `place`."""
+    """Returns how many first bytes of each row of `part` stand where they should in both engines;
+    its first row at `place`."""
     top, bottom, left, width = part.top, part.bottom, part.left, part.right - part.left
     count, size = bottom - top, twins.engine.size
     if place < 0 or place + (count - 1) * stride + width > size:

@@ -1,4 +1,4 @@
-"""What the files of an artifact are called."""
+"""Names of the files of an artifact."""
 
 from __future__ import annotations
 
@@ -7,4 +7,4 @@ RECIPE = "build.py"
 SPEC = "build.json"
 COMMAND = "trtexec.txt"
 SPEC_LIMIT = 1 << 20
-"""Bytes of build.json."""
+"""Maximum bytes of build.json."""

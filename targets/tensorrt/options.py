@@ -1,4 +1,4 @@
-"""What may be asked of TensorRT beyond a precision: architectures and shapes."""
+"""The options of TensorRT beyond a precision: architectures and shapes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from goldfold.exporter.options import Options
 
 
 class TensorRtOptions(Options, frozen=True, kw_only=True):
-    """What an engine is built for (settings.py reads it)."""
+    """The architectures and shapes of an engine (settings.py reads them)."""
 
     compute_capability: Annotated[
         tuple[str, ...], Meta(description="an architecture, as sm86; repeatable.")

@@ -1,12 +1,14 @@
-"""Whether an engine holds the weights that its ONNX says, found without a GPU: in its bytes.
+"""The proof, without a GPU, that an engine holds the weights of its ONNX: they are found in its
+bytes.
 
-TensorRT for RTX lays a weight down as it stands in the graph, or beside others of the same height
-when it merges matrix products that read the same value: then each row is found whole, at a constant
+TensorRT for RTX stores a weight as it stands in the graph, or beside others of the same height when
+it merges matrix products that read the same value: then each row is found whole, at a constant
 distance from the last. A weight that was silently widened, narrowed or lost is found nowhere.
 
-Integers stay integers, of 8 bits a byte each, of 4 bits two to a byte, and are so found. Those of 4
-bits in blocks are laid down transposed, scales and all. Of a product of integers with integers the
-engine holds one number a channel: the scale of the weights times the step of what is read.
+Integers stay integers, one byte per number of 8 bits and two numbers of 4 bits per byte, and are
+found as such. Those of 4 bits in blocks are stored transposed, scales and all. For a product of
+integers with integers the engine holds one number per channel: the scale of the weights times the
+step of the activations.
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ INTEGERS = (ir.DataType.INT8, ir.DataType.INT4)
 
 _PRODUCTS = frozenset({"MatMul", "Gemm", "Conv"})
 _PASSING = dialect.moving("shape", "cast") | {"DequantizeLinear", "QuantizeLinear"}
-"""Ops between a weight and where parts are taken."""
+"""Ops between a weight and the op that takes a part of it."""
 
 _ROW = 32
 """Bytes of a row that can be told from others."""
@@ -42,37 +44,37 @@ _PROBE = 256
 _SAMPLE = 9
 _CANDIDATES = 64
 _AXES = 4
-"""Of weights that are looked for in any order of their axes."""
+"""Maximum axes of weights that are looked for in any order of their axes."""
 
 Twin = Callable[[Sequence[str]], tuple[Path, Path]]
 """Builds a second engine with the weights of these names turned (targets/tensorrt/twin.py); returns
-it and its ONNX file."""
+the engine and its ONNX file."""
 
 
 @dataclass(frozen=True)
 class Holding:
-    """What was found of the weights in an engine."""
+    """The weights that were found in an engine."""
 
     engine: int
     """Bytes of the engine."""
     weights: int
     """Bytes of all weights looked for."""
     missing: tuple[tuple[str, int], ...]
-    """Name and bytes of those not found, the largest first."""
+    """Name and bytes of the weights not found, the largest first."""
     integers: int = 0
-    """Bytes of those weights that are integers."""
+    """Bytes of the weights that are integers."""
     pieces: Mapping[str, Sequence[cuts.Piece]] = field(default_factory=dict)
-    """Where those stand that were found by a twin, by name."""
+    """The places of weights that were found by a twin, by name."""
 
     @property
     def found(self) -> int:
         return self.weights - sum(size for _, size in self.missing)
 
     def fault(self, profiles: int) -> str | None:
-        """Why the engine does not hold what its ONNX says; None if it does.
+        """Returns why the engine does not hold the weights of its ONNX; None if it does.
 
-        Every weight must be there. What is no weight is kernel code, of which builds show 5 to 9 MB
-        a profile: 16 are allowed.
+        Every weight must be there. The other bytes are kernel code, of which builds show 5 to 9 MB
+        per profile: 16 are allowed.
         """
         if self.missing:
             name, size = self.missing[0]
@@ -89,9 +91,9 @@ class Holding:
 def look(engine: Path, onnx_file: Path, twin: Twin | None = None) -> Holding:
     """Look for every weight of `onnx_file` in `engine`, bit by bit.
 
-    `twin` is asked for weights that stand neither whole nor in rows, which without one are missing;
-    and for those that the graph takes parts of: a compiler may lay them down in another order, and
-    then what stands there whole is another weight.
+    `twin` serves for weights that stand neither whole nor in rows, which without a twin are
+    missing; and for weights of which the graph takes parts: a compiler may store these in another
+    order, and then a weight that stands there whole is another one.
     """
     weights = weights_of(ir.load(onnx_file))
     raw = _mapped(engine)
@@ -122,7 +124,7 @@ def _mapped(path: Path) -> mmap.mmap:
 
 
 def weights_of(model: ir.Model) -> dict[str, ir.Value]:
-    """What is looked for, by name."""
+    """Returns the weights to look for, by name."""
     return {
         name: value
         for name, value in model.graph.initializers.items()
@@ -138,14 +140,14 @@ def _tensor(value: ir.Value) -> ir.TensorProtocol:
 
 
 def _is_weight(tensor: ir.TensorProtocol) -> bool:
-    """Whether numbers are computed with. Positions and types of tokens are looked up with, and a
-    compiler that works them out beforehand keeps none of them."""
+    """Returns whether the numbers take part in arithmetic. Positions and token types only index
+    lookups, and a compiler that computes those beforehand keeps none of them."""
     return tensor.dtype.is_floating_point() or tensor.dtype in INTEGERS
 
 
 def is_cut(weight: ir.Value) -> bool:
-    """Whether the graph takes fixed parts of a weight, or of what is multiplied with it: queries,
-    keys and values of one product, the halves of a gated one, an expert."""
+    """Returns whether the graph takes fixed parts of a weight, or of its product: queries, keys and
+    values of one product, the halves of a gated one, an expert."""
     waiting, seen = [(weight, False)], {weight}
     while waiting:
         value, multiplied = waiting.pop()
@@ -164,13 +166,13 @@ def is_cut(weight: ir.Value) -> bool:
 
 
 def _is_fixed(part: ir.Node) -> bool:
-    """Whether a Split, Slice or Gather takes the same part always."""
+    """Returns whether a Split, Slice or Gather always takes the same part."""
     return all(value is None or constant(value) is not None for value in part.inputs[1:])
 
 
 def _in_pieces(twins: cuts.Twins, value: ir.Value, turned: ir.Value) -> list[cuts.Piece] | None:
-    """The pieces in which an engine holds a weight, its axes in whatever order; and a scale, for
-    which it did not choose to hold its product with a step, as it is."""
+    """Returns the pieces in which an engine holds a weight, its axes in any order; and a scale as
+    it is, if the engine did not choose to hold its product with a step."""
     ways, others = (
         itertools.chain(_forms(v), _transposed(v), [_laid(_tensor(v))]) for v in (value, turned)
     )
@@ -181,17 +183,17 @@ def _in_pieces(twins: cuts.Twins, value: ir.Value, turned: ir.Value) -> list[cut
 
 
 def _forms(value: ir.Value) -> Iterator[np.ndarray]:
-    """The bytes of a weight as an engine may hold it, a line a row."""
+    """Yields the bytes of a weight as an engine may hold it, one line per row."""
     tensor = _tensor(value)
     reader, index = next(iter(value.uses()), (None, 0))
     if reader is None or reader.op_type != "DequantizeLinear":
         lines = _laid(tensor)
         if len(lines) > 1 and lines.shape[1] < _ROW:
-            yield lines.reshape(1, -1)  # a scale a token: one's bytes stand in too many places
+            yield lines.reshape(1, -1)  # one per token: its bytes stand in many places
         yield lines
         return
     if index == 1 and (step := _step(reader.outputs[0])) is not None:
-        # Both are numbers that fp16 holds: 11 bits times 11 bits, which f32 has exactly.
+        # fp16 holds both numbers: 11 bits times 11 bits, which fp32 has exactly.
         yield _laid(ir.tensor(tensor.numpy().astype(np.float32) * step))
         return
     yield _laid(tensor)
@@ -201,8 +203,8 @@ def _forms(value: ir.Value) -> Iterator[np.ndarray]:
 
 
 def _transposed(value: ir.Value) -> Iterator[np.ndarray]:
-    """The bytes of a weight with its axes in every other order: what a Gemm reads as columns, and
-    the kernels of a convolution, may be laid down so."""
+    """Yields the bytes of a weight with its axes in every other order: columns of a Gemm, and the
+    kernels of a convolution, may be stored so."""
     tensor = _tensor(value)
     numbers = tensor.numpy().squeeze()
     if numbers.ndim > _AXES:
@@ -214,7 +216,8 @@ def _transposed(value: ir.Value) -> Iterator[np.ndarray]:
 
 
 def _step(weight: ir.Value) -> np.float32 | None:
-    """The step of the integers that `weight` is multiplied with; None if it meets no integers."""
+    """Returns the step of the integers with which `weight` is multiplied; None if it meets no
+    integers."""
     reader, _ = next(iter(weight.uses()), (None, 0))
     if reader is None or not multiplies_integers(reader):
         return None
@@ -224,8 +227,8 @@ def _step(weight: ir.Value) -> np.float32 | None:
 
 
 def _laid(tensor: ir.TensorProtocol) -> np.ndarray:
-    """The bytes as they lie in a file, two numbers to one for int4, which numpy would spread; a
-    line a row."""
+    """Returns the bytes as they lie in a file, two numbers per byte for int4, which numpy would
+    spread; one line per row."""
     shape = [int(size) for size in tensor.shape]  # type: ignore[arg-type]
     rows = math.prod(shape[:-1])
     if tensor.dtype.bitwidth < 8:
@@ -235,7 +238,7 @@ def _laid(tensor: ir.TensorProtocol) -> np.ndarray:
 
 
 def _stands(raw: mmap.mmap, held: np.ndarray, lines: np.ndarray) -> bool:
-    """Whether a weight stands in the engine as a whole, or row by row at one distance."""
+    """Returns whether a weight stands in the engine as a whole, or row by row at one distance."""
     rows, width = lines.shape
     if (number := cuts.pattern(lines)) is not None:
         # Zeros stand everywhere: only the twin tells whether they are a weight's.
@@ -255,7 +258,7 @@ def _stands(raw: mmap.mmap, held: np.ndarray, lines: np.ndarray) -> bool:
 def _stands_in_rows(
     raw: mmap.mmap, held: np.ndarray, lines: np.ndarray, middle: int, start: int
 ) -> bool:
-    """Whether all rows stand at one distance, row `middle` at `start`."""
+    """Returns whether all rows stand at one distance, row `middle` at `start`."""
     count, width = lines.shape
     stride = raw.find(lines[middle + 1].tobytes(), start + width) - start
     begin = start - middle * stride
@@ -266,14 +269,14 @@ def _stands_in_rows(
 
 
 def _telling(lines: np.ndarray) -> int:
-    """A row, not the last of several, whose bytes are unlike each other: a table of cosines begins
-    with ones, and rows of tokens that were never trained are zeros."""
+    """Returns a row, not the last of several, whose bytes differ from each other: a table of
+    cosines begins with ones, and rows of tokens that were never trained are zeros."""
     rows = np.unique(np.linspace(0, max(0, len(lines) - 2), _SAMPLE).astype(np.int64))
     return int(max(rows, key=lambda row: len(np.unique(lines[row, :_PROBE]))))
 
 
 def _places(raw: mmap.mmap, line: np.ndarray):
-    """Where a row may begin: the first places of its first bytes."""
+    """Returns the possible places of a row: the first places of its first bytes."""
     probe = line[:_PROBE].tobytes()
     at = raw.find(probe)
     for _ in range(_CANDIDATES):

@@ -1,11 +1,12 @@
-"""Run an engine on a GPU: contexts, each with a stream, buffers that grow and a profile a shape.
+"""The runtime of an engine on a GPU: contexts with their streams and growing buffers, and a profile
+per shape.
 
 NVIDIA lets one thread at a time use a context, and any number of contexts share an engine and its
-weights. A context wants memory for the activations of the largest profile, so there is one unless
+weights. A context needs memory for the activations of the largest profile, so there is one unless
 more `streams` are asked for; further callers wait for their turn, and their texts are tokenized
 meanwhile.
 
-Nothing here has a substitute: where there is no GPU, loading is an error.
+There is no substitute here: without a GPU, loading is an error.
 """
 
 from __future__ import annotations
@@ -31,9 +32,9 @@ _EXTRA = "; install it with: pip install 'goldfold[tensorrt]'"
 
 
 def load(folder: Path, contract: Contract, module: str, streams: int | None = None) -> Run:
-    """A callable over as many execution contexts as `streams` says, for any number of threads.
+    """Returns a callable over `streams` execution contexts, for any number of threads.
 
-    A batch beyond the largest profile is run in parts. Raises TargetError for more tokens than any
+    A batch beyond the largest profile runs in parts. Raises TargetError for more tokens than any
     profile takes, and where the GPU has no memory for the contexts; ArtifactError if TensorRT
     refuses the file.
     """
@@ -41,7 +42,7 @@ def load(folder: Path, contract: Contract, module: str, streams: int | None = No
 
 
 def inspect(folder: Path, module: str) -> dict[str, int]:
-    """Layers of the engine by kind, as TensorRT's own inspector names them."""
+    """Returns layers of the engine by kind, as TensorRT's own inspector names them."""
     trt = import_module(module)
     engine = _open(folder / ENGINE, trt)
     inspector = engine.create_engine_inspector()
@@ -57,7 +58,7 @@ def inspect(folder: Path, module: str) -> dict[str, int]:
 def _open(path: Path, trt: Any) -> Any:
     runtime = trt.Runtime(trt.Logger(trt.Logger.ERROR))
     if "version" in json.loads(read_bounded(path.parent / SPEC, SPEC_LIMIT))["compatible"]:
-        runtime.engine_host_code_allowed = True  # such an engine carries a runtime of its own
+        runtime.engine_host_code_allowed = True  # such an engine contains its own runtime
     with path.open("rb") as file:
         engine = runtime.deserialize_cuda_engine(file.read())
     if engine is None:
@@ -69,7 +70,7 @@ def _open(path: Path, trt: Any) -> Any:
 
 
 class _Cuda:
-    """CUDA's runtime."""
+    """The CUDA runtime."""
 
     def __init__(self) -> None:
         try:
@@ -78,7 +79,7 @@ class _Cuda:
             raise TargetError(f"the package cuda-bindings is not installed{_EXTRA}") from None
 
     def do(self, call: str, *arguments: Any) -> Any:
-        """What a call gives; TargetError for what it refuses."""
+        """Returns the result of a call; raises TargetError for a refusal."""
         error, *found = getattr(self.runtime, call)(*arguments)
         if int(error):
             raise TargetError(f"CUDA refuses {call}: {getattr(error, 'name', error)}")
@@ -86,8 +87,8 @@ class _Cuda:
 
     @contextmanager
     def on(self, device: int) -> Iterator[None]:
-        """The calling thread at work on `device`: every thread has one of its own, at first the
-        machine's first, whatever the thread that loaded the engine had."""
+        """Set `device` for the calling thread: every thread has its own device, at first the
+        machine's first, whatever device the loading thread had."""
         before = self.do("cudaGetDevice")
         if before == device:
             yield
@@ -109,7 +110,7 @@ class _Engine:
         self.profiles = [self._profile(index) for index in range(self._count())]
         sizes = (contract.dim, *contract.heads)
         outputs = {contract.output_of(dim): dim for dim in sizes}
-        # No way back to this object: the GPU's memory is given back as soon as it is gone.
+        # No reference to this object: the GPU's memory is released as soon as it is gone.
         self.contexts = Pool(lambda: _Context(engine, cuda, outputs), streams)
 
     def __call__(
@@ -117,7 +118,7 @@ class _Engine:
     ) -> np.ndarray:
         output = output or self.contract.output
         batch, tokens = input_ids.shape
-        # The smallest that holds it all; else the one that takes most rows at this length.
+        # The smallest profile that holds it all; otherwise the one with most rows at this length.
         fits = [i for i, p in enumerate(self.profiles) if p.holds(batch, tokens)]
         least = min(fits, key=lambda i: _tokens(self.profiles[i]), default=None)
         if least is not None:
@@ -168,11 +169,11 @@ class _Context:
     def run(
         self, profile: int, input_ids: np.ndarray, attention_mask: np.ndarray, output: str
     ) -> np.ndarray:
-        """Rows of an output, in an array of their own."""
+        """Returns rows of an output, in an array of their own."""
         try:
             return self._run(profile, input_ids, attention_mask, output)
         except BaseException:
-            # The stream may still be at work on buffers that the next caller is about to fill.
+            # The stream may still work on buffers that the next caller is about to fill.
             with suppress(TargetError):
                 self.cuda.do("cudaStreamSynchronize", self.stream)
             raise
@@ -198,7 +199,7 @@ class _Context:
             self._must(self.context.set_tensor_address(name, address), f"place {name}")
         out = np.empty(0, dtype=np.float32)
         address = 0
-        for name, dim in self.outputs.items():  # each wants a place, read or not
+        for name, dim in self.outputs.items():  # each needs a buffer, read or not
             room = np.empty((input_ids.shape[0], dim), dtype=np.float32)
             place = self._room(name, room.nbytes)
             self._must(self.context.set_tensor_address(name, place), f"place {name}")
@@ -217,7 +218,7 @@ class _Context:
         address, held = self.buffers.get(name, (0, 0))
         if size > held:
             if held:
-                del self.buffers[name]  # first: if there is no room for more, this is gone as well
+                del self.buffers[name]  # first: without room for more, this one is gone as well
                 self.cuda.do("cudaStreamSynchronize", self.stream)
                 self.cuda.do("cudaFree", address)
             address = int(self.cuda.do("cudaMalloc", size))
@@ -233,7 +234,7 @@ class _Context:
             self.close()
 
     def close(self) -> None:
-        """Give back the GPU's memory."""
+        """Release the GPU's memory."""
         while self.buffers:
             self.cuda.do("cudaFree", self.buffers.popitem()[1][0])
         if self.stream is not None:

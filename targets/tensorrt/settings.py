@@ -1,4 +1,4 @@
-"""What an engine is built for: architectures and optimisation profiles, read from the command line
+"""The settings of an engine: architectures and optimisation profiles, read from the command line
 and checked before anything is traced."""
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ LEAST_FOR_PRECISION = {
     "static": (80, "Turing's compiler refuses f32 sums of integer products, and fp16 overflows"),
     "fp8": (89, "fp8 begins with Ada"),
 }
-"""The oldest architecture for a precision or for a kind of integers (Target.quantizes), and why: as
-the compiler itself says when asked to build (tests/targets/tensorrt), for fp8 in NVIDIA's support
+"""The oldest architecture for a precision or for a kind of integers (Target.quantizes), and why:
+from the compiler's own answer to a build (tests/targets/tensorrt), for fp8 from NVIDIA's support
 matrices."""
 
 _NAMES = {"static": "int8 activations"}
@@ -30,7 +30,7 @@ _NAMES = {"static": "int8 activations"}
 
 @dataclass(frozen=True)
 class Profile:
-    """Least, usual and most (batch, tokens). Kernels are chosen for the usual."""
+    """A profile: least, usual and most (batch, tokens). Kernels are chosen for the usual one."""
 
     least: tuple[int, int]
     usual: tuple[int, int]
@@ -47,7 +47,8 @@ class Profile:
 
 
 def default_profiles(max_length: int) -> tuple[Profile, ...]:
-    """One for a query at a time, one for batches of everything up to the model's own length."""
+    """Returns one profile for single queries, and one for batches of everything up to the model's
+    own length."""
     short = min(64, max_length)
     return (
         Profile((1, 1), (1, min(32, short)), (4, short)),
@@ -81,7 +82,7 @@ def parse_profile(text: str, max_length: int) -> Profile:
 
 def check_cover(profiles: Sequence[Profile]) -> None:
     """Raise TargetError unless one text of any length up to the longest fits some profile: a text
-    is run alone when nothing else has its length."""
+    runs alone when no other has its length."""
     free = 1
     for profile in sorted(profiles, key=lambda p: p.least[1]):
         if profile.least[0] == 1 and profile.least[1] <= free:
@@ -94,16 +95,16 @@ def check_cover(profiles: Sequence[Profile]) -> None:
 
 
 def longest(profiles: Sequence[str], max_length: int) -> int:
-    """The most tokens that any profile takes."""
+    """Returns the most tokens that any profile takes."""
     return max((parse_profile(text, max_length).most[1] for text in profiles), default=max_length)
 
 
 def parse_capabilities(
     asked: Sequence[str], precision: str, known: Sequence[str]
 ) -> tuple[str, ...]:
-    """Architectures as "sm86", in order; those that `precision` allows where none is asked for.
+    """Returns architectures as "sm86", in order; by default those that `precision` allows.
 
-    `known`: what the compiler builds for. Raises TargetError for an unknown one, and for one older
+    `known`: the compiler's architectures. Raises TargetError for an unknown one, and for one older
     than the precision.
     """
     least, why = LEAST_FOR_PRECISION.get(precision, (0, ""))
@@ -127,5 +128,5 @@ def parse_capabilities(
 
 
 def number(capability: str) -> int:
-    """ "sm86" → 86."""
+    """Returns the number of an architecture: "sm86" → 86."""
     return int(capability.removeprefix("sm"))

@@ -1,9 +1,9 @@
-"""A second engine to compare with: the same graph, compiled the same way, with the last bit of
-every number of its weights turned over.
+"""The twin, a second engine to compare with: the same graph, compiled the same way, with the last
+bit of every number of its weights flipped.
 
 Equal weights stay equal, scales stay positive and no value moves by more than its last digit, so
-the compiler lays down what it laid down before, at the same places; only the numbers differ. Where
-they differ is where the weights are (targets/tensorrt/cuts.py).
+the compiler stores the same layout at the same places; only the numbers differ. They differ where
+the weights are (targets/tensorrt/cuts.py).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from goldfold.exporter.ir import onnx_file
 
 def turn(source: Path, folder: Path, weights: Iterable[str]) -> Path:
     """Write the ONNX file of `source`'s folder into `folder` once more, the last bit of each number
-    of `weights` turned over; returns its path.
+    of `weights` flipped; returns its path.
 
     Raises OutputError where the disk is full.
     """

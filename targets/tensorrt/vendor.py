@@ -1,5 +1,5 @@
-"""Which of NVIDIA's two compilers is here, and whether there is a GPU: looked at through the driver
-alone, since a TensorRT runtime may crash where there is none."""
+"""NVIDIA's two compilers and the GPU: which are here. The driver alone is asked, since a TensorRT
+runtime may crash where there is no GPU."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ _MAJOR, _MINOR = 75, 76
 class Gpu:
     name: str
     capability: str
-    """As "sm86"."""
+    """The compute capability, as "sm86"."""
 
 
 @cache
 def gpu() -> Gpu | str:
-    """The first GPU, or why there is none."""
+    """Returns the first GPU, or why there is none."""
     library = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
     try:
         driver = ctypes.CDLL(library)
@@ -54,10 +54,10 @@ def gpu() -> Gpu | str:
 
 
 def builder() -> str | None:
-    """The module to build with, or None.
+    """Returns the module to build with, or None.
 
     TensorRT for RTX builds without a GPU, for architectures that are named; TensorRT builds on the
-    GPU it is to run on, data-centre ones included, and comes first where there is one.
+    GPU that will run the engine, data-centre ones included, and comes first where there is one.
     """
     if installed(ENTERPRISE) and isinstance(gpu(), Gpu):
         return ENTERPRISE
@@ -65,19 +65,21 @@ def builder() -> str | None:
 
 
 def installed(module: str) -> bool:
-    """Whether it can be imported; a folder that happens to bear its name is none."""
+    """Returns whether the module can be imported; a folder that happens to bear its name does not
+    count."""
     found = find_spec(module)
     return found is not None and found.origin is not None
 
 
 def capabilities() -> tuple[str, ...]:
-    """What TensorRT for RTX builds for, as its own enumeration says."""
+    """Returns the architectures of TensorRT for RTX, from its own enumeration."""
     names = import_module(RTX).ComputeCapability.__members__
     return tuple(name.lower() for name in names if name.startswith("SM"))
 
 
 def version_of(module: str) -> str:
-    """The version of a compiler's distribution, "unknown" if it was not installed as one."""
+    """Returns the version of a compiler's distribution, "unknown" if it was not installed as
+    one."""
     for name in _DISTRIBUTIONS[module]:
         try:
             return version(name)

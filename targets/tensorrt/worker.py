@@ -1,13 +1,13 @@
-"""Build a TensorRT engine from an ONNX file as a JSON file says: NVIDIA's parser and compiler, and
-nothing else.
+"""Build a TensorRT engine from an ONNX file as a JSON file says, with NVIDIA's parser and compiler
+alone.
 
     python build.py [build.json] [--module tensorrt] [--engine model.engine] [--result FILE]
 
 goldfold runs this in a process of its own, so that a crash of the compiler is an error and its
 memory is given back; and it puts a copy into every artifact, so that the engine can be built again
-where another GPU is. It imports only the standard library and TensorRT.
+for another GPU. It imports only the standard library and TensorRT.
 
-The engine is strongly typed: the precision is that of the graph. `capabilities` are for TensorRT
+The engine is strongly typed: its precision is that of the graph. `capabilities` are for TensorRT
 for RTX, which needs no GPU; TensorRT builds for the GPU at hand.
 """
 
@@ -24,7 +24,8 @@ from pathlib import Path
 
 
 def build(spec: dict, folder: Path, engine: Path) -> dict:
-    """Parse and build; returns what happened. Nothing is raised for what NVIDIA refuses."""
+    """Parse and build; returns a record of the build. NVIDIA's refusals are recorded, not
+    raised."""
     trt = import_module(spec["module"])
     said: list[str] = []
 
@@ -62,9 +63,9 @@ def build(spec: dict, folder: Path, engine: Path) -> dict:
     config = builder.create_builder_config()
     if spec.get("explain"):
         config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
-    config.clear_flag(trt.BuilderFlag.TF32)  # on by default: f32 would be computed in 10 bits
+    config.clear_flag(trt.BuilderFlag.TF32)  # on by default: fp32 would be computed in 10 bits
     result["tf32"] = config.get_flag(trt.BuilderFlag.TF32)
-    if hasattr(config, "num_compute_capabilities"):  # TensorRT for RTX alone
+    if hasattr(config, "num_compute_capabilities"):  # only TensorRT for RTX
         config.num_compute_capabilities = len(spec["capabilities"])
         for index, name in enumerate(spec["capabilities"]):
             config.set_compute_capability(getattr(trt.ComputeCapability, name.upper()), index)
@@ -89,8 +90,8 @@ def build(spec: dict, folder: Path, engine: Path) -> dict:
 
 
 def _plan(message: str) -> list[dict]:
-    """The kernels that the compiler chose, as its log has them: name, kind, and the types of what
-    each reads and makes. Complete only where `explain` is asked for."""
+    """Returns the kernels that the compiler chose, from its log: name, kind, and the types of their
+    inputs and outputs. Complete only where `explain` is asked for."""
     found = []
     for part in re.split(r"(?:^|\n)\s*Name: ", message.partition("I/O Tensors:")[0])[1:]:
         if (kind := re.search(r"LayerType: (\w+)", part)) is None:
@@ -106,7 +107,8 @@ def _plan(message: str) -> list[dict]:
 
 
 def _peak() -> int:
-    """Most resident bytes so far; of this program alone, which getrusage would not say."""
+    """Returns the most resident bytes so far; of this program alone, which getrusage does not
+    give."""
     status = Path("/proc/self/status")
     if not status.exists():
         return 0
@@ -115,12 +117,12 @@ def _peak() -> int:
 
 
 def main() -> int:
-    """Read the JSON file, build, say how it went. Exit code 1 if there is no engine."""
+    """Read the JSON file, build, and print the outcome. Exit code 1 if there is no engine."""
     read = argparse.ArgumentParser(description="Build a TensorRT engine from model.onnx.")
     read.add_argument("spec", nargs="?", type=Path, default=Path(__file__).parent / "build.json")
     read.add_argument("--module", choices=("tensorrt", "tensorrt_rtx"))
     read.add_argument("--engine", type=Path)
-    read.add_argument("--result", type=Path, help="write what happened as JSON")
+    read.add_argument("--result", type=Path, help="write the result as JSON")
     asked = read.parse_args()
     spec = json.loads(asked.spec.read_text(encoding="utf-8"))
     spec["module"] = asked.module or spec["module"]

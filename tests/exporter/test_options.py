@@ -29,9 +29,9 @@ def test_each_target_sees_what_it_takes() -> None:
 def test_what_no_target_takes_is_refused() -> None:
     kinds = {"coreml": CoreMlOptions, "tensorrt": TensorRtOptions}
     check_taken(ASKED, kinds)
-    with pytest.raises(UsageError, match="--compute-capability says nothing to coreml; leave it"):
+    with pytest.raises(UsageError, match="--compute-capability has no meaning for coreml; leave"):
         check_taken(ASKED, {"coreml": CoreMlOptions})
-    with pytest.raises(UsageError, match="--bukets says nothing to coreml, tensorrt"):
+    with pytest.raises(UsageError, match="--bukets has no meaning for coreml, tensorrt"):
         check_taken({"bukets": (128,)}, kinds)
 
 
@@ -65,4 +65,4 @@ def test_an_option_that_means_nothing_is_refused_before_the_model_is_opened(
 ) -> None:
     asked = ("--target", "onnxruntime", "--profile", "1x1:1x1:1x1")
     outcome = goldfold("export", tmp_path / "nowhere", *asked, "--out", tmp_path / "out")
-    refused(outcome, 2, "--profile says nothing to onnxruntime")
+    refused(outcome, 2, "--profile has no meaning for onnxruntime")

@@ -1,9 +1,9 @@
 """Model → Program. The only room of `exporter` that imports torch.
 
-`attention.py` says how transformers' attention becomes one op, `modules.py` how
-sentence-transformers' modules become tensor functions, `capture.py` runs torch's exporter and hands
-over a `Program`, for which `lower.py` and `plain.py` take the shortest way to ONNX. `watch.py`
-looks into the model itself.
+`attention.py` turns transformers' attention into one op, `modules.py` turns sentence-transformers'
+modules into tensor functions, and `capture.py` runs torch's exporter and returns a `Program`;
+`lower.py` and `plain.py` take the shortest way to ONNX for it. `watch.py` reads values inside the
+model itself.
 """
 
 from goldfold.exporter.frontend.trace.capture import trace

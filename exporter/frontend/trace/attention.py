@@ -1,10 +1,10 @@
 """Attention and masks as the traced model sees them: one symbolic op, and a probe instead of a
 mask.
 
-transformers lets a library register its own attention and its own mask. Ours hands the 2-D padding
-mask through unchanged, asks transformers' mask function what kind of mask it stands for, and writes
-one `goldfold.BandAttention` a layer. Nothing is believed: what a layer's keywords say must equal
-what the probed mask says, and a keyword this file does not know is refused by name.
+transformers lets a library register its own attention and its own mask. Our mask hands the 2-D
+padding mask through unchanged and asks transformers' mask function what kind of mask it stands for;
+our attention writes one `goldfold.BandAttention` per layer. Both are checked: a layer's keywords
+must agree with its probed mask, and a keyword that this file does not know is refused by name.
 """
 
 from __future__ import annotations
@@ -25,12 +25,13 @@ UNDERSTOOD = frozenset({"scaling", "sliding_window", "is_causal", "softcap"})
 
 
 class Refused(Exception):
-    """This model's attention is more than BandAttention can say; the text says what."""
+    """The model's attention is more than BandAttention can express; the text says what."""
 
 
 @dataclass(frozen=True)
 class Mask:
-    """What a mask function allows: |i − j| < window (0: no window), and j ≤ i if causal."""
+    """The pairs that a mask function allows: |i − j| < window (0: no window), and j ≤ i if
+    causal."""
 
     window: int
     causal: bool
@@ -38,7 +39,7 @@ class Mask:
 
 @dataclass
 class Recorder:
-    """What happened during one trace."""
+    """The record of one trace: its masks and its attention calls."""
 
     max_length: int
     calls: list[Mask] = field(default_factory=list)
@@ -62,10 +63,12 @@ def registered(max_length: int) -> Iterator[Recorder]:
 
 
 def probe(mask_function: Callable, max_length: int) -> Mask:
-    """Ask a transformers mask function whom token i sees, and name the band that it is.
+    """Returns the band of a transformers mask function, found by asking it which tokens token i
+    sees.
 
-    Looks at one whole row of a sequence twice as long as any the model takes, so that a window of
-    any size shows on both sides, then at scattered other pairs. Raises Refused if it is not a band.
+    The probe looks at one whole row of a sequence twice as long as any the model takes, so that a
+    window of any size shows on both sides, then at scattered other pairs. Raises Refused if the
+    mask is not a band.
     """
     from torch._subclasses.fake_tensor import unset_fake_temporarily
     from torch.fx.experimental.proxy_tensor import disable_proxy_modes_tracing
@@ -85,7 +88,7 @@ def probe(mask_function: Callable, max_length: int) -> Mask:
         if len(row) == 0:
             raise Refused("its mask lets a token see nobody, not even itself")
         left, right = middle - int(row[0]), int(row[-1]) - middle
-        causal = right == 0 < left  # a token that sees only itself is not said to be causal
+        causal = right == 0 < left  # a token that sees only itself does not count as causal
         window = 0 if left + 1 > max_length else left + 1
         grid = torch.linspace(0, 2 * middle, 97).long()
         i, j = grid[:, None], grid[None, :]
@@ -114,7 +117,7 @@ def _mask(recorder: Recorder) -> Callable:
             raise Refused("it asks for a mask without handing over the 2-D padding mask")
         if mask_function is None:
             raise Refused("it asks for a mask without saying which")
-        # A tensor of its own a mask, so that each layer's mask can be told by identity.
+        # One tensor per mask, so that each layer's mask can be told by identity.
         own = attention_mask.clone()
         found = probe(mask_function, recorder.max_length)
         recorder.masks.append(found)
@@ -145,7 +148,7 @@ def _attention(recorder: Recorder) -> Callable:
         if causal is None:
             causal = bool(getattr(module, "is_causal", False))
         window = int(keywords.get("sliding_window") or 0)
-        # A window wider than the longest text never bites; probe() calls it none as well.
+        # A window wider than the longest text has no effect; probe() calls it no window as well.
         said = Mask(window if window <= recorder.max_length else 0, bool(causal))
         _agree(kind, said, attention_mask, recorder)
         recorder.calls.append(said)
@@ -169,7 +172,7 @@ def _attention(recorder: Recorder) -> Callable:
 
 
 def _agree(kind: str, said: Mask, tensor: torch.Tensor, recorder: Recorder) -> None:
-    """Keywords and probed mask must mean the same; a mask we cannot trace back must be among
+    """Check that keywords and probed mask agree; a mask that cannot be traced back must be one of
     ours."""
     known = recorder.by_tensor.get(id(tensor))
     candidates = [known[1]] if known else recorder.masks

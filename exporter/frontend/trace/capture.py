@@ -39,7 +39,7 @@ Loaded = Callable[[Words], None]
 
 
 class Whole(torch.nn.Module):
-    """(input_ids, attention_mask) int64 [B,S] → embedding float32 [B,D]; nothing stays behind."""
+    """The whole model: (input_ids, attention_mask) int64 [B,S] → embedding float32 [B,D]."""
 
     def __init__(self, trunk: torch.nn.Module, output: str, stages: list[torch.nn.Module]) -> None:
         super().__init__()
@@ -65,12 +65,12 @@ def trace(
 ) -> Program:
     """Load the model behind `source` in float32 and trace it into a Program.
 
-    The contract has the model's own lengths, whatever `max_length`: that says how long texts will
-    be at most, for models whose own length cannot be had, or is not declared. `loaded` is told of
-    the model's tokenizer as soon as it is there, long before the graph is; it is told again where
-    the model is loaded again.
+    The contract has the model's own lengths, whatever `max_length`: this is the longest text to
+    expect, for models whose own length cannot be supported, or is not declared. `loaded` is called
+    with the model's tokenizer as soon as that is there, long before the graph is; it is called
+    again where the model is loaded again.
 
-    Attention goes through goldfold.BandAttention where the model allows it and eagerly where it
+    Attention goes through goldfold.BandAttention where the model allows it and is eager where it
     does not; the Program's notes say which and why. Raises ModelError if the model cannot be
     traced.
     """
@@ -111,7 +111,7 @@ def _trace(
         except ModelError as error:
             if implementation == "eager":
                 raise
-            # A model that asks for our mask and then attends by itself stumbles over it.
+            # A model that asks for our mask and then computes attention itself fails on it.
             raise attention.Refused(f"with our mask, {error}") from error
         notes = check(report, reached(exported, "transformer."), source)
         if implementation == attention.NAME and not recorder.calls:
@@ -141,7 +141,7 @@ def _trace(
 
 
 def load_whole(source: Source) -> Whole:
-    """The model in torch, with eager attention, under the names that traced nodes bear."""
+    """Returns the model in torch, with eager attention, under the names that traced nodes bear."""
     return _whole(_load(source, "eager")[0])
 
 
@@ -172,7 +172,7 @@ def _load(source: Source, implementation: str) -> tuple[Any, Report]:
             )
     except Exception as error:
         said = f"{type(error).__name__}: {sentence(error)}"
-        if implementation == attention.NAME:  # a class of its own table of attentions, mostly
+        if implementation == attention.NAME:  # mostly a class with its own table of attentions
             raise attention.Refused(f"it does not load with our attention ({said})") from error
         raise ModelError(f"sentence-transformers cannot open {source.path}: {said}") from error
     modality = getattr(model[0], "modality_config", {"text": {}})
@@ -185,7 +185,8 @@ def _load(source: Source, implementation: str) -> tuple[Any, Report]:
 
 
 def _tokenizer(model) -> str:
-    """The tokenizer as its Rust library writes it. Raises ModelError for one written in Python."""
+    """Returns the tokenizer as its Rust library writes it. Raises ModelError for one written in
+    Python."""
     backend = getattr(model.tokenizer, "backend_tokenizer", None)
     if backend is None:
         raise ModelError(
@@ -198,8 +199,8 @@ def _tokenizer(model) -> str:
 
 
 def _output_of(trunk: Any) -> str:
-    """What the transformer's own output is called. Raises ModelError where it is no plain forward
-    pass to a vector a token."""
+    """Returns the name of the transformer's own output. Raises ModelError where the output is no
+    plain forward pass to one vector per token."""
     how = getattr(trunk, "modality_config", {}).get("text", {})
     method, made = how.get("method", "forward"), getattr(trunk, "module_output_name", None)
     if method != "forward" or made not in (None, "token_embeddings"):
@@ -237,7 +238,7 @@ def _export(whole: Whole, max_length: int) -> torch.export.ExportedProgram:
 def _check_attention(
     nodes: list[ir.Node], recorder: attention.Recorder, implementation: str
 ) -> None:
-    """Calls = nodes, and each node says what its call was told."""
+    """Check that there is one node per call, and that each node has the arguments of its call."""
     if implementation != attention.NAME:
         return
     found = [(band.window, band.causal) for band in map(dialect.Band.of, nodes)]
@@ -269,7 +270,7 @@ def _cause(error: BaseException | None, kind: type) -> BaseException | None:
 
 @contextlib.contextmanager
 def _placed(source: Source) -> Iterator[None]:
-    """An error names the model's folder."""
+    """Add the model's folder to an error's message."""
     try:
         yield
     except ModelError as error:
@@ -280,7 +281,7 @@ def _placed(source: Source) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _unpanicked(source: Source) -> Iterator[None]:
-    """What the tokenizers library, which is Rust, gives up on is a ModelError."""
+    """Turn a panic of the tokenizers library, which is Rust, into a ModelError."""
     with natives.hushed():
         try:
             yield
@@ -295,10 +296,11 @@ def _unpanicked(source: Source) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _lean():
-    """Leave out of a trace what serves nobody here.
+    """Leave work out of a trace that nothing here needs.
 
-    Garbage collection: the millions of objects that a trace makes live until it ends, nearly all.
-    The lines of Python that each node came from: names.py keeps the module, and drops the rest.
+    Garbage collection is off: nearly all of the millions of objects that a trace makes live until
+    it ends. The Python lines that each node came from are not recorded: names.py keeps the module,
+    and drops the rest.
     """
     collects, traces = gc.isenabled(), fx_config.do_not_emit_stack_traces
     gc.disable()

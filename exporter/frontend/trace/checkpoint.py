@@ -1,8 +1,9 @@
-"""What a checkpoint lacks of the model that was made of it, and what it holds besides.
+"""The difference between a checkpoint and its model: tensors that the checkpoint lacks, and tensors
+that nothing reads.
 
-transformers makes up tensors that are not in the checkpoint, the same in every process where they
-are ones and zeros, and passes over tensors that it does not know. Reference and trace then agree on
-a model that is not the user's.
+transformers makes up tensors that are not in the checkpoint (the same in every process where they
+are ones and zeros), and skips tensors that it does not know. Reference and trace then agree on a
+model that is not the user's.
 """
 
 from __future__ import annotations
@@ -25,11 +26,11 @@ _ALLOW = ", or pass --allow-incomplete if you know better"
 
 @dataclass
 class Report:
-    """What loading the transformer said of its checkpoint, in the names of the model."""
+    """The differences that loading the transformer reported, in the names of the model."""
 
     model: torch.nn.Module | None = None
     missing: set[str] = field(default_factory=set)
-    """Tensors that were made up."""
+    """Tensors that transformers made up."""
     unread: set[str] = field(default_factory=set)
     """Tensors of the checkpoint that nothing reads."""
     mismatched: list[tuple[str, tuple[int, ...], tuple[int, ...]]] = field(default_factory=list)
@@ -38,13 +39,13 @@ class Report:
 
 @contextmanager
 def reported() -> Iterator[Report]:
-    """Have sentence-transformers ask transformers what it did, and keep the answer."""
+    """Make sentence-transformers ask transformers for its loading report, and keep the report."""
     from sentence_transformers.base.modules import Transformer
 
     report, own = Report(), Transformer._load_model
 
     def load(self: Any, *given: Any, **how: Any) -> Any:
-        # Tensors of another shape are reported as well then, instead of an error without a name.
+        # Tensors of another shape are then reported as well, instead of an error without a name.
         how |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
         made: Any = own(self, *given, **how)
         model, said = made
@@ -62,7 +63,7 @@ def reported() -> Iterator[Report]:
 
 
 def check_shapes(report: Report, source: Source) -> None:
-    """Refuse a tensor that has another shape than the model's. Raises ModelError."""
+    """Refuse a tensor whose shape differs from the model's. Raises ModelError."""
     for name, found, wanted in report.mismatched:
         raise ModelError(
             f"{source.path}: tensor {name!r} is {list(found)} in the checkpoint, and config.json "
@@ -72,16 +73,16 @@ def check_shapes(report: Report, source: Source) -> None:
 
 
 def check(report: Report, reached: Collection[str], source: Source) -> tuple[str, ...]:
-    """Refuse a checkpoint that is less than the model, or more.
+    """Refuse a checkpoint that has fewer or more tensors than the model.
 
     Args:
-        report: of loading it.
+        report: the differences that loading reported.
         reached: the tensors of the transformer on which the embedding depends. Others may be made
-            up: a pooler of BERT's that no sentence embedding reads is missing from many models.
+            up: many models lack the BERT pooler that no sentence embedding reads.
         source: the model. Its checkpoint may be `incomplete` where that is allowed.
 
     Returns:
-        What a manifest should say of it, one sentence each.
+        Notes for the manifest, one sentence each.
 
     Raises:
         ModelError: names the tensors.
@@ -113,7 +114,8 @@ def check(report: Report, reached: Collection[str], source: Source) -> tuple[str
 
 
 def reached(exported: torch.export.ExportedProgram, prefix: str) -> set[str]:
-    """The parameters and buffers under `prefix`, without it, on which the outputs depend."""
+    """Returns the parameters and buffers under `prefix`, without it, on which the outputs
+    depend."""
     signature = exported.graph_signature
     names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
     seen: set[torch.fx.Node] = set()
@@ -128,7 +130,8 @@ def reached(exported: torch.export.ExportedProgram, prefix: str) -> set[str]:
 
 
 def _parts(report: Report) -> set[str]:
-    """Paths of the modules that hold tensors, and of what holds those, but for the model itself."""
+    """Returns the paths of the modules that hold tensors and of their parents, without the model
+    itself."""
     names: list[str] = []
     if report.model is not None:
         names = [name for name, _ in report.model.named_parameters(remove_duplicate=False)]
@@ -144,8 +147,8 @@ def _parts(report: Report) -> set[str]:
 
 
 def _is_inside(name: str, parts: Collection[str], report: Report) -> bool:
-    """Whether a tensor lies among those that are read, as a further layer does; a head of another
-    task lies beside them."""
+    """Returns whether a tensor lies among those that are read, as a further layer does; a head of
+    another task lies beside them."""
     prefix = getattr(report.model, "base_model_prefix", "")
     path = name.removeprefix(f"{prefix}.") if prefix else name
     if path != name and "." not in path:

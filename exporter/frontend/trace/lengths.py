@@ -1,5 +1,5 @@
-"""How long texts may be, asked of the model rather than read from its settings: which of them
-decides is sentence-transformers' business."""
+"""Maximum lengths of texts, asked of the model rather than read from its settings:
+sentence-transformers decides which of its settings counts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from goldfold.exporter.errors import ModelError, TextError
 from goldfold.exporter.frontend.tokens import Tokens
 
 UNDECLARED = 1 << 17
-"""Tokens that a model without a length of its own may take, where the caller names fewer."""
+"""Maximum tokens for a model without a length of its own, where the caller names no smaller one."""
 
 _TASKS: tuple[Task, ...] = ("", "query", "document")
 _PROSE = (
@@ -28,24 +28,25 @@ _SHORT = ("", " ", "one", "Two words.", "  blanks  around  ", "Ünïcödé, 日�
 
 @dataclass(frozen=True)
 class Lengths:
-    """The most tokens that a text may have, by task where a task has fewer; and what should be said
-    of it."""
+    """The maximum lengths of texts in tokens, by task where a task has a smaller one; and notes on
+    them."""
 
     most: int
     by_task: dict[Task, int]
     notes: tuple[str, ...] = ()
     borrowed: bool = False
-    """Whether another caller's `asked` could give others, or none."""
+    """Whether another caller's `asked` could give other lengths, or none."""
 
 
 def settle(model: Any, asked: int | None) -> Lengths:
-    """The lengths of a SentenceTransformer. `asked` is how long texts will be at most.
+    """Returns the lengths of a SentenceTransformer. `asked` is the longest text to expect, in
+    tokens.
 
-    A table of positions that bears fewer bounds them. So do rotary angles that change with the
-    longest text of a batch, which are then held as they are for shorter ones.
+    A position table with fewer rows limits the lengths. So do rotary angles that change with the
+    longest text of a batch; these are then fixed at their values for shorter texts.
 
-    Raises ModelError where no length is declared, or the model's own cannot be had, unless `asked`
-    is less.
+    Raises ModelError where no length is declared, or the model's own cannot be supported, unless
+    `asked` is smaller.
     """
     borrowed = not _is_declared(model)
     own = _asked_of(model, asked)
@@ -75,13 +76,13 @@ def settle(model: Any, asked: int | None) -> Lengths:
 
 
 def side(model: Any) -> Literal["right", "left"]:
-    """Where texts that are too long lose tokens."""
+    """Returns the side on which texts that are too long lose tokens."""
     return "left" if getattr(model.tokenizer, "truncation_side", "right") == "left" else "right"
 
 
 def check(model: Any, tokens: Tokens, contract: Contract) -> None:
-    """Refuse a model whose texts become other tokens than its tokenizer.json and contract say:
-    then a setting decides that goldfold does not know. Raises ModelError, naming what is set."""
+    """Refuse a model whose texts become other tokens than its tokenizer.json and contract give: a
+    setting that goldfold does not know then decides. Raises ModelError, naming what is set."""
     long = _PROSE * (2 + 2 * contract.max_length // 20)
     special = " ".join(f"in{token}word" for token in model.tokenizer.all_special_tokens)
     for task in _TASKS:
@@ -107,7 +108,7 @@ def check(model: Any, tokens: Tokens, contract: Contract) -> None:
 
 
 def _shortened(model: Any, own: dict[Task, int], limit: int) -> dict[Task, int]:
-    """`own`, of texts that the model cuts at `limit` tokens from now on."""
+    """Returns `own` for texts that the model truncates at `limit` tokens from now on."""
     first = model[0]
     model.max_seq_length = min(model.max_seq_length, limit)
     for name in ("query_length", "document_length"):
@@ -120,7 +121,7 @@ def _shortened(model: Any, own: dict[Task, int], limit: int) -> dict[Task, int]:
 
 
 def _asked_of(model: Any, asked: int | None) -> dict[Task, int]:
-    """How many tokens of an endless text arrive in the model, by task."""
+    """Returns how many tokens of an endless text arrive in the model, by task."""
     if not _is_declared(model):
         if asked is None:
             raise ModelError(
@@ -150,12 +151,13 @@ def _is_declared(model: Any) -> bool:
 
 
 def _features(model: Any, text: str, task: Task) -> Any:
-    """What the first module is given of a text; None if its tokenizer makes no token of it."""
+    """Returns the first module's inputs for a text; None if its tokenizer makes no token of the
+    text."""
     if not len(model.tokenizer(text, truncation=False, verbose=False)["input_ids"]):
         return None
     try:
         return model.preprocess([text], **({"task": task} if task else {}))
-    except Exception as error:  # of whatever kind a setting makes it
+    except Exception as error:  # any kind, depending on the setting
         said = (str(error).splitlines() or [""])[0]
         raise ModelError(
             f"sentence-transformers makes no tokens of {text[:30]!r}: {type(error).__name__}: "
@@ -164,9 +166,9 @@ def _features(model: Any, text: str, task: Task) -> Any:
 
 
 def _positions(model: Any) -> int | None:
-    """How many positions the model's learned table bears; None if it has none.
+    """Returns the number of rows of the model's learned position table; None if it has none.
 
-    A table of positions is what is looked up by numbers that grow by one from token to token,
+    A position table is a table that is looked up by numbers that grow by one from token to token,
     whatever its name.
     """
     trunk = model[0].auto_model
@@ -174,7 +176,7 @@ def _positions(model: Any) -> int | None:
         ids = torch.full((1, 4), 5, dtype=torch.long)
         try:
             trunk(input_ids=ids, attention_mask=torch.ones_like(ids))
-        except Exception:  # it does not run on its own: tracing says so, in its own words
+        except Exception:  # tracing reports this with its own message
             return None
     found = [
         rows - int(index.flatten()[0])
@@ -186,7 +188,7 @@ def _positions(model: Any) -> int | None:
 
 @contextmanager
 def _eager(trunk: Any) -> Iterator[None]:
-    """Have the transformer compute attention itself while open."""
+    """Make the transformer compute attention itself while this is open."""
     own = trunk.config._attn_implementation
     trunk.config._attn_implementation = "eager"
     try:
@@ -197,7 +199,7 @@ def _eager(trunk: Any) -> Iterator[None]:
 
 @contextmanager
 def _lookups() -> Iterator[list[tuple[int, torch.Tensor]]]:
-    """Rows and indices of every lookup in a table, while open."""
+    """Yields the rows and indices of every lookup in a table while this is open."""
     seen: list[tuple[int, torch.Tensor]] = []
 
     class Watch(TorchFunctionMode):
@@ -212,7 +214,7 @@ def _lookups() -> Iterator[list[tuple[int, torch.Tensor]]]:
 
 
 def _steady(model: Any) -> tuple[int, str] | None:
-    """The longest text that leaves the rotary angles as they are, and what changes them."""
+    """Returns the longest text that leaves the rotary angles as they are, and what changes them."""
     found: list[tuple[int, str]] = []
     for module in model[0].auto_model.modules():
         kinds = getattr(module, "rope_type", None)
@@ -232,7 +234,8 @@ def _steady(model: Any) -> tuple[int, str] | None:
 
 
 def _hold_angles(model: Any) -> None:
-    """Keep the rotary angles that short texts have: nothing looks at a text's length any more."""
+    """Fix the rotary angles at their values for short texts: nothing reads a text's length any
+    more."""
     for module in model[0].auto_model.modules():
         kinds = getattr(module, "rope_type", None)
         if isinstance(kinds, dict):

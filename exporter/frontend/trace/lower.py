@@ -1,11 +1,11 @@
-"""Exported program → ONNX, by torch.onnx; what it does for nothing is not done.
+"""Exported program → ONNX, by torch.onnx, without the work that has no effect.
 
 torch.onnx prepares every program by tracing it again from end to end (`run_decompositions`), then
 once more to promote types, and tries every rule of its optimiser at every node. On a model of 24
-layers that is three quarters of the time a trace takes, and changes next to nothing: transformers'
+layers this is three quarters of the time of a trace, and changes next to nothing: transformers'
 models consist of operators that torch.onnx translates as they stand, a value's type is known from
-the trace, and a rule whose pattern ends in another operator cannot match. So a *plain* program is
-prepared here, node by node, and rules are tried only where they can match. Any other program goes
+the trace, and a rule whose pattern ends in another operator cannot match. So this module prepares a
+*plain* program node by node, and tries rules only where they can match. Any other program goes
 torch's own way.
 """
 
@@ -27,7 +27,8 @@ from goldfold.exporter.ir import dialect
 
 
 def lower(exported: torch.export.ExportedProgram) -> ir.Model:
-    """The program as an ONNX model at our opset, with BandAttention's definition where it is used.
+    """Returns the program as an ONNX model at our opset, with BandAttention's definition where it
+    is used.
 
     Uses `exported` up. Raises ModelError if torch.onnx cannot translate it.
     """
@@ -47,10 +48,10 @@ def lower(exported: torch.export.ExportedProgram) -> ir.Model:
 
 
 def _translate(exported: torch.export.ExportedProgram) -> ir.Model:
-    """What torch.onnx.export makes of the program; `plain.translate` makes the same with less
-    work."""
-    with suppress(Exception):  # what is wrong, if anything is, torch.onnx.export will say
-        # Here, since it asks for rooms of torch that another release may have moved.
+    """Returns what torch.onnx.export makes of the program; `plain.translate` gives the same with
+    less work."""
+    with suppress(Exception):  # torch.onnx.export reports any error below
+        # Imported here, since `plain` uses modules of torch that another release may have moved.
         from goldfold.exporter.frontend.trace import plain
 
         model = plain.translate(exported)
@@ -72,10 +73,11 @@ def _translate(exported: torch.export.ExportedProgram) -> ir.Model:
 
 @contextmanager
 def _rules_where_they_can_match() -> Iterator[None]:
-    """While open, onnxscript tries a rewrite rule only at nodes of the operator its pattern ends
-    in.
+    """While this is open, onnxscript tries a rewrite rule only at nodes of the operator in which
+    its pattern ends.
 
-    Its matcher finds out late: for a pattern with two outputs it first lists every node there is.
+    onnxscript's matcher finds out late: for a pattern with two outputs it first lists every node of
+    the graph.
     """
     ends: dict[RewriteRule, str | None] = {}
     original: Callable[..., Any] = RewriteRule.try_rewrite
@@ -95,7 +97,8 @@ def _rules_where_they_can_match() -> Iterator[None]:
 
 
 def _end(rule: Any) -> str | None:
-    """The operator of the node at which `rule` may match; None if it can be any of several."""
+    """Returns the operator of the node at which `rule` may match; None if it can be any of
+    several."""
     if not isinstance(rule._matcher, SimplePatternMatcher):
         return None
     first = rule._target_pattern.output_nodes[0].op_identifier()

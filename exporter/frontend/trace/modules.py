@@ -17,11 +17,10 @@ from goldfold.exporter.errors import ModelError
 
 
 class Pool(torch.nn.Module):
-    """Token vectors [B,S,D] and mask [B,S] → one vector a text [B, D · number of modes].
+    """Token vectors [B,S,D] and mask [B,S] → one vector per text [B, D · number of modes].
 
-    Modes as sentence-transformers defines them; several are concatenated in the order given.
-    Padding is on the right (the contract), so the first token is token 0 and position weights count
-    from there.
+    The modes are sentence-transformers'; several are concatenated in the given order. Padding is on
+    the right (the contract), so the first token is token 0 and position weights count from there.
     """
 
     def __init__(self, modes: tuple[str, ...]) -> None:
@@ -124,8 +123,8 @@ class Normalize(torch.nn.Module):
 
 
 class Leading(torch.nn.Module):
-    """The first `dim` numbers of [B,D]: a model's own truncate_dim, which sentence-transformers
-    does not normalise again."""
+    """The first `dim` numbers of [B,D]: a model's own truncate_dim, after which
+    sentence-transformers does not normalise again."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -136,9 +135,10 @@ class Leading(torch.nn.Module):
 
 
 def stage_of(module: torch.nn.Module, index: int) -> torch.nn.Module | None:
-    """The traced stage for one module after the Transformer; None for one that does nothing.
+    """Returns the traced stage for one module after the Transformer; None for one that does
+    nothing.
 
-    Raises ModelError, naming the module, for one whose meaning we do not know.
+    Raises ModelError, naming the module, for a module that goldfold does not know.
     """
     kind = type(module).__name__
     place = f"module {index} ({kind})"

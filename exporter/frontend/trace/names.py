@@ -1,7 +1,7 @@
-"""Canonical names and order: the same model gives the same graph, whatever torch called things.
+"""Canonical names and order: the same model gives the same graph, whatever names torch chose.
 
-torch's value names follow Python's hash seed and its node order the order of Python sets. Here
-every node is ordered by a walk from the output, and named by its source module and op.
+torch's value names follow Python's hash seed, and its node order follows the order of Python sets.
+Here a walk from the output orders every node, and each node is named by its source module and op.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def canonical(model: ir.Model) -> None:
 
 
 def _name_dims(graph: ir.Graph) -> None:
-    """The inputs' symbolic dims become `batch` and `tokens`, everywhere; others are forgotten."""
+    """Name the inputs' symbolic dims `batch` and `tokens`, everywhere; other names are dropped."""
     wanted = {}
     for value in graph.inputs:
         if value.shape is not None:
@@ -78,8 +78,8 @@ def _module_of(node: ir.Node) -> str:
         names = ast.literal_eval(scopes)
     except (ValueError, SyntaxError):
         return ""
-    # The last scope is the call itself, not a module.
-    # torch marks what it added itself with names of its own that start with an underscore.
+    # The last scope is the call itself, not a module. torch marks what it added itself with names
+    # that start with an underscore.
     return next((name for name in reversed(names[:-1]) if name and name[0] != "_"), "")
 
 
@@ -108,7 +108,8 @@ def _name_values(graph: ir.Graph) -> None:
             value.name = node.name if index == 0 else f"{node.name}:{index}"
         for index, value in enumerate(node.inputs):
             if value is not None and value.is_initializer() and value not in named:
-                # torch names parameters by module path; what its optimiser made is called val_N.
+                # torch names parameters by module path; the values of its optimiser are called
+                # val_N.
                 given = value.name or ""
                 name = given if "." in given else f"{node.name}.{index}"
                 while name in constants:

@@ -1,9 +1,9 @@
 """A plain program: one that torch.onnx can translate without tracing it a second and third time.
 
-Plain means functional, in one graph, and of operators that torch.onnx translates as they stand,
-but for a few that are spelt here as its decompositions spell them, with the sizes and types that
-the trace has found already. An encoder whose attention is BandAttention is left so by
-`torch.export`; masks written out in arithmetic, as in T5, are not.
+A plain program is functional, is one graph, and has only operators that torch.onnx translates as
+they stand. A few operators are exceptions: this module spells them as torch's decompositions do,
+with the sizes and types that the trace has found already. `torch.export` leaves an encoder whose
+attention is BandAttention plain; it does not do so for masks written out in arithmetic, as in T5.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ _SHAPED = (_aten.reshape.default, _aten.expand_as.default)
 
 
 def translate(exported: torch.export.ExportedProgram) -> ir.Model | None:
-    """The program as torch.onnx.export gives it, or None if it is not plain. Uses it up if it
-    is."""
+    """Returns the program as torch.onnx.export gives it, or None if it is not plain. A plain
+    program is used up."""
     registry = _registration.ONNXRegistry.from_torchlib(opset_version=dialect.OPSET)
     if not is_plain(exported, registry):
         return None
@@ -39,10 +39,10 @@ def translate(exported: torch.export.ExportedProgram) -> ir.Model | None:
 
 
 def is_plain(exported: torch.export.ExportedProgram, registry: _registration.ONNXRegistry) -> bool:
-    """Whether `spell` is all that stands between the program and torch.onnx's translations.
+    """Returns whether torch.onnx can translate the program after `spell` alone.
 
-    Not so if a node is of an operator that has no translation, if one writes into what others can
-    see, for a graph must be functional, or if one calls another graph.
+    It cannot if a node's operator has no translation, if a node writes into memory that others can
+    see, for a graph must be functional, or if a node calls another graph.
     """
     signature = exported.graph_signature
     if signature.user_inputs_to_mutate or signature.buffers_to_mutate:
@@ -69,9 +69,10 @@ def _is_known(node: torch.fx.Node, registry: _registration.ONNXRegistry) -> bool
 
 
 def functional(node: torch.fx.Node) -> torch._ops.OpOverload | None:
-    """The operator that gives what `x.op_(…)` leaves in x, if nobody else sees x: mul_ -> mul.
+    """Returns the operator that gives what `x.op_(…)` leaves in x, if nobody else sees x: mul_ ->
+    mul.
 
-    So it is if x was made for this one node, and if no promotion of types would make a difference.
+    The condition is that x was made for this one node, and that type promotion makes no difference.
     """
     target, x = node.target, node.args[0] if node.args else None
     if not isinstance(target, torch._ops.OpOverload) or not isinstance(x, torch.fx.Node):
@@ -86,11 +87,12 @@ def functional(node: torch.fx.Node) -> torch._ops.OpOverload | None:
 
 
 def _is_fresh(node: torch.fx.Node) -> bool:
-    """Whether a node's value is in memory of its own: an operator's result that is no view."""
+    """Returns whether a node's value has memory of its own: an operator's result that is no
+    view."""
     target = node.target
     if node.op != "call_function" or not isinstance(target, torch._ops.OpOverload):
         return False
-    # A composite one may hand back its input without saying so, as dropout does.
+    # A composite operator may return its input without saying so, as dropout does.
     key = torch._C.DispatchKey.CompositeImplicitAutograd
     views = any(result.alias_info is not None for result in target._schema.returns)
     return not views and not target.has_kernel_for_dispatch_key(key)
@@ -99,11 +101,12 @@ def _is_fresh(node: torch.fx.Node) -> bool:
 def spell(exported: torch.export.ExportedProgram) -> None:
     """Write conversions, reshapes and expansions as torch's decompositions do.
 
-    The checks of dtypes go: they held when the program was traced, and ONNX has no place for them.
+    Checks of dtypes are removed: they held when the program was traced, and ONNX has no place for
+    them.
     """
     graph = exported.graph_module.graph
     sizes: dict[str, torch.fx.Node] = {}
-    """The first node that says a size, by its symbol: it stands before all that come to use it."""
+    """The first node that gives a size, by its symbol: it stands before all nodes that use it."""
     for node in list(graph.nodes):
         if node.op != "call_function":
             continue
@@ -123,10 +126,10 @@ def spell(exported: torch.export.ExportedProgram) -> None:
 
 
 def _spell_conversion(exported: torch.export.ExportedProgram, node: torch.fx.Node) -> None:
-    """to(x, …) -> x where nothing changes, else the cast that it is."""
+    """to(x, …) -> x where nothing changes, otherwise the cast."""
     instead, dtype = node.args[0], node.meta["val"].dtype
     assert isinstance(instead, torch.fx.Node)
-    # The trace runs on one device and in one layout: the dtype is all that can change.
+    # The trace runs on one device and in one layout: only the dtype can change.
     if instead.meta["val"].dtype != dtype:
         with node.graph.inserting_before(node):
             x = instead
@@ -149,7 +152,7 @@ def _spell_shape(node: torch.fx.Node, sizes: dict[str, torch.fx.Node]) -> None:
 
 
 def _spell_chunk(node: torch.fx.Node) -> None:
-    """chunk(x, n, −1) -> chunk(x, n, 2): axes count from the front, as in all that torch splits."""
+    """chunk(x, n, −1) -> chunk(x, n, 2): axes count from the front, as wherever torch splits."""
     x, chunks, axis = (*node.args, 0)[:3]
     assert isinstance(x, torch.fx.Node) and isinstance(axis, int)
     node.args = (x, chunks, axis % x.meta["val"].ndim)
@@ -163,7 +166,7 @@ def _promote(module: torch.fx.GraphModule) -> None:
 
 
 class _Remembering(type_promotion._TypePromotionInterpreter):
-    """Takes a node's value from the trace instead of computing it again."""
+    """An interpreter that takes a node's value from the trace instead of computing it again."""
 
     def run_node(self, n: torch.fx.Node) -> Any:
         if n.op != "call_function" or "val" not in n.meta:

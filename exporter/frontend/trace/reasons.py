@@ -1,5 +1,5 @@
-"""Why torch cannot do what was asked of it, in one sentence: its own run over pages, with colours
-and next steps for who wrote the model."""
+"""Reasons for torch's failures, in one sentence: torch's own messages run over pages, with colours
+and next steps for the model's author."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from collections.abc import Iterator
 _COLOURS = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 _OPERATOR = re.compile(r"No ONNX function found for <OpOverload\(op='([\w.:]+)'")
 _BY_VALUE = ("data-dependent", "DataDependent", "unbacked", ".item()", "tolist")
-"""What torch.export says where Python asks for the value of a tensor."""
+"""Parts of torch.export's messages where Python asks for the value of a tensor."""
 
 
 def sentence(error: BaseException) -> str:
-    """The first line of an error's text that says something, in plain letters, and the next where
-    it ends in a colon."""
+    """Returns the first meaningful line of an error's text, in plain letters, and the next one
+    where it ends in a colon."""
     lines = [" ".join(line.split()) for line in _COLOURS.sub("", str(error)).splitlines()]
     lines = [line for line in lines if line.strip("-=*#: ")] or [type(error).__name__]
     found = lines[0]
@@ -24,7 +24,7 @@ def sentence(error: BaseException) -> str:
 
 
 def why(error: BaseException) -> str:
-    """The cause behind an error of torch.export or torch.onnx, in a sentence."""
+    """Returns the cause behind an error of torch.export or torch.onnx, in one sentence."""
     for one in _causes(error):
         if (found := _OPERATOR.search(str(one))) is not None:
             return f"there is no ONNX form of {found[1]}, which it computes with"
@@ -39,7 +39,7 @@ def why(error: BaseException) -> str:
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """What an error comes from, itself first."""
+    """Yields an error and its causes, the error first."""
     seen: set[int] = set()
     one: BaseException | None = error
     while one is not None and id(one) not in seen:

@@ -1,4 +1,4 @@
-"""What the source model itself computes inside: the outputs of its modules on one batch."""
+"""Intermediate values of the source model: the outputs of its modules on one batch."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ def watch(
     mask: np.ndarray,
     modules: Iterable[str],
 ) -> dict[str, np.ndarray]:
-    """Outputs of the modules of these names, as `goldfold.module` spells them, on one batch.
+    """Returns the outputs of the modules of these names, as `goldfold.module` spells them, on one
+    batch.
 
-    The model runs in torch, in float32, with eager attention. Modules it does not have, or that
+    The model runs in torch, in float32, with eager attention. Modules that the model lacks, or that
     return no tensor, are left out. Raises ModelError if the model cannot be opened.
     """
     whole = load_whole(source)

@@ -1,1 +1,1 @@
-"""The program as MIL, op by op."""
+"""The lowering of a program to MIL, op by op."""

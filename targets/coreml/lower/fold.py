@@ -1,5 +1,5 @@
-"""One ONNX node on known arrays: what depends on constants and sizes alone, computed while
-building."""
+"""Constant folding of one ONNX node on known arrays: values that depend on constants and sizes
+alone are computed while building."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from goldfold.exporter.ir.program import where
 
 
 def fold(node: ir.Node, arrays: Sequence[np.ndarray | None]) -> list[np.ndarray]:
-    """The results of `node` on `arrays`, by ONNX's own reference implementation.
+    """Returns the results of `node` on `arrays`, by ONNX's own reference implementation.
 
     An operand that is left out is None. Raises RewriteError if the reference refuses the node.
     """
@@ -54,7 +54,8 @@ def fold(node: ir.Node, arrays: Sequence[np.ndarray | None]) -> list[np.ndarray]
 
 
 def _gather_elements(node: ir.Node, arrays: Sequence[np.ndarray | None]) -> np.ndarray:
-    """Here because the reference refuses a single row of which many are asked."""
+    """Gathers elements here, because the reference refuses a single row from which many are
+    taken."""
     data, indices = arrays[0], arrays[1]
     assert data is not None and indices is not None
     axis = node.attributes.get_int("axis", 0) % data.ndim

@@ -1,8 +1,8 @@
-"""Constants that stay integers in the weight file, behind an op that says what they stand for.
+"""Constants that stay integers in the weight file, behind an op that dequantizes them.
 
-That is `constexpr_blockwise_shift_scale` (iOS 18), or `constexpr_affine_dequantize` where a system
-before that is asked for and suffices: 8 bits, one scale or one a channel. Core ML opens them when
-it loads the model, or while it runs.
+The op is `constexpr_blockwise_shift_scale` (iOS 18), or `constexpr_affine_dequantize` where an
+earlier system is requested and suffices: 8 bits, one scale or one per channel. Core ML opens the
+constants when it loads the model, or while it runs.
 """
 
 from __future__ import annotations
@@ -23,27 +23,27 @@ class Integers:
 
     numbers: np.ndarray
     scale: np.ndarray
-    """With as many axes as `numbers`."""
+    """The scales, with as many axes as `numbers`."""
     offset: np.ndarray | None
-    """As `scale`; None is 0."""
+    """The offsets, as `scale`; None is 0."""
     name: str
-    """That nothing else of the program has."""
+    """A name that nothing else of the program has."""
 
     @property
     def plain(self) -> bool:
-        """Whether it is of 8 bits, with one scale or one along one axis."""
+        """Whether the numbers have 8 bits, with one scale or one along one axis."""
         several = [axis for axis, size in enumerate(self.scale.shape) if size > 1]
         whole = all(self.scale.shape[axis] == self.numbers.shape[axis] for axis in several)
         return str(self.numbers.dtype) in ("int8", "uint8") and len(several) < 2 and whole
 
     def turned(self) -> Integers:
-        """Its transpose: views."""
+        """Returns the transposed constant: views."""
         offset = None if self.offset is None else self.offset.T
         return Integers(self.numbers.T, self.scale.T, offset, f"{self.name} transposed")
 
 
 class Emits(Protocol):
-    """What of lowering.Emit is needed to write them."""
+    """The part of lowering.Emit that writes integers."""
 
     def __call__(self, op: str, part: str | None = None, **inputs: Any) -> Any: ...
     def constant(self, array: np.ndarray, label: str, weight: str | None = None) -> Any: ...
@@ -52,7 +52,7 @@ class Emits(Protocol):
 
 
 def opened(emit: Emits, held: Integers) -> Any:
-    """scale · (numbers − offset) as a MIL var, written once a function."""
+    """Returns scale · (numbers − offset) as a MIL var, written once per function."""
     return emit.shared(("integers", held.name), lambda: _write(emit, held))
 
 
@@ -78,7 +78,8 @@ def _affine(emit: Emits, held: Integers, data: Any) -> Any:
 
 
 def _stored(array: np.ndarray) -> np.ndarray:
-    """The integers in the type by which coremltools knows them; of 4 bits, one a byte so far."""
+    """Returns the integers in the type by which coremltools knows them; for 4 bits, still one
+    number per byte."""
     from coremltools.converters.mil.mil.types import type_mapping
 
     word = str(array.dtype)

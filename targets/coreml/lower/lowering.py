@@ -1,7 +1,7 @@
 """ONNX program → one MIL function of static length, node by node through the rows of an op table.
 
-The program is evaluated in part while it is walked: what depends on constants and on sizes alone
-(positions, masks of bands, rotary tables) is computed here and becomes a constant, so that the
+The program is evaluated in part during the walk: values that depend on constants and on sizes alone
+(positions, masks of bands, rotary tables) are computed here and become constants, so that the
 function holds only what depends on the text. A node whose op has no row is a RewriteError that
 names the op, the node and the source module.
 """
@@ -29,10 +29,10 @@ _RESERVED = frozenset({
     "state", "bf16", "fp16", "fp32", "fp64", "int8", "int16", "int32", "int64", "uint8", "uint16",
     "uint32", "uint64",
 })  # fmt: skip
-"""Words of MIL's own text form, which no value may be called."""
+"""Words of MIL's own text form, which cannot name a value."""
 
 _RANKS = 5
-"""Core ML takes no tensor of more dimensions."""
+"""Maximum dimensions of a Core ML tensor."""
 
 KINDS = {
     ir.DataType.FLOAT: "fp32",
@@ -41,14 +41,14 @@ KINDS = {
     ir.DataType.INT32: "int32",
     ir.DataType.BOOL: "bool",
 }
-"""MIL's word for an ONNX type. Its integers have 32 bits, but where they are quantized numbers."""
+"""MIL's word for an ONNX type. MIL's integers have 32 bits, except for quantized numbers."""
 
 Row = Callable[["Emit", ir.Node], Any]
-"""Writes one node: returns a MIL var, a list of them, or an array that has become known."""
+"""A row writes one node: it returns a MIL var, a list of them, or an array that is now known."""
 
 
 def spelled(name: str) -> str:
-    """What an ONNX value called `name` is called in MIL: letters, digits and underscores."""
+    """Returns the MIL name of an ONNX value called `name`: letters, digits and underscores."""
     word = re.sub(r"[^A-Za-z0-9_]", "_", name)
     if not re.match(r"[A-Za-z]", word):
         word = f"v{word}"
@@ -57,7 +57,7 @@ def spelled(name: str) -> str:
 
 @dataclass
 class Function:
-    """One function under construction: what is known of every ONNX value, and the names in use."""
+    """A function under construction: the known facts on every ONNX value, and the names in use."""
 
     program: Program
     system: System
@@ -72,7 +72,7 @@ class Function:
     taken: set[str] = field(default_factory=set)
 
     def free(self, wish: str) -> str:
-        """`wish` as MIL spells it, with a number behind it if it is taken."""
+        """Returns `wish` as a MIL name, with a number behind it if it is taken."""
         word, number = spelled(wish), 2
         while word in self.taken:
             word = f"{spelled(wish)}_{number}"
@@ -81,15 +81,15 @@ class Function:
         return word
 
     def array(self, value: ir.Value | None) -> np.ndarray | None:
-        """The numbers of `value` if they are known while building, else None."""
+        """Returns the numbers of `value` if they are known while building, otherwise None."""
         if value is None:
             return None
         return self.known[value] if value in self.known else constant(value)
 
     def const(self, array: np.ndarray, label: str, weight: str | None = None) -> Any:
-        """A MIL constant; one of more than a few numbers lies in the weight file once, whichever
-        functions hold it: as `weight` if given, else by its content. No copy is made of a
-        weight."""
+        """Returns a MIL constant; one of more than a few numbers lies in the weight file once,
+        whichever functions hold it: as `weight` if given, otherwise by its content. A weight is not
+        copied."""
         array = _narrow(array)
         if weight is None:
             held = array.tobytes()
@@ -108,34 +108,34 @@ class Function:
 
 @dataclass
 class Emit:
-    """What a row writes with: one node, its operands, and MIL ops named after it."""
+    """The tool with which a row writes: one node, its operands, and MIL ops named after it."""
 
     function: Function
     node: ir.Node
 
     def known(self, index: int) -> np.ndarray | None:
-        """Operand `index` as an array if it is known while building."""
+        """Returns operand `index` as an array if it is known while building."""
         return self.function.array(self.operand(index))
 
     def integers(self, index: int) -> integers.Integers | None:
-        """Operand `index` if it is a constant that stays integers."""
+        """Returns operand `index` if it is a constant that stays integers."""
         value = self.operand(index)
         return None if value is None else self.function.integers.get(value)
 
     def operand(self, index: int) -> ir.Value | None:
-        """Operand `index` as an ONNX value; None if it is left out."""
+        """Returns operand `index` as an ONNX value; None if it is left out."""
         inputs = self.node.inputs
         return inputs[index] if index < len(inputs) else None
 
     def var(self, index: int) -> Any:
-        """Operand `index` as a MIL var."""
+        """Returns operand `index` as a MIL var."""
         value = self.operand(index)
         if value is None:
             raise self.fault(f"its input {index} is missing")
         return self.of(value)
 
     def of(self, value: ir.Value) -> Any:
-        """An ONNX value as a MIL var: a constant is written when it is first read."""
+        """Returns an ONNX value as a MIL var: a constant is written when it is first read."""
         function = self.function
         if value in function.vars:
             return function.vars[value]
@@ -148,7 +148,7 @@ class Emit:
         return function.const(array, value.name or "constant", weight)
 
     def constant(self, array: np.ndarray, label: str, weight: str | None = None) -> Any:
-        """A MIL constant called after this node and `label`."""
+        """Returns a MIL constant called after this node and `label`."""
         return self.function.const(array, f"{self.name}.{label}", weight)
 
     def attribute(self, name: str, default: Any = None) -> Any:
@@ -160,8 +160,8 @@ class Emit:
         return self.node.outputs[0].name or self.node.name or self.node.op_type
 
     def __call__(self, op: str, part: str | None = None, **inputs: Any) -> Any:
-        """The MIL op `op`, named after the node's result, or after it and `part` on the way
-        there."""
+        """Writes the MIL op `op`, named after the node's result; with `part`, an intermediate op
+        named after both."""
         maker = getattr(self.function.mb, op, None)
         self._check_system(op)
         assert maker is not None, op
@@ -177,14 +177,15 @@ class Emit:
         return made
 
     def shared(self, key: Any, make: Callable[[], Any]) -> Any:
-        """What `make` writes, once a function for one key: masks that all layers share."""
+        """Returns the result of `make`, written once per function and key: masks that all layers
+        share."""
         memo = self.function.memo
         if key not in memo:
             memo[key] = make()
         return memo[key]
 
     def has(self, op: str) -> bool:
-        """Whether the system has MIL's `op`."""
+        """Returns whether the system has MIL's `op`."""
         return self._first_with(op) is None
 
     def fault(self, reason: str) -> RewriteError:
@@ -196,7 +197,7 @@ class Emit:
             raise self.too_old(f"MIL's {op}", first)
 
     def _first_with(self, op: str) -> str | None:
-        """The first system with MIL's `op`, if the one at hand has it not."""
+        """Returns the first system with MIL's `op`, if the present one lacks it."""
         from coremltools.converters.mil.mil.ops.registry import SSAOpRegistry
 
         versions = SSAOpRegistry.core_ops.get(op)
@@ -205,7 +206,7 @@ class Emit:
         return min(versions, key=int).name
 
     def too_old(self, what: str, first: str) -> TargetError:
-        """The error for what only `first` and later systems have."""
+        """Returns the error for a feature that only `first` and later systems have."""
         return TargetError(
             f"{dialect.op_of(self.node)} (node {self.node.name}, from {where(self.node)}) "
             f"needs {what}, which {self.function.system.name} does not have; "
@@ -214,7 +215,7 @@ class Emit:
 
 
 def cannot_spell(node: ir.Node, reason: str = "") -> RewriteError:
-    """The error for a node that no row can write."""
+    """Returns the error for a node that no row can write."""
     why = f": {reason}" if reason else ""
     return RewriteError(
         f"coreml cannot spell {dialect.op_of(node)} (node {node.name}, from {where(node)}){why}"
@@ -234,7 +235,7 @@ def write(function: Function, inputs: dict[str, Any]) -> list[Any]:
     """Walk the program inside an open MIL function whose placeholders are `inputs`, by name.
 
     Returns the vars of the graph's outputs, in order, each under its own name. Raises RewriteError
-    for what no row can spell, TargetError for an op that the system does not have.
+    for a node that no row can write, TargetError for an op that the system does not have.
     """
     graph = function.program.graph
     function.taken |= {spelled(value.name or "") for value in graph.outputs} | set(inputs)
@@ -250,7 +251,7 @@ def _one(function: Function, node: ir.Node) -> None:
     emit = Emit(function, node)
     arrays = [function.array(value) for value in node.inputs]
     known = all(a is not None or v is None for a, v in zip(arrays, node.inputs, strict=True))
-    opens = dialect.op_of(node) == "DequantizeLinear"  # folded, it would lie there in floats
+    opens = dialect.op_of(node) == "DequantizeLinear"  # folded, it would be stored in floats
     if known and not opens:
         for value, array in zip(node.outputs, fold(node, arrays), strict=True):
             function.known[value] = array
@@ -265,7 +266,7 @@ def _one(function: Function, node: ir.Node) -> None:
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise cannot_spell(node, reason) from error
-    if made is None:  # the row has settled the results itself
+    if made is None:  # the row has set the results itself
         return
     for value, result in zip(
         node.outputs, made if isinstance(made, (list, tuple)) else (made,), strict=False
@@ -285,7 +286,7 @@ def _output(function: Function, value: ir.Value) -> Any:
 
 
 def _narrow(array: np.ndarray) -> np.ndarray:
-    """The array in a type that MIL has: 64-bit numbers in 32 bits where they fit."""
+    """Returns the array in a type that MIL has: 64-bit numbers in 32 bits where they fit."""
     if array.dtype == np.int64:
         if array.size and (array.min() < -(2**31) or array.max() >= 2**31):
             raise RewriteError(f"a constant reaches {np.abs(array).max()}, beyond 32 bits")
@@ -294,5 +295,5 @@ def _narrow(array: np.ndarray) -> np.ndarray:
 
 
 def opened(program: Program, system: System, rows: dict[str, Row]) -> Function:
-    """A Function ready to be written."""
+    """Returns a Function ready to be written."""
     return Function(program, system, vendor.builder(), rows)

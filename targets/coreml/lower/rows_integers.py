@@ -1,4 +1,4 @@
-"""Rows of the op table: integers, and what they become."""
+"""Rows of the op table: integers, quantization and dequantization."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ _BYTES = {ir.DataType.INT8: "int8", ir.DataType.UINT8: "uint8"}
 
 
 def matrix(emit: Emit, index: int, turned: bool) -> Any | None:
-    """Operand `index`, a constant matrix, or its transpose, as a MIL var; None if it is none."""
+    """Returns operand `index`, a constant matrix, or its transpose, as a MIL var; None if it is no
+    such matrix."""
     value, held = emit.operand(index), emit.integers(index)
     if value is None:
         return None
@@ -31,7 +32,7 @@ def matrix(emit: Emit, index: int, turned: bool) -> Any | None:
 
 
 def dequantize(emit: Emit, node: ir.Node) -> Any:
-    """Of constants, integers that stay so in the file; of values, MIL's `dequantize`."""
+    """Constants stay integers in the file; values take MIL's `dequantize`."""
     scale, zero = _parameters(emit)
     numbers = emit.known(0)
     if numbers is None:
@@ -39,7 +40,7 @@ def dequantize(emit: Emit, node: ir.Node) -> Any:
         return emit("dequantize", input=x, **_given(emit, len(x.shape), scale, zero))
     value, result = node.inputs[0], node.outputs[0]
     assert value is not None
-    if value.dtype not in _STORED or not numbers.ndim:  # a bias of 32 bits, a number
+    if value.dtype not in _STORED or not numbers.ndim:  # a bias of 32 bits, or a single number
         return fold(node, [emit.function.array(one) for one in node.inputs])[0]
     shape = _blocks(emit, numbers.shape, scale)
     zero = None if zero is None else zero.reshape(shape)
@@ -60,18 +61,18 @@ def quantize(emit: Emit, node: ir.Node) -> Any:
 
 
 def _parameters(emit: Emit) -> tuple[np.ndarray, np.ndarray | None]:
-    """Scale and zero, which have to be known; a zero of nothing but 0 is none."""
+    """Returns scale and zero, which have to be known; a zero of nothing but 0 is None."""
     scale, zero = emit.known(1), emit.known(2)
     if scale is None or (emit.operand(2) is not None and zero is None):
         raise emit.fault("its scale or its zero depends on the text")
-    if scale.size == 1:  # one for all, however many axes say so
+    if scale.size == 1:  # one for all, however many axes it has
         scale, zero = scale.reshape(()), None if zero is None else zero.reshape(())
     return scale, zero if zero is not None and zero.any() else None
 
 
 def _given(emit: Emit, rank: int, scale: np.ndarray, zero: np.ndarray | None) -> dict[str, Any]:
-    """The parameters that MIL's `quantize` and `dequantize` share; an axis where there are
-    several scales."""
+    """Returns the parameters that MIL's `quantize` and `dequantize` share; with an axis where there
+    are several scales."""
     if scale.ndim > 1 or emit.attribute("block_size", 0):
         raise emit.fault("MIL takes one scale for a value or one along an axis, none for blocks")
     given = {"scale": scale if scale.ndim else scale[()]}
@@ -81,7 +82,7 @@ def _given(emit: Emit, rank: int, scale: np.ndarray, zero: np.ndarray | None) ->
 
 
 def _blocks(emit: Emit, sizes: tuple[int, ...], scale: np.ndarray) -> tuple[int, ...]:
-    """The shape of `scale` with an axis for each of the integers'."""
+    """Returns the shape of `scale` with an axis for each of the integers'."""
     if scale.ndim == 0:
         return (1,) * len(sizes)
     axis = emit.attribute("axis", 1) % len(sizes)

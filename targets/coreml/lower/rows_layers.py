@@ -57,8 +57,8 @@ def gemm(emit: Emit, node: ir.Node) -> Any:
 def _linear(
     emit: Emit, node: ir.Node, x: Any, weights: Any, shift: np.ndarray | None = None
 ) -> Any:
-    """x Wᵀ + b for weights [N, K]. The Add of a bias that alone reads the product is written with
-    it."""
+    """x Wᵀ + b for weights [N, K]. If the Add of a bias is the product's only reader, it is written
+    with it."""
     width = int(weights.shape[0])
     added = None if shift is not None else _bias(emit, node, width)
     if added is not None:
@@ -78,7 +78,8 @@ def _linear(
 
 
 def _bias(emit: Emit, node: ir.Node, width: int) -> tuple[ir.Node, ir.Value] | None:
-    """The Add that alone reads `node`'s result, and the known vector of `width` that it adds."""
+    """Returns the Add that is the only reader of `node`'s result, and the known vector of `width`
+    that it adds."""
     product = node.outputs[0]
     readers = list(product.uses())
     if len(readers) != 1 or product.is_graph_output():
@@ -94,7 +95,8 @@ def _bias(emit: Emit, node: ir.Node, width: int) -> tuple[ir.Node, ir.Value] | N
 
 
 def rms_norm(emit: Emit, node: ir.Node) -> Any:
-    """x / sqrt(mean(x²) + ε) · g, in f32 whatever x is: squares leave fp16 at 256."""
+    """x / sqrt(mean(x²) + ε) · g, always in fp32, whatever the type of x: squares leave fp16 at
+    256."""
     x, gain = emit.var(0), emit.var(1)
     half = kind(x) == "fp16"
     rank = len(x.shape)
@@ -113,7 +115,7 @@ def rms_norm(emit: Emit, node: ir.Node) -> Any:
 
 
 def layer_norm(emit: Emit, node: ir.Node) -> Any:
-    """Mean, variance and ε in f32, as ONNX's stash_type says."""
+    """Mean, variance and ε are in fp32, as ONNX's stash_type says."""
     x = emit.var(0)
     if any(value.uses() for value in node.outputs[1:]):
         raise emit.fault("something reads its mean or its deviation")
@@ -157,7 +159,8 @@ def rotary(emit: Emit, node: ir.Node) -> Any:
 
 
 def _table(emit: Emit, place: int, wanted: str) -> Any:
-    """cos or sin as [1 or batch, 1, tokens, half]: a constant where the positions are known."""
+    """Returns cos or sin as [1 or batch, 1, tokens, half]: a constant where the positions are
+    known."""
     table, positions = emit.known(place), emit.known(3)
     if emit.operand(3) is None:
         if table is None:
@@ -184,7 +187,7 @@ def band_attention(emit: Emit, node: ir.Node) -> Any:
     """softmax(cap(s q kᵀ) + m) v with finite masks.
 
     Query heads that share a key head lie one behind the other, so H heads of S queries are G heads
-    of (H/G) S queries: a change of shape, and neither keys nor values are repeated.
+    of (H/G) S queries: only the shape changes, and neither keys nor values are repeated.
     """
     q, k, v = (emit.var(place) for place in range(3))
     band = dialect.Band.of(node)
@@ -219,8 +222,8 @@ def _weights(emit: Emit, scores: Any, mask: Any, band: dialect.Band) -> Any:
 
 
 def _open_groups(emit: Emit, qkv: tuple[Any, Any, Any], mask: Any, band: dialect.Band) -> Any:
-    """Groups as an axis of their own, along which keys and values broadcast: of a shape with two
-    open sizes MIL cannot find the second."""
+    """Makes groups an axis of their own, along which keys and values broadcast: MIL cannot find the
+    second of two open sizes in a shape."""
     q, k, v = qkv
     heads, groups, width = int(q.shape[1]), int(k.shape[1]), int(q.shape[3])
     q = emit("reshape", "grouped", x=q, shape=_sizes(1, groups, heads // groups, -1, width))
@@ -235,13 +238,13 @@ def _open_groups(emit: Emit, qkv: tuple[Any, Any, Any], mask: Any, band: dialect
 
 
 def _sizes(*sizes: int) -> np.ndarray:
-    """A shape for MIL: −1 is what is left over."""
+    """Returns a shape for MIL: −1 is the remaining size."""
     return np.array(sizes, dtype=np.int32)
 
 
 def _mask(emit: Emit, q: Any, band: dialect.Band) -> Any:
-    """[1, 1, 1 or S, S] of the scores' type: 0 where seen, HIDDEN where not. One for all layers
-    with the same band and padding."""
+    """Returns [1, 1, 1 or S, S] of the scores' type: 0 where seen, HIDDEN where not. All layers
+    with the same band and padding share one."""
     padding, kinds = emit.operand(3), kind(q)
 
     def padded() -> Any:
@@ -260,14 +263,15 @@ def _mask(emit: Emit, q: Any, band: dialect.Band) -> Any:
 
 
 def _hiding(emit: Emit, like: Any, seen: Any, part: str) -> Any:
-    """(1 − seen) · HIDDEN, in the type of `like`."""
+    """Returns (1 − seen) · HIDDEN, in the type of `like`."""
     hidden = emit("cast", f"{part}.hidden", x=emit("logical_not", f"{part}.not", x=seen),
                   dtype=kind(like))  # fmt: skip
     return emit("mul", part, x=hidden, y=number(like, dialect.HIDDEN))
 
 
 def _band(emit: Emit, q: Any, band: dialect.Band) -> Any:
-    """0 where |i − j| < window, and j ≤ i if causal; HIDDEN elsewhere: a constant of the bucket."""
+    """Returns 0 where |i − j| < window, and j ≤ i if causal; HIDDEN elsewhere: a constant of the
+    bucket."""
     if is_open(q.shape[2]):
         return _open_band(emit, q, band)
     position = np.arange(int(q.shape[2]))
@@ -281,7 +285,7 @@ def _band(emit: Emit, q: Any, band: dialect.Band) -> Any:
 
 
 def _open_band(emit: Emit, q: Any, band: dialect.Band) -> Any:
-    """The same, computed from the length at hand."""
+    """Returns the band of `_band`, computed from the actual length."""
     sizes = emit("shape", "band.sizes", x=q)
     count = emit("slice_by_index", "band.count", x=sizes, begin=[2], end=[3], squeeze_mask=[True])
     zero, one = np.int32(0), np.int32(1)

@@ -14,19 +14,20 @@ _FLOATS = ("fp16", "fp32")
 
 
 def kind(var: Any) -> str:
-    """MIL's word for a var's type: fp16, fp32, int32, bool."""
+    """Returns MIL's word for a var's type: fp16, fp32, int32, bool."""
     from coremltools.converters.mil.mil import types
 
     return types.builtin_to_string(var.dtype)
 
 
 def number(var: Any, value: float) -> Any:
-    """`value` as a numpy scalar of the var's type."""
+    """Returns `value` as a numpy scalar of the var's type."""
     return {"fp16": np.float16, "fp32": np.float32, "int32": np.int32}[kind(var)](value)
 
 
 def _binary(op: str, bools: bool = False) -> Row:
-    """A row for an op of two operands that broadcast. `bools`: MIL's op takes truth values."""
+    """Returns a row for an op of two operands that broadcast. `bools`: MIL's op takes truth
+    values."""
 
     def row(emit: Emit, node: ir.Node) -> Any:
         x, y = emit.var(0), emit.var(1)
@@ -72,7 +73,7 @@ def reciprocal(emit: Emit, node: ir.Node) -> Any:
 
 
 def logarithm(emit: Emit, node: ir.Node) -> Any:
-    x = emit.var(0)  # MIL adds an epsilon unless told not to
+    x = emit.var(0)  # MIL adds an epsilon by default
     return emit("log", x=x, epsilon=number(x, 0))
 
 
@@ -97,8 +98,8 @@ def cast(emit: Emit, node: ir.Node) -> Any:
 
 
 def where(emit: Emit, node: ir.Node) -> Any:
-    """MIL takes select's shape from its two branches and not from its condition, so one of them
-    has to have the whole shape."""
+    """MIL takes select's shape from its two branches and not from its condition, so one branch must
+    have the whole shape."""
     cond = emit.var(0)
     a, b = emit.operand(1), emit.operand(2)
     assert a is not None and b is not None
@@ -124,7 +125,7 @@ def where(emit: Emit, node: ir.Node) -> Any:
 
 
 def _whole(cond: Any, branches: list[Any]) -> bool:
-    """Whether the branches broadcast together to the shape that the condition asks for."""
+    """Returns whether the branches broadcast together to the shape that the condition requires."""
     rank = max(len(var.shape) for var in (cond, *branches))
     padded = [(1,) * (rank - len(v.shape)) + tuple(v.shape) for v in (cond, *branches)]
     return all(c == 1 or c in (a, b) for c, a, b in zip(*padded, strict=True)) and rank == max(
@@ -133,7 +134,8 @@ def _whole(cond: Any, branches: list[Any]) -> bool:
 
 
 def axes_of(emit: Emit, rank: int) -> list[int]:
-    """The axes that a reduction names, in order, from an input or an attribute; all if none."""
+    """Returns the axes that a reduction names, in order, from an input or an attribute; all if
+    none."""
     given = emit.known(1) if emit.operand(1) is not None else emit.attribute("axes")
     if emit.operand(1) is not None and given is None:
         raise emit.fault("its axes depend on the text")
@@ -157,7 +159,7 @@ def _reduction(op: str, integers: bool = True) -> Row:
 
 
 def argument(op: str) -> Row:
-    """ArgMax, ArgMin: the first of equals."""
+    """Returns a row for ArgMax or ArgMin: the first of equals."""
 
     def row(emit: Emit, node: ir.Node) -> Any:
         if emit.attribute("select_last_index", 0):

@@ -1,4 +1,4 @@
-"""Rows of the op table: what moves, selects and measures, and computes nothing."""
+"""Rows of the op table: ops that move, select and measure, and compute nothing."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ BYTES = "iOS17"
 
 
 def is_open(size: Any) -> bool:
-    """Whether a size of a shape is not fixed (a flexible length)."""
+    """Returns whether a size of a shape is not fixed (a flexible length)."""
     return not isinstance(size, (int, np.integer))
 
 
@@ -24,7 +24,7 @@ def is_static(var: Any) -> bool:
 
 
 def fixed(emit: Emit, index: int, what: str) -> np.ndarray:
-    """Operand `index`, which has to be known while building."""
+    """Returns operand `index`, which has to be known while building."""
     array = emit.known(index)
     if array is None:
         raise emit.fault(f"its {what} depends on the text")
@@ -36,7 +36,7 @@ def identity(emit: Emit, node: ir.Node) -> Any:
 
 
 def shape(emit: Emit, node: ir.Node) -> Any:
-    """A constant where the sizes that are asked for are fixed."""
+    """A constant where the requested sizes are fixed."""
     x = emit.var(0)
     sizes = x.shape[emit.attribute("start", 0) : emit.attribute("end", None)]
     if not any(is_open(size) for size in sizes):
@@ -95,7 +95,8 @@ def unsqueeze(emit: Emit, node: ir.Node) -> Any:
 
 
 def expand(emit: Emit, node: ir.Node) -> Any:
-    """A repetition where sizes are fixed; else a multiplication with ones of the wanted shape."""
+    """A repetition where sizes are fixed; otherwise a multiplication with ones of the wanted
+    shape."""
     x, wanted = emit.var(0), emit.known(1)
     if wanted is None or not is_static(x):
         return _expand_open(emit, x)
@@ -125,7 +126,7 @@ def tile(emit: Emit, node: ir.Node) -> Any:
 
 
 def slices(emit: Emit, node: ir.Node) -> Any:
-    """Begins and ends are made plain for axes of fixed size; an open axis keeps its ends where
+    """Begins and ends are made explicit for axes of fixed size; an open axis keeps its ends where
     ONNX's reach beyond any length."""
     x = emit.var(0)
     rank = len(x.shape)
@@ -162,7 +163,7 @@ def slices(emit: Emit, node: ir.Node) -> Any:
 
 
 def _slice_open(emit: Emit, x: Any, starts: np.ndarray, axes: np.ndarray, steps: np.ndarray) -> Any:
-    """The first so many of one axis, where how many follows from an open length."""
+    """Slices one axis from its start, where the number of entries follows from an open length."""
     if len(axes) != 1 or starts[0] != 0 or steps[0] != 1:
         raise emit.fault("its end depends on the length, and it is not a plain beginning")
     rank, axis = len(x.shape), int(axes[0]) % len(x.shape)
@@ -184,7 +185,7 @@ def split(emit: Emit, node: ir.Node) -> Any:
         parts, whole = len(node.outputs), x.shape[axis]
         if is_open(whole):
             raise emit.fault("it splits an axis whose size is open")
-        each = -(-int(whole) // parts)  # all alike, the last may be smaller
+        each = -(-int(whole) // parts)  # all equal, the last may be smaller
         sizes = [min(each, int(whole) - place * each) for place in range(parts)]
     if len(sizes) == 1:
         return x
@@ -200,8 +201,8 @@ def concat(emit: Emit, node: ir.Node) -> Any:
 
 
 def _indices(emit: Emit, axis: int) -> Any:
-    """Operand 1 as indices from the beginning. Those that depend on the text are token ids and
-    places of tokens, never negative."""
+    """Returns operand 1 as indices from the beginning. Indices that depend on the text are token
+    ids and token positions, never negative."""
     array, size = emit.known(1), emit.var(0).shape[axis]
     if array is None:
         return emit.var(1)
@@ -234,7 +235,7 @@ def gather_nd(emit: Emit, node: ir.Node) -> Any:
 
 
 def _batched(batch: int) -> dict[str, Any]:
-    return {"batch_dims": batch} if batch else {}  # a parameter that iOS 16's op has not
+    return {"batch_dims": batch} if batch else {}  # a parameter that iOS 16's op lacks
 
 
 def counted(emit: Emit, node: ir.Node) -> Any:

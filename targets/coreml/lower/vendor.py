@@ -1,8 +1,8 @@
-"""The one door to coremltools: whether it works here, which systems it can build for, and its
+"""The only import of coremltools: whether it works here, the systems it can build for, and its
 builder.
 
-Importing it costs seconds and prints warnings about versions of packages that are not used here;
-so it happens inside functions, once, with its logger turned down.
+Importing it costs seconds and prints warnings about versions of packages that are not used here; so
+functions import it, once, with its logger turned down.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ SYSTEMS = {
     "macos14": "iOS17",
     "macos15": "iOS18",
 }
-"""What --minimum-target may be, in lower case, and the op set that such a system has."""
+"""Values of --minimum-target, in lower case, and the op set of each system."""
 
 DEFAULT_SYSTEM = "iOS18"
 MULTIFUNCTION = "iOS18"
@@ -38,7 +38,7 @@ MULTIFUNCTION = "iOS18"
 
 
 def unavailable() -> str | None:
-    """Why coremltools cannot be used on this machine, in words; None if it can."""
+    """Returns why coremltools cannot be used on this machine, in words; None if it can."""
     spec = find_spec("coremltools")
     if spec is None or not spec.submodule_search_locations:
         return "the package coremltools is not installed"
@@ -53,12 +53,12 @@ def unavailable() -> str | None:
 
 
 def native() -> bool:
-    """Whether this machine has Core ML."""
+    """Returns whether this machine has Core ML."""
     return platform.system() == "Darwin"
 
 
 def installed() -> str | None:
-    """The installed version; None if there is none."""
+    """Returns the installed version; None if there is none."""
     try:
         return version("coremltools")
     except PackageNotFoundError:
@@ -75,7 +75,7 @@ class System:
 
     @property
     def devices(self) -> str:
-        """Whose it is, in words."""
+        """The systems and devices of the op set, in words."""
         macs = next(
             n for n, found in SYSTEMS.items() if n.startswith("macos") and found == self.name
         )
@@ -83,13 +83,13 @@ class System:
 
     @property
     def several(self) -> bool:
-        """Whether its packages may hold several functions."""
+        """Whether packages of the op set may hold several functions."""
         return self.name >= MULTIFUNCTION
 
 
 @cache
 def coremltools() -> Any:
-    """The package, without its warnings. Raises TargetError where it cannot be used."""
+    """Returns the package, without its warnings. Raises TargetError where it cannot be used."""
     reason = unavailable()
     if reason is not None:
         raise TargetError(f"target coreml cannot be used here: {reason}")
@@ -107,13 +107,13 @@ def coremltools() -> Any:
 
 
 def system(name: str) -> System:
-    """The op set called `name` ("iOS18")."""
+    """Returns the op set called `name` ("iOS18")."""
     word = getattr(coremltools().target, name)
     return System(name, int(word), word)
 
 
 def builder() -> Any:
-    """coremltools' `mb`."""
+    """Returns coremltools' `mb`."""
     coremltools()
     from coremltools.converters.mil.mil import Builder
 

@@ -97,7 +97,7 @@ def test_a_judged_artifact_says_what_it_loses_and_keeps_it(
     report = read_json(Report, (out / "report.json").read_text("utf-8"))
     assert report.artifacts[0].losses == losses
     shown = (out / "report.html").read_text("utf-8")
-    assert "What users feel" in shown and f"{LOOSE:.2%}" in shown and "not judged" not in shown
+    assert "quantization costs" in shown and f"{LOOSE:.2%}" in shown and "not judged" not in shown
 
     kept = losses_of(verify(result.path).path)  # nobody judged again
     assert (kept.judged, kept.figures) == (losses.judged, losses.figures)
@@ -190,5 +190,5 @@ def test_only_integers_are_judged_and_never_by_a_few(
 
 def test_a_verification_judges_only_integers(goldfold: Run, artifacts: dict[str, Path]) -> None:
     floating = artifacts["onnxruntime"]
-    refused(goldfold("verify", floating, "--judge"), 2, "--judge", floating.name, "has none")
+    refused(goldfold("verify", floating, "--judge"), 2, "--judge", floating.name, "not quantized")
     refused(goldfold("verify", floating, "--pairs", 5000), 2, "--pairs", "--judge")

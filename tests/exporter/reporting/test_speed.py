@@ -53,14 +53,14 @@ def test_artifacts_are_timed_in_turn_and_remember_it(out: Path) -> None:
     assert report.timed == ((1, 4), (2, 8))
     assert [plot.title for plot in pictures(report)] == ["Size and quality", "Speed and quality"]
     shown = page(report)
-    assert "ms a text<br>2 × 8" in shown and "in turn: onnxruntime-fp32, openvino-fp32" in shown
+    assert "ms per text<br>2 × 8" in shown and "in turn: onnxruntime-fp32, openvino-fp32" in shown
 
 
 def test_command_times_only_when_asked(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(latency, "measure", lambda *args: pytest.fail("not asked"))
     done = CliRunner().invoke(app, ["report", str(out)])
     assert done.exit_code == 0, done.output
-    assert "ms a text" not in (out / "report.html").read_text("utf-8")
+    assert "ms per text" not in (out / "report.html").read_text("utf-8")
     monkeypatch.setattr(latency, "measure", lambda *args: ([], {"a": "no GPU"}))
     done = CliRunner().invoke(app, ["report", str(out), "--speed"])
     assert isinstance(done.exception, TargetError) and "no GPU" in str(done.exception)
