@@ -71,8 +71,8 @@ def main(
 
 def _measure(program: Program, precision: str, peaks: dict[str, float], stages: Stages) -> dict:
     own = program.copy()
-    pipeline.run(own, pipeline.half(precision, peaks, TARGET.typed))
-    pipeline.run(own, TARGET.tail(precision, own.contract, peaks))
+    pipeline.run(own, pipeline.half(precision, peaks, TARGET.strongly_typed))
+    pipeline.run(own, TARGET.backend_passes(precision, own.contract, peaks))
     options = TARGET.settle(precision, TensorRtOptions(), program.contract.max_length)
     with tempfile.TemporaryDirectory(prefix="goldfold-") as scratch, stages(f"build {precision}"):
         folder = Path(scratch)

@@ -46,7 +46,7 @@ def floating(name: str, precision: str, around: str | None = None) -> str:
     if precision in FLOATS:
         return precision
     found = target(name)
-    return found.close_rest or found.rest if around == "close" else found.rest
+    return found.close_fallback or found.fallback if around == "close" else found.fallback
 
 
 def unavailable(name: str) -> str | None:

@@ -59,19 +59,19 @@ class Target(ABC, Generic[O]):
     all if empty."""
     precisions: ClassVar[tuple[str, ...]]
     """The precisions of the target; any other is refused before tracing."""
-    typed: ClassVar[bool]
+    strongly_typed: ClassVar[bool]
     """Whether the target is strongly typed: the graph's own types are the precision. If not, half
     precision is a hint to the runtime and the graph stays in fp32."""
-    rest: ClassVar[str] = "fp32"
+    fallback: ClassVar[str] = "fp32"
     """The fallback precision of values that a recipe leaves in floating point: methods get it as
     `precision` where integers are asked for."""
-    close_rest: ClassVar[str | None] = None
+    close_fallback: ClassVar[str | None] = None
     """The fallback precision of recipes that ask for a close one (Recipe.around); `rest` if
     None."""
     quantizes: ClassVar[frozenset[str]] = frozenset()
     """Kinds of integers that the target takes, of "int8", "int4" (weights) and "static"
     (activations of int8 with a fixed scale)."""
-    products: ClassVar[Computed] = "f32"
+    integer_sums: ClassVar[Computed] = "f32"
     """The accumulation precision of integer products, where the fallback is half precision
     (SetPrecision.products)."""
     Options: ClassVar[type[Options]] = Options
@@ -124,7 +124,7 @@ class Target(ABC, Generic[O]):
         return None
 
     @abstractmethod
-    def tail(
+    def backend_passes(
         self, precision: str, contract: Contract, peaks: Mapping[str, float]
     ) -> tuple[Pass, ...]:
         """Returns the backend passes, which run after the common pipeline. `peaks` are the largest
@@ -203,22 +203,22 @@ class Target(ABC, Generic[O]):
         words; None if it can."""
         return "the threads of its runtime do not survive a fork"
 
-    def stand_in(
+    def reference_run(
         self, folder: Path, contract: Contract, precision: str, threads: int | None
     ) -> Run:
         """Returns the stand-in that is measured in the artifact's place where `cannot_run` gives a
         reason."""
         return self.load(folder, contract, precision, threads)
 
-    def stands_in(self, precision: str) -> str:
+    def reference_name(self, precision: str) -> str:
         """Returns a description of the stand-in, in words."""
         return "the artifact"
 
-    def beside(
+    def cross_checks(
         self, folder: Path, contract: Contract, precision: str, threads: int | None
     ) -> dict[str, Run]:
-        """Returns other runtimes for the file of `stand_in`, by name: a cross-check for the record,
-        not for the gate."""
+        """Returns other runtimes for the file of `reference_run`, by name: a cross-check for the
+        record, not for the gate."""
         return {}
 
     def lay_out(

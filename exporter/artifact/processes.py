@@ -69,7 +69,7 @@ class Way:
                 "fork before the first artifact is opened"
             )
         if self.proof and target.cannot_run(path):
-            return target.stand_in(path, manifest.contract, manifest.floating, self.threads)
+            return target.reference_run(path, manifest.contract, manifest.floating, self.threads)
         how = (path, manifest.contract, manifest.floating, self.threads)
         if self.streams is None:
             return target.load(*how)

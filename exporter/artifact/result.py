@@ -37,4 +37,4 @@ def measured(opened: Bundle) -> tuple[str, str]:
     reason = target.cannot_run(opened.path)
     if reason is None:
         return "the artifact", ""
-    return target.stands_in(opened.manifest.floating), reason
+    return target.reference_name(opened.manifest.floating), reason

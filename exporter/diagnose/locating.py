@@ -189,7 +189,7 @@ def _in_build(suspect: Suspect, probe: Probe, stages: Stages) -> Location:
             suspect.made.target.build(copy, suspect.made.precision, folder, suspect.made.options)
             run = _open(suspect, folder, suspect.made.precision)
             distances.setdefault("built", probe.distance(run))
-            if suspect.made.precision != "fp32" and not suspect.made.target.typed:
+            if suspect.made.precision != "fp32" and not suspect.made.target.strongly_typed:
                 wide = _open(suspect, folder, "fp32")
                 distances.setdefault("wide", probe.distance(wide))
             there = {n: run(probe.ids, probe.mask, value) for n, value in names.items()}
@@ -254,7 +254,7 @@ def _runs(program: Program) -> bool:
 
 def _open(suspect: Suspect, folder: Path, precision: str) -> Run:
     target, contract = suspect.made.target, suspect.made.final.contract
-    opener = target.load if target.cannot_run(folder) is None else target.stand_in
+    opener = target.load if target.cannot_run(folder) is None else target.reference_run
     return opener(folder, contract, precision, None)
 
 

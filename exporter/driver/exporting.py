@@ -282,15 +282,18 @@ def _build(
     first_look = len(session.drift.looks) if session.drift is not None else 0
     with stages(f"build {name}"):
         census, attention = program.census(), program.attention()
-        peaks = group.peaks if pipeline.asks_ranges(floating, target.typed) else {}
+        peaks = group.peaks if pipeline.asks_ranges(floating, target.strongly_typed) else {}
         named = value_roles.named(program) if peaks else {}
-        passes.run(program, pipeline.half(floating, group.peaks, target.typed, target.products))
-        ranges = value_roles.summary(named, peaks, program, target.typed) if peaks else ()
+        passes.run(
+            program,
+            pipeline.half(floating, group.peaks, target.strongly_typed, target.integer_sums),
+        )
+        ranges = value_roles.summary(named, peaks, program, target.strongly_typed) if peaks else ()
         # A strongly typed target is proved on its very graph; a hinted one on the graph it would
         # have.
-        emulable = None if target.typed else _emulable(program, floating, target)
-        passes.run(program, target.tail(floating, program.contract, group.peaks))
-        emulable = _emulable(program, floating, target) if target.typed else emulable
+        emulable = None if target.strongly_typed else _emulable(program, floating, target)
+        passes.run(program, target.backend_passes(floating, program.contract, group.peaks))
+        emulable = _emulable(program, floating, target) if target.strongly_typed else emulable
         contract = target.narrow(program.contract, options)
         goldens = session.goldens.within(contract.max_length)
         made = None
@@ -345,7 +348,7 @@ def _emulable(program: Program, precision: str, target: Target) -> Program | Non
     if precision == "fp32" or target.executes(precision):
         return None
     copy = program.copy()
-    if not target.typed:
+    if not target.strongly_typed:
         SetPrecision(cast(Kind, precision)).rewrite(copy.model)
     return copy
 

@@ -148,7 +148,7 @@ def peaks_for(
     nothing."""
     for target, precision in pairs:
         floating = registry.floating(target, precision)
-        if pipeline.asks_ranges(floating, registry.target(target).typed):
+        if pipeline.asks_ranges(floating, registry.target(target).strongly_typed):
             with stages("ranges"):
                 return record_ranges(program, stages, cache)
     return {}

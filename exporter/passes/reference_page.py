@@ -9,7 +9,7 @@ from goldfold.exporter.errors import UsageError
 from goldfold.exporter.passes import docstring, pipeline
 from goldfold.exporter.passes.base import Pass
 
-_HEAD = """# The laws
+_HEAD = """# The passes
 
 Generated from the passes' docstrings by `make pages`; a test fails when this page is stale. The
 examples are the tests: each *before* is rewritten, compared with *after*, and both are run on drawn

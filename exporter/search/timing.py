@@ -59,14 +59,17 @@ class Stopwatch:
         contract = program.contract
         program = replace(program, tokenizer=self.ground.program.tokenizer)
         peaks = preparing.peaks_for(program, [(self.target, recipe.name)], self.stages)
-        pipeline.run(program, pipeline.half(target.rest, peaks, target.typed, target.products))
-        pipeline.run(program, target.tail(target.rest, contract, peaks))
-        options = target.settle(target.rest, target.Options(), contract.max_length)
+        pipeline.run(
+            program,
+            pipeline.half(target.fallback, peaks, target.strongly_typed, target.integer_sums),
+        )
+        pipeline.run(program, target.backend_passes(target.fallback, contract, peaks))
+        options = target.settle(target.fallback, target.Options(), contract.max_length)
         with tempfile.TemporaryDirectory(prefix="goldfold-") as folder:
-            target.build(program, target.rest, Path(folder), options)
+            target.build(program, target.fallback, Path(folder), options)
             del program
             size = sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file())
-            run = target.load(Path(folder), contract, target.rest, None)
+            run = target.load(Path(folder), contract, target.fallback, None)
             times = [
                 _fastest(run, batch, min(tokens, contract.max_length), contract.vocab_size)
                 for batch, tokens in SHAPES

@@ -143,7 +143,7 @@ def _beside(
     the record."""
     manifest = opened.manifest
     target = registry.target(manifest.target)
-    runs = target.beside(opened.path, manifest.contract, manifest.floating, threads)
+    runs = target.cross_checks(opened.path, manifest.contract, manifest.floating, threads)
     found = {}
     for name, run in runs.items():
         with stages(f"beside {opened.name}"):

@@ -23,10 +23,10 @@ class CoreMl(Target[CoreMlOptions]):
     platforms = ("Linux x86_64", "Darwin arm64", "Darwin x86_64")
     precisions = ("fp32", "fp16")
     Options = CoreMlOptions
-    rest = "fp16"  # a recipe's scales are fp16, and the Neural Engine computes in it
+    fallback = "fp16"  # a recipe's scales are fp16, and the Neural Engine computes in it
     quantizes = frozenset({"int8", "int4", "static"})
-    typed = True
-    products = "half"  # the Neural Engine takes no others
+    strongly_typed = True
+    integer_sums = "half"  # the Neural Engine takes no others
 
     def unavailable(self) -> str | None:
         return vendor.unavailable()
@@ -34,7 +34,7 @@ class CoreMl(Target[CoreMlOptions]):
     def cannot_run(self, folder: Path | None = None) -> str | None:
         return None if vendor.native() else "Core ML is on macOS only"
 
-    def stands_in(self, precision: str) -> str:
+    def reference_name(self, precision: str) -> str:
         return "the package, in goldfold's evaluator of MIL programs"
 
     def settle(self, precision: str, options: CoreMlOptions, max_length: int) -> CoreMlOptions:
@@ -45,7 +45,7 @@ class CoreMl(Target[CoreMlOptions]):
             return contract
         return contract.with_(max_length=max(options.buckets))
 
-    def tail(
+    def backend_passes(
         self, precision: str, contract: Contract, peaks: Mapping[str, float]
     ) -> tuple[Pass, ...]:
         from goldfold.exporter.passes.sink_dequantize_past_gather import SinkDequantizePastGather

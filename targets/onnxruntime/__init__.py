@@ -22,13 +22,13 @@ class OnnxRuntime(Target[Options]):
     extra = "onnxruntime"
     precisions = ("fp32", "fp16")
     quantizes = frozenset({"int8", "int4", "static"})
-    typed = True
+    strongly_typed = True
     call_tokens = 32  # as OpenVINO's
 
     def unavailable(self) -> str | None:
         return None if find_spec("onnxruntime") else "the package onnxruntime is not installed"
 
-    def tail(
+    def backend_passes(
         self, precision: str, contract: Contract, peaks: Mapping[str, float]
     ) -> tuple[Pass, ...]:
         from goldfold.exporter.passes.band_local_attention import BandLocalAttention

@@ -24,10 +24,10 @@ class OpenVino(Target[OpenVinoOptions]):
     extra = "openvino"
     precisions = ("fp32", "fp16", "bf16")
     Options = OpenVinoOptions
-    rest = "bf16"
-    close_rest = "fp32"
+    fallback = "bf16"
+    close_fallback = "fp32"
     quantizes = frozenset({"int8", "int4", "static"})
-    typed = False  # the plugin chooses where to round, from a hint
+    strongly_typed = False  # the plugin chooses where to round, from a hint
     layouts = ("ovms", "sentence-transformers")
     call_tokens = 32  # docs/openvino.md: the cost differs by machine, and hardly matters
 
@@ -44,7 +44,7 @@ class OpenVino(Target[OpenVinoOptions]):
 
         return tokenizer.begin(words, folder, kept)
 
-    def tail(
+    def backend_passes(
         self, precision: str, contract: Contract, peaks: Mapping[str, float]
     ) -> tuple[Pass, ...]:
         from goldfold.exporter.passes.band_local_attention import BandLocalAttention

@@ -26,9 +26,9 @@ class TensorRt(Target[TensorRtOptions]):
     extra = "tensorrt"
     platforms = ("Linux x86_64", "Windows AMD64")
     precisions = ("fp32", "fp16", "bf16")
-    typed = True
+    strongly_typed = True
     Options = TensorRtOptions
-    rest = "fp16"  # a recipe's scales are fp16; weights around integers stay small
+    fallback = "fp16"  # a recipe's scales are fp16; weights around integers stay small
     quantizes = frozenset({"int8", "int4", "static"})
 
     def unavailable(self) -> str | None:
@@ -91,7 +91,7 @@ class TensorRt(Target[TensorRtOptions]):
         most = settings.longest(options.profile, contract.max_length)
         return contract.with_(max_length=most)
 
-    def tail(
+    def backend_passes(
         self, precision: str, contract: Contract, peaks: Mapping[str, float]
     ) -> tuple[Pass, ...]:
         from goldfold.exporter.passes.expand_band_attention import ExpandBandAttention
@@ -105,7 +105,7 @@ class TensorRt(Target[TensorRtOptions]):
         return (*head, SpellAttention(), ExpandBandAttention())
 
     def executes(self, precision: str) -> bool:
-        return True  # without a GPU the emulator does, on the very file: see stand_in
+        return True  # without a GPU the emulator does, on the very file: see reference_run
 
     def versions(self) -> dict[str, str]:
         module = vendor.builder()
@@ -147,7 +147,7 @@ class TensorRt(Target[TensorRtOptions]):
     def after_fork(self) -> str | None:
         return "CUDA does not survive a fork"
 
-    def stand_in(
+    def reference_run(
         self, folder: Path, contract: Contract, precision: str, threads: int | None
     ) -> Run:
         """Returns the ONNX that the engine was built from, in ONNX Runtime; half precision in the
@@ -156,13 +156,13 @@ class TensorRt(Target[TensorRtOptions]):
 
         return _read(folder, contract, interpret.runner if precision == "fp32" else emulate.runner)
 
-    def stands_in(self, precision: str) -> str:
+    def reference_name(self, precision: str) -> str:
         from goldfold.exporter.ir import protobuf
 
         runtime = "ONNX Runtime" if precision == "fp32" else "goldfold's emulator"
         return f"{protobuf.MODEL}, which the engine was built from, in {runtime}"
 
-    def beside(
+    def cross_checks(
         self, folder: Path, contract: Contract, precision: str, threads: int | None
     ) -> dict[str, Run]:
         from goldfold.exporter.ir import protobuf

@@ -69,9 +69,11 @@ def _run(program: Program, name: str, precision: str, lines: list[str]) -> None:
         peaks = preparing.peaks_for(copy, pairs, stages)
     else:
         peaks = preparing.quantize(copy, asked, passes, stages, pairs)
-    asked_peaks = peaks if pipeline.asks_ranges(floating, target.typed) else {}
-    passes.run(copy, pipeline.half(floating, asked_peaks, target.typed, target.products))
-    passes.run(copy, target.tail(floating, copy.contract, asked_peaks))
+    asked_peaks = peaks if pipeline.asks_ranges(floating, target.strongly_typed) else {}
+    passes.run(
+        copy, pipeline.half(floating, asked_peaks, target.strongly_typed, target.integer_sums)
+    )
+    passes.run(copy, target.backend_passes(floating, copy.contract, asked_peaks))
 
 
 def digest(program: Program, integers: bool = False) -> str:

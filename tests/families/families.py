@@ -41,7 +41,7 @@ class Family:
         )
 
     @property
-    def tail(self) -> str:
+    def backend_passes(self) -> str:
         """Pooling and head in words."""
         return " → ".join([" + ".join(self.pooling), *self.head])
 

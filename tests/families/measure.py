@@ -146,10 +146,10 @@ def _parsed(program: Program, precision: str, goldens: Goldens, scratch: Path) -
     target = registry.target("tensorrt")
     own = program.copy()
     peaks: dict[str, float] = {}
-    if pipeline.asks_ranges(precision, target.typed):
+    if pipeline.asks_ranges(precision, target.strongly_typed):
         peaks = exporting.record_ranges(program.copy(), Stages(None))
-    pipeline.run(own, (*pipeline.half(precision, peaks, target.typed),))
-    pipeline.run(own, target.tail(precision, own.contract, peaks))
+    pipeline.run(own, (*pipeline.half(precision, peaks, target.strongly_typed),))
+    pipeline.run(own, target.backend_passes(precision, own.contract, peaks))
     folder = scratch / f"tensorrt-{precision}"
     folder.mkdir()
     onnx_file.write(own, folder, "tensorrt")

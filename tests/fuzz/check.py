@@ -124,7 +124,7 @@ def variants(program: Program, passes: Pipeline, text: np.ndarray) -> Iterator[t
     yield "scale-residual", scaled
     seen = []
     for name in TARGETS:
-        laws = registry.target(name).tail("fp32", program.contract, {})
+        laws = registry.target(name).backend_passes("fp32", program.contract, {})
         if laws and laws not in seen:
             seen.append(laws)
             own = program.copy()
@@ -144,7 +144,7 @@ def built(program: Program, name: str, width: int, folder: Path) -> Run:
     asked = options_of.own(target.Options, {"buckets": (width,)})
     options = target.settle("fp32", asked, program.contract.max_length)
     own = program.copy()
-    pipeline.run(own, target.tail("fp32", own.contract, {}))
+    pipeline.run(own, target.backend_passes("fp32", own.contract, {}))
     folder.mkdir()
     target.build(own, "fp32", folder, options)
     return target.load(folder, target.narrow(program.contract, options), "fp32", 1)

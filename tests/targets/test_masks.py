@@ -113,10 +113,10 @@ def program(mask: str, lowest: str = "-3.4028234663852886e+38") -> Program:
 def built(program: Program, target: str, folder: Path) -> np.ndarray:
     """What an artifact of fixed lengths gives, where the target has them."""
     own, found = program.copy(), registry.target(target)
-    run(own, found.tail("fp32", own.contract, {}))
+    run(own, found.backend_passes("fp32", own.contract, {}))
     asked = options.own(found.Options, {"buckets": (8, 16, 24)})
     found.build(own, "fp32", folder, found.settle("fp32", asked, 24))
-    call = found.stand_in if found.cannot_run(folder) else found.load
+    call = found.reference_run if found.cannot_run(folder) else found.load
     return call(folder, program.contract, "fp32", 1)(IDS, MASK)
 
 

@@ -21,7 +21,7 @@ from tests.conftest import Exported
 def built(exported: Exported, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("bf16")
     program = exported.copy()
-    run_passes(program, TARGET.tail("bf16", program.contract, {}))
+    run_passes(program, TARGET.backend_passes("bf16", program.contract, {}))
     TARGET.build(program, "bf16", folder, OPEN)
     return folder
 

@@ -28,7 +28,7 @@ def built(exported: Exported, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two texts a call, 8 or 24 tokens."""
     folder = tmp_path_factory.mktemp("static")
     program = exported.copy()
-    run_passes(program, TARGET.tail("fp32", program.contract, {}))
+    run_passes(program, TARGET.backend_passes("fp32", program.contract, {}))
     options = TARGET.settle(
         "fp32", OpenVinoOptions(batch=2, buckets=(24, 8, 24)), models.MAX_LENGTH
     )

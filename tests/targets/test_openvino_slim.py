@@ -97,7 +97,7 @@ def test_real_file_shrinks_and_nothing_that_runs_changes(
         folder = tmp_path / name
         folder.mkdir()
         program = exported.copy()
-        run_passes(program, TARGET.tail("fp32", program.contract, {}))
+        run_passes(program, TARGET.backend_passes("fp32", program.contract, {}))
         TARGET.build(program, "fp32", folder, OPEN)
         monkeypatch.setattr(build, "slim", lambda model: [])
         run = TARGET.load(folder, program.contract, "fp32", 1)

@@ -25,7 +25,7 @@ TARGETS = ("onnxruntime", "openvino")
 def lowered(exported: Exported, target: str) -> Program:
     """A copy of the session's program that the target's own passes have seen."""
     program = exported.copy()
-    pipeline.run(program, registry.target(target).tail("fp32", program.contract, {}))
+    pipeline.run(program, registry.target(target).backend_passes("fp32", program.contract, {}))
     return program
 
 

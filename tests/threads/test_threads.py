@@ -39,7 +39,7 @@ def built(
 ) -> Encoder:
     """The session's program as an artifact with `options`, opened without a proof of its own."""
     found, program = registry.target(target), exported.copy()
-    pipeline.run(program, found.tail(precision, program.contract, {}))
+    pipeline.run(program, found.backend_passes(precision, program.contract, {}))
     settled = found.settle(precision, options, program.contract.max_length)
     folder.mkdir(parents=True, exist_ok=True)
     found.build(program, precision, folder, settled)
@@ -50,14 +50,14 @@ def built(
     return Encoder(type(bundle)(bundle.path, manifest, bundle.verdict), run)
 
 
-def stand_in(exported: Exported, folder: Path, precision: str) -> Encoder:
+def reference_run(exported: Exported, folder: Path, precision: str) -> Encoder:
     """What is measured in the place of TensorRT's engine, and of every half precision."""
     target, program = registry.target("tensorrt"), exported.copy()
     if precision != "fp32":
         pipeline.run(program, pipeline.half(precision, {}, typed=True))
-    pipeline.run(program, target.tail(precision, program.contract, {}))
+    pipeline.run(program, target.backend_passes(precision, program.contract, {}))
     onnx_file.write(program, folder, "tensorrt")
-    run = target.stand_in(folder, program.contract, precision, None)
+    run = target.reference_run(folder, program.contract, precision, None)
     return Encoder(open_bundle(exported.artifacts["openvino"]), run)
 
 
@@ -84,8 +84,8 @@ WAYS: dict[str, tuple[Callable[[Exported, Path], Encoder], int]] = {
         CALLS,
     ),
     "coreml": (coreml, FEW),
-    "tensorrt-stand-in": (lambda exported, folder: stand_in(exported, folder, "fp32"), CALLS),
-    "emulator": (lambda exported, folder: stand_in(exported, folder, "bf16"), FEW),
+    "tensorrt-stand-in": (lambda exported, folder: reference_run(exported, folder, "fp32"), CALLS),
+    "emulator": (lambda exported, folder: reference_run(exported, folder, "bf16"), FEW),
 }
 
 

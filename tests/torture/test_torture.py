@@ -220,7 +220,7 @@ def openvino(exported: Exported, folder: Path) -> None:
     from goldfold.targets.openvino import TARGET, build
 
     program = exported.copy()
-    for law in TARGET.tail("fp32", program.contract, {}):
+    for law in TARGET.backend_passes("fp32", program.contract, {}):
         law.rewrite(program.model)
     build.write(program, "fp32", folder)
 
@@ -229,7 +229,7 @@ def onnx(exported: Exported, folder: Path) -> None:
     from goldfold.targets.onnxruntime import TARGET
 
     program = exported.copy()
-    for law in TARGET.tail("fp32", program.contract, {}):
+    for law in TARGET.backend_passes("fp32", program.contract, {}):
         law.rewrite(program.model)
     write(program, folder, "onnxruntime")
 

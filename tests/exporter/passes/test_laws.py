@@ -28,7 +28,7 @@ from tests.exporter.passes import drawing, harness
 
 _TARGETS = (goldfold.targets.onnxruntime.TARGET, goldfold.targets.openvino.TARGET)
 _NOTHING = Contract(model="", dim=1, max_length=1, vocab_size=1, pad_id=0, normalized=True)
-_TAILS = (t.tail(p, _NOTHING, {}) for t in _TARGETS for p in t.precisions)
+_TAILS = (t.backend_passes(p, _NOTHING, {}) for t in _TARGETS for p in t.precisions)
 _ALL = (*every(), *(this for tail in _TAILS for this in tail))
 PASSES = list(dict.fromkeys(_ALL))
 EXAMPLES = [

@@ -33,8 +33,10 @@ def quantized(bits: int = 8, block: int = 0) -> Program:
     laws = [rounded.law(program.model, Grid(bits, block))]
     scales = (("h", 0.0625),)
     pipeline.run(program, [*laws, *([] if block or bits == 4 else [QuantizeActivations(scales)])])
-    pipeline.run(program, pipeline.half(TARGET.rest, {}, TARGET.typed, TARGET.products))
-    pipeline.run(program, TARGET.tail(TARGET.rest, program.contract, {}))
+    pipeline.run(
+        program, pipeline.half(TARGET.fallback, {}, TARGET.strongly_typed, TARGET.integer_sums)
+    )
+    pipeline.run(program, TARGET.backend_passes(TARGET.fallback, program.contract, {}))
     return program
 
 

@@ -36,7 +36,7 @@ def lowered(exported: Exported, precision: str) -> Program:
     """The session's program in `precision`, after the target's own laws."""
     program = exported.copy()
     pipeline.run(program, pipeline.half(precision, {}, typed=True))
-    pipeline.run(program, TARGET.tail(precision, program.contract, {}))
+    pipeline.run(program, TARGET.backend_passes(precision, program.contract, {}))
     return program
 
 
@@ -116,7 +116,7 @@ def test_what_stands_in_for_the_engine_says_what_the_model_says(
 ) -> None:
     """`limit` is the gate of the precision (golden/gate.py)."""
     contract = exported.program.contract
-    found = TARGET.stand_in(engines[precision], contract, precision, None)(IDS, MASK)
+    found = TARGET.reference_run(engines[precision], contract, precision, None)(IDS, MASK)
     expected = load(exported.artifacts["onnxruntime"]).run(IDS, MASK)
     for one, other in zip(found, expected, strict=True):
         assert reading(one, other).distance <= limit

@@ -60,7 +60,7 @@ def make(programs: Callable[[str], Program], tmp_path: Path) -> Make:
         program = programs(kind)
         peaks = preparing.record_ranges(program.copy(), Stages(None)) if precision != "fp32" else {}
         pipeline.run(program, pipeline.half(precision, peaks, typed=True))
-        pipeline.run(program, TARGET.tail(precision, program.contract, peaks))
+        pipeline.run(program, TARGET.backend_passes(precision, program.contract, peaks))
         asked = TensorRtOptions(compute_capability=named, profile=PROFILE)
         options = TARGET.settle(precision, asked, program.contract.max_length)
         return TARGET.make(program, precision, tmp_path, options, asked)

@@ -105,8 +105,8 @@ def test_a_flipped_bit_a_transposed_and_a_widened_weight_are_not_found(
     w, v = found["w"], found["v"]
     flipped = w.copy()
     flipped.view(np.uint32)[63, 31] ^= 1
-    for stand_in in (flipped, w.T.copy(), w.astype(np.float64), w.astype(np.float16)):
-        held = proof.look(engine(tmp_path, stand_in.tobytes(), v.tobytes()), onnx_file)
+    for reference_run in (flipped, w.T.copy(), w.astype(np.float64), w.astype(np.float16)):
+        held = proof.look(engine(tmp_path, reference_run.tobytes(), v.tobytes()), onnx_file)
         assert held.missing == (("w", w.nbytes),)
         assert held.found == v.nbytes
 

@@ -33,7 +33,7 @@ def test_every_profile_at_its_corners(folder: Path) -> None:
     """The engine against its own ONNX: both may be off by the gate of the precision, apart."""
     manifest = open_bundle(folder).manifest
     engine: Any = TARGET.load(folder, manifest.contract, manifest.precision, None)
-    exact = TARGET.stand_in(folder, manifest.contract, manifest.precision, None)
+    exact = TARGET.reference_run(folder, manifest.contract, manifest.precision, None)
     limit = 2 * GATES[manifest.precision].worst
     rng = np.random.default_rng(11)
     for index, text in enumerate(manifest.options.profile):
