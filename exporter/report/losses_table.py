@@ -51,7 +51,8 @@ def rows(report: Report) -> list[Row]:
 
 def said(report: Report) -> list[str]:
     """Returns what was not measured, or was judged in an artifact's place, each once."""
-    every = (a.losses.missing for a in report.artifacts if a.losses is not None)
+    losses = [artifact.losses for artifact in report.artifacts if artifact.losses is not None]
+    every = [(one.unusable, *one.missing) if one.unusable else one.missing for one in losses]
     return list(dict.fromkeys(f"{one.rstrip('.')}." for missing in every for one in missing))
 
 

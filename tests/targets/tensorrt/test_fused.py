@@ -144,6 +144,6 @@ def test_an_export_says_what_it_left_out(tmp_path: Path, monkeypatch: pytest.Mon
     )  # fmt: skip
     assert result.passed
     manifest = result.bundle.manifest
-    assert manifest.options.compute_capability == vendor.capabilities()[1:]
+    assert manifest.options["compute_capability"] == vendor.capabilities()[1:]
     assert any(said.startswith("sm75 is left out: ") for said in manifest.built)
     assert "sm75 is left out: " in heard.notes["build tensorrt-fp16"]
