@@ -72,8 +72,8 @@ class Target(ABC, Generic[O]):
     """Kinds of integers that the target takes, of "int8", "int4" (weights) and "static"
     (activations of int8 with a fixed scale)."""
     products: ClassVar[Computed] = "f32"
-    """The precision in which the target multiplies integers with integers, where the fallback is
-    half precision (SetPrecision.products)."""
+    """The accumulation precision of integer products, where the fallback is half precision
+    (SetPrecision.products)."""
     Options: ClassVar[type[Options]] = Options
     """The options of the target: its own frozen class (exporter/options.py)."""
     layouts: ClassVar[tuple[str, ...]] = ()
