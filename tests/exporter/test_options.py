@@ -46,7 +46,7 @@ def test_an_option_says_who_takes_it() -> None:
     found = described({"openvino": OpenVinoOptions, "coreml": CoreMlOptions})
     assert found["buckets"][0] == tuple[int, ...]
     assert found["buckets"][1].startswith("coreml, openvino: static lengths")
-    assert found["batch"][1].startswith("openvino: texts in every call")
+    assert found["batch"][1].startswith("openvino: texts per call")
 
 
 @pytest.mark.parametrize("text", ["", ",", "128;512", "-128", "12e3", "all"])
