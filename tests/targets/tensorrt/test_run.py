@@ -36,7 +36,7 @@ def test_every_profile_at_its_corners(folder: Path) -> None:
     exact = TARGET.reference_run(folder, manifest.contract, manifest.precision, None)
     limit = 2 * GATES[manifest.precision].worst
     rng = np.random.default_rng(11)
-    for index, text in enumerate(manifest.options.profile):
+    for index, text in enumerate(manifest.options["profile"]):
         profile = settings.parse_profile(text, manifest.contract.max_length)
         for batch, tokens in (profile.least, profile.usual, profile.most):
             rows = min(batch, 4)
@@ -60,7 +60,7 @@ def test_more_rows_than_a_profile_takes_are_run_in_parts(folder: Path) -> None:
     encoder = load(folder)
     most = max(
         settings.parse_profile(text, manifest.contract.max_length).most[0]
-        for text in manifest.options.profile
+        for text in manifest.options["profile"]
     )
     ids = np.random.default_rng(1).integers(4, manifest.contract.vocab_size, (most + 3, 8))
     together = encoder.run(ids, np.ones_like(ids))
