@@ -36,7 +36,7 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def plain(self) -> dict[str, Any]:
         """Returns dicts, lists, strings, numbers and "Infinity", which JSON can hold."""
-        return finite(msgspec.to_builtins(self, enc_hook=float))
+        return finite(msgspec.to_builtins(self, enc_hook=_number_of))
 
     def to_json(self) -> str:
         """Returns a JSON document, one field per line."""
@@ -97,6 +97,15 @@ def finite(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [finite(item) for item in value]
     return value
+
+
+def _number_of(value: Any) -> Any:
+    """Returns a number of numpy's, or a Real, as Python's own."""
+    if isinstance(value, float):
+        return float(value)
+    if type(value).__module__ == "numpy" and hasattr(value, "item"):
+        return value.item()
+    raise TypeError(f"no record holds a {type(value).__name__}")
 
 
 def _real(kind: type, found: Any) -> Any:

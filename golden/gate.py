@@ -160,7 +160,7 @@ def judge_losses(metrics: Iterable[Metric], precision: str) -> tuple[Reason, ...
             note = f"fp32 itself finds nothing at {one.dims} dims: nothing can be judged."
             reasons.append(Reason("retrieval", precision, limit=limit, note=note))
         elif one.upper is None or not one.upper <= limit:
-            lost = "an unknown share" if one.upper is None else f"up to {one.upper:.2%}"
+            lost = "an unknown share" if _finite(one.upper) is None else f"up to {one.upper:.2%}"
             note = (
                 f"Retrieval at {one.dims} dims loses {lost} of fp32's nDCG@10,"
                 f" over the {precision} limit of {limit:.2%}."

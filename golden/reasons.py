@@ -33,6 +33,10 @@ class Reason:
     note: str = ""
     """Facts beside the figures, in words."""
 
+    def __post_init__(self) -> None:
+        if self.limit is None and self.kind in ("distance", "norm", "mean", "similarity"):
+            raise ValueError(f"a reason of the kind {self.kind} has a limit")
+
     @property
     def sentence(self) -> str:
         """The reason in one sentence of English."""

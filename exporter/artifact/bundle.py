@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from goldfold.exporter import registry
+from goldfold.exporter import records, registry
 from goldfold.exporter.artifact.manifest import (
     FAILED,
     FORMAT,
@@ -98,12 +98,12 @@ class Bundle:
 
 def seal(folder: Path, manifest: dict[str, Any]) -> Manifest:
     """Digest every file of `folder` and write its manifest. `manifest` gives all fields but
-    `files`."""
+    `files`. Raises ValueError for a field that no reader would accept."""
     files = {
         key: FileEntry(sha256=digest(folder / key), size=(folder / key).stat().st_size)
         for key in sorted(files_of(folder))
     }
-    sealed = Manifest(files=files, **manifest)
+    sealed = records.read(Manifest, Manifest(files=files, **manifest).plain())
     (folder / MANIFEST).write_bytes(sealed.to_bytes())
     return sealed
 

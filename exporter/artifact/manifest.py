@@ -233,8 +233,9 @@ def read_verdict(path: Path, manifest: Manifest) -> VerdictRecord | None:
     try:
         raw = read_record(file)
         found = records.parse(raw)
-        earlier = {"passed", "measurement"} <= set(found) and found.get("format") != VERDICT_FORMAT
-        if earlier and str(found.get("format", _VERDICTS)).startswith(_VERDICTS):
+        earlier = isinstance(found, dict) and {"passed", "measurement"} <= set(found)
+        said = str(found.get("format", _VERDICTS)) if earlier else ""
+        if said != VERDICT_FORMAT and said.startswith(_VERDICTS):
             raise ArtifactError(f"{path}: {VERDICT} is of another version of goldfold; {again}")
         verdict = records.read(VerdictRecord, found)
     except (ValueError, TypeError, OSError, RecursionError) as error:
@@ -314,7 +315,7 @@ def write_verdict(folder: Path, record: VerdictRecord) -> None:
                 raise OutputError(
                     f"{folder} was replaced while it was measured; verify what is there now"
                 )
-            record = record.with_(manifest=digest)
+            record = records.read(VerdictRecord, record.with_(manifest=digest).plain())
             fresh = f"{VERDICT}.{secrets.token_hex(8)}.new"
             # O_EXCL: without it, a link would be written through.
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)

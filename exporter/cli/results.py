@@ -66,7 +66,7 @@ def show(results: Sequence[Result], as_json: bool, lost: Sequence[Lost] = ()) ->
 
     console, log = open_console(), open_console(stderr=True)
     if as_json:
-        print(json.dumps([*map(_entry, results), *map(_nothing, lost)], indent=1))
+        print(json.dumps([*map(_entry, results), *map(_nothing, lost)], indent=1, allow_nan=False))
         _say_unrecorded(results)
         return
     rows = [Row(r.bundle.name, r.bundle.size, r.seconds, r.measurement, r.verdict) for r in results]
@@ -95,6 +95,7 @@ def hold(results: Sequence[Result]) -> None:
 
 
 def _entry(result: Result) -> dict[str, Any]:
+    from goldfold.exporter.records import finite
     from goldfold.golden.compare import summary
 
     return {
@@ -106,7 +107,7 @@ def _entry(result: Result) -> dict[str, Any]:
         "passed": result.passed,
         "code": 0 if result.passed else GateMissed.code,
         "reasons": result.verdict.sentences,
-        "measurement": summary(result.measurement),
+        "measurement": finite(summary(result.measurement)),
         "losses": _losses(result),
         "unrecorded": result.unrecorded,
     }

@@ -10,9 +10,18 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
 import typer
 
 from goldfold.exporter import registry
+from goldfold.exporter.cli.console import warn
 from goldfold.exporter.cli.flags import whole_numbers
-from goldfold.exporter.options import described, flag_of
+from goldfold.exporter.options import Options, described, flag_of
 from goldfold.exporter.system import start
+
+OURS = frozenset({
+    "model", "target", "precision", "out", "name", "force", "skip", "stop_after", "dump",
+    "verify_each", "no_locate", "max_length", "dims", "judge", "pairs", "no_cache",
+    "trust_remote_code", "allow_incomplete", "quiet", "as_json",
+})  # fmt: skip
+"""What `goldfold export` takes by itself: an option of a target has no flag of these names, and is
+given from Python."""
 
 
 class Flags:
@@ -25,7 +34,7 @@ class Flags:
         return {
             name: _value(name, kinds[name], value)
             for name, value in asked.items()
-            if value not in (None, False, [])
+            if value is not None and value is not False and value != []
         }
 
 
@@ -53,9 +62,21 @@ def _flag(name: str, kind: Any, told: str) -> tuple[str, Any, Any]:
     return name, option, field(default=default, metadata={"kind": kind})
 
 
+def _options(target: str) -> type[Options] | None:
+    """Returns what a target may be asked for; None, with a warning, for one that does not load."""
+    try:
+        return registry.target(target).Options
+    except Exception as error:
+        if target in registry.OURS:
+            raise
+        reason = (str(error).splitlines() or [""])[0]
+        warn(f"target {target} does not load: {type(error).__name__}: {reason}")
+        return None
+
+
 def _made() -> type[Flags]:
-    told = described({name: registry.target(name).Options for name in _names()})
-    made = [_flag(name, kind, text) for name, (kind, text) in told.items()]
+    told = described({name: kind for name in _names() if (kind := _options(name)) is not None})
+    made = [_flag(name, kind, text) for name, (kind, text) in told.items() if name not in OURS]
     return make_dataclass("TargetFlags", made, bases=(Flags,), frozen=True)
 
 

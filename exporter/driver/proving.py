@@ -24,6 +24,8 @@ from goldfold.exporter.progress import Stages
 from goldfold.exporter.quantize.recipe import Recipe
 from goldfold.exporter.records import KindRange, LayerLook, Look
 from goldfold.exporter.verification.measure import Emulation, emulated, measure_all, record
+from goldfold.golden.compare import Measurement
+from goldfold.golden.gate import Verdict
 from goldfold.golden.store import Goldens
 
 if TYPE_CHECKING:
@@ -36,15 +38,16 @@ class Proofs:
 
     def __init__(self, goldens: Goldens, stages: Stages) -> None:
         self._goldens, self._stages = goldens, stages
-        self._known: dict[tuple[str, str], Emulation] = {}
+        self._known: dict[tuple[str, str], tuple[Measurement, Verdict]] = {}
 
     def __call__(self, program: Program, manifest: Manifest) -> Emulation:
         """Returns the figures of a program whose rounded run is the proof of an artifact with this
         manifest."""
         key = (manifest.floating, _digest(program))
         if key not in self._known:
-            self._known[key] = emulated(program, manifest.gate, self._goldens, self._stages)
-        return self._known[key]
+            found = emulated(program, manifest.gate, self._goldens, self._stages)
+            self._known[key] = (found.measurement, found.verdict)  # and no program
+        return Emulation(program, *self._known[key])
 
 
 @dataclass(frozen=True)

@@ -92,6 +92,10 @@ def embed(
     return found
 
 
+CODE = (*cached_stages.TRACING, *cached_stages.MEASURING, "search/*.py")
+"""Files of exporter/ that determine a testbed and its trials."""
+
+
 def key_of(fingerprint: str, gains: Recipe, max_length: int | None = None) -> str:
     """The name of a folder: a digest of everything that determines its content."""
     packages = {name: version(name) for name in ("onnxruntime", "numpy")}
@@ -101,7 +105,9 @@ def key_of(fingerprint: str, gains: Recipe, max_length: int | None = None) -> st
         "model": fingerprint,
         "max_length": max_length,
         "gains": [gains.gains, gains.alpha],
-        "code": cached_stages.code((*cached_stages.TRACING, *cached_stages.MEASURING)),
+        "code": cached_stages.code(
+            (*cached_stages.TRACING, *cached_stages.MEASURING, "search/*.py")
+        ),
         "versions": {**sidecars.versions(), **packages},
         "texts": [texts.calibration_texts(), tuning.texts()],
     }

@@ -11,7 +11,8 @@ from goldfold.golden.errors import GoldenError
 _EXTRAS = {
     "export": (
         "huggingface_hub", "jinja2", "joblib", "ml_dtypes", "onnx", "onnx_ir", "onnxscript",
-        "onnxsim", "rich", "safetensors", "scipy", "sentence_transformers", "torch", "transformers",
+        "onnxsim", "rich", "safetensors", "scipy", "sentence_transformers", "torch",
+        "transformers", "yaml",
     ),
     "onnxruntime": ("onnxruntime",),
     "openvino": ("openvino", "openvino_tokenizers"),

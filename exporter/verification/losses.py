@@ -8,6 +8,7 @@ corpus and retrieval take minutes and are judged only on request. Only retrieval
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -110,7 +111,7 @@ def said_of(metrics: Iterable[Metric], limit: float | None) -> str:
 
 
 def _percent(share: float | None) -> str:
-    return "an unknown share" if share is None else f"{share:.2%}"
+    return f"{share:.2%}" if share is not None and math.isfinite(share) else "an unknown share"
 
 
 def _ranks(measurement: Measurement, goldens: Goldens) -> tuple[tuple[Loss, ...], tuple[str, ...]]:

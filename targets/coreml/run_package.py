@@ -70,7 +70,8 @@ def run_package(
     outputs = evaluator(held, watch)
     drift, compared = None, 0
     if against is not None:
-        drift, compared = first_drift(evaluator, _model(against), held, limit or LIMIT)
+        most = LIMIT if limit is None else limit
+        drift, compared = first_drift(evaluator, _model(against), held, most)
     return Ran(
         evaluator.function.name,
         tuple(package.functions),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from goldfold.exporter.contract import Contract
 from goldfold.exporter.errors import ArtifactError, TargetError
+from goldfold.exporter.system import faults
 from goldfold.exporter.system.files import read_bounded
 from goldfold.targets.base import Built, Run, Target
 from goldfold.targets.tensorrt import settings, vendor
@@ -152,8 +153,13 @@ class TensorRt(Target[TensorRtOptions]):
     ) -> Run:
         """Returns the ONNX that the engine was built from, in ONNX Runtime; half precision in the
         emulator, every value rounded to its type."""
-        from goldfold.exporter.evaluate import emulate, interpret
-
+        try:
+            from goldfold.exporter.evaluate import emulate, interpret
+        except ModuleNotFoundError as error:
+            raise TargetError(
+                "without a GPU an engine is verified by the compiler's emulator: "
+                f"{faults.lacking(error) or error}"
+            ) from None
         return _read(folder, contract, interpret.runner if precision == "fp32" else emulate.runner)
 
     def reference_name(self, precision: str) -> str:

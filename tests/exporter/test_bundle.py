@@ -318,3 +318,26 @@ def test_what_a_killed_verification_left_is_cleared_by_a_later_one(tmp_path: Pat
     open_bundle(folder)  # neither is in its way
     bundle.write_verdict(folder, verdict(True))
     assert not old.exists() and young.exists()
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"versions": {"a": None}}, {"target": "a b"}, {"options": {"share": 0.5}},
+        {"contract": FIELDS["contract"].with_(vocab_size=1 << 40)},
+    ],
+    ids=lambda odd: next(iter(odd)),
+)  # fmt: skip
+def test_what_no_reader_would_accept_is_not_sealed(odd: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=next(iter(odd))):
+        bundle.seal(tmp_path, FIELDS | odd)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("raw", ['["passed", "measurement"]', '"passed measurement"', "3"])
+def test_a_verdict_that_is_no_object_is_one_line(raw: str, tmp_path: Path) -> None:
+    folder = make(tmp_path / "a")
+    (folder / "verdict.json").write_text(raw)
+    with pytest.raises(ArtifactError, match="malformed") as refused:
+        open_bundle(folder)
+    assert "\n" not in str(refused.value)

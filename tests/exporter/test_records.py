@@ -58,6 +58,20 @@ def test_numbers_of_other_kinds_are_written_as_numbers() -> None:
     assert finite({"a": [math.nan, (1, -math.inf)]}) == {"a": [INFINITE, [1, INFINITE]]}
 
 
+@pytest.mark.parametrize("kind", ["distance", "norm", "mean", "similarity"])
+def test_a_reason_over_a_limit_has_one(kind) -> None:
+    with pytest.raises(ValueError, match="has a limit"):
+        Reason(kind, "fp32", "a", "alone", 1.0)
+
+
+def test_only_numbers_are_made_plain() -> None:
+    np = pytest.importorskip("numpy")
+    entry = FileEntry(sha256="0" * 64, size=np.int64(3))
+    assert entry.plain() == {"sha256": "0" * 64, "size": 3} and type(entry.plain()["size"]) is int
+    with pytest.raises(TypeError, match="no record holds a complex"):
+        FileEntry(sha256="0" * 64, size=1j).plain()  # type: ignore[arg-type]
+
+
 def test_a_record_does_not_change() -> None:
     with pytest.raises(AttributeError):
         LOOK.worst = 0.0  # type: ignore[misc]

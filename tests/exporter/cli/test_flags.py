@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import json
+import math
+from dataclasses import dataclass, field, fields
 from inspect import signature
-from typing import Annotated
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Annotated, Any
 
 import pytest
 import typer
 
+from goldfold.exporter import registry
+from goldfold.exporter.artifact.result import Result
+from goldfold.exporter.cli import results, target_flags
+from goldfold.exporter.cli.export import ExportFlags
 from goldfold.exporter.cli.flags import flagged
+from goldfold.golden import gate
+from goldfold.golden.compare import Measurement
+from goldfold.golden.reasons import Reason
 
 Loud = Annotated[bool, typer.Option("--loud", "-l", help="Louder.")]
 
@@ -66,3 +77,44 @@ def test_what_typer_refuses_is_refused(words: tuple[str, ...]) -> None:
     with pytest.raises(Exception) as caught:
         run(*words)
     assert getattr(caught.value, "exit_code", None) == 2
+
+
+# --- options of targets
+
+
+def test_a_zero_is_asked_for_and_nothing_is_not() -> None:
+    flags = target_flags.TargetFlags(batch=0, buckets="8,16", compatible=["version"])  # type: ignore[call-arg]
+    assert flags.given() == {"batch": 0, "buckets": (8, 16), "compatible": ("version",)}
+    assert target_flags.TargetFlags().given() == {}
+
+
+def test_a_target_s_option_takes_no_flag_of_ours() -> None:
+    own = {one.name for one in fields(ExportFlags)} - {"build"} | {"model"}
+    assert own == target_flags.OURS
+
+
+def test_a_target_that_does_not_load_takes_no_other_with_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    known = registry.target
+
+    def target(name: str) -> object:
+        if name == "odd":
+            raise ImportError("no module of the vendor\nand a second line")
+        return known(name)
+
+    monkeypatch.setattr(registry, "target", target)
+    monkeypatch.setattr(target_flags, "_names", lambda: ["odd", "openvino"])
+    assert [one.name for one in fields(target_flags._made())] == ["batch", "buckets"]
+    said = capsys.readouterr().err.splitlines()
+    assert said == ["warning: target odd does not load: ImportError: no module of the vendor"]
+
+
+def test_figures_that_are_not_finite_are_json() -> None:
+    measurement = Measurement("m", 2, True, (), math.inf, math.inf)
+    manifest = SimpleNamespace(target="t", precision="fp32")
+    opened = SimpleNamespace(manifest=manifest, size=1, verdict=None)
+    verdict = gate.Verdict((Reason("unusable", "fp32", "a", "alone"),))
+    result: Any = Result(Path("x"), opened, measurement, verdict, 1.0)  # type: ignore[arg-type]
+    found = json.loads(json.dumps(results._entry(result), allow_nan=False))
+    assert found["measurement"]["worst"] == "Infinity" and not found["passed"]
