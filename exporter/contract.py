@@ -56,6 +56,12 @@ class Contract(Record, frozen=True, kw_only=True):
     truncation_side: Literal["right", "left"] = "right"
     """The side on which a text that is too long loses tokens."""
 
+    def __post_init__(self) -> None:
+        if len(set(self.heads)) != len(self.heads) or not all(0 < n < self.dim for n in self.heads):
+            raise ValueError(
+                f"heads are {self.heads}, and must be sizes below {self.dim}, each once"
+            )
+
     def length_of(self, task: Task) -> int:
         """Returns the maximum length of a text of `task` in tokens, specials included."""
         return min(self.lengths.get(task, self.max_length), self.max_length)

@@ -40,7 +40,7 @@ O = TypeVar("O", bound=Options)  # noqa: E741 — the options of a target
 def own(kind: type[O], asked: Asked) -> O:
     """Returns those of the `asked` options that a target with options of this `kind` takes. Raises
     UsageError for a value of the wrong type."""
-    given = asked.given() if isinstance(asked, Options) else asked
+    given = _given(asked)
     try:
         return read(kind, {name: given[name] for name in kind.__struct_fields__ if name in given})
     except ValueError as error:
@@ -51,10 +51,21 @@ def own(kind: type[O], asked: Asked) -> O:
 def check_taken(asked: Asked, kinds: Mapping[str, type[Options]]) -> None:
     """Raise UsageError for an option that none of the targets takes (`kinds`: options by
     target)."""
-    given = asked.given() if isinstance(asked, Options) else asked
+    given = _given(asked)
     for name in sorted(given):
         if not any(name in kind.__struct_fields__ for kind in kinds.values()):
             raise UsageError(f"{flag_of(name)} has no meaning for {', '.join(kinds)}; leave it out")
+
+
+def _given(asked: Asked) -> Mapping[str, Any]:
+    if isinstance(asked, Options):
+        return asked.given()
+    if not isinstance(asked, Mapping) or not all(isinstance(name, str) for name in asked):
+        raise UsageError(
+            "build is neither a mapping of options by their names nor a target's own Options, but "
+            f"{type(asked).__name__}"
+        )
+    return asked
 
 
 def flag_of(name: str) -> str:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args, get_type_hints
 
 import msgspec
 
@@ -25,6 +26,9 @@ else:
 
 
 INFINITE = "Infinity"
+_LONGEST = 160
+"""Characters of what a file says that an error repeats."""
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -56,6 +60,8 @@ def read(kind: type[R], found: Any) -> R:
     wrong."""
     try:
         return msgspec.convert(found, kind, dec_hook=_real)
+    except (OverflowError, RecursionError):
+        raise ValueError("it holds a number that is too large, or is nested too deep") from None
     except msgspec.ValidationError as error:
         said, _, place = str(error).replace("`", "").partition(" - at ")
         place = place.removeprefix("$").lstrip(".")
@@ -64,6 +70,8 @@ def read(kind: type[R], found: Any) -> R:
                 place, said = f"{place}.{said[len(words) :]}".lstrip("."), instead
         if said.startswith("Invalid enum value") and (known := _known(kind, place)):
             said = f"{said.removeprefix('Invalid enum value ')} is none of {known}"
+        said = said if len(said) <= _LONGEST else f"{said[:_LONGEST]}…"
+        place = place if len(place) <= _LONGEST else f"{place[:_LONGEST]}…"
         raise ValueError(f"{place}: {said}" if place else said) from None
 
 
@@ -76,9 +84,21 @@ def parse(raw: str | bytes) -> Any:
     """Returns the values of a JSON document. Raises ValueError for invalid JSON, and for numbers
     that JSON does not allow: NaN, Infinity without quotes, 1e999."""
     try:
-        return json.loads(raw, parse_float=_number, parse_constant=_number)
+        found = json.loads(raw, parse_float=_number, parse_int=_whole, parse_constant=_number)
+        text = raw if isinstance(raw, str) else raw.decode()
+        if _SURROGATE.search(text):
+            json.dumps(found, ensure_ascii=False).encode()
+        return found
     except RecursionError:
         raise ValueError("it is nested too deep") from None
+    except UnicodeEncodeError:
+        raise ValueError("it holds half a character (a lone surrogate)") from None
+
+
+def _whole(text: str) -> int:
+    if len(text) > 19:
+        raise ValueError(f"{text[:20]}… has more digits than 64 bits hold")
+    return int(text)
 
 
 def _number(text: str) -> float:
@@ -243,12 +263,15 @@ class KindRange(Record, frozen=True, kw_only=True):
     """Whether a value of this kind is computed in half precision, or may be."""
 
 
+Positive = Annotated[int, msgspec.Meta(ge=1)]
+
+
 class Pace(Record, frozen=True, kw_only=True):
     """Latencies of one shape: full texts of `tokens` tokens, `batch` texts per call. Milliseconds
     per call."""
 
-    batch: int
-    tokens: int
+    batch: Positive
+    tokens: Positive
     median: float
     p10: float
     p90: float

@@ -53,9 +53,9 @@ FORMAT = "goldfold.artifact/5"
 _VERDICTS = "goldfold.verdict/"
 VERDICT_FORMAT = "goldfold.verdict/3"
 
-Plain = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,63}$")]
+Plain = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,63}(?![\s\S])")]
 """A string that becomes part of a folder's name."""
-Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
+Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}(?![\s\S])")]
 
 
 class Origin(Record, frozen=True, kw_only=True):
@@ -184,7 +184,7 @@ def read_manifest(path: Path) -> Manifest:
         record = records.parse(raw)
         if str(record["format"]).startswith(_KIND) and record["format"] != FORMAT:
             raise ArtifactError(
-                f"{path} has the format {record['format']}, not {FORMAT}; export it again"
+                f"{path} has the format {str(record['format'])[:80]}, not {FORMAT}; export it again"
             )
         record.pop("sha256")
         for report in record["passes"]:

@@ -104,6 +104,6 @@ def _gathered(name: str, kind: Any, flags: Mapping[str, Any]) -> Any:
 def whole_numbers(text: str | None, flag: str, example: str = "128,512") -> tuple[int, ...]:
     """Returns the numbers of a list: `128,512` → (128, 512). Raises UsageError naming the flag."""
     parts = [part.strip() for part in (text or "").split(",") if part.strip()]
-    if text is not None and not (parts and all(part.isdecimal() for part in parts)):
-        raise UsageError(f"{flag} {text!r} is no list of numbers such as {example}")
+    if text is not None and not (parts and all(p.isdecimal() and len(p) < 19 for p in parts)):
+        raise UsageError(f"{flag} {text[:80]!r} is no list of numbers such as {example}")
     return tuple(int(part) for part in parts)

@@ -30,6 +30,10 @@ _HOLDS: dict[str, dict[int, str]] = {
 }
 """The messages of onnx.proto that lead to a tensor's `external_data`, by the number of their field
 in the message around them."""
+_SHORT, _WORD = 5, (1 << 32) - 1
+"""The most bytes of a field's number and of a length, as protobuf reads them; and 32 bits."""
+_MESSAGES, _DEPTH = 2_000_000, 100
+"""The most messages that are read, and the most within each other."""
 _LOCATION, _EXTERNAL = 14, 1
 """The field `data_location` of a tensor, and its value for data in another file."""
 
@@ -44,26 +48,47 @@ def references(path: Path) -> set[str]:
     try:
         raw = read_bounded(path, GRAPH_LIMIT)
         found: set[str] = set()
-        waiting = [("Model", memoryview(raw))]
+        seen = 0
+        waiting = [_inside("Model", memoryview(raw))]  # depth first: few are open at a time
         while waiting:
-            kind, message = waiting.pop()
-            entries: list[tuple[str, str]] = []
-            outside = False
-            for number, value in _fields(message):
-                inside = _HOLDS[kind].get(number)
-                if kind == "Tensor" and number == _LOCATION:
-                    outside = value == _EXTERNAL
-                elif inside == "Entry" and isinstance(value, memoryview):
-                    entries.append(_entry(value))
-                elif inside is not None and isinstance(value, memoryview):
-                    waiting.append((inside, value))
-            if outside or entries:
-                found |= {place for key, place in entries if key == "location"} or {""}
+            inner = next(waiting[-1], None)
+            if inner is None:
+                waiting.pop()
+                continue
+            if (seen := seen + 1) > _MESSAGES or len(waiting) > _DEPTH:
+                raise ValueError("it holds more than any model does")
+            kind, message = inner
+            if kind == "Tensor":
+                found |= _places(message)
+            else:
+                waiting.append(_inside(kind, message))
     except OSError as error:
         raise ArtifactError(f"cannot read {path}: {error.strerror}") from None
     except (ValueError, IndexError) as error:
         raise ArtifactError(f"cannot read {path}: it is no file of ONNX: {error}") from None
     return found
+
+
+def _inside(kind: str, message: memoryview) -> Iterator[tuple[str, memoryview]]:
+    """Yields the messages in a message that lead to tensors, each with its kind."""
+    for number, value in _fields(message):
+        inner = _HOLDS[kind].get(number)
+        if inner is not None and isinstance(value, memoryview):
+            yield inner, value
+
+
+def _places(tensor: memoryview) -> set[str]:
+    """Returns the files that a tensor names; "" for one that lies elsewhere and names none."""
+    entries: list[tuple[str, str]] = []
+    outside = False
+    for number, value in _fields(tensor):
+        if number == _LOCATION and isinstance(value, int):
+            outside = value & _WORD == _EXTERNAL
+        elif number in _HOLDS["Tensor"] and isinstance(value, memoryview):
+            entries.append(_entry(value))
+    if not outside and not entries:
+        return set()
+    return {place for key, place in entries if key == "location"} or {""}
 
 
 def _entry(message: memoryview) -> tuple[str, str]:
@@ -78,7 +103,9 @@ def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
     """The fields of a message by number: each a number, or bytes that may be a message."""
     at = 0
     while at < len(message):
-        tag, at = _varint(message, at)
+        tag, at = _varint(message, at, _SHORT)
+        if tag > _WORD:  # a parser that counts in 32 bits would read another field
+            raise ValueError("the number of a field has more than 32 bits")
         number, wire = tag >> 3, tag & 7
         if number == 0:
             raise ValueError("a field has the number 0")
@@ -86,7 +113,7 @@ def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
             value, at = _varint(message, at)
             yield number, value
         elif wire in (1, 2, 5):
-            size, at = _varint(message, at) if wire == 2 else (8 if wire == 1 else 4, at)
+            size, at = _varint(message, at, _SHORT) if wire == 2 else (8 if wire == 1 else 4, at)
             if size > len(message) - at:
                 raise ValueError("it ends within a field")
             yield number, message[at : at + size]
@@ -95,10 +122,10 @@ def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
             raise ValueError(f"a field is of the wire type {wire}")
 
 
-def _varint(message: memoryview, at: int) -> tuple[int, int]:
+def _varint(message: memoryview, at: int, most: int = 10) -> tuple[int, int]:
     """Returns a number and the position after its last byte."""
     value = 0
-    for shift in range(0, 70, 7):
+    for shift in range(0, 7 * most, 7):
         if at >= len(message):
             raise ValueError("it ends within a number")
         byte = message[at]
@@ -106,7 +133,7 @@ def _varint(message: memoryview, at: int) -> tuple[int, int]:
         value |= (byte & 127) << shift
         if byte < 128:
             return value, at
-    raise ValueError("a number has more than ten bytes")
+    raise ValueError(f"a number has more than {most} bytes")
 
 
 def messages(root: Any) -> Iterator[Any]:

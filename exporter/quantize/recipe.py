@@ -217,12 +217,14 @@ def read(path: Path) -> Recipe:
         record = tomllib.loads(read_bounded(path, LIMIT).decode("utf-8"))
     except OSError as error:
         raise UsageError(f"recipe {path} cannot be read: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise UsageError(f"recipe {path} is not TOML: {error}") from None
+    except (ValueError, RecursionError) as error:  # TOML, UTF-8, numbers of thousands of digits
+        raise UsageError(f"recipe {path} is not TOML: {str(error)[:200]}") from None
     if "name" in record:
         raise UsageError(f"recipe {path}: name: a recipe is called what its file is; remove it")
     try:
         return made(path.stem, record)
+    except RecursionError:
+        raise UsageError(f"recipe {path}: it is nested too deep") from None
     except ValueError as error:
         raise UsageError(f"recipe {path}: {error}") from None
 
@@ -253,6 +255,8 @@ def _renamed(recipe: str, value: Any) -> Any:
 def made(name: str, record: Mapping[str, Any]) -> Recipe:
     """A recipe from its file's content. Raises ValueError: the place, and what is wrong."""
     record = dict(_renamed(name, record))
+    if "rules" in record:
+        raise ValueError("rules: there is no such field; each rule is a [[rule]]")
     if "rule" in record:
         record["rules"] = record.pop("rule")
     return records.read(Recipe, {"name": name, **record})

@@ -25,6 +25,10 @@ def load(folder: Path, contract: Contract, threads: int | None, streams: int | N
     if streams:
         threads = max(1, (threads or _cores()) // streams)
     session = _open(folder / MODEL, threads)
+    known = {found.name for found in session.get_outputs()}
+    for name in (contract.output, *map(contract.output_of, contract.heads)):
+        if name not in known:
+            raise ArtifactError(f"{folder / MODEL} has no output {name[:80]}; export it again")
 
     def run(
         input_ids: np.ndarray, attention_mask: np.ndarray, output: str | None = None

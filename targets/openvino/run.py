@@ -49,6 +49,10 @@ def load(
     among them; None means one stream, so that a single caller has every core.
     """
     model = _read(folder)
+    known = set[str]().union(*(port.get_names() for port in model.outputs))
+    for name in (contract.output, *map(contract.output_of, contract.heads)):
+        if name not in known:
+            raise ArtifactError(f"{folder / XML} has no output {name[:80]}; export it again")
     shapes = Shapes.of(model)
 
     def infer(length: int) -> Infer:

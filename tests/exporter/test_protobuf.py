@@ -91,6 +91,45 @@ def test_damage_that_onnx_still_reads_hides_no_reference(tmp_path: Path) -> None
     assert read > 50
 
 
+def _field(number: int, inside: bytes, beyond: int = 0) -> bytes:
+    """A message in a message; `beyond` adds to its tag what 32 bits do not hold."""
+    return _varint((number << 3 | 2) + beyond) + _varint(len(inside)) + inside
+
+
+def _varint(value: int) -> bytes:
+    found = bytearray()
+    while value > 127:
+        found.append(value & 127 | 128)
+        value >>= 7
+    return bytes((*found, value))
+
+
+@pytest.mark.parametrize("hidden", ["tensor", "entries", "graph"])
+@pytest.mark.parametrize("beyond", [1 << 32, 1 << 35])
+def test_a_field_whose_number_overflows_hides_nothing(
+    hidden: str, beyond: int, tmp_path: Path
+) -> None:
+    """protobuf in C++ counts fields in 32 bits: it would read what was overlooked here."""
+    tensor = outside("w", "../secret.bin")
+    raw = tensor.SerializeToString()
+    if hidden == "entries":
+        tensor.ClearField("external_data")
+        entry = helper.make_tensor("e", 1, [1], [0.0]).external_data.add(key="location", value="x")
+        raw = tensor.SerializeToString() + _field(13, entry.SerializeToString(), beyond)
+    graph = _field(5, raw, beyond if hidden == "tensor" else 0)
+    file = tmp_path / "model.onnx"
+    file.write_bytes(_field(7, graph, beyond if hidden == "graph" else 0))
+    with pytest.raises(ArtifactError, match="it is no file of ONNX"):
+        protobuf.references(file)
+
+
+def test_a_file_of_nothing_but_messages_takes_no_memory(tmp_path: Path) -> None:
+    file = tmp_path / "model.onnx"
+    file.write_bytes(_field(7, b"\x0a\x00" * 3_000_000))
+    with pytest.raises(ArtifactError, match="more than any model does"):
+        protobuf.references(file)
+
+
 @pytest.mark.parametrize("raw", [b"\x00", b"\x3a\xff", b"\x3a\x7f\x00", b"\x0b", b"\xff" * 20])
 def test_what_is_no_message_is_refused_in_a_line(raw: bytes, tmp_path: Path) -> None:
     file = tmp_path / "model.onnx"
