@@ -41,7 +41,7 @@ class Family:
         )
 
     @property
-    def backend_passes(self) -> str:
+    def tail(self) -> str:
         """Pooling and head in words."""
         return " → ".join([" + ".join(self.pooling), *self.head])
 

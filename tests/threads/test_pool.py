@@ -147,6 +147,7 @@ from goldfold.targets.pool import Pool
 from tests.threads.calls import LIMIT
 from tests.threads.test_pool import Thing, holds
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in a shell's background ignores it
 pool, leave = Pool(Thing, 1), threading.Event()
 guest = threading.Thread(target=pool.use, args=(lambda thing: leave.wait(LIMIT),), daemon=True)
 guest.start()

@@ -138,7 +138,8 @@ def test_who_wants_to_report_is_left_to_it(tmp_path: Path) -> None:
 def test_importing_is_no_command(tmp_path: Path) -> None:
     """Neither Ctrl-C nor the encoding of somebody else's process is touched."""
     code = (
-        "import signal, sys; import goldfold.exporter.cli.app;"
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler);"
+        " import goldfold.exporter.cli.app;"
         " assert signal.getsignal(signal.SIGINT) is signal.default_int_handler;"
         " print(sys.flags.utf8_mode, sys.stdout.encoding)"
     )

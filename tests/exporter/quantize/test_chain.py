@@ -121,7 +121,7 @@ def test_a_chain_reads_the_very_integers_of_the_others(
         return real(program, links, known, sequences, progress)
 
     real = plan.chained
-    monkeypatch.setattr(plan, "gptaq", watched)
+    monkeypatch.setattr(plan, "chained", watched)
     recipe = _recipe("nearest", rule=rules)
     (law,) = plan.passes(recipe, program.copy(), SEQUENCES)
     assert isinstance(law, QuantizeWeights) and law.plan is not None
