@@ -1,5 +1,5 @@
-"""Settings of dependencies before their import: they send no reports, and write to another folder
-when there is no home folder.
+"""Settings of dependencies before their import: they send no reports, write to another folder when
+there is no home folder, and do not keep processors busy while they wait.
 
 Some dependencies send usage data to their makers by default, and keep an identifier in the home
 folder for it. A user who wants that sets the variable himself: a variable that is set stays.
@@ -16,6 +16,9 @@ _QUIET = {
     "ORT_TELEMETRY_DISABLED": "1",  # the same under its coming name
     "HF_HUB_DISABLE_TELEMETRY": "1",
 }
+_IDLE = {"OPENBLAS_THREAD_TIMEOUT": "20"}
+"""OpenBLAS's threads wait busily for 2^26 cycles after numpy's import and after every product: some
+25 ms of every processor. After 2^20 they sleep. Products are the same, to the bit."""
 _OPENVINO = "openvino_telemetry"
 """The package through which `import openvino` reports its own import, where it is installed."""
 
@@ -25,7 +28,7 @@ def prepare() -> None:
 
     goldfold calls this when it is imported, before any of the dependencies can be.
     """
-    for name, value in _QUIET.items():
+    for name, value in (_QUIET | _IDLE).items():
         os.environ.setdefault(name, value)
     if not _agreed():
         sys.modules.setdefault(_OPENVINO, None)  # type: ignore[arg-type]
