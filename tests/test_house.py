@@ -274,3 +274,14 @@ def test_every_file_begins_with_a_docstring_and_stays_readable() -> None:
         text = path.read_text("utf-8")
         assert ast.get_docstring(ast.parse(text)), path
         assert len(text.splitlines()) <= 400, path
+
+
+def test_no_function_takes_eight_parameters_but_the_public_ones() -> None:
+    wide = set()
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                taken = node.args.posonlyargs + node.args.args + node.args.kwonlyargs
+                if len([one for one in taken if one.arg not in ("self", "cls")]) > 7:
+                    wide.add(node.name)
+    assert wide == {"export", "embed"}
