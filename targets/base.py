@@ -123,12 +123,30 @@ class Target(ABC, Generic[O]):
         """
         return None
 
-    @abstractmethod
+    def lowers(self) -> Collection[str]:
+        """Returns the ops outside ONNX, as `goldfold.BandAttention`, that the target's lowering
+        table has a row for. Passes decompose the others (exporter/passes/pipeline.py,
+        DECOMPOSES)."""
+        return ()
+
+    def own_passes(
+        self, precision: str, contract: Contract, peaks: Mapping[str, float]
+    ) -> tuple[Pass, ...]:
+        """Returns passes for this target alone, in order; a pass that decomposes an op stands among
+        them where its place matters. `peaks` are the largest magnitudes on calibration texts by
+        value, where the precision asks for them."""
+        return ()
+
     def backend_passes(
         self, precision: str, contract: Contract, peaks: Mapping[str, float]
     ) -> tuple[Pass, ...]:
-        """Returns the backend passes, which run after the common pipeline. `peaks` are the largest
-        magnitudes on calibration texts by value, where the precision asks for them."""
+        """Returns the passes that run after the common pipeline: `own_passes`, and then those that
+        decompose what the target does not lower (`lowers`)."""
+        from goldfold.exporter.passes.pipeline import decompositions
+
+        own = self.own_passes(precision, contract, peaks)
+        listed = {type(one) for one in own}
+        return (*own, *(one for one in decompositions(self.lowers()) if type(one) not in listed))
 
     @abstractmethod
     def executes(self, precision: str) -> bool:

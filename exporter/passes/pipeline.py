@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from goldfold.exporter.ir.program import Program, weights_aside
 from goldfold.exporter.passes.base import Log, Pass
 from goldfold.exporter.passes.drop_scale_before_normalize import DropScaleBeforeNormalize
 from goldfold.exporter.passes.drop_unreached_rows import DropUnreachedRows
+from goldfold.exporter.passes.expand_band_attention import ExpandBandAttention
 from goldfold.exporter.passes.fold_attention_scale import FoldAttentionScale
 from goldfold.exporter.passes.fold_norm_gain import FoldNormGain, Policy
 from goldfold.exporter.passes.fuse_identity_dense import FuseIdentityDense
@@ -62,6 +63,15 @@ def common(contract: Contract, gains: Policy = "full") -> tuple[Pass, ...]:
         ShareRopeTables(contract.max_length),  # the tables are legal and final by now
         ShareConstants(),  # last: it joins constants that the others made twice
     )
+
+
+DECOMPOSES: dict[str, type[Pass]] = {"goldfold.BandAttention": ExpandBandAttention}
+"""The pass that expresses an op of goldfold's own dialect in standard ops."""
+
+
+def decompositions(lowered: Collection[str]) -> tuple[Pass, ...]:
+    """Returns the passes that decompose every op outside ONNX but those of `lowered`."""
+    return tuple(decompose() for op, decompose in DECOMPOSES.items() if op not in lowered)
 
 
 def asks_ranges(precision: str, typed: bool) -> bool:

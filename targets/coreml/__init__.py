@@ -45,12 +45,16 @@ class CoreMl(Target[CoreMlOptions]):
             return contract
         return contract.with_(max_length=max(options.buckets))
 
-    def backend_passes(
+    def lowers(self) -> Collection[str]:
+        from goldfold.targets.coreml.lower.table import ROWS
+
+        return ROWS
+
+    def own_passes(
         self, precision: str, contract: Contract, peaks: Mapping[str, float]
     ) -> tuple[Pass, ...]:
         from goldfold.exporter.passes.sink_dequantize_past_gather import SinkDequantizePastGather
 
-        # Attention is lowered by its own row, with masks that are constants of the bucket.
         return (SinkDequantizePastGather(),)  # or a table is dequantized whole
 
     def executes(self, precision: str) -> bool:

@@ -28,17 +28,15 @@ class OnnxRuntime(Target[Options]):
     def unavailable(self) -> str | None:
         return None if find_spec("onnxruntime") else "the package onnxruntime is not installed"
 
-    def backend_passes(
+    def own_passes(
         self, precision: str, contract: Contract, peaks: Mapping[str, float]
     ) -> tuple[Pass, ...]:
         from goldfold.exporter.passes.band_local_attention import BandLocalAttention
-        from goldfold.exporter.passes.expand_band_attention import ExpandBandAttention
         from goldfold.exporter.passes.sink_dequantize_past_gather import SinkDequantizePastGather
 
         return (
             SinkDequantizePastGather(),  # ONNX Runtime dequantizes a whole table at every call
             BandLocalAttention(contract.max_length),  # while windows are still attributes
-            ExpandBandAttention(),  # no other runtime could read a file with our own op
         )
 
     def executes(self, precision: str) -> bool:

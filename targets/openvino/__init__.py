@@ -44,7 +44,7 @@ class OpenVino(Target[OpenVinoOptions]):
 
         return tokenizer.begin(words, folder, kept)
 
-    def backend_passes(
+    def own_passes(
         self, precision: str, contract: Contract, peaks: Mapping[str, float]
     ) -> tuple[Pass, ...]:
         from goldfold.exporter.passes.band_local_attention import BandLocalAttention

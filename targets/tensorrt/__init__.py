@@ -92,18 +92,17 @@ class TensorRt(Target[TensorRtOptions]):
         most = settings.longest(options.profile, contract.max_length)
         return contract.with_(max_length=most)
 
-    def backend_passes(
+    def own_passes(
         self, precision: str, contract: Contract, peaks: Mapping[str, float]
     ) -> tuple[Pass, ...]:
-        from goldfold.exporter.passes.expand_band_attention import ExpandBandAttention
         from goldfold.exporter.passes.set_precision import SetPrecision
         from goldfold.exporter.passes.spell_attention import SpellAttention
 
         # Turing has no fp32 matrix product: the head joins the rest, at 4e-8 (docs/dense-head.md).
         half = SetPrecision("fp16", head="half", peaks=tuple(peaks.items()))
         head = (half,) if precision == "fp16" else ()
-        # Fused where the compiler has a kernel; the second pass takes what opset 23 cannot express.
-        return (*head, SpellAttention(), ExpandBandAttention())
+        # Fused where the compiler has a kernel; what opset 23 cannot express is decomposed.
+        return (*head, SpellAttention())
 
     def executes(self, precision: str) -> bool:
         return True  # without a GPU the emulator does, on the very file: see reference_run

@@ -13,6 +13,7 @@ import pytest
 
 from goldfold.exporter import registry
 from goldfold.exporter.artifact.bundle import open_bundle
+from goldfold.exporter.contract import Contract
 from goldfold.exporter.errors import GoldfoldError, RewriteError, TargetError
 from goldfold.exporter.ir.program import MODULE, Program
 from goldfold.exporter.passes import pipeline
@@ -191,3 +192,18 @@ def test_loaded_artifact_runs(name: str, artifacts: dict[str, Path]) -> None:
     assert embedding.shape == (1, contract.dim)
     assert embedding.dtype == np.float32
     assert np.linalg.norm(embedding) == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "times"), [("onnxruntime", 1), ("openvino", 1), ("tensorrt", 1), ("coreml", 0)]
+)
+def test_what_a_target_s_table_lacks_is_decomposed_once(name: str, times: int) -> None:
+    if registry.unavailable(name) is not None:
+        pytest.skip(f"{name} is not installed")
+    found = registry.target(name)
+    contract = Contract(
+        model="m", dim=4, max_length=8, vocab_size=9, pad_id=0, normalized=True
+    )  # fmt: skip
+    passes = [one.name for one in found.backend_passes("fp32", contract, {})]
+    assert passes.count("expand-band-attention") == times
+    assert (times == 0) == ("goldfold.BandAttention" in found.lowers())
