@@ -26,7 +26,8 @@ from benchmarks.speed import stream
 from goldfold.exporter import registry
 from goldfold.exporter.artifact.bundle import open_bundle
 from goldfold.exporter.artifact.encoder import Encoder
-from goldfold.exporter.evaluate.batches import BATCH_TOKENS, batches
+from goldfold.exporter.evaluate.batches import batches
+from tests.exporter.test_batching import filled
 
 SHAPES = (
     (1, 8), (1, 16), (1, 32), (1, 64), (1, 128), (1, 256), (1, 512), (2, 64), (4, 16), (4, 32),
@@ -47,18 +48,6 @@ class Grouped(Encoder):
         self.real = sum(lengths)
         self.padded = sum(len(rows) * max(lengths[row] for row in rows) for rows in found)
         return found
-
-
-def filled(lengths: list[int], size: int) -> list[list[int]]:
-    """Longest text first, each batch as full as it may be."""
-    found: list[list[int]] = []
-    for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):
-        room = bool(found) and (len(found[-1]) + 1) * lengths[found[-1][0]] <= BATCH_TOKENS
-        if room and len(found[-1]) < size:
-            found[-1].append(row)
-        else:
-            found.append([row])
-    return found
 
 
 def shapes(encoder: Encoder, rounds: int) -> list[dict[str, float]]:

@@ -19,7 +19,7 @@ from rich.table import Table
 
 from benchmarks import harness
 from goldfold.exporter.cli.console import Live, open_console
-from goldfold.exporter.driver import exporting
+from goldfold.exporter.driver import preparing
 from goldfold.exporter.errors import GoldfoldError
 from goldfold.exporter.frontend.source import open_model
 from goldfold.exporter.ir.onnx_file import MODEL
@@ -44,9 +44,9 @@ def main(
         if (reason := TARGET.unavailable()) is not None:
             raise GoldfoldError(f"{reason}; pip install 'goldfold[tensorrt]'")
         source = open_model(model)
-        program = exporting.prepare(source, stages, pipeline.Pipeline())
+        program = preparing.prepare(source, stages, pipeline.Pipeline())
         with stages("ranges"):
-            peaks = exporting.record_ranges(program, stages)
+            peaks = preparing.record_ranges(program, stages)
         rows = [_measure(program, kind, peaks, stages) for kind in precision]
     except GoldfoldError as error:
         raise SystemExit(f"error: {error}") from None

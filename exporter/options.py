@@ -5,7 +5,7 @@
 
 Each field has a flag on the command line, `--buckets`, and an entry in the manifest. A field is a
 `bool`, or an `int` or `str` that may be None, or a tuple of them; its default means that the user
-asked for nothing. Two targets may share a field's name if its type is the same.
+asked for nothing. Two targets may share a field's name; its flag has the type of the first.
 """
 
 from __future__ import annotations

@@ -16,8 +16,9 @@ import pytest
 
 from goldfold.exporter import registry
 from goldfold.exporter.artifact.encoder import open_encoder
+from goldfold.exporter.artifact.result import Result
 from goldfold.exporter.driver import exporting
-from goldfold.exporter.driver.exporting import Result, export
+from goldfold.exporter.driver.exporting import export
 from goldfold.golden.store import Goldens
 
 FOLDER = os.environ.get("GOLDFOLD_MPNET_DIR")

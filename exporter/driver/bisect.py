@@ -16,7 +16,7 @@ from goldfold.exporter.passes.pipeline import Options, Pipeline
 from goldfold.exporter.progress import Listener, Stages
 from goldfold.exporter.records import Look
 from goldfold.exporter.system.cache import open_cache
-from goldfold.exporter.verification.goldens import ours
+from goldfold.exporter.verification.goldens import check_length, obtain_goldens, ours
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def search(
     does.
     """
     from goldfold.exporter.diagnose.pass_drift import look
-    from goldfold.exporter.driver import exporting
+    from goldfold.exporter.driver import preparing
     from goldfold.exporter.passes import pipeline
     from goldfold.exporter.registry import FLOATS
     from goldfold.golden.gate import GATES
@@ -73,11 +73,11 @@ def search(
     stages, kept = Stages(listener), open_cache(cache)
     with stages("open"):
         source = ready(open_model(model, trust_remote_code=trust_remote_code), stages, kept)
-    program = exporting.traced(source, stages, max_length, cache=kept)
-    exporting.check_length(program.contract, max_length)
+    program = preparing.traced(source, stages, max_length, cache=kept)
+    check_length(program.contract, max_length)
     with stages("goldens"):
         longest = max_length or program.contract.max_length
-        goldens = exporting.obtain_goldens(source, stages, max_length, longest)
+        goldens = obtain_goldens(source, stages, max_length, longest)
     if max_length is not None:
         program.contract = program.contract.shortened(max_length)
     passes = (*pipeline.EARLY, *pipeline.common(program.contract))
@@ -86,7 +86,7 @@ def search(
         with stages("ranges"):
             rewritten = program.copy()
             pipeline.run(rewritten, passes)
-            peaks = exporting.record_ranges(rewritten, stages, kept)
+            peaks = preparing.record_ranges(rewritten, stages, kept)
     passes = (*passes, *pipeline.half(precision, peaks, typed=True))
     with stages("bisect"):
         return bisect(program, passes, lambda p: look(p, goldens), bound, stages.detail)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, cast
 
 from goldfold.exporter import __version__, registry, report
 from goldfold.exporter.artifact import bundle, sidecars, unbuilt
-from goldfold.exporter.artifact.bundle import Bundle, Manifest
+from goldfold.exporter.artifact.bundle import Bundle
 from goldfold.exporter.artifact.result import Result
 from goldfold.exporter.artifact.unbuilt import Failure
 from goldfold.exporter.contract import Words
@@ -21,9 +21,7 @@ from goldfold.exporter.driver import heads, proving
 from goldfold.exporter.driver.preparing import (
     legalized,
     peaks_for,
-    prepare,
     quantize,
-    record_ranges,
     rewrite,
     traced,
 )
@@ -170,7 +168,7 @@ def export(
         )
         programs = [program]
         del program
-        done = _all(session, programs, settled, kept)
+        done = _build_all(session, programs, settled, kept)
     report.after_export(request.out, stages)
     return done.returned(request.pairs)
 
@@ -188,7 +186,7 @@ def _check_places(request: Request) -> None:
         bundle.check_writable(dump, "--dump")
 
 
-class _Done:
+class _Outcomes:
     """The results and failures of all pairs so far."""
 
     def __init__(self, session: Session) -> None:
@@ -223,19 +221,19 @@ class _Done:
         return done
 
 
-def _all(
+def _build_all(
     session: Session,
     programs: list[Program],
     settled: Mapping[Pair, TargetOptions],
     kept: Cache | None,
-) -> _Done:
+) -> _Outcomes:
     """Build every artifact from the traced program, which is taken out of `programs`.
 
     Programs are popped where they are used up, and a name keeps none: others are copies that share
     the weights, and one that is not needed any more only fills memory.
     """
     request, stages, drift = session.request, session.stages, session.drift
-    done = _Done(session)
+    done = _Outcomes(session)
     passes = Pipeline(request.options, drift)
     bases = [legalized(programs.pop(), passes, request.max_length, request.dims)]
     looks = tuple(drift.looks) if drift is not None else ()
@@ -351,6 +349,3 @@ def _emulable(program: Program, precision: str, target: Target) -> Program | Non
     if not target.strongly_typed:
         SetPrecision(cast(Kind, precision)).rewrite(copy.model)
     return copy
-
-
-__all__ = ["Manifest", "Result", "export", "obtain_goldens", "prepare", "record_ranges", "traced"]

@@ -35,22 +35,10 @@ def prepare(
     """Trace, simplify and rewrite a model into the program that every floating precision starts
     from, for texts of at most `max_length` tokens and with the heads `dims`. `loaded` is as in
     frontend/trace/."""
-    program = legal(source, stages, passes, max_length, dims, loaded, cache)
+    program = traced(source, stages, max_length, loaded, cache)
+    legalized(program, passes, max_length, dims)
     rewrite(program, None, passes, stages)
     return program
-
-
-def legal(
-    source: Source,
-    stages: Stages,
-    passes: Pipeline,
-    max_length: int | None = None,
-    dims: Sequence[int] = (),
-    loaded: Loaded = lambda words: None,
-    cache: Cache | None = None,
-) -> Program:
-    """Trace, simplify, and make legal everywhere: the common passes start from the result."""
-    return legalized(traced(source, stages, max_length, loaded, cache), passes, max_length, dims)
 
 
 def legalized(

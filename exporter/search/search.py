@@ -17,7 +17,6 @@ import numpy as np
 
 from goldfold.exporter import registry
 from goldfold.exporter.artifact import bundle
-from goldfold.exporter.driver.exporting import origin_of
 from goldfold.exporter.errors import UsageError
 from goldfold.exporter.frontend.readiness import ready
 from goldfold.exporter.frontend.source import open_model
@@ -29,7 +28,7 @@ from goldfold.exporter.search.groups import Group, Objective
 from goldfold.exporter.search.timing import Stopwatch, Timed
 from goldfold.exporter.search.trials import Runner, Tried
 from goldfold.exporter.system.cache import open_cache
-from goldfold.exporter.verification.goldens import ours
+from goldfold.exporter.verification.goldens import origin_of, ours
 
 _ROUNDS = 30
 """The most joint measurements. Every one that misses raises the estimate by _HASTE more than

@@ -41,7 +41,7 @@ _SIZE, _CALL = 16, 32
 
 
 @dataclass
-class Ground:
+class Testbed:
     """A testbed opened from its folder; weights and statistics stay in files until read."""
 
     folder: Path
@@ -105,9 +105,7 @@ def key_of(fingerprint: str, gains: Recipe, max_length: int | None = None) -> st
         "model": fingerprint,
         "max_length": max_length,
         "gains": [gains.gains, gains.alpha],
-        "code": cached_stages.code(
-            (*cached_stages.TRACING, *cached_stages.MEASURING, "search/*.py")
-        ),
+        "code": cached_stages.code(CODE),
         "versions": {**sidecars.versions(), **packages},
         "texts": [texts.calibration_texts(), tuning.texts()],
     }
@@ -148,14 +146,14 @@ def make(
         contract = program.contract.plain()
         record = {"contract": contract, "tokenizer": program.tokenizer, "statistics": names,
                   "texts": tuned}  # fmt: skip
-        (fresh / "ground.json").write_text(json.dumps(record), encoding="utf-8")
+        (fresh / "testbed.json").write_text(json.dumps(record), encoding="utf-8")
         stages.note(str(folder))
 
 
-def load(folder: Path) -> Ground:
+def load(folder: Path) -> Testbed:
     """Open a folder that `make` wrote. Raises ArtifactError for a damaged folder."""
     try:
-        record = json.loads((folder / "ground.json").read_text(encoding="utf-8"))
+        record = json.loads((folder / "testbed.json").read_text(encoding="utf-8"))
         model = ir.load(folder / "program.onnx")
         contract = read(Contract, record["contract"])
         known = {}
@@ -168,7 +166,7 @@ def load(folder: Path) -> Ground:
         reason = (str(error).splitlines() or [""])[0]
         raise ArtifactError(f"{folder} is damaged ({reason}); delete it") from None
     program = Program(model, contract, record["tokenizer"])
-    return Ground(folder, program, known, record["texts"], exact)
+    return Testbed(folder, program, known, record["texts"], exact)
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from goldfold.exporter.progress import Stages
 from goldfold.exporter.quantize.recipe import Recipe
 from goldfold.exporter.records import Record
 from goldfold.exporter.search import trials
-from goldfold.exporter.search.testbed import Ground
+from goldfold.exporter.search.testbed import Testbed
 from goldfold.exporter.system.clock import timed
 
 SHAPES = ((1, 16), (1, 128), (8, 64))
@@ -43,21 +43,21 @@ class Stopwatch:
     """Measures recipes on one target, each once per search. Unlike trials, times are not kept for
     the next search: times of a busy hour and of a quiet one do not compare."""
 
-    def __init__(self, target: str, ground: Ground, stages: Stages) -> None:
-        self.target, self.ground, self.stages = target, ground, stages
+    def __init__(self, target: str, bed: Testbed, stages: Stages) -> None:
+        self.target, self.testbed, self.stages = target, bed, stages
         self._seen: dict[str, Timed] = {}
 
     def __call__(self, recipe: Recipe) -> Timed:
-        key = trials.key_of(self.ground.key, recipe)
+        key = trials.key_of(self.testbed.key, recipe)
         if key not in self._seen:
             self._seen[key] = self._measure(recipe)
         return self._seen[key]
 
     def _measure(self, recipe: Recipe) -> Timed:
         target = registry.target(self.target)
-        program = self.ground.quantized(recipe)
+        program = self.testbed.quantized(recipe)
         contract = program.contract
-        program = replace(program, tokenizer=self.ground.program.tokenizer)
+        program = replace(program, tokenizer=self.testbed.program.tokenizer)
         peaks = preparing.peaks_for(program, [(self.target, recipe.name)], self.stages)
         pipeline.run(
             program,

@@ -19,9 +19,9 @@ import numpy as np
 from goldfold.exporter.errors import OutputError
 from goldfold.exporter.quantize.recipe import Recipe
 from goldfold.exporter.records import Real, Record, read_json
-from goldfold.exporter.search import testbed as grounds
+from goldfold.exporter.search import testbed as testbeds
 from goldfold.exporter.search.dequantize import dense
-from goldfold.exporter.search.testbed import Ground
+from goldfold.exporter.search.testbed import Testbed
 
 _ONE = threading.Lock()
 """One thread at a time rewrites a program; ONNX Runtime uses the cores anyway."""
@@ -41,10 +41,10 @@ class Tried(Record, frozen=True, kw_only=True):
         return np.array(self.errors)
 
 
-def key_of(ground_key: str, recipe: Recipe) -> str:
+def key_of(testbed_key: str, recipe: Recipe) -> str:
     """The digest of the testbed and of the recipe's content, without its name."""
     said = json.dumps(recipe.with_(name="", summary="").plain())
-    return hashlib.sha256(f"{ground_key} {said}".encode()).hexdigest()[:24]
+    return hashlib.sha256(f"{testbed_key} {said}".encode()).hexdigest()[:24]
 
 
 class Store:
@@ -78,21 +78,21 @@ def write(path: Path, text: str) -> None:
 
 
 @lru_cache(maxsize=1)
-def opened(folder: Path) -> Ground:
+def opened(folder: Path) -> Testbed:
     """The testbed, opened once per process."""
-    return grounds.load(folder)
+    return testbeds.load(folder)
 
 
 def one(folder: Path, recipe: Recipe, threads: int | None = None) -> Tried:
     """Try `recipe` on the testbed in `folder`, and store the result. Runs in any process."""
     with _ONE:
-        ground = opened(folder)
-        store, key = Store(folder / "trials"), key_of(ground.key, recipe)
+        bed = opened(folder)
+        store, key = Store(folder / "trials"), key_of(bed.key, recipe)
         held = store.get(key)  # another worker may have been quicker
         if held is not None:
             return held
         started = time.perf_counter()
-        errors = ground.errors(dense(ground.quantized(recipe)), threads)
+        errors = bed.errors(dense(bed.quantized(recipe)), threads)
         tried = Tried(
             key=key,
             errors=tuple(map(float, errors)),

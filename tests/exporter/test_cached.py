@@ -18,8 +18,8 @@ from safetensors.numpy import load_file, save_file
 
 from goldfold import export
 from goldfold.exporter.artifact import bundle
+from goldfold.exporter.artifact.result import Result
 from goldfold.exporter.driver import cached_stages, exporting, preparing
-from goldfold.exporter.driver.exporting import Result
 from goldfold.exporter.frontend.source import open_model
 from goldfold.exporter.ir.program import Program, add_constant
 from goldfold.exporter.progress import Silent, Stages

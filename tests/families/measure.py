@@ -20,8 +20,8 @@ from unittest.mock import patch
 from goldfold import export
 from goldfold.exporter import registry
 from goldfold.exporter.artifact.bundle import Manifest
-from goldfold.exporter.driver import exporting
-from goldfold.exporter.driver.exporting import Result
+from goldfold.exporter.artifact.result import Result
+from goldfold.exporter.driver import exporting, preparing
 from goldfold.exporter.evaluate import emulate, interpret
 from goldfold.exporter.ir import onnx_file
 from goldfold.exporter.ir.program import Program
@@ -147,7 +147,7 @@ def _parsed(program: Program, precision: str, goldens: Goldens, scratch: Path) -
     own = program.copy()
     peaks: dict[str, float] = {}
     if pipeline.asks_ranges(precision, target.strongly_typed):
-        peaks = exporting.record_ranges(program.copy(), Stages(None))
+        peaks = preparing.record_ranges(program.copy(), Stages(None))
     pipeline.run(own, (*pipeline.half(precision, peaks, target.strongly_typed),))
     pipeline.run(own, target.backend_passes(precision, own.contract, peaks))
     folder = scratch / f"tensorrt-{precision}"

@@ -19,7 +19,7 @@ import numpy as np
 from goldfold.exporter import options as options_of
 from goldfold.exporter import registry
 from goldfold.exporter.contract import Contract, Run
-from goldfold.exporter.driver import exporting
+from goldfold.exporter.driver import preparing
 from goldfold.exporter.evaluate import interpret, ranges
 from goldfold.exporter.frontend.source import check_finite, open_model
 from goldfold.exporter.ir.program import Program
@@ -66,7 +66,7 @@ def check(architecture: Architecture, targets: Sequence[str] = ()) -> Found:
         passes = Pipeline()
         source = open_model(folder)
         check_finite(source)
-        program = exporting.prepare(
+        program = preparing.prepare(
             source,
             Stages(None),
             passes,

@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from goldfold.exporter.driver.preparing import legal
+from goldfold.exporter.driver.preparing import legalized, traced
 from goldfold.exporter.frontend.source import open_model
 from goldfold.exporter.ir.program import Program, constant
 from goldfold.exporter.passes import pipeline
@@ -19,7 +19,7 @@ from goldfold.exporter.progress import Stages
 @pytest.fixture(scope="session")
 def legal_gemma(tiny: Path) -> Program:
     """Copy it before it is rewritten."""
-    return legal(open_model(tiny), Stages(), Pipeline())
+    return legalized(traced(open_model(tiny), Stages()), Pipeline())
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,6 @@ import pytest
 
 from goldfold.exporter import records, registry
 from goldfold.exporter.cli import app, console
-from goldfold.exporter.driver import preparing
 from goldfold.exporter.errors import UsageError
 from goldfold.exporter.ir.program import Program
 from goldfold.exporter.quantize import plan, sites
@@ -36,11 +35,10 @@ ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _few(legal_gemma: Program) -> Iterator[None]:
-    """Few texts, and one trace for all."""
+def _few() -> Iterator[None]:
+    """Few texts."""
     with pytest.MonkeyPatch.context() as patch:
         few(patch)
-        patch.setattr(preparing, "legal", lambda *args: legal_gemma.copy())
         yield
 
 

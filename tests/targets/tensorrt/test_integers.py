@@ -15,8 +15,8 @@ import pytest
 
 from goldfold import export
 from goldfold.exporter.artifact.bundle import open_bundle
+from goldfold.exporter.artifact.result import Result
 from goldfold.exporter.contract import Contract
-from goldfold.exporter.driver.exporting import Result
 from goldfold.exporter.errors import RewriteError, TargetError
 from goldfold.exporter.ir import onnx_file
 from goldfold.exporter.ir.program import MODULE, Program, constant, infer_shapes
