@@ -11,6 +11,7 @@ from goldfold.exporter import registry
 from goldfold.exporter.contract import Words
 from goldfold.exporter.driver import cached_stages, heads
 from goldfold.exporter.evaluate import ranges
+from goldfold.exporter.frontend.derive import derive
 from goldfold.exporter.frontend.source import Source
 from goldfold.exporter.ir.program import Arrays, Program
 from goldfold.exporter.passes import pipeline
@@ -108,6 +109,7 @@ def traced(
         program = None if kept is None else cached_stages.find_trace(kept, source)
         if program is not None:
             loaded(Words.of(program.contract, program.tokenizer))
+            derive(program, source)
             stages.note(f"{_size(program)}{_remarks(cache)}")
             return program
         from goldfold.exporter.frontend.trace import trace
@@ -122,6 +124,7 @@ def traced(
         simplify(program)
         if kept is not None and program.lasting:
             cached_stages.keep_trace(kept, source, program)
+        derive(program, source)
         stages.note(f"{len(program.graph)} nodes{_remarks(cache)}")
     return program
 
