@@ -14,7 +14,6 @@ from pathlib import Path
 
 import ml_dtypes
 import numpy as np
-import onnx_ir as ir
 
 from goldfold.exporter.frontend.source import Source
 from goldfold.exporter.frontend.weights import Tensor, read_header
@@ -47,30 +46,54 @@ def derive(program: Program, source: Source) -> None:
     """Record for every constant of a traced program how it follows from the source's tensors.
 
     What equals no tensor is a literal of the trace: sizes, frequencies, and what the trace computed
-    from weights in a way that is not known here. Changes `program`.
+    from weights in a way that is not known here. But where a tensor of the same shape is left over,
+    the constant ought to be that tensor: its derivation says so, and the proof of the artifact will
+    name the numbers that differ. Changes `program`.
     """
     tensors = _Tensors(source)
-    for name, value in program.graph.initializers.items():
-        if value.const_value is not None:
-            set_derivation(value, tensors.derivation(name, value.const_value))
+    constants = {
+        name: value.const_value
+        for name, value in program.graph.initializers.items()
+        if value.const_value is not None
+    }
+    found = {name: tensors.equal(name, tensor.numpy()) for name, tensor in constants.items()}
+    for name, tensor in constants.items():
+        how = found[name] or tensors.meant(name, tensor.numpy()) or literal(tensor.numpy())
+        set_derivation(program.graph.initializers[name], how)
     program.derived = True
 
 
 class _Tensors:
     def __init__(self, source: Source) -> None:
         self._all = [held for path in source.tensors for held in _read(source.loads, path)]
+        self._used: set[str] = set()
         self._sized: dict[int, list[_Held]] = {}
         for held in self._all:
             self._sized.setdefault(held.array.size, []).append(held)
 
-    def derivation(self, name: str, tensor: ir.TensorProtocol) -> Expr:
-        array = tensor.numpy()
-        if array.dtype.kind == "f" and array.size > 1:
-            for find in (self._whole, self._rows, self._raised):
-                found = find(name, array)
-                if found is not None:
-                    return found
-        return literal(array)
+    def equal(self, name: str, array: np.ndarray) -> Expr | None:
+        """The derivation of a floating array that equals tensors; None if it equals none."""
+        if array.dtype.kind != "f" or array.size < 2:
+            return None
+        for find in (self._whole, self._rows, self._raised):
+            found = find(name, array)
+            if found is not None:
+                return found
+        return None
+
+    def meant(self, name: str, array: np.ndarray) -> Expr | None:
+        """The derivation of an array that equals no tensor, and has the shape and a part of the
+        name of one that no constant equals. Call it when all others are found."""
+        if array.dtype.kind != "f" or array.size < 2:
+            return None
+        free = [h for h in self._sized.get(array.size, []) if h.tensor.name not in self._used]
+        free = [h for h in free if array.shape in (h.array.shape, h.array.shape[::-1])]
+        held = max(free, key=lambda held: _shared(name, held.tensor.name), default=None)
+        if held is None or not _shared(name, held.tensor.name):
+            return None
+        if held.array.shape == array.shape and array.shape != array.shape[::-1]:
+            return _widened(held, array.dtype)
+        return Expr("transpose", (_widened(held, array.dtype), *reversed(range(array.ndim))))
 
     def _whole(self, name: str, array: np.ndarray) -> Expr | None:
         """A tensor as it is, or transposed."""
@@ -78,9 +101,11 @@ class _Tensors:
         for held in sorted(alike, key=lambda held: -_likeness(name, held.tensor.name)):
             flat = held.array.shape == array.shape or 1 in (held.array.ndim, array.ndim)
             if (flat or _squeezed(held.array) == _squeezed(array)) and _same(array, held.array):
+                self._used.add(held.tensor.name)
                 return _shaped(_widened(held, array.dtype), held.array.shape, array.shape)
             if held.array.shape == array.shape[::-1] and array.ndim == 2:
                 if _same(array.T, held.array):
+                    self._used.add(held.tensor.name)
                     return Expr("transpose", (_widened(held, array.dtype), 1, 0))
         return None
 
@@ -91,6 +116,7 @@ class _Tensors:
             for held in sorted(self._all, key=lambda held: -_likeness(name, held.tensor.name)):
                 start = _run(wanted, held.array)
                 if start is not None:
+                    self._used.add(held.tensor.name)
                     rows = (_widened(held, array.dtype), 0, start, start + len(wanted))
                     found = Expr("slice", rows)
                     return Expr("transpose", (found, 1, 0)) if turned else found
@@ -101,6 +127,7 @@ class _Tensors:
         for held in self._sized.get(array.size, []):
             wide = held.array.reshape(array.shape).astype(np.float32)
             if array.dtype == np.float32 and _same(array, np.float32(1) + wide):
+                self._used.add(held.tensor.name)
                 one = literal(np.float32(1))
                 summed = cast(Expr("add", (one, _widened(held, array.dtype))), array.dtype)
                 return _shaped(summed, held.array.shape, array.shape)
@@ -129,6 +156,11 @@ def _shaped(x: Expr, old: tuple[int, ...], new: tuple[int, ...]) -> Expr:
 
 def _squeezed(array: np.ndarray) -> tuple[int, ...]:
     return tuple(size for size in array.shape if size != 1)
+
+
+def _shared(name: str, other: str) -> int:
+    """The number of parts that two dotted names share."""
+    return len(set(name.split(".")) & set(other.split(".")))
 
 
 def _likeness(name: str, other: str) -> int:

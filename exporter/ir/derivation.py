@@ -292,7 +292,6 @@ _FUNCTIONS: Mapping[Any, Callable[..., Expr]] = {
     np.broadcast_to: _broadcast,
     np.repeat: _repeated,
     np.clip: _clipped,
-    np.ascontiguousarray: _same_numbers,
     np.expand_dims: _same_numbers,
     np.squeeze: _same_numbers,
     np.reshape: _same_numbers,

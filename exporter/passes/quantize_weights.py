@@ -150,7 +150,7 @@ class QuantizeWeights(Pass):
         scale = derived(found.scale, chosen(found.scale))
         numbers = derived(found.numbers, rounding(matrix, found, scale.derivation))
         if match.transposed:
-            numbers, scale = np.ascontiguousarray(numbers.T), np.ascontiguousarray(scale.T)
+            numbers, scale = numbers.T, scale.T
         axis = 1 if match.transposed else 0
         attributes: dict[str, int] = {"axis": axis}
         if found.grid.block:
