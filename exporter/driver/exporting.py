@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from goldfold.exporter import __version__, registry, report
-from goldfold.exporter.artifact import bundle, sidecars, unbuilt
+from goldfold.exporter.artifact import bundle, derivations, sidecars, unbuilt
 from goldfold.exporter.artifact.bundle import Bundle
 from goldfold.exporter.artifact.result import Result
 from goldfold.exporter.artifact.unbuilt import Failure
@@ -309,6 +309,7 @@ def _build(
                 options=options,
                 trusts=session.source.trusted,
             )
+        derivations.write(program, folder)
         done = target.make(
             program, floating, folder, options, own(target.Options, session.request.build)
         )

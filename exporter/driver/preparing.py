@@ -13,7 +13,7 @@ from goldfold.exporter.driver import cached_stages, heads
 from goldfold.exporter.evaluate import ranges
 from goldfold.exporter.frontend.derive import derive
 from goldfold.exporter.frontend.source import Source
-from goldfold.exporter.ir.program import Arrays, Program
+from goldfold.exporter.ir.program import Arrays, Program, mark_makers
 from goldfold.exporter.passes import pipeline
 from goldfold.exporter.passes.pipeline import Pipeline
 from goldfold.exporter.progress import Stages
@@ -51,6 +51,7 @@ def legalized(
         program.contract = program.contract.shortened(max_length)
     if dims:
         heads.add(program, dims)
+        mark_makers(program.graph, "heads")
     passes.run(program, pipeline.EARLY)
     return program
 

@@ -19,7 +19,7 @@ from goldfold.exporter.frontend.source import Source
 from goldfold.exporter.frontend.weights import Tensor, read_header
 from goldfold.exporter.ir import derivation
 from goldfold.exporter.ir.derivation import Expr, cast, literal, reshape
-from goldfold.exporter.ir.program import Program, set_derivation
+from goldfold.exporter.ir.program import Program, mark_makers, set_derivation
 
 _TYPES = {
     "F64": np.dtype(np.float64), "F32": np.dtype(np.float32), "F16": np.dtype(np.float16),
@@ -60,6 +60,7 @@ def derive(program: Program, source: Source) -> None:
     for name, tensor in constants.items():
         how = found[name] or tensors.meant(name, tensor.numpy()) or literal(tensor.numpy())
         set_derivation(program.graph.initializers[name], how)
+    mark_makers(program.graph, "trace")
     program.derived = True
 
 

@@ -323,10 +323,11 @@ class Writer:
             if self._uses[id(one)] == 1:
                 waiting += one.parts
 
-    def write(self, name: str, stored: str, expr: Expr) -> None:
-        """Add the line of a constant: its name, its stored form, its derivation."""
+    def write(self, name: str, stored: str, expr: Expr, maker: str) -> None:
+        """Add the line of a constant: its name, its stored form, its derivation, and behind a # the
+        pass that made it."""
         body = self._text(expr, outermost=True)
-        self.lines.append(f"{name} {stored} = {body}")
+        self.lines.append(f"{name} {stored} = {body}  # {maker}")
 
     def _text(self, expr: Expr, outermost: bool = False) -> str:
         known = self._names.get(id(expr))

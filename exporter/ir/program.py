@@ -25,6 +25,8 @@ Arrays = dict[str, np.ndarray]
 
 _DERIVATION = "goldfold.derivation"
 """The key in a tensor's metadata for its derivation. Copies of a graph share their tensors."""
+_MAKER = "goldfold.maker"
+"""The key in a tensor's metadata for the pass that made it."""
 
 MODULE = "goldfold.module"
 """The key in a node's metadata for the dotted path of the source module that the node came from."""
@@ -123,6 +125,19 @@ def unique_name(graph: ir.Graph, wish: str) -> str:
     while f"{wish}_{number}" in taken:
         number += 1
     return f"{wish}_{number}"
+
+
+def made_by(value: ir.Value) -> str:
+    """The name of the pass that made a constant of the graph; "trace" where none did."""
+    return "trace" if value.const_value is None else value.const_value.meta.get(_MAKER, "trace")
+
+
+def mark_makers(graph: ir.Graph, name: str) -> None:
+    """Record `name` as the maker of every constant that has a derivation and no maker yet."""
+    for value in graph.initializers.values():
+        tensor = value.const_value
+        if tensor is not None and _DERIVATION in tensor.meta:
+            tensor.meta.setdefault(_MAKER, name)
 
 
 def add_constant(

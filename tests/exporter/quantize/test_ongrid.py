@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from goldfold.exporter import records
 from goldfold.exporter.errors import UsageError
-from goldfold.exporter.ir.derivation import given
+from goldfold.exporter.ir import derivation
 from goldfold.exporter.ir.program import Program, add_constant, constant
 from goldfold.exporter.passes import pipeline
 from goldfold.exporter.passes.rewriting.grid import Grid
@@ -88,7 +88,7 @@ def test_a_trained_grid_survives_the_common_laws_to_the_bit(legal_gemma: Program
     for seed, value in enumerate(_matrices(trained)):
         inputs, channels = (int(str(size)) for size in value.shape or ())
         made = np.ascontiguousarray(_made(grid, seed, channels, inputs).T)
-        name, how = str(value.name), given(str(value.name))
+        name, how = str(value.name), derivation.given(str(value.name))
         value.const_value = add_constant(trained.graph, name, made, how).const_value
     program, placed = _rewritten(trained), 0
     for site in sites.find(program):
