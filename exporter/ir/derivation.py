@@ -156,9 +156,7 @@ class Derived(np.ndarray):
         order = tuple(order) if order else tuple(reversed(range(self.ndim)))
         order = tuple(operator.index(axis) % max(self.ndim, 1) for axis in order)
         result = self.view(np.ndarray).transpose(order)
-        if order == tuple(range(self.ndim)):
-            return derived(result, self.derivation)
-        return derived(result, _extend("transpose", self.derivation, *order))
+        return derived(result, _turned(self.derivation, order))
 
     def reshape(self, *shape: Any, **given: Any) -> Derived:  # type: ignore[override]
         result = self.view(np.ndarray).reshape(*shape, **given)
@@ -193,6 +191,13 @@ def _plain(given: Any) -> Any:
     if isinstance(given, dict):
         return {name: _plain(one) for name, one in given.items()}
     return given
+
+
+def _turned(x: Expr, order: tuple[int, ...]) -> Expr:
+    """x with its axes in another order; two in a row are one, or none."""
+    if x.op == "transpose":
+        x, order = x.args[0], tuple(x.args[1:][axis] for axis in order)
+    return x if order == tuple(range(len(order))) else _extend("transpose", x, *order)
 
 
 def _extend(op: str, x: Expr, *args: Any) -> Expr:
