@@ -1,0 +1,29 @@
+"""The reader of an artifact, by the files that it has."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from goldfold.golden.errors import GoldenError
+from goldfold.golden.proof import mlpackage, onnx_file, openvino
+from goldfold.golden.proof.stored import Contents
+
+_READERS = {
+    "model.onnx": onnx_file.read,
+    "openvino_model.xml": openvino.read,
+    "model.mlpackage": mlpackage.read,
+}
+
+
+def read(artifact: Path) -> Contents:
+    """Returns the constants and the structure of an artifact: its folder, or the file or package
+    that holds them. Raises GoldenError."""
+    for name, reader in _READERS.items():
+        place = artifact if artifact.name == name else artifact / name
+        if place.exists():
+            return reader(place)
+    if artifact.is_file():
+        for name, reader in _READERS.items():
+            if artifact.suffix == Path(name).suffix:
+                return reader(artifact)
+    raise GoldenError(f"{artifact} holds none of {', '.join(_READERS)}")
