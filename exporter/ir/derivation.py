@@ -329,10 +329,10 @@ class Writer:
                 waiting += one.parts
 
     def write(self, name: str, stored: str, expr: Expr, maker: str) -> None:
-        """Add the line of a constant: its name, its stored form, its derivation, and behind a # the
-        pass that made it."""
+        """Add the line of a constant: its name, its stored form, the pass that made it, and its
+        derivation."""
         body = self._text(expr, outermost=True)
-        self.lines.append(f"{name} {stored} = {body}  # {maker}")
+        self.lines.append(f"{name} {stored} @{maker} = {body}")
 
     def _text(self, expr: Expr, outermost: bool = False) -> str:
         known = self._names.get(id(expr))

@@ -107,7 +107,7 @@ class _Check:
             Checked(line.name, not o.bad, o.how, view.stored.where if view else "nowhere")
             for line, view, o in self._found
         )
-        faults = [Fault(line.name, o.sentence) for line, _, o in self._found if o.bad]
+        faults = [Fault(line.name, o.sentence, line.maker) for line, _, o in self._found if o.bad]
         faults += [Fault(*fault) for fault in self._contents.lost]
         loose = [_loose(one) for one in held if id(one) not in self._claimed]
         loose += [

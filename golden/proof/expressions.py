@@ -44,7 +44,7 @@ _TOKEN = re.compile(
     | (?P<mark>[(),\[\]]) )\s*""",
     re.VERBOSE,
 )
-_STATED = re.compile(r" (\w{1,20}) \[([0-9, ]{0,400})\] ([0-9a-f]{64}) = ")
+_STATED = re.compile(r" (\w{1,20}) \[([0-9, ]{0,400})\] ([0-9a-f]{64})(?: @([\w.-]{1,60}))? = ")
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -59,8 +59,8 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Constant:
-    """A constant of a program: `digest` is the sha256 of its bytes in C order, `line` counts from
-    one."""
+    """A constant of a program: `digest` is the sha256 of its bytes in C order, `maker` the pass
+    that made it, `line` counts from one."""
 
     name: str
     kind: str
@@ -68,6 +68,7 @@ class Constant:
     digest: str
     value: Call
     line: int
+    maker: str = ""
 
 
 def read(derivations: Path | str) -> tuple[Constant, ...]:
@@ -107,11 +108,11 @@ def _constant(line: str, shared: dict[str, Call], number: int) -> Constant:
     stated = _STATED.match(line, end)
     if not isinstance(name, str) or stated is None:
         raise ValueError("it does not begin with a name, a kind, a shape and a digest")
-    kind, sizes, digest = stated.groups()
+    kind, sizes, digest, maker = stated.groups()
     kinds.bits(kind)
     shape = tuple(int(size) for size in sizes.split(",")) if sizes.strip() else ()
     value = _Parser(line[stated.end() :], shared).whole()
-    return Constant(name, kind, _checked_shape(shape), digest, value, number)
+    return Constant(name, kind, _checked_shape(shape), digest, value, number, maker or "")
 
 
 def _checked_shape(shape: tuple[Any, ...]) -> tuple[int, ...]:

@@ -24,6 +24,8 @@ class Fault:
 
     constant: str
     sentence: str
+    maker: str = ""
+    """The pass that made it."""
 
 
 @dataclass(frozen=True, slots=True)
