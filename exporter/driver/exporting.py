@@ -309,10 +309,11 @@ def _build(
                 options=options,
                 trusts=session.source.trusted,
             )
-        derivations.write(program, folder)
+        derived = derivations.text_of(program)
         done = target.make(
             program, floating, folder, options, own(target.Options, session.request.build)
         )
+        derivations.write(derived, program, folder)
         options, said = done.options, done.said + done.left_out
         made = made and replace(made, options=options)
         sidecars.write(session.source, program, contract, goldens, folder)

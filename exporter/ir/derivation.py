@@ -90,6 +90,25 @@ def reshape(x: Expr, shape: Iterable[int]) -> Expr:
     return Expr("reshape", (x, *(int(size) for size in shape)))
 
 
+def folded(array: np.ndarray, *operands: Any) -> np.ndarray:
+    """The result of an operation on arrays that no rule here follows: a literal where no operand
+    follows from a tensor, as positions and masks do not; else LOST."""
+    free = all(_is_literal(one.derivation) for one in operands if isinstance(one, Derived))
+    return derived(array, literal(array) if free else LOST)
+
+
+def _is_literal(expr: Expr) -> bool:
+    waiting, seen = [expr], set[int]()
+    while waiting:
+        one = waiting.pop()
+        if one is LOST or one.op in ("tensor", "given", "chosen"):
+            return False
+        if id(one) not in seen:
+            seen.add(id(one))
+            waiting += one.parts
+    return True
+
+
 def of(array: Any) -> Expr:
     """The derivation of an array that becomes a constant; LOST where it has none."""
     if isinstance(array, Derived):
@@ -258,7 +277,7 @@ def _item(x: Derived, key: Any, result: np.ndarray) -> Expr:
             start = int(one) % size
             found = Expr("slice", (found, axis, start, start + 1))
         elif isinstance(one, np.ndarray) and len(keys) == 1 and one.dtype.kind == "i":
-            return Expr("take", (found, 0, literal(one % size)))
+            return Expr("take", (found, 0, literal(np.asarray(one) % size)))
         else:
             return LOST
         axis += 1
@@ -285,6 +304,10 @@ def _same_numbers(result: np.ndarray, array: Any, *_: Any, **__: Any) -> Expr:
     return _reshaped(array, result) if isinstance(array, Derived) else LOST
 
 
+def _taken(result: np.ndarray, array: Any, indices: Any, axis: int = 0, **_: Any) -> Expr:
+    return _extend("take", of(array), axis % array.ndim, literal(np.asarray(indices)))
+
+
 def _repeated(result: np.ndarray, array: Any, *_: Any, axis: int | None = None, **__: Any) -> Expr:
     """Repeats of one slice along an axis: a broadcast."""
     if axis is None or array.shape[axis] != 1:
@@ -297,6 +320,7 @@ _FUNCTIONS: Mapping[Any, Callable[..., Expr]] = {
     np.broadcast_to: _broadcast,
     np.repeat: _repeated,
     np.clip: _clipped,
+    np.take: _taken,
     np.expand_dims: _same_numbers,
     np.squeeze: _same_numbers,
     np.reshape: _same_numbers,

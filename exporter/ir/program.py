@@ -47,6 +47,8 @@ class Program:
     """Whether the model alone decides the graph; false where the caller chose its length."""
     derived: bool = False
     """Whether every constant follows from tensors of a model (frontend/derive.py)."""
+    spelled: list[tuple[str, np.ndarray]] = field(default_factory=list)
+    """Constants that a target's lowering made of the program's, by the target's own names."""
 
     @property
     def graph(self) -> ir.Graph:
@@ -54,7 +56,7 @@ class Program:
 
     def copy(self) -> Program:
         """The same program with a graph of its own; the weights and the notes are shared."""
-        return replace(self, model=self.model.clone())
+        return replace(self, model=self.model.clone(), spelled=[])
 
     def parameters(self) -> int:
         """The number of numbers in all constants together."""

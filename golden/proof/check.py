@@ -8,7 +8,6 @@ from the model's own files (`evaluate`), reads the artifact's file by the defini
 from __future__ import annotations
 
 import hashlib
-import math
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, closing
@@ -27,8 +26,6 @@ from goldfold.golden.proof.records import Checked, Fault, Loose, Proof
 from goldfold.golden.proof.source import Source
 from goldfold.golden.proof.stored import Contents, Stored
 
-SMALL = 64
-"""Integers up to which a constant is a shape or an axis, which a format may add or leave out."""
 _COARSE = 2.0**-8
 """An error of a larger share of the largest number would let a wrong number pass for a right one: a
 derivation that is as ill-conditioned as that proves nothing. bfloat16 rounds by half of it."""
@@ -84,7 +81,7 @@ class _Check:
 
     def run(self, progress: Progress) -> None:
         """Compares every line with what it says."""
-        matched = matching.match(self._lines, self._contents.stored)
+        matched = matching.match(self._lines, self._contents.stored, self._contents.respelt)
         self._claimed = {id(view.stored) for held in matched.values() for view in held}
         if self._evaluator is not None:
             for line in self._lines:
@@ -93,6 +90,8 @@ class _Check:
         done, of = 0, sum(stored.size for stored in self._contents.stored)
         for line in sorted(self._lines, key=lambda one: one.name not in matched):
             views = matched.get(line.name)
+            if views is None and line.name.startswith("@"):
+                continue  # a number that this form need not hold
             for view in views or [self._near(line)]:
                 outcome = self._outcome(line, view)
                 if view is not None:
@@ -145,7 +144,8 @@ class _Check:
         or the one in which the fewest numbers differ."""
         free = [one for one in self._contents.stored if id(one) not in self._claimed]
         ways = [view for one in free for view in matching.views(line, one)]
-        if self._evaluator is None or not ways:
+        small = self._contents.respelt and matching.is_small(line.kind, line.shape)
+        if self._evaluator is None or not ways or small:
             return None
         first = [view for view in ways if not self._outcome(line, view, _PROBE).bad]
         return min(first or ways[:1], key=lambda view: self._outcome(line, view).bad)
@@ -153,7 +153,7 @@ class _Check:
     def _outcome(self, line: Constant, view: View | None, most: int | None = None) -> _Outcome:
         """Compares a stored constant with its line, or its first `most` numbers."""
         if view is None:
-            if line.kind not in kinds.FLOATS and math.prod(line.shape) <= SMALL:
+            if self._contents.respelt or matching.is_small(line.kind, line.shape):
                 return _Outcome("absent")
             return _Outcome("derived", 1, "the artifact holds no constant that it could be")
         if self._evaluator is None:
@@ -260,7 +260,7 @@ def _differ(part: Part, held: np.ndarray, kind: str, stored: str) -> tuple[np.nd
         return held != expected, expected
     bits = f"u{held.dtype.itemsize}"
     same = np.ascontiguousarray(held).view(bits) == np.ascontiguousarray(expected).view(bits)
-    return ~(same | (np.isnan(held) & np.isnan(expected))), expected
+    return ~(same.reshape(held.shape) | (np.isnan(held) & np.isnan(expected))), expected
 
 
 def _place(at: list[int]) -> str:
@@ -274,4 +274,4 @@ def _loose(stored: Stored) -> Loose:
 
 
 def _is_small(loose: Loose) -> bool:
-    return loose.kind in (*kinds.INTEGERS, "bool") and math.prod(loose.shape) <= SMALL
+    return matching.is_small(loose.kind, loose.shape)
