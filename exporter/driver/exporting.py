@@ -39,6 +39,7 @@ from goldfold.exporter.passes.pipeline import Options, Pipeline
 from goldfold.exporter.passes.set_precision import Kind, SetPrecision
 from goldfold.exporter.progress import Listener, Stages
 from goldfold.exporter.system.cache import Cache, open_cache
+from goldfold.exporter.verification import constants
 from goldfold.exporter.verification.goldens import check_length, obtain_goldens, origin_of, ours
 from goldfold.exporter.verification.judging import Fp32, convene, fp32_embed
 from goldfold.golden.judging.pairs import LEAST
@@ -322,6 +323,7 @@ def _build(
         manifest = bundle.seal(
             folder,
             {
+                "structure": constants.structure(folder),
                 "goldfold": __version__,
                 "target": target_name,
                 "precision": precision,
