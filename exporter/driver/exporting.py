@@ -323,7 +323,7 @@ def _build(
         manifest = bundle.seal(
             folder,
             {
-                "structure": constants.structure(folder),
+                "structure": constants.finish(folder),
                 "goldfold": __version__,
                 "target": target_name,
                 "precision": precision,

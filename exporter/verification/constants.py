@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import json
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +14,7 @@ from goldfold.exporter.errors import ArtifactError
 from goldfold.exporter.progress import Stages
 from goldfold.exporter.records import Constants
 from goldfold.golden.errors import GoldenError
-from goldfold.golden.proof import readers
+from goldfold.golden.proof import expressions, readers
 from goldfold.golden.proof.check import check
 from goldfold.golden.proof.records import Proof
 from goldfold.golden.reasons import Reason
@@ -49,17 +51,28 @@ def prove(opened: Bundle, source: Path | None, stages: Stages) -> Proved:
     return Proved(_record(proof, source), _reasons(proof, opened.manifest.structure))
 
 
-def structure(folder: Path) -> str:
-    """Returns the sha256 of the structure of the graph in an artifact's own file. Raises
-    ArtifactError."""
+def finish(folder: Path) -> str:
+    """Add the digests of constants that the target's file holds in another form than the program to
+    an artifact's derivations.
+
+    Returns the sha256 of the structure of the graph in that file. Raises ArtifactError.
+    """
     try:
-        contents = readers.read(folder)
-        try:
-            return contents.digest()
-        finally:
-            contents.close()
+        known = expressions.read(folder / DERIVATIONS).constants
+        named = {line.name: line.kind for line in known}
+        digests = {line.digest for line in known}
+        with closing(readers.read(folder)) as contents:
+            lines = [
+                f"^{json.dumps(one.name)} {digest}\n"
+                for one in contents.stored
+                if named.get(one.name) != one.kind and (digest := one.digest()) not in digests
+            ]
+            made = contents.digest()
     except GoldenError as error:
         raise ArtifactError(f"{folder}: {error}") from error
+    with (folder / DERIVATIONS).open("a", encoding="utf-8") as file:
+        file.writelines(dict.fromkeys(lines))
+    return made
 
 
 def _reasons(proof: Proof, structure: str) -> tuple[Reason, ...]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,7 @@ from goldfold.golden.errors import GoldenError
 from goldfold.golden.proof import expressions, kinds, matching, readers, relations
 from goldfold.golden.proof.arithmetic import Part
 from goldfold.golden.proof.evaluate import Evaluator, rows_at_once
-from goldfold.golden.proof.expressions import Call, Constant
+from goldfold.golden.proof.expressions import Call, Constant, Derivations
 from goldfold.golden.proof.matching import View
 from goldfold.golden.proof.records import Checked, Fault, Loose, Proof
 from goldfold.golden.proof.source import Source
@@ -51,11 +51,11 @@ def check(
     or changed meanwhile. What a readable artifact holds wrong is a fault of the proof.
     """
     begun = time.perf_counter()
-    lines = expressions.read(derivations)
+    derived = expressions.read(derivations)
     with ExitStack() as stack:
         contents = stack.enter_context(closing(readers.read(artifact)))
         opened = None if source is None else stack.enter_context(closing(Source(source)))
-        checks = _Check(lines, contents, opened)
+        checks = _Check(derived, contents, opened)
         checks.run(progress or (lambda done, of: None))
         return checks.proof(begun)
 
@@ -71,9 +71,10 @@ class _Outcome:
 
 class _Check:
     def __init__(
-        self, lines: tuple[Constant, ...], contents: Contents, source: Source | None
+        self, derived: Derivations, contents: Contents, source: Source | None
     ) -> None:
-        self._lines, self._contents = lines, contents
+        self._lines, self._contents = derived.constants, contents
+        self._held = derived.held
         self._evaluator = None if source is None else Evaluator(source, self._known)
         self._chosen: dict[str, np.ndarray] = {}
         self._found: list[tuple[Constant, View | None, _Outcome]] = []
@@ -145,7 +146,10 @@ class _Check:
         free = [one for one in self._contents.stored if id(one) not in self._claimed]
         ways = [view for one in free for view in matching.views(line, one)]
         small = self._contents.respelt and matching.is_small(line.kind, line.shape)
-        if self._evaluator is None or not ways or small:
+        if self._evaluator is None:
+            held = [view for view in ways if view.stored.name in self._held]
+            return held[0] if len(held) == 1 and not small else None
+        if not ways or small:
             return None
         first = [view for view in ways if not self._outcome(line, view, _PROBE).bad]
         return min(first or ways[:1], key=lambda view: self._outcome(line, view).bad)
@@ -157,7 +161,7 @@ class _Check:
                 return _Outcome("absent")
             return _Outcome("derived", 1, "the artifact holds no constant that it could be")
         if self._evaluator is None:
-            return _digest(line, view)
+            return _digest(line, view, held=self._held)
         try:
             return self._compared(line, view, self._evaluator, most)
         except _Lost as error:
@@ -236,8 +240,12 @@ def _all(view: View) -> np.ndarray:
     return view.reader()(0, view.stored.count)
 
 
-def _digest(line: Constant, view: View, how: str = "digest") -> _Outcome:
+def _digest(
+    line: Constant, view: View, how: str = "digest", held: Mapping[str, str] | None = None
+) -> _Outcome:
     if view.digest(line.kind) == line.digest:
+        return _Outcome(how)
+    if held and held.get(view.stored.name) == view.stored.digest():
         return _Outcome(how)
     return _Outcome(how, 1, _OTHER)
 
