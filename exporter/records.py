@@ -381,6 +381,9 @@ class Constants(Record, frozen=True, kw_only=True):
     """Integers that lie within the steps that their derivation states."""
     digests: int = 0
     """Constants that have the digest that the export proved, or chose."""
+    assumed: int = 0
+    """Constants that the export computed from others in a way that no derivation follows: only
+    their bytes were compared."""
     faults: int = 0
     uncovered: int = 0
     """Constants of the artifact that follow from no derivation."""

@@ -75,11 +75,12 @@ def literal(array: np.ndarray | float) -> Expr:
     return Expr("literal", (plain,))
 
 
-def chosen(array: np.ndarray) -> Expr:
-    """Numbers that no law fixes, as a scale: known by the digest of their bytes."""
+def chosen(array: np.ndarray, op: str = "chosen") -> Expr:
+    """Numbers that no law fixes, as a scale, or (`assumed`) whose law is not known here: known by
+    the digest of their bytes."""
     plain = np.ascontiguousarray(array)
     digest = hashlib.sha256(plain.view(np.uint8).data if plain.ndim else plain.tobytes())
-    return Expr("chosen", (str(plain.dtype), plain.shape, digest.hexdigest()))
+    return Expr(op, (str(plain.dtype), plain.shape, digest.hexdigest()))
 
 
 def cast(x: Expr, dtype: np.dtype) -> Expr:
@@ -92,16 +93,19 @@ def reshape(x: Expr, shape: Iterable[int]) -> Expr:
 
 def folded(array: np.ndarray, *operands: Any) -> np.ndarray:
     """The result of an operation on arrays that no rule here follows: a literal where no operand
-    follows from a tensor, as positions and masks do not; else LOST."""
-    free = all(_is_literal(one.derivation) for one in operands if isinstance(one, Derived))
-    return derived(array, literal(array) if free else LOST)
+    follows from a tensor, as positions and masks do not; else `assumed`, by its digest."""
+    free = all(is_free(one) for one in operands)
+    return derived(array, literal(array) if free else chosen(array, "assumed"))
 
 
-def _is_literal(expr: Expr) -> bool:
-    waiting, seen = [expr], set[int]()
+def is_free(array: Any) -> bool:
+    """Whether an array follows from literals alone; a plain one does."""
+    if not isinstance(array, Derived):
+        return True
+    waiting, seen = [array.derivation], set[int]()
     while waiting:
         one = waiting.pop()
-        if one is LOST or one.op in ("tensor", "given", "chosen"):
+        if one is LOST or one.op in ("tensor", "given", "chosen", "assumed"):
             return False
         if id(one) not in seen:
             seen.add(id(one))
@@ -241,10 +245,25 @@ def _computed(op: str, inputs: Iterable[Any], dtype: np.dtype) -> Expr:
             found.append(literal(dtype.type(x) if isinstance(x, int | float) else np.asarray(x)))
     if LOST in found:
         return LOST
+    if op == "matmul":
+        return _product(inputs, found)
     made = Expr(op, tuple(found))
     if op in ("neg", "abs") or dtype == np.float64:
         return made
     return cast(made, dtype)
+
+
+def _product(inputs: Iterable[Any], found: list[Expr]) -> Expr:
+    """A product of matrices; a vector is a matrix of one row, or of one column."""
+    left, right = (x.shape for x in inputs)
+    if len(left) > 2 or len(right) > 2:
+        return LOST
+    one = found[0] if len(left) == 2 else reshape(found[0], (1, *left))
+    two = found[1] if len(right) == 2 else reshape(found[1], (*right, 1))
+    made = Expr("matmul", (one, two))
+    if len(left) == len(right) == 2:
+        return made
+    return reshape(made, (*left[:-1], *right[1:]))
 
 
 def _reshaped(x: Derived, result: np.ndarray) -> Expr:
@@ -275,7 +294,8 @@ def _item(x: Derived, key: Any, result: np.ndarray) -> Expr:
                 found = Expr("slice", (found, axis, start, max(start, stop)))
         elif isinstance(one, int | np.integer):
             start = int(one) % size
-            found = Expr("slice", (found, axis, start, start + 1))
+            if size > 1:
+                found = Expr("slice", (found, axis, start, start + 1))
         elif isinstance(one, np.ndarray) and len(keys) == 1 and one.dtype.kind == "i":
             return Expr("take", (found, 0, literal(np.asarray(one) % size)))
         else:

@@ -102,6 +102,7 @@ def _record(proof: Proof, source: Path | None) -> Constants:
         derived=hows.count("derived"),
         bounded=hows.count("bounded"),
         digests=hows.count("digest"),
+        assumed=hows.count("assumed"),
         faults=len(proof.faults),
         uncovered=len(proof.uncovered),
         bytes=proof.covered,

@@ -134,7 +134,7 @@ class _Check:
     def _learn(self, line: Constant, view: View, evaluator: Evaluator) -> None:
         """Keeps the numbers that a digest stands for, if the artifact holds them here."""
         relation, chain = relations.below(line.value)
-        if relation is not None and relation.name == "chosen":
+        if relation is not None and relation.name in relations.BY_DIGEST:
             held = relations.undo(relation, chain, _all(view), evaluator)
             found = relations.chosen(relation, held)
             if found is not None:
@@ -177,9 +177,9 @@ class _Check:
             raise GoldenError(f"it gives {list(shape)} and states {list(line.shape)}")
         relation, chain = relations.below(line.value)
         kind = "" if relation is None else relation.name
-        if relation is not None and kind == "chosen":
+        if relation is not None and kind in relations.BY_DIGEST:
             return (
-                _digest(line, view)
+                _digest(line, view, "digest" if kind == "chosen" else kind)
                 if relation.args[2] in self._chosen
                 else _Outcome("digest", 1, _OTHER)
             )

@@ -26,6 +26,7 @@ _BYTES, _DEPTH, _RANK = 256 << 20, 100, 16
 
 FUNCTIONS = {
     "tensor": "ss", "literal": "sin", "full": "si.", "arange": "s.#.", "chosen": "sis",
+    "assumed": "sis",
     "transpose": "x#", "reshape": "x#", "expand": "x#", "slice": "x###", "pad": "x###",
     "concat": "#x*", "take": "x#n", "cast": "xs", "clip": "x..", "matmul": "xx",
     "nearest": "xx##", "steps": "xx##..", "nibbles": "x", "packed": "x#",
