@@ -52,6 +52,8 @@ def write(text: Writer, program: Program, folder: Path) -> None:
     (folder / DERIVATIONS).write_text("\n".join(text.lines) + "\n", encoding="utf-8")
 
 
+_PLACES = 1 << 16
+"""Whole numbers up to which a table that a lowering made is written out."""
 _SPELLED = (0.0, 1.0, -1.0, 2.0, 0.5, -0.5, float(np.finfo(np.float32).max), dialect.HIDDEN)
 """Numbers by which runtimes spell ops: a square, a root, a reciprocal, an upper bound that is none,
 what hides a token."""
@@ -72,7 +74,11 @@ def _state(text: Writer, name: str, array: np.ndarray, maker: str) -> None:
     sizes = ",".join(map(str, array.shape))
     digest = hashlib.sha256(np.asarray(array, order="C").tobytes()).hexdigest()
     stored = f"{array.dtype} [{sizes}] {digest}"
-    text.write(json.dumps(name), stored, derivation.of(array), maker)
+    how = derivation.of(array)
+    if how is derivation.LOST:  # a table of places, or numbers whose law is not known
+        places = array.dtype.kind in "iub" and array.size <= _PLACES
+        how = derivation.literal(array) if places else derivation.chosen(array, "assumed")
+    text.write(json.dumps(name), stored, how, maker)
 
 
 def _digest(value: ir.Value) -> str:

@@ -274,7 +274,7 @@ def _reshaped(x: Derived, result: np.ndarray) -> Expr:
 
 def _item(x: Derived, key: Any, result: np.ndarray) -> Expr:
     """x[key], for slices without a step, whole numbers, new axes, and one vector of indices."""
-    found, axis = x.derivation, 0
+    found, axis, cut = x.derivation, 0, list(x.shape)
     if found is LOST:
         return LOST
     keys = list(key) if isinstance(key, tuple) else [key]
@@ -292,16 +292,18 @@ def _item(x: Derived, key: Any, result: np.ndarray) -> Expr:
                 return LOST
             if (start, stop) != (0, size):
                 found = Expr("slice", (found, axis, start, max(start, stop)))
+                cut[axis] = max(start, stop) - start
         elif isinstance(one, int | np.integer):
             start = int(one) % size
             if size > 1:
                 found = Expr("slice", (found, axis, start, start + 1))
+                cut[axis] = 1
         elif isinstance(one, np.ndarray) and len(keys) == 1 and one.dtype.kind == "i":
             return Expr("take", (found, 0, literal(np.asarray(one) % size)))
         else:
             return LOST
         axis += 1
-    return found if result.shape == x.shape else reshape(found, result.shape)
+    return found if result.shape == tuple(cut) else reshape(found, result.shape)
 
 
 def _concatenated(result: np.ndarray, arrays: Any, axis: int = 0, **_: Any) -> Expr:
