@@ -32,6 +32,7 @@ from goldfold.exporter.passes.base import Log, Pass
 from goldfold.exporter.passes.pipeline import Pipeline
 from goldfold.exporter.progress import Stages
 from goldfold.exporter.records import Kind, Location
+from goldfold.golden.proof.records import Fault
 
 if TYPE_CHECKING:
     from goldfold.exporter.contract import Run
@@ -56,6 +57,31 @@ def locate(suspect: Suspect, stages: Stages) -> Location | None:
             found = _said(suspect, picked, "unknown", None, why)
         stages.note(f"{found.kind}: {found.pass_name or found.layer or found.text}")
     return found
+
+
+def by_constant(faults: Sequence[Fault]) -> Location:
+    """Returns the location of constants that do not follow from the source: the proof names them,
+    so nothing is searched. The first that its pass made wrong counts before any that was made right
+    and changed when it was written."""
+    first = next((fault for fault in faults if not fault.changed), faults[0])
+    maker = first.maker or "trace"
+    kind: Kind = "build" if first.changed else "trace" if maker == "trace" else "pass"
+    cause = {
+        "build": f"The pass {maker} made it right, and the target's build wrote it wrong.",
+        "trace": "The trace read it so: the constant is not the model's tensor.",
+        "pass": f"The pass {maker} made it so.",
+    }[kind]
+    others = f" {len(faults) - 1} more constants are wrong." if len(faults) > 1 else ""
+    return Location(
+        kind=kind,
+        text="",
+        tokens=0,
+        padded=False,
+        distance=None,
+        pass_name="" if kind == "trace" else maker,
+        place=first.constant,
+        sentence=f"Constant {first.constant}: {first.sentence}. {cause}{others}",
+    )
 
 
 def _story(suspect: Suspect, probe: Probe, stages: Stages) -> Location:

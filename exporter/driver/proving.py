@@ -108,7 +108,9 @@ def prove(group: Group, built: Built) -> Result:
     location = None
     # No golden text shows the cause of a loss in retrieval: 1−cos must have missed its gate.
     missed = [reason for reason in found.verdict.reasons if reason.kind != "retrieval"]
-    if missed and built.made is not None:
+    if found.faults:
+        location = locating.by_constant(found.faults)
+    elif missed and built.made is not None:
         proof = None if emulation is None else emulation.measurement
         suspect = Suspect(built.made, goldens, found.measurement, proof)
         location = locating.locate(suspect, stages)

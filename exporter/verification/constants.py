@@ -16,7 +16,7 @@ from goldfold.exporter.records import Constants
 from goldfold.golden.errors import GoldenError
 from goldfold.golden.proof import expressions, readers
 from goldfold.golden.proof.check import check
-from goldfold.golden.proof.records import Proof
+from goldfold.golden.proof.records import Fault, Proof
 from goldfold.golden.reasons import Reason
 
 _SHOWN = 8
@@ -29,6 +29,7 @@ class Proved:
 
     record: Constants
     reasons: tuple[Reason, ...]
+    faults: tuple[Fault, ...] = ()
 
 
 def prove(opened: Bundle, source: Path | None, stages: Stages) -> Proved:
@@ -48,7 +49,8 @@ def prove(opened: Bundle, source: Path | None, stages: Stages) -> Proved:
         except GoldenError as error:
             raise ArtifactError(f"{path}: {error}") from error
         stages.note(_note(proof, source))
-    return Proved(_record(proof, source), _reasons(proof, opened.manifest.structure))
+    reasons = _reasons(proof, opened.manifest.structure)
+    return Proved(_record(proof, source), reasons, proof.faults)
 
 
 def finish(folder: Path) -> str:
@@ -77,7 +79,7 @@ def finish(folder: Path) -> str:
 
 def _reasons(proof: Proof, structure: str) -> tuple[Reason, ...]:
     found = [
-        f"Constant {fault.constant}{_by(fault.maker)}: {fault.sentence}." for fault in proof.faults
+        f"Constant {fault.constant}{_by(fault)}: {fault.sentence}." for fault in proof.faults
     ]
     found += [
         f"Constant {one.name or 'without a name'} ({one.where}) follows from nothing in the model."
@@ -91,8 +93,9 @@ def _reasons(proof: Proof, structure: str) -> tuple[Reason, ...]:
     return tuple(Reason("constants", note=note) for note in shown)
 
 
-def _by(maker: str) -> str:
-    return f", made by {maker}" if maker else ""
+def _by(fault: Fault) -> str:
+    made = f", made by {fault.maker}" if fault.maker else ""
+    return f"{made} and changed when it was written" if fault.changed else made
 
 
 def _record(proof: Proof, source: Path | None) -> Constants:

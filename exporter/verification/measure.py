@@ -19,6 +19,7 @@ from goldfold.exporter.verification import constants, losses
 from goldfold.golden import compare, gate
 from goldfold.golden.compare import Measurement
 from goldfold.golden.gate import Verdict
+from goldfold.golden.proof.records import Fault
 from goldfold.golden.store import SHORT, Goldens
 
 if TYPE_CHECKING:
@@ -51,6 +52,8 @@ class Measured:
     """Measurements of other runtimes on the same file, for the record."""
     losses: Losses | None = None
     constants: Constants | None = None
+    faults: tuple[Fault, ...] = ()
+    """Constants that do not follow from the source."""
 
 
 def measure_all(
@@ -85,7 +88,15 @@ def measure_all(
     lost = losses.of(encoder, goldens, measurement, stages, judges)
     verdict = losses.hold(verdict, lost, precision)
     return Measured(
-        measurement, verdict, emulation, further, rounded, others, lost, proof.record
+        measurement,
+        verdict,
+        emulation,
+        further,
+        rounded,
+        others,
+        lost,
+        proof.record,
+        proof.faults,
     )
 
 

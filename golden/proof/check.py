@@ -107,7 +107,11 @@ class _Check:
             Checked(line.name, not o.bad, o.how, view.stored.where if view else "nowhere")
             for line, view, o in self._found
         )
-        faults = [Fault(line.name, o.sentence, line.maker) for line, _, o in self._found if o.bad]
+        faults = [
+            Fault(line.name, o.sentence, line.maker, self._is_changed(line, view))
+            for line, view, o in self._found
+            if o.bad
+        ]
         faults += [Fault(*fault) for fault in self._contents.lost]
         loose = [_loose(one) for one in held if id(one) not in self._claimed]
         loose += [
@@ -124,6 +128,11 @@ class _Check:
             sum(one.size for one in held),
             time.perf_counter() - begun,
         )
+
+    def _is_changed(self, line: Constant, view: View | None) -> bool:
+        """Returns whether a stored constant is not the one of the program. One in another form is
+        compared where the form holds the program's numbers exactly."""
+        return view is not None and view.digest(line.kind) not in ("", line.digest)
 
     def _known(self, call: Call) -> np.ndarray:
         found = self._chosen.get(call.args[2])

@@ -27,6 +27,9 @@ class Fault:
     sentence: str
     maker: str = ""
     """The pass that made it."""
+    changed: bool = False
+    """Whether the artifact's bytes are not those that the pass made: what wrote them is at fault,
+    not the pass."""
 
 
 @dataclass(frozen=True, slots=True)
