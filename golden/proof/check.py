@@ -10,8 +10,8 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Callable
-from contextlib import ExitStack, closing
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -88,8 +88,7 @@ class _Check:
         self._claimed = {id(view.stored) for held in matched.values() for view in held}
         if self._evaluator is not None:
             for line in self._lines:
-                for view in matched.get(line.name, []):
-                    self._learn(line, view, self._evaluator)
+                self._begin(line, matched.get(line.name, []), self._evaluator)
         done, of = 0, sum(stored.size for stored in self._contents.stored)
         for line in sorted(self._lines, key=lambda one: one.name not in matched):
             views = matched.get(line.name)
@@ -100,6 +99,7 @@ class _Check:
                     done += view.stored.size
                 self._found.append((line, view, outcome))
             progress(min(done, of), of)
+        self._claimed |= matching.copies(self._contents.stored, self._claimed)
 
     def proof(self, begun: float) -> Proof:
         held = self._contents.stored
@@ -131,14 +131,18 @@ class _Check:
             raise _Lost(f"the numbers chosen for it (sha256 {call.args[2][:12]}…) are not there")
         return found
 
-    def _learn(self, line: Constant, view: View, evaluator: Evaluator) -> None:
-        """Keeps the numbers that a digest stands for, if the artifact holds them here."""
-        relation, chain = relations.below(line.value)
-        if relation is not None and relation.name == "chosen":
-            held = relations.undo(relation, chain, _all(view), evaluator)
-            found = relations.chosen(relation, held)
-            if found is not None:
-                self._chosen[relation.args[2]] = found
+    def _begin(self, line: Constant, views: list[View], evaluator: Evaluator) -> None:
+        """Checks the shape of a line, and keeps the numbers that its digest stands for, if the
+        artifact holds them here."""
+        with _naming(line):
+            if (shape := evaluator.shape(line.value)) != line.shape:
+                raise GoldenError(f"it gives {list(shape)} and states {list(line.shape)}")
+            relation, chain = relations.below(line.value)
+            if relation is not None and relation.name == "chosen":
+                for view in views:
+                    held = relations.undo(relation, chain, _all(view), evaluator)
+                    if (found := relations.chosen(relation, held)) is not None:
+                        self._chosen[relation.args[2]] = found
 
     def _near(self, line: Constant) -> View | None:
         """Returns the constant that a line without one is: one that was rounded to another kind,
@@ -158,19 +162,15 @@ class _Check:
             return _Outcome("derived", 1, "the artifact holds no constant that it could be")
         if self._evaluator is None:
             return _digest(line, view)
-        try:
-            return self._compared(line, view, self._evaluator, most)
-        except _Lost as error:
-            return _Outcome("derived", 1, str(error))
-        except (GoldenError, ValueError, OverflowError) as error:
-            raise GoldenError(f"line {line.line} of the derivations: {error}") from None
+        with _naming(line):
+            try:
+                return self._compared(line, view, self._evaluator, most)
+            except _Lost as error:
+                return _Outcome("derived", 1, str(error))
 
     def _compared(
         self, line: Constant, view: View, evaluator: Evaluator, most: int | None
     ) -> _Outcome:
-        shape = evaluator.shape(line.value)
-        if shape != line.shape:
-            raise GoldenError(f"it gives {list(shape)} and states {list(line.shape)}")
         relation, chain = relations.below(line.value)
         kind = "" if relation is None else relation.name
         if relation is not None and kind == "chosen":
@@ -232,6 +232,14 @@ class _Lost(Exception):
     """A number that a line needs is nowhere in the artifact."""
 
 
+@contextmanager
+def _naming(line: Constant) -> Iterator[None]:
+    try:
+        yield
+    except (GoldenError, ValueError, OverflowError) as error:
+        raise GoldenError(f"line {line.line} of the derivations: {error}") from None
+
+
 def _all(view: View) -> np.ndarray:
     return view.reader()(0, view.stored.count)
 
@@ -255,7 +263,8 @@ def _differ(part: Part, held: np.ndarray, kind: str, stored: str) -> tuple[np.nd
         for one in {kind, stored} & kinds.FLOATS.keys():
             allowed = allowed + kinds.unit(size, one) / 2
         near = np.abs(held.astype(np.float64) - part.wide) <= allowed
-        return ~(near & (allowed <= _COARSE * np.max(np.abs(part.wide), initial=0))), expected
+        largest = np.max(np.abs(part.wide), initial=0, where=np.isfinite(allowed))
+        return ~(near & (allowed <= _COARSE * largest)), expected
     if held.dtype.kind != "f":
         return held != expected, expected
     bits = f"u{held.dtype.itemsize}"

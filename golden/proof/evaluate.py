@@ -235,7 +235,7 @@ class Evaluator:
 
         def nearest(w: np.ndarray) -> np.ndarray:
             exact = w.astype(np.result_type(w, np.float32)) / scale
-            return np.clip(np.rint(exact.astype(np.float32)), low, high)
+            return np.clip(np.rint(exact.astype(np.float32)), low, high) + 0  # an integer has no −0
 
         if weights.error is None:
             return Part(nearest(weights.value))

@@ -39,9 +39,9 @@ transpose, reshape and expand stands for any number of integers."""
 _OPEN = ("transpose", "reshape", "expand")
 
 _TOKEN = re.compile(
-    r"""\s*(?: (?P<string>"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*') | (?P<shared>%[0-9]{1,9})
+    r"""\s*(?: (?P<string>"[^"\\]*(?:\\.[^"\\]*)*"|'[^'\\]*(?:\\.[^'\\]*)*')
     | (?P<number>[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?) | (?P<name>[A-Za-z_]\w*)
-    | (?P<mark>[(),\[\]]) )\s*""",
+    | (?P<shared>%[0-9]{1,9}) | (?P<mark>[(),\[\]]) )\s*""",
     re.VERBOSE,
 )
 _STATED = re.compile(r" (\w{1,20}) \[([0-9, ]{0,400})\] ([0-9a-f]{64}) = ")
@@ -200,15 +200,17 @@ class _Parser:
 
 def _fits(letter: str, argument: Any) -> bool:
     number = type(argument) in (int, float)
-    if letter == "." and isinstance(argument, str):
-        return argument in ("nan", "inf", "-inf")
-    if letter == "n":
-        return isinstance(argument, Call | str | tuple)
-    if letter == "i":
-        return isinstance(argument, tuple) and bool(_checked_shape(argument) or True)
-    wanted = {
-        "x": number or isinstance(argument, Call),
-        "s": isinstance(argument, str),
-        ".": number,
-    }
-    return wanted.get(letter, type(argument) is int)
+    match letter:
+        case "x":
+            return number or isinstance(argument, Call)
+        case "s":
+            return isinstance(argument, str)
+        case ".":
+            return number or argument in ("nan", "inf", "-inf")
+        case "i":
+            return isinstance(argument, tuple) and _checked_shape(argument) == argument
+        case "n" if isinstance(argument, tuple):
+            return all(_fits(".", one) for one in argument)
+        case "n":
+            return isinstance(argument, Call | str)
+    return type(argument) is int

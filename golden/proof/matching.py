@@ -94,6 +94,18 @@ def match(lines: Sequence[Constant], stored: Sequence[Stored]) -> dict[str, list
     return found
 
 
+def copies(stored: Sequence[Stored], claimed: set[int]) -> set[int]:
+    """Returns the ids of constants of no line that are byte by byte one of those that are."""
+    free = [one for one in stored if id(one) not in claimed]
+    sizes = {(one.kind, one.size) for one in free}
+    known = {
+        (one.kind, one.digest())
+        for one in stored
+        if id(one) in claimed and (one.kind, one.size) in sizes
+    }
+    return {id(one) for one in free if (one.kind, one.digest()) in known}
+
+
 def _fitting(line: Constant, ways: list[View]) -> View:
     """Returns the way in which the digest is right; where it is wrong in all, the first."""
     if len(ways) == 1:
