@@ -34,6 +34,8 @@ _COARSE = 2.0**-8
 derivation that is as ill-conditioned as that proves nothing. bfloat16 rounds by half of it."""
 _PROBE = 1 << 12
 """Numbers that tell whether a constant may be another one."""
+_ALIKE = 64
+"""Constants at most that are compared whole with a line that none of them is."""
 _OTHER = "its bytes are not those of its digest"
 
 Progress = Callable[[int, int], None]
@@ -103,24 +105,23 @@ class _Check:
 
     def proof(self, begun: float) -> Proof:
         held = self._contents.stored
-        checked = tuple(
-            Checked(line.name, not o.bad, o.how, view.stored.where if view else "nowhere")
-            for line, view, o in self._found
-        )
-        faults = [Fault(line.name, o.sentence) for line, _, o in self._found if o.bad]
-        faults += [Fault(*fault) for fault in self._contents.lost]
-        loose = [_loose(one) for one in held if id(one) not in self._claimed]
-        loose += [
+        free = [one for one in held if id(one) not in self._claimed]
+        small = [one for one in free if _is_small(one)]
+        unnamed = [
             Loose("", "bytes", (end - begin,), end - begin, f"{file.called}, byte {begin:,}")
             for file, begin, end in self._contents.unnamed()
         ]
         return Proof(
-            checked,
-            tuple(faults),
-            tuple(one for one in loose if not _is_small(one)),
-            tuple(one for one in loose if _is_small(one)),
+            tuple(
+                Checked(line.name, not o.bad, o.how, view.stored.where if view else "nowhere")
+                for line, view, o in self._found
+            ),
+            tuple(Fault(line.name, o.sentence) for line, _, o in self._found if o.bad),
+            (*(_loose(one) for one in free if one not in small), *unnamed),
+            tuple(map(_loose, small)),
+            tuple(Fault(*lost) for lost in self._contents.lost),
             self._contents.digest(),
-            sum(one.size for one in held if id(one) in self._claimed),
+            sum(one.size for one in held) - sum(one.size for one in free),
             sum(one.size for one in held),
             time.perf_counter() - begun,
         )
@@ -151,8 +152,9 @@ class _Check:
         ways = [view for one in free for view in matching.views(line, one)]
         if self._evaluator is None or not ways:
             return None
-        first = [view for view in ways if not self._outcome(line, view, _PROBE).bad]
-        return min(first or ways[:1], key=lambda view: self._outcome(line, view).bad)
+        probes = [self._outcome(line, view, _PROBE).bad for view in ways]
+        alike = [view for view, bad in zip(ways, probes, strict=True) if bad == min(probes)]
+        return min(alike[:_ALIKE], key=lambda view: self._outcome(line, view).bad)
 
     def _outcome(self, line: Constant, view: View | None, most: int | None = None) -> _Outcome:
         """Compares a stored constant with its line, or its first `most` numbers."""
@@ -172,25 +174,19 @@ class _Check:
         self, line: Constant, view: View, evaluator: Evaluator, most: int | None
     ) -> _Outcome:
         relation, chain = relations.below(line.value)
-        kind = "" if relation is None else relation.name
-        if relation is not None and kind == "chosen":
-            return (
-                _digest(line, view)
-                if relation.args[2] in self._chosen
-                else _Outcome("digest", 1, _OTHER)
-            )
-        if kind != "steps":
+        if relation is None or relation.name == "nearest":
             outcome = self._by_value(line, view, evaluator, most)
             if relation is None or outcome.bad or most is not None:
                 return outcome
-        elif most is not None:
-            return _Outcome("bounded")
-        assert relation is not None
+        if relation.name == "chosen":
+            known = relation.args[2] in self._chosen
+            return _digest(line, view) if known else _Outcome("digest", 1, _OTHER)
+        how = "bounded" if relation.name == "steps" else "derived"
+        if most is not None:
+            return _Outcome(how)
         held = relations.undo(relation, chain, _all(view), evaluator)
         bad, sentence = relations.in_steps(relation, held, evaluator)
-        if not bad and kind == "steps":
-            return _digest(line, view, "bounded")
-        return _Outcome("bounded" if kind == "steps" else "derived", bad, sentence)
+        return _Outcome(how, bad, sentence) if bad else _digest(line, view, how)
 
     def _by_value(
         self, line: Constant, view: View, evaluator: Evaluator, most: int | None
@@ -282,5 +278,5 @@ def _loose(stored: Stored) -> Loose:
     return Loose(stored.name, stored.kind, stored.shape, stored.size, stored.where)
 
 
-def _is_small(loose: Loose) -> bool:
-    return loose.kind in (*kinds.INTEGERS, "bool") and math.prod(loose.shape) <= SMALL
+def _is_small(stored: Stored) -> bool:
+    return stored.count <= SMALL and (stored.kind in (*kinds.INTEGERS, "bool") or stored.spoken)

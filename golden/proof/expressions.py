@@ -10,7 +10,6 @@ of this version is refused in one line, and the depth and length of everything i
 
 from __future__ import annotations
 
-import ast
 import json
 import re
 from collections.abc import Iterator
@@ -153,7 +152,7 @@ class _Parser:
         if depth > _DEPTH:
             raise ValueError(f"it is nested more than {_DEPTH} deep")
         if kind == "string":
-            return str(ast.literal_eval(text))
+            return _string(text)
         if kind == "number":
             return int(text) if text.lstrip("+-").isdigit() else float(text)
         if kind == "shared":
@@ -196,6 +195,15 @@ class _Parser:
         if below >= _DEPTH:
             raise ValueError(f"its calls are nested more than {_DEPTH} deep")
         return Call(name, args, below + 1)
+
+
+def _string(text: str) -> str:
+    """Returns a string as JSON writes it, or as Python does where it holds no backslash."""
+    if text[0] == '"':
+        return str(json.loads(text, strict=False))
+    if "\\" in text:
+        raise ValueError("a string in single quotes holds a backslash")
+    return text[1:-1]
 
 
 def _fits(letter: str, argument: Any) -> bool:
