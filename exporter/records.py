@@ -368,3 +368,22 @@ class Location(Record, frozen=True, kw_only=True):
     """The drift after the layer before, and after this one."""
     sentence: str
     """The whole diagnosis, in one paragraph."""
+
+
+class Constants(Record, frozen=True, kw_only=True):
+    """The proof of an artifact's constants (golden/proof/): how many there are of each kind."""
+
+    source: bool = False
+    """Whether they were compared with the model's tensors; else with the digests of the export."""
+    derived: int = 0
+    """Constants that are their derivation's value, number by number."""
+    bounded: int = 0
+    """Integers that lie within the steps that their derivation states."""
+    digests: int = 0
+    """Constants that have the digest that the export proved, or chose."""
+    faults: int = 0
+    uncovered: int = 0
+    """Constants of the artifact that follow from no derivation."""
+    bytes: int = 0
+    """Bytes of constants that follow from derivations, of all in the artifact."""
+    of: int = 0

@@ -8,7 +8,7 @@ from typing import Literal
 
 Kind = Literal[
     "goldens", "tokens", "unusable", "distance", "norm", "mean", "similarity", "retrieval",
-    "unproved",
+    "unproved", "constants",
 ]  # fmt: skip
 
 
@@ -61,4 +61,5 @@ _SENTENCES: dict[str, Callable[[Reason], str]] = {
     "similarity": lambda r: f"Similarities between texts ({r.way}) are off by up to {_over(r, 2)}",
     "retrieval": lambda r: r.note,
     "unproved": lambda r: r.note,
+    "constants": lambda r: r.note,
 }

@@ -26,6 +26,7 @@ from goldfold.exporter.errors import ArtifactError, OutputError
 from goldfold.exporter.options import Plain as Value
 from goldfold.exporter.quantize.recipe import Recipe
 from goldfold.exporter.records import (
+    Constants,
     Figures,
     KindRange,
     LayerLook,
@@ -97,6 +98,9 @@ class Manifest(Record, frozen=True, kw_only=True):
     """Options of the target's build, defaults filled in."""
     built: tuple[str, ...] = ()
     """The target's notes on the build, one sentence each."""
+    structure: str = ""
+    """The sha256 of the structure of the graph in the target's own file: ops, attributes, sizes and
+    wiring, without the numbers of constants (golden/proof/)."""
     files: dict[str, FileEntry]
 
     @property
@@ -158,6 +162,8 @@ class VerdictRecord(Record, frozen=True, kw_only=True):
     (exporter/diagnose/layer_drift.py)."""
     ranges: tuple[KindRange, ...] = ()
     """The ranges of values, where half precision required them."""
+    constants: Constants | None = None
+    """The proof of the constants; null if an earlier goldfold verified it."""
     losses: Losses | None = None
     """The losses in retrieval of a quantized artifact; null for any other."""
     speed: Speed | None = None

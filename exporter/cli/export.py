@@ -22,6 +22,7 @@ from goldfold.exporter.cli.flags import (
 )
 from goldfold.exporter.cli.results import exported
 from goldfold.exporter.cli.target_flags import TargetFlags
+from goldfold.exporter.system import mapped
 from goldfold.golden.judging.pairs import LEAST
 
 if TYPE_CHECKING:
@@ -82,6 +83,7 @@ def export(model: Model, asked: ExportFlags) -> None:
     from goldfold.exporter.passes.pipeline import Options
     from goldfold.exporter.verification.judging import check_alone
 
+    mapped.arm()
     build = asked.build.given()
     check_alone(asked.judge, asked.pairs)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from goldfold.exporter import __version__, registry, report
-from goldfold.exporter.artifact import bundle, sidecars, unbuilt
+from goldfold.exporter.artifact import bundle, derivations, sidecars, unbuilt
 from goldfold.exporter.artifact.bundle import Bundle
 from goldfold.exporter.artifact.result import Result
 from goldfold.exporter.artifact.unbuilt import Failure
@@ -39,6 +39,7 @@ from goldfold.exporter.passes.pipeline import Options, Pipeline
 from goldfold.exporter.passes.set_precision import Kind, SetPrecision
 from goldfold.exporter.progress import Listener, Stages
 from goldfold.exporter.system.cache import Cache, open_cache
+from goldfold.exporter.verification import constants
 from goldfold.exporter.verification.goldens import check_length, obtain_goldens, origin_of, ours
 from goldfold.exporter.verification.judging import Fp32, convene, fp32_embed
 from goldfold.golden.judging.pairs import LEAST
@@ -309,9 +310,11 @@ def _build(
                 options=options,
                 trusts=session.source.trusted,
             )
+        derived = derivations.text_of(program)
         done = target.make(
             program, floating, folder, options, own(target.Options, session.request.build)
         )
+        derivations.write(derived, program, folder)
         options, said = done.options, done.said + done.left_out
         made = made and replace(made, options=options)
         sidecars.write(session.source, program, contract, goldens, folder)
@@ -320,6 +323,7 @@ def _build(
         manifest = bundle.seal(
             folder,
             {
+                "structure": constants.finish(folder),
                 "goldfold": __version__,
                 "target": target_name,
                 "precision": precision,

@@ -11,8 +11,9 @@ from goldfold.exporter import registry
 from goldfold.exporter.contract import Words
 from goldfold.exporter.driver import cached_stages, heads
 from goldfold.exporter.evaluate import ranges
+from goldfold.exporter.frontend.derive import derive
 from goldfold.exporter.frontend.source import Source
-from goldfold.exporter.ir.program import Arrays, Program
+from goldfold.exporter.ir.program import Arrays, Program, mark_makers
 from goldfold.exporter.passes import pipeline
 from goldfold.exporter.passes.pipeline import Pipeline
 from goldfold.exporter.progress import Stages
@@ -50,6 +51,7 @@ def legalized(
         program.contract = program.contract.shortened(max_length)
     if dims:
         heads.add(program, dims)
+        mark_makers(program.graph, "heads")
     passes.run(program, pipeline.EARLY)
     return program
 
@@ -108,6 +110,7 @@ def traced(
         program = None if kept is None else cached_stages.find_trace(kept, source)
         if program is not None:
             loaded(Words.of(program.contract, program.tokenizer))
+            derive(program, source)
             stages.note(f"{_size(program)}{_remarks(cache)}")
             return program
         from goldfold.exporter.frontend.trace import trace
@@ -122,6 +125,7 @@ def traced(
         simplify(program)
         if kept is not None and program.lasting:
             cached_stages.keep_trace(kept, source, program)
+        derive(program, source)
         stages.note(f"{len(program.graph)} nodes{_remarks(cache)}")
     return program
 

@@ -104,7 +104,7 @@ def prove(group: Group, built: Built) -> Result:
     stages = session.stages
     encoder = open_encoder(built.bundle, proof=True)
     emulation = None if built.emulable is None else group.proofs(built.emulable, manifest)
-    found = measure_all(encoder, goldens, stages, emulation=emulation, judges=session.judges)
+    found = measure_all(encoder, goldens, stages, emulation=emulation, judges=session.judges, source=session.source.loads)
     location = None
     # No golden text shows the cause of a loss in retrieval: 1−cos must have missed its gate.
     missed = [reason for reason in found.verdict.reasons if reason.kind != "retrieval"]

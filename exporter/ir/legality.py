@@ -13,8 +13,8 @@ import onnx.defs
 import onnx_ir as ir
 
 from goldfold.exporter.errors import RewriteError
-from goldfold.exporter.ir import dialect
-from goldfold.exporter.ir.program import Program, where
+from goldfold.exporter.ir import derivation, dialect
+from goldfold.exporter.ir.program import Program, derivation_of, where
 
 
 def check(program: Program, after: str) -> None:
@@ -29,6 +29,8 @@ def faults(program: Program) -> Iterator[tuple[ir.Node | None, str]]:
     """Every fault of the program, with the node it is at (None: the graph's interface)."""
     yield from graph_faults(program)
     yield from _contract(program)
+    if program.derived:
+        yield from _derivations(program.graph)
 
 
 def graph_faults(program: Program) -> Iterator[tuple[ir.Node | None, str]]:
@@ -50,6 +52,8 @@ def graph_faults(program: Program) -> Iterator[tuple[ir.Node | None, str]]:
         elif value.dtype not in (None, value.const_value.dtype):
             held = value.const_value.dtype
             yield None, f"constant {name!r} is declared {value.dtype}, holds {held}"
+        elif derivation_of(value) is derivation.LOST:
+            yield None, f"constant {name!r} does not say how it follows from the model's tensors"
     for node in graph:
         for value in node.inputs:
             if value is not None and known.get(value.name or "") is not value:
@@ -124,6 +128,12 @@ def _contract(program: Program) -> Iterator[tuple[None, str]]:
         yield None, f"the output is {output.dtype}, the contract says float32"
     if output.shape is None or output.shape[-1] != contract.dim:
         yield None, f"the output has shape {output.shape}, the contract says {contract.dim} wide"
+
+
+def _derivations(graph: ir.Graph) -> Iterator[tuple[None, str]]:
+    for name, value in graph.initializers.items():
+        if value.const_value is not None and derivation_of(value).op == "given":
+            yield None, f"constant {name!r} does not say how it follows from the model's tensors"
 
 
 def _neighbours(node: ir.Node) -> str:

@@ -15,12 +15,18 @@ import onnx_ir as ir
 
 from goldfold.exporter.contract import Contract
 from goldfold.exporter.errors import RewriteError
-from goldfold.exporter.ir import dialect
+from goldfold.exporter.ir import derivation, dialect
+from goldfold.exporter.ir.derivation import Derived, Expr
 
 BATCH = "batch"
 TOKENS = "tokens"
 Arrays = dict[str, np.ndarray]
 """Arrays by the names of values, or by names derived from them."""
+
+_DERIVATION = "goldfold.derivation"
+"""The key in a tensor's metadata for its derivation. Copies of a graph share their tensors."""
+_MAKER = "goldfold.maker"
+"""The key in a tensor's metadata for the pass that made it."""
 
 MODULE = "goldfold.module"
 """The key in a node's metadata for the dotted path of the source module that the node came from."""
@@ -39,6 +45,10 @@ class Program:
     """Remarks for the user on how this graph was made, one sentence each."""
     lasting: bool = True
     """Whether the model alone decides the graph; false where the caller chose its length."""
+    derived: bool = False
+    """Whether every constant follows from tensors of a model (frontend/derive.py)."""
+    spelled: list[tuple[str, np.ndarray]] = field(default_factory=list)
+    """Constants that a target's lowering made of the program's, by the target's own names."""
 
     @property
     def graph(self) -> ir.Graph:
@@ -46,7 +56,7 @@ class Program:
 
     def copy(self) -> Program:
         """The same program with a graph of its own; the weights and the notes are shared."""
-        return replace(self, model=self.model.clone())
+        return replace(self, model=self.model.clone(), spelled=[])
 
     def parameters(self) -> int:
         """The number of numbers in all constants together."""
@@ -81,10 +91,29 @@ def where(node: ir.Node) -> str:
     return node.metadata_props.get(MODULE) or node.name or node.op_type
 
 
-def constant(value: ir.Value | None) -> np.ndarray | None:
-    """The array of a value that is a constant of the graph, else None. No copy."""
+def constant(value: ir.Value | None) -> Derived | None:
+    """The array of a value that is a constant of the graph, with its derivation; else None. No
+    copy."""
     tensor = ir.convenience.get_const_tensor(value) if value is not None else None
-    return None if tensor is None else tensor.numpy()
+    if value is None or tensor is None:
+        return None
+    return derivation.derived(tensor.numpy(), derivation_of(value))
+
+
+def derivation_of(value: ir.Value) -> Expr:
+    """The derivation of a constant of the graph; `given` where it was not derived from a model."""
+    tensor = ir.convenience.get_const_tensor(value)
+    assert tensor is not None
+    found = tensor.meta.get(_DERIVATION)
+    if found is None and value.producer() is not None:  # a number that the trace wrote as a node
+        found = derivation.of(tensor.numpy())
+    return derivation.given(value.name or "") if found is None else found
+
+
+def set_derivation(value: ir.Value, derivation: Expr) -> None:
+    """Record how a constant of the graph follows from the source's tensors."""
+    assert value.const_value is not None
+    value.const_value.meta[_DERIVATION] = derivation
 
 
 def unique_name(graph: ir.Graph, wish: str) -> str:
@@ -100,12 +129,29 @@ def unique_name(graph: ir.Graph, wish: str) -> str:
     return f"{wish}_{number}"
 
 
-def add_constant(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
+def made_by(value: ir.Value) -> str:
+    """The name of the pass that made a constant of the graph; "trace" where none did."""
+    return "trace" if value.const_value is None else value.const_value.meta.get(_MAKER, "trace")
+
+
+def mark_makers(graph: ir.Graph, name: str) -> None:
+    """Record `name` as the maker of every constant that has a derivation and no maker yet."""
+    for value in graph.initializers.values():
+        tensor = value.const_value
+        if tensor is not None and _DERIVATION in tensor.meta:
+            tensor.meta.setdefault(_MAKER, name)
+
+
+def add_constant(
+    graph: ir.Graph, name: str, array: np.ndarray, how: Expr | None = None
+) -> ir.Value:
     """Register `array` as an initializer under a name that no other value has, and return its
-    value."""
+    value. Its derivation is the one that the array remembers, unless `how` is given."""
+    how = derivation.of(array) if how is None else how
     array = np.asarray(array, order="C")  # ascontiguousarray would make a scalar one-dimensional
     name = unique_name(graph, name)
     tensor = ir.tensor(array, name=name)
+    tensor.meta[_DERIVATION] = how
     value = ir.Value(
         name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(array.shape), const_value=tensor
     )
@@ -157,6 +203,7 @@ def load_small(graph: ir.Graph, limit: int) -> None:
         tensor = value.const_value
         if isinstance(tensor, ir.ExternalTensor) and tensor.nbytes <= limit:
             value.const_value = ir.tensor(np.array(tensor.numpy()), name=value.name)
+            value.const_value.meta.update(tensor.meta)
 
 
 class weights_aside:

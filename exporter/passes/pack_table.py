@@ -8,6 +8,8 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
+from goldfold.exporter.ir import derivation
+from goldfold.exporter.ir.derivation import Expr
 from goldfold.exporter.ir.program import constant
 from goldfold.exporter.passes.base import Equality, Pass
 from goldfold.exporter.passes.rewriting.lookups import Lookup, RowWriter
@@ -282,7 +284,8 @@ class PackTable(Pass):
         axis = write.constant("-2", np.array([-2]))
         riders = write("ReduceSum", placed, axis, name="riders", keepdims=0)
         codes = write("Concat", codes, riders, name="codes", axis=-1)
-        offsets = write.constant("offsets", layout.offsets.astype(kind))
+        less = layout.offsets.astype(kind)
+        offsets = write.constant("offsets", less, derivation.literal(less))
         value = write("Sub", codes, offsets, name="numbers")
         take_over(match.gather.outputs[0], write.scaled(value, scale, layout.width))
 
@@ -302,7 +305,8 @@ class _Rows(RowWriter):
         """The bytes of the looked-up rows, as numbers."""
         key = (self.match.dequantize, "packed")
         if key not in self.memo:
-            stored = self.constant("packed", layout.pack(numbers))
+            how = Expr("packed", (derivation.of(numbers), layout.bits))
+            stored = self.constant("packed", layout.pack(numbers), how)
             one = self.constant("one", np.array(1, kind))
             self.memo[key] = self("DequantizeLinear", stored, one, name="bytes")
         return self("Gather", self.memo[key], self.ids, name="rows")

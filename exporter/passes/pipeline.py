@@ -13,7 +13,7 @@ import onnx_ir as ir
 from goldfold.exporter.contract import Contract
 from goldfold.exporter.errors import OutputError, UsageError
 from goldfold.exporter.ir import legality
-from goldfold.exporter.ir.program import Program, weights_aside
+from goldfold.exporter.ir.program import Program, mark_makers, weights_aside
 from goldfold.exporter.passes.base import Log, Pass
 from goldfold.exporter.passes.drop_scale_before_normalize import DropScaleBeforeNormalize
 from goldfold.exporter.passes.drop_unreached_rows import DropUnreachedRows
@@ -159,6 +159,7 @@ class Pipeline:
         if self.options.stop_after is not None and not pass_.required:
             budget = max(0, self.options.stop_after - len(self.trail))
         log = pass_.rewrite(program.model, Log(budget))
+        mark_makers(program.graph, pass_.name)
         legality.check(program, pass_.name)
         report = PassReport(
             name=pass_.name,

@@ -10,9 +10,11 @@ import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 
+from goldfold.exporter.ir.derivation import chosen, derived, literal
 from goldfold.exporter.ir.program import add_constant, constant, unique_name
 from goldfold.exporter.passes.base import Equality, Pass
 from goldfold.exporter.passes.rewriting.grid import Grid, Quantized, nearest
+from goldfold.exporter.passes.rewriting.rounding import rounding
 from goldfold.exporter.passes.rewriting.writer import Writer, append
 
 DYNAMIC = "goldfold.dynamic_quantization_group_size"
@@ -140,16 +142,15 @@ class QuantizeWeights(Pass):
         assert graph is not None
         if self.dynamic:
             graph.metadata_props[DYNAMIC] = str(self.dynamic)
-        if self.plan is not None:
-            found = self.plan[stored.name or ""]
-        else:
-            array = constant(stored)
-            assert array is not None
-            matrix = array.T if match.transposed else array
-            found = nearest(matrix, GRID)
-        numbers, scale = found.numbers, found.scale
+        array = constant(stored)
+        assert array is not None
+        matrix = array.T if match.transposed else array
+        planned = self.plan is not None
+        found = self.plan[stored.name or ""] if planned else nearest(np.asarray(matrix), GRID)
+        scale = derived(found.scale, chosen(found.scale))
+        numbers = derived(found.numbers, rounding(matrix, found, scale.derivation))
         if match.transposed:
-            numbers, scale = np.ascontiguousarray(numbers.T), np.ascontiguousarray(scale.T)
+            numbers, scale = numbers.T, scale.T
         axis = 1 if match.transposed else 0
         attributes: dict[str, int] = {"axis": axis}
         if found.grid.block:
@@ -182,5 +183,5 @@ def _multiply(lookup: ir.Node, columns: np.ndarray) -> None:
             both = add_constant(graph, name, factor.reshape(-1) * columns)
             reader.replace_input_with(1 - index, both)
             return
-    factors = add_constant(graph, name, columns)
+    factors = add_constant(graph, name, columns, literal(columns))
     append(value, "Mul", factors, name=unique_name(graph, f"{value.name}.scaled"))

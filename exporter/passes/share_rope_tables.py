@@ -10,8 +10,10 @@ import onnx
 import onnx.reference
 import onnx_ir as ir
 
-from goldfold.exporter.ir.program import add_constant
+from goldfold.exporter.ir.derivation import Derived
+from goldfold.exporter.ir.program import add_constant, constant
 from goldfold.exporter.passes.base import Equality, Pass
+from goldfold.exporter.passes.rewriting.angles import table_of_angles
 
 _SIZES = frozenset({"Shape", "Size"})
 
@@ -114,10 +116,12 @@ class ShareRopeTables(Pass):
     def construct(self, match: Tables, memo: dict) -> None:
         node = match.node
         assert node.graph is not None and match.found is not None
+        angles = _angles(node)
         for index, name, table in zip((1, 2), ("cos", "sin"), match.found, strict=True):
             key = (name, table.tobytes())
             if key not in memo:
-                memo[key] = add_constant(node.graph, f"rotary.{name}", table)
+                how = table_of_angles(table, *angles)
+                memo[key] = add_constant(node.graph, f"rotary.{name}", table, how)
             old = node.inputs[index]
             assert old is not None
             # All layers with this table at once, so that it is computed once.
@@ -161,6 +165,16 @@ def _cone(values: list[ir.Value]) -> tuple[list[ir.Node], set[ir.Value]]:
                 waiting.append(value.producer())
     graph = values[0].producer().graph  # type: ignore[union-attr]
     return [n for n in graph if n in nodes], sized  # type: ignore[union-attr]
+
+
+def _angles(node: ir.Node) -> tuple[list[Derived], list[Derived]]:
+    """The floating constants that a node's tables are computed from: vectors, and single
+    numbers."""
+    nodes, _ = _cone([value for value in node.inputs[1:3] if value is not None])
+    read = dict.fromkeys(value for one in nodes for value in one.inputs if value is not None)
+    found = [array for value in read if (array := constant(value)) is not None]
+    floating = [array for array in found if array.dtype.kind == "f"]
+    return [a for a in floating if a.size > 1], [a for a in floating if a.size == 1]
 
 
 def _depends(value: ir.Value) -> str:

@@ -8,7 +8,8 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from goldfold.exporter.ir.program import constant
+from goldfold.exporter.ir.derivation import Expr, literal
+from goldfold.exporter.ir.program import constant, derivation_of
 from goldfold.exporter.passes.base import Equality, Pass
 from goldfold.exporter.passes.rewriting.lookups import Lookup, RowWriter
 from goldfold.exporter.passes.rewriting.pattern import attribute, producer
@@ -296,7 +297,11 @@ class _Rows(RowWriter):
         pairs = np.frombuffer(tensor.tobytes(), np.uint8).reshape(sizes[0], sizes[1] // 2)
         if table.dtype == ir.DataType.INT4:
             pairs = pairs ^ 0x88  # n + 8
-        both = self.cast(self.gather(self.constant("pairs", pairs), "pairs"), "both")
+        codes = derivation_of(table)
+        if table.dtype == ir.DataType.INT4:
+            codes = Expr("add", (codes, literal(8)))
+        stored = self.constant("pairs", pairs, Expr("nibbles", (codes,)))
+        both = self.cast(self.gather(stored, "pairs"), "both")
         # Exact in any floating type, where OpenVINO shifts bytes by rounding: high = ⌊b/16⌋
         kind, last = self.kind.numpy(), self.constant("last", np.array([-1], np.int64))
         sixteenth = self("Mul", both, self.constant("1/16", np.array(1 / 16, kind)), name="parts")

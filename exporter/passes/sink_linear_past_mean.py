@@ -211,7 +211,7 @@ class SinkLinearPastMean(Pass):
         name = pooled.name
         bias = None
         if linear.bias is not None:
-            bias = add_constant(graph, f"{name}.bias", np.array(linear.bias))
+            bias = add_constant(graph, f"{name}.bias", linear.bias)
         end = append(pooled, "MatMul", weight, name=f"{name}.sunk")
         if bias is not None:
             end = append(end, "Add", bias, name=f"{name}.biased")

@@ -65,10 +65,10 @@ class Site:
     def matrix(self) -> np.ndarray:
         """[channels, inputs]: one row per token of a table, one row per output of a map. A view."""
         if self.linear is not None:
-            return self.linear.weight.T
+            return np.asarray(self.linear.weight.T)
         table = constant(self.stored)
         assert table is not None
-        return table
+        return np.asarray(table)
 
 
 def find(program: Program) -> list[Site]:

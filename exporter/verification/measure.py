@@ -6,6 +6,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from goldfold.exporter import records, registry
@@ -13,8 +14,8 @@ from goldfold.exporter.artifact.bundle import Bundle, Manifest, VerdictRecord
 from goldfold.exporter.artifact.encoder import Encoder
 from goldfold.exporter.artifact.result import measured
 from goldfold.exporter.progress import Stages
-from goldfold.exporter.records import Figures, Losses, Timing
-from goldfold.exporter.verification import losses
+from goldfold.exporter.records import Constants, Figures, Losses, Timing
+from goldfold.exporter.verification import constants, losses
 from goldfold.golden import compare, gate
 from goldfold.golden.compare import Measurement
 from goldfold.golden.gate import Verdict
@@ -49,6 +50,7 @@ class Measured:
     beside: Mapping[str, Measurement] = field(default_factory=dict)
     """Measurements of other runtimes on the same file, for the record."""
     losses: Losses | None = None
+    constants: Constants | None = None
 
 
 def measure_all(
@@ -59,14 +61,16 @@ def measure_all(
     emulation: Emulation | None = None,
     judges: Judges | None = None,
     threads: int | None = None,
+    source: Path | None = None,
 ) -> Measured:
     """Measure an open artifact in every way that its verdict needs, and apply its gate.
 
     `emulation` is the proof where the runtime computes in another precision here; `judges` measure
-    the losses of quantization.
+    the losses of quantization; `source` is the folder of the model, where it is at hand.
     """
     opened = encoder.bundle
     precision = opened.manifest.gate
+    proof = constants.prove(opened, source, stages)
     measurement, verdict = measure(encoder, goldens, stages)
     further, rounded = _heads(encoder, goldens, stages, emulation)
     short = goldens.within(SHORT)
@@ -77,9 +81,12 @@ def measure_all(
     others = _beside(opened, goldens, stages, threads)
     if emulation is not None:
         verdict = verdict.also(*emulation.verdict.reasons, emulated=True)
+    verdict = verdict.also(*proof.reasons)
     lost = losses.of(encoder, goldens, measurement, stages, judges)
     verdict = losses.hold(verdict, lost, precision)
-    return Measured(measurement, verdict, emulation, further, rounded, others, lost)
+    return Measured(
+        measurement, verdict, emulation, further, rounded, others, lost, proof.record
+    )
 
 
 def measure(encoder: Encoder, goldens: Goldens, stages: Stages) -> tuple[Measurement, Verdict]:
@@ -197,6 +204,7 @@ def record(opened: Bundle, found: Measured, timings: Sequence[Timing]) -> Verdic
         beside=_figures(found.beside),
         heads=_figures(found.heads),
         emulated_heads=_figures(found.emulated_heads),
+        constants=found.constants,
         losses=found.losses,
         timings=tuple(timings),
         passes_seconds={report.name: report.seconds for report in manifest.passes},

@@ -8,9 +8,8 @@ from the model's own files (`evaluate`), reads the artifact's file by the defini
 from __future__ import annotations
 
 import hashlib
-import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,14 +20,12 @@ from goldfold.golden.errors import GoldenError
 from goldfold.golden.proof import expressions, kinds, matching, readers, relations
 from goldfold.golden.proof.arithmetic import Part
 from goldfold.golden.proof.evaluate import Evaluator, rows_at_once
-from goldfold.golden.proof.expressions import Call, Constant
+from goldfold.golden.proof.expressions import Call, Constant, Derivations
 from goldfold.golden.proof.matching import View
 from goldfold.golden.proof.records import Checked, Fault, Loose, Proof
 from goldfold.golden.proof.source import Source
 from goldfold.golden.proof.stored import Contents, Stored
 
-SMALL = 64
-"""Integers up to which a constant is a shape or an axis, which a format may add or leave out."""
 _COARSE = 2.0**-8
 """An error of a larger share of the largest number would let a wrong number pass for a right one: a
 derivation that is as ill-conditioned as that proves nothing. bfloat16 rounds by half of it."""
@@ -56,11 +53,11 @@ def check(
     or changed meanwhile. What a readable artifact holds wrong is a fault of the proof.
     """
     begun = time.perf_counter()
-    lines = expressions.read(derivations)
+    derived = expressions.read(derivations)
     with ExitStack() as stack:
         contents = stack.enter_context(closing(readers.read(artifact)))
         opened = None if source is None else stack.enter_context(closing(Source(source)))
-        checks = _Check(lines, contents, opened)
+        checks = _Check(derived, contents, opened)
         checks.run(progress or (lambda done, of: None))
         return checks.proof(begun)
 
@@ -75,10 +72,9 @@ class _Outcome:
 
 
 class _Check:
-    def __init__(
-        self, lines: tuple[Constant, ...], contents: Contents, source: Source | None
-    ) -> None:
-        self._lines, self._contents = lines, contents
+    def __init__(self, derived: Derivations, contents: Contents, source: Source | None) -> None:
+        self._lines, self._contents = derived.constants, contents
+        self._held = derived.held
         self._evaluator = None if source is None else Evaluator(source, self._known)
         self._chosen: dict[str, np.ndarray] = {}
         self._found: list[tuple[Constant, View | None, _Outcome]] = []
@@ -86,7 +82,7 @@ class _Check:
 
     def run(self, progress: Progress) -> None:
         """Compares every line with what it says."""
-        matched = matching.match(self._lines, self._contents.stored)
+        matched = matching.match(self._lines, self._contents.stored, self._contents.respelt)
         self._claimed = {id(view.stored) for held in matched.values() for view in held}
         if self._evaluator is not None:
             for line in self._lines:
@@ -94,6 +90,8 @@ class _Check:
         done, of = 0, sum(stored.size for stored in self._contents.stored)
         for line in sorted(self._lines, key=lambda one: one.name not in matched):
             views = matched.get(line.name)
+            if views is None and line.name.startswith("@"):
+                continue  # a number that this form need not hold
             for view in views or [self._near(line)]:
                 outcome = self._outcome(line, view)
                 if view is not None:
@@ -116,7 +114,7 @@ class _Check:
                 Checked(line.name, not o.bad, o.how, view.stored.where if view else "nowhere")
                 for line, view, o in self._found
             ),
-            tuple(Fault(line.name, o.sentence) for line, _, o in self._found if o.bad),
+            tuple(Fault(line.name, o.sentence, line.maker) for line, _, o in self._found if o.bad),
             (*(_loose(one) for one in free if one not in small), *unnamed),
             tuple(map(_loose, small)),
             tuple(Fault(*lost) for lost in self._contents.lost),
@@ -139,7 +137,7 @@ class _Check:
             if (shape := evaluator.shape(line.value)) != line.shape:
                 raise GoldenError(f"it gives {list(shape)} and states {list(line.shape)}")
             relation, chain = relations.below(line.value)
-            if relation is not None and relation.name == "chosen":
+            if relation is not None and relation.name in relations.BY_DIGEST:
                 for view in views:
                     held = relations.undo(relation, chain, _all(view), evaluator)
                     if (found := relations.chosen(relation, held)) is not None:
@@ -150,7 +148,11 @@ class _Check:
         or the one in which the fewest numbers differ."""
         free = [one for one in self._contents.stored if id(one) not in self._claimed]
         ways = [view for one in free for view in matching.views(line, one)]
-        if self._evaluator is None or not ways:
+        small = self._contents.respelt and matching.is_small(line.kind, line.shape)
+        if self._evaluator is None:
+            held = [view for view in ways if view.stored.name in self._held]
+            return held[0] if len(held) == 1 and not small else None
+        if not ways or small:
             return None
         probes = [self._outcome(line, view, _PROBE).bad for view in ways]
         alike = [view for view, bad in zip(ways, probes, strict=True) if bad == min(probes)]
@@ -159,11 +161,11 @@ class _Check:
     def _outcome(self, line: Constant, view: View | None, most: int | None = None) -> _Outcome:
         """Compares a stored constant with its line, or its first `most` numbers."""
         if view is None:
-            if line.kind not in kinds.FLOATS and math.prod(line.shape) <= SMALL:
+            if self._contents.respelt or matching.is_small(line.kind, line.shape):
                 return _Outcome("absent")
             return _Outcome("derived", 1, "the artifact holds no constant that it could be")
         if self._evaluator is None:
-            return _digest(line, view)
+            return _digest(line, view, held=self._held)
         with _naming(line):
             try:
                 return self._compared(line, view, self._evaluator, most)
@@ -178,9 +180,10 @@ class _Check:
             outcome = self._by_value(line, view, evaluator, most)
             if relation is None or outcome.bad or most is not None:
                 return outcome
-        if relation.name == "chosen":
+        if relation.name in relations.BY_DIGEST:
             known = relation.args[2] in self._chosen
-            return _digest(line, view) if known else _Outcome("digest", 1, _OTHER)
+            how = "digest" if relation.name == "chosen" else relation.name
+            return _digest(line, view, how) if known else _Outcome(how, 1, _OTHER)
         how = "bounded" if relation.name == "steps" else "derived"
         if most is not None:
             return _Outcome(how)
@@ -240,8 +243,12 @@ def _all(view: View) -> np.ndarray:
     return view.reader()(0, view.stored.count)
 
 
-def _digest(line: Constant, view: View, how: str = "digest") -> _Outcome:
+def _digest(
+    line: Constant, view: View, how: str = "digest", held: Mapping[str, str] | None = None
+) -> _Outcome:
     if view.digest(line.kind) == line.digest:
+        return _Outcome(how)
+    if held and held.get(view.stored.name) == view.stored.digest():
         return _Outcome(how)
     return _Outcome(how, 1, _OTHER)
 
@@ -265,7 +272,7 @@ def _differ(part: Part, held: np.ndarray, kind: str, stored: str) -> tuple[np.nd
         return held != expected, expected
     bits = f"u{held.dtype.itemsize}"
     same = np.ascontiguousarray(held).view(bits) == np.ascontiguousarray(expected).view(bits)
-    return ~(same | (np.isnan(held) & np.isnan(expected))), expected
+    return ~(same.reshape(held.shape) | (np.isnan(held) & np.isnan(expected))), expected
 
 
 def _place(at: list[int]) -> str:
@@ -279,4 +286,5 @@ def _loose(stored: Stored) -> Loose:
 
 
 def _is_small(stored: Stored) -> bool:
-    return stored.count <= SMALL and (stored.kind in (*kinds.INTEGERS, "bool") or stored.spoken)
+    inside = stored.spoken and stored.count <= matching.SMALL
+    return inside or matching.is_small(stored.kind, stored.shape)

@@ -66,7 +66,7 @@ class Evaluator:
         match x.name:
             case "tensor":
                 return self._source.place(*args).shape
-            case "literal" | "full" | "chosen":
+            case "literal" | "full" | "chosen" | "assumed":
                 return args[1]
             case "arange":
                 return (args[2],)
@@ -142,7 +142,7 @@ class Evaluator:
                 return Part(literal(*args)[rows])
             case "full":
                 return Part(np.broadcast_to(literal(args[0], (), (args[2],)), shape)[rows])
-            case "chosen":
+            case "chosen" | "assumed":
                 return Part(self._chosen(x)[rows])
             case "arange":
                 return Part(kinds.rounded(args[1] + args[3] * np.arange(start, stop), args[0]))

@@ -25,6 +25,7 @@ _BYTES, _DEPTH, _RANK = 256 << 20, 100, 16
 
 FUNCTIONS = {
     "tensor": "ss", "literal": "sin", "full": "si.", "arange": "s.#.", "chosen": "sis",
+    "assumed": "sis",
     "transpose": "x#", "reshape": "x#", "expand": "x#", "slice": "x###", "pad": "x###",
     "concat": "#x*", "take": "x#n", "cast": "xs", "clip": "x..", "matmul": "xx",
     "nearest": "xx##", "steps": "xx##..", "nibbles": "x", "packed": "x#",
@@ -43,7 +44,8 @@ _TOKEN = re.compile(
     | (?P<shared>%[0-9]{1,9}) | (?P<mark>[(),\[\]]) )\s*""",
     re.VERBOSE,
 )
-_STATED = re.compile(r" (\w{1,20}) \[([0-9, ]{0,400})\] ([0-9a-f]{64}) = ")
+_HELD = re.compile(r" ([0-9a-f]{64})\s*")
+_STATED = re.compile(r" (\w{1,20}) \[([0-9, ]{0,400})\] ([0-9a-f]{64})(?: @([\w.-]{1,60}))? = ")
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -58,8 +60,8 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Constant:
-    """A constant of a program: `digest` is the sha256 of its bytes in C order, `line` counts from
-    one."""
+    """A constant of a program: `digest` is the sha256 of its bytes in C order, `maker` the pass
+    that made it, `line` counts from one."""
 
     name: str
     kind: str
@@ -67,11 +69,21 @@ class Constant:
     digest: str
     value: Call
     line: int
+    maker: str = ""
 
 
-def read(derivations: Path | str) -> tuple[Constant, ...]:
-    """Returns the constants of a file, or of its text. Raises GoldenError, with the line's number,
-    for what is no derivation."""
+@dataclass(frozen=True, slots=True)
+class Derivations:
+    """The constants of a program; `held` has digests of those that an artifact holds in another
+    form than the program, by their names there."""
+
+    constants: tuple[Constant, ...]
+    held: dict[str, str]
+
+
+def read(derivations: Path | str) -> Derivations:
+    """Returns the derivations in a file, or in its text. Raises GoldenError, with the line's
+    number, for what is none."""
     if isinstance(derivations, Path):
         text = source.read_small(derivations, _BYTES).decode("utf-8", "replace")
     else:
@@ -81,6 +93,7 @@ def read(derivations: Path | str) -> tuple[Constant, ...]:
         raise GoldenError(f"derivations begin with {HEAD!r}, not {lines[0][:40]!r}")
     shared: dict[str, Call] = {}
     found: dict[str, Constant] = {}
+    held: dict[str, str] = {}
     for number, line in enumerate(lines[1:], start=2):
         if not line.strip():
             continue
@@ -91,6 +104,12 @@ def read(derivations: Path | str) -> tuple[Constant, ...]:
                 if not re.fullmatch("%[0-9]{1,9}", name) or name in shared:
                     raise ValueError(f"{name[:40]!r} is no new name of a shared part")
                 shared[name] = Call(value.name, value.args, value.depth, shared=True)
+            elif line.startswith("^"):
+                name, end = json.JSONDecoder().raw_decode(line, 1)
+                stated = _HELD.fullmatch(line, end)
+                if not isinstance(name, str) or stated is None:
+                    raise ValueError("it does not give a name and a digest")
+                held[name] = stated[1]
             else:
                 constant = _constant(line, shared, number)
                 if constant.name in found:
@@ -98,7 +117,7 @@ def read(derivations: Path | str) -> tuple[Constant, ...]:
                 found[constant.name] = constant
         except (ValueError, SyntaxError, IndexError, GoldenError) as error:
             raise GoldenError(f"line {number} of the derivations: {error}") from None
-    return tuple(found.values())
+    return Derivations(tuple(found.values()), held)
 
 
 def _constant(line: str, shared: dict[str, Call], number: int) -> Constant:
@@ -106,11 +125,11 @@ def _constant(line: str, shared: dict[str, Call], number: int) -> Constant:
     stated = _STATED.match(line, end)
     if not isinstance(name, str) or stated is None:
         raise ValueError("it does not begin with a name, a kind, a shape and a digest")
-    kind, sizes, digest = stated.groups()
+    kind, sizes, digest, maker = stated.groups()
     kinds.bits(kind)
     shape = tuple(int(size) for size in sizes.split(",")) if sizes.strip() else ()
     value = _Parser(line[stated.end() :], shared).whole()
-    return Constant(name, kind, _checked_shape(shape), digest, value, number)
+    return Constant(name, kind, _checked_shape(shape), digest, value, number, maker or "")
 
 
 def _checked_shape(shape: tuple[Any, ...]) -> tuple[int, ...]:

@@ -19,6 +19,8 @@ from goldfold.golden.proof import kinds
 from goldfold.golden.proof.expressions import Constant
 from goldfold.golden.proof.stored import Stored
 
+SMALL = 64
+"""Integers up to which a constant is a shape or an axis."""
 _PART = 1 << 22
 
 
@@ -46,7 +48,10 @@ class View:
         try:
             for first in range(0, self.stored.count, _PART):
                 part = numbers(first, min(_PART, self.stored.count - first))
-                found.update(np.ascontiguousarray(kinds.narrow(part, kind)).data)
+                raw = np.ascontiguousarray(kinds.narrow(part, kind))
+                if kind != self.stored.kind and not np.array_equal(kinds.rounded(part, kind), part):
+                    return ""
+                found.update(raw.data)
         except GoldenError:
             return ""
         return found.hexdigest()
@@ -63,14 +68,19 @@ def views(line: Constant, stored: Stored) -> list[View]:
     return [View(stored)] * same + [View(stored, True)] * turned
 
 
-def match(lines: Sequence[Constant], stored: Sequence[Stored]) -> dict[str, list[View]]:
+def match(
+    lines: Sequence[Constant], stored: Sequence[Stored], respelt: bool = False
+) -> dict[str, list[View]]:
     """Returns the stored constants that are a line's, by its name. A line may have several, where
-    functions of one program share it, and one stored constant may be of several lines."""
+    functions of one program share it, and one stored constant may be of several lines. Where sizes
+    are `respelt`, the name of one decides nothing."""
     named: dict[str, list[Stored]] = {}
     for one in stored:
         named.setdefault(one.name, []).append(one)
     found: dict[str, list[View]] = {}
     for line in lines:
+        if respelt and is_small(line.kind, line.shape):
+            continue
         ways = [ways for one in named.get(line.name, []) if (ways := views(line, one))]
         if ways:
             found[line.name] = [_fitting(line, way) for way in ways]
@@ -104,6 +114,11 @@ def copies(stored: Sequence[Stored], claimed: set[int]) -> set[int]:
         if id(one) in claimed and (one.kind, one.size) in sizes
     }
     return {id(one) for one in free if (one.kind, one.digest()) in known}
+
+
+def is_small(kind: str, shape: Sequence[int]) -> bool:
+    """Returns whether a constant is a shape or an axis, which a format may add or leave out."""
+    return kind in (*kinds.INTEGERS, "bool") and math.prod(shape) <= SMALL
 
 
 def _fitting(line: Constant, ways: list[View]) -> View:

@@ -152,7 +152,7 @@ class _Reader:
         files = list(self._files.values())
         heads = [*self._heads, *((file, 0, min(_HEAD, file.size)) for file in files)]
         structure = ["mlpackage", *wire.text_of(model, _UNSAID)]
-        return Contents(list(self._found.values()), structure, files, files, heads)
+        return Contents(list(self._found.values()), structure, files, files, heads, respelt=True)
 
     def add(self, name: str, value: wire.Message) -> None:
         tensor = wire.one(wire.one(value, "type", {}), "tensorType", None)

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 @dataclass(frozen=True, slots=True)
 class Checked:
     """A constant of the program. `how` is "derived" (equal to its expression), "bounded" (within
-    the steps that its line states), "digest" (the bytes that an export proved, or chose) or
+    the steps that its line states), "digest" (the bytes that an export proved, or chose), "assumed"
+    (the bytes that an export computed from constants in a way that no derivation follows) or
     "absent" (a shape or axis that the format spells otherwise); `where` is its place in the
     artifact."""
 
@@ -24,6 +25,8 @@ class Fault:
 
     constant: str
     sentence: str
+    maker: str = ""
+    """The pass that made it."""
 
 
 @dataclass(frozen=True, slots=True)

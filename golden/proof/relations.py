@@ -24,7 +24,9 @@ largest integer may so become 0 with the rest of its channel."""
 _EXACT = 2.0**-40
 """More than float64 loses in the few operations that find an error in steps, of which it has at
 most some hundred."""
-_RELATIONS = ("steps", "chosen", "nearest")
+BY_DIGEST = ("chosen", "assumed")
+"""Values of which only the digest is known."""
+_RELATIONS = ("steps", "nearest", *BY_DIGEST)
 _UNDONE = ("reshape", "transpose", "cast", "nibbles", "packed", "add", "sub")
 
 

@@ -75,6 +75,9 @@ class Contents:
     opened: list[File] = field(default_factory=list)
     heads: list[tuple[File, int, int]] = field(default_factory=list)
     """Bytes of those files that are the format's own."""
+    respelt: bool = False
+    """Whether the format works sizes and tables out, so that a constant of the program may be there
+    in parts alone: those follow from lines of their own."""
     lost: list[tuple[str, str]] = field(default_factory=list)
     """Names of constants that an engine holds in no plain order, each with a sentence."""
 

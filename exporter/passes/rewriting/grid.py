@@ -7,6 +7,7 @@ take.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -88,6 +89,22 @@ def nearest(
         scale[rows] = scales(part, grid, importance, search)
         numbers[rows] = _round(part, scale[rows], grid)
     return Quantized(grid, numbers, scale, columns)
+
+
+def parts(
+    matrix: np.ndarray, found: Quantized
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Yields weights (f32, divided by their columns' factors), integers and scales of a few
+    channels at a time, each as [channels, blocks, inputs of a block]; scales broadcast."""
+    channels, inputs = matrix.shape
+    step = max(1, _CHUNK // max(inputs, 1))
+    for start in range(0, channels, step):
+        rows = slice(start, start + step)
+        part = np.asarray(matrix[rows], np.float32)
+        part = part if found.columns is None else part / found.columns
+        shape = (len(part), found.scale.shape[1], -1)
+        numbers = found.numbers[rows].reshape(shape)
+        yield part.reshape(shape), numbers, found.scale[rows][:, :, None]
 
 
 def sizes(matrix: np.ndarray) -> np.ndarray:

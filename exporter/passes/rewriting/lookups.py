@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from goldfold.exporter.ir.derivation import Expr
 from goldfold.exporter.ir.program import add_constant
 from goldfold.exporter.passes.rewriting.writer import Writer, module_of
 
@@ -48,10 +49,10 @@ class RowWriter(Writer):
         kind = type or self.like.type
         return super().__call__(op, *inputs, name=name, type=kind, shape=shape, **attributes)
 
-    def constant(self, name: str, array: np.ndarray) -> ir.Value:
+    def constant(self, name: str, array: np.ndarray, how: Expr | None = None) -> ir.Value:
         key = (self.match.dequantize, name)
         if key not in self.memo:
-            self.memo[key] = add_constant(self.graph, f"{self.held}.{name}", array)
+            self.memo[key] = add_constant(self.graph, f"{self.held}.{name}", array, how)
         return self.memo[key]
 
     def gather(self, table: ir.Value, name: str) -> ir.Value:

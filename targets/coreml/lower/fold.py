@@ -12,6 +12,7 @@ import onnx_ir as ir
 
 from goldfold.exporter.errors import RewriteError
 from goldfold.exporter.ir import dialect
+from goldfold.exporter.ir.derivation import folded
 from goldfold.exporter.ir.program import where
 
 
@@ -20,6 +21,10 @@ def fold(node: ir.Node, arrays: Sequence[np.ndarray | None]) -> list[np.ndarray]
 
     An operand that is left out is None. Raises RewriteError if the reference refuses the node.
     """
+    if node.op_type == "Gather" and not node.domain and len(arrays) == 2:
+        data, indices = arrays
+        assert data is not None and indices is not None
+        return [np.take(data, np.asarray(indices), axis=node.attributes.get_int("axis", 0))]
     if node.op_type == "GatherElements" and not node.domain:
         return [_gather_elements(node, arrays)]
     names = ["" if array is None else f"i{place}" for place, array in enumerate(arrays)]
@@ -50,7 +55,7 @@ def fold(node: ir.Node, arrays: Sequence[np.ndarray | None]) -> list[np.ndarray]
             f"coreml cannot compute {dialect.op_of(node)} on constants (node {node.name}, "
             f"from {where(node)}): {reason}"
         ) from error
-    return [np.asarray(result) for result in results]
+    return [folded(np.asarray(result), *arrays) for result in results]
 
 
 def _gather_elements(node: ir.Node, arrays: Sequence[np.ndarray | None]) -> np.ndarray:
@@ -60,4 +65,4 @@ def _gather_elements(node: ir.Node, arrays: Sequence[np.ndarray | None]) -> np.n
     assert data is not None and indices is not None
     axis = node.attributes.get_int("axis", 0) % data.ndim
     part = tuple(slice(n) if i != axis else slice(None) for i, n in enumerate(indices.shape))
-    return np.take_along_axis(data[part], indices, axis)
+    return folded(np.take_along_axis(np.asarray(data)[part], indices, axis), data, indices)

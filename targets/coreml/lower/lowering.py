@@ -103,6 +103,8 @@ class Function:
             made = self.mb.const(val=value, name=self.free(label))
             made.op.weight_id = weight
             self.memo[key] = made
+            if weight is not key and array.size > 1:
+                self.program.spelled.append((made.name, array))
         return self.memo[key]
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from goldfold.exporter.ir import dialect
+from goldfold.exporter.ir.derivation import folded
 from goldfold.targets.coreml.lower.lowering import Emit, Row
 from goldfold.targets.coreml.lower.rows_integers import matrix
 from goldfold.targets.coreml.lower.rows_math import kind, number
@@ -279,9 +280,8 @@ def _band(emit: Emit, q: Any, band: dialect.Band) -> Any:
     seen = np.abs(ahead) < band.window if band.window else np.ones_like(ahead, dtype=bool)
     if band.causal:
         seen &= ahead >= 0
-    return emit.constant(
-        np.where(seen, 0, dialect.HIDDEN).astype(_TYPES[kind(q)])[None, None], "band"
-    )
+    mask = np.where(seen, 0, dialect.HIDDEN).astype(_TYPES[kind(q)])[None, None]
+    return emit.constant(folded(mask), "band")
 
 
 def _open_band(emit: Emit, q: Any, band: dialect.Band) -> Any:

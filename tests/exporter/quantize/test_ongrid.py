@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from goldfold.exporter import records
 from goldfold.exporter.errors import UsageError
+from goldfold.exporter.ir import derivation
 from goldfold.exporter.ir.program import Program, add_constant, constant
 from goldfold.exporter.passes import pipeline
 from goldfold.exporter.passes.rewriting.grid import Grid
@@ -82,11 +83,13 @@ RECIPE = records.read(Recipe, {**shipped()["qat"].plain(), "weights": WEIGHTS})
 def test_a_trained_grid_survives_the_common_laws_to_the_bit(legal_gemma: Program) -> None:
     """Every map of a checkpoint is put on a grid; after all laws the stored integers are those."""
     grid, trained = Grid(4, 16), legal_gemma.copy()
+    trained.derived = False  # its maps follow from no model
     maps = {s.place for s in sites.find(_rewritten(trained)) if s.kind not in ("table", "head")}
     for seed, value in enumerate(_matrices(trained)):
         inputs, channels = (int(str(size)) for size in value.shape or ())
         made = np.ascontiguousarray(_made(grid, seed, channels, inputs).T)
-        value.const_value = add_constant(trained.graph, f"{value.name}.on", made).const_value
+        name, how = str(value.name), derivation.given(str(value.name))
+        value.const_value = add_constant(trained.graph, name, made, how).const_value
     program, placed = _rewritten(trained), 0
     for site in sites.find(program):
         if site.place in maps:

@@ -234,7 +234,7 @@ def test_reader_of_derivations_takes_what_it_is_given() -> None:
     name = 'a "quoted" \\ name%1, (x)'
     array = np.array([[1.5, -0.0]], np.float32)
     line = toys.line(name, array, "literal('float32', [1, 2], (1.5, -0.0,))")
-    found = expressions.read(toys.text(line, "", line.replace("quoted", "other")))
+    found = expressions.read(toys.text(line, "", line.replace("quoted", "other"))).constants
     assert [one.name for one in found] == [name, name.replace("quoted", "other")]
     assert found[0].value.args == ("float32", (1, 2), (1.5, -0.0))
     assert re.fullmatch("[0-9a-f]{64}", found[0].digest) and found[1].line == 4

@@ -1,0 +1,202 @@
+"""The constants of a traced graph are found in the source's files, by their contents.
+
+A trace says little about where a constant comes from: torch renames, transposes, splits and adds.
+Contents say it for certain. A constant that equals a tensor bit by bit, as it is, widened,
+transposed, or a run of its rows, follows from that tensor, whatever made it; where several equal
+it, they are the same numbers, and the one with the most similar name is taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+
+from goldfold.exporter.frontend.source import Source
+from goldfold.exporter.frontend.weights import Tensor, read_header
+from goldfold.exporter.ir import derivation
+from goldfold.exporter.ir.derivation import Expr, cast, literal, reshape
+from goldfold.exporter.ir.program import Program, mark_makers, set_derivation
+
+_TYPES = {
+    "F64": np.dtype(np.float64), "F32": np.dtype(np.float32), "F16": np.dtype(np.float16),
+    "BF16": np.dtype(ml_dtypes.bfloat16), "I64": np.dtype(np.int64), "I32": np.dtype(np.int32),
+}  # fmt: skip
+_CHUNK = 1 << 22
+_HEAD = 64
+
+
+@dataclass(frozen=True)
+class _Held:
+    """A tensor of the source."""
+
+    file: str
+    tensor: Tensor
+    array: np.ndarray
+
+    @property
+    def expr(self) -> Expr:
+        return derivation.tensor(self.file, self.tensor.name)
+
+
+def derive(program: Program, source: Source) -> None:
+    """Record for every constant of a traced program how it follows from the source's tensors.
+
+    What equals no tensor is a literal of the trace: sizes, frequencies, and what the trace computed
+    from weights in a way that is not known here. But where a tensor of the same shape is left over,
+    the constant ought to be that tensor: its derivation says so, and the proof of the artifact will
+    name the numbers that differ. Changes `program`.
+    """
+    tensors = _Tensors(source)
+    constants = {
+        name: value.const_value
+        for name, value in program.graph.initializers.items()
+        if value.const_value is not None
+    }
+    found = {name: tensors.equal(name, tensor.numpy()) for name, tensor in constants.items()}
+    for name, tensor in constants.items():
+        how = found[name] or tensors.meant(name, tensor.numpy()) or literal(tensor.numpy())
+        set_derivation(program.graph.initializers[name], how)
+    mark_makers(program.graph, "trace")
+    program.derived = True
+
+
+class _Tensors:
+    def __init__(self, source: Source) -> None:
+        self._all = [held for path in source.tensors for held in _read(source.loads, path)]
+        self._used: set[str] = set()
+        self._sized: dict[int, list[_Held]] = {}
+        for held in self._all:
+            self._sized.setdefault(held.array.size, []).append(held)
+
+    def equal(self, name: str, array: np.ndarray) -> Expr | None:
+        """The derivation of a floating array that equals tensors; None if it equals none."""
+        if array.dtype.kind != "f" or array.size < 2:
+            return None
+        for find in (self._whole, self._rows, self._raised):
+            found = find(name, array)
+            if found is not None:
+                return found
+        return None
+
+    def meant(self, name: str, array: np.ndarray) -> Expr | None:
+        """The derivation of an array that equals no tensor, and has the shape and a part of the
+        name of one that no constant equals. Call it when all others are found."""
+        if array.dtype.kind != "f" or array.size < 2:
+            return None
+        free = [h for h in self._sized.get(array.size, []) if h.tensor.name not in self._used]
+        free = [h for h in free if array.shape in (h.array.shape, h.array.shape[::-1])]
+        held = max(free, key=lambda held: _shared(name, held.tensor.name), default=None)
+        if held is None or not _shared(name, held.tensor.name):
+            return None
+        if held.array.shape == array.shape and array.shape != array.shape[::-1]:
+            return _widened(held, array.dtype)
+        return Expr("transpose", (_widened(held, array.dtype), *reversed(range(array.ndim))))
+
+    def _whole(self, name: str, array: np.ndarray) -> Expr | None:
+        """A tensor as it is, or transposed."""
+        alike = [h for h in self._sized.get(array.size, []) if h.array.dtype.kind != "i"]
+        for held in sorted(alike, key=lambda held: -_likeness(name, held.tensor.name)):
+            flat = held.array.shape == array.shape or 1 in (held.array.ndim, array.ndim)
+            if (flat or _squeezed(held.array) == _squeezed(array)) and _same(array, held.array):
+                self._used.add(held.tensor.name)
+                return _shaped(_widened(held, array.dtype), held.array.shape, array.shape)
+            if held.array.shape == array.shape[::-1] and array.ndim == 2:
+                if _same(array.T, held.array):
+                    self._used.add(held.tensor.name)
+                    return Expr("transpose", (_widened(held, array.dtype), 1, 0))
+        return None
+
+    def _rows(self, name: str, array: np.ndarray) -> Expr | None:
+        """A run of a tensor's rows, perhaps transposed: one part of a fused projection."""
+        for turned in (False, True) if array.ndim == 2 else (False,):
+            wanted = array.T if turned else array
+            for held in sorted(self._all, key=lambda held: -_likeness(name, held.tensor.name)):
+                start = _run(wanted, held.array)
+                if start is not None:
+                    self._used.add(held.tensor.name)
+                    rows = (_widened(held, array.dtype), 0, start, start + len(wanted))
+                    found = Expr("slice", rows)
+                    return Expr("transpose", (found, 1, 0)) if turned else found
+        return None
+
+    def _raised(self, name: str, array: np.ndarray) -> Expr | None:
+        """1 + a tensor, rounded to f32: the gain of Gemma's norms."""
+        for held in self._sized.get(array.size, []):
+            wide = held.array.reshape(array.shape).astype(np.float32)
+            if array.dtype == np.float32 and _same(array, np.float32(1) + wide):
+                self._used.add(held.tensor.name)
+                one = literal(np.float32(1))
+                summed = cast(Expr("add", (one, _widened(held, array.dtype))), array.dtype)
+                return _shaped(summed, held.array.shape, array.shape)
+        return None
+
+
+def _read(folder: Path, path: Path) -> Iterator[_Held]:
+    raw = np.asarray(np.memmap(path, np.uint8, "r"))
+    for tensor in read_header(path):
+        kind = _TYPES.get(tensor.dtype)
+        if kind is not None:
+            view = np.require(raw[tensor.begin : tensor.end].view(kind), requirements="A")
+            array = view.reshape(tensor.shape)
+            yield _Held(path.relative_to(folder).as_posix(), tensor, array)
+
+
+def _widened(held: _Held, dtype: np.dtype) -> Expr:
+    """The tensor in the type of the trace; every f16 and bf16 number is one of f32."""
+    narrow = held.array.dtype.itemsize > dtype.itemsize
+    return cast(held.expr, dtype) if narrow else held.expr
+
+
+def _shaped(x: Expr, old: tuple[int, ...], new: tuple[int, ...]) -> Expr:
+    return x if old == new else reshape(x, new)
+
+
+def _squeezed(array: np.ndarray) -> tuple[int, ...]:
+    return tuple(size for size in array.shape if size != 1)
+
+
+def _shared(name: str, other: str) -> int:
+    """The number of parts that two dotted names share."""
+    return len(set(name.split(".")) & set(other.split(".")))
+
+
+def _likeness(name: str, other: str) -> int:
+    """The number of trailing parts that two dotted names share."""
+    count = 0
+    for one, two in zip(reversed(name.split(".")), reversed(other.split(".")), strict=False):
+        if one != two:
+            break
+        count += 1
+    return count
+
+
+def _same(array: np.ndarray, held: np.ndarray) -> bool:
+    """Whether two arrays are the same numbers in the type of the first, to the bit; reads as little
+    as possible."""
+    a, b = array.reshape(-1), held.reshape(-1)
+    bits = np.dtype(f"u{array.dtype.itemsize}")
+    for start in range(0, a.size, _CHUNK):
+        ours, theirs = a[start : start + _CHUNK], b[start : start + _CHUNK]
+        for part in (slice(_HEAD), slice(None)):
+            with np.errstate(over="ignore"):
+                there = theirs[part].astype(array.dtype)
+            if not np.array_equal(np.ascontiguousarray(ours[part]).view(bits), there.view(bits)):
+                return False
+    return True
+
+
+def _run(wanted: np.ndarray, held: np.ndarray) -> int | None:
+    """The row of `held` at which `wanted` begins; None if it is no run of its rows."""
+    if not wanted.ndim or held.ndim != wanted.ndim or held.shape[1:] != wanted.shape[1:]:
+        return None
+    if len(held) <= len(wanted):
+        return None
+    heads = held[: len(held) - len(wanted) + 1].reshape(len(held) - len(wanted) + 1, -1)
+    first = np.asarray(wanted).reshape(len(wanted), -1)[0, :_HEAD]
+    starts = np.flatnonzero((heads[:, : first.size].astype(wanted.dtype) == first).all(axis=1))
+    rows = (int(start) for start in starts)
+    return next((row for row in rows if _same(wanted, held[row : row + len(wanted)])), None)
