@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack, closing
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +31,8 @@ _COARSE = 2.0**-8
 derivation that is as ill-conditioned as that proves nothing. bfloat16 rounds by half of it."""
 _PROBE = 1 << 12
 """Numbers that tell whether a constant may be another one."""
+_ALIKE = 64
+"""Constants at most that are compared whole with a line that none of them is."""
 _OTHER = "its bytes are not those of its digest"
 
 Progress = Callable[[int, int], None]
@@ -70,9 +72,7 @@ class _Outcome:
 
 
 class _Check:
-    def __init__(
-        self, derived: Derivations, contents: Contents, source: Source | None
-    ) -> None:
+    def __init__(self, derived: Derivations, contents: Contents, source: Source | None) -> None:
         self._lines, self._contents = derived.constants, contents
         self._held = derived.held
         self._evaluator = None if source is None else Evaluator(source, self._known)
@@ -86,8 +86,7 @@ class _Check:
         self._claimed = {id(view.stored) for held in matched.values() for view in held}
         if self._evaluator is not None:
             for line in self._lines:
-                for view in matched.get(line.name, []):
-                    self._learn(line, view, self._evaluator)
+                self._begin(line, matched.get(line.name, []), self._evaluator)
         done, of = 0, sum(stored.size for stored in self._contents.stored)
         for line in sorted(self._lines, key=lambda one: one.name not in matched):
             views = matched.get(line.name)
@@ -100,31 +99,31 @@ class _Check:
                     done += view.stored.size
                 self._found.append((line, view, outcome))
             progress(min(done, of), of)
+        self._claimed |= matching.copies(self._contents.stored, self._claimed)
 
     def proof(self, begun: float) -> Proof:
         held = self._contents.stored
-        checked = tuple(
-            Checked(line.name, not o.bad, o.how, view.stored.where if view else "nowhere")
-            for line, view, o in self._found
-        )
-        faults = [
-            Fault(line.name, o.sentence, line.maker, self._is_changed(line, view))
-            for line, view, o in self._found
-            if o.bad
-        ]
-        faults += [Fault(*fault) for fault in self._contents.lost]
-        loose = [_loose(one) for one in held if id(one) not in self._claimed]
-        loose += [
+        free = [one for one in held if id(one) not in self._claimed]
+        small = [one for one in free if _is_small(one)]
+        unnamed = [
             Loose("", "bytes", (end - begin,), end - begin, f"{file.called}, byte {begin:,}")
             for file, begin, end in self._contents.unnamed()
         ]
         return Proof(
-            checked,
-            tuple(faults),
-            tuple(one for one in loose if not _is_small(one)),
-            tuple(one for one in loose if _is_small(one)),
+            tuple(
+                Checked(line.name, not o.bad, o.how, view.stored.where if view else "nowhere")
+                for line, view, o in self._found
+            ),
+            tuple(
+                Fault(line.name, o.sentence, line.maker, self._is_changed(line, view))
+                for line, view, o in self._found
+                if o.bad
+            ),
+            (*(_loose(one) for one in free if one not in small), *unnamed),
+            tuple(map(_loose, small)),
+            tuple(Fault(*lost) for lost in self._contents.lost),
             self._contents.digest(),
-            sum(one.size for one in held if id(one) in self._claimed),
+            sum(one.size for one in held) - sum(one.size for one in free),
             sum(one.size for one in held),
             time.perf_counter() - begun,
         )
@@ -140,14 +139,18 @@ class _Check:
             raise _Lost(f"the numbers chosen for it (sha256 {call.args[2][:12]}…) are not there")
         return found
 
-    def _learn(self, line: Constant, view: View, evaluator: Evaluator) -> None:
-        """Keeps the numbers that a digest stands for, if the artifact holds them here."""
-        relation, chain = relations.below(line.value)
-        if relation is not None and relation.name in relations.BY_DIGEST:
-            held = relations.undo(relation, chain, _all(view), evaluator)
-            found = relations.chosen(relation, held)
-            if found is not None:
-                self._chosen[relation.args[2]] = found
+    def _begin(self, line: Constant, views: list[View], evaluator: Evaluator) -> None:
+        """Checks the shape of a line, and keeps the numbers that its digest stands for, if the
+        artifact holds them here."""
+        with _naming(line):
+            if (shape := evaluator.shape(line.value)) != line.shape:
+                raise GoldenError(f"it gives {list(shape)} and states {list(line.shape)}")
+            relation, chain = relations.below(line.value)
+            if relation is not None and relation.name in relations.BY_DIGEST:
+                for view in views:
+                    held = relations.undo(relation, chain, _all(view), evaluator)
+                    if (found := relations.chosen(relation, held)) is not None:
+                        self._chosen[relation.args[2]] = found
 
     def _near(self, line: Constant) -> View | None:
         """Returns the constant that a line without one is: one that was rounded to another kind,
@@ -160,8 +163,9 @@ class _Check:
             return held[0] if len(held) == 1 and not small else None
         if not ways or small:
             return None
-        first = [view for view in ways if not self._outcome(line, view, _PROBE).bad]
-        return min(first or ways[:1], key=lambda view: self._outcome(line, view).bad)
+        probes = [self._outcome(line, view, _PROBE).bad for view in ways]
+        alike = [view for view, bad in zip(ways, probes, strict=True) if bad == min(probes)]
+        return min(alike[:_ALIKE], key=lambda view: self._outcome(line, view).bad)
 
     def _outcome(self, line: Constant, view: View | None, most: int | None = None) -> _Outcome:
         """Compares a stored constant with its line, or its first `most` numbers."""
@@ -171,39 +175,30 @@ class _Check:
             return _Outcome("derived", 1, "the artifact holds no constant that it could be")
         if self._evaluator is None:
             return _digest(line, view, held=self._held)
-        try:
-            return self._compared(line, view, self._evaluator, most)
-        except _Lost as error:
-            return _Outcome("derived", 1, str(error))
-        except (GoldenError, ValueError, OverflowError) as error:
-            raise GoldenError(f"line {line.line} of the derivations: {error}") from None
+        with _naming(line):
+            try:
+                return self._compared(line, view, self._evaluator, most)
+            except _Lost as error:
+                return _Outcome("derived", 1, str(error))
 
     def _compared(
         self, line: Constant, view: View, evaluator: Evaluator, most: int | None
     ) -> _Outcome:
-        shape = evaluator.shape(line.value)
-        if shape != line.shape:
-            raise GoldenError(f"it gives {list(shape)} and states {list(line.shape)}")
         relation, chain = relations.below(line.value)
-        kind = "" if relation is None else relation.name
-        if relation is not None and kind in relations.BY_DIGEST:
-            return (
-                _digest(line, view, "digest" if kind == "chosen" else kind)
-                if relation.args[2] in self._chosen
-                else _Outcome("digest", 1, _OTHER)
-            )
-        if kind != "steps":
+        if relation is None or relation.name == "nearest":
             outcome = self._by_value(line, view, evaluator, most)
             if relation is None or outcome.bad or most is not None:
                 return outcome
-        elif most is not None:
-            return _Outcome("bounded")
-        assert relation is not None
+        if relation.name in relations.BY_DIGEST:
+            known = relation.args[2] in self._chosen
+            how = "digest" if relation.name == "chosen" else relation.name
+            return _digest(line, view, how) if known else _Outcome(how, 1, _OTHER)
+        how = "bounded" if relation.name == "steps" else "derived"
+        if most is not None:
+            return _Outcome(how)
         held = relations.undo(relation, chain, _all(view), evaluator)
         bad, sentence = relations.in_steps(relation, held, evaluator)
-        if not bad and kind == "steps":
-            return _digest(line, view, "bounded")
-        return _Outcome("bounded" if kind == "steps" else "derived", bad, sentence)
+        return _Outcome(how, bad, sentence) if bad else _digest(line, view, how)
 
     def _by_value(
         self, line: Constant, view: View, evaluator: Evaluator, most: int | None
@@ -245,6 +240,14 @@ class _Lost(Exception):
     """A number that a line needs is nowhere in the artifact."""
 
 
+@contextmanager
+def _naming(line: Constant) -> Iterator[None]:
+    try:
+        yield
+    except (GoldenError, ValueError, OverflowError) as error:
+        raise GoldenError(f"line {line.line} of the derivations: {error}") from None
+
+
 def _all(view: View) -> np.ndarray:
     return view.reader()(0, view.stored.count)
 
@@ -272,7 +275,8 @@ def _differ(part: Part, held: np.ndarray, kind: str, stored: str) -> tuple[np.nd
         for one in {kind, stored} & kinds.FLOATS.keys():
             allowed = allowed + kinds.unit(size, one) / 2
         near = np.abs(held.astype(np.float64) - part.wide) <= allowed
-        return ~(near & (allowed <= _COARSE * np.max(np.abs(part.wide), initial=0))), expected
+        largest = np.max(np.abs(part.wide), initial=0, where=np.isfinite(allowed))
+        return ~(near & (allowed <= _COARSE * largest)), expected
     if held.dtype.kind != "f":
         return held != expected, expected
     bits = f"u{held.dtype.itemsize}"
@@ -290,5 +294,6 @@ def _loose(stored: Stored) -> Loose:
     return Loose(stored.name, stored.kind, stored.shape, stored.size, stored.where)
 
 
-def _is_small(loose: Loose) -> bool:
-    return matching.is_small(loose.kind, loose.shape)
+def _is_small(stored: Stored) -> bool:
+    inside = stored.spoken and stored.count <= matching.SMALL
+    return inside or matching.is_small(stored.kind, stored.shape)

@@ -98,7 +98,7 @@ class Evaluator:
                     raise GoldenError(f"matmul of {list(of[0])} and {list(of[1])}")
                 return [of[0][0], of[1][1]]
             case "nearest" | "steps":
-                weights, scale, bits, block = *of[:2], *args[2:4]
+                (weights, scale), (bits, block) = of[:2], args[2:4]
                 fits = len(weights) == len(scale) == 2 and weights[0] == scale[0] and block >= 0
                 if not fits or (block or weights[1]) * scale[1] != weights[1] or not 2 <= bits <= 8:
                     raise GoldenError(f"{x.name} of {list(weights)} has scales {list(scale)}")
@@ -235,7 +235,7 @@ class Evaluator:
 
         def nearest(w: np.ndarray) -> np.ndarray:
             exact = w.astype(np.result_type(w, np.float32)) / scale
-            return np.clip(np.rint(exact.astype(np.float32)), low, high)
+            return np.clip(np.rint(exact.astype(np.float32)), low, high) + 0  # an integer has no −0
 
         if weights.error is None:
             return Part(nearest(weights.value))

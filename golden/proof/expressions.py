@@ -10,7 +10,6 @@ of this version is refused in one line, and the depth and length of everything i
 
 from __future__ import annotations
 
-import ast
 import json
 import re
 from collections.abc import Iterator
@@ -40,9 +39,9 @@ transpose, reshape and expand stands for any number of integers."""
 _OPEN = ("transpose", "reshape", "expand")
 
 _TOKEN = re.compile(
-    r"""\s*(?: (?P<string>"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*') | (?P<shared>%[0-9]{1,9})
+    r"""\s*(?: (?P<string>"[^"\\]*(?:\\.[^"\\]*)*"|'[^'\\]*(?:\\.[^'\\]*)*')
     | (?P<number>[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?) | (?P<name>[A-Za-z_]\w*)
-    | (?P<mark>[(),\[\]]) )\s*""",
+    | (?P<shared>%[0-9]{1,9}) | (?P<mark>[(),\[\]]) )\s*""",
     re.VERBOSE,
 )
 _HELD = re.compile(r" ([0-9a-f]{64})\s*")
@@ -172,7 +171,7 @@ class _Parser:
         if depth > _DEPTH:
             raise ValueError(f"it is nested more than {_DEPTH} deep")
         if kind == "string":
-            return str(ast.literal_eval(text))
+            return _string(text)
         if kind == "number":
             return int(text) if text.lstrip("+-").isdigit() else float(text)
         if kind == "shared":
@@ -217,17 +216,28 @@ class _Parser:
         return Call(name, args, below + 1)
 
 
+def _string(text: str) -> str:
+    """Returns a string as JSON writes it, or as Python does where it holds no backslash."""
+    if text[0] == '"':
+        return str(json.loads(text, strict=False))
+    if "\\" in text:
+        raise ValueError("a string in single quotes holds a backslash")
+    return text[1:-1]
+
+
 def _fits(letter: str, argument: Any) -> bool:
     number = type(argument) in (int, float)
-    if letter == "." and isinstance(argument, str):
-        return argument in ("nan", "inf", "-inf")
-    if letter == "n":
-        return isinstance(argument, Call | str | tuple)
-    if letter == "i":
-        return isinstance(argument, tuple) and bool(_checked_shape(argument) or True)
-    wanted = {
-        "x": number or isinstance(argument, Call),
-        "s": isinstance(argument, str),
-        ".": number,
-    }
-    return wanted.get(letter, type(argument) is int)
+    match letter:
+        case "x":
+            return number or isinstance(argument, Call)
+        case "s":
+            return isinstance(argument, str)
+        case ".":
+            return number or argument in ("nan", "inf", "-inf")
+        case "i":
+            return isinstance(argument, tuple) and _checked_shape(argument) == argument
+        case "n" if isinstance(argument, tuple):
+            return all(_fits(".", one) for one in argument)
+        case "n":
+            return isinstance(argument, Call | str)
+    return type(argument) is int

@@ -49,9 +49,8 @@ class View:
             for first in range(0, self.stored.count, _PART):
                 part = numbers(first, min(_PART, self.stored.count - first))
                 raw = np.ascontiguousarray(kinds.narrow(part, kind))
-                if kind != self.stored.kind and kinds.bits(kind) > 4:
-                    if not np.array_equal(kinds.widen(raw, kind, part.shape), part):
-                        return ""
+                if kind != self.stored.kind and not np.array_equal(kinds.rounded(part, kind), part):
+                    return ""
                 found.update(raw.data)
         except GoldenError:
             return ""
@@ -103,6 +102,18 @@ def match(
                     found.setdefault(line.name, []).append(view)
                     break
     return found
+
+
+def copies(stored: Sequence[Stored], claimed: set[int]) -> set[int]:
+    """Returns the ids of constants of no line that are byte by byte one of those that are."""
+    free = [one for one in stored if id(one) not in claimed]
+    sizes = {(one.kind, one.size) for one in free}
+    known = {
+        (one.kind, one.digest())
+        for one in stored
+        if id(one) in claimed and (one.kind, one.size) in sizes
+    }
+    return {id(one) for one in free if (one.kind, one.digest()) in known}
 
 
 def is_small(kind: str, shape: Sequence[int]) -> bool:

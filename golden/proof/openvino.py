@@ -28,7 +28,8 @@ _NUMBER = re.compile("[0-9]{1,18}")
 def read(path: Path) -> Contents:
     """Returns the constants and the structure of a model. Raises GoldenError."""
     raw = source.read_small(path, _BYTES)
-    weights = source.File(source.inside(path.parent, f"{path.stem}.bin", path.name))
+    beside = source.inside(path.parent, f"{path.stem}.bin", path.name)
+    weights = source.File(beside, beside.name)
     reader = _Reader(path.name, weights)
     parser = expat.ParserCreate("utf-8")
     parser.buffer_text = True

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from goldfold.golden.errors import GoldenError
-from goldfold.golden.proof import mlpackage, onnx_file, openvino
+from goldfold.golden.proof import engine, mlpackage, onnx_file, openvino
 from goldfold.golden.proof.stored import Contents
 
 _READERS = {
@@ -17,11 +17,14 @@ _READERS = {
 
 def read(artifact: Path) -> Contents:
     """Returns the constants and the structure of an artifact: its folder, or the file or package
-    that holds them. Raises GoldenError."""
+    that holds them; what an engine beside it lacks of them is lost. Raises GoldenError."""
     for name, reader in _READERS.items():
         place = artifact if artifact.name == name else artifact / name
         if place.exists():
-            return reader(place)
+            contents = reader(place)
+            for compiled in sorted(place.parent.glob("*.engine")):
+                contents.lost += engine.missing(compiled, contents.stored)
+            return contents
     if artifact.is_file():
         for name, reader in _READERS.items():
             if artifact.suffix == Path(name).suffix:

@@ -45,14 +45,20 @@ class Loose:
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """What a check found. `uncovered` follow from no line; `small` are those of at most 64
-    integers, such as shapes and axes, which a format adds. `structure` is the sha256 of the graph's
-    text without its numbers. `covered` of `stored` bytes of constants follow from lines."""
+    """What a check found.
+
+    `uncovered` follow from no line; `small` are those of at most 64 integers, such as shapes and
+    axes, which a format adds. `unfound` are matrices that an engine, whose format is not public,
+    holds in no plain order: what else is known of it must say whether it holds them. `structure` is
+    the sha256 of the graph's text without its numbers. `covered` of `stored` bytes of constants
+    follow from lines.
+    """
 
     constants: tuple[Checked, ...]
     faults: tuple[Fault, ...]
     uncovered: tuple[Loose, ...]
     small: tuple[Loose, ...]
+    unfound: tuple[Fault, ...]
     structure: str
     covered: int
     stored: int

@@ -55,7 +55,7 @@ class File:
                 f"and it has {self.size:,}"
             )
         held = np.empty(size, np.uint8)
-        view, done = memoryview(held), 0
+        view, done = held.data, 0
         try:
             self._handle.seek(offset)
             while done < size:

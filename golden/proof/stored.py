@@ -60,7 +60,7 @@ class Stored:
         """Returns the sha256 of the bytes, in hexadecimal."""
         found = hashlib.sha256()
         for begin in range(0, self.size, _PART):
-            found.update(self.read(begin, min(_PART, self.size - begin)))
+            found.update(self.read(begin, min(_PART, self.size - begin)).data)
         return found.hexdigest()
 
 
@@ -79,7 +79,7 @@ class Contents:
     """Whether the format works sizes and tables out, so that a constant of the program may be there
     in parts alone: those follow from lines of their own."""
     lost: list[tuple[str, str]] = field(default_factory=list)
-    """Constants that a compiled file should hold and does not, each with a sentence."""
+    """Names of constants that an engine holds in no plain order, each with a sentence."""
 
     def unnamed(self) -> Iterator[tuple[File, int, int]]:
         """Yields first and last place of bytes of a file of constants that belong to none, other
