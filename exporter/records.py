@@ -387,6 +387,9 @@ class Constants(Record, frozen=True, kw_only=True):
     faults: int = 0
     uncovered: int = 0
     """Constants of the artifact that follow from no derivation."""
+    unfound: int = 0
+    """Matrices that an engine holds in no order that the checker knows: its target proved them by
+    other means when it was built."""
     bytes: int = 0
     """Bytes of constants that follow from derivations, of all in the artifact."""
     of: int = 0

@@ -31,6 +31,7 @@ from goldfold.exporter.errors import UsageError
 from goldfold.exporter.evaluate import value_roles
 from goldfold.exporter.frontend.readiness import ready
 from goldfold.exporter.frontend.source import open_model
+from goldfold.exporter.ir import onnx_file
 from goldfold.exporter.ir.program import Program
 from goldfold.exporter.options import Asked, own
 from goldfold.exporter.options import Options as TargetOptions
@@ -310,7 +311,7 @@ def _build(
                 options=options,
                 trusts=session.source.trusted,
             )
-        derived = derivations.text_of(program)
+        derived, skeleton = derivations.text_of(program), onnx_file.skeleton(program)
         done = target.make(
             program, floating, folder, options, own(target.Options, session.request.build)
         )
@@ -323,7 +324,7 @@ def _build(
         manifest = bundle.seal(
             folder,
             {
-                "structure": constants.finish(folder),
+                "structure": constants.finish(folder, skeleton),
                 "goldfold": __version__,
                 "target": target_name,
                 "precision": precision,

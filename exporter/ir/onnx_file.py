@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from goldfold.exporter.errors import ArtifactError, OutputError, RewriteError
 from goldfold.exporter.ir import dialect
-from goldfold.exporter.ir.program import Program, infer_shapes, where
+from goldfold.exporter.ir.program import Program, infer_shapes, weights_aside, where
 from goldfold.exporter.ir.protobuf import DATA, MODEL
 
 _INLINE = 1024
@@ -45,6 +45,28 @@ def write(program: Program, folder: Path, target: str) -> None:
     except Exception as error:
         reason = (str(error).strip().splitlines() or [""])[0]
         raise RewriteError(f"onnx.checker refuses {path.name}: {reason}") from error
+
+
+def skeleton(program: Program) -> bytes:
+    """Returns the model as `write` will write it, as protobuf, without the numbers of constants: of
+    what is written, the checker compares the rest with it (golden/proof/). Leaves the program as it
+    is."""
+    model = program.copy().model
+    model.functions.clear()
+    model.opset_imports.pop(dialect.DOMAIN, None)
+    infer_shapes(model)
+    constants = dict(model.graph.initializers)
+    with weights_aside(model, limit=-1):
+        proto = ir.to_proto(model)
+    inputs = {value.name: value for value in proto.graph.input if value.name in constants}
+    for value in inputs.values():
+        proto.graph.input.remove(value)
+    for name, value in constants.items():
+        tensor = value.const_value
+        assert tensor is not None
+        sizes = [int(size) for size in tensor.shape]  # type: ignore[arg-type]
+        proto.graph.initializer.add(name=name, data_type=tensor.dtype.value, dims=sizes)
+    return proto.SerializeToString(deterministic=True)
 
 
 def quantized(path: Path) -> bool:

@@ -3,19 +3,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from goldfold.exporter.artifact.bundle import Bundle
+from goldfold.exporter.artifact.bundle import Bundle, digest
 from goldfold.exporter.artifact.derivations import DERIVATIONS
 from goldfold.exporter.errors import ArtifactError
+from goldfold.exporter.ir.protobuf import MODEL
 from goldfold.exporter.progress import Stages
 from goldfold.exporter.records import Constants
 from goldfold.golden.errors import GoldenError
 from goldfold.golden.proof import expressions, readers
+from goldfold.golden.proof import onnx_file as onnx
 from goldfold.golden.proof.check import check
+from goldfold.golden.proof.readers import NoReader
 from goldfold.golden.proof.records import Fault, Proof
 from goldfold.golden.reasons import Reason
 
@@ -44,20 +48,26 @@ def prove(opened: Bundle, source: Path | None, stages: Stages) -> Proved:
         if DERIVATIONS not in opened.manifest.files:
             note = f"Nothing says how its constants follow from the model: {DERIVATIONS} is missing."
             return Proved(Constants(), (Reason("constants", note=note),))
+        if not opened.manifest.structure:
+            stages.note("no reader knows the files of this target: nothing is compared")
+            return Proved(Constants(), ())
         try:
             proof = check(path, path / DERIVATIONS, source, stages.step)
         except GoldenError as error:
             raise ArtifactError(f"{path}: {error}") from error
         stages.note(_note(proof, source))
-    reasons = _reasons(proof, opened.manifest.structure)
+    found = _with_compiled(proof.structure, path)
+    reasons = _reasons(proof, found == opened.manifest.structure)
     return Proved(_record(proof, source), reasons, proof.faults)
 
 
-def finish(folder: Path) -> str:
+def finish(folder: Path, skeleton: bytes) -> str:
     """Add the digests of constants that the target's file holds in another form than the program to
     an artifact's derivations.
 
-    Returns the sha256 of the structure of the graph in that file. Raises ArtifactError.
+    Returns the sha256 of the structure of the graph that the file should hold: for an `.onnx` file
+    the program's own, of which `skeleton` is the protobuf; for others the file's, so that it cannot
+    change later. "" where no reader knows the target's form. Raises ArtifactError.
     """
     try:
         known = expressions.read(folder / DERIVATIONS).constants
@@ -70,6 +80,11 @@ def finish(folder: Path) -> str:
                 if named.get(one.name) != one.kind and (digest := one.digest()) not in digests
             ]
             made = contents.digest()
+        if (folder / MODEL).is_file():
+            made = onnx.structure(skeleton)
+        made = _with_compiled(made, folder)
+    except NoReader:
+        return ""
     except GoldenError as error:
         raise ArtifactError(f"{folder}: {error}") from error
     with (folder / DERIVATIONS).open("a", encoding="utf-8") as file:
@@ -77,7 +92,15 @@ def finish(folder: Path) -> str:
     return made
 
 
-def _reasons(proof: Proof, structure: str) -> tuple[Reason, ...]:
+def _with_compiled(structure: str, folder: Path) -> str:
+    """Returns the structure of a graph together with the engines that were compiled of it, whose
+    format is not public: they are what they were when their weights were found."""
+    for path in sorted(folder.glob("*.engine")):
+        structure = hashlib.sha256(f"{structure} {digest(path)}".encode()).hexdigest()
+    return structure
+
+
+def _reasons(proof: Proof, same: bool) -> tuple[Reason, ...]:
     found = [
         f"Constant {fault.constant}{_by(fault)}: {fault.sentence}." for fault in proof.faults
     ]
@@ -85,7 +108,7 @@ def _reasons(proof: Proof, structure: str) -> tuple[Reason, ...]:
         f"Constant {one.name or 'without a name'} ({one.where}) follows from nothing in the model."
         for one in proof.uncovered
     ]
-    if proof.structure != structure:
+    if not same:
         found.append("Its graph is not the one that was exported: its ops or sizes have changed.")
     shown = found[:_SHOWN]
     if len(found) > len(shown):
@@ -108,6 +131,7 @@ def _record(proof: Proof, source: Path | None) -> Constants:
         assumed=hows.count("assumed"),
         faults=len(proof.faults),
         uncovered=len(proof.uncovered),
+        unfound=len(proof.unfound),
         bytes=proof.covered,
         of=proof.stored,
     )

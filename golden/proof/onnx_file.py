@@ -95,6 +95,13 @@ _TYPED = {
 float16 and bfloat16 take the lower 16 bits as they are."""
 
 
+def structure(raw: bytes) -> str:
+    """Returns the sha256 of the structure of a model in bytes, which may lack its numbers. Raises
+    GoldenError."""
+    model = wire.whole(raw, _SCHEMA, "Model", "a model")
+    return Contents(structure=["onnx", *wire.text_of(model, _UNSAID)]).digest()
+
+
 def read(path: Path) -> Contents:
     """Returns the constants and the structure of an `.onnx` file. Raises GoldenError."""
     contents = Contents()

@@ -15,9 +15,14 @@ _READERS = {
 }
 
 
+class NoReader(GoldenError):
+    """An artifact of a form that no reader knows."""
+
+
 def read(artifact: Path) -> Contents:
     """Returns the constants and the structure of an artifact: its folder, or the file or package
-    that holds them; what an engine beside it lacks of them is lost. Raises GoldenError."""
+    that holds them; what an engine beside it lacks of them is lost. Raises GoldenError, and NoReader
+    where no file of it is of a known form."""
     for name, reader in _READERS.items():
         place = artifact if artifact.name == name else artifact / name
         if place.exists():
@@ -29,4 +34,4 @@ def read(artifact: Path) -> Contents:
         for name, reader in _READERS.items():
             if artifact.suffix == Path(name).suffix:
                 return reader(artifact)
-    raise GoldenError(f"{artifact} holds none of {', '.join(_READERS)}")
+    raise NoReader(f"{artifact} holds none of {', '.join(_READERS)}")
