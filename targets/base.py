@@ -228,6 +228,11 @@ class Target(ABC, Generic[O]):
         reason."""
         return self.load(folder, contract, precision, threads)
 
+    def exact_run(self, folder: Path, contract: Contract) -> Run | None:
+        """Returns a run of the artifact's file in f32 that rounds nothing by itself, whatever the
+        artifact's precision: it shows what the file says. None where the target has none."""
+        return None
+
     def reference_name(self, precision: str) -> str:
         """Returns a description of the stand-in, in words."""
         return "the artifact"

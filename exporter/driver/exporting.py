@@ -297,8 +297,8 @@ def _build(
         contract = target.narrow(program.contract, options)
         goldens = session.goldens.within(contract.max_length)
         made = None
+        final = replace(program.copy(), contract=contract)
         if session.request.locate:
-            final = replace(program.copy(), contract=contract)
             made = Made(
                 source=session.source,
                 pipeline=passes,
@@ -342,7 +342,7 @@ def _build(
         )
         built = Bundle(folder, manifest, None)
         stages.note("; ".join((f"{built.size / 1e6:.0f} MB", *done.left_out)))
-    return Built(built, goldens, emulable, made, first_timing, first_look, ranges)
+    return Built(built, goldens, final, emulable, made, first_timing, first_look, ranges)
 
 
 def _emulable(program: Program, precision: str, target: Target) -> Program | None:

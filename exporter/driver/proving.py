@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +23,7 @@ from goldfold.exporter.ir.program import Program, weights_aside
 from goldfold.exporter.progress import Stages
 from goldfold.exporter.quantize.recipe import Recipe
 from goldfold.exporter.records import KindRange, LayerLook, Look
+from goldfold.exporter.verification import exact
 from goldfold.exporter.verification.measure import Emulation, emulated, measure_all, record
 from goldfold.golden.compare import Measurement
 from goldfold.golden.gate import Verdict
@@ -90,6 +91,8 @@ class Built:
 
     bundle: Bundle
     goldens: Goldens
+    final: Program
+    """The program that the target was given."""
     emulable: Program | None
     made: Made | None
     """The build of the artifact, if a fault is to be located."""
@@ -105,6 +108,8 @@ def prove(group: Group, built: Built) -> Result:
     encoder = open_encoder(built.bundle, proof=True)
     emulation = None if built.emulable is None else group.proofs(built.emulable, manifest)
     found = measure_all(encoder, goldens, stages, emulation=emulation, judges=session.judges, source=session.source.loads)
+    further = exact.reasons(built.bundle.path, manifest, built.final, goldens, stages)
+    found = replace(found, verdict=found.verdict.also(*further))
     location = None
     # No golden text shows the cause of a loss in retrieval: 1−cos must have missed its gate.
     missed = [reason for reason in found.verdict.reasons if reason.kind != "retrieval"]

@@ -35,9 +35,14 @@ def runner(program: Program) -> Run:
     return interpret.runner(emulated(program), optimise=False)
 
 
-def emulated(program: Program) -> Program:
-    """The same program in f32 only, with a rounding to the declared type behind every half
-    value."""
+def exact(program: Program) -> Program:
+    """The same program in f32 only, with no rounding of values: of constants alone."""
+    return emulated(program, rounds=False)
+
+
+def emulated(program: Program, rounds: bool = True) -> Program:
+    """The same program in f32 only, with a rounding to the declared type behind every half value;
+    or without it."""
     copy = program.copy()
     if any(dialect.band_attentions(copy.graph)):
         ExpandBandAttention().rewrite(copy.model)
@@ -54,8 +59,10 @@ def emulated(program: Program) -> Program:
         if node.op_type == "Cast" and ir.DataType(node.attributes["to"].value) in HALF:
             node.attributes["to"] = ir.AttrInt64("to", ir.DataType.FLOAT.value)
         for value in node.outputs:
-            if value.dtype in HALF:
+            if value.dtype in HALF and rounds:
                 _round(value)
+            elif value.dtype in HALF:
+                value.type = ir.TensorType(ir.DataType.FLOAT)
     return copy
 
 

@@ -83,6 +83,11 @@ class CoreMl(Target[CoreMlOptions]):
 
         return run.load(folder, contract, threads)  # Core ML assigns its units itself
 
+    def exact_run(self, folder: Path, contract: Contract) -> Run:
+        from goldfold.targets.coreml import run
+
+        return run.exact(folder, contract)
+
     def refers(self, folder: Path) -> Collection[str]:
         from goldfold.targets.coreml import package
         from goldfold.targets.coreml.layout import MANIFEST, PACKAGE

@@ -32,8 +32,26 @@ def load(folder: Path, contract: Contract, threads: int | None = None) -> Run:
     """Returns a callable over the package in `folder`, for any number of threads. `threads` limits
     the evaluator's matrix products, and then callers are computed one after the other; Core ML
     chooses for itself. Raises ArtifactError if the package is damaged."""
+    return _open(folder, contract, threads, _core_ml if vendor.native() else _evaluator)
+
+
+def exact(folder: Path, contract: Contract) -> Run:
+    """Returns the same over the evaluator in f32, which rounds nothing to fp16. Raises
+    ArtifactError if the package is damaged."""
+
+    def wide(package: Package, name: str, widened: Widened) -> Row:
+        return Evaluator(package, name, "f32", widened)
+
+    return _open(folder, contract, None, wide)
+
+
+def _open(
+    folder: Path,
+    contract: Contract,
+    threads: int | None,
+    opened: Callable[[Package, str, Widened], Row],
+) -> Run:
     package = read(folder / PACKAGE)
-    opened = _core_ml if vendor.native() else _evaluator
     lengths = {_length(function): function for function in package.functions.values()}
     rows: dict[str, Row] = {}
     widened = Widened()

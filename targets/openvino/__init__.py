@@ -105,6 +105,11 @@ class OpenVino(Target[OpenVinoOptions]):
 
         return run.load(folder, contract, precision, threads, streams)
 
+    def exact_run(self, folder: Path, contract: Contract) -> Run:
+        from goldfold.targets.openvino import run
+
+        return run.load(folder, contract, "fp32", None, groups=False)
+
     def lay_out(
         self, folder: Path, contract: Contract, precision: str, layout: str, out: Path
     ) -> tuple[str, ...]:

@@ -42,11 +42,13 @@ def load(
     precision: str,
     threads: int | None,
     streams: int | None = None,
+    groups: bool = True,
 ) -> Run:
     """Returns a callable over one pool of infer requests per shape, for any number of threads.
 
     One compiled model computes as many callers at once as it has `streams`, which divide `threads`
-    among them; None means one stream, so that a single caller has every core.
+    among them; None means one stream, so that a single caller has every core. Without `groups`, no
+    activation is rounded where the file only allows it.
     """
     model = _read(folder)
     known = set[str]().union(*(port.get_names() for port in model.outputs))
@@ -57,7 +59,7 @@ def load(
 
     def infer(length: int) -> Infer:
         own = model if shapes == Shapes() else shapes.reshaped(model, length)
-        compiled = _compile(own, folder, precision, threads, streams)
+        compiled = _compile(own, folder, precision, threads, streams, groups)
         # All at once, since making one waits for the calls that run. Two per stream: the next
         # caller waits inside the plugin, which hands a stream on without Python.
         at_once = int(compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
@@ -103,13 +105,18 @@ def _read(folder: Path) -> ov.Model:
 
 
 def _compile(
-    model: ov.Model, folder: Path, precision: str, threads: int | None, streams: int | None = None
+    model: ov.Model,
+    folder: Path,
+    precision: str,
+    threads: int | None,
+    streams: int | None = None,
+    groups: bool = True,
 ) -> ov.CompiledModel:
     options: dict[str, Any] = {
         "INFERENCE_PRECISION_HINT": hint(precision)[0],
         "PERFORMANCE_HINT": "LATENCY",
         # By default it rounds the activations that meet integer weights: docs/quantization.md.
-        GROUP: group(model),
+        GROUP: group(model) if groups else "0",
     }
     if threads:
         options["INFERENCE_NUM_THREADS"] = threads

@@ -1,0 +1,66 @@
+"""An artifact's graph is its program's: both are computed in f32, and nothing is rounded.
+
+Where the constants are proved (constants.py) and a file's form is not the program's own, the ops
+between them are still to be compared. In the artifact's precision a wrong epsilon, window or
+activation may hide below the rounding of the precision; in f32 it does not.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from goldfold.exporter import registry
+from goldfold.exporter.artifact.manifest import Manifest
+from goldfold.exporter.evaluate import emulate, interpret
+from goldfold.exporter.evaluate.batches import pad
+from goldfold.exporter.ir.program import Program
+from goldfold.exporter.ir.protobuf import MODEL
+from goldfold.exporter.progress import Stages
+from goldfold.golden.compare import reading
+from goldfold.golden.gate import GATES
+from goldfold.golden.reasons import Reason
+from goldfold.golden.store import Goldens
+
+_TEXTS = 4
+"""Texts that are run. Each passes through every op and every layer; a text behind padding and one
+alone are among them."""
+_SHORT = 64
+
+
+def reasons(
+    folder: Path, manifest: Manifest, program: Program, goldens: Goldens, stages: Stages
+) -> tuple[Reason, ...]:
+    """Returns why an artifact in `folder` is not what its program says; nothing where its file is
+    an `.onnx` file, whose graph is compared as it stands, or where its own gate is as close.
+
+    `program` is the one that the target was given.
+    """
+    target, limit = registry.target(manifest.target), GATES["fp32"].worst
+    if (folder / MODEL).is_file() or manifest.gate == "fp32" or "static" in manifest.needs:
+        return ()
+    run = target.exact_run(folder, manifest.contract)
+    if run is None:
+        return ()
+    with stages(f"graph {manifest.target}-{manifest.precision}"):
+        wide = emulate.exact(program)
+        there = interpret.runner(wide, optimise=False)
+        short = [case for case in goldens.cases if 1 < len(case.token_ids) <= _SHORT]
+        cases = sorted(short, key=lambda case: len(case.token_ids))[:: max(1, len(short) // _TEXTS)]
+        worst, text = 0.0, ""
+        for case in cases[:_TEXTS]:
+            for width in (len(case.token_ids), len(case.token_ids) + 3):
+                ids, mask = pad([case.token_ids], manifest.contract.pad_id, width)
+                one, two = (np.asarray(f(ids, mask))[0].astype(np.float64) for f in (run, there))
+                apart = reading(one, two).distance
+                if not apart <= worst:
+                    worst, text = apart, case.id
+        stages.note(f"in fp32 within 1−cos {worst:.1e} of its program, on {_TEXTS} texts")
+    if worst <= limit:
+        return ()
+    note = (
+        f"Its graph is not its program's: in fp32 {text} differs by 1−cos {worst:.1e}, over"
+        f" {limit:.0e}."
+    )
+    return (Reason("constants", note=note),)
