@@ -111,7 +111,7 @@ def hold(results: Sequence[Result], require_run: bool = False) -> None:
         raise GateMissed("; ".join(said))
 
 
-def _entry(result: Result, require_run: bool) -> dict[str, Any]:
+def _entry(result: Result, require_run: bool = False) -> dict[str, Any]:
     from goldfold.exporter.records import finite
     from goldfold.golden.compare import summary
 
