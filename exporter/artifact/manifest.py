@@ -40,7 +40,7 @@ from goldfold.exporter.records import (
 )
 from goldfold.exporter.system import names
 from goldfold.exporter.system.files import read_record
-from goldfold.golden.gate import WORDS, Status
+from goldfold.golden.gate import Status
 from goldfold.golden.reasons import Reason
 
 MANIFEST = "manifest.json"
@@ -190,11 +190,6 @@ class VerdictRecord(Record, frozen=True, kw_only=True):
         """Whether the gate holds, for the file itself or for its stand-in."""
         return self.status != "failed"
 
-    @property
-    def word(self) -> str:
-        """The status as one word for a table."""
-        return WORDS[self.status]
-
 
 # --- reading
 
@@ -259,13 +254,8 @@ def read_verdict(path: Path, manifest: Manifest) -> VerdictRecord | None:
     try:
         raw = read_record(file)
         found = records.parse(raw)
-        whole = (
-            isinstance(found, dict)
-            and "measurement" in found
-            and (
-                "status" in found or "passed" in found  # as of verdict/3
-            )
-        )
+        keys = set(found) if isinstance(found, dict) else set()
+        whole = "measurement" in keys and keys & {"status", "passed"}  # "passed" until verdict/3
         said = str(found.get("format", _VERDICTS)) if whole else ""
         if said != VERDICT_FORMAT and said.startswith(_VERDICTS):
             raise ArtifactError(f"{path}: {VERDICT} is of another version of goldfold; {again}")

@@ -52,17 +52,15 @@ def standing(opened: Bundle, verdict: Verdict, emulated: bool) -> Verdict:
     """Returns the verdict with what stood in for a run of this very file in its precision, if
     anything did. `emulated` says that the emulator's figures are among the proof."""
     what, reason = measured(opened)
-    manifest = opened.manifest
-    stands, why = (
-        ([what or "a stand-in that its target does not name"], f"not run on its device: {reason}")
-        if reason
-        else ([], "")
-    )
-    if not registry.target(manifest.target).executes(manifest.floating):
-        said = f"{manifest.target} computes it in fp32 on this machine"
+    target, floating = opened.manifest.target, opened.manifest.floating
+    stands, why = [], ""
+    if reason:
+        stands.append(what or "a stand-in that its target does not name")
+        why = f"not run on its device: {reason}"
+    if not registry.target(target).executes(floating):
         stands = stands or ["this file, computed in fp32"]
-        why = why or f"not run in {manifest.floating}: {said}"
+        why = why or f"not run in {floating}: {target} computes it in fp32 on this machine"
     if stands and emulated:
-        rounded = f"every value rounded to {manifest.floating}"
+        rounded = f"every value rounded to {floating}"
         stands.append(f"its program at its export in goldfold's emulator, {rounded}")
     return replace(verdict, stand_in=", and ".join(stands), not_run=why)

@@ -18,6 +18,7 @@ from goldfold.exporter.artifact.bundle import (
 )
 from goldfold.exporter.system.names import line
 from goldfold.exporter.verification import losses
+from goldfold.golden.gate import WORDS
 from goldfold.golden.report import human_size
 
 
@@ -113,7 +114,7 @@ def _verdict(verdict: VerdictRecord | None) -> list[tuple[str, str]]:
     the artifact, and why it did not run itself."""
     if verdict is None:
         return [("verdict", "never verified")]
-    texts = f"{verdict.word}, over {len(verdict.measurement.rows)} texts"
+    texts = f"{WORDS[verdict.status]}, over {len(verdict.measurement.rows)} texts"
     if not verdict.stand_in:
         return [("verdict", f"{texts}: this very file ran, in its precision")]
     return [
