@@ -90,7 +90,7 @@ ci-report: $(STAMP)
 	$(BIN)/goldfold report '$(OUT)'
 
 ci-device: $(STAMP)  ## on a Mac or beside a GPU: run OUT's artifacts of TARGETS on the device itself
-	$(BIN)/goldfold verify $(foreach t,$(TARGETS),$(wildcard $(OUT)/$(t)-*))
+	$(BIN)/goldfold verify --require-run $(foreach t,$(TARGETS),$(wildcard $(OUT)/$(t)-*))
 	$(BIN)/goldfold report '$(OUT)'
 
 docs: $(STAMP)  ## build the site of docs/ into site/; strict, offline, every link checked

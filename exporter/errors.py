@@ -5,7 +5,8 @@ that line and exits with `code`; it prints the traceback only with `--debug`.
 
 | code | class | meaning |
 |---|---|---|
-| 1 | `GateMissed` | an artifact was built and missed its gate: golden embeddings, or retrieval |
+| 0 | (none) | every artifact passed, or was proved: what stands for it ran and held the gate |
+| 1 | `GateMissed` | an artifact missed its gate, or did not run here where that was required |
 | 2 | `UsageError` | the command line asks for something that does not exist |
 | 2 | `TextError` | a text cannot be embedded: it has no tokens, or one that the model lacks |
 | 3 | `ModelError` | the source model cannot be opened, is unsafe, or holds the unknown |
@@ -14,6 +15,9 @@ that line and exits with `code`; it prints the traceback only with `--debug`.
 | 6 | `ArtifactError` | an artifact folder is damaged, failed its gate, or is not an artifact |
 | 7 | `RewriteError` | a fault of goldfold's: a pass or a lowering went wrong |
 | 130 | (Ctrl-C) | interrupted; nothing half-made is left |
+
+A gate is on golden embeddings, and on retrieval where an artifact is judged. `--require-run` of
+`goldfold export` and `verify` requires that an artifact itself runs here, in its precision.
 
 If several artifacts fail for different reasons, the highest of their codes counts: a fault of
 goldfold's is worse than a target that lacks something, and that is worse than a missed gate.

@@ -37,7 +37,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from goldfold.golden.compare import Measurement, TokenFault
 from goldfold.golden.errors import GoldenError
@@ -96,15 +96,37 @@ GATES: dict[str, Gate] = {
 }
 
 
+Status = Literal["passed", "proved", "failed"]
+WORDS: dict[Status, str] = {"passed": "PASS", "proved": "PROVED", "failed": "FAIL"}
+"""The word for each status, in tables and reports."""
+
+
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Whether an artifact passed; if not, every reason, the gravest first."""
+    """One of three: *passed*, the very file ran on this machine in its precision; *proved*, what
+    stands for it ran and held the gate; *failed*, with every reason, the gravest first."""
 
     reasons: tuple[Reason, ...] = ()
+    stand_in: str = ""
+    """What ran in place of the file in its precision, in words; "" where nothing stood in."""
+    not_run: str = ""
+    """Why the file did not run on its device in its precision; "" where it did."""
 
     @property
     def passed(self) -> bool:
+        """Whether the gate holds, for the file itself or for its stand-in."""
         return not self.reasons
+
+    @property
+    def status(self) -> Status:
+        if self.reasons:
+            return "failed"
+        return "proved" if self.stand_in else "passed"
+
+    @property
+    def word(self) -> str:
+        """The status as one word for a table."""
+        return WORDS[self.status]
 
     @property
     def sentences(self) -> tuple[str, ...]:
@@ -113,7 +135,8 @@ class Verdict:
 
     def also(self, *reasons: Reason, **changes: Any) -> Verdict:
         """The verdict with further reasons, each with `changes` of its fields."""
-        return Verdict((*self.reasons, *(replace(reason, **changes) for reason in reasons)))
+        further = (replace(reason, **changes) for reason in reasons)
+        return replace(self, reasons=(*self.reasons, *further))
 
 
 def gate_for(precision: str) -> Gate:

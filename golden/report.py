@@ -1,6 +1,7 @@
 """The report prints verdicts on the console: one table, and the reasons below it.
 
-`worst` is of texts run alone, `padded` of the same texts in padded mixed batches, `s` is seconds.
+`worst` is of texts run alone, `padded` of the same texts in padded mixed batches, `texts` is how
+many were measured, `s` is seconds.
 """
 
 from __future__ import annotations
@@ -13,7 +14,10 @@ from rich.table import Table
 from rich.text import Text
 
 from goldfold.golden.compare import Measurement
-from goldfold.golden.gate import Verdict
+from goldfold.golden.gate import Status, Verdict
+
+STYLES: dict[Status, str] = {"passed": "bold green", "proved": "bold cyan", "failed": "bold red"}
+"""Only a file that ran itself is green."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,14 +38,15 @@ def table(rows: Iterable[Row]) -> Table:
         title="1−cos against the fp32 reference",
         title_justify="left",
         box=SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
+        padding=0,
         pad_edge=False,
     )
     out.add_column("artifact", no_wrap=True)
     for heading in ("size", "worst", "padded", "mean"):
         out.add_column(heading, justify="right", no_wrap=True)
     out.add_column("worst text", overflow="fold")
-    out.add_column("s", justify="right", no_wrap=True)
+    for heading in ("texts", "s"):
+        out.add_column(heading, justify="right", no_wrap=True)
     out.add_column("verdict", no_wrap=True)
     for row in rows:
         measured = row.measurement
@@ -52,10 +57,20 @@ def table(rows: Iterable[Row]) -> Table:
             f"{measured.worst_padded:.1e}",
             f"{measured.mean:.1e}",
             Text(_line(measured.worst_id)),
+            str(len(measured.rows)),
             f"{row.seconds:.0f}",
-            Text("PASS", "bold green") if row.verdict.passed else Text("FAIL", "bold red"),
+            Text(row.verdict.word, STYLES[row.verdict.status]),
         )
     return out
+
+
+def proofs(rows: Iterable[Row]) -> list[str]:
+    """What ran in place of each proved artifact, and why it did not run itself: a line for each."""
+    return [
+        f"{_line(row.name)}: proved by {_line(row.verdict.stand_in)}; {_line(row.verdict.not_run)}"
+        for row in rows
+        if row.verdict.status == "proved"
+    ]
 
 
 def reasons(rows: Iterable[Row], most: int = 10) -> Text:

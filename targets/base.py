@@ -235,7 +235,7 @@ class Target(ABC, Generic[O]):
 
     def reference_name(self, precision: str) -> str:
         """Returns a description of the stand-in, in words."""
-        return "the artifact"
+        return "what the target opens in its place"
 
     def cross_checks(
         self, folder: Path, contract: Contract, precision: str, threads: int | None

@@ -41,6 +41,7 @@ from goldfold.exporter.records import (
 )
 from goldfold.exporter.system import names
 from goldfold.exporter.system.files import read_record
+from goldfold.golden.gate import Status
 from goldfold.golden.reasons import Reason
 
 MANIFEST = "manifest.json"
@@ -52,7 +53,7 @@ REPORT = ("report.html", "report.json", "junit.xml")
 _KIND = "goldfold.artifact/"
 FORMAT = "goldfold.artifact/5"
 _VERDICTS = "goldfold.verdict/"
-VERDICT_FORMAT = "goldfold.verdict/3"
+VERDICT_FORMAT = "goldfold.verdict/4"
 
 Plain = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,63}(?![\s\S])")]
 """A string that becomes part of a folder's name."""
@@ -138,11 +139,17 @@ class Manifest(Record, frozen=True, kw_only=True):
 class VerdictRecord(Record, frozen=True, kw_only=True):
     """The measurements of the last verification of an artifact."""
 
-    format: Literal["goldfold.verdict/3"] = VERDICT_FORMAT
+    format: Literal["goldfold.verdict/4"] = VERDICT_FORMAT
     manifest: str = ""
     """The sha256 of the manifest.json that this verdict belongs to: `Manifest.digest`, set on
     writing."""
-    passed: bool
+    status: Status
+    """One of "passed", this very file ran on the machine of the verification, in its precision;
+    "proved", what stands for it ran and held the gate; "failed"."""
+    stand_in: str = ""
+    """What ran in place of the file in its precision, in words; "" where nothing stood in."""
+    not_run: str = ""
+    """Why the file did not run on its device in its precision; "" where it did."""
     reasons: tuple[Reason, ...] = ()
     precision: str
     measurement: Measured
@@ -174,6 +181,20 @@ class VerdictRecord(Record, frozen=True, kw_only=True):
     timings: tuple[Timing, ...]
     passes_seconds: dict[str, float] = field(default_factory=dict)
     machine: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for a status that the other fields contradict."""
+        if self.status != "failed" and self.reasons:
+            raise ValueError(f"status {self.status} stands beside reasons of a failure")
+        if self.status != "failed" and (self.status == "proved") != bool(self.stand_in):
+            raise ValueError(f"status {self.status} and stand_in {self.stand_in!r} do not agree")
+        if bool(self.stand_in) != bool(self.not_run):
+            raise ValueError("stand_in and not_run stand together, or neither does")
+
+    @property
+    def passed(self) -> bool:
+        """Whether the gate holds, for the file itself or for its stand-in."""
+        return self.status != "failed"
 
 
 # --- reading
@@ -239,8 +260,9 @@ def read_verdict(path: Path, manifest: Manifest) -> VerdictRecord | None:
     try:
         raw = read_record(file)
         found = records.parse(raw)
-        earlier = isinstance(found, dict) and {"passed", "measurement"} <= set(found)
-        said = str(found.get("format", _VERDICTS)) if earlier else ""
+        keys = set(found) if isinstance(found, dict) else set()
+        whole = "measurement" in keys and keys & {"status", "passed"}  # "passed" until verdict/3
+        said = str(found.get("format", _VERDICTS)) if whole else ""
         if said != VERDICT_FORMAT and said.startswith(_VERDICTS):
             raise ArtifactError(f"{path}: {VERDICT} is of another version of goldfold; {again}")
         verdict = records.read(VerdictRecord, found)

@@ -17,6 +17,7 @@ from goldfold.exporter.cli.flags import (
     Model,
     NoCache,
     Quiet,
+    RequireRun,
     Trust,
     whole_numbers,
 )
@@ -73,6 +74,7 @@ class ExportFlags:
             help="Export a checkpoint that lacks tensors of the model, or has extra ones.",
         ),
     ] = False
+    require_run: RequireRun = False
     quiet: Quiet = False
     as_json: AsJson = False
 
@@ -110,4 +112,4 @@ def export(model: Model, asked: ExportFlags) -> None:
                 listener=listener,
             )
 
-    exported(run, asked.as_json)
+    exported(run, asked.as_json, asked.require_run)

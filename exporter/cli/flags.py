@@ -44,6 +44,13 @@ NoCache = Annotated[
 Count = Annotated[
     int, typer.Option("--pairs", help="Number of docstrings and functions to retrieve.")
 ]
+RequireRun = Annotated[
+    bool,
+    typer.Option(
+        "--require-run",
+        help="Exit with 1 for an artifact that was proved but not run here, in its precision.",
+    ),
+]
 JudgeToo = Annotated[
     bool,
     typer.Option(

@@ -27,13 +27,18 @@ def report(
 ) -> None:
     """Write report.html, report.json and junit.xml about artifacts. Only --speed measures."""
     from goldfold.exporter.report import write
+    from goldfold.golden.gate import WORDS
+    from goldfold.golden.report import STYLES
 
     if speed:
         _time(folders, quiet)
     found, page = write(folders, out)
-    good = sum(artifact.state == "passed" for artifact in found.artifacts)
-    verdict = ("PASS", "bold green") if found.passed else ("FAIL", "bold red")
-    line = Text.assemble(verdict, f" {good} of {len(found.artifacts)} artifacts: {page}")
+    verdict = (WORDS[found.status], STYLES[found.status])
+    said = f" {found.count('passed')} of {len(found.artifacts)} artifacts passed"
+    said += (
+        f", {proved} proved by what stands for them" if (proved := found.count("proved")) else ""
+    )
+    line = Text.assemble(verdict, f"{said}: {page}")
     open_console().print(line, soft_wrap=True)
 
 

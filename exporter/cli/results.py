@@ -26,9 +26,11 @@ class Lost(NamedTuple):
     """The fields that --json prints besides."""
 
 
-def exported(run: Callable[[], list[Result]], as_json: bool) -> list[Result]:
+def exported(
+    run: Callable[[], list[Result]], as_json: bool, require_run: bool = False
+) -> list[Result]:
     """Print the artifacts that an export built, and those that it could not build; the error is
-    raised again."""
+    raised again. Raises GateMissed as `hold` does."""
     try:
         results = run()
     except GoldfoldError as error:
@@ -37,14 +39,16 @@ def exported(run: Callable[[], list[Result]], as_json: bool) -> list[Result]:
                 Lost(one.name, one.error, {"target": one.target, "precision": one.precision})
                 for one in error.failures
             ]
-            show(error.results, as_json, lost)
+            show(error.results, as_json, lost, require_run)
         raise
-    show(results, as_json)
-    hold(results)
+    show(results, as_json, require_run=require_run)
+    hold(results, require_run)
     return results
 
 
-def verified(found: Sequence[Result | Unverified], as_json: bool) -> None:
+def verified(
+    found: Sequence[Result | Unverified], as_json: bool, require_run: bool = False
+) -> None:
     """Print the results of verifications. Raises the error of the highest code, or GateMissed."""
     from goldfold.exporter.artifact.result import Result
 
@@ -54,19 +58,25 @@ def verified(found: Sequence[Result | Unverified], as_json: bool) -> None:
         for one in found
         if not isinstance(one, Result)
     ]
-    show(results, as_json, lost)
+    show(results, as_json, lost, require_run)
     if lost:
         raise max(lost, key=lambda one: one.error.code).error
-    hold(results)
+    hold(results, require_run)
 
 
-def show(results: Sequence[Result], as_json: bool, lost: Sequence[Lost] = ()) -> None:
-    """Print the table, and the reasons of failures."""
-    from goldfold.golden.report import Row, reasons, table
+def show(
+    results: Sequence[Result],
+    as_json: bool,
+    lost: Sequence[Lost] = (),
+    require_run: bool = False,
+) -> None:
+    """Print the table, what stood in for proved artifacts, and the reasons of failures."""
+    from goldfold.golden.report import Row, proofs, reasons, table
 
     console, log = open_console(), open_console(stderr=True)
     if as_json:
-        print(json.dumps([*map(_entry, results), *map(_nothing, lost)], indent=1, allow_nan=False))
+        entries = [*(_entry(one, require_run) for one in results), *map(_nothing, lost)]
+        print(json.dumps(entries, indent=1, allow_nan=False))
         _say_unrecorded(results)
         return
     rows = [Row(r.bundle.name, r.bundle.size, r.seconds, r.measurement, r.verdict) for r in results]
@@ -74,6 +84,8 @@ def show(results: Sequence[Result], as_json: bool, lost: Sequence[Lost] = ()) ->
         console.print(table(rows))
     for result in results:
         console.print(Text(str(result.path), "dim"), soft_wrap=True)
+    for said in proofs(rows):
+        console.print(Text(said), soft_wrap=True)
     _say_losses(results)
     if not all(r.passed for r in results):
         log.print(reasons(rows))
@@ -87,17 +99,23 @@ def show(results: Sequence[Result], as_json: bool, lost: Sequence[Lost] = ()) ->
         log.print(Text(f"{one.name}: {one_line(str(one.error))}"), soft_wrap=True)
 
 
-def hold(results: Sequence[Result]) -> None:
-    """Raise GateMissed, naming them, if any artifact missed its gate."""
+def hold(results: Sequence[Result], require_run: bool = False) -> None:
+    """Raise GateMissed, naming them, if any artifact missed its gate; with `require_run`, also if
+    one was proved and did not run here itself."""
     missed = [str(r.path) for r in results if not r.passed]
-    if missed:
-        raise GateMissed(f"missed the golden gate: {', '.join(missed)}")
+    unrun = [str(r.path) for r in results if r.status == "proved" and require_run]
+    said = [f"missed the golden gate: {', '.join(missed)}"] if missed else []
+    if unrun:
+        said.append(f"--require-run: proved, but not run in its precision here: {', '.join(unrun)}")
+    if said:
+        raise GateMissed("; ".join(said))
 
 
-def _entry(result: Result) -> dict[str, Any]:
+def _entry(result: Result, require_run: bool = False) -> dict[str, Any]:
     from goldfold.exporter.records import finite
     from goldfold.golden.compare import summary
 
+    missed = not result.passed or (require_run and result.status == "proved")
     return {
         "path": str(result.path),
         "target": result.bundle.manifest.target,
@@ -105,8 +123,12 @@ def _entry(result: Result) -> dict[str, Any]:
         "bytes": result.bundle.size,
         "seconds": round(result.seconds, 3),
         "passed": result.passed,
-        "code": 0 if result.passed else GateMissed.code,
+        "status": result.status,
+        "stand_in": result.verdict.stand_in,
+        "not_run": result.verdict.not_run,
+        "code": GateMissed.code if missed else 0,
         "reasons": result.verdict.sentences,
+        "texts": len(result.measurement.rows),
         "measurement": finite(summary(result.measurement)),
         "losses": _losses(result),
         "unrecorded": result.unrecorded,
@@ -121,6 +143,10 @@ def _nothing(lost: Lost) -> dict[str, Any]:
         "precision",
         "bytes",
         "seconds",
+        "status",
+        "stand_in",
+        "not_run",
+        "texts",
         "measurement",
         "losses",
         "unrecorded",

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from goldfold.exporter.cli.console import listening, warn
-from goldfold.exporter.cli.flags import AsJson, Count, JudgeToo, Quiet, Threads, Trust
+from goldfold.exporter.cli.flags import AsJson, Count, JudgeToo, Quiet, RequireRun, Threads, Trust
 from goldfold.exporter.cli.results import verified
 from goldfold.golden.judging.pairs import LEAST
 
@@ -31,6 +31,7 @@ class VerifyFlags:
     ] = None
     threads: Threads = None
     trust_remote_code: Trust = False
+    require_run: RequireRun = False
     quiet: Quiet = False
     as_json: AsJson = False
 
@@ -50,4 +51,4 @@ def verify(
         found = several.verify_all(
             folders, judging, signed, threads=asked.threads, listener=listener, log=warn
         )
-    verified(found, asked.as_json)
+    verified(found, asked.as_json, asked.require_run)

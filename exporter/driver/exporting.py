@@ -99,7 +99,8 @@ def export(
         listener: receives the progress (goldfold.exporter.progress.Listener).
 
     Returns:
-        One Result per artifact, in order. Look at `.passed`: a missed gate does not raise.
+        One Result per artifact, in order. Look at `.passed`: a missed gate does not raise; and at
+        `.status` for whether the artifact itself ran here.
 
     Raises:
         GoldfoldError of the class that says whose fault it is: before anything is written where the

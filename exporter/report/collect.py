@@ -23,7 +23,7 @@ from goldfold.exporter.report.pages import (
 from goldfold.exporter.system.names import line
 from goldfold.golden import store
 from goldfold.golden.errors import GoldenError
-from goldfold.golden.gate import GATES
+from goldfold.golden.gate import GATES, Status
 
 
 def collect(folders: Sequence[Path], *, check_files: bool = True) -> Report:
@@ -34,8 +34,11 @@ def collect(folders: Sequence[Path], *, check_files: bool = True) -> Report:
     lacking = tuple(one for folder in dict.fromkeys(folders) for one in _unbuilt(folder))
     paths = artifacts_in(folders) if not lacking else list(_all_artifacts(folders))
     found = (*(_figures(path, check_files) for path in paths), *lacking)
-    passed = all(artifact.state == "passed" for artifact in found)
-    return Report(goldfold=__version__, passed=passed, artifacts=found)
+    states = {artifact.state for artifact in found}
+    status: Status = "failed"
+    if states <= {"passed", "proved"}:
+        status = "proved" if "proved" in states else "passed"
+    return Report(goldfold=__version__, status=status, artifacts=found)
 
 
 def artifacts_in(folders: Sequence[Path]) -> list[Path]:
@@ -125,7 +128,9 @@ def _judged(opened: Bundle, verdict: VerdictRecord) -> dict[str, Any]:
     seconds = {timing.stage: timing.seconds for timing in verdict.timings}
     return {
         "folder": line(opened.path.name),
-        "state": "passed" if verdict.passed else "failed",
+        "state": verdict.status,
+        "stand_in": verdict.stand_in,
+        "not_run": verdict.not_run,
         "reasons": tuple(reason.sentence for reason in verdict.reasons),
         "measured": _summary(measurement),
         "emulated": None if emulated is None else _summary(emulated),

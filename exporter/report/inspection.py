@@ -10,9 +10,15 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from goldfold.exporter import registry
-from goldfold.exporter.artifact.bundle import Bundle, check_references, open_bundle
+from goldfold.exporter.artifact.bundle import (
+    Bundle,
+    VerdictRecord,
+    check_references,
+    open_bundle,
+)
 from goldfold.exporter.system.names import line
 from goldfold.exporter.verification import losses
+from goldfold.golden.gate import WORDS
 from goldfold.golden.report import human_size
 
 
@@ -53,11 +59,10 @@ class Inspection:
         table = Table(title=line(str(self.bundle.path)), title_justify="left", show_header=False)
         prompts = ", ".join(contract.prompts) or "none"
         lost = None if verdict is None else verdict.losses
-        state = "never verified" if verdict is None else "PASS" if verdict.passed else "FAIL"
         for key, value in (
             ("model", f"{contract.model} (licence: {manifest.origin.licence or 'not stated'})"),
             ("target", f"{manifest.target}, {manifest.precision}"),
-            ("verdict", state),
+            *_verdict(verdict),
             *((("losses", losses.sentence(lost)),) if lost is not None else ()),
             (
                 "embedding",
@@ -102,6 +107,21 @@ class Inspection:
                 f"{report.parameters_after / 1e6:.2f} M",
             )
         return table
+
+
+def _verdict(verdict: VerdictRecord | None) -> list[tuple[str, str]]:
+    """Returns rows of the description: the verdict and the number of its texts, what stood in for
+    the artifact, and why it did not run itself."""
+    if verdict is None:
+        return [("verdict", "never verified")]
+    texts = f"{WORDS[verdict.status]}, over {len(verdict.measurement.rows)} texts"
+    if not verdict.stand_in:
+        return [("verdict", f"{texts}: this very file ran, in its precision")]
+    return [
+        ("verdict", texts),
+        ("measured", verdict.stand_in),
+        ("not run", verdict.not_run.removeprefix("not run ")),
+    ]
 
 
 def inspect(folder: Path, census: bool = False) -> Inspection:

@@ -11,15 +11,21 @@ from goldfold.exporter.report.pages import ArtifactFigures, Report, TextFigures
 _ILLEGAL = re.compile("[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 """Characters that XML 1.0 cannot express even escaped."""
 
+RUNS = "runs on its device in its precision"
+"""The case of each artifact that passes where the very file ran."""
+
 
 def junit(report: Report) -> str:
-    """Returns the report as JUnit XML. The last case of each suite, `gate`, holds what concerns no
-    single text; an artifact that is damaged, was not built or not measured is a suite with one case
+    """Returns the report as JUnit XML.
+
+    The case `gate` of a suite holds what concerns no single text. The last one, `RUNS`, is skipped
+    with the reason where something stood in for the artifact; the suite's other cases are then the
+    stand-in's. An artifact that is damaged, was not built or not measured is a suite with one case
     in error."""
     root = ElementTree.Element("testsuites", name="goldfold")
     for artifact in report.artifacts:
         root.append(_suite(artifact))
-    for key in ("tests", "failures", "errors"):
+    for key in ("tests", "failures", "errors", "skipped"):
         root.set(key, str(sum(int(suite.get(key, "0")) for suite in root)))
     ElementTree.indent(root, " ")
     body = ElementTree.tostring(root, encoding="unicode")
@@ -42,9 +48,14 @@ def _suite(artifact: ArtifactFigures) -> ElementTree.Element:
         general = artifact.general or (artifact.reasons if artifact.state == "failed" else ())
         if general:
             _say(case, "failure", general[0], general)
+        case = _case(suite, artifact, RUNS)
+        if artifact.stand_in:
+            stood = f"{artifact.not_run}; the other cases are of {artifact.stand_in}"
+            ElementTree.SubElement(case, "skipped", message=_clean(stood))
     suite.set("tests", str(len(suite.findall("testcase"))))
     suite.set("failures", str(len(suite.findall("testcase/failure"))))
     suite.set("errors", str(len(suite.findall("testcase/error"))))
+    suite.set("skipped", str(len(suite.findall("testcase/skipped"))))
     suite.set("time", f"{artifact.golden_seconds or 0:.3f}")
     return suite
 

@@ -9,6 +9,7 @@ from typing import Any
 from goldfold.exporter.report import artifact_plots, losses_table, pareto, plots
 from goldfold.exporter.report.pages import ArtifactFigures, Report
 from goldfold.exporter.system.names import shown
+from goldfold.golden.gate import WORDS
 from goldfold.golden.report import human_size
 
 TEMPLATE = "page.html.jinja"
@@ -29,6 +30,7 @@ def page(report: Report) -> str:
     environment.filters |= {"size": human_size, "figure": _figure, "power": _power}
     return environment.get_template(TEMPLATE).render(
         report=report,
+        words=WORDS | {"unbuilt": "not built"},
         known=[a for a in report.artifacts if a.name],
         overview=pareto.pictures(report),
         best=pareto.front(report),

@@ -20,11 +20,12 @@ from goldfold.exporter.records import (
     Record,
     Speed,
 )
+from goldfold.golden.gate import Status
 
-FORMAT = "goldfold.report/5"
+FORMAT = "goldfold.report/6"
 
-
-State = Literal["passed", "failed", "unverified", "unbuilt", "damaged"]
+State = Literal["passed", "proved", "failed", "unverified", "unbuilt", "damaged"]
+"""The status of a verdict (golden/gate.py), or why there is none."""
 
 
 class TextFigures(Record, frozen=True, kw_only=True):
@@ -54,6 +55,10 @@ class ArtifactFigures(Record, frozen=True, kw_only=True):
     """Its name, inside the folder of the report; the name that it would have, if it was not
     built."""
     state: State
+    stand_in: str = ""
+    """What ran in place of the file in its precision, in words; "" where nothing stood in."""
+    not_run: str = ""
+    """Why the file did not run on its device in its precision; "" where it did."""
     reasons: tuple[str, ...] = ()
     """Why the artifact failed or cannot be read, one sentence each."""
     name: str = ""
@@ -133,12 +138,22 @@ class ArtifactFigures(Record, frozen=True, kw_only=True):
 class Report(Record, frozen=True, kw_only=True):
     """The report on all artifacts of a folder, side by side."""
 
-    format: Literal["goldfold.report/5"] = FORMAT
+    format: Literal["goldfold.report/6"] = FORMAT
     goldfold: str
     """The version that wrote the report."""
-    passed: bool
-    """Whether there is an artifact, and every one passed its gate."""
+    status: Status
+    """The status of all: "passed" where every artifact passed, "proved" where every one passed or
+    was proved, else "failed"."""
     artifacts: tuple[ArtifactFigures, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether every artifact passed or was proved."""
+        return self.status != "failed"
+
+    def count(self, state: State) -> int:
+        """Returns how many artifacts are in that state."""
+        return sum(artifact.state == state for artifact in self.artifacts)
 
     @property
     def timed(self) -> tuple[tuple[int, int], ...]:

@@ -17,10 +17,11 @@ _NEAR = 58, 13
 
 
 def front(report: Report) -> tuple[str, ...]:
-    """Returns the folders on the Pareto front: passed artifacts that no other passed one beats,
-    being at least as small, as fast at every shape and as close to the reference, and better in
-    one. Speed counts between two artifacts that were timed in the same turns."""
-    able = [a for a in report.artifacts if a.state == "passed" and a.judged is not None]
+    """Returns the folders on the Pareto front: artifacts that passed or were proved, and that no
+    other of these beats, being at least as small, as fast at every shape and as close to the
+    reference, and better in one. Speed counts between two artifacts that were timed in the same
+    turns."""
+    able = [a for a in report.artifacts if a.state in ("passed", "proved") and a.judged is not None]
     return tuple(
         mine.folder
         for mine in able
@@ -79,10 +80,11 @@ def _against(report: Report, title: str, value, name: str) -> Plot | None:
         assert judged is not None
         across, worst = plots.x_of(x.at(at)), plots.y_of(y.at(judged.larger))
         bars += _stem(artifact, across, worst, y)
-        bad = "bad" if artifact.state != "passed" else ""
+        bad = "" if artifact.state in ("passed", "proved") else "bad"
         faint = "" if artifact.folder in best or bad else "faint"
         said = f"{artifact.folder}: {human_size(artifact.bytes)}, worst 1−cos {judged.larger:.1e}"
         said += "" if title == "size" else f", {at:.3g} {title}"
+        said += "; proved, not run itself" if artifact.state == "proved" else ""
         said += "" if artifact.share is None else f", {artifact.share:.0%} of its gate"
         radius = max(3.0, 7.0 - 1.3 * kinds.index(artifact.target))  # equal dots show as rings
         dots.append(Dot(across, worst, f"t-{artifact.target} {bad}{faint}", said, radius=radius))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from goldfold.exporter import records, registry
 from goldfold.exporter.artifact.bundle import Bundle, Manifest, VerdictRecord
 from goldfold.exporter.artifact.encoder import Encoder
-from goldfold.exporter.artifact.result import measured
+from goldfold.exporter.artifact.result import measured, standing
 from goldfold.exporter.progress import Stages
 from goldfold.exporter.records import Constants, Figures, Losses, Timing
 from goldfold.exporter.verification import constants, losses
@@ -74,7 +74,7 @@ def measure_all(
     opened = encoder.bundle
     precision = opened.manifest.gate
     proof = constants.prove(opened, source, stages)
-    measurement, verdict = measure(encoder, goldens, stages)
+    measurement, verdict = measure(encoder, goldens, stages, emulated=emulation is not None)
     further, rounded = _heads(encoder, goldens, stages, emulation)
     short = goldens.within(SHORT)
     for heads, is_emulated in ((further, False), (rounded, True)):
@@ -100,9 +100,11 @@ def measure_all(
     )
 
 
-def measure(encoder: Encoder, goldens: Goldens, stages: Stages) -> tuple[Measurement, Verdict]:
+def measure(
+    encoder: Encoder, goldens: Goldens, stages: Stages, *, emulated: bool = False
+) -> tuple[Measurement, Verdict]:
     """Measure tokens, every text alone, and all in padded batches; then apply the gate of the
-    precision."""
+    precision. The verdict says what stood in for the artifact (`standing`)."""
     manifest = encoder.bundle.manifest
     with stages(f"verify {encoder.bundle.name}"):
         faults = compare.token_faults(encoder.called, goldens)
@@ -114,12 +116,10 @@ def measure(encoder: Encoder, goldens: Goldens, stages: Stages) -> tuple[Measure
             dims=encoder.contract.dim,
         )
         verdict = gate.judge(measurement, faults, manifest.gate, goldens)
+        verdict = standing(encoder.bundle, verdict, emulated)
         worst = max(measurement.worst, measurement.worst_padded)
-        computed = "" if executes(manifest) else ", computed in fp32 on this machine"
-        what, reason = measured(encoder.bundle)
-        if reason:
-            computed += f" ({what}; the artifact itself was not run: {reason})"
-        stages.note(f"worst 1−cos {worst:.1e}, {'PASS' if verdict.passed else 'FAIL'}{computed}")
+        beside = f" ({verdict.stand_in}; {verdict.not_run})" if verdict.stand_in else ""
+        stages.note(f"worst 1−cos {worst:.1e}, {verdict.word}{beside}")
     return measurement, verdict
 
 
@@ -197,17 +197,20 @@ def emulated(program: Program, precision: str, goldens: Goldens, stages: Stages)
         )
         verdict = gate.judge(measurement, [], precision, goldens)
         worst = max(measurement.worst, measurement.worst_padded)
-        stages.note(f"worst 1−cos {worst:.1e}, {'PASS' if verdict.passed else 'FAIL'}")
+        held = "within" if verdict.passed else "outside"
+        stages.note(f"worst 1−cos {worst:.1e}, {held} the gate")
     return Emulation(program, measurement, verdict)
 
 
 def record(opened: Bundle, found: Measured, timings: Sequence[Timing]) -> VerdictRecord:
     """Returns the record for verdict.json: everything that differs from run to run."""
     manifest, emulation = opened.manifest, found.emulation
-    what, not_run = measured(opened)
+    what, _ = measured(opened)
     return VerdictRecord(
         manifest=manifest.digest,
-        passed=found.verdict.passed,
+        status=found.verdict.status,
+        stand_in=found.verdict.stand_in,
+        not_run=found.verdict.not_run,
         reasons=found.verdict.reasons,
         precision=manifest.precision,
         measurement=_every_text(found.measurement),
@@ -224,7 +227,6 @@ def record(opened: Bundle, found: Measured, timings: Sequence[Timing]) -> Verdic
             "machine": platform.machine(),
             "computes_in": manifest.floating if executes(manifest) else "fp32",
             "measured": what,
-            "not_run": not_run,
         },
     )
 

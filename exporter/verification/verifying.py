@@ -9,7 +9,7 @@ from typing import Any
 from goldfold.exporter.artifact import bundle
 from goldfold.exporter.artifact.bundle import Bundle, VerdictRecord
 from goldfold.exporter.artifact.encoder import Encoder, open_encoder
-from goldfold.exporter.artifact.result import Result
+from goldfold.exporter.artifact.result import Result, standing
 from goldfold.exporter.errors import OutputError
 from goldfold.exporter.progress import Listener, Stages
 from goldfold.exporter.verification.goldens import goldens_of, ours
@@ -41,7 +41,8 @@ def verify(
     in the verdict.
 
     `verify` works on artifacts that missed their gate as well, and where nothing can be written:
-    then `.unrecorded` gives the reason. A missed gate does not raise: look at `.passed`. Raises
+    then `.unrecorded` gives the reason. A missed gate does not raise: look at `.passed`, and at
+    `.status` for whether the artifact itself ran here. Raises
     ArtifactError, naming the file, for a damaged folder; UsageError for a model that is not the
     artifact's; ModelError where judging needs a model and none is given.
     """
@@ -88,13 +89,15 @@ def _carry(opened: Bundle, verdict: Verdict, fresh: VerdictRecord) -> tuple[Verd
         emulated = tuple(reason for reason in old.reasons if reason.emulated)
         verdict = verdict.also(*emulated)
         kept |= {"emulated": old.emulated, "emulated_heads": old.emulated_heads}
+        verdict = standing(opened, verdict, emulated=True)
     elif not executes(manifest):
         # The runtime computes in fp32 here: that proves the weights, not the precision.
         note = f"nothing proves {manifest.floating} here; export it again."
         verdict = verdict.also(Reason("unproved", manifest.gate, emulated=True, note=note))
     if verdict.passed:
         kept["location"] = None
-    return verdict, fresh.with_(passed=verdict.passed, reasons=verdict.reasons, **kept)
+    judged = {name: getattr(verdict, name) for name in ("status", "stand_in", "not_run", "reasons")}
+    return verdict, fresh.with_(**judged, **kept)
 
 
 def _kept(old: VerdictRecord) -> dict[str, Any]:

@@ -58,7 +58,11 @@ MEASURED = Measured(
 def verdict(passed: bool) -> VerdictRecord:
     reasons = () if passed else (Reason("distance", "fp32", "a", "alone", 1.0, 1e-8),)
     return VerdictRecord(
-        passed=passed, reasons=reasons, precision="fp32", measurement=MEASURED, timings=()
+        status="passed" if passed else "failed",
+        reasons=reasons,
+        precision="fp32",
+        measurement=MEASURED,
+        timings=(),
     )
 
 
@@ -235,11 +239,47 @@ def test_manifest_that_is_absent_or_a_folder_is_one_line(tmp_path: Path) -> None
     refuse(tmp_path / "nowhere", "no such folder")
 
 
-@pytest.mark.parametrize("raw", [b"", b"{}", b"\xff", b'{"passed": "maybe"}', b"[]"])
+@pytest.mark.parametrize("raw", [b"", b"{}", b"\xff", b'{"status": "maybe"}', b"[]"])
 def test_malformed_verdict_is_one_line(raw: bytes, tmp_path: Path) -> None:
     folder = make(tmp_path / "a")
     (folder / "verdict.json").write_bytes(raw)
     refuse(folder, "verdict.json is malformed", unverified=True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"status": "proved"}, "status proved and stand_in '' do not agree"),
+        ({"status": "proved", "stand_in": "a program"}, "stand_in and not_run stand together"),
+        ({"stand_in": "a program", "not_run": "no GPU"}, "status passed and stand_in"),
+        ({"reasons": [{"kind": "goldens"}]}, "beside reasons of a failure"),
+        ({"status": "green"}, "green"),
+    ],
+)
+def test_verdict_that_contradicts_itself_is_refused(
+    changes: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    folder = make(tmp_path / "a")
+    record = json.loads((folder / "verdict.json").read_text())
+    (folder / "verdict.json").write_text(json.dumps(record | changes))
+    refuse(folder, "verdict.json is malformed", said)
+
+
+@pytest.mark.parametrize("key", ["status", "passed"])
+def test_verdict_of_another_version_is_refused_by_that(key: str, tmp_path: Path) -> None:
+    folder = make(tmp_path / "a")
+    record = json.loads((folder / "verdict.json").read_text())
+    record[key] = record.pop("status")
+    record["format"] = "goldfold.verdict/3"
+    (folder / "verdict.json").write_text(json.dumps(record))
+    refuse(folder, "another version of goldfold", "goldfold verify")
+
+
+def test_proved_artifact_opens(tmp_path: Path) -> None:
+    folder = make(tmp_path / "a")
+    proved = verdict(True).with_(status="proved", stand_in="a program", not_run="no GPU")
+    bundle.write_verdict(folder, proved)
+    assert open_bundle(folder).verdict == on(folder, proved)
 
 
 def test_unknown_format_and_unknown_fields_are_refused(tmp_path: Path) -> None:
@@ -334,7 +374,7 @@ def test_what_no_reader_would_accept_is_not_sealed(odd: dict[str, Any], tmp_path
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("raw", ['["passed", "measurement"]', '"passed measurement"', "3"])
+@pytest.mark.parametrize("raw", ['["status", "measurement"]', '"status measurement"', "3"])
 def test_a_verdict_that_is_no_object_is_one_line(raw: str, tmp_path: Path) -> None:
     folder = make(tmp_path / "a")
     (folder / "verdict.json").write_text(raw)

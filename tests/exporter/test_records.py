@@ -109,7 +109,7 @@ def test_reasons_travel_as_records() -> None:
     record = read(
         VerdictRecord,
         {
-            "passed": False,
+            "status": "failed",
             "precision": "fp16",
             "measurement": {**figures, "rows": []},
             "timings": [],

@@ -140,6 +140,39 @@ def test_report_shows_verdicts_and_reasons(toy: Goldens) -> None:
     assert "onnxruntime-fp32 failed" not in text and "more." in text
 
 
+def test_a_verdict_is_one_of_three(toy: Goldens) -> None:
+    good, bad = measured(toy, toy.embeddings), measured(toy, turned(toy, 4, 0.1))
+    stood = {"stand_in": "its\nprogram", "not_run": "not run on its device: no [device]"}
+    proved = replace(judge(good, [], "fp32", toy), **stood)
+    failed = replace(judge(bad, [], "fp32", toy), **stood)
+    passed = judge(good, [], "fp32", toy)
+    found = [(one.status, one.word, one.passed) for one in (passed, proved, failed)]
+    assert found == [
+        ("passed", "PASS", True),
+        ("proved", "PROVED", True),
+        ("failed", "FAIL", False),  # whatever stood in
+    ]
+    also = proved.also(failed.reasons[0], head="h")
+    assert (also.status, also.stand_in, also.not_run) == ("failed", *stood.values())
+    rows = [report.Row("a", 1, 1.0, good, one) for one in (passed, proved, failed)]
+    assert report.proofs(rows) == ["a: proved by its program; not run on its device: no [device]"]
+    cells = list(report.table(rows).columns[-1].cells)
+    assert [str(cell) for cell in cells] == ["PASS", "PROVED", "FAIL"]
+    assert ["green" in str(cell.style) for cell in cells] == [True, False, False]  # type: ignore[union-attr]
+    (texts,) = (one for one in report.table(rows).columns if one.header == "texts")
+    assert set(texts.cells) == {str(len(toy.cases))}
+
+
+@pytest.mark.parametrize("name", ["onnxruntime-fp32", "onnxruntime-int8-weights"])
+def test_a_table_cuts_nothing_off_in_eighty_columns(toy: Goldens, name: str) -> None:
+    good = measured(toy, toy.embeddings)
+    verdict = replace(judge(good, [], "fp32", toy), stand_in="s", not_run="n")
+    console = Console(file=io.StringIO(), width=80)
+    console.print(report.table([report.Row(name, 618_300_000, 61.0, good, verdict)]))
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "…" not in text and f"{name} 618.3 MB" in text and "PROVED" in text
+
+
 @pytest.mark.parametrize(
     ("size", "shown"),
     [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (999_960, "1.0 MB"), (5 * 10**12, "5000.0 GB")],

@@ -60,6 +60,8 @@ def test_json_export_is_one_object_a_program_can_read(
     assert entry["path"] == str(tmp_path / "onnxruntime-fp32")
     assert (entry["target"], entry["precision"]) == ("onnxruntime", "fp32")
     assert entry["passed"] is True
+    assert (entry["status"], entry["stand_in"], entry["not_run"]) == ("passed", "", "")
+    assert entry["texts"] == len(quick.cases)
     assert entry["reasons"] == []
     assert entry["bytes"] > 100_000
     assert 0 <= entry["measurement"]["worst"] <= 1e-6

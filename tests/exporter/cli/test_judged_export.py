@@ -128,7 +128,7 @@ def test_artifact_that_finds_less_fails_the_build_though_its_goldens_are_right(
     assert last == f"error: missed the golden gate: {failed}"
     assert any("Retrieval at 48 dims loses up to" in reason for reason in reasons)
     verdict = json.loads((failed / VERDICT).read_text())
-    assert not verdict["passed"]
+    assert verdict["status"] == "failed"
     assert all(reason["kind"] == "retrieval" for reason in verdict["reasons"])
     report = read_json(Report, (out / "report.json").read_text("utf-8"))
     assert report.artifacts[0].state == "failed"

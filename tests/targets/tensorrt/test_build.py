@@ -262,7 +262,8 @@ def test_an_export_is_verified_and_says_what_was_not_run(
         assert "for sm86" in opened.manifest.built[0]
         if TARGET.cannot_run() is not None:
             assert opened.verdict is not None
-            assert "no NVIDIA GPU" in opened.verdict.machine["not_run"]
-            assert "goldfold's emulator" in opened.verdict.machine["measured"]
+            assert "no NVIDIA GPU" in opened.verdict.not_run
+            assert "goldfold's emulator" in opened.verdict.stand_in
+            assert result.status == opened.verdict.status == "proved"
             with pytest.raises(TargetError, match="GPU"):
                 load(result.path)
