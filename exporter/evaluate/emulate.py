@@ -49,7 +49,7 @@ def emulated(program: Program, rounds: bool = True) -> Program:
     _open_attention(copy.graph)
     infer_shapes(copy.model)  # a value without a type could not be rounded
     graph = copy.graph
-    _dequantize(copy.model)
+    _dequantize(copy.model, rounds)
     for value in list(graph.initializers.values()):
         tensor = value.const_value
         if tensor is not None and tensor.dtype in HALF:
@@ -81,9 +81,9 @@ def _open_attention(graph: ir.Graph) -> None:
         take_over(node.outputs[0], Emitter(node, memo).attend(q, k, v, mask, band))
 
 
-def _dequantize(model: ir.Model) -> None:
+def _dequantize(model: ir.Model, rounds: bool) -> None:
     """Replace integer weights by the result of their DequantizeLinear, once for all calls: each
-    integer times its scale, which f32 holds exactly, rounded to the declared type."""
+    integer times its scale, which f32 holds exactly, rounded to the declared type if `rounds`."""
     graph = model.graph
     for node in list(graph):
         if node.op_type != "DequantizeLinear" or node.domain:
@@ -94,7 +94,7 @@ def _dequantize(model: ir.Model) -> None:
             continue
         value = node.outputs[0]
         whole = _dense(numbers, scale, node)
-        if value.dtype is not None and value.dtype in HALF:
+        if rounds and value.dtype is not None and value.dtype in HALF:
             kind = value.dtype.numpy()
             flat = whole.reshape(-1)
             for start in range(0, flat.size, _CHUNK):

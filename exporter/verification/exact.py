@@ -7,9 +7,11 @@ activation may hide below the rounding of the precision; in f32 it does not.
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
+import onnx_ir as ir
 
 from goldfold.exporter import registry
 from goldfold.exporter.artifact.manifest import Manifest
@@ -20,13 +22,14 @@ from goldfold.exporter.ir.protobuf import MODEL
 from goldfold.exporter.progress import Stages
 from goldfold.golden.compare import reading
 from goldfold.golden.gate import GATES
+from goldfold.golden.proof import readers
 from goldfold.golden.reasons import Reason
 from goldfold.golden.store import Goldens
 
 _TEXTS = 4
 """Texts that are run. Each passes through every op and every layer; a text behind padding and one
 alone are among them."""
-_SHORT = 64
+_SHORT, _PADDING = 64, 3
 
 
 def reasons(
@@ -44,13 +47,14 @@ def reasons(
     if run is None:
         return ()
     with stages(f"graph {manifest.target}-{manifest.precision}"):
-        wide = emulate.exact(program)
+        wide = emulate.exact(_as_stored(program, folder))
         there = interpret.runner(wide, optimise=False)
         short = [case for case in goldens.cases if 1 < len(case.token_ids) <= _SHORT]
         cases = sorted(short, key=lambda case: len(case.token_ids))[:: max(1, len(short) // _TEXTS)]
         worst, text = 0.0, ""
         for case in cases[:_TEXTS]:
-            for width in (len(case.token_ids), len(case.token_ids) + 3):
+            tokens = len(case.token_ids)
+            for width in (tokens, min(tokens + _PADDING, manifest.contract.max_length)):
                 ids, mask = pad([case.token_ids], manifest.contract.pad_id, width)
                 one, two = (np.asarray(f(ids, mask))[0].astype(np.float64) for f in (run, there))
                 apart = reading(one, two).distance
@@ -64,3 +68,20 @@ def reasons(
         f" {limit:.0e}."
     )
     return (Reason("constants", note=note),)
+
+
+def _as_stored(program: Program, folder: Path) -> Program:
+    """Returns the program with the constants that an artifact holds in half precision as they are
+    there: that rounding is proved with the constants, and is not what is compared here."""
+    copy = program.copy()
+    with closing(readers.read(folder)) as contents:
+        for stored in contents.stored:
+            value = copy.graph.initializers.get(stored.name)
+            tensor = None if value is None else value.const_value
+            if value is None or tensor is None or stored.kind != "float16":
+                continue
+            if tensor.dtype == ir.DataType.FLOAT and tensor.size == stored.count:
+                shape = [int(size) for size in tensor.shape]  # type: ignore[arg-type]
+                held = stored.numbers().astype(np.float32).reshape(shape)
+                value.const_value = ir.tensor(held, name=value.name)
+    return copy
