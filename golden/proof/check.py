@@ -33,6 +33,7 @@ _PROBE = 1 << 12
 """Numbers that tell whether a constant may be another one."""
 _ALIKE = 64
 """Constants at most that are compared whole with a line that none of them is."""
+_NOWHERE = "the artifact holds no constant that it could be"
 _OTHER = "its bytes are not those of its digest"
 
 Progress = Callable[[int, int], None]
@@ -54,7 +55,7 @@ def check(
     """
     begun = time.perf_counter()
     derived = expressions.read(derivations)
-    with ExitStack() as stack:
+    with ExitStack() as stack, np.errstate(all="ignore"):
         contents = stack.enter_context(closing(readers.read(artifact)))
         opened = None if source is None else stack.enter_context(closing(Source(source)))
         checks = _Check(derived, contents, opened)
@@ -79,6 +80,8 @@ class _Check:
         self._chosen: dict[str, np.ndarray] = {}
         self._found: list[tuple[Constant, View | None, _Outcome]] = []
         self._claimed: set[int] = set()
+        self._there: set[tuple[str, str]] = set()
+        """Tensors of the lines whose constants are there."""
 
     def run(self, progress: Progress) -> None:
         """Compares every line with what it says."""
@@ -99,7 +102,23 @@ class _Check:
                     done += view.stored.size
                 self._found.append((line, view, outcome))
             progress(min(done, of), of)
+        self._found = [self._settled(*found) for found in self._found]
         self._claimed |= matching.copies(self._contents.stored, self._claimed)
+
+    def _settled(
+        self, line: Constant, view: View | None, outcome: _Outcome
+    ) -> tuple[Constant, View | None, _Outcome]:
+        """A constant may be absent where the format works its numbers out: then each tensor that it
+        is made of is in a constant that is there."""
+        if outcome.how != "absent" or matching.is_small(line.kind, line.shape):
+            return line, view, outcome
+        if not self._there:
+            self._there.update(
+                *(expressions.tensors(one.value) for one, held, _ in self._found if held)
+            )
+        if expressions.tensors(line.value) <= self._there:
+            return line, view, outcome
+        return line, view, _Outcome("derived", 1, _NOWHERE)
 
     def proof(self, begun: float) -> Proof:
         held = self._contents.stored
@@ -172,7 +191,7 @@ class _Check:
         if view is None:
             if self._contents.respelt or matching.is_small(line.kind, line.shape):
                 return _Outcome("absent")
-            return _Outcome("derived", 1, "the artifact holds no constant that it could be")
+            return _Outcome("derived", 1, _NOWHERE)
         if self._evaluator is None:
             return _digest(line, view, held=self._held)
         with _naming(line):

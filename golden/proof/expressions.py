@@ -58,6 +58,18 @@ class Call:
     shared: bool = False
 
 
+def tensors(value: Call) -> set[tuple[str, str]]:
+    """Returns files and names of the source's tensors in an expression."""
+    found, seen, waiting = set(), set(), [value]
+    while waiting:
+        call = waiting.pop()
+        if call not in seen:
+            seen.add(call)
+            found |= {call.args} if call.name == "tensor" else set()
+            waiting += [argument for argument in call.args if isinstance(argument, Call)]
+    return found
+
+
 @dataclass(frozen=True, slots=True)
 class Constant:
     """A constant of a program: `digest` is the sha256 of its bytes in C order, `maker` the pass

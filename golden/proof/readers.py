@@ -21,8 +21,8 @@ class NoReader(GoldenError):
 
 def read(artifact: Path) -> Contents:
     """Returns the constants and the structure of an artifact: its folder, or the file or package
-    that holds them; what an engine beside it lacks of them is lost. Raises GoldenError, and NoReader
-    where no file of it is of a known form."""
+    that holds them; what an engine beside it lacks of them is lost. Raises GoldenError, and
+    NoReader where no file of it is of a known form."""
     for name, reader in _READERS.items():
         place = artifact if artifact.name == name else artifact / name
         if place.exists():

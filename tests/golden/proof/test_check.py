@@ -298,6 +298,23 @@ def test_copies_of_a_constant_follow_from_its_line(model, tmp_path: Path) -> Non
     assert check(toys.write("openvino", tmp_path, constants), derivations, folder).ok
 
 
+def test_copy_in_the_place_of_another_is_a_fault(model, tmp_path: Path) -> None:
+    """Where a format may leave constants out, as a package may, a weight is none of those."""
+    folder, tensors = model
+    w, t = tensors["w"], tensors["table"]
+    part = toys.line("part", t[:7], f"slice({toys.tensor('table')}, 0, 0, 7)")
+    derivations = toys.text(
+        toys.line("a.w", w, toys.tensor("w")), toys.line("a.t", t, toys.tensor("table"))
+    )
+    right = {"x": w, "y": t}
+    assert check(toys.write("mlpackage", tmp_path, right), derivations, folder).ok
+    assert check(toys.write("mlpackage", tmp_path, {"x": w, "z": t[:7]}),
+                 f"{derivations}\n{part}", folder).ok  # fmt: skip
+    for source in (folder, None):
+        proof = check(toys.write("mlpackage", tmp_path, {"x": w, "y": w}), derivations, source)
+        assert [fault.constant for fault in proof.faults] == ["a.t"]
+
+
 def test_bytes_of_no_constant_are_listed(model, tmp_path: Path) -> None:
     folder, tensors = model
     constants, derivations = toys.program(tensors, "float32")

@@ -259,4 +259,4 @@ def test_checker_stays_small() -> None:
             bool(line.strip()) and not line.strip().startswith("#") and number not in said
             for number, line in enumerate(lines, 1)
         )
-    assert counted <= 660, counted
+    assert counted <= 740, counted
