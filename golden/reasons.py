@@ -8,7 +8,7 @@ from typing import Literal
 
 Kind = Literal[
     "goldens", "tokens", "unusable", "distance", "norm", "mean", "similarity", "retrieval",
-    "unproved",
+    "unproved", "contract", "tokenizer", "companion",
 ]  # fmt: skip
 
 
@@ -22,7 +22,7 @@ class Reason:
     text: str = ""
     """The golden text with the error; "" where the error is about all texts."""
     way: str = ""
-    """The way of the run: "alone" or "padded"."""
+    """The way of the run: "alone", "padded", or a row of a call (golden/calling.py)."""
     value: float | None = None
     """The measured value; None where it is no number, or not finite."""
     limit: float | None = None
@@ -61,4 +61,7 @@ _SENTENCES: dict[str, Callable[[Reason], str]] = {
     "similarity": lambda r: f"Similarities between texts ({r.way}) are off by up to {_over(r, 2)}",
     "retrieval": lambda r: r.note,
     "unproved": lambda r: r.note,
+    "contract": lambda r: r.note,
+    "tokenizer": lambda r: r.note,
+    "companion": lambda r: r.note,
 }

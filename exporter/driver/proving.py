@@ -23,14 +23,20 @@ from goldfold.exporter.ir.program import Program, weights_aside
 from goldfold.exporter.progress import Stages
 from goldfold.exporter.quantize.recipe import Recipe
 from goldfold.exporter.records import KindRange, LayerLook, Look
+from goldfold.exporter.verification.sourced import Given
 from goldfold.exporter.verification.measure import Emulation, emulated, measure_all, record
 from goldfold.golden.compare import Measurement
 from goldfold.golden.gate import Verdict
 from goldfold.golden.store import Goldens
+from goldfold.golden.witness import Witness
 
 if TYPE_CHECKING:
     from goldfold.exporter.verification.judging import Judges
     from goldfold.targets.base import Begun
+
+
+_NO_EMBEDDING = ("retrieval", "contract", "tokenizer", "companion")
+"""Kinds of reasons that no golden embedding shows."""
 
 
 class Proofs:
@@ -58,6 +64,8 @@ class Session:
     source: Source
     origin: Origin
     goldens: Goldens
+    witness: Witness
+    """The source's own tokenizer and settings."""
     stages: Stages
     scratch: Path
     drift: Drift | None
@@ -104,10 +112,17 @@ def prove(group: Group, built: Built) -> Result:
     stages = session.stages
     encoder = open_encoder(built.bundle, proof=True)
     emulation = None if built.emulable is None else group.proofs(built.emulable, manifest)
-    found = measure_all(encoder, goldens, stages, emulation=emulation, judges=session.judges)
+    found = measure_all(
+        encoder,
+        goldens,
+        stages,
+        emulation=emulation,
+        judges=session.judges,
+        given=Given(session.witness, just_built=True),
+    )
     location = None
-    # No golden text shows the cause of a loss in retrieval: 1−cos must have missed its gate.
-    missed = [reason for reason in found.verdict.reasons if reason.kind != "retrieval"]
+    # A search needs an embedding that is wrong: 1−cos must have missed its gate.
+    missed = [one for one in found.verdict.reasons if one.kind not in _NO_EMBEDDING]
     if missed and built.made is not None:
         proof = None if emulation is None else emulation.measurement
         suspect = Suspect(built.made, goldens, found.measurement, proof)

@@ -14,7 +14,8 @@ from goldfold.exporter.artifact.encoder import Encoder
 from goldfold.exporter.artifact.result import measured
 from goldfold.exporter.progress import Stages
 from goldfold.exporter.records import Figures, Losses, Timing
-from goldfold.exporter.verification import losses
+from goldfold.exporter.verification import losses, sourced, ways
+from goldfold.exporter.verification.sourced import Given
 from goldfold.golden import compare, gate
 from goldfold.golden.compare import Measurement
 from goldfold.golden.gate import Verdict
@@ -59,15 +60,20 @@ def measure_all(
     emulation: Emulation | None = None,
     judges: Judges | None = None,
     threads: int | None = None,
+    given: Given | None = None,
 ) -> Measured:
     """Measure an open artifact in every way that its verdict needs, and apply its gate.
 
     `emulation` is the proof where the runtime computes in another precision here; `judges` measure
-    the losses of quantization.
+    the losses of quantization; `given` is the source, where it is at hand.
     """
     opened = encoder.bundle
     precision = opened.manifest.gate
-    measurement, verdict = measure(encoder, goldens, stages)
+    goldens = sourced.readable(opened, goldens)
+    with sourced.contract_first(opened, goldens):
+        measurement, verdict = measure(encoder, goldens, stages)
+        verdict = verdict.also(*ways.reasons(encoder, goldens, stages))
+    verdict = verdict.also(*sourced.reasons(encoder, goldens, stages, given))
     further, rounded = _heads(encoder, goldens, stages, emulation)
     short = goldens.within(SHORT)
     for heads, is_emulated in ((further, False), (rounded, True)):

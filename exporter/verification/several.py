@@ -35,19 +35,18 @@ class Unverified:
 @dataclass(frozen=True)
 class Judging:
     """The options of judging: whether, and how, quantized artifacts are measured against their
-    limit on retrieval."""
+    limit on retrieval; and the source."""
 
     wanted: bool = False
     pairs: int = LEAST
     model: str | None = None
-    """The source model: needed until its fp32 embeddings are in the cache."""
+    """The source model: every artifact is compared with it, and judging needs it until its fp32
+    embeddings are in the cache."""
     trust_remote_code: bool = False
 
     def check(self) -> None:
         """Raise UsageError for an option that has no meaning where nothing is judged."""
         check_alone(self.wanted, self.pairs)
-        if self.model is not None and not self.wanted:
-            raise UsageError("--model is what --judge compares with; give both")
 
     def judges(self, paths: Sequence[Path], listener: Listener | None, log: Log) -> Judges | bool:
         """Returns the judges of all these artifacts, or False. Raises UsageError if there is
@@ -107,7 +106,14 @@ def verify_all(
     judges = judging.judges(paths, listener, log)
 
     def one(path: Path) -> Result:
-        return verifying.verify(path, threads=threads, judge=judges, listener=listener)
+        return verifying.verify(
+            path,
+            threads=threads,
+            judge=judges,
+            model=judging.model,
+            trust_remote_code=judging.trust_remote_code,
+            listener=listener,
+        )
 
     found = [_attempt(one, path, alone=len(paths) == 1) for path in paths]
     first = found[0] if signed is not None else None

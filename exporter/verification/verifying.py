@@ -15,6 +15,7 @@ from goldfold.exporter.progress import Listener, Stages
 from goldfold.exporter.verification.goldens import goldens_of, ours
 from goldfold.exporter.verification.judging import Judges, check_pairs, convene, fp32_of
 from goldfold.exporter.verification.measure import executes, measure_all, record
+from goldfold.exporter.verification.sourced import given_by
 from goldfold.golden.gate import Verdict
 from goldfold.golden.judging.pairs import LEAST
 from goldfold.golden.reasons import Reason
@@ -34,10 +35,12 @@ def verify(
 ) -> Result:
     """Check every digest of an artifact folder, run its goldens again, and renew its verdict.json.
 
+    `model` is the artifact's source, with which its tokenizer, the companions of that and its
+    contract are compared; without it they are compared with the record of the export.
     `judge` measures a quantized artifact on the Lee corpus and the retrieval of `pairs` pairs, and
     compares it with its limit (goldfold.exporter.verification.losses); several verifications may
-    share the result of goldfold.exporter.verification.judging.convene. Judging needs the source
-    `model` until its fp32 embeddings are in the cache. Without `judge`, an earlier judgement stays
+    share the result of goldfold.exporter.verification.judging.convene. Judging needs `model` until
+    the source's fp32 embeddings are in the cache. Without `judge`, an earlier judgement stays
     in the verdict.
 
     `verify` works on artifacts that missed their gate as well, and where nothing can be written:
@@ -55,7 +58,10 @@ def verify(
     judges = None if isinstance(judge, bool) else judge
     if judge is True and opened.manifest.recipe is not None:
         judges = convene(stages, fp32_of(model, stages, trust_remote_code), count=pairs)
-    found = measure_all(encoder, goldens, stages, judges=judges, threads=threads)
+    given = None if model is None else given_by(opened, goldens, model, trust_remote_code, stages)
+    found = measure_all(
+        encoder, goldens, stages, judges=judges, threads=threads, given=given
+    )
     verdict, fresh = _carry(opened, found.verdict, record(opened, found, stages.timings))
     unrecorded = _record(path, fresh)
     seconds = sum(timing.seconds for timing in stages.timings)
