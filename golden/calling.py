@@ -111,7 +111,8 @@ def batches(lengths: Sequence[int]) -> Iterator[tuple[str, tuple[int, ...]]]:
     order = sorted(range(len(lengths)), key=lambda row: (lengths[row], row))
     if not order:
         return
-    equal = next((row for row in order if lengths[row] >= _SOME), order[-1])
+    few = [row for row in order if lengths[row] <= _SHORT] or order[:1]
+    equal = next((row for row in few if lengths[row] >= _SOME), few[-1])
     for size in SIZES:
         yield f"{size} equal rows", (equal,) * size
     for size in SIZES:
@@ -121,8 +122,8 @@ def batches(lengths: Sequence[int]) -> Iterator[tuple[str, tuple[int, ...]]]:
         longest, rest = fitting[-1], fitting[:-1] or fitting
         others = [rest[place % len(rest)] for place in range(size - 1)]
         if size == 7:  # long rows as well: every second one
-            few = rest[-(size // 2) :]
-            others[1::2] = [few[place % len(few)] for place in range(len(others[1::2]))]
+            long = rest[-(size // 2) :]
+            others[1::2] = [long[place % len(long)] for place in range(len(others[1::2]))]
         mixed = (longest, *others) if size % 2 == 0 else (*others, longest)
         yield f"{size} mixed rows", mixed
 

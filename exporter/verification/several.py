@@ -20,6 +20,7 @@ from goldfold.exporter.verification.judging import (
     convene,
     fp32_of,
 )
+from goldfold.exporter.verification.sourced import SourceModel
 from goldfold.golden.errors import GoldenError
 from goldfold.golden.judging.pairs import LEAST
 
@@ -104,14 +105,16 @@ def verify_all(
     """
     paths = artifacts_of(folders)
     judges = judging.judges(paths, listener, log)
+    source = None
+    if judging.model is not None:
+        source = SourceModel(judging.model, judging.trust_remote_code)
 
     def one(path: Path) -> Result:
         return verifying.verify(
             path,
             threads=threads,
             judge=judges,
-            model=judging.model,
-            trust_remote_code=judging.trust_remote_code,
+            model=source,
             listener=listener,
         )
 

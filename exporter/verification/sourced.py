@@ -20,9 +20,11 @@ from goldfold.exporter.artifact.bundle import GOLDEN, Bundle, digest
 from goldfold.exporter.artifact.encoder import TOKENIZER, Encoder
 from goldfold.exporter.contract import Contract
 from goldfold.exporter.errors import ArtifactError, UsageError
+from goldfold.exporter.frontend.readiness import ready
 from goldfold.exporter.frontend.source import Source, open_model
 from goldfold.exporter.progress import Stages
 from goldfold.exporter.system import natives
+from goldfold.exporter.system.cache import open_cache
 from goldfold.exporter.system.files import read_tokenizer
 from goldfold.exporter.verification import clients
 from goldfold.golden import source_record, tokenizer_file
@@ -58,15 +60,32 @@ def witness_of(source: Source, stages: Stages, longest: int) -> Witness:
     return found
 
 
-def given_by(
-    opened: Bundle, goldens: Goldens, model: str, trusted: bool, stages: Stages
-) -> Given:
-    """Returns the source `model` of an artifact. Raises UsageError for a model that
-    is not the artifact's."""
-    source = open_model(model, trust_remote_code=trusted)
-    if source.fingerprint != opened.manifest.origin.fingerprint:
-        raise UsageError(f"{opened.path} was not exported from {source.name}")
-    return Given(witness_of(source, stages, goldens.max_length))
+class SourceModel:
+    """A source that artifacts are compared with: it is read once for all of them."""
+
+    def __init__(self, model: str | Path, trust_remote_code: bool = False) -> None:
+        self.model, self._trusted = model, trust_remote_code
+        self._source: Source | None = None
+        self._read: dict[int, Witness] = {}
+
+    def source(self, stages: Stages) -> Source:
+        """Returns the opened model, all its weights read once. Raises ModelError."""
+        if self._source is None:
+            with stages("open"):
+                found = open_model(self.model, trust_remote_code=self._trusted)
+                self._source = ready(found, stages, open_cache(True))
+        return self._source
+
+    def given(self, opened: Bundle, goldens: Goldens, stages: Stages) -> Given:
+        """Returns the source for an artifact. Raises ModelError for a model that cannot be opened,
+        UsageError for one that is not the artifact's."""
+        source = self.source(stages)
+        if source.fingerprint != opened.manifest.origin.fingerprint:
+            raise UsageError(f"{opened.path} was not exported from {source.name}")
+        length = goldens.max_length
+        if length not in self._read:
+            self._read = {length: witness_of(source, stages, length)}
+        return Given(self._read[length])
 
 
 def stated(
