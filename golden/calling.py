@@ -8,11 +8,9 @@ one row, whichever, is wrong for the text in it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-
-import numpy as np
 
 from goldfold.golden.compare import Progress, Reading, Run, call, reading, reference_rows
 from goldfold.golden.gate import gate_for

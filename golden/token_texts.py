@@ -1,6 +1,6 @@
-"""The texts that tokenizers are compared on: every entry of a vocabulary, and texts drawn at random.
+"""Texts drawn at random, on which tokenizers are compared.
 
-Both follow from the vocabulary alone, so that whoever has a tokenizer can draw them again.
+They follow from the vocabulary alone, so that whoever has a tokenizer can draw them again.
 """
 
 from __future__ import annotations

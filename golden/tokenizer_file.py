@@ -81,7 +81,6 @@ class TokenizerFile:
             yield from (tuple(one.ids) for one in made)
 
 
-
 def digest(made: Mapping[str, Ids]) -> str:
     """Returns the sha256, in hex, of texts and their ids, in their order."""
     flat = array("q")

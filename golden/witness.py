@@ -84,7 +84,9 @@ class Witness:
         return said and f"it gives {said}"
 
 
-def read(model_dir: Path, *, trust_remote_code: bool = False, longest: int | None = None) -> Witness:
+def read(
+    model_dir: Path, *, trust_remote_code: bool = False, longest: int | None = None
+) -> Witness:
     """Load the model in `model_dir` and ask it for all that a Witness holds.
 
     `longest` shortens its texts to so many tokens, if it reads more, or does not say how many.

@@ -23,8 +23,8 @@ from goldfold.exporter.ir.program import Program, weights_aside
 from goldfold.exporter.progress import Stages
 from goldfold.exporter.quantize.recipe import Recipe
 from goldfold.exporter.records import KindRange, LayerLook, Look
-from goldfold.exporter.verification.sourced import Given
 from goldfold.exporter.verification.measure import Emulation, emulated, measure_all, record
+from goldfold.exporter.verification.sourced import Given
 from goldfold.golden.compare import Measurement
 from goldfold.golden.gate import Verdict
 from goldfold.golden.store import Goldens

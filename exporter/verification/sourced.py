@@ -234,13 +234,16 @@ def _tokenizer(
     elif record is not None and hashlib.sha256(raw).hexdigest() != record.tokenizer:
         note = f"{TOKENIZER} is not the file that its export compared with the source's tokenizer."
         yield Reason("tokenizer", note=note)
-    elif record is not None and version("tokenizers") != record.tokenizers:
-        if tokenizer_file.digest(file.made(file.drawn)) != record.drawn:
-            note = (
-                f"tokenizers {version('tokenizers')} gives drawn texts other ids than tokenizers "
-                f"{record.tokenizers} did."
-            )
-            yield Reason("tokenizer", note=note)
+    elif (
+        record is not None
+        and version("tokenizers") != record.tokenizers
+        and tokenizer_file.digest(file.made(file.drawn)) != record.drawn
+    ):
+        note = (
+            f"tokenizers {version('tokenizers')} gives drawn texts other ids than tokenizers "
+            f"{record.tokenizers} did."
+        )
+        yield Reason("tokenizer", note=note)
 
 
 def _own(encoder: Encoder, file: TokenizerFile, witness: Witness | None) -> Iterator[Reason]:

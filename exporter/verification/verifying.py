@@ -61,9 +61,7 @@ def verify(
         name = None if known is None else str(known.model)
         judges = convene(stages, fp32_of(name, stages, trust_remote_code), count=pairs)
     given = None if known is None else known.given(opened, goldens, stages)
-    found = measure_all(
-        encoder, goldens, stages, judges=judges, threads=threads, given=given
-    )
+    found = measure_all(encoder, goldens, stages, judges=judges, threads=threads, given=given)
     verdict, fresh = _carry(opened, found.verdict, record(opened, found, stages.timings))
     unrecorded = _record(path, fresh)
     seconds = sum(timing.seconds for timing in stages.timings)

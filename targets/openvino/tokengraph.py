@@ -144,9 +144,7 @@ def is_handed_over(text: str) -> bool:
     return bool(text) and not text.endswith("\0")
 
 
-def askable(
-    texts: Mapping[str, tuple[int, ...]], contract: Contract
-) -> dict[str, tuple[int, ...]]:
+def askable(texts: Mapping[str, tuple[int, ...]], contract: Contract) -> dict[str, tuple[int, ...]]:
     """Returns those of `texts`, with their uncut ids, that the tokenizer of an artifact with this
     contract reads: the others are cut, or refused for a token without a row."""
     length, size = contract.length_of(""), contract.vocab_size

@@ -23,7 +23,6 @@ from tests.conftest import Exported
 from tests.torture.tortures.damage import reseal, write_manifest
 
 
-
 @pytest.fixture
 def artifact(artifacts: dict[str, Path], tmp_path: Path) -> Path:
     return Path(shutil.copytree(artifacts["onnxruntime"], tmp_path / "onnxruntime-fp32"))

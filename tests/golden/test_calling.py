@@ -33,7 +33,9 @@ def test_every_size_runs_with_equal_and_with_mixed_rows(toy: Goldens) -> None:
         return run(ids, mask)
 
     steps: list[tuple[int, int]] = []
-    found = measure(watched, toy, pad_id=9, progress=lambda _, done, all_: steps.append((done, all_)))
+    found = measure(
+        watched, toy, pad_id=9, progress=lambda _, done, all_: steps.append((done, all_))
+    )
     several = [lengths for lengths in seen if len(lengths) > 1]
     assert [len(lengths) for lengths in several] == [*SIZES, *SIZES]
     assert all(len(set(lengths)) == 1 for lengths in several[: len(SIZES)])
