@@ -134,21 +134,26 @@ def reasons(
     witness = None if given is None else given.witness
     again = given is None or not given.just_built
     with stages(f"tokens {opened.name}"):
-        raw = _raw(opened)
-        record = _record(opened)
-        try:
-            file = TokenizerFile(raw)
-            found = [
-                *_contract(opened, record, goldens, witness),
-                *_tokenizer(file, raw, record, witness),
-                *_own(encoder, file, witness),
-                *_companions(opened, file, record, goldens, again),
-            ]
-        except GoldenError as error:
-            raise ArtifactError(f"{opened.path} is damaged: {error}") from None
+        raw, record = _raw(opened), _record(opened)
+        found = [*_contract(opened, record, goldens, witness), *_digests(opened, record)]
+        # A tokenizer of which nothing is known is not opened: it may be a stranger's.
+        known = record is not None and hashlib.sha256(raw).hexdigest() == record.tokenizer
+        if record is not None and witness is None and not known:
+            found.append(Reason("tokenizer", note=_ANOTHER))
+        if known or witness is not None:
+            try:
+                file = TokenizerFile(raw)
+                found += _tokenizer(file, record, witness)
+                found += _own(encoder, file, witness)
+                found += _companions(opened, file, goldens, again)
+            except GoldenError as error:
+                raise ArtifactError(f"{opened.path} is damaged: {error}") from None
         how = "the record of its export" if witness is None else "the source's own tokenizer"
         stages.note(f"compared with {how}: {'the same' if not found else 'it differs'}")
     return tuple(found)
+
+
+_ANOTHER = f"{TOKENIZER} is not the file that its export compared with the source's tokenizer."
 
 
 def readable(opened: Bundle, goldens: Goldens) -> Goldens:
@@ -224,16 +229,13 @@ def _contract(
 
 
 def _tokenizer(
-    file: TokenizerFile, raw: bytes, record: SourceRecord | None, witness: Witness | None
+    file: TokenizerFile, record: SourceRecord | None, witness: Witness | None
 ) -> Iterator[Reason]:
-    """The same bytes and the same library are the same function, which the export compared; another
-    library gives the drawn texts their ids once more."""
+    """Without the source, the file is the one that the export compared: the same bytes and the same
+    library are the same function, and another library gives the drawn texts their ids again."""
     if witness is not None:
         if said := witness.differs(file):
             yield Reason("tokenizer", note=f"{TOKENIZER} is not the source's: {said}.")
-    elif record is not None and hashlib.sha256(raw).hexdigest() != record.tokenizer:
-        note = f"{TOKENIZER} is not the file that its export compared with the source's tokenizer."
-        yield Reason("tokenizer", note=note)
     elif (
         record is not None
         and version("tokenizers") != record.tokenizers
@@ -257,20 +259,19 @@ def _own(encoder: Encoder, file: TokenizerFile, witness: Witness | None) -> Iter
         yield Reason("tokenizer", note=f"embed gives {said}.")
 
 
-def _companions(
-    opened: Bundle,
-    file: TokenizerFile,
-    record: SourceRecord | None,
-    goldens: Goldens,
-    again: bool,
-) -> Iterator[Reason]:
-    manifest = opened.manifest
+def _digests(opened: Bundle, record: SourceRecord | None) -> Iterator[Reason]:
+    """Yields the companions that are not the files that the export proved."""
     for name, proved in ({} if record is None else record.companions).items():
-        known = manifest.files.get(name)
+        known = opened.manifest.files.get(name)
         if known is None or known.sha256 != proved:
             gone = "is gone" if known is None else "is not the file that its export proved"
             yield Reason("companion", note=f"{name} {gone}.")
-    if said := clients.fault(opened.path, file, manifest.contract):
+
+
+def _companions(
+    opened: Bundle, file: TokenizerFile, goldens: Goldens, again: bool
+) -> Iterator[Reason]:
+    if said := clients.fault(opened.path, file, opened.manifest.contract):
         yield Reason("companion", note=f"{clients.SETTINGS}: {said}.")
     if again:
         yield from _differing(opened, file, goldens)
