@@ -32,8 +32,6 @@ class Witness:
 
     tokenizer: TokenizerFile
     """Its tokenizer, as the library writes it."""
-    entries: Mapping[int, str]
-    """Its vocabulary: the entry of every id, by `convert_ids_to_tokens`."""
     drawn: Mapping[str, Ids]
     """The drawn texts (token_texts.py), and the ids that reach the model, uncut."""
     lengths: Mapping[str, int]
@@ -69,12 +67,12 @@ class Witness:
         as well, and the ids of its text.
         """
         if file.canonical != self.tokenizer.canonical:
-            ids = self.entries.keys() | file.vocabulary.keys()
-            wrong = sorted(i for i in ids if self.entries.get(i) != file.vocabulary.get(i))
+            mine, theirs = self.tokenizer.vocabulary, file.vocabulary
+            wrong = sorted(i for i in mine.keys() | theirs if mine.get(i) != theirs.get(i))
             if wrong:
-                pair = self.entries.get(wrong[0]), file.vocabulary.get(wrong[0])
+                pair = mine.get(wrong[0]), theirs.get(wrong[0])
                 return (
-                    f"{len(wrong):,} of {len(self.entries):,} entries of the vocabulary differ, "
+                    f"{len(wrong):,} of {len(mine):,} entries of the vocabulary differ, "
                     f"first that of id {wrong[0]}: expected {pair[0]!r}, found {pair[1]!r}"
                 )
             texts = self.tokenizer.spelt
@@ -106,13 +104,11 @@ def read(
         "query": by_call["encode_query"],
         "document": by_call["encode_document"],
     }
-    known = sorted(tokenizer.get_vocab().values())
     kinds = [type(module).__name__ for module in model]
     ends = [kind for kind in kinds if kind not in _IDENTITY]
     file = TokenizerFile(backend.to_str())
     return Witness(
         tokenizer=file,
-        entries=dict(zip(known, tokenizer.convert_ids_to_tokens(known), strict=True)),
         drawn=_drawn(model, file.drawn),
         lengths=lengths,
         dim=int(_dim(model)),
@@ -143,6 +139,8 @@ def _drawn(model: SentenceTransformer, texts: Sequence[str]) -> dict[str, Ids]:
             for start in range(0, len(order), _BATCH):
                 some = order[start : start + _BATCH]
                 made = model.preprocess(some, processing_kwargs=uncut)
+                if "attention_mask" not in made:
+                    raise GoldenError("there is no attention_mask to tell tokens from padding")
                 ids, mask = (made[key].numpy() for key in ("input_ids", "attention_mask"))
                 for text, row, kept in zip(some, ids, mask, strict=True):
                     found[text] = tuple(row[kept.astype(bool)].astype(int).tolist())

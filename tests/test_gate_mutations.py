@@ -188,19 +188,18 @@ def test_two_ids_exchanged_where_no_golden_text_looks_fail(
 @pytest.mark.parametrize(
     "change",
     [
-        {"normalizer": None}, {"pre_tokenizer": None}, {"post_processor": None},
-        {"added_tokens": []}, {"merges": -1},
+        {"pre_tokenizer": None}, {"post_processor": None}, {"added_tokens": []}, {"merges": -1},
+        {"normalizer": {"type": "Lowercase"}},
     ],
     ids=lambda change: next(iter(change)),
 )  # fmt: skip
-def test_a_tokenizer_with_a_part_less_fails(
+def test_a_tokenizer_with_another_part_fails(
     change: dict[str, Any], subject: tuple[Program, Goldens], witness: Witness
 ) -> None:
     said = json.loads(subject[0].tokenizer)
     if "merges" in change:
         said["model"]["merges"] = said["model"]["merges"][:-1]
     else:
-        assert said[next(iter(change))], "there is no such part"
         said |= change
     assert witness.differs(TokenizerFile(json.dumps(said)))
 

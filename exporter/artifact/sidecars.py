@@ -12,7 +12,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from goldfold.exporter.artifact import bundle
-from goldfold.exporter.artifact.encoder import TOKENIZER
+from goldfold.exporter.artifact.bundle import TOKENIZER
 from goldfold.exporter.contract import Contract, Reference, limited
 from goldfold.exporter.frontend.model_folder import copy_text
 from goldfold.exporter.frontend.source import Source

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from goldfold.exporter.artifact.encoder import TOKENIZER
+from goldfold.exporter.artifact.bundle import TOKENIZER
 from goldfold.exporter.contract import Contract
 from goldfold.exporter.system.files import read_bounded
 from goldfold.golden.tokenizer_file import TokenizerFile

@@ -70,7 +70,7 @@ def measure_all(
     opened = encoder.bundle
     precision = opened.manifest.gate
     goldens = sourced.readable(opened, goldens)
-    with sourced.contract_first(opened, goldens):
+    with sourced.contract_first(opened):
         measurement, verdict = measure(encoder, goldens, stages)
         verdict = verdict.also(*ways.reasons(encoder, goldens, stages))
     verdict = verdict.also(*sourced.reasons(encoder, goldens, stages, given))

@@ -16,8 +16,15 @@ from pathlib import Path
 from typing import Any
 
 from goldfold.exporter import records, registry
-from goldfold.exporter.artifact.bundle import GOLDEN, Bundle, digest
-from goldfold.exporter.artifact.encoder import TOKENIZER, Encoder
+from goldfold.exporter.artifact.bundle import (
+    GOLDEN,
+    TOKENIZER,
+    Bundle,
+    digest,
+    proved,
+    unproved,
+)
+from goldfold.exporter.artifact.encoder import Encoder
 from goldfold.exporter.contract import Contract
 from goldfold.exporter.errors import ArtifactError, UsageError
 from goldfold.exporter.frontend.readiness import ready
@@ -56,7 +63,7 @@ def witness_of(source: Source, stages: Stages, longest: int) -> Witness:
         with natives.hushed():
             found = read(source.loads, trust_remote_code=source.trusted, longest=longest)
         source.check_unchanged()
-        stages.note(f"{len(found.entries):,} tokens, {len(found.drawn):,} drawn texts")
+        stages.note(f"{len(found.tokenizer.vocabulary):,} tokens, {len(found.drawn):,} drawn texts")
     return found
 
 
@@ -134,12 +141,11 @@ def reasons(
     witness = None if given is None else given.witness
     again = given is None or not given.just_built
     with stages(f"tokens {opened.name}"):
-        raw, record = _raw(opened), _record(opened)
-        found = [*_contract(opened, record, goldens, witness), *_digests(opened, record)]
+        raw, record = _raw(opened), proved(opened.path)
+        found = [*unproved(opened.path, opened.manifest)]
+        found += (one for one in _contract(opened, record, goldens, witness) if one not in found)
         # A tokenizer of which nothing is known is not opened: it may be a stranger's.
         known = record is not None and hashlib.sha256(raw).hexdigest() == record.tokenizer
-        if record is not None and witness is None and not known:
-            found.append(Reason("tokenizer", note=_ANOTHER))
         if known or witness is not None:
             try:
                 file = TokenizerFile(raw)
@@ -153,9 +159,6 @@ def reasons(
     return tuple(found)
 
 
-_ANOTHER = f"{TOKENIZER} is not the file that its export compared with the source's tokenizer."
-
-
 def readable(opened: Bundle, goldens: Goldens) -> Goldens:
     """Returns the goldens that an artifact of a changed contract can still read. Raises
     ArtifactError, naming the change, where it reads none."""
@@ -164,30 +167,23 @@ def readable(opened: Bundle, goldens: Goldens) -> Goldens:
         return goldens
     left = goldens.within(length)
     if not left.cases:
-        raise _changed(opened, goldens, f"its goldens are longer than {length} tokens")
+        raise _changed(opened, f"its goldens are longer than {length} tokens")
     return left
 
 
 @contextmanager
-def contract_first(opened: Bundle, goldens: Goldens) -> Iterator[None]:
+def contract_first(opened: Bundle) -> Iterator[None]:
     """Turn an error of running the artifact into one that names the contract, where that is not
     what the export proved."""
     try:
         yield
     except (UsageError, GoldenError) as error:
-        raise _changed(opened, goldens, str(error)) from error
+        raise _changed(opened, str(error)) from error
 
 
-def _changed(opened: Bundle, goldens: Goldens, said: str) -> ArtifactError:
-    found = [reason.sentence for reason in _contract(opened, _record(opened), goldens, None)]
+def _changed(opened: Bundle, said: str) -> ArtifactError:
+    found = [one.sentence for one in unproved(opened.path, opened.manifest)]
     return ArtifactError(f"{opened.path} is damaged: {' '.join(found) or said}")
-
-
-def _record(opened: Bundle) -> SourceRecord | None:
-    try:
-        return source_record.load(opened.path / GOLDEN)
-    except GoldenError as error:
-        raise ArtifactError(f"{opened.path} is damaged: {error}") from None
 
 
 def _raw(opened: Bundle) -> bytes:
@@ -207,25 +203,19 @@ def _contract(
     opened: Bundle, record: SourceRecord | None, goldens: Goldens, witness: Witness | None
 ) -> Iterator[Reason]:
     contract = opened.manifest.contract
-    found = _json(contract)
     if record is None and witness is None:
         note = (
             f"{GOLDEN}/{source_record.FILE} is missing, so nothing says what the source makes of "
             "texts; export it again, or name the source with --model."
         )
         yield Reason("unproved", note=note)
-    said: dict[str, None] = {}
-    if record is not None:
-        if record.fingerprint != opened.manifest.origin.fingerprint:
-            said[f"{GOLDEN}/{source_record.FILE} is the record of another model."] = None
-        said |= dict.fromkeys(contract_faults(found, record.contract))
     if witness is not None:
-        sizes = (contract.dim, *contract.heads)
-        owed = stated(witness, contract, contract.max_length, sizes)
-        said |= dict.fromkeys(contract_faults(found, _json(owed)))
+        owed = stated(witness, contract, contract.max_length, (contract.dim, *contract.heads))
+        for note in contract_faults(_json(contract), _json(owed)):
+            yield Reason("contract", note=note)
     if contract.normalized and not goldens.normalized:
-        said["The manifest says normalized true; the golden embeddings have other norms."] = None
-    yield from (Reason("contract", note=note) for note in said)
+        note = "The manifest says normalized true; the golden embeddings have other norms."
+        yield Reason("contract", note=note)
 
 
 def _tokenizer(
@@ -257,15 +247,6 @@ def _own(encoder: Encoder, file: TokenizerFile, witness: Witness | None) -> Iter
     made = dict(zip(wanted, encoder.called(list(wanted), ""), strict=True))
     if said := tokenizer_file.first_difference(wanted, made):
         yield Reason("tokenizer", note=f"embed gives {said}.")
-
-
-def _digests(opened: Bundle, record: SourceRecord | None) -> Iterator[Reason]:
-    """Yields the companions that are not the files that the export proved."""
-    for name, proved in ({} if record is None else record.companions).items():
-        known = opened.manifest.files.get(name)
-        if known is None or known.sha256 != proved:
-            gone = "is gone" if known is None else "is not the file that its export proved"
-            yield Reason("companion", note=f"{name} {gone}.")
 
 
 def _companions(

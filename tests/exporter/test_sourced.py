@@ -101,7 +101,7 @@ def test_two_rare_words_exchanged_fail_a_verification(artifact: Path, tiny: Path
     reseal(artifact)
     without = verify(artifact)
     assert kinds(without) == {"tokenizer"}
-    assert "is not the file that its export compared" in without.verdict.sentences[0]
+    assert "is not the file that its export proved" in without.verdict.sentences[0]
     record = artifact / "golden" / "source.json"
     said = json.loads(record.read_bytes())
     said["tokenizer"] = digest(artifact / "tokenizer.json")
