@@ -57,7 +57,7 @@ _SCRIPTS = (
 )  # fmt: skip
 """First and last code points of scripts and symbols."""
 _LINES = (
-    "https://example.org/a?b=1&c=%20#d", "name.surname+tag@example.co.uk", "C:\\Users\\x\\y.txt",
+    "ftp://example.org/a?b=1&c=%20#d", "name.surname+tag@example.co.uk", "C:\\Users\\x\\y.txt",
     "3.14159e-10", "1,234,567.89", "2024-02-29T23:59:60Z", "+49 (0)30 1234-5678", "x=y;z!=w",
     "def f(x: int) -> str:", "<div class=\"a\">&amp;</div>", "{\"k\": [1, null]}", "$\\frac{a}{b}$",
     "SELECT * FROM t WHERE a='b'--", "#hashtag @user", "don't can't I'll we've", "état-d’âme",
