@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
@@ -132,6 +132,9 @@ class Reference:
     """sentence-transformers' name of the similarity to use; None where the model names none."""
     token_ids: Mapping[str, tuple[int, ...]]
     """Golden texts, prompts included, and their token ids in the reference."""
+    texts: Callable[[], Mapping[str, tuple[int, ...]]] = dict
+    """Returns further texts, uncut, and their token ids in the source's own tokenizer: all that a
+    companion tokenizer must agree on."""
 
 
 class Run(Protocol):

@@ -187,13 +187,7 @@ def measure(
     again if the model normalises. Raises GoldenError when `run` returns the wrong shape, or `dims`
     exceeds the goldens.
     """
-    reference = goldens.embeddings.astype(np.float64)
-    if dims is not None and dims != goldens.dim:
-        if not 0 < dims < goldens.dim:
-            raise GoldenError(f"goldens of {goldens.dim} dimensions cannot judge {dims}")
-        reference = reference[:, :dims]
-        if goldens.normalized:
-            reference = unit(reference)
+    reference = reference_rows(goldens, dims)
     sequences = [case.token_ids for case in goldens.cases]
     lengths = [len(ids) for ids in sequences]
     batches = mixed_batches(lengths)
@@ -202,16 +196,16 @@ def measure(
 
     alone, padded = np.empty_like(reference), np.empty_like(reference)
     for row, case in enumerate(goldens.cases):
-        alone[[row]] = _call(run, [case.token_ids], pad_id, reference.shape[1])
+        alone[[row]] = call(run, [case.token_ids], pad_id, reference.shape[1])
         if progress is not None:
             progress(case.id, row + 1, total)
     for number, rows in enumerate(batches, start=1):
-        padded[list(rows)] = _call(run, [sequences[r] for r in rows], pad_id, reference.shape[1])
+        padded[list(rows)] = call(run, [sequences[r] for r in rows], pad_id, reference.shape[1])
         if progress is not None:
             progress(f"padded batch {number}", len(sequences) + number, total)
     crowd = padded.copy()
     if many:  # more rows at once than any of the other batches has
-        crowd[many] = _call(run, [sequences[r] for r in many], pad_id, reference.shape[1])
+        crowd[many] = call(run, [sequences[r] for r in many], pad_id, reference.shape[1])
         if progress is not None:
             progress(f"{len(many)} texts at once", total, total)
 
@@ -228,6 +222,18 @@ def measure(
         pairs=sampled_pairs(alone, reference),
         embeddings=alone,
     )
+
+
+def reference_rows(goldens: Goldens, dims: int | None = None) -> np.ndarray:
+    """Returns the goldens, f64 [N, dims]: their first `dims` components, normalised again if the
+    model normalises. Raises GoldenError where `dims` exceeds the goldens."""
+    reference = goldens.embeddings.astype(np.float64)
+    if dims is None or dims == goldens.dim:
+        return reference
+    if not 0 < dims < goldens.dim:
+        raise GoldenError(f"goldens of {goldens.dim} dimensions cannot judge {dims}")
+    reference = reference[:, :dims]
+    return unit(reference) if goldens.normalized else reference
 
 
 def mixed_batches(lengths: Sequence[int], size: int = 4) -> list[tuple[int, ...]]:
@@ -306,7 +312,7 @@ def unit(rows: np.ndarray) -> np.ndarray:
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
-def _call(run: Run, sequences: Sequence[Sequence[int]], pad_id: int, dim: int) -> np.ndarray:
+def call(run: Run, sequences: Sequence[Sequence[int]], pad_id: int, dim: int) -> np.ndarray:
     """Run one right-padded batch; float64 [B, dim]."""
     longest = max(len(ids) for ids in sequences)
     ids = np.full((len(sequences), longest), pad_id, dtype=np.int64)

@@ -74,7 +74,7 @@ def make(
             "sentence_bert_config.json, or ask for a shorter one"
         )
     if max_length is not None:
-        _shorten(model, max_length)
+        shorten(model, max_length)
     _check_company(model, model_dir)
     cases: list[Case] = []
     rows: list[np.ndarray] = []
@@ -90,7 +90,7 @@ def make(
         length = _bearable(model, beyond.tokens)
         if length < 1:
             raise _cannot_run(model_dir, beyond.error) from beyond.error
-        _shorten(model, length)
+        shorten(model, length)
         cases.clear()
         rows.clear()
         try:
@@ -107,7 +107,7 @@ def make(
         model=name,
         fingerprint=fingerprint(digests),
         dim=embeddings.shape[1],
-        max_length=max(_lengths(model).values()),
+        max_length=max(lengths_of(model).values()),
         normalized=is_unit(embeddings),
         provenance=_provenance(model, digests),
         cases=tuple(cases),
@@ -161,7 +161,7 @@ def _run(
     rows: list[np.ndarray],
 ) -> None:
     """Encode every draft, in order, into `cases` and `rows`. Raises _Beyond for a failed text."""
-    lengths = _lengths(model)
+    lengths = lengths_of(model)
     prompts = {key: value for key, value in model.prompts.items() if value}
     plain = lengths.pop("")
     plan = drafts(prompts, lambda text: _count(model, text), plain, lengths)
@@ -204,7 +204,7 @@ def open_reference(model_dir: Path, trust_remote_code: bool) -> SentenceTransfor
     from sentence_transformers import SentenceTransformer
 
     try:
-        with _quiet():
+        with quiet():
             return SentenceTransformer(
                 str(model_dir),
                 device="cpu",
@@ -222,7 +222,7 @@ def open_reference(model_dir: Path, trust_remote_code: bool) -> SentenceTransfor
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Silences transformers, which draws a progress bar and prints a table of mismatched weights;
     its exceptions hold all that matters."""
     level = logging.root.manager.disable
@@ -248,7 +248,7 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _shorten(model: SentenceTransformer, length: int) -> None:
+def shorten(model: SentenceTransformer, length: int) -> None:
     """Let every call cut texts to `length` tokens at most."""
     first: Any = model[0]
     model.max_seq_length = min(model.max_seq_length or length, length)
@@ -260,7 +260,7 @@ def _shorten(model: SentenceTransformer, length: int) -> None:
             settings["max_length"] = min(settings["max_length"], length)
 
 
-def _lengths(model: SentenceTransformer) -> dict[str, int]:
+def lengths_of(model: SentenceTransformer) -> dict[str, int]:
     """The number of tokens that each call of `store.CALLS` reads of an endless text, and "" for
     `encode` with a prompt. The model itself is asked, whatever setting decides the number."""
     declared = model.max_seq_length or 1

@@ -8,7 +8,7 @@ from typing import Literal
 
 Kind = Literal[
     "goldens", "tokens", "unusable", "distance", "norm", "mean", "similarity", "retrieval",
-    "unproved", "constants",
+    "unproved", "constants", "contract", "tokenizer", "companion",
 ]  # fmt: skip
 
 
@@ -22,7 +22,7 @@ class Reason:
     text: str = ""
     """The golden text with the error; "" where the error is about all texts."""
     way: str = ""
-    """The way of the run: "alone" or "padded"."""
+    """The way of the run: "alone", "padded", or a row of a call (golden/calling.py)."""
     value: float | None = None
     """The measured value; None where it is no number, or not finite."""
     limit: float | None = None
@@ -62,4 +62,7 @@ _SENTENCES: dict[str, Callable[[Reason], str]] = {
     "retrieval": lambda r: r.note,
     "unproved": lambda r: r.note,
     "constants": lambda r: r.note,
+    "contract": lambda r: r.note,
+    "tokenizer": lambda r: r.note,
+    "companion": lambda r: r.note,
 }

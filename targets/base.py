@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol
@@ -23,6 +23,15 @@ class Begun(Protocol):
     def close(self) -> None:
         """End the job, finished or not: no process of it is left afterwards. May be called
         twice."""
+        ...
+
+
+class Companion(Protocol):
+    """A tokenizer beside tokenizer.json. Raises ArtifactError if its file does not run."""
+
+    def __call__(self, texts: Sequence[str]) -> Sequence[Sequence[int] | None]:
+        """Returns the ids of each text, specials included; None for a text that its runtime's
+        Python cannot hand over."""
         ...
 
 
@@ -76,6 +85,9 @@ class Target(ABC, Generic[O]):
     (SetPrecision.products)."""
     Options: ClassVar[type[Options]] = Options
     """The options of the target: its own frozen class (exporter/options.py)."""
+    companion_files: ClassVar[tuple[str, ...]] = ()
+    """Files of the target's artifacts, beside the model and the tokenizer, by which other clients
+    turn texts into token ids: a verification compares them with what the export proved."""
     layouts: ClassVar[tuple[str, ...]] = ()
     """Servers for which `lay_out` can lay its artifacts out."""
     call_tokens: ClassVar[int] = 1 << 32
@@ -197,6 +209,11 @@ class Target(ABC, Generic[O]):
 
         Returns notes for the manifest on these files, one sentence each."""
         return ()
+
+    def companions(self, folder: Path, contract: Contract) -> Mapping[str, Companion]:
+        """Returns the further tokenizers of an artifact that this machine can run, by file: each
+        gives texts the ids that its clients get. Empty where there is none."""
+        return {}
 
     @abstractmethod
     def load(

@@ -7,6 +7,7 @@ mutant must not.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -26,9 +27,11 @@ from goldfold.exporter.ir import dialect
 from goldfold.exporter.ir.program import Program, drop_unused
 from goldfold.exporter.passes import pipeline
 from goldfold.exporter.passes.rewriting.linear import linear_ending_at
-from goldfold.golden import compare, gate
+from goldfold.golden import calling, compare, gate
 from goldfold.golden.make import make
 from goldfold.golden.store import Goldens
+from goldfold.golden.tokenizer_file import TokenizerFile
+from goldfold.golden.witness import Witness, read
 from tests import models
 
 
@@ -41,6 +44,12 @@ def subject(tmp_path_factory: pytest.TempPathFactory) -> tuple[Program, Goldens]
     simplify(program)
     pipeline.run(program, pipeline.EARLY)
     return program, make(folder, name="gemma3", digests=source.defining)
+
+
+@pytest.fixture(scope="module")
+def witness(tmp_path_factory: pytest.TempPathFactory) -> Witness:
+    """The source itself."""
+    return read(models.build("gemma3", tmp_path_factory.mktemp("witness") / "gemma3"))
 
 
 def judged(program: Program, goldens: Goldens) -> gate.Verdict:
@@ -140,6 +149,59 @@ def test_a_graph_that_is_wrong_from_some_row_of_a_batch_on_fails(
 
     verdict = gate.judge(compare.measure(wrong, goldens), [], "fp32", goldens)
     assert not verdict.passed and all("padded" in reason for reason in verdict.sentences)
+
+
+@pytest.mark.parametrize("size", calling.SIZES)
+def test_a_graph_that_is_wrong_in_one_row_of_a_batch_fails_whichever(
+    size: int, subject: tuple[Program, Goldens]
+) -> None:
+    program, goldens = subject
+    run = interpret.runner(program)
+    assert not calling.judge(calling.measure(run, goldens), "fp32")
+    for row in {0, 1, 5 % size, size // 2, size - 1}:
+
+        def wrong(ids: np.ndarray, mask: np.ndarray, row: int = row) -> np.ndarray:
+            found = np.array(run(ids, mask))
+            if len(found) == size:
+                found[row] = np.roll(found[row], 1)
+            return found
+
+        reasons = calling.judge(calling.measure(wrong, goldens, threads=0), "fp32")
+        assert reasons and all(one.way.startswith(f"row {row} of {size} ") for one in reasons)
+
+
+def test_two_ids_exchanged_where_no_golden_text_looks_fail(
+    subject: tuple[Program, Goldens], witness: Witness
+) -> None:
+    program, goldens = subject
+    said = json.loads(program.tokenizer)
+    known, used = said["model"]["vocab"], {i for case in goldens.cases for i in case.token_ids}
+    one, other, *_ = [token for token, id_ in known.items() if id_ not in used]
+    known[one], known[other] = known[other], known[one]
+    wrong = json.dumps(said)
+    faults = compare.token_faults(Tokens(wrong, program.contract).called, goldens)
+    assert not faults, "a golden text has one of them"
+    assert witness.differs(TokenizerFile(program.tokenizer)) is None
+    assert "2 of 400 entries of the vocabulary differ" in str(witness.differs(TokenizerFile(wrong)))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"pre_tokenizer": None}, {"post_processor": None}, {"added_tokens": []}, {"merges": -1},
+        {"normalizer": {"type": "Lowercase"}},
+    ],
+    ids=lambda change: next(iter(change)),
+)  # fmt: skip
+def test_a_tokenizer_with_another_part_fails(
+    change: dict[str, Any], subject: tuple[Program, Goldens], witness: Witness
+) -> None:
+    said = json.loads(subject[0].tokenizer)
+    if "merges" in change:
+        said["model"]["merges"] = said["model"]["merges"][:-1]
+    else:
+        said |= change
+    assert witness.differs(TokenizerFile(json.dumps(said)))
 
 
 def test_tokens_without_eos_fail(subject: tuple[Program, Goldens]) -> None:

@@ -15,6 +15,7 @@ No other file may lie there, except those that a desktop leaves in any folder.
 from __future__ import annotations
 
 import hashlib
+import json
 import stat
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -45,7 +46,12 @@ from goldfold.exporter.artifact.scratch import check_output, check_writable, pub
 from goldfold.exporter.errors import ArtifactError
 from goldfold.exporter.system.files import Identity, digest, entries, key_of, place_of
 from goldfold.exporter.system.writing import check_file
+from goldfold.golden import source_record
+from goldfold.golden.errors import GoldenError
+from goldfold.golden.reasons import Reason
+from goldfold.golden.source_record import SourceRecord
 
+TOKENIZER = "tokenizer.json"
 T = TypeVar("T")
 _TRIES = 20
 """Number of attempts to open an artifact that is replaced meanwhile."""
@@ -162,7 +168,38 @@ def _open(path: Path, check_files: bool, unverified: bool) -> Bundle:
     if not unverified and (verdict is None or path.name.endswith(FAILED) or not verdict.passed):
         why = "was never verified" if verdict is None else "missed its golden gate"
         raise ArtifactError(f"{path} {why}; `goldfold verify {path}` says more")
+    if not unverified and (fault := next(unproved(path, manifest), None)):
+        raise ArtifactError(f"{path}: {fault.sentence} `goldfold verify {path}` says more")
     return Bundle(path, manifest, verdict, seen)
+
+
+def proved(path: Path) -> SourceRecord | None:
+    """Returns the record of what the export compared with the source; None if there is none. Raises
+    ArtifactError."""
+    try:
+        return source_record.load(path / GOLDEN)
+    except GoldenError as error:
+        raise ArtifactError(f"{path} is damaged: {error}") from None
+
+
+def unproved(path: Path, manifest: Manifest) -> Iterator[Reason]:
+    """Yields how a manifest differs from what the export proved: another tokenizer, another
+    companion of it, another contract."""
+    record = proved(path)
+    if record is None:
+        return
+    for name, known in {TOKENIZER: record.tokenizer, **record.companions}.items():
+        found = manifest.files.get(name)
+        if found is None or found.sha256 != known:
+            what = "gone" if found is None else "not the file that its export proved"
+            kind = "tokenizer" if name == TOKENIZER else "companion"
+            yield Reason(kind, note=f"{name} is {what}.")
+    if record.fingerprint != manifest.origin.fingerprint:
+        note = f"{GOLDEN}/{source_record.FILE} is the record of another model."
+        yield Reason("contract", note=note)
+    said = json.loads(json.dumps(manifest.contract.plain()))
+    for note in source_record.contract_faults(said, record.contract):
+        yield Reason("contract", note=note)
 
 
 def _seen(path: Path, key: str, size: int) -> Identity:

@@ -14,6 +14,7 @@ from goldfold.exporter.artifact import embedding_types, processes
 from goldfold.exporter.artifact.bundle import (
     GOLDEN,
     MANIFEST,
+    TOKENIZER,
     Bundle,
     check_references,
     open_bundle,
@@ -27,7 +28,6 @@ from goldfold.exporter.system.files import read_tokenizer
 from goldfold.golden import store
 from goldfold.golden.errors import GoldenError
 
-TOKENIZER = "tokenizer.json"
 _WINDOW = 1 << 13
 """Number of texts that are sorted by length, and held as tokens, at a time."""
 _CORES = 4096

@@ -4,7 +4,7 @@ origin."""
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from goldfold.exporter.artifact import bundle
-from goldfold.exporter.artifact.encoder import TOKENIZER
+from goldfold.exporter.artifact.bundle import TOKENIZER
 from goldfold.exporter.contract import Contract, Reference, limited
 from goldfold.exporter.frontend.model_folder import copy_text
 from goldfold.exporter.frontend.source import Source
@@ -80,8 +80,11 @@ def _free(name: str, taken: Collection[str]) -> str:
     return found
 
 
-def reference(source: Source, goldens: Goldens) -> Reference:
-    """Returns the metadata of the source model that a target's `finish` may write."""
+def reference(
+    source: Source, goldens: Goldens, texts: Callable[[], Mapping[str, tuple[int, ...]]]
+) -> Reference:
+    """Returns the metadata of the source model that a target's `finish` may write; `texts` returns
+    further ones, with the ids of the source's own tokenizer."""
     settings = source.path / "config_sentence_transformers.json"
     said = read_object(settings) if settings.is_file() else {}
     backbone = source.path / source.modules[0].path / "config.json"
@@ -89,6 +92,7 @@ def reference(source: Source, goldens: Goldens) -> Reference:
         config=read_object(backbone),
         similarity=said.get("similarity_fn_name"),
         token_ids={c.prompt + c.text: c.token_ids for c in goldens.cases if not c.call},
+        texts=texts,
     )
 
 

@@ -27,7 +27,8 @@ class VerifyFlags:
     judge: JudgeToo = False
     pairs: Count = LEAST
     model: Annotated[
-        str | None, typer.Option(help="--judge: source, until its fp32 embeddings are cached.")
+        str | None,
+        typer.Option(help="Source to compare tokenizer and contract with; --judge may need it."),
     ] = None
     threads: Threads = None
     trust_remote_code: Trust = False

@@ -6,6 +6,7 @@ import gc
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -40,7 +41,7 @@ from goldfold.exporter.passes.pipeline import Options, Pipeline
 from goldfold.exporter.passes.set_precision import Kind, SetPrecision
 from goldfold.exporter.progress import Listener, Stages
 from goldfold.exporter.system.cache import Cache, open_cache
-from goldfold.exporter.verification import constants
+from goldfold.exporter.verification import constants, sourced
 from goldfold.exporter.verification.goldens import check_length, obtain_goldens, origin_of, ours
 from goldfold.exporter.verification.judging import Fp32, convene, fp32_embed
 from goldfold.golden.judging.pairs import LEAST
@@ -154,6 +155,7 @@ def export(
             goldens = obtain_goldens(source, stages, max_length, longest)
             if not goldens.cases:
                 raise UsageError(f"--max-length {max_length}: no golden text is as short as that")
+        witness = sourced.witness_of(source, stages, goldens.max_length)
         judges = None
         if judge:
             fp32 = Fp32(source.name, origin.fingerprint, fp32_embed(source))
@@ -163,6 +165,7 @@ def export(
             source=source,
             origin=origin,
             goldens=goldens,
+            witness=witness,
             stages=stages,
             scratch=scratch,
             drift=Drift(goldens, stages) if verify_each else None,
@@ -320,8 +323,16 @@ def _build(
         options, said = done.options, done.said + done.left_out
         made = made and replace(made, options=options)
         sidecars.write(session.source, program, contract, goldens, folder)
-        reference = sidecars.reference(session.source, goldens)
+        said += sourced.settle(folder, contract)
+        texts = partial(sourced.texts_of, session.witness)
+        reference = sidecars.reference(session.source, goldens, texts)
         said += target.finish(folder, contract, floating, reference, session.begun.get(target_name))
+        owed = sourced.stated(
+            session.witness, program.contract, session.request.max_length, session.request.dims
+        )
+        fingerprint = session.origin.fingerprint
+        owed = target.narrow(owed, options)
+        sourced.keep(folder, session.witness, owed, target_name, fingerprint)
         manifest = bundle.seal(
             folder,
             {

@@ -25,13 +25,19 @@ from goldfold.exporter.quantize.recipe import Recipe
 from goldfold.exporter.records import KindRange, LayerLook, Look
 from goldfold.exporter.verification import exact
 from goldfold.exporter.verification.measure import Emulation, emulated, measure_all, record
+from goldfold.exporter.verification.sourced import Given
 from goldfold.golden.compare import Measurement
 from goldfold.golden.gate import Verdict
 from goldfold.golden.store import Goldens
+from goldfold.golden.witness import Witness
 
 if TYPE_CHECKING:
     from goldfold.exporter.verification.judging import Judges
     from goldfold.targets.base import Begun
+
+
+_NO_EMBEDDING = ("retrieval", "constants", "contract", "tokenizer", "companion")
+"""Kinds of reasons that no golden embedding shows."""
 
 
 class Proofs:
@@ -59,6 +65,8 @@ class Session:
     source: Source
     origin: Origin
     goldens: Goldens
+    witness: Witness
+    """The source's own tokenizer and settings."""
     stages: Stages
     scratch: Path
     drift: Drift | None
@@ -107,12 +115,19 @@ def prove(group: Group, built: Built) -> Result:
     stages = session.stages
     encoder = open_encoder(built.bundle, proof=True)
     emulation = None if built.emulable is None else group.proofs(built.emulable, manifest)
-    found = measure_all(encoder, goldens, stages, emulation=emulation, judges=session.judges, source=session.source.loads)
+    found = measure_all(
+        encoder,
+        goldens,
+        stages,
+        emulation=emulation,
+        judges=session.judges,
+        given=Given(session.witness, session.source.loads, just_built=True),
+    )
     further = exact.reasons(built.bundle.path, manifest, built.final, goldens, stages)
     found = replace(found, verdict=found.verdict.also(*further))
     location = None
-    # No golden text shows the cause of a loss in retrieval: 1−cos must have missed its gate.
-    missed = [reason for reason in found.verdict.reasons if reason.kind != "retrieval"]
+    # A search needs an embedding that is wrong: 1−cos must have missed its gate.
+    missed = [one for one in found.verdict.reasons if one.kind not in _NO_EMBEDDING]
     if found.faults:
         location = locating.by_constant(found.faults)
     elif missed and built.made is not None:

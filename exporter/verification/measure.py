@@ -6,7 +6,6 @@ from __future__ import annotations
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from goldfold.exporter import records, registry
@@ -15,7 +14,8 @@ from goldfold.exporter.artifact.encoder import Encoder
 from goldfold.exporter.artifact.result import measured, standing
 from goldfold.exporter.progress import Stages
 from goldfold.exporter.records import Constants, Figures, Losses, Timing
-from goldfold.exporter.verification import constants, losses
+from goldfold.exporter.verification import constants, losses, sourced, ways
+from goldfold.exporter.verification.sourced import Given
 from goldfold.golden import compare, gate
 from goldfold.golden.compare import Measurement
 from goldfold.golden.gate import Verdict
@@ -64,17 +64,21 @@ def measure_all(
     emulation: Emulation | None = None,
     judges: Judges | None = None,
     threads: int | None = None,
-    source: Path | None = None,
+    given: Given | None = None,
 ) -> Measured:
     """Measure an open artifact in every way that its verdict needs, and apply its gate.
 
     `emulation` is the proof where the runtime computes in another precision here; `judges` measure
-    the losses of quantization; `source` is the folder of the model, where it is at hand.
+    the losses of quantization; `given` is the source, where it is at hand.
     """
     opened = encoder.bundle
     precision = opened.manifest.gate
-    proof = constants.prove(opened, source, stages)
-    measurement, verdict = measure(encoder, goldens, stages, emulated=emulation is not None)
+    goldens = sourced.readable(opened, goldens)
+    proof = constants.prove(opened, None if given is None else given.folder, stages)
+    with sourced.contract_first(opened):
+        measurement, verdict = measure(encoder, goldens, stages, emulated=emulation is not None)
+        verdict = verdict.also(*ways.reasons(encoder, goldens, stages))
+    verdict = verdict.also(*sourced.reasons(encoder, goldens, stages, given))
     further, rounded = _heads(encoder, goldens, stages, emulation)
     short = goldens.within(SHORT)
     for heads, is_emulated in ((further, False), (rounded, True)):

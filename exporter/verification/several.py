@@ -20,6 +20,7 @@ from goldfold.exporter.verification.judging import (
     convene,
     fp32_of,
 )
+from goldfold.exporter.verification.sourced import SourceModel
 from goldfold.golden.errors import GoldenError
 from goldfold.golden.judging.pairs import LEAST
 
@@ -35,19 +36,18 @@ class Unverified:
 @dataclass(frozen=True)
 class Judging:
     """The options of judging: whether, and how, quantized artifacts are measured against their
-    limit on retrieval."""
+    limit on retrieval; and the source."""
 
     wanted: bool = False
     pairs: int = LEAST
     model: str | None = None
-    """The source model: needed until its fp32 embeddings are in the cache."""
+    """The source model: every artifact is compared with it, and judging needs it until its fp32
+    embeddings are in the cache."""
     trust_remote_code: bool = False
 
     def check(self) -> None:
         """Raise UsageError for an option that has no meaning where nothing is judged."""
         check_alone(self.wanted, self.pairs)
-        if self.model is not None and not self.wanted:
-            raise UsageError("--model is what --judge compares with; give both")
 
     def judges(self, paths: Sequence[Path], listener: Listener | None, log: Log) -> Judges | bool:
         """Returns the judges of all these artifacts, or False. Raises UsageError if there is
@@ -105,9 +105,18 @@ def verify_all(
     """
     paths = artifacts_of(folders)
     judges = judging.judges(paths, listener, log)
+    source = None
+    if judging.model is not None:
+        source = SourceModel(judging.model, judging.trust_remote_code)
 
     def one(path: Path) -> Result:
-        return verifying.verify(path, threads=threads, judge=judges, listener=listener)
+        return verifying.verify(
+            path,
+            threads=threads,
+            judge=judges,
+            model=source,
+            listener=listener,
+        )
 
     found = [_attempt(one, path, alone=len(paths) == 1) for path in paths]
     first = found[0] if signed is not None else None

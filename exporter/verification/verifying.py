@@ -15,6 +15,7 @@ from goldfold.exporter.progress import Listener, Stages
 from goldfold.exporter.verification.goldens import goldens_of, ours
 from goldfold.exporter.verification.judging import Judges, check_pairs, convene, fp32_of
 from goldfold.exporter.verification.measure import executes, measure_all, record
+from goldfold.exporter.verification.sourced import SourceModel
 from goldfold.golden.gate import Verdict
 from goldfold.golden.judging.pairs import LEAST
 from goldfold.golden.reasons import Reason
@@ -27,17 +28,19 @@ def verify(
     *,
     threads: int | None = None,
     judge: bool | Judges = False,
-    model: str | None = None,
+    model: str | Path | SourceModel | None = None,
     pairs: int = LEAST,
     trust_remote_code: bool = False,
     listener: Listener | None = None,
 ) -> Result:
     """Check every digest of an artifact folder, run its goldens again, and renew its verdict.json.
 
+    `model` is the artifact's source, with which its tokenizer, the companions of that and its
+    contract are compared; without it they are compared with the record of the export.
     `judge` measures a quantized artifact on the Lee corpus and the retrieval of `pairs` pairs, and
     compares it with its limit (goldfold.exporter.verification.losses); several verifications may
-    share the result of goldfold.exporter.verification.judging.convene. Judging needs the source
-    `model` until its fp32 embeddings are in the cache. Without `judge`, an earlier judgement stays
+    share the result of goldfold.exporter.verification.judging.convene. Judging needs `model` until
+    the source's fp32 embeddings are in the cache. Without `judge`, an earlier judgement stays
     in the verdict.
 
     `verify` works on artifacts that missed their gate as well, and where nothing can be written:
@@ -53,15 +56,22 @@ def verify(
     with stages("open"):
         opened, goldens, encoder = bundle.steadily(path, lambda: _open(path, threads))
         stages.note(f"{len(opened.manifest.files)} files, every digest right")
+    known = None if model is None else _model(model, trust_remote_code)
     judges = None if isinstance(judge, bool) else judge
     if judge is True and opened.manifest.recipe is not None:
-        judges = convene(stages, fp32_of(model, stages, trust_remote_code), count=pairs)
-    found = measure_all(encoder, goldens, stages, judges=judges, threads=threads)
+        name = None if known is None else str(known.model)
+        judges = convene(stages, fp32_of(name, stages, trust_remote_code), count=pairs)
+    given = None if known is None else known.given(opened, goldens, stages)
+    found = measure_all(encoder, goldens, stages, judges=judges, threads=threads, given=given)
     verdict, fresh = _carry(opened, found.verdict, record(opened, found, stages.timings))
     unrecorded = _record(path, fresh)
     seconds = sum(timing.seconds for timing in stages.timings)
     renewed = Bundle(path, opened.manifest, fresh)
     return Result(path, renewed, found.measurement, verdict, seconds, unrecorded)
+
+
+def _model(model: str | Path | SourceModel, trusted: bool) -> SourceModel:
+    return model if isinstance(model, SourceModel) else SourceModel(model, trusted)
 
 
 def _open(path: Path, threads: int | None) -> tuple[Bundle, Goldens, Encoder]:

@@ -24,6 +24,7 @@ class CoreMl(Target[CoreMlOptions]):
     precisions = ("fp32", "fp16")
     Options = CoreMlOptions
     fallback = "fp16"  # a recipe's scales are fp16, and the Neural Engine computes in it
+    companion_files = ("GoldfoldEncoder.swift",)
     quantizes = frozenset({"int8", "int4", "static"})
     strongly_typed = True
     integer_sums = "half"  # the Neural Engine takes no others

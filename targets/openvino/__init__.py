@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from goldfold.exporter.contract import Contract, Reference, Words
-from goldfold.targets.base import Begun, Kept, Run, Target
+from goldfold.targets.base import Begun, Companion, Kept, Run, Target
 from goldfold.targets.openvino.options import OpenVinoOptions
 
 if TYPE_CHECKING:
@@ -29,6 +29,10 @@ class OpenVino(Target[OpenVinoOptions]):
     quantizes = frozenset({"int8", "int4", "static"})
     strongly_typed = False  # the plugin chooses where to round, from a hint
     layouts = ("ovms", "sentence-transformers")
+    companion_files = (
+        "openvino_tokenizer.xml", "openvino_tokenizer.bin", "load.py", "config.json",
+        "modules.json", "sentence_bert_config.json", "config_sentence_transformers.json",
+    )  # fmt: skip
     call_tokens = 32  # docs/openvino.md: the cost differs by machine, and hardly matters
 
     def unavailable(self) -> str | None:
@@ -91,7 +95,13 @@ class OpenVino(Target[OpenVinoOptions]):
 
         interop.write(folder, contract, precision, reference)
         under_way = begun if isinstance(begun, tokenizer.Conversion) else None
-        return (tokenizer.write(folder, contract, reference.token_ids, under_way),)
+        ids, more = reference.token_ids, reference.texts
+        return (tokenizer.write(folder, contract, ids, under_way, more),)
+
+    def companions(self, folder: Path, contract: Contract) -> Mapping[str, Companion]:
+        from goldfold.targets.openvino import tokenizer
+
+        return tokenizer.companions(folder)
 
     def load(
         self,

@@ -4,8 +4,8 @@ OpenVINO Tokenizers' own converter writes the files, in a process of its own: it
 number that counts all nodes its process ever made, and only a fresh count gives the same bytes
 twice. It takes 11 s of one core for EmbeddingGemma's 262,144 tokens, so an export starts it as soon
 as the tokenizer is known, and it works while the model is traced. The converted tokenizer is kept
-only if it gives every golden text the ids that the reference gave it, and every drawn text those of
-`tokenizer.json`.
+only if it gives every golden text the ids that the reference gave it, and the text of every entry
+of the vocabulary, and every drawn text, those of the source's own tokenizer.
 """
 
 from __future__ import annotations
@@ -14,18 +14,19 @@ import hashlib
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from goldfold.exporter.contract import Contract, Words, unlimited
+from goldfold.exporter.errors import ArtifactError
 from goldfold.targets.openvino import tokengraph
 from goldfold.targets.openvino.tokengraph import XML
 
 if TYPE_CHECKING:
-    from goldfold.targets.base import Kept
+    from goldfold.targets.base import Companion, Kept
 
 PACKAGE = "openvino_tokenizers"
 _FILES = (XML, "openvino_tokenizer.bin")
@@ -53,6 +54,8 @@ sys.argv[1:] = ["convert", str(place), "--output", str(place), "--max-length", l
 main()
 """
 
+Ids = Mapping[str, tuple[int, ...]]
+"""Texts and their ids."""
 Made = dict[str, bytes] | str
 """The files that the converter wrote, by name; or the last line of its output if it failed."""
 MADE: dict[str, Made] = {}
@@ -149,10 +152,15 @@ def _key(words: Words) -> str:
 def write(
     folder: Path,
     contract: Contract,
-    token_ids: Mapping[str, tuple[int, ...]],
+    token_ids: Ids,
     begun: Conversion | None = None,
+    further: Callable[[], Ids] = dict,
 ) -> str:
-    """Convert the tokenizer.json of `folder` into it; returns the outcome, as a sentence."""
+    """Convert the tokenizer.json of `folder` into it; returns the outcome, as a sentence.
+
+    The result is kept only if it gives the texts of `token_ids` (cut) and `further` (uncut) their
+    ids.
+    """
     if find_spec(PACKAGE) is None:
         return f"{_NOT}the package openvino-tokenizers is not installed"
     tokenizer = (folder / "tokenizer.json").read_text("utf-8")
@@ -163,7 +171,8 @@ def write(
         (folder / name).write_bytes(content)
     try:
         tokengraph.mend(folder, contract.vocab_size)
-        texts = {**token_ids, **tokengraph.drawn(folder, contract.vocab_size)}
+        more = tokengraph.askable(further(), contract)
+        texts = {**more, **tokengraph.drawn(folder, contract.vocab_size), **token_ids}
         failure = tokengraph.differs(folder, texts)
     except RuntimeError as error:  # OpenVINO's own, for example of two versions that do not fit
         failure = f"it does not run: {(str(error).strip().splitlines() or ['RuntimeError'])[-1]}"
@@ -173,6 +182,23 @@ def write(
         return f"{_NOT}{failure}"
     return (
         f"openvino_tokenizer.xml, by openvino-tokenizers {version(PACKAGE)}, gives all "
-        f"{len(token_ids)} golden texts their golden ids, and {len(texts) - len(token_ids)} drawn "
-        "ones what tokenizer.json does"
+        f"{len(token_ids)} golden texts their golden ids, and {len(texts) - len(token_ids)} others "
+        "what the source's tokenizer does"
     )
+
+
+def companions(folder: Path) -> dict[str, Companion]:
+    """Returns the tokenizer in `folder`, if there is one and this machine can run it."""
+    if find_spec(PACKAGE) is None or not (folder / XML).is_file():
+        return {}
+
+    def ids(texts: Sequence[str]) -> list[list[int] | None]:
+        asked = [text for text in texts if tokengraph.is_handed_over(text)]
+        try:
+            made = dict(zip(asked, tokengraph.ids(folder, asked), strict=True))
+        except RuntimeError as error:  # OpenVINO's own
+            said = (str(error).strip().splitlines() or ["RuntimeError"])[-1]
+            raise ArtifactError(f"it does not run: {said}") from None
+        return [made.get(text) for text in texts]
+
+    return {XML: ids}

@@ -63,7 +63,7 @@ def test_the_name_of_a_byte_is_read_as_letters(
 ) -> None:
     made = words()
     said = written(made, contract, tmp_path)
-    assert "drawn ones what tokenizer.json does" in said
+    assert "others what the source's tokenizer does" in said
     assert ids(tmp_path, text) == made.encode(text).ids
 
 

@@ -1,0 +1,154 @@
+"""A source model as a witness: its own tokenizer and settings, read by sentence-transformers.
+
+The witness shares nothing with the tracer: the folder is loaded a second time, and each text goes
+through the call that users make.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from goldfold.golden.errors import GoldenError
+from goldfold.golden.make import lengths_of, open_reference, quiet, shorten
+from goldfold.golden.tokenizer_file import Ids, TokenizerFile, first_difference
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+_BATCH = 256
+"""Texts in one call of sentence-transformers, which pads them."""
+_IDENTITY = ("Dropout",)
+"""Modules that change nothing at inference."""
+
+
+@dataclass(frozen=True)
+class Witness:
+    """The facts about texts and embeddings that a source model states itself."""
+
+    tokenizer: TokenizerFile
+    """Its tokenizer, as the library writes it."""
+    drawn: Mapping[str, Ids]
+    """The drawn texts (token_texts.py), and the ids that reach the model, uncut."""
+    lengths: Mapping[str, int]
+    """The most tokens of a text: "" for `encode`, "query", "document"."""
+    dim: int
+    facts: Mapping[str, Any]
+    """The fields of an artifact's contract that do not depend on what an export asks for."""
+
+    @property
+    def longest(self) -> int:
+        """The tokens of the longest text of any call."""
+        return max(self.lengths.values())
+
+    def contract(self, max_length: int, dims: Sequence[int] = ()) -> dict[str, Any]:
+        """Returns the fields of the contract of an artifact for texts of at most `max_length`
+        tokens, with the outputs `dims` (the whole embedding, if none are named)."""
+        most = min(max_length, self.longest)
+        dim, *heads = sorted(dims, reverse=True) or [self.dim]
+        return {
+            **self.facts,
+            "max_length": most,
+            "lengths": {task: n for task, n in self.lengths.items() if n < most},
+            "dim": min(dim, self.dim),
+            "heads": [head for head in heads if head < self.dim],
+        }
+
+    def differs(self, file: TokenizerFile) -> str | None:
+        """Returns in what an artifact's tokenizer differs from the source's, in words; None where
+        it is the same.
+
+        Where the library writes both alike, they are one function; the drawn texts then show that
+        sentence-transformers calls it as it is. Otherwise every entry of the vocabulary is compared
+        as well, and the ids of its text.
+        """
+        if file.canonical != self.tokenizer.canonical:
+            mine, theirs = self.tokenizer.vocabulary, file.vocabulary
+            wrong = sorted(i for i in mine.keys() | theirs if mine.get(i) != theirs.get(i))
+            if wrong:
+                pair = mine.get(wrong[0]), theirs.get(wrong[0])
+                return (
+                    f"{len(wrong):,} of {len(mine):,} entries of the vocabulary differ, "
+                    f"first that of id {wrong[0]}: expected {pair[0]!r}, found {pair[1]!r}"
+                )
+            texts = self.tokenizer.spelt
+            if said := first_difference(self.tokenizer.made(texts), file.made(texts)):
+                return f"it gives {said}"
+        said = first_difference(self.drawn, file.made(list(self.drawn)))
+        return said and f"it gives {said}"
+
+
+def read(
+    model_dir: Path, *, trust_remote_code: bool = False, longest: int | None = None
+) -> Witness:
+    """Load the model in `model_dir` and ask it for all that a Witness holds.
+
+    `longest` shortens its texts to so many tokens, if it reads more, or does not say how many.
+    Raises GoldenError for a model that cannot be loaded, or makes no token ids.
+    """
+    model = open_reference(model_dir, trust_remote_code)
+    if longest is not None:
+        shorten(model, longest)
+    first: Any = model[0]
+    tokenizer: Any = model.tokenizer
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        raise GoldenError(f"{model_dir}: its tokenizer has no tokenizer.json form")
+    by_call = lengths_of(model)
+    lengths = {
+        "": by_call["encode"],
+        "query": by_call["encode_query"],
+        "document": by_call["encode_document"],
+    }
+    kinds = [type(module).__name__ for module in model]
+    ends = [kind for kind in kinds if kind not in _IDENTITY]
+    file = TokenizerFile(backend.to_str())
+    return Witness(
+        tokenizer=file,
+        drawn=_drawn(model, file.drawn),
+        lengths=lengths,
+        dim=int(_dim(model)),
+        facts={
+            "prompts": {name: prompt or "" for name, prompt in model.prompts.items()},
+            "default_prompt_name": model.default_prompt_name,
+            "pad_id": int(tokenizer.pad_token_id or 0),
+            "vocab_size": int(first.auto_model.get_input_embeddings().num_embeddings),
+            "normalized": ends[-1] == "Normalize" and model.truncate_dim is None,
+            "truncation_side": getattr(tokenizer, "truncation_side", "right"),
+        },
+    )
+
+
+def _dim(model: SentenceTransformer) -> int:
+    """Returns the size of an embedding: of one, since settings of sizes may be wrong."""
+    how: Any = {"prompt": "", "convert_to_numpy": True, "show_progress_bar": False}
+    return np.asarray(model.encode(["one"], **how)).shape[-1]
+
+
+def _drawn(model: SentenceTransformer, texts: Sequence[str]) -> dict[str, Ids]:
+    """Returns the ids of each text as they reach the first module, in the order of `texts`."""
+    found: dict[str, Ids] = {}
+    order = sorted(texts, key=len)
+    uncut: Any = {"text": {"truncation": False}}
+    try:
+        with quiet():
+            for start in range(0, len(order), _BATCH):
+                some = order[start : start + _BATCH]
+                made = model.preprocess(some, processing_kwargs=uncut)
+                if "attention_mask" not in made:
+                    raise GoldenError("there is no attention_mask to tell tokens from padding")
+                ids, mask = (made[key].numpy() for key in ("input_ids", "attention_mask"))
+                for text, row, kept in zip(some, ids, mask, strict=True):
+                    found[text] = tuple(row[kept.astype(bool)].astype(int).tolist())
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        said = " ".join(str(error).split())[:300]
+        raise GoldenError(
+            f"sentence-transformers makes no tokens of drawn texts: {type(error).__name__}: {said}"
+        ) from None
+    return {text: found[text] for text in texts}
