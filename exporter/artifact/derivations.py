@@ -13,7 +13,7 @@ import numpy as np
 import onnx_ir as ir
 
 from goldfold.exporter.ir import derivation, dialect
-from goldfold.exporter.ir.derivation import Writer
+from goldfold.exporter.ir.derivation_text import Writer
 from goldfold.exporter.ir.program import Program, derivation_of, made_by
 
 DERIVATIONS = "derivations.txt"

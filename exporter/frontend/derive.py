@@ -104,10 +104,10 @@ class _Tensors:
             if (flat or _squeezed(held.array) == _squeezed(array)) and _same(array, held.array):
                 self._used.add(held.tensor.name)
                 return _shaped(_widened(held, array.dtype), held.array.shape, array.shape)
-            if held.array.shape == array.shape[::-1] and array.ndim == 2:
-                if _same(array.T, held.array):
-                    self._used.add(held.tensor.name)
-                    return Expr("transpose", (_widened(held, array.dtype), 1, 0))
+            turned = held.array.shape == array.shape[::-1] and array.ndim == 2
+            if turned and _same(array.T, held.array):
+                self._used.add(held.tensor.name)
+                return Expr("transpose", (_widened(held, array.dtype), 1, 0))
         return None
 
     def _rows(self, name: str, array: np.ndarray) -> Expr | None:

@@ -11,28 +11,19 @@ packed bytes, tables of angles.
 
 from __future__ import annotations
 
-import base64
 import hashlib
-import json
 import operator
-import zlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import ml_dtypes
 import numpy as np
-
-FORMAT = "goldfold.derivations/1"
-"""The first line of a file of derivations."""
 
 LITERAL = 64
 """Numbers up to which an array that a pass makes up is a literal; a larger one must be of equal or
 of evenly spaced numbers, or be given its derivation."""
 _PAGE = 4096
 """The same limit of whole numbers, which passes work out from sizes."""
-_WRITTEN = 16
-"""Numbers up to which a literal is written out; more are packed."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,7 +162,7 @@ class Derived(np.ndarray):
         super().__setitem__(key, value)
 
     @property
-    def T(self) -> Derived:  # type: ignore[override]  # noqa: N802 — numpy's name
+    def T(self) -> Derived:  # type: ignore[override]
         return self.transpose()
 
     def transpose(self, *axes: Any) -> Derived:  # type: ignore[override]
@@ -349,72 +340,3 @@ _FUNCTIONS: Mapping[Any, Callable[..., Expr]] = {
 }
 _FRESH = (np.ones_like, np.zeros_like, np.full_like, np.empty_like)
 """Functions whose results depend on the shape of an array alone."""
-
-
-# --- as text
-
-
-class Writer:
-    """The text of derivations: one line a definition, and a part that stands in several lines
-    once, under a name of its own."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = [FORMAT]
-        self._uses: dict[int, int] = {}
-        self._names: dict[int, str] = {}
-        self._kept: list[Expr] = []
-
-    def count(self, expr: Expr) -> None:
-        """Note that a line will use `expr`. Call it for all lines before the first `write`."""
-        waiting = [expr]
-        while waiting:
-            one = waiting.pop()
-            self._kept.append(one)  # ids stay taken
-            self._uses[id(one)] = self._uses.get(id(one), 0) + 1
-            if self._uses[id(one)] == 1:
-                waiting += one.parts
-
-    def write(self, name: str, stored: str, expr: Expr, maker: str) -> None:
-        """Add the line of a constant: its name, its stored form, the pass that made it, and its
-        derivation."""
-        body = self._text(expr, outermost=True)
-        self.lines.append(f"{name} {stored} @{maker} = {body}")
-
-    def _text(self, expr: Expr, outermost: bool = False) -> str:
-        known = self._names.get(id(expr))
-        if known is not None:
-            return known
-        body = f"{expr.op}({', '.join(self._argument(arg) for arg in _arguments(expr))})"
-        if outermost or self._uses.get(id(expr), 0) < 2 or len(body) < 60:
-            return body
-        self._names[id(expr)] = name = f"%{len(self._names) + 1}"
-        self.lines.append(f"{name} = {body}")
-        return name
-
-    def _argument(self, arg: Any) -> str:
-        if isinstance(arg, Expr):
-            return self._text(arg)
-        if isinstance(arg, tuple):
-            inside = ", ".join(map(self._argument, arg))
-            return f"({inside},)" if len(arg) == 1 else f"({inside})"
-        if isinstance(arg, str):
-            return json.dumps(arg)
-        if isinstance(arg, float) and not np.isfinite(arg):
-            return f'"{arg}"'
-        return repr(arg)
-
-
-def _arguments(expr: Expr) -> tuple[Any, ...]:
-    if expr.op != "literal":
-        return expr.args
-    array = expr.args[0]
-    if array.size <= _WRITTEN:
-        data: Any = tuple(one.item() for one in array.reshape(-1).astype(_wide(array.dtype)))
-    else:
-        packed = base64.b64encode(zlib.compress(np.ascontiguousarray(array).tobytes(), 9))
-        data = f"zlib:{packed.decode()}"
-    return (str(array.dtype), array.shape, data)
-
-
-def _wide(dtype: np.dtype) -> type:
-    return float if dtype.kind == "f" or dtype == ml_dtypes.bfloat16 else int

@@ -46,7 +46,7 @@ def prove(opened: Bundle, source: Path | None, stages: Stages) -> Proved:
     path = opened.path
     with stages(f"constants {opened.name}"):
         if DERIVATIONS not in opened.manifest.files:
-            note = f"Nothing says how its constants follow from the model: {DERIVATIONS} is missing."
+            note = f"Nothing says how its constants follow from the model: no {DERIVATIONS}."
             return Proved(Constants(), (Reason("constants", note=note),))
         if not opened.manifest.structure:
             stages.note("no reader knows the files of this target: nothing is compared")
@@ -101,9 +101,7 @@ def _with_compiled(structure: str, folder: Path) -> str:
 
 
 def _reasons(proof: Proof, same: bool) -> tuple[Reason, ...]:
-    found = [
-        f"Constant {fault.constant}{_by(fault)}: {fault.sentence}." for fault in proof.faults
-    ]
+    found = [f"Constant {fault.constant}{_by(fault)}: {fault.sentence}." for fault in proof.faults]
     found += [
         f"Constant {one.name or 'without a name'} ({one.where}) follows from nothing in the model."
         for one in proof.uncovered

@@ -63,7 +63,7 @@ def _derived(arrays: Sequence[np.ndarray | None]) -> bool:
 
 
 def _in_f64(node: ir.Node, arrays: Sequence[np.ndarray | None]) -> np.ndarray:
-    """A product or a norm of constants, computed in f64 and rounded once, as its derivation says."""
+    """A product or a norm of constants, in f64 and rounded once, as its derivation says."""
     x, w = arrays[:2]
     assert x is not None and w is not None
     kind, wide = x.dtype, x.astype(np.float64)
@@ -82,9 +82,7 @@ def _in_f64(node: ir.Node, arrays: Sequence[np.ndarray | None]) -> np.ndarray:
     return made.reshape(x.shape).astype(kind)
 
 
-def _followed(
-    node: ir.Node, arrays: Sequence[np.ndarray | None], result: np.ndarray
-) -> np.ndarray:
+def _followed(node: ir.Node, arrays: Sequence[np.ndarray | None], result: np.ndarray) -> np.ndarray:
     """The result with its derivation, where this op's is known."""
     x, operands = arrays[0], [array for array in arrays if array is not None]
     again = None

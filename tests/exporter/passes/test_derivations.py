@@ -19,6 +19,7 @@ from goldfold.exporter.artifact import derivations
 from goldfold.exporter.contract import Contract
 from goldfold.exporter.ir import derivation
 from goldfold.exporter.ir.derivation import LOST, derived, given, literal, of
+from goldfold.exporter.ir.derivation_text import Writer
 from goldfold.exporter.ir.program import Program, add_constant, constant, set_derivation
 from goldfold.exporter.passes.base import Pass
 from goldfold.golden.proof.check import check
@@ -106,7 +107,7 @@ def test_arrays_remember_how_they_were_made(case: _Case) -> None:
     array = np.arange(12, dtype=np.float32).reshape(4, 3)
     made = case.make(derived(array, given("x")))
     assert np.array_equal(made, case.make(array))
-    text = derivation.Writer()
+    text = Writer()
     text.write("y", "stored", of(made), "test")
     assert text.lines[-1] == f"y stored @test = {case.says}"
 
