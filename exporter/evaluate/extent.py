@@ -244,7 +244,10 @@ class Rounding:
         unit, tiny = self.unit * times * (1 + SLACK), self.tiny * times
         lo = np.where(extent.lo >= 0, extent.lo * (1 - unit) - tiny, extent.lo * (1 + unit) - tiny)
         hi = np.where(extent.hi <= 0, extent.hi * (1 - unit) + tiny, extent.hi * (1 + unit) + tiny)
-        lo, hi = np.where(extent.lo >= 0, lo.clip(0), lo), np.where(extent.hi <= 0, hi.clip(max=0), hi)
+        lo, hi = (
+            np.where(extent.lo >= 0, lo.clip(0), lo),
+            np.where(extent.hi <= 0, hi.clip(max=0), hi),
+        )
         ball = extent.ball
         if ball is not None:
             rest = ball.rest * (1 + unit) + abs(ball.center) * unit + tiny

@@ -208,7 +208,7 @@ def power(node: ir.Node, known: Known) -> Extent:
     exponent = float(given.lo.reshape(-1)[0]) if given.known and given.lo.size == 1 else None
     if exponent == 2:
         return _squared(x)
-    if exponent is None or exponent < 0 or (x.lo < 0).any() and exponent != int(exponent):
+    if exponent is None or exponent < 0 or ((x.lo < 0).any() and exponent != int(exponent)):
         return unbounded("a power of unknown exponent or sign")
     size = x.size**exponent
     return Extent(np.where(x.lo < 0, -size, 0.0), size, over=x.over)

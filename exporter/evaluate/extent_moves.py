@@ -123,9 +123,7 @@ def _regrouped(
     return np.broadcast_to(array, shape_in).reshape(shape_out)
 
 
-def _reshaped_ball(
-    ball: Ball | None, old: Sizes, new: Sizes, groups: list[Group]
-) -> Ball | None:
+def _reshaped_ball(ball: Ball | None, old: Sizes, new: Sizes, groups: list[Group]) -> Ball | None:
     """The ball behind a Reshape: a part of a vector is in the whole's ball, and a whole's radius is
     the root of the sum of its parts' squares."""
     if ball is None:
@@ -139,7 +137,8 @@ def _reshaped_ball(
     if len(before) > 1:
         inner = tuple(before)[:-1]
         count = math.prod(
-            1 if radius.shape[a] > 1 else int(old[a]) for a in inner  # type: ignore[arg-type]
+            1 if radius.shape[a] > 1 else int(old[a])
+            for a in inner  # type: ignore[arg-type]
         )
         radius = np.sqrt(count * (radius**2).sum(inner, keepdims=True))
     kept_old, kept_new = groups[0][0][0], groups[0][1][0]
@@ -243,7 +242,9 @@ def concat(node: ir.Node, known: Known) -> Extent:
             *(tuple(1 if a == axis else n for a, n in enumerate(x.shape)) for x in arrays)
         )
         wide = [(*shape[:axis], int(n), *shape[axis + 1 :]) for n in along]  # type: ignore[arg-type]
-        return np.concatenate([np.broadcast_to(x, w) for x, w in zip(arrays, wide, strict=True)], axis)
+        return np.concatenate(
+            [np.broadcast_to(x, w) for x, w in zip(arrays, wide, strict=True)], axis
+        )
 
     over = next((part.over for part in parts if part.over), "")
     every = all(part.known for part in parts)
@@ -324,7 +325,10 @@ def rotary(node: ir.Node, known: Known) -> Extent:
         turn = math.sqrt(float(squares.max(initial=0.0)))
     width = None if x.lo.ndim != 4 else known.sizes(node.inputs[0])
     size = None if width is None else width[-1]
-    if not isinstance(size, int) or int(attribute(node, "rotary_embedding_dim", 0)) not in (0, size):
+    if not isinstance(size, int) or int(attribute(node, "rotary_embedding_dim", 0)) not in (
+        0,
+        size,
+    ):
         most = flat(x).largest * math.sqrt(2) * turn
         return replace(between(-most, most), over=x.over)
     interleaved = bool(attribute(node, "interleaved", 0))

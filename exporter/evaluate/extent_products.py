@@ -231,7 +231,9 @@ def quantize(node: ir.Node, known: Known) -> Extent:
     x, scale = known.of(node.inputs[0]), known.of(node.inputs[1])
     lo, hi = known.whole(node.outputs[0])
     if (scale.lo > 0).all() and scale.lo.size == 1:
-        zero = known.of(node.inputs[2]) if len(node.inputs) > 2 and node.inputs[2] else between(0, 0)
+        zero = (
+            known.of(node.inputs[2]) if len(node.inputs) > 2 and node.inputs[2] else between(0, 0)
+        )
         step = float(scale.lo.min())
         least = x.lo / step - 0.5 + flat(zero).lo - 1e-3 * abs(x.lo / step)
         most = x.hi / step + 0.5 + flat(zero).hi + 1e-3 * abs(x.hi / step)
