@@ -27,6 +27,7 @@ from goldfold.exporter.options import Plain as Value
 from goldfold.exporter.quantize.recipe import Recipe
 from goldfold.exporter.records import (
     Figures,
+    KindBounds,
     KindRange,
     LayerLook,
     Location,
@@ -49,7 +50,7 @@ FAILED = ".failed"
 REPORT = ("report.html", "report.json", "junit.xml")
 """Files of the report on the artifacts beside them (exporter/report/)."""
 _KIND = "goldfold.artifact/"
-FORMAT = "goldfold.artifact/5"
+FORMAT = "goldfold.artifact/6"
 _VERDICTS = "goldfold.verdict/"
 VERDICT_FORMAT = "goldfold.verdict/3"
 
@@ -78,7 +79,7 @@ class Manifest(Record, frozen=True, kw_only=True):
     """Everything that the same inputs determine. A manifest holds no times and no paths of a
     machine."""
 
-    format: Literal["goldfold.artifact/5"] = FORMAT
+    format: Literal["goldfold.artifact/6"] = FORMAT
     goldfold: str
     target: Plain
     precision: Plain
@@ -97,6 +98,9 @@ class Manifest(Record, frozen=True, kw_only=True):
     """Options of the target's build, defaults filled in."""
     built: tuple[str, ...] = ()
     """The target's notes on the build, one sentence each."""
+    bounds: tuple[KindBounds, ...] = ()
+    """The values in fp16, by kind: bounded for every text, or by calibration alone. Where the
+    runtime rounds by a hint, of the program that it would round as it is asked to."""
     files: dict[str, FileEntry]
 
     @property

@@ -312,7 +312,9 @@ def counting(node: ir.Node, known: Known) -> Extent:
     """Shape, Size, Range, CumSum: whole numbers that a text's length bounds."""
     if node.op_type in ("Shape", "Size"):
         sizes = known.sizes(node.inputs[0]) or [None]
-        return between(0, max(known.count(size) for size in sizes))
+        cut = slice(attribute(node, "start", 0), attribute(node, "end", None))
+        most = [known.count(size) for size in (sizes[cut] if node.op_type == "Shape" else sizes)]
+        return between(0, max(most, default=0) if node.op_type == "Shape" else math.prod(most))
     if node.op_type == "Range":
         ends = [known.of(value).largest for value in node.inputs[:2]]
         return between(min(0.0, float(known.of(node.inputs[0]).lo.min())), max(ends))
