@@ -51,6 +51,7 @@ _ROUNDINGS = {
     ir.DataType.FLOAT16: HALF,
     ir.DataType.BFLOAT16: BRAIN,
 }
+_END = float(np.finfo(np.float32).max)
 _INSIDE = 4
 """Roundings to f32 that an op may make inside before its result is rounded to its type: library
 functions of f32 are off by less than two units in the last place, which are four roundings."""
@@ -132,8 +133,10 @@ class Known:
         if op != "Cast":
             extent = SINGLE.of(extent, _INSIDE)
         found = rounding.of(extent)
+        if value.dtype != ir.DataType.FLOAT16 and found.largest > _END:
+            return fitted(unbounded(found.over or f"{op} may leave f32"), self.sizes(value))
         if extent.mass is not None:
-            count = self.count(self.width(value))
+            count = self.keys(self.width(value))
             found = Extent(
                 found.lo, found.hi, found.ball,
                 extent.mass * (1 + rounding.unit) + rounding.tiny * count, False, found.over,
@@ -176,6 +179,12 @@ class Known:
         if isinstance(size, int):
             return float(size)
         return self._longest if size == TOKENS else math.inf
+
+    def keys(self, size: int | str | None) -> float:
+        """The most elements of an axis that a softmax runs over. One of unknown size has a text's
+        keys, in blocks: taken to be at most four times the longest text, or 2^16."""
+        found = self.count(size)
+        return found if math.isfinite(found) else max(4 * self._longest, 2.0**16)
 
     def rounding(self, value: ir.Value) -> tuple[float, float]:
         """The unit and half the step of subnormals of a value's type."""

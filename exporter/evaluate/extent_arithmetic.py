@@ -220,9 +220,7 @@ def softmax(node: ir.Node, known: Known) -> Extent:
     x = known.of(node.inputs[0])
     sizes = known.sizes(node.inputs[0])
     axis = int(attribute(node, "axis", -1))
-    off = 1 + (known.count(None if sizes is None else sizes[axis]) + 8) * 2.0**-23
-    if not math.isfinite(off):
-        return unbounded("Softmax over an axis of unknown size")
+    off = 1 + (known.keys(None if sizes is None else sizes[axis]) + 8) * 2.0**-23
     last = sizes is not None and axis in (-1, len(sizes) - 1)
     lo, hi = np.zeros((1,) * x.lo.ndim), np.full((1,) * x.lo.ndim, off)
     holds = np.isneginf(x.lo).any() and not x.over
@@ -233,6 +231,8 @@ def softmax(node: ir.Node, known: Known) -> Extent:
 def reduce(node: ir.Node, known: Known) -> Extent:
     x, sizes = known.of(node.inputs[0]), known.sizes(node.inputs[0])
     given = integers(node.inputs[1]) if len(node.inputs) > 1 else attribute(node, "axes", None)
+    if given is None and node.op_type in ("ReduceMax", "ReduceMin", "ReduceMean"):
+        return flat(x)
     if sizes is None or not x.lo.ndim or given is None:
         return unbounded(f"{node.op_type} of a value of unknown shape")
     rank, keep = len(sizes), bool(attribute(node, "keepdims", 1))

@@ -10,10 +10,10 @@ FP16_MAX = 65504.0
 HEADROOM = 8.0
 """The factor by which a value's largest magnitude on calibration texts must stay below fp16's
 limit: other texts reach further. A bound that holds for every text needs none."""
-LEAST = 2.0**-5
-"""The least that a bound may scale a value's largest magnitude on calibration texts to. A typical
-number is 2^-8 of the largest, or more: scaled, it is at least 2^-13, where half a step of fp16's
-subnormals, 2^-25, is no more than an ordinary rounding, 2^-12 of the number."""
+LEAST = 2.0**-8
+"""The least that a bound may scale a value's largest magnitude on calibration texts to. Where the
+root mean square of its numbers is 2^-5 of the largest, or more, it is then at least 2^-13, and half
+a step of fp16's subnormals, 2^-25, is no more than an ordinary rounding, 2^-12 of that."""
 LEAST_WEIGHT = 2.0**-13
 """Likewise the least root mean square of weights that a bound scales."""
 
@@ -30,8 +30,8 @@ class Demand:
 
 
 def calibrated(peak: float) -> Demand:
-    """peak · 2^-k · HEADROOM ≤ FP16_MAX. No power of two makes an infinity finite, and a mask's −inf
-    is selected away later: it demands nothing."""
+    """peak · 2^-k · HEADROOM ≤ FP16_MAX. An infinity, which no power of two makes finite, demands
+    nothing: a mask's −inf is selected away later."""
     found = _least(peak * HEADROOM) if 0 < peak < math.inf else 0
     return Demand(found, peak, proved=False)
 
