@@ -1,6 +1,6 @@
 """An adversary looks for token ids that drive values beyond their bounds.
 
-    .venv/bin/python -m benchmarks.bound_search MODEL [--values N] [--seconds S] [--max-length TOKENS]
+    .venv/bin/python -m benchmarks.bound_search MODEL [--values N] [--seconds S]
 
 For each of the N values of a model whose bounds are largest, it draws token sequences, keeps the
 best, and then changes one token at a time, taking whichever of a few candidates makes the value

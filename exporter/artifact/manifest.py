@@ -52,7 +52,7 @@ REPORT = ("report.html", "report.json", "junit.xml")
 _KIND = "goldfold.artifact/"
 FORMAT = "goldfold.artifact/6"
 _VERDICTS = "goldfold.verdict/"
-VERDICT_FORMAT = "goldfold.verdict/3"
+VERDICT_FORMAT = "goldfold.verdict/4"
 
 Plain = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,63}(?![\s\S])")]
 """A string that becomes part of a folder's name."""
@@ -138,7 +138,7 @@ class Manifest(Record, frozen=True, kw_only=True):
 class VerdictRecord(Record, frozen=True, kw_only=True):
     """The measurements of the last verification of an artifact."""
 
-    format: Literal["goldfold.verdict/3"] = VERDICT_FORMAT
+    format: Literal["goldfold.verdict/4"] = VERDICT_FORMAT
     manifest: str = ""
     """The sha256 of the manifest.json that this verdict belongs to: `Manifest.digest`, set on
     writing."""

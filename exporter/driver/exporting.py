@@ -39,6 +39,7 @@ from goldfold.exporter.passes import pipeline
 from goldfold.exporter.passes.pipeline import Options, Pipeline
 from goldfold.exporter.passes.set_precision import Kind, SetPrecision
 from goldfold.exporter.progress import Listener, Stages
+from goldfold.exporter.records import bounds_sentence
 from goldfold.exporter.system.cache import Cache, open_cache
 from goldfold.exporter.verification.goldens import check_length, obtain_goldens, origin_of, ours
 from goldfold.exporter.verification.judging import Fp32, convene, fp32_embed
@@ -348,7 +349,7 @@ def _build(
             },
         )
         built = Bundle(folder, manifest, None)
-        bounded = (value_bounds.sentence(reach),) if reach else ()
+        bounded = (bounds_sentence(reach),) if reach else ()
         stages.note("; ".join((f"{built.size / 1e6:.0f} MB", *bounded, *done.left_out)))
     return Built(built, goldens, emulable, made, first_timing, first_look, ranges)
 

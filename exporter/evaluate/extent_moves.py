@@ -277,8 +277,7 @@ def gather(node: ir.Node, known: Known) -> Extent:
     def change(array: np.ndarray, most: Callable[..., np.ndarray]) -> np.ndarray:
         if chosen is not None and array.shape[axis] > 1:
             shape = known.sizes(indices)
-            taken = np.take(array, np.array(chosen).reshape(shape), axis)  # type: ignore[arg-type]
-            return taken
+            return np.take(array, np.array(chosen).reshape(shape), axis)  # type: ignore[arg-type]
         array = most(array, axis=axis)
         return np.expand_dims(array, tuple(range(axis, axis + places))) if places else array
 

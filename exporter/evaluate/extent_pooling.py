@@ -57,7 +57,7 @@ def _mean(node: ir.Node, summed: ir.Node, known: Known, square_root: bool) -> Ex
     above = producer(_back(node.inputs[0], ("Cast", "Identity")), "ReduceSum")
     if above is None:
         return None
-    masked = producer(above.inputs[0], "Where")
+    masked = producer(_back(above.inputs[0], ("Cast", "Identity")), "Where")
     if masked is None or _seen(masked.inputs[0]) is not _seen(summed.inputs[0]):
         return None
     zero = known.of(masked.inputs[2])

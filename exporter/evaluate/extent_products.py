@@ -118,7 +118,7 @@ def _products(node: ir.Node, known: Known) -> Extent:
     if sizes[0] is None or sizes[1] is None or not (a.lo.ndim > 1 and b.lo.ndim > 1):
         return unbounded("a product of values of unknown shape")
     inner = known.count(sizes[0][-1])
-    off = 1 + _off(inner if math.isfinite(inner) else known.count(sizes[1][-2]))
+    off = 1 + _off(min(inner, known.keys(sizes[1][-2])))
     ball = None
     most = a.norm(-1, inner) * b.norm(-2, inner)  # |q·k| ≤ ‖q‖ ‖k‖
     if a.mass is not None:  # |Σ p v| ≤ Σ|p| max|v|

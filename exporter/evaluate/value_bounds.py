@@ -20,9 +20,6 @@ from goldfold.exporter.ir.program import Program
 from goldfold.exporter.passes.rewriting.headroom import FP16_MAX
 from goldfold.exporter.records import KindBounds, KindRange
 
-_NAMED = 3
-"""Values that a sentence names before it counts the rest."""
-
 
 def table(kinds: Mapping[str, str], found: Bounds, program: Program) -> tuple[KindBounds, ...]:
     """Returns the fp16-typed values of `program` by kind. `kinds` are the kinds of its values
@@ -64,14 +61,3 @@ def joined(ranges: tuple[KindRange, ...], rows: tuple[KindBounds, ...]) -> tuple
             one = one.with_(bound=max(bounds), calibrated=len(row.calibrated))
         found.append(one)
     return tuple(found)
-
-
-def sentence(rows: tuple[KindBounds, ...]) -> str:
-    """Says how many values are bounded for every text, and names those that are not."""
-    proved = sum(len(row.proved) for row in rows)
-    others = [name for row in rows for name in row.calibrated]
-    said = f"{proved:,} of {proved + len(others):,} values in fp16 are below 65,504 for every text"
-    if not others:
-        return said
-    more = f" and {len(others) - _NAMED} more" if len(others) > _NAMED else ""
-    return f"{said}; by calibration alone: {', '.join(others[:_NAMED])}{more}"

@@ -10,6 +10,7 @@ from goldfold.exporter.artifact.bundle import FileEntry, Origin
 from goldfold.exporter.contract import Contract
 from goldfold.exporter.records import (
     Figures,
+    KindBounds,
     KindRange,
     LayerLook,
     Location,
@@ -21,7 +22,7 @@ from goldfold.exporter.records import (
     Speed,
 )
 
-FORMAT = "goldfold.report/5"
+FORMAT = "goldfold.report/6"
 
 
 State = Literal["passed", "failed", "unverified", "unbuilt", "damaged"]
@@ -78,6 +79,8 @@ class ArtifactFigures(Record, frozen=True, kw_only=True):
     """The drift by layer on a few short texts, where the export was asked for it."""
     ranges: tuple[KindRange, ...] = ()
     """The ranges of values on calibration texts, where half precision required them."""
+    bounds: tuple[KindBounds, ...] = ()
+    """The values in fp16, by kind: bounded for every text, or by calibration alone."""
     losses: Losses | None = None
     """The losses in retrieval of a quantized artifact; null for any other, and for one verified
     before they were measured."""
@@ -133,7 +136,7 @@ class ArtifactFigures(Record, frozen=True, kw_only=True):
 class Report(Record, frozen=True, kw_only=True):
     """The report on all artifacts of a folder, side by side."""
 
-    format: Literal["goldfold.report/5"] = FORMAT
+    format: Literal["goldfold.report/6"] = FORMAT
     goldfold: str
     """The version that wrote the report."""
     passed: bool

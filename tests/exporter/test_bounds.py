@@ -26,6 +26,7 @@ from goldfold.exporter.passes.rewriting.headroom import FP16_MAX, demand
 from goldfold.exporter.passes.scale_residual import EXPONENT
 from goldfold.exporter.passes.set_precision import SetPrecision
 from goldfold.exporter.progress import Stages
+from goldfold.exporter.records import KindBounds, bounds_sentence
 from goldfold.golden.compare import reading
 from tests import models
 from tests.conftest import Exported
@@ -62,7 +63,8 @@ BODIES = {
         p = MatMul(n, w) h = Gelu(p) q = MatMul(n, v) r = Mul(h, q)""",
     "gated with silu": """
         n = RMSNormalization <axis: int = -1, epsilon: float = 1e-6> (x, g)
-        p = MatMul(n, w) c = Sigmoid(p) h = Mul(p, c) q = MatMul(n, v) k = Add(q, s) r = Mul(h, k)""",
+        p = MatMul(n, w) c = Sigmoid(p) h = Mul(p, c)
+        q = MatMul(n, v) k = Add(q, s) r = Mul(h, k)""",
     "gated in one matrix": """
         n = RMSNormalization <axis: int = -1, epsilon: float = 1e-6> (x, g)
         p = MatMul(n, w)
@@ -128,8 +130,7 @@ def drawn(body: str, data: np.random.Generator) -> Program:
     contract = Contract(
         model="drawn", dim=1, max_length=LONGEST, vocab_size=ROWS, pad_id=0, normalized=False
     )
-    program = Program(model, contract)
-    return program
+    return Program(model, contract)
 
 
 def rows(data: np.random.Generator) -> list[list[int]]:
@@ -296,7 +297,7 @@ def test_a_rare_row_that_no_calibration_text_has_no_longer_overflows(
     assert not np.isfinite(embed(blind, rare, rounded=True)).all(), "no disease to cure"
     said = rows_of(program, blind)
     assert any(row.calibrated for row in said), "the blind export must be told apart"
-    assert "by calibration alone: " in value_bounds.sentence(said)
+    assert "by calibration alone: " in bounds_sentence(said)
 
     seeing = program.copy()
     known = bounds.of(program, half=True).largest
@@ -305,10 +306,10 @@ def test_a_rare_row_that_no_calibration_text_has_no_longer_overflows(
     found = embed(seeing, rare, rounded=True)
     assert reading(expected[0], found[0]).distance <= 2e-5
     assert not any(row.calibrated for row in rows_of(program, seeing))
-    assert "for every text" in value_bounds.sentence(rows_of(program, seeing))
+    assert "for every text" in bounds_sentence(rows_of(program, seeing))
 
 
-def rows_of(program: Program, half: Program) -> tuple[value_bounds.KindBounds, ...]:
+def rows_of(program: Program, half: Program) -> tuple[KindBounds, ...]:
     return value_bounds.table(value_roles.named(program), bounds.of(half), half)
 
 
