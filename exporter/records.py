@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args, get_type_hints
 
 import msgspec
@@ -279,26 +279,6 @@ class KindBounds(Record, frozen=True, kw_only=True):
     calibrated: dict[str, Real]
     """Likewise of values whose bound is not below 65,504: calibration texts chose their range, and
     other texts may leave it."""
-
-
-_NAMED = 3
-"""Values that a sentence names before it counts the rest."""
-
-
-def bounds_sentence(rows: Sequence[KindBounds]) -> str:
-    """Says how many values in fp16 are bounded for every text, and names those that are not."""
-    proved = sum(len(row.proved) for row in rows)
-    others = [name for row in rows for name in row.calibrated]
-    said = f"{proved:,} of {proved + len(others):,} values in fp16 are below 65,504 for every text"
-    if not others:
-        return said
-    more = f" and {len(others) - _NAMED} more" if len(others) > _NAMED else ""
-    return f"{said}; by calibration alone: {', '.join(others[:_NAMED])}{more}"
-
-
-def bound_of(bound: float) -> str:
-    """The bound in words; "none" where there is none."""
-    return f"{bound:,.3g}" if bound < 1000 else "none" if bound == math.inf else f"{bound:,.0f}"
 
 
 Positive = Annotated[int, msgspec.Meta(ge=1)]

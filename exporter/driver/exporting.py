@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, cast
 
 from goldfold.exporter import __version__, registry, report
 from goldfold.exporter.artifact import bundle, sidecars, unbuilt
+from goldfold.exporter.artifact.bounded import bounds_sentence
 from goldfold.exporter.artifact.bundle import Bundle
 from goldfold.exporter.artifact.result import Result
 from goldfold.exporter.artifact.unbuilt import Failure
@@ -39,7 +40,6 @@ from goldfold.exporter.passes import pipeline
 from goldfold.exporter.passes.pipeline import Options, Pipeline
 from goldfold.exporter.passes.set_precision import Kind, SetPrecision
 from goldfold.exporter.progress import Listener, Stages
-from goldfold.exporter.records import bounds_sentence
 from goldfold.exporter.system.cache import Cache, open_cache
 from goldfold.exporter.verification.goldens import check_length, obtain_goldens, origin_of, ours
 from goldfold.exporter.verification.judging import Fp32, convene, fp32_embed

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_ir as ir
@@ -20,11 +19,9 @@ from goldfold.exporter.evaluate.extent import (
     unbounded,
 )
 from goldfold.exporter.evaluate.extent_gates import gated
+from goldfold.exporter.evaluate.extent_known import Known
 from goldfold.exporter.evaluate.extent_pooling import pooled
 from goldfold.exporter.passes.rewriting.pattern import attribute, integers
-
-if TYPE_CHECKING:
-    from goldfold.exporter.evaluate.bounds import Known
 
 Rule = Callable[[ir.Node, "Known"], Extent]
 

@@ -10,17 +10,14 @@ An activation between with |act(g)| ≤ |g| changes nothing.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_ir as ir
 
 from goldfold.exporter.evaluate.extent import SLACK
+from goldfold.exporter.evaluate.extent_known import Known
 from goldfold.exporter.ir.program import constant
 from goldfold.exporter.passes.rewriting.pattern import attribute, integers, producer
-
-if TYPE_CHECKING:
-    from goldfold.exporter.evaluate.bounds import Known
 
 _SHRINKING = ("Gelu", "Relu")
 """Activations with |act(x)| ≤ |x|; x·Sigmoid(x) is one as well."""
@@ -61,7 +58,7 @@ def gated(node: ir.Node, known: Known) -> np.ndarray | None:
         lengths, others, parts = [], [], []
         for form in (a, b):
             part = form.weight[:, cut].astype(np.float64)
-            bias = form.bias if isinstance(form.bias, float) else form.bias[cut]
+            bias = form.bias if not isinstance(form.bias, np.ndarray) else form.bias[cut]
             off = (inner + 2) * 2.0**-24 + SLACK + known.weights(None)[0]
             other = abs(center @ part + bias) + rest @ abs(part) + off * (size @ abs(part))
             others.append(other + tiny * (1 + size.sum()))
@@ -95,7 +92,7 @@ def _form(value: ir.Value | None, known: Known) -> _Form | None:
             array, form = constant(bias), _form(x, known)
             if array is None or form is None or producer(x, "MatMul", "Cast") is None:
                 continue
-            if array.shape != (form.weight.shape[1],) or not isinstance(form.bias, float):
+            if array.shape != (form.weight.shape[1],) or isinstance(form.bias, np.ndarray):
                 return None
             return _Form(form.x, form.weight, array.astype(np.float64))
         return None
@@ -128,7 +125,7 @@ def _columns(node: ir.Node, value: ir.Value, known: Known) -> _Form | None:
     form = _form(node.inputs[0], known)
     if form is None:
         return None
-    bias = form.bias if isinstance(form.bias, float) else form.bias[cut]
+    bias = form.bias if not isinstance(form.bias, np.ndarray) else form.bias[cut]
     return _Form(form.x, form.weight[:, cut], bias)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_ir as ir
@@ -15,17 +14,13 @@ from goldfold.exporter.evaluate.extent import (
     Extent,
     Sizes,
     between,
-    extremes,
     fitted,
     flat,
     hull,
-    longest_row,
     unbounded,
 )
+from goldfold.exporter.evaluate.extent_known import Known
 from goldfold.exporter.passes.rewriting.pattern import attribute, integers
-
-if TYPE_CHECKING:
-    from goldfold.exporter.evaluate.bounds import Known
 
 Rule = Callable[[ir.Node, "Known"], Extent]
 
@@ -136,10 +131,8 @@ def _reshaped_ball(ball: Ball | None, old: Sizes, new: Sizes, groups: list[Group
     radius = ball.radius
     if len(before) > 1:
         inner = tuple(before)[:-1]
-        count = math.prod(
-            1 if radius.shape[a] > 1 else int(old[a])
-            for a in inner  # type: ignore[arg-type]
-        )
+        sizes = [int(old[a]) for a in inner]  # type: ignore[arg-type]
+        count = math.prod(n for a, n in zip(inner, sizes, strict=True) if radius.shape[a] == 1)
         radius = np.sqrt(count * (radius**2).sum(inner, keepdims=True))
     kept_old, kept_new = groups[0][0][0], groups[0][1][0]
 
@@ -353,13 +346,6 @@ def rotary(node: ir.Node, known: Known) -> Extent:
             rest=paired(around.rest, length) * turn,
         )
     return Extent(-box, box, ball, over=x.over)
-
-
-def table_facts(table: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
-    """Least and largest number of each column, and the length of the longest row."""
-    lo, hi = extremes(table)
-    floating = np.issubdtype(table.dtype, np.floating) or table.dtype.kind == "V"
-    return lo, hi, longest_row(table) if floating else math.inf
 
 
 RULES: dict[str, Rule] = {

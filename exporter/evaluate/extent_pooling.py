@@ -6,16 +6,12 @@ says nothing: a mean of vectors in a box lies in the box, whatever their number.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import onnx_ir as ir
 
 from goldfold.exporter.evaluate.extent import Ball, Extent
+from goldfold.exporter.evaluate.extent_known import Known
 from goldfold.exporter.passes.rewriting.pattern import attribute, integers, producer
-
-if TYPE_CHECKING:
-    from goldfold.exporter.evaluate.bounds import Known
 
 _CARRIES = ("Cast", "Unsqueeze", "Squeeze", "Expand", "Reshape", "Identity")
 _AT_LEAST = (*_CARRIES, "Clip", "Max")

@@ -13,7 +13,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_ir as ir
@@ -28,11 +27,9 @@ from goldfold.exporter.evaluate.extent import (
     product,
     unbounded,
 )
+from goldfold.exporter.evaluate.extent_known import Known
 from goldfold.exporter.ir import dialect
 from goldfold.exporter.passes.rewriting.pattern import attribute, producer
-
-if TYPE_CHECKING:
-    from goldfold.exporter.evaluate.bounds import Known
 
 Rule = Callable[[ir.Node, "Known"], Extent]
 

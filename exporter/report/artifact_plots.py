@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from goldfold.exporter.passes.rewriting.headroom import FP16_MAX
+from goldfold.exporter.passes.scale_residual import FP16_MAX
 from goldfold.exporter.report import plots
 from goldfold.exporter.report.pages import ArtifactFigures
 from goldfold.exporter.report.plots import Axis, Bar, Dot, Plot, Rule, Tick

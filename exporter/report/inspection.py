@@ -10,8 +10,8 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from goldfold.exporter import registry
+from goldfold.exporter.artifact.bounded import bound_of, bounds_sentence
 from goldfold.exporter.artifact.bundle import Bundle, check_references, open_bundle
-from goldfold.exporter.records import bound_of, bounds_sentence
 from goldfold.exporter.system.names import line
 from goldfold.exporter.verification import losses
 from goldfold.golden.report import human_size

@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from goldfold.exporter.records import bound_of
+from goldfold.exporter.artifact.bounded import bound_of
 from goldfold.exporter.report import artifact_plots, losses_table, pareto, plots
 from goldfold.exporter.report.pages import ArtifactFigures, Report
 from goldfold.exporter.system.names import shown

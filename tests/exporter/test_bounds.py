@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.bound_search import search
+from goldfold.exporter.artifact.bounded import bounds_sentence
 from goldfold.exporter.contract import ATTENTION_MASK, INPUT_IDS, Contract
 from goldfold.exporter.driver import preparing
 from goldfold.exporter.evaluate import bounds, emulate, interpret, ranges, value_bounds, value_roles
@@ -26,7 +27,7 @@ from goldfold.exporter.passes.rewriting.headroom import FP16_MAX, demand
 from goldfold.exporter.passes.scale_residual import EXPONENT
 from goldfold.exporter.passes.set_precision import SetPrecision
 from goldfold.exporter.progress import Stages
-from goldfold.exporter.records import KindBounds, bounds_sentence
+from goldfold.exporter.records import KindBounds
 from goldfold.golden.compare import reading
 from tests import models
 from tests.conftest import Exported
