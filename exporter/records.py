@@ -261,6 +261,24 @@ class KindRange(Record, frozen=True, kw_only=True):
     """Number of values of this kind."""
     half: bool
     """Whether a value of this kind is computed in half precision, or may be."""
+    bound: Real | None = None
+    """The largest bound that holds for every text, of this kind's values in fp16, in the artifact's
+    program; null where no value of this kind is fp16."""
+    calibrated: int = 0
+    """Number of this kind's values in fp16 whose bound is not below 65,504, so that calibration
+    chose."""
+
+
+class KindBounds(Record, frozen=True, kw_only=True):
+    """The values of one kind that the artifact's program types fp16, each with the bound on its
+    magnitude that holds for every text (exporter/evaluate/value_bounds.py)."""
+
+    kind: str
+    proved: dict[str, Real]
+    """Bound by value, below 65,504."""
+    calibrated: dict[str, Real]
+    """Likewise of values whose bound is not below 65,504: calibration texts chose their range, and
+    other texts may leave it."""
 
 
 Positive = Annotated[int, msgspec.Meta(ge=1)]

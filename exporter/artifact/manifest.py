@@ -28,6 +28,7 @@ from goldfold.exporter.quantize.recipe import Recipe
 from goldfold.exporter.records import (
     Constants,
     Figures,
+    KindBounds,
     KindRange,
     LayerLook,
     Location,
@@ -102,6 +103,9 @@ class Manifest(Record, frozen=True, kw_only=True):
     structure: str = ""
     """The sha256 of the structure of the graph in the target's own file: ops, attributes, sizes and
     wiring, without the numbers of constants (golden/proof/)."""
+    bounds: tuple[KindBounds, ...] = ()
+    """The values in fp16, by kind: bounded for every text, or by calibration alone. Where the
+    runtime rounds by a hint, of the program that it would round as it is asked to."""
     files: dict[str, FileEntry]
 
     @property

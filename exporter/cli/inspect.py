@@ -17,12 +17,15 @@ def inspect(
     census: Annotated[
         bool, typer.Option("--census", help="Compile it and count the runtime's ops.")
     ] = False,
+    bounds: Annotated[
+        bool, typer.Option("--bounds", help="List the bound of every value in fp16.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Print an artifact's description, its build and its measurements."""
     from goldfold.exporter.report import inspection
 
-    found = inspection.inspect(folder, census)
+    found = inspection.inspect(folder, census, bounds)
     if as_json:
         print(json.dumps(found.to_json(), indent=1))
         return

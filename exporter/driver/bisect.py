@@ -82,12 +82,14 @@ def search(
         program.contract = program.contract.shortened(max_length)
     passes = (*pipeline.EARLY, *pipeline.common(program.contract))
     peaks: dict[str, float] = {}
+    reach: dict[str, float] = {}
     if pipeline.asks_ranges(precision, typed=True):
         with stages("ranges"):
             rewritten = program.copy()
             pipeline.run(rewritten, passes)
             peaks = preparing.record_ranges(rewritten, stages, kept)
-    passes = (*passes, *pipeline.half(precision, peaks, typed=True))
+        reach = preparing.bounds_for(rewritten, [("onnxruntime", precision)], stages)
+    passes = (*passes, *pipeline.half(precision, peaks, typed=True, bounds=reach))
     with stages("bisect"):
         return bisect(program, passes, lambda p: look(p, goldens), bound, stages.detail)
 

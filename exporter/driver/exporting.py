@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, cast
 
 from goldfold.exporter import __version__, registry, report
 from goldfold.exporter.artifact import bundle, derivations, sidecars, unbuilt
+from goldfold.exporter.artifact.bounded import bounds_sentence
 from goldfold.exporter.artifact.bundle import Bundle
 from goldfold.exporter.artifact.result import Result
 from goldfold.exporter.artifact.unbuilt import Failure
@@ -20,6 +21,7 @@ from goldfold.exporter.diagnose.failure import Made
 from goldfold.exporter.diagnose.pass_drift import Drift
 from goldfold.exporter.driver import heads, proving
 from goldfold.exporter.driver.preparing import (
+    bounds_for,
     legalized,
     peaks_for,
     quantize,
@@ -29,7 +31,7 @@ from goldfold.exporter.driver.preparing import (
 from goldfold.exporter.driver.proving import Built, Group, Proofs, Session
 from goldfold.exporter.driver.request import ANY_LENGTH, Pair, Request
 from goldfold.exporter.errors import UsageError
-from goldfold.exporter.evaluate import value_roles
+from goldfold.exporter.evaluate import bounds, value_bounds, value_roles
 from goldfold.exporter.frontend.readiness import ready
 from goldfold.exporter.frontend.source import open_model
 from goldfold.exporter.ir import onnx_file
@@ -255,11 +257,12 @@ def _build_all(
                 peaks = peaks_for(shared[0], members, stages, kept)
             else:
                 peaks = quantize(shared[0], recipe, run, stages, members, kept)
+            reach = bounds_for(shared[0], members, stages)
         except Exception as error:
             done.fail(members, error)
             continue
         seen = (*looks, *(drift.looks[first:] if drift is not None else ()))
-        group = Group(session, recipe, peaks, seen, Proofs(session.goldens, stages))
+        group = Group(session, recipe, peaks, reach, seen, Proofs(session.goldens, stages))
         for pair in members:
             one = [shared.pop() if pair == members[-1] else shared[0].copy()]
             try:
@@ -290,14 +293,23 @@ def _build(
         named = value_roles.named(program) if peaks else {}
         passes.run(
             program,
-            pipeline.half(floating, group.peaks, target.strongly_typed, target.integer_sums),
+            pipeline.half(
+                floating, group.peaks, target.strongly_typed, target.integer_sums, group.bounds
+            ),
         )
         ranges = value_roles.summary(named, peaks, program, target.strongly_typed) if peaks else ()
         # A strongly typed target is proved on its very graph; a hinted one on the graph it would
         # have.
         emulable = None if target.strongly_typed else _emulable(program, floating, target)
+        rounded = emulable if peaks and not target.strongly_typed else None
+        if peaks and rounded is None and not target.strongly_typed:
+            rounded = _halved(program, floating)
         passes.run(program, target.backend_passes(floating, program.contract, group.peaks))
         emulable = _emulable(program, floating, target) if target.strongly_typed else emulable
+        rounded = rounded or program
+        reach = value_bounds.table(named, bounds.of(rounded), rounded) if peaks else ()
+        del rounded
+        ranges = value_bounds.joined(ranges, reach)
         contract = target.narrow(program.contract, options)
         goldens = session.goldens.within(contract.max_length)
         made = None
@@ -350,10 +362,12 @@ def _build(
                 "notes": tuple(program.notes),
                 "options": options.plain(),
                 "built": said,
+                "bounds": reach,
             },
         )
         built = Bundle(folder, manifest, None)
-        stages.note("; ".join((f"{built.size / 1e6:.0f} MB", *done.left_out)))
+        bounded = (bounds_sentence(reach),) if reach else ()
+        stages.note("; ".join((f"{built.size / 1e6:.0f} MB", *bounded, *done.left_out)))
     return Built(built, goldens, final, emulable, made, first_timing, first_look, ranges)
 
 
@@ -362,7 +376,11 @@ def _emulable(program: Program, precision: str, target: Target) -> Program | Non
     `precision`."""
     if precision == "fp32" or target.executes(precision):
         return None
+    return program.copy() if target.strongly_typed else _halved(program, precision)
+
+
+def _halved(program: Program, precision: str) -> Program:
+    """Returns the program that a runtime which takes a hint is asked to compute."""
     copy = program.copy()
-    if not target.strongly_typed:
-        SetPrecision(cast(Kind, precision)).rewrite(copy.model)
+    SetPrecision(cast(Kind, precision)).rewrite(copy.model)
     return copy

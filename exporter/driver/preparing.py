@@ -10,7 +10,7 @@ import numpy as np
 from goldfold.exporter import registry
 from goldfold.exporter.contract import Words
 from goldfold.exporter.driver import cached_stages, heads
-from goldfold.exporter.evaluate import ranges
+from goldfold.exporter.evaluate import bounds, ranges
 from goldfold.exporter.frontend.derive import derive
 from goldfold.exporter.frontend.source import Source
 from goldfold.exporter.ir.program import Arrays, Program, mark_makers
@@ -144,6 +144,20 @@ def peaks_for(
             with stages("ranges"):
                 return record_ranges(program, stages, cache)
     return {}
+
+
+def bounds_for(
+    program: Program, pairs: Sequence[tuple[str, str]], stages: Stages
+) -> dict[str, float]:
+    """Returns the bounds on values that hold for every text, where a pair of target and precision
+    is computed in fp16; otherwise nothing."""
+    if all(registry.floating(*pair) != "fp16" for pair in pairs):
+        return {}
+    with stages("bounds"):
+        found = bounds.of(program, half=True)
+        closed = sum(bound < float("inf") for bound in found.largest.values())
+        stages.note(f"{closed:,} of {len(found.largest):,} values have a bound for every text")
+    return found.largest
 
 
 def record_ranges(program: Program, stages: Stages, cache: Cache | None = None) -> dict[str, float]:

@@ -84,6 +84,8 @@ class Group:
     session: Session
     recipe: Recipe | None
     peaks: Mapping[str, float]
+    bounds: Mapping[str, float]
+    """Bounds on values that hold for every text, where half precision asks for them."""
     looks: tuple[Look, ...]
     """The drift after the passes that they share."""
     proofs: Proofs

@@ -80,20 +80,26 @@ def asks_ranges(precision: str, typed: bool) -> bool:
 
 
 def half(
-    precision: str, peaks: Mapping[str, float], typed: bool, products: Computed = "f32"
+    precision: str,
+    peaks: Mapping[str, float],
+    typed: bool,
+    products: Computed = "f32",
+    bounds: Mapping[str, float] | None = None,
 ) -> tuple[Pass, ...]:
     """The passes for half precision, after the common passes and before the target's own.
 
     In bf16, attention and its linear maps are computed in fp16 if their values leave room: that is
     eight times closer, on the same units, and bf16 rounds scores worst (docs/fp16.md).
 
-    `peaks` are the largest magnitudes on calibration texts (exporter/evaluate/ranges.py); `typed`
+    `peaks` are the largest magnitudes on calibration texts (exporter/evaluate/ranges.py), `bounds`
+    those that hold for every text (exporter/evaluate/bounds.py), where there are some; `typed`
     says that the graph's types are the precision, rather than a hint to the runtime; `products` is
     set-precision's option.
     """
     if precision == "fp32":
         return ()
-    scale = (ScaleResidual(tuple(peaks.items())),) if precision == "fp16" else ()
+    known = (tuple(peaks.items()), tuple((bounds or {}).items()))
+    scale = (ScaleResidual(*known),) if precision == "fp16" else ()
     if not typed:
         return scale
     if precision == "bf16":

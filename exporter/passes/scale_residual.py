@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar
 
 import numpy as np
@@ -12,33 +13,27 @@ import onnx_ir as ir
 from goldfold.exporter.ir import dialect
 from goldfold.exporter.ir.program import add_constant, constant, where
 from goldfold.exporter.passes.base import Equality, Pass
+from goldfold.exporter.passes.rewriting.headroom import (
+    FP16_MAX,
+    LEAST,
+    LEAST_WEIGHT,
+    Demand,
+    calibrated,
+    demands,
+)
+from goldfold.exporter.passes.rewriting.scaling import (
+    NOTHING,
+    Plan,
+    backward,
+    follows,
+    forward,
+    uneven,
+)
 from goldfold.exporter.passes.rewriting.writer import Writer
 
-FP16_MAX = 65504.0
-HEADROOM = 8.0
-"""The factor by which a value's largest magnitude on calibration texts must stay below fp16's
-limit: other texts reach further."""
 EXPONENT = "goldfold.exponent"
 """The key in a value's metadata for the power of two that it is scaled down by; it also keeps the
 pass from applying twice."""
-_COPY_LIMIT = 1 << 24
-"""A constant of more numbers than this is not copied to scale it; the op that reads it is scaled
-instead."""
-
-
-@dataclass
-class Plan:
-    """All changes of one application, collected before any of them is made."""
-
-    seed: ir.Value
-    peaks: dict[str, float]
-    scaled: dict[ir.Value, None] = field(default_factory=dict)
-    constants: dict[tuple[ir.Node, int], None] = field(default_factory=dict)
-    edges: dict[tuple[ir.Node, int], None] = field(default_factory=dict)
-    sources: dict[ir.Value, None] = field(default_factory=dict)
-    norms: dict[ir.Node, None] = field(default_factory=dict)
-    fault: str | None = None
-    exponent: int = 0
 
 
 @dataclass(frozen=True)
@@ -55,10 +50,16 @@ class ScaleResidual(Pass):
         rms(s x; s² ε) = s x / sqrt(s² mean(x²) + s² ε) = rms(x; ε), and likewise for LayerNorm.
         Multiplying by a power of two is exact, so in f32 all results are the same bits.
 
+        x / max(‖x‖, ε) is free of scale in the same way.
+
     needs:
         every reader of a scaled value is a norm, or is homogeneous (exporter/ir/dialect.py) and is
         scaled in turn; no value that reaches an output of the graph is scaled. An epsilon that is
         not scaled costs cosine 0.957 on real texts.
+
+    k is the least for which 2^-k of the value has room. A bound that holds for every text chooses
+    it where there is one (`bounds`); the largest magnitude on calibration texts (`peaks`), with
+    8× headroom, does elsewhere, and where a bound's k would cost digits.
 
     options: a post-norm model
         peaks: h = 100000
@@ -122,8 +123,93 @@ class ScaleResidual(Pass):
     after: a factor on the stream itself
         none
 
+    options: a bound on a projection that a norm reads
+        peaks: p = 30000, q = 900
+        bounds: p = 200000, q = 36000
+
+    before: a bound on a projection that a norm reads
+        f (float[B,6] x, float[B,6] q, float[6,6] w, float[6] n) => (float[B,6] y)
+        {
+            u = Mul(x, q)
+            p = MatMul(u, w)
+            y = RMSNormalization <axis: int = -1, epsilon: float = 1e-6> (p, n)
+        }
+
+    after: a bound on a projection that a norm reads
+        f (float[B,6] x, float[B,6] q, float[6,6] v, float[6] n) => (float[B,6] y)
+        {
+            u = Mul(x, q)
+            p = MatMul(u, v)
+            y = RMSNormalization <axis: int = -1, epsilon: float = 6.25e-08> (p, n)
+        }
+
+    options: integer weights, scaled in their scales
+        peaks: p = 30000
+        bounds: p = 200000
+
+    before: integer weights, scaled in their scales
+        f (float[B,6] x, int8[6,6] w, float[6] s, float[6] n) => (float[B,6] y)
+        {
+            d = DequantizeLinear <axis: int = 1> (w, s)
+            p = MatMul(x, d)
+            y = RMSNormalization <axis: int = -1, epsilon: float = 1e-6> (p, n)
+        }
+
+    after: integer weights, scaled in their scales
+        f (float[B,6] x, int8[6,6] w, float[6] t, float[6] n) => (float[B,6] y)
+        {
+            d = DequantizeLinear <axis: int = 1> (w, t)
+            p = MatMul(x, d)
+            y = RMSNormalization <axis: int = -1, epsilon: float = 6.25e-08> (p, n)
+        }
+
+    options: a product too large to be scaled, so that a factor is
+        peaks: m = 60000
+        bounds: m = 300000
+
+    before: a product too large to be scaled, so that a factor is
+        f (float[B,6] x, float[6,6] a, float[6,6] b, float[6,6] w, float[6] n) => (float[B,6] y)
+        {
+            g = MatMul(x, a)
+            h = Gelu(g)
+            u = MatMul(x, b)
+            m = Mul(h, u)
+            p = MatMul(m, w)
+            y = RMSNormalization <axis: int = -1, epsilon: float = 1e-6> (p, n)
+        }
+
+    after: a product too large to be scaled, so that a factor is
+        f (float[B,6] x, float[6,6] a, float[6,6] c, float[6,6] w, float[6] n) => (float[B,6] y)
+        {
+            g = MatMul(x, a)
+            h = Gelu(g)
+            u = MatMul(x, c)
+            m = Mul(h, u)
+            p = MatMul(m, w)
+            y = RMSNormalization <axis: int = -1, epsilon: float = 1.5625e-08> (p, n)
+        }
+
+    options: a vector that is divided by its length
+        peaks: g = 30000
+        bounds: g = 200000
+
+    before: a vector that is divided by its length
+        f (float[B,6] x, float[6,6] w, float[6] b) => (float[B,6] y)
+        {
+            axes = Constant <value_ints: ints = [-1]> ()
+            least = Constant <value_float: float = 1e-6> ()
+            g = Gemm(x, w, b)
+            l = ReduceL2(g, axes)
+            c = Clip(l, least)
+            y = Div(g, c)
+        }
+
+    after: a vector that is divided by its length
+        none
+
     options: something reads it that is not free of scale
         peaks: h = 100000
+        bounds: h = 900000
 
     refuses: something reads it that is not free of scale
         # says Tanh (Tanh) reads it and is not free of scale
@@ -138,19 +224,35 @@ class ScaleResidual(Pass):
     equality: ClassVar[Equality] = Equality.EXACT
     peaks: tuple[tuple[str, float], ...] = ()
     """The largest magnitude of values by name, as `exporter/evaluate/ranges.py` records it."""
+    bounds: tuple[tuple[str, float], ...] = ()
+    """Bounds on values by name that hold for every text (exporter/evaluate/bounds.py). They choose
+    the exponent where there are some; calibration does elsewhere."""
+
+    @cached_property
+    def _demands(self) -> dict[str, Demand]:
+        return demands(dict(self.peaks), dict(self.bounds))
+
+    @cached_property
+    def _calibrated(self) -> dict[str, Demand]:
+        return {name: calibrated(peak) for name, peak in self.peaks}
 
     def match(self, node: ir.Node) -> Plan | None:
-        peaks = dict(self.peaks)
         for value in node.outputs:
-            if _exponent(peaks.get(value.name or "", 0.0)) and EXPONENT not in value.metadata_props:
-                return self._plan(value, peaks)
+            name = value.name or ""
+            if EXPONENT in value.metadata_props or not self._demands.get(name, NOTHING).exponent:
+                continue
+            plan = self._plan(value, self._demands)
+            if plan.fault and self._calibrated.get(name, NOTHING).exponent:
+                other = self._plan(value, self._calibrated)
+                return plan if other.fault else other
+            return plan
         return None
 
     def refuses(self, match: Plan) -> str | None:
         return match.fault
 
-    def _plan(self, seed: ir.Value, peaks: dict[str, float]) -> Plan:
-        plan = Plan(seed, peaks)
+    def _plan(self, seed: ir.Value, demands: Mapping[str, Demand]) -> Plan:
+        plan = Plan(seed, demands)
         waiting = [seed]
         while waiting and plan.fault is None:
             value = waiting.pop()
@@ -162,20 +264,42 @@ class ScaleResidual(Pass):
             if value.is_graph_output():
                 plan.fault = f"{value.name} is an output of the graph"
             for node, index in value.uses():
-                waiting += _forward(plan, node, index)
-            waiting += _backward(plan, value)
-        reached = [peaks.get(value.name or "", 0.0) for value in plan.scaled]
-        plan.exponent = max(map(_exponent, reached), default=0)
+                waiting += forward(plan, node, index)
+            waiting += backward(plan, value)
+        plan.exponent = max((plan.demand(value).exponent for value in plan.scaled), default=0)
         # A value that was scaled after its edge was planned is not scaled at the edge again.
         for node, index in [edge for edge in plan.edges if edge[0].inputs[edge[1]] in plan.scaled]:
             del plan.edges[node, index]
-        for value in [v for v in plan.sources if _follows(plan, v)]:
+        for value in [v for v in plan.sources if follows(plan, v)]:
             del plan.sources[value]
-        plan.fault = plan.fault or _uneven(plan)
+        plan.fault = plan.fault or uneven(plan)
         for value in plan.sources:
-            if peaks.get(value.name or "", 0.0) > FP16_MAX and plan.fault is None:
+            if plan.demand(value).reach > FP16_MAX and plan.fault is None:
                 plan.fault = f"{value.name} is too large before it can be scaled"
+        plan.fault = plan.fault or self._faint(plan)
         return plan
+
+    def _faint(self, plan: Plan) -> str | None:
+        """The reason why a bound's exponent would cost digits, where calibration asks for less."""
+        peaks, scale = dict(self.peaks), 2.0**-plan.exponent
+        asked = [self._calibrated.get(value.name or "", NOTHING).exponent for value in plan.scaled]
+        if plan.exponent <= max(asked, default=0):
+            return None
+        for value in plan.scaled:
+            peak = peaks.get(value.name or "")
+            if peak is not None and 0 < peak * scale < LEAST:
+                return f"{value.name} would lose digits at 2^-{plan.exponent} of its size"
+        for node, index in plan.constants:
+            array, op = constant(node.inputs[index]), dialect.op_of(node)
+            if array is None or op in (*dialect.NORMS, *dialect.JOINT) or index == 2:
+                continue  # gains stay in f32; summands are as large as what they are added to
+            numbers = np.abs(array.astype(np.float64).reshape(-1))
+            least, size = LEAST_WEIGHT, float((numbers**2).mean() ** 0.5)
+            if op == "DequantizeLinear":  # fp16 holds a recipe's scales exactly, until 2^-14
+                least, size = LEAST_WEIGHT / 2, float(numbers[numbers > 0].min(initial=np.inf))
+            if 0 < size * scale < least:
+                return f"weights of {where(node)} would lose digits at 2^-{plan.exponent}"
+        return None
 
     def construct(self, match: Plan, memo: dict) -> None:
         scale = 2.0**-match.exponent
@@ -207,120 +331,6 @@ class ScaleResidual(Pass):
                 value.metadata_props[EXPONENT] = str(match.exponent)
 
 
-def _exponent(peak: float) -> int:
-    """The least k ≥ 0 with peak · 2^-k · HEADROOM ≤ FP16_MAX."""
-    if not 0 < peak < math.inf:
-        return 0  # no power of two makes an infinity finite; a mask's −inf is selected away later
-    return max(0, math.ceil(math.log2(peak * HEADROOM / FP16_MAX)))
-
-
-def _follows(plan: Plan, value: ir.Value) -> bool:
-    """Whether `value` is scaled already because its producer reads a scaled value."""
-    node = value.producer()
-    if node is None:
-        return False
-    inputs = dialect.HOMOGENEOUS.get(dialect.op_of(node), ())
-    return any(node.inputs[index] in plan.scaled for index in inputs)
-
-
-def _uneven(plan: Plan) -> str | None:
-    """The reason why the plan scales a product twice or a sum in part; None if it does neither."""
-    nodes = {n: None for v in plan.scaled for n, _ in v.uses()}
-    nodes |= {p: None for v in plan.scaled if (p := v.producer()) is not None}
-    for node in nodes:
-        touched = {
-            index
-            for index, value in enumerate(node.inputs)
-            if value in plan.scaled
-            or (node, index) in plan.constants
-            or (node, index) in plan.edges
-        }
-        op = dialect.op_of(node)
-        made = node.outputs[0] in plan.scaled and node.outputs[0] not in plan.sources
-        if op in dialect.HOMOGENEOUS and made and len(touched) != 1:
-            return f"{where(node)} ({op}) would be scaled {len(touched)} times"
-        if op in dialect.JOINT and made:
-            present = {i for i in dialect.JOINT[op] if i < len(node.inputs) and node.inputs[i]}
-            if touched != present:
-                return f"{where(node)} ({op}) would be scaled in part"
-        if op in dialect.JOINT and not made and touched:
-            return f"{where(node)} ({op}) would be scaled in part"
-    return None
-
-
-def _forward(plan: Plan, node: ir.Node, index: int) -> list[ir.Value]:
-    """The values that must be scaled because `node` reads a scaled value at `index`."""
-    op = dialect.op_of(node)
-    if op in dialect.NORMS and index == 0:
-        plan.norms[node] = None
-        return []
-    if op in dialect.JOINT and index in dialect.JOINT[op]:
-        return [node.outputs[0]]  # _backward finds the other operands from the output
-    if index in dialect.HOMOGENEOUS.get(op, ()):
-        return list(node.outputs)
-    plan.fault = plan.fault or f"{where(node)} ({op}) reads it and is not free of scale"
-    return []
-
-
-def _backward(plan: Plan, value: ir.Value) -> list[ir.Value]:
-    """The values that must be scaled so that `value` is computed at scale."""
-    node = value.producer()
-    if node is None:
-        plan.sources[value] = None
-        return []
-    op = dialect.op_of(node)
-    if op in dialect.JOINT:
-        more = []
-        for index in dialect.JOINT[op]:
-            if index < len(node.inputs) and node.inputs[index] is not None:
-                more += _operand(plan, node, index)
-        return more
-    if op in dialect.NORMS and all(_is_constant(v) for v in node.inputs[1:] if v is not None):
-        for index in range(1, len(node.inputs)):
-            if node.inputs[index] is not None:
-                plan.constants[node, index] = None
-        return []
-    if op == "Gemm" and all(_is_constant(v) for v in node.inputs[1:] if v is not None):
-        for index in range(1, len(node.inputs)):
-            plan.constants[node, index] = None
-        return []
-    inputs = dialect.HOMOGENEOUS.get(op, ())
-    if any(node.inputs[index] in plan.scaled for index in inputs):
-        return []
-    for index in inputs:
-        # An operand too large itself is part of the stream: it is scaled where it is made, and so
-        # the result is scaled too.
-        read = node.inputs[index]
-        if read is not None and _exponent(plan.peaks.get(read.name or "", 0.0)):
-            return [read]
-    for index in reversed(inputs):
-        if _is_constant(node.inputs[index]):
-            plan.constants[node, index] = None
-            return []
-    plan.sources[value] = None
-    return []
-
-
-def _operand(plan: Plan, node: ir.Node, index: int) -> list[ir.Value]:
-    """Scale one operand of a sum: the value itself if only sums and norms read it, else the
-    edge."""
-    value = node.inputs[index]
-    assert value is not None
-    if value in plan.scaled:
-        return []
-    if ir.convenience.get_const_tensor(value) is not None:
-        plan.constants[node, index] = None
-        return []
-    free = not value.is_graph_output() and value.producer() is not None
-    for reader, place in value.uses():
-        op = dialect.op_of(reader)
-        free = free and (op in dialect.JOINT or (op in dialect.NORMS and place == 0))
-    if free:
-        return [value]
-    plan.edges[node, index] = None
-    return []
-
-
 def _behind(node: ir.Node) -> ir.Node:
     """The next node in the graph's order; there is one, since some node reads `node`."""
     after = iter(node.graph or ())
@@ -328,11 +338,6 @@ def _behind(node: ir.Node) -> ir.Node:
         if other is node:
             break
     return next(after)
-
-
-def _is_constant(value: ir.Value | None) -> bool:
-    tensor = ir.convenience.get_const_tensor(value) if value is not None else None
-    return tensor is not None and tensor.size <= _COPY_LIMIT and tensor.dtype.is_floating_point()
 
 
 def _times(value: ir.Value, scale: float, reader: ir.Node, memo: dict) -> ir.Value:

@@ -13,8 +13,8 @@ from goldfold.exporter.ir.program import TOKENS, add_constant, constant, where
 from goldfold.exporter.passes.base import Equality, Pass
 from goldfold.exporter.passes.rewriting import integers
 from goldfold.exporter.passes.rewriting.attention import is_lookup, serves_attention, sums_computed
+from goldfold.exporter.passes.rewriting.headroom import FP16_MAX, HEADROOM
 from goldfold.exporter.passes.rewriting.writer import Writer, append, swap_names
-from goldfold.exporter.passes.scale_residual import FP16_MAX, HEADROOM
 
 Kind = Literal["fp16", "bf16"]
 Computed = Literal["f32", "half"]

@@ -59,7 +59,10 @@ def headroom(artifact: ArtifactFigures) -> Plot | None:
     if not rows:
         return None
     finite = [
-        value for row in rows for value in (row.peak, row.scaled) if value and math.isfinite(value)
+        value
+        for row in rows
+        for value in (row.peak, row.scaled, row.bound)
+        if value and math.isfinite(value)
     ]
     x = plots.decades("largest magnitude", [*finite, FP16_MAX])
     step = (plots.HEIGHT - plots.TOP - plots.BOTTOM) / len(rows)
@@ -77,18 +80,25 @@ def headroom(artifact: ArtifactFigures) -> Plot | None:
             said = f"{row.kind}: {_number(row.scaled)} behind scale-residual"
         over = math.isinf(row.scaled) or (row.half and row.scaled > FP16_MAX)
         kept = "" if row.half else "; kept in f32"
+        if row.bound is not None:
+            by = f"{row.calibrated} by calibration alone" if row.calibrated else "proved"
+            kept += f"; for every text at most {_number(row.bound)} in fp16, {by}"
+            edge = plots.x_of(x.at(min(max(row.bound, x.low), x.high)), LEFT)
+            dots.append(Dot(edge, y, "bad" if row.calibrated else "w-bound", said + kept))
         style = "bad" if over else "w-alone" if row.half else "w-wide"
         dots.append(Dot(at[scaled], y, style, said + kept, radius=4.0))
     end = Rule(0.0, "fp16 ends: 65,504", plots.x_of(x.at(FP16_MAX), LEFT))
     typed = any(not row.half for row in rows)
     key = [("w-alone", "computed in fp16" if typed else "as computed")]
     key += [("w-wide", "kept in f32")] if typed else []
+    bounded = any(row.bound is not None for row in rows)
+    key += [("w-bound", "for every text")] if bounded else []
     key += (
         [("w-padded", "before scale-residual")] if any(d.style == "w-padded" for d in dots) else []
     )
     return Plot(
         "fp16 headroom by kind of value",
-        "On calibration texts. Attention's scores are a bound: |q| |k|.",
+        "On calibration texts, and bounds for every text. Attention's scores are a bound: |q| |k|.",
         x.title,
         "",
         tuple(Tick(plots.x_of(x.at(value), LEFT), label) for value, label in x.ticks),

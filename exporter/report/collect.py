@@ -118,6 +118,7 @@ def _known(opened: Bundle) -> dict[str, Any]:
         "options": manifest.options,
         "notes": manifest.notes,
         "built": manifest.built,
+        "bounds": manifest.bounds,
         "files": manifest.files,
     }
 

@@ -10,6 +10,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from goldfold.exporter import registry
+from goldfold.exporter.artifact.bounded import bound_of, bounds_sentence
 from goldfold.exporter.artifact.bundle import (
     Bundle,
     VerdictRecord,
@@ -28,6 +29,8 @@ class Inspection:
 
     bundle: Bundle
     census: dict[str, int] | None
+    bounds: bool = False
+    """Whether every value in fp16 is listed with its bound."""
 
     def to_json(self) -> dict[str, Any]:
         manifest = self.bundle.manifest.plain()
@@ -41,9 +44,11 @@ class Inspection:
         }
 
     def tables(self) -> list[Table]:
-        """Returns tables for the console: the description, the files, the passes, and the
-        census."""
+        """Returns tables for the console: the description, the files, the passes, the bounds on
+        values in fp16, and the census."""
         shown = [self._identity(), self._files(), self._passes()]
+        if self.bundle.manifest.bounds:
+            shown.append(self._bounds())
         if self.census is not None:
             table = Table(
                 "kernel", "count", title="What the runtime executes", title_justify="left"
@@ -71,6 +76,7 @@ class Inspection:
             ("attention", ", ".join(f"{n} × {seen}" for seen, n in manifest.attention.items())),
             ("longest text", f"{contract.max_length} tokens"),
             ("prompts", prompts),
+            *((("range", bounds_sentence(manifest.bounds)),) if manifest.bounds else ()),
             ("size", human_size(self.bundle.size)),
             ("made with", ", ".join(f"{k} {v}" for k, v in sorted(manifest.versions.items()))),
             *(("built", sentence) for sentence in manifest.built),
@@ -83,6 +89,23 @@ class Inspection:
         table = Table("file", "size", "sha256", title="Files", title_justify="left")
         for key, entry in self.bundle.manifest.files.items():
             table.add_row(line(key), human_size(entry.size), entry.sha256[:16])
+        return table
+
+    def _bounds(self) -> Table:
+        """Kinds of values, and each value that calibration chose for, or every value."""
+        table = Table("value in fp16", title="Bounds for every text", title_justify="left")
+        table.add_column("values", justify="right")
+        table.add_column("largest", justify="right")
+        table.add_column("by")
+        for row in self.bundle.manifest.bounds:
+            for found, by in ((row.proved, "bound"), (row.calibrated, "calibration")):
+                if not found:
+                    continue
+                largest = max(found.values())
+                table.add_row(line(row.kind), str(len(found)), bound_of(largest), by)
+                if self.bounds or by == "calibration":
+                    for name, bound in found.items():
+                        table.add_row(f"  {line(name)}", "1", bound_of(bound), by)
         return table
 
     def _passes(self) -> Table:
@@ -124,8 +147,9 @@ def _verdict(verdict: VerdictRecord | None) -> list[tuple[str, str]]:
     ]
 
 
-def inspect(folder: Path, census: bool = False) -> Inspection:
-    """Open an artifact, good or failed, and count its kernels if asked to. Raises ArtifactError."""
+def inspect(folder: Path, census: bool = False, bounds: bool = False) -> Inspection:
+    """Open an artifact, good or failed, and count its kernels if asked to; with `bounds`, list the
+    bound of every value in fp16. Raises ArtifactError."""
     opened = open_bundle(folder, check_files=False, unverified=True)
     counts = None
     if census:
@@ -133,4 +157,4 @@ def inspect(folder: Path, census: bool = False) -> Inspection:
         target = registry.offered(manifest.target, manifest.precision, manifest.needs)
         check_references(folder, manifest)
         counts = target.census(folder)
-    return Inspection(opened, counts)
+    return Inspection(opened, counts, bounds)

@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+from goldfold.exporter.artifact.bounded import bound_of
 from goldfold.exporter.report import artifact_plots, losses_table, pareto, plots
 from goldfold.exporter.report.pages import ArtifactFigures, Report
 from goldfold.exporter.system.names import shown
@@ -27,7 +28,12 @@ def page(report: Report) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"size": human_size, "figure": _figure, "power": _power}
+    environment.filters |= {
+        "size": human_size,
+        "figure": _figure,
+        "power": _power,
+        "magnitude": bound_of,
+    }
     return environment.get_template(TEMPLATE).render(
         report=report,
         words=WORDS | {"unbuilt": "not built"},

@@ -10,6 +10,7 @@ from goldfold.exporter.artifact.bundle import FileEntry, Origin
 from goldfold.exporter.contract import Contract
 from goldfold.exporter.records import (
     Figures,
+    KindBounds,
     KindRange,
     LayerLook,
     Location,
@@ -83,6 +84,8 @@ class ArtifactFigures(Record, frozen=True, kw_only=True):
     """The drift by layer on a few short texts, where the export was asked for it."""
     ranges: tuple[KindRange, ...] = ()
     """The ranges of values on calibration texts, where half precision required them."""
+    bounds: tuple[KindBounds, ...] = ()
+    """The values in fp16, by kind: bounded for every text, or by calibration alone."""
     losses: Losses | None = None
     """The losses in retrieval of a quantized artifact; null for any other, and for one verified
     before they were measured."""

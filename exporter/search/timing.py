@@ -58,10 +58,14 @@ class Stopwatch:
         program = self.testbed.quantized(recipe)
         contract = program.contract
         program = replace(program, tokenizer=self.testbed.program.tokenizer)
-        peaks = preparing.peaks_for(program, [(self.target, recipe.name)], self.stages)
+        pairs = [(self.target, target.fallback)]
+        peaks = preparing.peaks_for(program, pairs, self.stages)
+        reach = preparing.bounds_for(program, pairs, self.stages)
         pipeline.run(
             program,
-            pipeline.half(target.fallback, peaks, target.strongly_typed, target.integer_sums),
+            pipeline.half(
+                target.fallback, peaks, target.strongly_typed, target.integer_sums, reach
+            ),
         )
         pipeline.run(program, target.backend_passes(target.fallback, contract, peaks))
         options = target.settle(target.fallback, target.Options(), contract.max_length)

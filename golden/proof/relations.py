@@ -27,7 +27,7 @@ most some hundred."""
 BY_DIGEST = ("chosen", "assumed")
 """Values of which only the digest is known."""
 _RELATIONS = ("steps", "nearest", *BY_DIGEST)
-_UNDONE = ("reshape", "transpose", "cast", "nibbles", "packed", "add", "sub")
+_UNDONE = ("reshape", "transpose", "cast", "nibbles", "packed", "add", "sub", "mul")
 
 
 def below(x: Call) -> tuple[Call | None, list[Call]]:
@@ -61,6 +61,11 @@ def undo(relation: Call, chain: list[Call], held: np.ndarray, evaluator: Evaluat
                 rows = range(0, len(held), step := rows_at_once(inner))
                 parts = [kinds.unpack(held[at : at + step], inner[-1], call.args[1]) for at in rows]
                 held = np.concatenate(parts)
+            case "mul":  # by a power of two, which is undone exactly
+                factor = float(np.asarray(evaluator.whole(call.args[1]).value).reshape(-1)[0])
+                if evaluator.shape(call.args[1]) != () or abs(np.frexp(factor)[0]) != 0.5:
+                    raise GoldenError("a product with no power of two cannot be undone")
+                held = held.astype(np.float64) / factor
             case "add" | "sub":
                 added = evaluator.whole(call.args[1]).value
                 if added.size != 1 or added.dtype.kind not in "iu":

@@ -70,8 +70,10 @@ def _run(program: Program, name: str, precision: str, lines: list[str]) -> None:
     else:
         peaks = preparing.quantize(copy, asked, passes, stages, pairs)
     asked_peaks = peaks if pipeline.asks_ranges(floating, target.strongly_typed) else {}
+    reach = preparing.bounds_for(copy, [(name, floating)], stages)
     passes.run(
-        copy, pipeline.half(floating, asked_peaks, target.strongly_typed, target.integer_sums)
+        copy,
+        pipeline.half(floating, asked_peaks, target.strongly_typed, target.integer_sums, reach),
     )
     passes.run(copy, target.backend_passes(floating, copy.contract, asked_peaks))
 

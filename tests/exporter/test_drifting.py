@@ -17,7 +17,8 @@ from goldfold.exporter.driver import exporting
 from goldfold.exporter.evaluate import ranges, value_roles
 from goldfold.exporter.ir.program import MODULE, Program
 from goldfold.exporter.passes import docstring
-from goldfold.exporter.passes.scale_residual import FP16_MAX, ScaleResidual
+from goldfold.exporter.passes.rewriting.headroom import FP16_MAX
+from goldfold.exporter.passes.scale_residual import ScaleResidual
 from goldfold.exporter.records import read_json
 from goldfold.exporter.verification.verifying import verify
 from goldfold.golden import store

@@ -148,7 +148,8 @@ def _parsed(program: Program, precision: str, goldens: Goldens, scratch: Path) -
     peaks: dict[str, float] = {}
     if pipeline.asks_ranges(precision, target.strongly_typed):
         peaks = preparing.record_ranges(program.copy(), Stages(None))
-    pipeline.run(own, (*pipeline.half(precision, peaks, target.strongly_typed),))
+    reach = preparing.bounds_for(own, [("tensorrt", precision)], Stages(None))
+    pipeline.run(own, (*pipeline.half(precision, peaks, target.strongly_typed, bounds=reach),))
     pipeline.run(own, target.backend_passes(precision, own.contract, peaks))
     folder = scratch / f"tensorrt-{precision}"
     folder.mkdir()
