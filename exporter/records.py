@@ -411,3 +411,17 @@ class Constants(Record, frozen=True, kw_only=True):
     bytes: int = 0
     """Bytes of constants that follow from derivations, of all in the artifact."""
     of: int = 0
+
+    @property
+    def sentence(self) -> str:
+        """The proof in one sentence."""
+        held = self.derived + self.bounded + self.digests + self.assumed
+        if not held:
+            return "Nothing was compared: no reader knows the files of this target."
+        against = "the model's tensors" if self.source else "the digests of its export"
+        size = f"{self.bytes / 1e6:,.1f} MB"
+        said = f"{held:,} constants, {size}, were compared with {against}"
+        if self.faults or self.uncovered:
+            return f"{said}; {self.faults + self.uncovered} are wrong."
+        assumed = f"; {self.assumed} are assumed" if self.assumed else ""
+        return f"{said}: every number follows{assumed}."

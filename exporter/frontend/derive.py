@@ -183,7 +183,7 @@ def _same(array: np.ndarray, held: np.ndarray) -> bool:
         ours, theirs = a[start : start + _CHUNK], b[start : start + _CHUNK]
         for part in (slice(_HEAD), slice(None)):
             with np.errstate(over="ignore"):
-                there = theirs[part].astype(array.dtype)
+                there = theirs[part].astype(array.dtype, copy=False)
             if not np.array_equal(np.ascontiguousarray(ours[part]).view(bits), there.view(bits)):
                 return False
     return True

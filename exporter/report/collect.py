@@ -136,6 +136,7 @@ def _judged(opened: Bundle, verdict: VerdictRecord) -> dict[str, Any]:
         "measured": _summary(measurement),
         "emulated": None if emulated is None else _summary(emulated),
         "what": _what(verdict),
+        "constants": verdict.constants,
         "texts": tuple(_texts(opened, verdict)),
         "pairs": (emulated or measurement).pairs or measurement.pairs,
         "heads": verdict.heads,

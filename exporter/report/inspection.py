@@ -64,10 +64,12 @@ class Inspection:
         table = Table(title=line(str(self.bundle.path)), title_justify="left", show_header=False)
         prompts = ", ".join(contract.prompts) or "none"
         lost = None if verdict is None else verdict.losses
+        proof = None if verdict is None else verdict.constants
         for key, value in (
             ("model", f"{contract.model} (licence: {manifest.origin.licence or 'not stated'})"),
             ("target", f"{manifest.target}, {manifest.precision}"),
             *_verdict(verdict),
+            *((("constants", proof.sentence),) if proof is not None else ()),
             *((("losses", losses.sentence(lost)),) if lost is not None else ()),
             (
                 "embedding",

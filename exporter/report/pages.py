@@ -9,6 +9,7 @@ from msgspec import field
 from goldfold.exporter.artifact.bundle import FileEntry, Origin
 from goldfold.exporter.contract import Contract
 from goldfold.exporter.records import (
+    Constants,
     Figures,
     KindBounds,
     KindRange,
@@ -73,6 +74,8 @@ class ArtifactFigures(Record, frozen=True, kw_only=True):
     """Figures with every value rounded to its type, where this machine computes in another."""
     what: str = ""
     """The subject of `measured`: the artifact, or its stand-in; and the precision."""
+    constants: Constants | None = None
+    """The proof of the constants in the target's file."""
     texts: tuple[TextFigures, ...] = ()
     pairs: tuple[tuple[float, float], ...] = ()
     """(golden similarity, artifact's minus golden) of a drawn sample of pairs of texts."""
