@@ -3,10 +3,10 @@
     .venv/bin/python -m benchmarks.mutants [--count 500] [--only SEED ...] [--jobs 2]
         [--minutes M] [--room FOLDER] [--json FILE] [--markdown FILE] [--before FILE]
 
-Each mutant is drawn from its number, which says what is done (rows zeroed, windows one wider, ids of
-a tokenizer exchanged), where (inside an export between program and sealed artifact, or in a finished
-folder whose digests are all made to fit, verified with the model at hand or alone), and to which
-artifact of small models of several families and all-MiniLM-L6-v2. It is killed if the export or
+Each mutant is drawn from its number, which says what is done (a row zeroed, a window one wider, ids
+of a tokenizer exchanged), where (inside an export, between program and sealed artifact; or in a
+finished folder whose digests are all made to fit, verified with the model at hand or alone), and to
+which artifact, of small models of several families and of all-MiniLM-L6-v2. It is killed if the export or
 `verify` misses its gate or ends in a GoldfoldError; any other error is not a verdict, and counts as
 a survivor. A mutant that is provably the same function is listed apart, with the proof, and another
 is drawn for it. Before mutants are drawn, every sound artifact is sealed anew and verified with and
@@ -55,7 +55,7 @@ def main(
         place = room or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         bases = workers.prepare(place.resolve(), jobs)
         console.print(f"{len(bases)} sound artifacts", highlight=False)
-        alarms = [] if only else workers.alarms(bases)
+        alarms = [] if only else workers.alarms(bases, place.resolve(), jobs)
         found: list[Mutant] = []
         start = 0
         while wanted := only or _more(found, start, count):

@@ -97,8 +97,8 @@ def _spoilt(step: str, base: Base, spoil: Mutate) -> Iterator[None]:
     """Let one step of the export leave something wrong."""
     from goldfold.exporter import registry
     from goldfold.exporter.artifact import bundle, sidecars
-    from goldfold.exporter.records import read
     from goldfold.exporter.contract import Contract
+    from goldfold.exporter.records import read
 
     target = registry.target(base.target)
     make, finish, write, seal = target.make, target.finish, sidecars.write, bundle.seal

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
 from tests.mutants import bases as soundness
-from tests.mutants import drawing
+from tests.mutants import drawing, stages
 from tests.mutants.bases import Base
+from tests.mutants.change import Change, Subject
 from tests.mutants.drawing import Mutant
 
 
@@ -109,22 +112,22 @@ def _work(connection: Connection, bases: tuple[Base, ...], room: Path) -> None:
         connection.send(drawing.draw(seed, bases, room / "scratch"))
 
 
-def alarms(bases: tuple[Base, ...]) -> list[str]:
+def alarms(bases: tuple[Base, ...], room: Path, jobs: int) -> list[str]:
     """Seal every sound artifact anew, unchanged, and verify it with and without its model; returns
     what fails."""
-    import tempfile
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(jobs, _begin, (room,)) as pool:
+        said = pool.starmap(_alarm, product(bases, ("model", "alone")), chunksize=2)
+    return [one for one in said if one]
 
-    from tests.mutants import stages
-    from tests.mutants.change import Change
 
-    found = []
-    for base in bases:
-        _begin(base.room)
-        for stage in ("model", "alone"):
-            with tempfile.TemporaryDirectory(dir=base.room / "scratch") as scratch:
-                outcome = stages.run(
-                    stage, "none", base, lambda subject: Change("nothing"), Path(scratch)
-                )
-            if outcome.how != "passed":
-                found.append(f"{base.name}, {stage}: {outcome.how}: {outcome.said}")
-    return found
+def _alarm(base: Base, stage: str) -> str:
+    with tempfile.TemporaryDirectory(dir=base.room / "scratch") as scratch:
+        outcome = stages.run(stage, "none", base, _nothing, Path(scratch))
+    if outcome.how == "passed":
+        return ""
+    return f"{base.name}, {stage}: {outcome.how}: {outcome.said}"
+
+
+def _nothing(subject: Subject) -> Change:
+    return Change("nothing", "not a byte is changed")
