@@ -6,10 +6,10 @@
 Each mutant is drawn from its number, which says what is done (a row zeroed, a window one wider, ids
 of a tokenizer exchanged), where (inside an export, between program and sealed artifact; or in a
 finished folder whose digests are all made to fit, verified with the model at hand or alone), and to
-which artifact, of small models of several families and of all-MiniLM-L6-v2. It is killed if the export or
-`verify` misses its gate or ends in a GoldfoldError; any other error is not a verdict, and counts as
-a survivor. A mutant that is provably the same function is listed apart, with the proof, and another
-is drawn for it. Before mutants are drawn, every sound artifact is sealed anew and verified with and
+which artifact, of small models of several families and of all-MiniLM-L6-v2. It is killed if the
+export or `verify` misses its gate or ends in a GoldfoldError; any other error is not a verdict, and
+counts as a survivor. A mutant that is provably the same function is listed apart, with the proof,
+and another is drawn for it. At the end every sound artifact is sealed anew and verified with and
 without its model: none may fail.
 
 --only draws single mutants again. --room keeps the sound artifacts for another run. --before names
@@ -55,7 +55,6 @@ def main(
         place = room or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         bases = workers.prepare(place.resolve(), jobs)
         console.print(f"{len(bases)} sound artifacts", highlight=False)
-        alarms = [] if only else workers.alarms(bases, place.resolve(), jobs)
         found: list[Mutant] = []
         start = 0
         while wanted := only or _more(found, start, count):
@@ -65,6 +64,7 @@ def main(
             start = max(wanted) + 1
             if only or len(found) < start:  # the minutes are over
                 break
+        alarms = [] if only else workers.alarms(bases, place.resolve(), jobs)
     found.sort(key=lambda mutant: mutant.seed)
     record = _record(found, alarms)
     earlier = None if before is None else harness.read(before)

@@ -20,6 +20,7 @@ from unittest import mock
 from tests.mutants import bases
 from tests.mutants.bases import Base
 from tests.mutants.change import Change, Subject
+from tests.mutants.graph import Inapplicable
 
 STAGES = ("writer", "model", "alone")
 Mutate = Callable[[Subject], Change]
@@ -44,31 +45,32 @@ class Outcome:
 def run(stage: str, kind: str, base: Base, mutate: Mutate, scratch: Path) -> Outcome:
     """Make one artifact wrong and see what becomes of it. Raises Inapplicable where there is
     nothing to change."""
-    from tests.mutants.graph import Inapplicable
+    from goldfold.exporter.errors import GoldfoldError
 
     changes: list[Change] = []
+    vain: list[Inapplicable] = []  # an export makes an error of its own of it
 
     def spoil(subject: Subject) -> Change:
-        changes.append(mutate(subject))
+        try:
+            changes.append(mutate(subject))
+        except Inapplicable as error:
+            vain.append(error)
+            raise
         return changes[-1]
-
-    from goldfold.exporter.errors import GoldfoldError
 
     try:
         if stage == "writer":
             passed, said = _written(kind, base, spoil, scratch)
         else:
             passed, said = _stored(stage, base, spoil, scratch)
-    except Inapplicable:
-        raise
     except GoldfoldError as error:
-        if isinstance(error.__cause__, Inapplicable):
-            raise error.__cause__ from None
         how, said = "refused", f"{type(error).__name__}: {error}"
     except Exception as error:
         how, said = "crashed", f"{type(error).__name__}: {error}"
     else:
         how = "passed" if passed else "missed"
+    if vain:
+        raise vain[0]
     said = " ".join(said.split())[:300]
     return Outcome(how, said, changes[-1] if changes else None)
 

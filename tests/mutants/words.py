@@ -15,6 +15,8 @@ from tests.mutants.graph import Inapplicable
 
 TOKENIZER = "tokenizer.json"
 _NUMBERS = re.compile(r"(?<![\w.])[0-9]{2,6}(?![\w.])")
+_FACTS = re.compile(r"^LENGTHS =|max\(row\.ids\) >=|static let (maximum|vocabulary|buckets)\b")
+"""Lines of programs that state a number of the contract."""
 _TEXTS = ("Crème brûlée, ÉCLAIR ﬁne", "  two  blanks\tand\ttabs ", "Hello World", "naïve Ａ", "")
 
 
@@ -179,7 +181,7 @@ def contract(rng: Rng, subject: Subject) -> Change:
 
 def companions(rng: Rng, subject: Subject) -> Change:
     """A file by which others open the artifact: another model's tokenizer, a length, a side, a
-    prompt, a program of another name."""
+    prompt, a number in a program."""
     ways = [_other_tokenizer, _settings, _settings, _beside, _program]
     for place in rng.permutation(len(ways)):
         try:
@@ -243,17 +245,16 @@ def _beside(rng: Rng, subject: Subject) -> Change:
 
 
 def _program(rng: Rng, subject: Subject) -> Change:
-    """A program or a command for other users, with one number of it changed."""
-    names = ("load.py", "GoldfoldEncoder.swift", "build.py", "trtexec.txt")
-    found = [name for name in names if (subject.folder / name).is_file()]
+    """A program for other users, with another length, vocabulary or size in it."""
+    found = [subject.folder / name for name in ("load.py", "GoldfoldEncoder.swift")]
+    found = [path for path in found if path.is_file()]
     if not found:
         raise Inapplicable("no program")
-    name = pick(rng, found)
-    path = subject.folder / name
-    text = path.read_text("utf-8")
-    numbers = [n for n in _NUMBERS.findall(text) if int(n) > 8]
-    if not numbers:
-        raise Inapplicable("no number")
-    old = pick(rng, sorted(set(numbers)))
-    path.write_text(text.replace(old, str(int(old) + 3), 1), encoding="utf-8")
-    return Change(f"{name} says {int(old) + 3} for {old}")
+    path = pick(rng, found)
+    lines = path.read_text("utf-8").splitlines(keepends=True)
+    places = [place for place, line in enumerate(lines) if _FACTS.search(line)]
+    place = pick(rng, places)
+    old = pick(rng, _NUMBERS.findall(lines[place]))
+    lines[place] = lines[place].replace(old, str(int(old) + 3), 1)
+    path.write_text("".join(lines), encoding="utf-8")
+    return Change(f"{path.name} says {int(old) + 3} for {old}: {lines[place].strip():.60}")
