@@ -31,6 +31,14 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     WIDE: ("bert", {"vocab_size": 30522, "hidden_size": 48, "prompts": {}, "max_seq_length": 256}),
 }
 """tests.models' kind, and what is other about it."""
+RECIPES = {
+    "seven": (
+        'gains = "keep"\n[weights]\nbits = 8\nblock = 16\n'
+        "[table]\nbits = 7\nblock = 16\n"
+        '[[rule]]\nkinds = ["head"]\noptional = true\nbits = 0\n'
+    )
+}
+"""Recipes of our own: this one is quick, and has steps, offsets and a packed table."""
 ABSOLUTE = frozenset({"bert", "bert-cls", "bert-dense-tanh", "mpnet", WIDE, MINILM})
 """Models whose keys no rotation turns and no norm scales."""
 SHORT = {"buckets": (128,)}
@@ -59,6 +67,16 @@ class Base:
     @property
     def source(self) -> Path:
         return source_of(self.model, self.room)
+
+    @property
+    def asked(self) -> str:
+        """The precision as an export is asked for it: its name, or a recipe's file."""
+        if self.precision not in RECIPES:
+            return self.precision
+        file = self.room / "recipes" / f"{self.precision}.toml"
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(RECIPES[self.precision], encoding="utf-8")
+        return str(file)
 
     @property
     def goldens(self) -> Path:
@@ -199,7 +217,7 @@ def build(model: str, bases: list[Base]) -> None:
             (result,) = export(
                 source,
                 [base.target],
-                [base.precision],
+                [base.asked],
                 base.folder.parent,
                 name=model,
                 build=base.build,

@@ -13,7 +13,7 @@ from tests.mutants.bases import WIDE, Base
 
 FEW = (
     Base("gemma3", "onnxruntime", "fp32"),
-    Base("gemma3", "onnxruntime", "int8"),
+    Base("gemma3", "onnxruntime", "seven"),
     Base("gemma3", "openvino", "fp32"),
     Base(WIDE, "onnxruntime", "fp32"),
 )

@@ -51,7 +51,7 @@ def _slice(
     else:
         fresh[one] = fresh[other]
         what = f"{word} {one} of {constant.name} overwritten with {word} {other}"
-    return _put(rng, subject, graph, constant, np.moveaxis(fresh, 0, axis), what)
+    return put(rng, subject, graph, constant, np.moveaxis(fresh, 0, axis), what)
 
 
 def heads(rng: Rng, subject: Subject) -> Change:
@@ -78,7 +78,7 @@ def heads(rng: Rng, subject: Subject) -> Change:
         there = slice(other * width, (other + 1) * width)
         fresh[here], fresh[there] = fresh[there].copy(), fresh[here].copy()
         what = f"heads {one} and {other} of {constant.name} exchanged"
-    return _put(rng, subject, graph, constant, np.moveaxis(fresh, 0, axis), what)
+    return put(rng, subject, graph, constant, np.moveaxis(fresh, 0, axis), what)
 
 
 def blocks(rng: Rng, subject: Subject) -> Change:
@@ -97,7 +97,7 @@ def blocks(rng: Rng, subject: Subject) -> Change:
     fresh[start : start + size] = np.roll(fresh[start : start + size], by, axis=0)
     word = ("rows", "columns")[axis]
     what = f"{word} {start} to {start + size - 1} of {constant.name} shifted by {by}"
-    return _put(rng, subject, graph, constant, np.moveaxis(fresh, 0, axis), what)
+    return put(rng, subject, graph, constant, np.moveaxis(fresh, 0, axis), what)
 
 
 def scales(rng: Rng, subject: Subject) -> Change:
@@ -118,7 +118,7 @@ def scales(rng: Rng, subject: Subject) -> Change:
         factor = float(pick(rng, [0.0, 0.5, 1.05, 2.0, 16.0]))
         fresh[one] = fresh[one] * factor
         what = f"step {one} of {constant.name} times {factor:g}"
-    return _put(rng, subject, graph, constant, fresh.reshape(constant.array.shape), what)
+    return put(rng, subject, graph, constant, fresh.reshape(constant.array.shape), what)
 
 
 def zero_points(rng: Rng, subject: Subject) -> Change:
@@ -132,7 +132,7 @@ def zero_points(rng: Rng, subject: Subject) -> Change:
     one = int(rng.integers(fresh.size))
     fresh[one] = fresh[one] + 1 if fresh[one] < 100 else fresh[one] - 1
     what = f"zero-point {one} of {constant.name} off by one"
-    return _put(rng, subject, graph, constant, fresh.reshape(constant.array.shape), what)
+    return put(rng, subject, graph, constant, fresh.reshape(constant.array.shape), what)
 
 
 def biases(rng: Rng, subject: Subject) -> Change:
@@ -164,7 +164,7 @@ def _vector(rng: Rng, subject: Subject, graph: Graph, found: list[Constant], wor
         factor = {"zeroed": 0.0, "doubled": 2.0, "nudged": 1.01}[way]
         fresh[one] = fresh[one] * factor
         what = f"number {one} of the {word} {constant.name} times {factor:g}"
-    return _put(rng, subject, graph, constant, fresh.reshape(constant.array.shape), what)
+    return put(rng, subject, graph, constant, fresh.reshape(constant.array.shape), what)
 
 
 def positions(rng: Rng, subject: Subject) -> Change:
@@ -195,10 +195,10 @@ def positions(rng: Rng, subject: Subject) -> Change:
     longest = subject.base.longest
     if len(moved) and "rotary" not in constant.name.lower() and moved.min() >= longest:
         same = f"only positions from {moved.min()} on differ, and no text has over {longest} tokens"
-    return _put(rng, subject, graph, constant, fresh.reshape(constant.array.shape), what, same)
+    return put(rng, subject, graph, constant, fresh.reshape(constant.array.shape), what, same)
 
 
-def _put(
+def put(
     rng: Rng,
     subject: Subject,
     graph: Graph,

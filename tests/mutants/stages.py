@@ -85,7 +85,7 @@ def _written(kind: str, base: Base, spoil: Mutate, scratch: Path) -> tuple[bool,
         (result,) = export(
             base.source,
             [base.target],
-            [base.precision],
+            [base.asked],
             scratch / "out",
             name=base.model,
             build=base.build,

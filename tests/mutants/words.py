@@ -164,7 +164,6 @@ def contract(rng: Rng, subject: Subject) -> Change:
         {"truncation_side": "left" if held.truncation_side == "right" else "right"},
         {"lengths": {**held.lengths, "query": max(2, held.max_length // 4)}},
         {"lengths": {**held.lengths, "document": held.max_length - 1}},
-        {"model": f"{held.model}-v2"},
     ]
     if held.prompts:
         ways.append({"default_prompt_name": sorted(held.prompts)[0]})
