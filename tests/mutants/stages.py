@@ -71,7 +71,7 @@ def run(stage: str, kind: str, base: Base, mutate: Mutate, scratch: Path) -> Out
         how = "passed" if passed else "missed"
     if vain:
         raise vain[0]
-    said = " ".join(said.split())[:300]
+    said = " ".join(said.split())[:160]
     return Outcome(how, said, changes[-1] if changes else None)
 
 
