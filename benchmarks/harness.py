@@ -55,6 +55,11 @@ def record(file: Path | None, body: object) -> None:
         file.write_text(json.dumps(body, indent=1) + "\n", encoding="utf-8")
 
 
+def read(file: Path) -> Any:
+    """Returns what `record` wrote."""
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
 def resident(process: str) -> int:
     """kB resident now, of a process and of those it started."""
     try:
