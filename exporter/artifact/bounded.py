@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from goldfold.exporter.records import KindBounds
+from goldfold.exporter.proofs import KindBounds
 
 _NAMED = 3
 """Values that a sentence names before it counts the rest."""

@@ -24,11 +24,10 @@ from goldfold.exporter import records, registry
 from goldfold.exporter.contract import Contract
 from goldfold.exporter.errors import ArtifactError, OutputError
 from goldfold.exporter.options import Plain as Value
+from goldfold.exporter.proofs import Constants, KindBounds
 from goldfold.exporter.quantize.recipe import Recipe
 from goldfold.exporter.records import (
-    Constants,
     Figures,
-    KindBounds,
     KindRange,
     LayerLook,
     Location,

@@ -18,7 +18,8 @@ from goldfold.exporter.evaluate.ranges import SCORES
 from goldfold.exporter.ir import dialect
 from goldfold.exporter.ir.program import Program
 from goldfold.exporter.passes.rewriting.headroom import FP16_MAX
-from goldfold.exporter.records import KindBounds, KindRange
+from goldfold.exporter.proofs import KindBounds
+from goldfold.exporter.records import KindRange
 
 
 def table(kinds: Mapping[str, str], found: Bounds, program: Program) -> tuple[KindBounds, ...]:

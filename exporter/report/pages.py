@@ -8,10 +8,9 @@ from msgspec import field
 
 from goldfold.exporter.artifact.bundle import FileEntry, Origin
 from goldfold.exporter.contract import Contract
+from goldfold.exporter.proofs import Constants, KindBounds
 from goldfold.exporter.records import (
-    Constants,
     Figures,
-    KindBounds,
     KindRange,
     LayerLook,
     Location,

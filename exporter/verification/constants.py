@@ -14,7 +14,7 @@ from goldfold.exporter.artifact.derivations import DERIVATIONS
 from goldfold.exporter.errors import ArtifactError
 from goldfold.exporter.ir.protobuf import MODEL
 from goldfold.exporter.progress import Stages
-from goldfold.exporter.records import Constants
+from goldfold.exporter.proofs import Constants
 from goldfold.golden.errors import GoldenError
 from goldfold.golden.proof import expressions, readers
 from goldfold.golden.proof import onnx_file as onnx

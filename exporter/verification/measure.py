@@ -13,7 +13,8 @@ from goldfold.exporter.artifact.bundle import Bundle, Manifest, VerdictRecord
 from goldfold.exporter.artifact.encoder import Encoder
 from goldfold.exporter.artifact.result import measured, standing
 from goldfold.exporter.progress import Stages
-from goldfold.exporter.records import Constants, Figures, Losses, Timing
+from goldfold.exporter.proofs import Constants
+from goldfold.exporter.records import Figures, Losses, Timing
 from goldfold.exporter.verification import constants, losses, sourced, ways
 from goldfold.exporter.verification.sourced import Given
 from goldfold.golden import compare, gate

@@ -27,7 +27,7 @@ from goldfold.exporter.passes.rewriting.headroom import FP16_MAX, demand
 from goldfold.exporter.passes.scale_residual import EXPONENT
 from goldfold.exporter.passes.set_precision import SetPrecision
 from goldfold.exporter.progress import Stages
-from goldfold.exporter.records import KindBounds
+from goldfold.exporter.proofs import KindBounds
 from goldfold.golden.compare import reading
 from tests import models
 from tests.conftest import Exported
