@@ -19,6 +19,9 @@ from goldfold.golden.store import Goldens
 
 SIZES = (2, 7, 32, 33)
 """Rows of a batch, beside 1: the fewest, an odd number, the default of `embed`, and one more."""
+FURTHER = (3, 4, 5, 6, 8)
+"""Rows of further batches, of one short text, which cost next to nothing: a graph may be wrong at
+one size alone."""
 THREADS = 4
 """Callers at a time: more than the cores of a small machine."""
 _ROUNDS = 6
@@ -111,7 +114,7 @@ def batches(lengths: Sequence[int]) -> Iterator[tuple[str, tuple[int, ...]]]:
         return
     few = [row for row in order if lengths[row] <= _SHORT] or order[:1]
     equal = next((row for row in few if lengths[row] >= _SOME), few[-1])
-    for size in SIZES:
+    for size in sorted((*SIZES, *FURTHER)):
         yield f"{size} equal rows", (equal,) * size
     for size in SIZES:
         most = {2: _LONG, 7: _LONGER}.get(size, _SHORT)

@@ -1,5 +1,5 @@
-"""A few mutants of every kind: each must die, and those that nothing kills yet are named with the
-reason. `python -m benchmarks.mutants` draws hundreds, over all targets."""
+"""A few mutants of every kind: each must die. `python -m benchmarks.mutants` draws hundreds, over all
+targets."""
 
 from __future__ import annotations
 
@@ -18,60 +18,45 @@ from tests.mutants.constants import put
 from tests.mutants.graph import opened
 
 FLAT, SEVEN, OPENVINO, WORDY = (base.name for base in FEW)
-UNSEEN = "no golden text has that token"
-UNSEEN_PLACE = "few golden texts reach that place, and it moves them by less than the gate"
-WIDE_GATE = "the gate of integers is wider than what this moves"
-SMALL = "it moves the golden texts by less than the gate of fp32"
-SIZES = "the gate runs no batch of that size"
-WORDS = "no golden text has that word"
-CARRIED = "the contract is compared with no source"
-BESIDE = "no companion is compared with anything"
 
-# Kind, stage, artifact, seed, and why nothing kills it yet.
-CASES: tuple[tuple[str, str, str, int, str], ...] = (
-    ("rows", "writer", WORDY, 6, ""),
-    ("rows", "model", WORDY, 2, UNSEEN),
-    ("columns", "writer", FLAT, 1, ""),
-    ("columns", "model", SEVEN, 0, WIDE_GATE),
-    ("heads", "model", OPENVINO, 0, ""),
-    ("heads", "alone", SEVEN, 3, ""),
-    ("blocks", "writer", SEVEN, 2, ""),
-    ("blocks", "alone", SEVEN, 1, WIDE_GATE),
-    ("scales", "writer", SEVEN, 0, WIDE_GATE),
-    ("zero-points", "writer", SEVEN, 0, WIDE_GATE),
-    ("biases", "writer", WORDY, 0, ""),
-    ("biases", "model", WORDY, 1, SMALL),
-    ("gains", "alone", FLAT, 0, ""),
-    ("positions", "writer", OPENVINO, 0, UNSEEN_PLACE),
-    ("positions", "model", WORDY, 1, ""),
-    ("axes", "alone", OPENVINO, 0, ""),
-    ("windows", "writer", FLAT, 0, ""),
-    ("windows", "model", SEVEN, 1, WIDE_GATE),
-    ("epsilons", "writer", FLAT, 0, SMALL),
-    ("activations", "writer", WORDY, 0, SMALL),
-    ("activations", "alone", FLAT, 1, ""),
-    ("pooling", "alone", OPENVINO, 0, ""),
-    ("ids", "writer", WORDY, 0, UNSEEN),
-    ("batches", "writer", FLAT, 1, ""),
-    ("batches", "alone", OPENVINO, 2, SIZES),
-    ("prompts", "writer", FLAT, 4, ""),
-    ("prompts", "alone", FLAT, 2, CARRIED),
-    ("tokenizer", "writer", WORDY, 7, ""),
-    ("tokenizer", "model", WORDY, 4, WORDS),
-    ("companions", "writer", OPENVINO, 3, BESIDE),
-    ("companions", "model", OPENVINO, 4, BESIDE),
-    ("contract", "model", FLAT, 4, ""),
-    ("contract", "writer", FLAT, 2, CARRIED),
+CASES: tuple[tuple[str, str, str, int], ...] = (
+    ("rows", "writer", WORDY, 6),
+    ("rows", "model", WORDY, 2),
+    ("columns", "writer", FLAT, 1),
+    ("columns", "model", SEVEN, 0),
+    ("heads", "model", OPENVINO, 0),
+    ("heads", "alone", SEVEN, 3),
+    ("blocks", "writer", SEVEN, 2),
+    ("blocks", "alone", SEVEN, 1),
+    ("scales", "writer", SEVEN, 0),
+    ("zero-points", "writer", SEVEN, 0),
+    ("biases", "writer", WORDY, 0),
+    ("biases", "model", WORDY, 1),
+    ("gains", "alone", FLAT, 0),
+    ("positions", "writer", OPENVINO, 0),
+    ("positions", "model", WORDY, 1),
+    ("axes", "alone", OPENVINO, 0),
+    ("windows", "writer", FLAT, 0),
+    ("windows", "model", SEVEN, 1),
+    ("epsilons", "writer", FLAT, 0),
+    ("activations", "writer", WORDY, 0),
+    ("activations", "alone", FLAT, 1),
+    ("pooling", "alone", OPENVINO, 0),
+    ("ids", "writer", WORDY, 0),
+    ("batches", "writer", FLAT, 1),
+    ("batches", "alone", OPENVINO, 2),
+    ("prompts", "writer", FLAT, 4),
+    ("prompts", "alone", FLAT, 2),
+    ("tokenizer", "writer", WORDY, 7),
+    ("tokenizer", "model", WORDY, 4),
+    ("companions", "writer", OPENVINO, 3),
+    ("companions", "model", OPENVINO, 4),
+    ("contract", "model", FLAT, 4),
+    ("contract", "writer", FLAT, 2),
 )  # fmt: skip
 
 
-def _parameter(case: tuple[str, str, str, int, str]):
-    kind, stage, artifact, seed, why = case
-    marks = [pytest.mark.xfail(strict=True, reason=why)] if why else []
-    return pytest.param(*case[:4], id=f"{kind}-{stage}-{artifact}-{seed}", marks=marks)
-
-
-@pytest.mark.parametrize(("kind", "stage", "artifact", "seed"), map(_parameter, CASES))
+@pytest.mark.parametrize(("kind", "stage", "artifact", "seed"), CASES)
 def test_a_mutant_dies(
     kind: str,
     stage: str,
