@@ -210,6 +210,19 @@ class Target(ABC, Generic[O]):
         Returns notes for the manifest on these files, one sentence each."""
         return ()
 
+    def restate(
+        self,
+        folder: Path,
+        contract: Contract,
+        precision: str,
+        reference: Reference,
+        tokenizer: str,
+        options: O,
+    ) -> None:
+        """Write those of `companion_files` that follow from these alone once more, into an empty
+        folder: `contract` is the one that the source states, and `tokenizer` its tokenizer.json.
+        What the artifact holds must be the same bytes."""
+
     def companions(self, folder: Path, contract: Contract) -> Mapping[str, Companion]:
         """Returns the further tokenizers of an artifact that this machine can run, by file: each
         gives texts the ids that its clients get. Empty where there is none."""

@@ -344,7 +344,15 @@ def _build(
         )
         fingerprint = session.origin.fingerprint
         owed = target.narrow(owed, options)
-        sourced.keep(folder, session.witness, owed, target_name, fingerprint)
+        again = partial(
+            target.restate,
+            contract=owed,
+            precision=floating,
+            reference=reference,
+            tokenizer=program.tokenizer,
+            options=options,
+        )
+        sourced.keep(folder, session.witness, owed, target_name, fingerprint, again)
         manifest = bundle.seal(
             folder,
             {

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -117,16 +118,31 @@ def texts_of(witness: Witness) -> dict[str, Ids]:
     return {**witness.tokenizer.made(witness.tokenizer.spelt), **witness.drawn}
 
 
-def keep(folder: Path, witness: Witness, contract: Contract, target: str, fingerprint: str) -> None:
-    """Write the record of what was compared into an artifact that is whole but for its manifest."""
+def keep(
+    folder: Path,
+    witness: Witness,
+    contract: Contract,
+    target: str,
+    fingerprint: str,
+    again: Callable[[Path], None],
+) -> None:
+    """Write the record of what was compared into an artifact that is whole but for its manifest.
+    `again` writes companions once more, for the contract of the source: the record has theirs."""
     names = (*clients.FILES, *registry.target(target).companion_files)
+    with tempfile.TemporaryDirectory() as scratch:
+        again(Path(scratch))
+        owed = {path.name: digest(path) for path in Path(scratch).iterdir()}
     record = SourceRecord(
         fingerprint=fingerprint,
         contract=_json(contract),
         tokenizer=digest(folder / TOKENIZER),
         drawn=tokenizer_file.digest(witness.drawn),
         tokenizers=version("tokenizers"),
-        companions={name: digest(folder / name) for name in names if (folder / name).is_file()},
+        companions={
+            name: owed.get(name) or digest(folder / name)
+            for name in names
+            if (folder / name).is_file()
+        },
     )
     source_record.save(record, folder / GOLDEN)
 

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from goldfold.exporter.contract import Contract
+from goldfold.exporter.contract import Contract, Reference
 from goldfold.targets.base import Run, Target
 from goldfold.targets.coreml.lower import vendor
 from goldfold.targets.coreml.options import CoreMlOptions, settle
@@ -71,6 +71,21 @@ class CoreMl(Target[CoreMlOptions]):
         from goldfold.targets.coreml import build
 
         return build.write(program, folder, options)
+
+    def restate(
+        self,
+        folder: Path,
+        contract: Contract,
+        precision: str,
+        reference: Reference,
+        tokenizer: str,
+        options: CoreMlOptions,
+    ) -> None:
+        from goldfold.targets.coreml import build
+
+        (loader,) = self.companion_files
+        said = build.swift(contract, tokenizer, options)
+        (folder / loader).write_text(said, encoding="utf-8")
 
     def load(
         self,

@@ -19,7 +19,7 @@ import numpy as np
 import onnx_ir as ir
 from tokenizers import Tokenizer
 
-from goldfold.exporter.contract import ATTENTION_MASK, INPUT_IDS
+from goldfold.exporter.contract import ATTENTION_MASK, INPUT_IDS, Contract
 from goldfold.exporter.errors import RewriteError
 from goldfold.exporter.ir.program import Program
 from goldfold.targets.coreml.layout import DATA, MANIFEST, MODEL, PACKAGE, WEIGHTS, function_name
@@ -42,7 +42,9 @@ def write(program: Program, folder: Path, options: CoreMlOptions) -> tuple[str, 
     lowering.check(program, ROWS)
     system = vendor.system(options.minimum_target or vendor.DEFAULT_SYSTEM)
     save(milprogram(program, system, options), folder / PACKAGE, system)
-    (folder / LOADER).write_text(_swift(program, options), encoding="utf-8")
+    (folder / LOADER).write_text(
+        swift(program.contract, program.tokenizer, options), encoding="utf-8"
+    )
     return said(options, system, _quantized(program))
 
 
@@ -71,15 +73,14 @@ def said(options: CoreMlOptions, system: vendor.System, quantized: bool) -> tupl
     return (held, *(integers if quantized else ()), seen)
 
 
-def _swift(program: Program, options: CoreMlOptions) -> str:
-    """Returns the Swift loader, filled in from the contract."""
-    contract = program.contract
+def swift(contract: Contract, tokenizer: str, options: CoreMlOptions) -> str:
+    """Returns the Swift loader, filled in from the contract and a tokenizer.json."""
     several = len(options.buckets) > 1
     rows = []
     for bucket in options.buckets:
         name = f'"{function_name(bucket, options.buckets)}"' if several else "nil"
         rows.append(f"({bucket}, {name})")
-    before, behind = _specials(program.tokenizer)
+    before, behind = _specials(tokenizer)
     words = {
         "PAD_ID": str(contract.pad_id),
         "BUCKETS": ", ".join(rows),

@@ -98,6 +98,19 @@ class OpenVino(Target[OpenVinoOptions]):
         ids, more = reference.token_ids, reference.texts
         return (tokenizer.write(folder, contract, ids, under_way, more),)
 
+    def restate(
+        self,
+        folder: Path,
+        contract: Contract,
+        precision: str,
+        reference: Reference,
+        tokenizer: str,
+        options: OpenVinoOptions,
+    ) -> None:
+        from goldfold.targets.openvino import interop
+
+        interop.write(folder, contract, precision, reference)
+
     def companions(self, folder: Path, contract: Contract) -> Mapping[str, Companion]:
         from goldfold.targets.openvino import tokenizer
 

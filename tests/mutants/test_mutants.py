@@ -1,5 +1,5 @@
-"""A few mutants of every kind: each must die. `python -m benchmarks.mutants` draws hundreds, over all
-targets."""
+"""A few mutants of every kind: each must die. `python -m benchmarks.mutants` draws hundreds, over
+all targets."""
 
 from __future__ import annotations
 
