@@ -53,7 +53,7 @@ def tensor(file: str, name: str) -> Expr:
     return Expr("tensor", (file, name))
 
 
-def literal(array: np.ndarray | float) -> Expr:
+def literal(array: np.ndarray | np.generic | float) -> Expr:
     """The numbers themselves."""
     plain = np.array(array, order="C")
     if plain.size > 1 and (flat := plain.reshape(-1)).dtype.kind in "fiub":

@@ -145,8 +145,8 @@ class QuantizeWeights(Pass):
         array = constant(stored)
         assert array is not None
         matrix = array.T if match.transposed else array
-        planned = self.plan is not None
-        found = self.plan[stored.name or ""] if planned else nearest(np.asarray(matrix), GRID)
+        planned = None if self.plan is None else self.plan[stored.name or ""]
+        found = planned or nearest(np.asarray(matrix), GRID)
         scale = derived(found.scale, chosen(found.scale))
         numbers = derived(found.numbers, rounding(matrix, found, scale.derivation))
         if match.transposed:
