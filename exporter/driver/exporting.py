@@ -32,6 +32,7 @@ from goldfold.exporter.driver.proving import Built, Group, Proofs, Session
 from goldfold.exporter.driver.request import ANY_LENGTH, Pair, Request
 from goldfold.exporter.errors import UsageError
 from goldfold.exporter.evaluate import bounds, value_bounds, value_roles
+from goldfold.exporter.frontend.derive import derive
 from goldfold.exporter.frontend.readiness import ready
 from goldfold.exporter.frontend.source import open_model
 from goldfold.exporter.ir import onnx_file
@@ -149,6 +150,7 @@ def export(
                     stack.callback(started.close)
 
         program = traced(source, stages, max_length, loaded, kept)
+        derive(program, source)
         check_length(program.contract, max_length)
         heads.check(dims, program.contract.dim)
         longest = max_length or program.contract.max_length

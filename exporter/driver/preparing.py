@@ -37,6 +37,7 @@ def prepare(
     from, for texts of at most `max_length` tokens and with the heads `dims`. `loaded` is as in
     frontend/trace/."""
     program = traced(source, stages, max_length, loaded, cache)
+    derive(program, source)
     legalized(program, passes, max_length, dims)
     rewrite(program, None, passes, stages)
     return program
@@ -110,7 +111,6 @@ def traced(
         program = None if kept is None else cached_stages.find_trace(kept, source)
         if program is not None:
             loaded(Words.of(program.contract, program.tokenizer))
-            derive(program, source)
             stages.note(f"{_size(program)}{_remarks(cache)}")
             return program
         from goldfold.exporter.frontend.trace import trace
@@ -125,7 +125,6 @@ def traced(
         simplify(program)
         if kept is not None and program.lasting:
             cached_stages.keep_trace(kept, source, program)
-        derive(program, source)
         stages.note(f"{len(program.graph)} nodes{_remarks(cache)}")
     return program
 

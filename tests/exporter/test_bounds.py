@@ -274,6 +274,7 @@ def planted(exported: Exported, where: str) -> Program:
             weight[:, 0] = 80.0 * direction
             _replace(node.inputs[1], weight)
     _replace(lookup.inputs[0], table)
+    program.derived = False  # what is planted follows from no model
     return program
 
 
