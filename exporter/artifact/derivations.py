@@ -47,8 +47,13 @@ def text_of(program: Program) -> Writer:
 def write(text: Writer, program: Program, folder: Path) -> None:
     """Write DERIVATIONS: `text_of` the program before its target was made, and the constants that
     the target spelled out of others."""
-    for name, array in program.spelled:
-        _state(text, name, array, "lowering")
+    known: dict[str, set[bytes]] = {}
+    for name, array in program.spelled:  # functions of several lengths have names of their own
+        held = known.setdefault(name, set())
+        digest = hashlib.sha256(np.asarray(array, order="C").tobytes()).digest()
+        if digest not in held:
+            _state(text, f"{name} {len(held) + 1}" if held else name, array, "lowering")
+        held.add(digest)
     (folder / DERIVATIONS).write_text("\n".join(text.lines) + "\n", encoding="utf-8")
 
 

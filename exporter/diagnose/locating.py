@@ -59,10 +59,27 @@ def locate(suspect: Suspect, stages: Stages) -> Location | None:
     return found
 
 
-def by_constant(faults: Sequence[Fault]) -> Location:
+def by_constant(faults: Sequence[Fault], program: Program) -> Location:
     """Returns the location of constants that do not follow from the source: the proof names them,
-    so nothing is searched. The first that its pass made wrong counts before any that was made right
-    and changed when it was written."""
+    so nothing is searched. What the trace holds otherwise than the model counts first, then the
+    first constant that its pass made wrong, before any that was made right and changed when it was
+    written. `program` is the one that the target was given."""
+    if program.suspects:
+        module, tensor = program.suspects[0]
+        return Location(
+            kind="trace",
+            text="",
+            tokens=0,
+            padded=False,
+            distance=None,
+            place=faults[0].constant,
+            layer=layer_of(module) or "",
+            module=module,
+            sentence=(
+                f"The trace holds a weight of {module} otherwise than the model does: the tensor "
+                f"{tensor}. {faults[0].constant}: {faults[0].sentence}."
+            ),
+        )
     first = next((fault for fault in faults if not fault.changed), faults[0])
     maker = first.maker or "trace"
     kind: Kind = "build" if first.changed else "trace" if maker == "trace" else "pass"

@@ -131,7 +131,7 @@ def prove(group: Group, built: Built) -> Result:
     # A search needs an embedding that is wrong: 1−cos must have missed its gate.
     missed = [one for one in found.verdict.reasons if one.kind not in _NO_EMBEDDING]
     if found.faults:
-        location = locating.by_constant(found.faults)
+        location = locating.by_constant(found.faults, built.final)
     elif missed and built.made is not None:
         proof = None if emulation is None else emulation.measurement
         suspect = Suspect(built.made, goldens, found.measurement, proof)

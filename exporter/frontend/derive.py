@@ -19,7 +19,7 @@ from goldfold.exporter.frontend.source import Source
 from goldfold.exporter.frontend.weights import Tensor, read_header
 from goldfold.exporter.ir import derivation
 from goldfold.exporter.ir.derivation import Expr, cast, literal, reshape
-from goldfold.exporter.ir.program import Program, mark_makers, set_derivation
+from goldfold.exporter.ir.program import Program, mark_makers, set_derivation, where
 
 _TYPES = {
     "F64": np.dtype(np.float64), "F32": np.dtype(np.float32), "F16": np.dtype(np.float16),
@@ -58,8 +58,12 @@ def derive(program: Program, source: Source) -> None:
     }
     found = {name: tensors.equal(name, tensor.numpy()) for name, tensor in constants.items()}
     for name, tensor in constants.items():
-        how = found[name] or tensors.meant(name, tensor.numpy()) or literal(tensor.numpy())
-        set_derivation(program.graph.initializers[name], how)
+        value, how = program.graph.initializers[name], found[name]
+        if how is None and (held := tensors.meant(name, tensor.numpy())) is not None:
+            how, reader = held[0], next(iter(value.uses()), None)
+            module = "" if reader is None else where(reader.node)
+            program.suspects += ((module, held[1]),)
+        set_derivation(value, how or literal(tensor.numpy()))
     mark_makers(program.graph, "trace")
     program.derived = True
 
@@ -82,9 +86,9 @@ class _Tensors:
                 return found
         return None
 
-    def meant(self, name: str, array: np.ndarray) -> Expr | None:
-        """The derivation of an array that equals no tensor, and has the shape and a part of the
-        name of one that no constant equals. Call it when all others are found."""
+    def meant(self, name: str, array: np.ndarray) -> tuple[Expr, str] | None:
+        """The derivation, and the tensor, of an array that equals no tensor, and has the shape and
+        a part of the name of one that no constant equals. Call it when all others are found."""
         if array.dtype.kind != "f" or array.size < 2:
             return None
         free = [h for h in self._sized.get(array.size, []) if h.tensor.name not in self._used]
@@ -93,8 +97,9 @@ class _Tensors:
         if held is None or not _shared(name, held.tensor.name):
             return None
         if held.array.shape == array.shape and array.shape != array.shape[::-1]:
-            return _widened(held, array.dtype)
-        return Expr("transpose", (_widened(held, array.dtype), *reversed(range(array.ndim))))
+            return _widened(held, array.dtype), held.tensor.name
+        turned = tuple(reversed(range(array.ndim)))
+        return Expr("transpose", (_widened(held, array.dtype), *turned)), held.tensor.name
 
     def _whole(self, name: str, array: np.ndarray) -> Expr | None:
         """A tensor as it is, or transposed."""

@@ -47,6 +47,8 @@ class Program:
     """Whether the model alone decides the graph; false where the caller chose its length."""
     derived: bool = False
     """Whether every constant follows from tensors of a model (frontend/derive.py)."""
+    suspects: tuple[tuple[str, str], ...] = ()
+    """(source module, tensor) of constants that the trace holds otherwise than the model does."""
     spelled: list[tuple[str, np.ndarray]] = field(default_factory=list)
     """Constants that a target's lowering made of the program's, by the target's own names."""
 
