@@ -12,11 +12,10 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
+from goldfold.exporter.artifact.manifest import DERIVATIONS
 from goldfold.exporter.ir import derivation, dialect
 from goldfold.exporter.ir.derivation_text import Writer
 from goldfold.exporter.ir.program import Program, derivation_of, made_by
-
-DERIVATIONS = "derivations.txt"
 
 
 def text_of(program: Program) -> Writer:

@@ -47,6 +47,7 @@ from goldfold.golden.reasons import Reason
 MANIFEST = "manifest.json"
 VERDICT = "verdict.json"
 GOLDEN = "golden"
+DERIVATIONS = "derivations.txt"
 FAILED = ".failed"
 REPORT = ("report.html", "report.json", "junit.xml")
 """Files of the report on the artifacts beside them (exporter/report/)."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from goldfold.exporter.artifact.bundle import Bundle, digest
-from goldfold.exporter.artifact.derivations import DERIVATIONS
+from goldfold.exporter.artifact.manifest import DERIVATIONS
 from goldfold.exporter.errors import ArtifactError
 from goldfold.exporter.ir.protobuf import MODEL
 from goldfold.exporter.progress import Stages

@@ -15,7 +15,7 @@ import pytest
 from onnx import numpy_helper
 
 from goldfold import export, verify
-from goldfold.exporter.artifact.derivations import DERIVATIONS
+from goldfold.exporter.artifact.manifest import DERIVATIONS
 from goldfold.exporter.artifact.result import Result
 from goldfold.exporter.driver import exporting, preparing
 from goldfold.exporter.errors import ArtifactError
