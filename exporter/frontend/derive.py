@@ -18,7 +18,7 @@ import numpy as np
 from goldfold.exporter.frontend.source import Source
 from goldfold.exporter.frontend.weights import Tensor, read_header
 from goldfold.exporter.ir import derivation
-from goldfold.exporter.ir.derivation import Expr, cast, literal, reshape
+from goldfold.exporter.ir.derivation import Expr, cast, chosen, literal, reshape
 from goldfold.exporter.ir.program import Program, mark_makers, set_derivation, where
 
 _TYPES = {
@@ -27,6 +27,8 @@ _TYPES = {
 }  # fmt: skip
 _CHUNK = 1 << 22
 _HEAD = 64
+_MOST = 1 << 18
+"""Numbers of the largest literal."""
 
 
 @dataclass(frozen=True)
@@ -63,9 +65,15 @@ def derive(program: Program, source: Source) -> None:
             how, reader = held[0], next(iter(value.uses()), None)
             module = "" if reader is None else where(reader.node)
             program.suspects += ((module, held[1]),)
-        set_derivation(value, how or literal(tensor.numpy()))
+        set_derivation(value, how or _own(tensor.numpy()))
     mark_makers(program.graph, "trace")
     program.derived = True
+
+
+def _own(array: np.ndarray) -> Expr:
+    """The derivation of numbers that equal no tensor: literals; known by their digest alone where
+    there are more than a file should repeat, as a table of positions that the model computes."""
+    return literal(array) if array.size <= _MOST else chosen(array, "assumed")
 
 
 class _Tensors:

@@ -93,21 +93,30 @@ def is_free(array: Any) -> bool:
     """Whether an array follows from literals alone; a plain one does."""
     if not isinstance(array, Derived):
         return True
-    waiting, seen = [array.derivation], set[int]()
+    how = array.derivation
+    return how is not LOST and not _holds(how, "tensor", "given", "chosen", "assumed")
+
+
+def _holds(expr: Expr, *ops: str) -> bool:
+    """Whether one of these functions stands in an expression."""
+    waiting, seen = [expr], set[int]()
     while waiting:
         one = waiting.pop()
-        if one is LOST or one.op in ("tensor", "given", "chosen", "assumed"):
-            return False
+        if one.op in ops:
+            return True
         if id(one) not in seen:
             seen.add(id(one))
             waiting += one.parts
-    return True
+    return False
 
 
 def of(array: Any) -> Expr:
-    """The derivation of an array that becomes a constant; LOST where it has none."""
+    """The derivation of an array that becomes a constant; LOST where it has none. What follows from
+    assumed numbers is assumed as well."""
     if isinstance(array, Derived):
-        return array.derivation
+        how = array.derivation
+        assumes = how.op != "assumed" and _holds(how, "assumed")
+        return chosen(array, "assumed") if assumes else how
     found = literal(array)
     limit = _PAGE if np.asarray(array).dtype.kind in "iub" else LITERAL
     return LOST if found.op == "literal" and found.args[0].size > limit else found

@@ -139,3 +139,10 @@ def test_a_constant_without_a_derivation_is_illegal() -> None:
     assert harness.faults(model) == [
         "constant 'made_up' does not say how it follows from the model's tensors"
     ]
+
+
+def test_what_follows_from_assumed_numbers_is_assumed() -> None:
+    array = np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32)
+    held = derived(array, derivation.chosen(array, "assumed"))
+    made = of(held[:20] * np.float32(2))
+    assert made.op == "assumed" and made.args[1] == (20, 3)
