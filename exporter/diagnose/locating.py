@@ -59,13 +59,13 @@ def locate(suspect: Suspect, stages: Stages) -> Location | None:
     return found
 
 
-def by_constant(faults: Sequence[Fault], program: Program) -> Location:
+def by_constant(faults: Sequence[Fault], suspects: Sequence[tuple[str, str]]) -> Location:
     """Returns the location of constants that do not follow from the source: the proof names them,
     so nothing is searched. What the trace holds otherwise than the model counts first, then the
     first constant that its pass made wrong, before any that was made right and changed when it was
-    written. `program` is the one that the target was given."""
-    if program.suspects:
-        module, tensor = program.suspects[0]
+    written. `suspects` are the program's (ir/program.py)."""
+    if suspects:
+        module, tensor = suspects[0]
         return Location(
             kind="trace",
             text="",

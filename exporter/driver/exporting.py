@@ -378,7 +378,7 @@ def _build(
         built = Bundle(folder, manifest, None)
         bounded = (bounds_sentence(reach),) if reach else ()
         stages.note("; ".join((f"{built.size / 1e6:.0f} MB", *bounded, *done.left_out)))
-    return Built(built, goldens, final, emulable, made, first_timing, first_look, ranges)
+    return Built(built, goldens, [final], emulable, made, first_timing, first_look, ranges)
 
 
 def _emulable(program: Program, precision: str, target: Target) -> Program | None:

@@ -101,8 +101,8 @@ class Built:
 
     bundle: Bundle
     goldens: Goldens
-    final: Program
-    """The program that the target was given."""
+    final: list[Program]
+    """The program that the target was given; taken out where it is used, for it fills memory."""
     emulable: Program | None
     made: Made | None
     """The build of the artifact, if a fault is to be located."""
@@ -115,6 +115,10 @@ def prove(group: Group, built: Built) -> Result:
     """Measure an artifact, judge it, and move it to its place."""
     session, manifest, goldens = group.session, built.bundle.manifest, built.goldens
     stages = session.stages
+    final = built.final.pop()
+    suspects = final.suspects
+    further = exact.reasons(built.bundle.path, manifest, final, goldens, stages)
+    del final
     encoder = open_encoder(built.bundle, proof=True)
     emulation = None if built.emulable is None else group.proofs(built.emulable, manifest)
     found = measure_all(
@@ -125,13 +129,12 @@ def prove(group: Group, built: Built) -> Result:
         judges=session.judges,
         given=Given(session.witness, session.source.loads, just_built=True),
     )
-    further = exact.reasons(built.bundle.path, manifest, built.final, goldens, stages)
     found = replace(found, verdict=found.verdict.also(*further))
     location = None
     # A search needs an embedding that is wrong: 1−cos must have missed its gate.
     missed = [one for one in found.verdict.reasons if one.kind not in _NO_EMBEDDING]
     if found.faults:
-        location = locating.by_constant(found.faults, built.final)
+        location = locating.by_constant(found.faults, suspects)
     elif missed and built.made is not None:
         proof = None if emulation is None else emulation.measurement
         suspect = Suspect(built.made, goldens, found.measurement, proof)

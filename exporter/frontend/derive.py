@@ -50,8 +50,10 @@ def derive(program: Program, source: Source) -> None:
     What equals no tensor is a literal of the trace: sizes, frequencies, and what the trace computed
     from weights in a way that is not known here. But where a tensor of the same shape is left over,
     the constant ought to be that tensor: its derivation says so, and the proof of the artifact will
-    name the numbers that differ. Changes `program`.
+    name the numbers that differ. Changes `program`; one that has derivations is left as it is.
     """
+    if program.derived:
+        return
     tensors = _Tensors(source)
     constants = {
         name: value.const_value

@@ -202,10 +202,7 @@ def _immediate(value: wire.Message, kind: str) -> np.ndarray:
     numbers = wire.one(value, "tensor", {})
     for name in ("floats", "doubles", "ints", "bools", "longInts"):
         if name in numbers:
-            held = np.array(
-                wire.one(numbers[name][-1], "values", []) and numbers[name][-1]["values"]
-            )
-            return _as_bytes(held, kind)
+            return _as_bytes(np.array(numbers[name][-1].get("values", [])), kind)
     raw = wire.one(wire.one(numbers, "bytes", {}), "values", b"")
     return np.frombuffer(raw, np.uint8)
 

@@ -10,12 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from goldfold.golden.calling import SIZES, THREADS, batches, judge, measure
+from goldfold.golden.calling import FURTHER, SIZES, THREADS, batches, judge, measure
 from goldfold.golden.errors import GoldenError
 from goldfold.golden.store import Goldens
 from tests.golden.golden_toys import goldens_of
 
 Rows = Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+EQUAL = sorted((*SIZES, *FURTHER))
 
 
 def faithful(goldens: Goldens) -> Rows:
@@ -37,12 +39,13 @@ def test_every_size_runs_with_equal_and_with_mixed_rows(toy: Goldens) -> None:
         watched, toy, pad_id=9, progress=lambda _, done, all_: steps.append((done, all_))
     )
     several = [lengths for lengths in seen if len(lengths) > 1]
-    assert [len(lengths) for lengths in several] == [*SIZES, *SIZES]
-    assert all(len(set(lengths)) == 1 for lengths in several[: len(SIZES)])
-    assert all(len(set(lengths)) > 1 for lengths in several[len(SIZES) :])
+    assert [len(lengths) for lengths in several] == [*EQUAL, *SIZES]
+    assert all(len(set(lengths)) == 1 for lengths in several[: len(EQUAL)])
+    assert all(len(set(lengths)) > 1 for lengths in several[len(EQUAL) :])
     assert len(seen) - len(several) >= 4 * THREADS  # alone, in threads
     assert found.worst == 0.0 and judge(found, "fp32") == ()
-    assert steps == [(k, 2 * len(SIZES) + 1) for k in range(1, 2 * len(SIZES) + 2)]
+    calls = len(EQUAL) + len(SIZES) + 1
+    assert steps == [(k, calls) for k in range(1, calls + 1)]
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -117,7 +120,7 @@ def test_heads_are_cut_as_elsewhere(toy: Goldens) -> None:
 @given(st.lists(st.integers(1, 3000), min_size=1, max_size=120))
 def test_batches_cost_little_and_have_their_size(lengths: list[int]) -> None:
     made = list(batches(lengths))
-    assert [len(rows) for _, rows in made] == [*SIZES, *SIZES]
+    assert [len(rows) for _, rows in made] == [*EQUAL, *SIZES]
     least = min(lengths)
     for _, rows in made:
         assert all(0 <= row < len(lengths) for row in rows)
