@@ -74,15 +74,15 @@ def load(folder: Path) -> SourceRecord | None:
 
 def contract_faults(found: Mapping[str, Any], expected: Mapping[str, Any]) -> Iterator[str]:
     """Yields, one sentence each, the fields of a manifest's contract that are not what the source
-    states. Both are JSON."""
-    for name in sorted(found.keys() | expected.keys()):
+    states. Both are JSON. The model's name is the user's choice."""
+    for name in sorted((found.keys() | expected.keys()) - {"model"}):
         one, other = (_canonical(of.get(name)) for of in (found, expected))
         if one != other:
             yield f"The manifest says {name} {_short(one)}; the source says {_short(other)}."
 
 
 def _canonical(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, sort_keys=True)
+    return json.dumps(value, sort_keys=True)  # ASCII: no text of a stranger steers a terminal
 
 
 def _short(text: str, most: int = 60) -> str:
