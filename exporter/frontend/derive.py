@@ -26,7 +26,9 @@ _TYPES = {
     "BF16": np.dtype(ml_dtypes.bfloat16), "I64": np.dtype(np.int64), "I32": np.dtype(np.int32),
 }  # fmt: skip
 _CHUNK = 1 << 22
+"""Numbers that are compared at once."""
 _HEAD = 64
+"""Numbers that are compared first: they tell nearly all unequal arrays apart."""
 _MOST = 1 << 18
 """Numbers of the largest literal."""
 

@@ -40,8 +40,8 @@ def prove(opened: Bundle, source: Path | None, stages: Stages) -> Proved:
     """Check every constant of an artifact: against the tensors of the model in the folder `source`,
     or without it against the digests that its export proved.
 
-    Raises ModelError (by golden's GoldenError) for a source that is cut or changed meanwhile,
-    ArtifactError for derivations that are none.
+    Raises ArtifactError for derivations that are none, for one that names a tensor that the source
+    lacks, and for a source that is cut or changed meanwhile.
     """
     path = opened.path
     with stages(f"constants {opened.name}"):
@@ -75,9 +75,9 @@ def finish(folder: Path, skeleton: bytes) -> str:
         digests = {line.digest for line in known}
         with closing(readers.read(folder)) as contents:
             lines = [
-                f"^{json.dumps(one.name)} {digest}\n"
+                f"^{json.dumps(one.name)} {held}\n"
                 for one in contents.stored
-                if named.get(one.name) != one.kind and (digest := one.digest()) not in digests
+                if named.get(one.name) != one.kind and (held := one.digest()) not in digests
             ]
             made = contents.digest()
         if (folder / MODEL).is_file():

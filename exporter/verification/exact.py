@@ -27,9 +27,11 @@ from goldfold.golden.reasons import Reason
 from goldfold.golden.store import Goldens
 
 _TEXTS = 4
-"""Texts that are run. Each passes through every op and every layer; a text behind padding and one
-alone are among them."""
-_SHORT, _PADDING = 64, 3
+"""Texts that are run, alone and with padding behind them: each passes through every op and every
+layer."""
+_SHORT = 64
+"""Tokens of the longest of them, where goldens as short as that are there."""
+_PADDING = 3
 
 
 def reasons(
@@ -49,10 +51,11 @@ def reasons(
     with stages(f"graph {manifest.target}-{manifest.precision}"):
         wide = emulate.exact(_as_stored(program, folder))
         there = interpret.runner(wide, optimise=False)
-        short = [case for case in goldens.cases if 1 < len(case.token_ids) <= _SHORT]
-        cases = sorted(short, key=lambda case: len(case.token_ids))[:: max(1, len(short) // _TEXTS)]
+        order = sorted(goldens.cases, key=lambda case: len(case.token_ids))
+        short = [case for case in order if 1 < len(case.token_ids) <= _SHORT] or order[:1]
+        cases = short[:: max(1, len(short) // _TEXTS)][:_TEXTS]
         worst, text = 0.0, ""
-        for case in cases[:_TEXTS]:
+        for case in cases:
             tokens = len(case.token_ids)
             for width in (tokens, min(tokens + _PADDING, manifest.contract.max_length)):
                 ids, mask = pad([case.token_ids], manifest.contract.pad_id, width)
@@ -60,7 +63,7 @@ def reasons(
                 apart = reading(one, two).distance
                 if not apart <= worst:
                     worst, text = apart, case.id
-        stages.note(f"in fp32 within 1−cos {worst:.1e} of its program, on {_TEXTS} texts")
+        stages.note(f"in fp32 within 1−cos {worst:.1e} of its program, on {len(cases)} texts")
     if worst <= limit:
         return ()
     note = (
