@@ -95,6 +95,7 @@ _SCHEMA: wire.Schema = {
     "Texts": {1: ("values", "text")},
     "Bytes": {1: ("values", "bytes")},
 }  # fmt: skip
+_GELUS = {"EXACT": "erf", "TANH_APPROXIMATION": "tanh"}
 _UNSAID = frozenset({"docString", "notes", "offset"})
 
 
@@ -113,11 +114,13 @@ def read(package: Path) -> Contents:
     reader = _Reader(path)
     for name, value in _values(model):
         reader.add(name, value)
-    return reader.contents(model)
+    contents = reader.contents(model)
+    contents.gelus = _gelus(model)
+    return contents
 
 
-def _values(model: wire.Message) -> Iterator[tuple[str, wire.Message]]:
-    """Yields every value of a program with the name of what its operation gives, and of its own."""
+def _operations(model: wire.Message) -> Iterator[wire.Message]:
+    """Yields the operations of a program, with those of blocks inside others."""
     waiting: list[Any] = [
         block["value"][-1]
         for program in model.get("mlProgram", [])
@@ -128,15 +131,39 @@ def _values(model: wire.Message) -> Iterator[tuple[str, wire.Message]]:
     while waiting:
         for operation in waiting.pop().get("operations", []):
             waiting += operation.get("blocks", [])
+            yield operation
+
+
+def _values(model: wire.Message) -> Iterator[tuple[str, wire.Message]]:
+    """Yields every value of a program with the name of what its operation gives, and of its own."""
+    for operation in _operations(model):
+        name = wire.one(wire.one(operation, "outputs", {}), "name", "")
+        for attribute in operation.get("attributes", []):
+            key = wire.one(attribute, "key", "")
+            if key != "name" and "value" in attribute:
+                yield name if key == "val" else f"{name}.{key}", attribute["value"][-1]
+        for given in operation.get("inputs", []):
+            for bound in wire.one(given, "value", {}).get("arguments", []):
+                if "value" in bound:
+                    yield f"{name}.{wire.one(given, 'key', '')}", bound["value"][-1]
+
+
+def _gelus(model: wire.Message) -> list[str]:
+    """Returns the mode of each GELU, which is a text of its own or the name of a constant's."""
+    texts: dict[str, str] = {}
+    for name, value in _values(model):
+        immediate = wire.one(value, "immediateValue", {})
+        strings = wire.one(wire.one(immediate, "tensor", {}), "strings", {})
+        texts[name] = str(wire.one(strings, "values", ""))
+    found = []
+    for operation in _operations(model):
+        if wire.one(operation, "type", "") == "gelu":
             name = wire.one(wire.one(operation, "outputs", {}), "name", "")
-            for attribute in operation.get("attributes", []):
-                key = wire.one(attribute, "key", "")
-                if key != "name" and "value" in attribute:
-                    yield name if key == "val" else f"{name}.{key}", attribute["value"][-1]
-            for given in operation.get("inputs", []):
-                for bound in wire.one(given, "value", {}).get("arguments", []):
-                    if "value" in bound:
-                        yield f"{name}.{wire.one(given, 'key', '')}", bound["value"][-1]
+            given = {wire.one(g, "key", ""): wire.one(g, "value", {}) for g in operation["inputs"]}
+            bound = wire.one(given.get("mode", {}), "arguments", {})
+            mode = texts.get(wire.one(bound, "name", f"{name}.mode"), "")
+            found.append(_GELUS.get(mode, mode))
+    return found
 
 
 class _Reader:

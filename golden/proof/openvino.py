@@ -71,6 +71,8 @@ class _Reader:
         if tag == "layer":
             constant = attributes.get("type") == "Const"
             self._layers.append(attributes.get("name", "") if constant else "\0")
+        elif tag == "data" and "approximation_mode" in attributes:
+            self.contents.gelus.append(attributes["approximation_mode"].lower())
         elif tag == "data" and self._open[-2:-1] == ["layer"] and self._layers[-1] != "\0":
             self.contents.stored.append(self._stored(self._layers[-1], attributes))
             attributes = {k: v for k, v in attributes.items() if k != "offset"}
