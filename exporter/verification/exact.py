@@ -83,21 +83,23 @@ def _gelus(program: Program, folder: Path) -> list[str]:
     """Returns a note for each kind of GELU of which a file computes more than its program has. A
     compiler may write one from the ops around an Erf or a Tanh, so those count as well."""
     has = Counter(
-        node.attributes.get_string("approximate", "none") if node.op_type == "Gelu" else node.op_type
+        node.attributes.get_string("approximate", "none")
+        if node.op_type == "Gelu"
+        else node.op_type
         for node in program.graph
         if node.op_type in {"Gelu", "Erf", "Tanh"}
     )
     most = {"erf": has["none"] + has["Erf"], "tanh": has["tanh"] + has["Tanh"]}
     try:
         with closing(readers.read(folder)) as contents:
-            held = Counter(contents.gelus)
+            held = contents.gelus
     except readers.NoReader:
         return []
     return [
         f"Its graph is not its program's: {count} of its GELUs are computed by {kind or 'nothing'},"
-        f" its program has {most.get(kind, 0)}."
+        f" its program has {most[kind]}."
         for kind, count in held.items()
-        if count > most.get(kind, 0)
+        if count > most[kind]
     ]
 
 

@@ -8,6 +8,7 @@ place. All integers are little-endian.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -112,31 +113,34 @@ def read(package: Path) -> Contents:
     path = source.inside(package, f"Data/{place}", f"{called}/Manifest.json")
     model = wire.whole(source.read_small(path, _MODEL), _SCHEMA, "Model", path.name)
     reader = _Reader(path)
-    for name, value in _values(model):
-        reader.add(name, value)
+    gelus: Counter[str] = Counter()
+    for function in _functions(model):
+        for name, value in _values(function):
+            reader.add(name, value)
+        gelus |= _gelus(function)  # each function is the whole model, for another size
     contents = reader.contents(model)
-    contents.gelus = _gelus(model)
+    contents.gelus = gelus
     return contents
 
 
-def _operations(model: wire.Message) -> Iterator[wire.Message]:
-    """Yields the operations of a program, with those of blocks inside others."""
-    waiting: list[Any] = [
-        block["value"][-1]
-        for program in model.get("mlProgram", [])
-        for function in program.get("functions", [])
-        for block in wire.one(function, "value", {}).get("blocks", [])
-        if "value" in block
-    ]
+def _functions(model: wire.Message) -> Iterator[wire.Message]:
+    for program in model.get("mlProgram", []):
+        for function in program.get("functions", []):
+            yield wire.one(function, "value", {})
+
+
+def _operations(function: wire.Message) -> Iterator[wire.Message]:
+    """Yields the operations of a function, with those of blocks inside others."""
+    waiting: list[Any] = [b["value"][-1] for b in function.get("blocks", []) if "value" in b]
     while waiting:
         for operation in waiting.pop().get("operations", []):
             waiting += operation.get("blocks", [])
             yield operation
 
 
-def _values(model: wire.Message) -> Iterator[tuple[str, wire.Message]]:
-    """Yields every value of a program with the name of what its operation gives, and of its own."""
-    for operation in _operations(model):
+def _values(function: wire.Message) -> Iterator[tuple[str, wire.Message]]:
+    """Yields every value with the name of what its operation gives, and of its own."""
+    for operation in _operations(function):
         name = wire.one(wire.one(operation, "outputs", {}), "name", "")
         for attribute in operation.get("attributes", []):
             key = wire.one(attribute, "key", "")
@@ -148,21 +152,24 @@ def _values(model: wire.Message) -> Iterator[tuple[str, wire.Message]]:
                     yield f"{name}.{wire.one(given, 'key', '')}", bound["value"][-1]
 
 
-def _gelus(model: wire.Message) -> list[str]:
-    """Returns the mode of each GELU, which is a text of its own or the name of a constant's."""
+def _gelus(function: wire.Message) -> Counter[str]:
+    """Returns the modes of GELUs, each of which is a text of its own or a constant's name."""
     texts: dict[str, str] = {}
-    for name, value in _values(model):
+    for name, value in _values(function):
         immediate = wire.one(value, "immediateValue", {})
         strings = wire.one(wire.one(immediate, "tensor", {}), "strings", {})
         texts[name] = str(wire.one(strings, "values", ""))
-    found = []
-    for operation in _operations(model):
+    found: Counter[str] = Counter()
+    for operation in _operations(function):
         if wire.one(operation, "type", "") == "gelu":
             name = wire.one(wire.one(operation, "outputs", {}), "name", "")
-            given = {wire.one(g, "key", ""): wire.one(g, "value", {}) for g in operation["inputs"]}
+            given = {
+                wire.one(g, "key", ""): wire.one(g, "value", {})
+                for g in operation.get("inputs", [])
+            }
             bound = wire.one(given.get("mode", {}), "arguments", {})
             mode = texts.get(wire.one(bound, "name", f"{name}.mode"), "")
-            found.append(_GELUS.get(mode, mode))
+            found[_GELUS.get(mode, mode)] += 1
     return found
 
 

@@ -72,7 +72,7 @@ class _Reader:
             constant = attributes.get("type") == "Const"
             self._layers.append(attributes.get("name", "") if constant else "\0")
         elif tag == "data" and "approximation_mode" in attributes:
-            self.contents.gelus.append(attributes["approximation_mode"].lower())
+            self.contents.gelus[attributes["approximation_mode"].lower()] += 1
         elif tag == "data" and self._open[-2:-1] == ["layer"] and self._layers[-1] != "\0":
             self.contents.stored.append(self._stored(self._layers[-1], attributes))
             attributes = {k: v for k, v in attributes.items() if k != "offset"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -78,9 +79,9 @@ class Contents:
     respelt: bool = False
     """Whether the format works sizes and tables out, so that a constant of the program may be there
     in parts alone: those follow from lines of their own."""
-    gelus: list[str] = field(default_factory=list)
-    """How each GELU of the graph is computed, erf or tanh: two functions too near to one another
-    for samples to tell apart. Empty for formats whose structure is compared as it stands."""
+    gelus: Counter[str] = field(default_factory=Counter)
+    """How many GELUs of the graph are computed by erf, and how many by tanh: two functions too near
+    to one another for samples. Empty for formats whose structure is compared as it stands."""
     lost: list[tuple[str, str]] = field(default_factory=list)
     """Names of constants that an engine holds in no plain order, each with a sentence."""
 

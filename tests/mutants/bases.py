@@ -224,6 +224,6 @@ def build(model: str, bases: list[Base]) -> None:
                 locate=False,
             )
             if not result.passed:
-                raise SystemExit(f"{base.name} is no sound artifact: {result.verdict.sentences}")
+                raise RuntimeError(f"{base.name} is no sound artifact: {result.verdict.sentences}")
     finally:
         exporting.obtain_goldens = obtain
