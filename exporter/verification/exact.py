@@ -82,14 +82,13 @@ def reasons(
 def _gelus(program: Program, folder: Path) -> list[str]:
     """Returns a note for each kind of GELU of which a file computes more than its program has. A
     compiler may write one from the ops around an Erf or a Tanh, so those count as well."""
-    has = Counter(
-        node.attributes.get_string("approximate", "none")
-        if node.op_type == "Gelu"
-        else node.op_type
-        for node in program.graph
-        if node.op_type in {"Gelu", "Erf", "Tanh"}
-    )
-    most = {"erf": has["none"] + has["Erf"], "tanh": has["tanh"] + has["Tanh"]}
+    most: Counter[str] = Counter()
+    for node in program.graph:
+        if node.op_type == "Gelu":
+            tanh = node.attributes.get_string("approximate", "none") == "tanh"
+            most["tanh" if tanh else "erf"] += 1
+        elif node.op_type in {"Erf", "Tanh"}:
+            most[node.op_type.lower()] += 1
     try:
         with closing(readers.read(folder)) as contents:
             held = contents.gelus
