@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 INPUT_IDS = "input_ids"
 ATTENTION_MASK = "attention_mask"
 EMBEDDING = "sentence_embedding"
+LOGITS = "logits"
+
+Activation = Literal["identity", "sigmoid", "tanh"]
+"""What turns the logits of a score into what `predict` returns."""
 
 
 Task = Literal["", "query", "document"]
@@ -34,6 +38,18 @@ class Contract(Record, frozen=True, kw_only=True):
     right."""
     output: str = EMBEDDING
     """float32[batch, dim]."""
+    task: Literal["embedding", "scores"] = "embedding"
+    """What the output is: the embedding of a text, or the logits of a pair of texts, one a
+    label."""
+    labels: tuple[str, ...] = ()
+    """The names of the logits, in their order; empty where the model names none."""
+    similarity: Literal["cosine", "dot", "euclidean", "manhattan"] = "cosine"
+    """How the model compares two embeddings."""
+    activation: Activation = "identity"
+    """Of scores: what `predict` applies to the logits."""
+    separator: Annotated[int, Meta(ge=0, le=1 << 31)] | None = None
+    """Of scores: the token behind which the graph sees the second text of a pair; None where the
+    model does not tell the two apart."""
     dim: Annotated[int, Meta(gt=0, le=1 << 20)]
     """Size of the full embedding. No real model comes near these limits; a forged manifest
     might."""
@@ -57,6 +73,8 @@ class Contract(Record, frozen=True, kw_only=True):
     """The side on which a text that is too long loses tokens."""
 
     def __post_init__(self) -> None:
+        if self.labels and len(self.labels) != self.dim:
+            raise ValueError(f"{len(self.labels)} labels name {self.dim} logits")
         if len(set(self.heads)) != len(self.heads) or not all(0 < n < self.dim for n in self.heads):
             raise ValueError(
                 f"heads are {self.heads}, and must be sizes below {self.dim}, each once"
@@ -99,11 +117,19 @@ class Words:
     pad_id: int
     truncation_side: Literal["right", "left"] = "right"
     """The side on which a text that is too long loses tokens."""
+    task: str = "embedding"
+    """As in the contract."""
 
     @classmethod
     def of(cls, contract: Contract, tokenizer: str) -> Words:
         """Returns the tokenizer facts of an artifact with this contract."""
-        return cls(tokenizer, contract.length_of(""), contract.pad_id, contract.truncation_side)
+        return cls(
+            tokenizer,
+            contract.length_of(""),
+            contract.pad_id,
+            contract.truncation_side,
+            contract.task,
+        )
 
 
 _TRUNCATION = re.compile(r'"truncation":\s*(?:null|\{[^{}]*\})')

@@ -12,8 +12,8 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from goldfold.golden.compare import Progress, Reading, Run, call, reading, reference_rows
-from goldfold.golden.gate import gate_for
+from goldfold.golden.compare import Progress, Reading, Run, call, reading_for, reference_rows
+from goldfold.golden.gate import limits
 from goldfold.golden.reasons import Reason
 from goldfold.golden.store import Goldens
 
@@ -75,7 +75,7 @@ def measure(
     `dims` is as in compare.measure. With `threads`, so many callers at a time embed texts alone;
     0 leaves that out. Raises GoldenError when `run` returns the wrong shape.
     """
-    reference = reference_rows(goldens, dims)
+    reference, reading = reference_rows(goldens, dims), reading_for(goldens)
     sequences = [case.token_ids for case in goldens.cases]
     plan = list(batches([len(ids) for ids in sequences]))
     total = len(plan) + bool(threads)
@@ -136,12 +136,13 @@ def _threaded(sequences: Sequence[Sequence[int]], threads: int) -> list[int]:
     return [some[(7 * place) % len(some)] for place in range(threads * _ROUNDS)]
 
 
-def judge(ways: Ways, precision: str) -> tuple[Reason, ...]:
-    """Returns the reasons why a row is over the limits of `precision`: the worst of each call.
+def judge(ways: Ways, precision: str, goldens: Goldens) -> tuple[Reason, ...]:
+    """Returns the reasons why a row is over the limits of `precision` for `goldens`: the worst of
+    each call.
 
     Raises GoldenError on an unknown precision.
     """
-    gate = gate_for(precision)
+    gate = limits(precision, goldens)
     limit = gate.norm(ways.dim, ways.normalized)
     worst: dict[str, tuple[float, Reason]] = {}
     for row in ways.rows:
@@ -149,7 +150,7 @@ def judge(ways: Ways, precision: str) -> tuple[Reason, ...]:
         if not found.finite:
             reason = Reason("unusable", precision, row.text, row.way)
         elif not found.distance <= gate.worst:
-            reason = Reason("distance", precision, row.text, row.way, found.distance, gate.worst)
+            reason = Reason(gate.kind, precision, row.text, row.way, found.distance, gate.worst)
         elif not found.norm_error <= limit:
             reason = Reason("norm", precision, row.text, row.way, found.norm_error, limit)
         if reason is None:

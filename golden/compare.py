@@ -15,19 +15,22 @@ import numpy as np
 
 from goldfold.golden.errors import GoldenError
 from goldfold.golden.store import CALLS, NAMED, Goldens
+from goldfold.golden.tasks import SCORES, gap_error, scale_of
 
 Run = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """(ids int64 [B,S], mask int64 [B,S]) -> float32 [B,D]; the mask is 1 on tokens, 0 on padding."""
 
-Tokenize = Callable[[list[str], str], list[list[int]]]
+Tokenize = Callable[[list[Any], str], list[list[int]]]
 """(texts, call) -> ids with specials, truncated as the artifact truncates, unpadded. The call is ""
 for texts that have their prompt; else it is one of store.CALLS, or store.NAMED and the name of a
-prompt, which the artifact adds."""
+prompt, which the artifact adds. The inputs of `predict` are pairs."""
 
 Progress = Callable[[str, int, int], None]
 """Called with (what ran, calls done, calls in all) after each call of the artifact."""
 
 
+RANKED = "ranked"
+"""The kind of the pairs whose first text is a query, and the second one of its documents."""
 _CROWDED = 64
 """Tokens of the longest text in the one call of all short texts: more rows than `embed` takes by
 itself."""
@@ -51,7 +54,8 @@ class Reading:
     """The difference between an embedding e and its golden g. A non-finite or zero e makes all
     three figures inf.
 
-    `distance` is 1-cos, `norm_error` is | ||e||/||g|| - 1 |, `delta` is max |e_k - g_k|.
+    `distance` is 1-cos, `norm_error` is | ||e||/||g|| - 1 |, `delta` is max |e_k - g_k|. Of scores,
+    `distance` is max |e_k - g_k| on the goldens' scale (tasks.py), and `norm_error` is 0.
     """
 
     distance: float
@@ -152,14 +156,14 @@ def token_faults(tokenize: Tokenize, goldens: Goldens) -> list[TokenFault]:
     found: dict[str, list[int]] = {}
     for call in ("", *CALLS):
         cases = [case for case in goldens.cases if case.call == call]
-        texts = [case.text if call else case.prompt + case.text for case in cases]
+        texts = [case.input if call else case.prompt + case.text for case in cases]
         made = tokenize(texts, call) if texts else []
         if len(made) != len(cases):
             raise GoldenError(f"the tokenizer returned {len(made)} of {len(cases)} texts")
         found |= {case.id: ids for case, ids in zip(cases, made, strict=True)}
     wanted = {case.id: case.token_ids for case in goldens.cases}
     text = goldens.cases[0].text
-    for name, prompt in goldens.prompts.items():
+    for name, prompt in goldens.prompts.items() if goldens.task != SCORES else ():
         (before,), (named,) = tokenize([prompt + text], ""), tokenize([text], f"{NAMED}{name}")
         wanted[f"{NAMED}{name}"], found[f"{NAMED}{name}"] = tuple(before), named
     faults = []
@@ -187,7 +191,7 @@ def measure(
     again if the model normalises. Raises GoldenError when `run` returns the wrong shape, or `dims`
     exceeds the goldens.
     """
-    reference = reference_rows(goldens, dims)
+    reference, read = reference_rows(goldens, dims), reading_for(goldens)
     sequences = [case.token_ids for case in goldens.cases]
     lengths = [len(ids) for ids in sequences]
     batches = mixed_batches(lengths)
@@ -214,12 +218,12 @@ def measure(
         dim=reference.shape[1],
         normalized=goldens.normalized,
         rows=tuple(
-            TextRow(c.id, len(c.token_ids), reading(a, g), _worse(reading(p, g), reading(q, g)))
+            TextRow(c.id, len(c.token_ids), read(a, g), _worse(read(p, g), read(q, g)))
             for c, a, p, q, g in zip(goldens.cases, alone, padded, crowd, reference, strict=True)
         ),
-        similarity_alone=similarity_error(alone, reference),
-        similarity_padded=max(similarity_error(rows, reference) for rows in (padded, crowd)),
-        pairs=sampled_pairs(alone, reference),
+        similarity_alone=_between(alone, reference, goldens),
+        similarity_padded=max(_between(rows, reference, goldens) for rows in (padded, crowd)),
+        pairs=() if goldens.task == SCORES else sampled_pairs(alone, reference),
         embeddings=alone,
     )
 
@@ -274,6 +278,37 @@ def reading(embedding: np.ndarray, golden: np.ndarray) -> Reading:
         norm_error=abs(norm / reference - 1.0),
         delta=float(np.abs(embedding - golden).max()),
     )
+
+
+def reading_for(goldens: Goldens) -> Callable[[np.ndarray, np.ndarray], Reading]:
+    """Returns the comparison of one result with its golden, both f64 [D], for the goldens' task."""
+    if goldens.task != SCORES:
+        return reading
+    scale = scale_of(goldens.embeddings)
+
+    def scored(found: np.ndarray, golden: np.ndarray) -> Reading:
+        if not np.isfinite(found).all():
+            return Reading(float("inf"), float("inf"), float("inf"))
+        delta = float(np.abs(found - golden).max(initial=0.0))
+        return Reading(delta / scale, 0.0, delta)
+
+    return scored
+
+
+def rankings(goldens: Goldens) -> list[list[int]]:
+    """Returns the rows of scores that rank documents for one query: those of each first text that
+    stands in several pairs."""
+    found: dict[str, list[int]] = {}
+    for row, case in enumerate(goldens.cases):
+        if case.kind == RANKED:
+            found.setdefault(case.text, []).append(row)
+    return [rows for rows in found.values() if len(rows) > 1]
+
+
+def _between(found: np.ndarray, reference: np.ndarray, goldens: Goldens) -> float:
+    if goldens.task == SCORES:
+        return gap_error(found, reference, rankings(goldens), scale_of(goldens.embeddings))
+    return similarity_error(found, reference)
 
 
 def similarity_error(embeddings: np.ndarray, goldens: np.ndarray) -> float:

@@ -39,11 +39,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from goldfold.golden.compare import Measurement, TokenFault
+from goldfold.golden.compare import Measurement, TokenFault, rankings
 from goldfold.golden.errors import GoldenError
 from goldfold.golden.metrics import RETRIEVAL, Metric
 from goldfold.golden.reasons import Reason
 from goldfold.golden.store import Goldens
+from goldfold.golden.tasks import EMBEDDING, SCORES, ndcg, scale_of, turned
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,11 @@ class Gate:
     loss: float | None = None
     """Bounds the share of fp32's nDCG@10 that retrieval loses, as the upper end of its 95 %
     interval; None where there is no promise."""
+    order: float | None = None
+    """Of scores: the least nDCG@10 of a query's documents, ranked by the artifact, with fp32's
+    scores as gains. None bounds none: `worst` then decides which documents may change places."""
+    kind: Literal["distance", "score"] = "distance"
+    """The kind of the reasons that name `worst`."""
 
     @property
     def similarity(self) -> float:
@@ -64,8 +70,11 @@ class Gate:
 
         |e-g| = sqrt(2 d) for 1-cos d, and by the triangle inequality
         |e_i.e_j - g_i.g_j| <= |e_i - g_i| |e_j| + |g_i| |e_j - g_j| = 2 sqrt(2 d).
-        The bound follows from `worst`; checking it all the same guards the measurement.
+        The bound follows from `worst`; checking it all the same guards the measurement. Of scores
+        it bounds the error of a difference between two logits, at most the sum of their errors.
         """
+        if self.kind == "score":
+            return 2.0 * self.worst
         return 2.0 * math.sqrt(2.0 * self.worst)
 
     def norm(self, dim: int, normalized: bool) -> float:
@@ -94,6 +103,19 @@ GATES: dict[str, Gate] = {
     "int4": Gate(worst=2e-2, mean=1e-2, loss=0.015),
     "small": Gate(worst=4e-2, mean=2e-2),
 }
+
+
+SCORE_GATES: dict[str, Gate] = {
+    "fp32": Gate(worst=1e-6, kind="score"),
+    "fp16": Gate(worst=1e-2, order=0.999, kind="score"),
+    "bf16": Gate(worst=5e-2, order=0.99, kind="score"),
+    "int8-weights": Gate(worst=0.1, order=0.99, kind="score"),
+    "int8": Gate(worst=0.3, order=0.97, kind="score"),
+    "int4": Gate(worst=0.6, order=0.95, kind="score"),
+    "small": Gate(worst=1.0, order=0.9, kind="score"),
+}
+"""The limits of scores. fp32's is the rounding of a logit of f32 after a dozen layers; those below
+are chosen so that the order of documents holds, which users feel, and a logit does not jump."""
 
 
 Status = Literal["passed", "proved", "failed"]
@@ -139,11 +161,25 @@ class Verdict:
         return replace(self, reasons=(*self.reasons, *further))
 
 
-def gate_for(precision: str) -> Gate:
-    """The gate of `precision`. Raises GoldenError for one that has none."""
-    if precision not in GATES:
-        raise GoldenError(f"no gate for precision {precision!r}; known: {', '.join(GATES)}")
-    return GATES[precision]
+def gate_for(precision: str, task: str = EMBEDDING) -> Gate:
+    """The gate of `precision` for a task. Raises GoldenError for one that has none."""
+    gates = SCORE_GATES if task == SCORES else GATES
+    if precision not in gates:
+        raise GoldenError(f"no gate for precision {precision!r}; known: {', '.join(gates)}")
+    return gates[precision]
+
+
+def limits(precision: str, goldens: Goldens) -> Gate:
+    """The gate of `precision` for what `goldens` hold. Raises GoldenError for one that has none.
+
+    A logit of a deep model is off by more than 1e-6 in any f32, the reference's own included: its
+    limit is then four times the reference's rounding, which its goldens state.
+    """
+    gate = gate_for(precision, goldens.task)
+    return replace(gate, worst=max(gate.worst, _ROUNDINGS * goldens.rounding))
+
+
+_ROUNDINGS = 4
 
 
 def judge(
@@ -153,13 +189,14 @@ def judge(
     goldens: Goldens,
 ) -> Verdict:
     """Compare a measurement with the gate of `precision`. Raises GoldenError on an unknown one."""
-    gate = gate_for(precision)
+    gate = limits(precision, goldens)
     reasons = (
         *_coverage(measurement, goldens),
         *_tokens(token_faults),
         *_means(measurement, gate, precision),
         *_texts(measurement, gate, precision),
         *_similarities(measurement, gate, precision),
+        *_order(measurement, gate, precision, goldens),
     )
     return Verdict(reasons)
 
@@ -230,7 +267,7 @@ def _texts(measurement: Measurement, gate: Gate, precision: str) -> Iterator[Rea
                 continue
             # Written as "not <=", so that a NaN that slipped through fails too.
             if not reading.distance <= gate.worst:
-                yield Reason("distance", precision, row.id, way, reading.distance, gate.worst)
+                yield Reason(gate.kind, precision, row.id, way, reading.distance, gate.worst)
             if not reading.norm_error <= limit:
                 yield Reason("norm", precision, row.id, way, reading.norm_error, limit)
 
@@ -249,6 +286,32 @@ def _similarities(measurement: Measurement, gate: Gate, precision: str) -> Itera
     for way, error in ways:
         if not error <= limit:
             yield Reason("similarity", precision, way=way, value=_finite(error), limit=limit)
+
+
+def _order(
+    measurement: Measurement, gate: Gate, precision: str, goldens: Goldens
+) -> Iterator[Reason]:
+    """Documents that change places although fp32 scores them further apart than two errors, and
+    queries whose order loses more than the gate allows."""
+    found = measurement.embeddings
+    if goldens.task != SCORES or found is None or len(found) != len(goldens.cases):
+        return
+    golden = goldens.embeddings.astype(float)
+    gap = 2 * gate.worst * scale_of(golden)
+    for rows in rankings(goldens):
+        query = goldens.cases[rows[0]].text
+        for label in range(golden.shape[1]):
+            e, g = found[rows, label], golden[rows, label]
+            if (pair := next(turned(e, g, gap), None)) is not None:
+                one, other = (goldens.cases[rows[at]].id for at in pair)
+                note = f"{other} is ranked before {one}, which fp32 ranks first for {query[:40]!r}."
+                yield Reason("order", precision, text=one, note=note)
+            elif gate.order is not None and not (kept := ndcg(e, g)) >= gate.order:
+                note = (
+                    f"The order of the documents for {query[:40]!r} keeps nDCG@10 {kept:.4f} of"
+                    f" fp32's, under the {precision} limit of {gate.order}."
+                )
+                yield Reason("order", precision, value=kept, limit=gate.order, note=note)
 
 
 def _finite(value: float | None) -> float | None:

@@ -18,6 +18,7 @@ import numpy as np
 
 from goldfold.golden.errors import GoldenError
 from goldfold.golden.store import Case, Goldens, fingerprint
+from goldfold.golden.tasks import EMBEDDING, SCORES
 from goldfold.golden.texts import Draft, drafts, sentences
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ def make(
     progress: Progress | None = None,
     only: Collection[str] | None = None,
     max_length: int | None = None,
+    task: str = EMBEDDING,
 ) -> Goldens:
     """Run the reference over the golden texts of the model in `model_dir`.
 
@@ -57,6 +59,7 @@ def make(
         progress: called for each text.
         only: run these text ids alone (tests use it).
         max_length: cut texts to this many tokens, if the model's own length is not less.
+        task: what the model gives (golden/tasks.py).
 
     Returns:
         One float32 row per text, as `encode` returns it without further normalisation. Texts
@@ -66,6 +69,11 @@ def make(
         GoldenError: the model cannot be loaded, gives no maximum length, gives a non-finite or zero
             embedding, or knows none of the ids in `only`.
     """
+    if task == SCORES:
+        from goldfold.golden import scoring
+
+        how = scoring.Asked(model_dir, name, digests, trust_remote_code, max_length)
+        return scoring.make(how, progress)
     model = open_reference(model_dir, trust_remote_code)
     own = model.max_seq_length
     if max_length is None and not (isinstance(own, int) and 0 < own <= _LONGEST):
@@ -109,7 +117,7 @@ def make(
         dim=embeddings.shape[1],
         max_length=max(lengths_of(model).values()),
         normalized=is_unit(embeddings),
-        provenance=_provenance(model, digests),
+        provenance=provenance_of(model, digests),
         cases=tuple(cases),
         embeddings=embeddings,
         prompts={name: prompt or "" for name, prompt in model.prompts.items()},
@@ -124,7 +132,7 @@ def _check_company(model: SentenceTransformer, model_dir: Path) -> None:
         return
     how: Any = {"prompt": "", "convert_to_numpy": True, "show_progress_bar": False}
     try:
-        with _one_thread():
+        with one_thread():
             alone = np.asarray(model.encode([short], **how), np.float64)[0]
             beside = np.asarray(model.encode([short, long], batch_size=2, **how), np.float64)[0]
     except Exception:  # the model cannot run on these: the golden texts give the reason
@@ -173,7 +181,7 @@ def _run(
         tokens = _count(model, draft.prompt + draft.text)
         if tokens:
             try:
-                with _one_thread():
+                with one_thread():
                     prompt, ids, row = _encode(model, draft)
             except GoldenError:
                 raise
@@ -198,14 +206,15 @@ def is_unit(embeddings: np.ndarray) -> bool:
     return bool((np.abs(norms - 1.0) < 1e-5).all())
 
 
-def open_reference(model_dir: Path, trust_remote_code: bool) -> SentenceTransformer:
-    """The model in fp32 on the CPU. Raises GoldenError where it cannot be loaded."""
+def open_reference(model_dir: Path, trust_remote_code: bool, task: str = EMBEDDING) -> Any:
+    """The model in fp32 on the CPU, of the class of sentence-transformers for its task. Raises
+    GoldenError where it cannot be loaded."""
+    import sentence_transformers
     import torch
-    from sentence_transformers import SentenceTransformer
 
     try:
         with quiet():
-            return SentenceTransformer(
+            return getattr(sentence_transformers, _CLASSES[task])(
                 str(model_dir),
                 device="cpu",
                 model_kwargs={"dtype": torch.float32},
@@ -219,6 +228,9 @@ def open_reference(model_dir: Path, trust_remote_code: bool) -> SentenceTransfor
         raise GoldenError(
             f"sentence-transformers cannot load {model_dir}: {kind}: {said}"
         ) from error
+
+
+_CLASSES = {EMBEDDING: "SentenceTransformer", SCORES: "CrossEncoder"}
 
 
 @contextlib.contextmanager
@@ -235,7 +247,7 @@ def quiet() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     """Runs torch on one thread: the split of a matrix product among threads decides the order of
     its sum, so with one thread the same machine always gives the same last bits."""
     import torch
@@ -295,7 +307,7 @@ def _bearable(model: SentenceTransformer, length: int) -> int:
         if "token_type_ids" in features:
             same["token_type_ids"] = torch.zeros_like(ids)
         try:
-            with torch.inference_mode(), _one_thread():
+            with torch.inference_mode(), one_thread():
                 model({**features, **same})
             good = middle
         except Exception:
@@ -348,7 +360,7 @@ def _encode(model: SentenceTransformer, draft: Draft) -> tuple[str, tuple[int, .
     return prompts[-1] or "", ids, np.asarray(rows[0], dtype=np.float32)
 
 
-def _provenance(model: SentenceTransformer, digests: Mapping[str, str]) -> dict[str, Any]:
+def provenance_of(model: SentenceTransformer, digests: Mapping[str, str]) -> dict[str, Any]:
     """The origin of the numbers; no date and no path, so that equal runs give equal records."""
     config = getattr(getattr(model[0], "auto_model", None), "config", None)
     return {

@@ -8,7 +8,7 @@ from typing import Literal
 
 Kind = Literal[
     "goldens", "tokens", "unusable", "distance", "norm", "mean", "similarity", "retrieval",
-    "unproved", "constants", "contract", "tokenizer", "companion",
+    "unproved", "constants", "contract", "tokenizer", "companion", "score", "order",
 ]  # fmt: skip
 
 
@@ -34,7 +34,7 @@ class Reason:
     """Facts beside the figures, in words."""
 
     def __post_init__(self) -> None:
-        if self.limit is None and self.kind in ("distance", "norm", "mean", "similarity"):
+        if self.limit is None and self.kind in ("distance", "norm", "mean", "similarity", "score"):
             raise ValueError(f"a reason of the kind {self.kind} has a limit")
 
     @property
@@ -56,6 +56,8 @@ _SENTENCES: dict[str, Callable[[Reason], str]] = {
     "tokens": lambda r: f"The tokens of {r.text} differ {r.note}.",
     "unusable": lambda r: f"The embedding of {r.text} ({r.way}) is not finite, or zero.",
     "distance": lambda r: f"1-cos of {r.text} ({r.way}) is {_over(r)}",
+    "score": lambda r: f"A logit of {r.text} ({r.way}) is off by {_over(r)}",
+    "order": lambda r: r.note,
     "norm": lambda r: f"The norm of {r.text} ({r.way}) is off by {_over(r, 2)}",
     "mean": lambda r: f"The mean 1-cos ({r.way}) is {_over(r)}",
     "similarity": lambda r: f"Similarities between texts ({r.way}) are off by up to {_over(r, 2)}",

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from goldfold.golden.compare import Measurement
 from goldfold.golden.gate import Status, Verdict
+from goldfold.golden.tasks import EMBEDDING, QUANTITY
 
 STYLES: dict[Status, str] = {"passed": "bold green", "proved": "bold cyan", "failed": "bold red"}
 """Only a file that ran itself is green."""
@@ -29,13 +30,16 @@ class Row:
     seconds: float
     measurement: Measurement
     verdict: Verdict
+    task: str = EMBEDDING
 
 
 def table(rows: Iterable[Row]) -> Table:
-    """The verdicts, one line per artifact. Figures are 1-cos against the fp32 reference."""
+    """The verdicts, one line per artifact. Figures are errors against the fp32 reference."""
+    rows = list(rows)
+    quantities = dict.fromkeys(QUANTITY[row.task] for row in rows) or [QUANTITY[EMBEDDING]]
     # No frame: the table must fit into 80 columns with nothing cut off.
     out = Table(
-        title="1−cos against the fp32 reference",
+        title=f"{' and '.join(quantities)} against the fp32 reference",
         title_justify="left",
         box=SIMPLE_HEAD,
         padding=0,

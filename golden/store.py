@@ -23,10 +23,16 @@ from typing import Any
 import numpy as np
 
 from goldfold.golden.errors import GoldenError
+from goldfold.golden.tasks import EMBEDDING, SCORES, TASKS
 
 FORMAT = 1
-CALLS = ("encode", "encode_query", "encode_document")
-"""The calls of users: methods of sentence-transformers that choose a prompt and a length."""
+CALLS = ("encode", "encode_query", "encode_document", "predict")
+"""The calls of users: methods of sentence-transformers that choose a prompt and a length. `predict`
+takes a pair of texts."""
+PREDICT = "predict"
+ROUNDING = 1e-5
+"""The most that a reference's own rounding may be, on the scale of scores: f32 in a hundred layers
+is below it."""
 NAMED = "prompt "
 """The prefix for the name of a prompt: `encode` with that prompt, asked for by name."""
 SHORT = 300
@@ -73,7 +79,8 @@ class Case:
 
     `call` is the entry point: "" for `encode` with that prompt, else the method of
     sentence-transformers that was called with the text alone, "encode", "encode_query" or
-    "encode_document", which add a prompt and cut the text by their own settings.
+    "encode_document", which add a prompt and cut the text by their own settings, or "predict",
+    whose input is the pair of `text` and `pair`.
     """
 
     id: str
@@ -82,6 +89,13 @@ class Case:
     prompt: str
     token_ids: tuple[int, ...]
     call: str = ""
+    pair: str = ""
+    """The second text of a pair."""
+
+    @property
+    def input(self) -> str | tuple[str, str]:
+        """What the call takes: the text, or the pair."""
+        return (self.text, self.pair) if self.call == PREDICT else self.text
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +117,10 @@ class Goldens:
     cases: tuple[Case, ...]
     embeddings: np.ndarray
     prompts: Mapping[str, str] = field(default_factory=dict)
+    task: str = EMBEDDING
+    """What the model gives (golden/tasks.py). Of `scores`, `embeddings` holds the logits."""
+    rounding: float = 0.0
+    """Of scores: how far the reference's own f32 is from f64, at worst, on the scale of scores."""
 
     def within(self, length: int) -> Goldens:
         """The goldens of at most `length` tokens, which an artifact of that static length can read.
@@ -145,6 +163,7 @@ def save(goldens: Goldens, folder: Path) -> None:
         "normalized": goldens.normalized,
         "provenance": goldens.provenance,
         **({"prompts": dict(goldens.prompts)} if goldens.prompts else {}),
+        **({"task": goldens.task, "rounding": goldens.rounding} if goldens.task == SCORES else {}),
         "embeddings_sha256": hashlib.sha256(numbers.getvalue()).hexdigest(),
         # A string of numbers instead of a list keeps the ids of a case on one line.
         "cases": [
@@ -155,6 +174,7 @@ def save(goldens: Goldens, folder: Path) -> None:
                 "text": case.text,
                 "token_ids": " ".join(map(str, case.token_ids)),
                 **({"call": case.call} if case.call else {}),
+                **({"pair": case.pair} if case.call == PREDICT else {}),
             }
             for case in goldens.cases
         ],
@@ -200,6 +220,8 @@ def load(folder: Path) -> Goldens:
             cases=tuple(_case(entry) for entry in _typed(record, "cases", list)),
             embeddings=_numbers(raw),
             prompts=_prompts(record.get("prompts", {})),
+            task=_task(record.get("task", EMBEDDING)),
+            rounding=float(record.get("rounding", 0.0)),
         )
     except (ValueError, TypeError, KeyError, EOFError, OverflowError) as error:
         raise GoldenError(f"{folder}: {_RECORD} is malformed: {error}") from None
@@ -271,7 +293,14 @@ def _case(entry: dict[str, Any]) -> Case:
     call = _typed(entry, "call", str) if "call" in entry else ""
     if call and call not in CALLS:
         raise ValueError(f"'call' is {call!r}, none of {', '.join(CALLS)}")
-    return Case(**strings, token_ids=ids, call=call)
+    pair = _typed(entry, "pair", str) if call == PREDICT else ""
+    return Case(**strings, token_ids=ids, call=call, pair=pair)
+
+
+def _task(said: Any) -> str:
+    if said not in TASKS:
+        raise ValueError(f"'task' is {str(said)[:40]!r}, none of {', '.join(TASKS)}")
+    return said
 
 
 def _prompts(said: Any) -> dict[str, str]:
@@ -306,6 +335,8 @@ def _check(goldens: Goldens, where: str) -> None:
                 f"{where}: {case.id!r} has {len(case.token_ids)} tokens, not 1 to"
                 f" {goldens.max_length}"
             )
+    if not 0.0 <= goldens.rounding <= ROUNDING:
+        raise GoldenError(f"{where}: 'rounding' is {goldens.rounding}, not 0 to {ROUNDING}")
     shape = (len(goldens.cases), goldens.dim)
     if goldens.embeddings.shape != shape or goldens.embeddings.dtype != np.float32:
         raise GoldenError(
@@ -313,5 +344,5 @@ def _check(goldens: Goldens, where: str) -> None:
             f" not float32 {shape}"
         )
     for case, row in zip(goldens.cases, goldens.embeddings, strict=True):
-        if not np.isfinite(row).all() or not row.any():
+        if not np.isfinite(row).all() or (goldens.task != SCORES and not row.any()):
             raise GoldenError(f"{where}: the embedding of {case.id!r} is not finite, or zero")

@@ -9,19 +9,25 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from goldfold.golden import scoring
 from goldfold.golden.errors import GoldenError
 from goldfold.golden.make import lengths_of, open_reference, quiet, shorten
+from goldfold.golden.tasks import EMBEDDING, SCORES
 from goldfold.golden.tokenizer_file import Ids, TokenizerFile, first_difference
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
+T = TypeVar("T", str, tuple[str, str])
+
 _BATCH = 256
 """Texts in one call of sentence-transformers, which pads them."""
+_PAIRS, _PAIRED = 2_000, 200
+"""Number of drawn pairs, and the letters of their longest text."""
 _IDENTITY = ("Dropout",)
 """Modules that change nothing at inference."""
 
@@ -37,6 +43,8 @@ class Witness:
     lengths: Mapping[str, int]
     """The most tokens of a text: "" for `encode`, "query", "document"."""
     dim: int
+    pairs: Mapping[tuple[str, str], Ids]
+    """Drawn pairs of texts and their ids, uncut, where the model takes pairs."""
     facts: Mapping[str, Any]
     """The fields of an artifact's contract that do not depend on what an export asks for."""
 
@@ -83,14 +91,18 @@ class Witness:
 
 
 def read(
-    model_dir: Path, *, trust_remote_code: bool = False, longest: int | None = None
+    model_dir: Path,
+    *,
+    trust_remote_code: bool = False,
+    longest: int | None = None,
+    task: str = EMBEDDING,
 ) -> Witness:
     """Load the model in `model_dir` and ask it for all that a Witness holds.
 
     `longest` shortens its texts to so many tokens, if it reads more, or does not say how many.
     Raises GoldenError for a model that cannot be loaded, or makes no token ids.
     """
-    model = open_reference(model_dir, trust_remote_code)
+    model = open_reference(model_dir, trust_remote_code, task)
     if longest is not None:
         shorten(model, longest)
     first: Any = model[0]
@@ -98,6 +110,9 @@ def read(
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         raise GoldenError(f"{model_dir}: its tokenizer has no tokenizer.json form")
+    file = TokenizerFile(backend.to_str())
+    if task == SCORES:
+        return _scoring(model, file)
     by_call = lengths_of(model)
     lengths = {
         "": by_call["encode"],
@@ -106,13 +121,14 @@ def read(
     }
     kinds = [type(module).__name__ for module in model]
     ends = [kind for kind in kinds if kind not in _IDENTITY]
-    file = TokenizerFile(backend.to_str())
     return Witness(
         tokenizer=file,
         drawn=_drawn(model, file.drawn),
         lengths=lengths,
         dim=int(_dim(model)),
+        pairs={},
         facts={
+            "similarity": model.similarity_fn_name or "cosine",
             "prompts": {name: prompt or "" for name, prompt in model.prompts.items()},
             "default_prompt_name": model.default_prompt_name,
             "pad_id": int(tokenizer.pad_token_id or 0),
@@ -123,16 +139,65 @@ def read(
     )
 
 
+def _scoring(model: Any, file: TokenizerFile) -> Witness:
+    """Returns what a CrossEncoder states."""
+    trunk, tokenizer = model[0].auto_model, model.tokenizer
+    length = scoring.length_of(model)
+    texts = [text for text in file.drawn if len(text) < _PAIRED][:_PAIRS]
+    drawn = dict.fromkeys(zip(texts, reversed(texts), strict=True))
+    pairs = [pair for pair in drawn if not any(mark in pair[0] for mark in file.special)]
+    named = trunk.config.id2label or {}
+    labels = [str(named[key]) for key in sorted(named)]
+    known = len(labels) == model.num_labels and not all(n.startswith("LABEL_") for n in labels)
+    return Witness(
+        tokenizer=file,
+        drawn=_drawn(model, file.drawn),
+        lengths={"": length, "query": length, "document": length},
+        dim=int(model.num_labels),
+        pairs=_drawn(model, pairs),
+        facts={
+            "task": SCORES,
+            "labels": labels if known else [],
+            "activation": type(model.activation_fn).__name__.lower(),
+            "separator": _separator(model),
+            "prompts": {},
+            "default_prompt_name": None,
+            "pad_id": int(tokenizer.pad_token_id or 0),
+            "vocab_size": int(trunk.get_input_embeddings().num_embeddings),
+            "normalized": False,
+            "truncation_side": getattr(tokenizer, "truncation_side", "right"),
+        },
+    )
+
+
+def _separator(model: Any) -> int | None:
+    """Returns the last token of the first text's segment, if the scores depend on segments."""
+    import torch
+
+    features = model.preprocess([("one", "two words")])
+    if "token_type_ids" not in features or not features["token_type_ids"].any():
+        return None
+    with torch.inference_mode():
+        found = [
+            model({**features, "token_type_ids": kinds})["scores"]
+            for kinds in (features["token_type_ids"], 0 * features["token_type_ids"])
+        ]
+    if torch.equal(*found):
+        return None
+    return int(features["input_ids"][0, int(features["token_type_ids"][0].argmax()) - 1])
+
+
 def _dim(model: SentenceTransformer) -> int:
     """Returns the size of an embedding: of one, since settings of sizes may be wrong."""
     how: Any = {"prompt": "", "convert_to_numpy": True, "show_progress_bar": False}
     return np.asarray(model.encode(["one"], **how)).shape[-1]
 
 
-def _drawn(model: SentenceTransformer, texts: Sequence[str]) -> dict[str, Ids]:
-    """Returns the ids of each text as they reach the first module, in the order of `texts`."""
-    found: dict[str, Ids] = {}
-    order = sorted(texts, key=len)
+def _drawn(model: Any, texts: Sequence[T]) -> dict[T, Ids]:
+    """Returns the ids of each text or pair as they reach the first module, in the order of
+    `texts`."""
+    found: dict[T, Ids] = {}
+    order = sorted(texts, key=lambda one: len(one) if isinstance(one, str) else len("".join(one)))
     uncut: Any = {"text": {"truncation": False}}
     try:
         with quiet():

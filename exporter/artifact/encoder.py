@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import numpy as np
 
@@ -14,22 +14,19 @@ from goldfold.exporter.artifact import embedding_types, processes
 from goldfold.exporter.artifact.bundle import (
     GOLDEN,
     MANIFEST,
-    TOKENIZER,
     Bundle,
     check_references,
     open_bundle,
     steadily,
 )
-from goldfold.exporter.contract import Contract, Task
+from goldfold.exporter.artifact.runnable import WINDOW, Runnable, checked_texts, is_whole
+from goldfold.exporter.artifact.scorer import Scorer
+from goldfold.exporter.contract import Task
 from goldfold.exporter.errors import ArtifactError, TargetError, TextError, UsageError
 from goldfold.exporter.evaluate import batches as batching
-from goldfold.exporter.frontend.tokens import Tokens
-from goldfold.exporter.system.files import read_tokenizer
 from goldfold.golden import store
 from goldfold.golden.errors import GoldenError
 
-_WINDOW = 1 << 13
-"""Number of texts that are sorted by length, and held as tokens, at a time."""
 _CORES = 4096
 """More cores than any machine has: a runtime told to use more would fail with a message of its
 own."""
@@ -42,7 +39,8 @@ def load(
     streams: int | None = None,
     check: bool = True,
 ) -> Encoder:
-    """Open an artifact folder for use, by any number of threads at a time.
+    """Open an artifact folder for use, by any number of threads at a time. The result is an
+    Encoder, or of a model that scores pairs of texts a Scorer (exporter/artifact/scorer.py).
 
     Args:
         folder: an artifact that `export` wrote.
@@ -87,40 +85,18 @@ def open_encoder(
     except TargetError as error:
         raise TargetError(f"{bundle.path}: {error}") from None
     check_references(bundle.path, manifest)
-    encoder = Encoder(bundle, processes.opened(processes.Way(bundle, threads, streams, proof)))
+    kind = Scorer if manifest.contract.task == "scores" else Encoder
+    encoder = kind(bundle, processes.opened(processes.Way(bundle, threads, streams, proof)))
     bundle.check_unchanged()
-    return encoder
+    return cast("Encoder", encoder)
 
 
-class Encoder:
+class Encoder(Runnable):
     """An encoder: `.embed(texts)` for people, `.run(input_ids, attention_mask)` for programs; any
-    number of threads may call either at a time. It can be pickled
-    (exporter/artifact/processes.py)."""
+    number of threads may call either at a time. sentence-transformers' own names, `encode`,
+    `encode_query`, `encode_document` and `similarity`, are there as well."""
 
-    def __init__(self, bundle: Bundle, run) -> None:
-        self.bundle = bundle
-        self._run = run
-        self._call_tokens = registry.target(bundle.manifest.target).call_tokens
-        self._words: Tokens | None = _read_tokens(bundle, self.contract)
-
-    @property
-    def _tokens(self) -> Tokens:
-        if self._words is None:  # pickle leaves it out
-            self._words = _read_tokens(self.bundle, self.contract)
-        return self._words
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return processes.sent(self, self._run, "_words")
-
-    def __copy__(self) -> Encoder:
-        return self  # the encoder never changes
-
-    def __deepcopy__(self, memo: object) -> Encoder:
-        return self
-
-    @property
-    def contract(self) -> Contract:
-        return self.bundle.manifest.contract
+    _result = "embedding"
 
     def embed(
         self,
@@ -160,20 +136,20 @@ class Encoder:
                 range, a batch size below 1, ranges that do not fit.
         """
         embedding_types.check_output(output)
-        if not _is_whole(batch_size) or batch_size < 1:
+        if not is_whole(batch_size) or batch_size < 1:
             raise UsageError(f"batch_size is {batch_size!r}; it must be a whole number from 1")
         if task not in get_args(Task):
             raise UsageError(f"task is {task!r}; it must be query, document or empty")
         if errors not in ("raise", "nan") or (errors == "nan" and output != "float32"):
             raise UsageError(f"errors is {errors!r}; it must be raise, or, of float32, nan")
         dim = self._dims(dims)
-        texts = _checked_texts(texts)
+        texts = checked_texts(texts)
         prefix = self.prefix(prompt, task)
         made = dim if dim in self.contract.heads else self.contract.dim
         out = np.empty((len(texts), made), dtype=np.float32)
         odd: dict[int, str] = {}
-        for start in range(0, len(texts), _WINDOW):
-            found, wrong = self._read([prefix + t for t in texts[start : start + _WINDOW]], task)
+        for start in range(0, len(texts), WINDOW):
+            found, wrong = self._read([prefix + t for t in texts[start : start + WINDOW]], task)
             odd |= {start + place: why for place, why in wrong.items()}
             if odd and errors == "raise":
                 continue  # the other texts are read as well, so that all are named at once
@@ -202,27 +178,46 @@ class Encoder:
         `embed`."""
         return self.embed(texts, task="document", **how)
 
-    def batches(self, lengths: Sequence[int], size: int) -> list[list[int]]:
-        """Returns which rows go through the runtime together (exporter/evaluate/batches.py)."""
-        return batching.batches(lengths, size, self._call_tokens)
+    def encode(
+        self,
+        sentences: str | Sequence[str],
+        prompt_name: str | None = None,
+        batch_size: int = 32,
+        truncate_dim: int | None = None,
+        *,
+        task: Task = "",
+    ) -> np.ndarray:
+        """Embed texts under sentence-transformers' names of the arguments of `embed`: float32
+        [N, D], and [D] for one text alone."""
+        rows = self.embed(sentences, prompt_name, truncate_dim, batch_size, task=task)
+        return rows[0] if isinstance(sentences, str) else rows
 
-    def tokenize(self, texts: Sequence[str], task: Task = "") -> list[list[int]]:
-        """Returns the token ids of each text, specials included, truncated to the model's length
-        for the task. No prompt is added. Raises TextError for texts on which the tokenizer
-        fails."""
-        return self._tokens.ids(texts, task)
+    def encode_query(self, sentences: str | Sequence[str], **how: Any) -> np.ndarray:
+        """Embed queries; takes the arguments of `encode`."""
+        return self.encode(sentences, task="query", **how)
 
-    @property
-    def _overflows(self) -> str:
-        return (
-            f"has no finite embedding in {self.bundle.manifest.precision}: a value of it is larger "
-            "than that holds; use another precision"
+    def encode_document(self, sentences: str | Sequence[str], **how: Any) -> np.ndarray:
+        """Embed documents; takes the arguments of `encode`."""
+        return self.encode(sentences, task="document", **how)
+
+    def similarity(self, embeddings1: np.ndarray, embeddings2: np.ndarray) -> np.ndarray:
+        """Returns the similarities of all pairs of rows, float32 [N, M], by the function that the
+        model names (cosine where it names none): distances are negative, as in
+        sentence-transformers."""
+        one, other = (np.atleast_2d(np.asarray(e, np.float32)) for e in (embeddings1, embeddings2))
+        if one.shape[-1] != other.shape[-1]:
+            raise UsageError(f"embeddings of {one.shape[-1]} and {other.shape[-1]} dimensions")
+        match self.contract.similarity:
+            case "dot":
+                return one @ other.T
+            case "euclidean":
+                return -np.linalg.norm(one[:, None] - other[None], axis=-1)
+            case "manhattan":
+                return -np.abs(one[:, None] - other[None]).sum(axis=-1)
+        one, other = (
+            e / np.maximum(np.linalg.norm(e, axis=1, keepdims=True), 1e-12) for e in (one, other)
         )
-
-    def called(self, texts: Sequence[str], call: str) -> list[list[int]]:
-        """Returns the token ids that `embed`, `embed_query` or `embed_document` makes; `call` is
-        one of the names that goldens have for these (goldfold.golden.store.CALLS)."""
-        return self._tokens.called(texts, call)
+        return one @ other.T
 
     def _read(self, texts: list[str], task: Task) -> tuple[list[list[int]], dict[int, str]]:
         """Returns the token ids of each text, and by index why some texts cannot be embedded."""
@@ -250,70 +245,11 @@ class Encoder:
         known = ", ".join(sorted(prompts)) or "none"
         raise UsageError(f"{self.contract.model} has no prompt {prompt!r}; it has: {known}")
 
-    def run(
-        self, input_ids: np.ndarray, attention_mask: np.ndarray, dims: int | None = None
-    ) -> np.ndarray:
-        """Run the model itself: int64 [B,S] ids and mask (1 on tokens, padding right) → float32
-        [B,D].
-
-        `dims` is the size of one of the artifact's heads; the largest if None.
-
-        Raises:
-            UsageError: shapes differ, ids out of the vocabulary, a mask that is not ones then
-                zeros, a row without tokens, more tokens than the model takes, a head that is not
-                there.
-        """
-        ids, mask = self._checked(input_ids, attention_mask)
-        contract = self.contract
-        dims = contract.dim if dims is None else dims
-        if dims not in (contract.dim, *contract.heads):
-            known = ", ".join(map(str, (contract.dim, *contract.heads)))
-            raise UsageError(
-                f"{contract.model} has no head of {dims} dimensions here; it has {known}"
-            )
-        rows = np.asarray(self._run(ids, mask, contract.output_of(dims)), dtype=np.float32)
-        if rows.shape != (len(ids), dims):
-            raise ArtifactError(
-                f"{self.bundle.path} is damaged: it gives {rows.shape}, and its {MANIFEST} says "
-                f"{(len(ids), dims)}"
-            )
-        return rows
-
-    def call(self, input_ids: np.ndarray, attention_mask: np.ndarray, output: str) -> np.ndarray:
-        """Run the model as `run` does, with the output by its name."""
-        sizes = {self.contract.output_of(d): d for d in (self.contract.dim, *self.contract.heads)}
-        return self.run(input_ids, attention_mask, sizes[output])
-
-    def _checked(self, ids: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        try:
-            ids, mask = np.asarray(ids), np.asarray(mask)
-        except ValueError:  # numpy's error for ragged lists
-            raise UsageError("the rows of input_ids must all have the same length") from None
-        if ids.ndim != 2 or ids.shape != mask.shape or 0 in ids.shape:
-            raise UsageError(
-                f"input_ids {ids.shape} and attention_mask {mask.shape} "
-                "must both be [batch, tokens]"
-            )
-        if ids.dtype.kind not in "iu" or mask.dtype.kind not in "iub":
-            raise UsageError(
-                f"input_ids are {ids.dtype}, attention_mask {mask.dtype}; give integers"
-            )
-        if ids.shape[1] > self.contract.max_length:
-            raise UsageError(
-                f"{ids.shape[1]} tokens; {self.contract.model} takes {self.contract.max_length}"
-            )
-        if ids.min() < 0 or ids.max() >= self.contract.vocab_size:
-            raise UsageError(f"token ids must be 0 … {self.contract.vocab_size - 1}")
-        mask = mask.astype(np.int64, copy=False)
-        if not np.isin(mask, (0, 1)).all() or not mask[:, 0].all() or (np.diff(mask) > 0).any():
-            raise UsageError("each row of attention_mask must be ones, at least one, then zeros")
-        return np.ascontiguousarray(ids, dtype=np.int64), np.ascontiguousarray(mask)
-
     def _dims(self, dims: int | None) -> int:
         full = self.contract.dim
         if dims is None:
             return full
-        if not _is_whole(dims) or not 1 <= dims <= full:
+        if not is_whole(dims) or not 1 <= dims <= full:
             raise UsageError(f"dims is {dims!r}; {self.contract.model} has 1 … {full}")
         return dims
 
@@ -337,45 +273,7 @@ class Encoder:
         return np.ascontiguousarray(short, dtype=np.float32)
 
 
-def _read_tokens(bundle: Bundle, contract: Contract) -> Tokens:
-    try:
-        raw = read_tokenizer(bundle.path / TOKENIZER)
-        found = Tokens(raw, contract)
-    except (OSError, ValueError) as error:
-        said = getattr(error, "strerror", None) or error
-        raise ArtifactError(f"{bundle.path / TOKENIZER} cannot be read: {said}") from None
-    bundle.check_bytes(TOKENIZER, raw)
-    return found
-
-
 def _check_cores(threads: int | None, streams: int | None) -> None:
     for name, given in (("threads", threads), ("streams", streams)):
-        if given is not None and (not _is_whole(given) or not 1 <= given <= _CORES):
+        if given is not None and (not is_whole(given) or not 1 <= given <= _CORES):
             raise UsageError(f"{name} is {given!r}; it must be a whole number from 1 to {_CORES}")
-
-
-def _is_whole(value: object) -> bool:
-    """Returns whether `value` is an integer, numpy's included, but no bool."""
-    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-
-
-def _checked_texts(texts: str | Sequence[str]) -> list[str]:
-    """Returns a list of texts that the tokenizer takes: strings of whole Unicode characters."""
-    if isinstance(texts, str):
-        texts = [texts]
-    elif isinstance(texts, (bytes, Mapping)) or not isinstance(texts, Iterable):
-        raise UsageError(f"embed takes a text or a list of texts, not {type(texts).__name__}")
-    try:
-        found = list(texts)
-    except TypeError:  # an array without axes
-        raise UsageError("embed takes a text or a list of texts, not one that is neither") from None
-    for row, text in enumerate(found):
-        if not isinstance(text, str):
-            raise UsageError(f"text {row} is {type(text).__name__}; give strings")
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise UsageError(
-                f"text {row} holds half a character (a lone surrogate) at {error.start}"
-            ) from None
-    return found

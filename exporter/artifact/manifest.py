@@ -52,7 +52,7 @@ FAILED = ".failed"
 REPORT = ("report.html", "report.json", "junit.xml")
 """Files of the report on the artifacts beside them (exporter/report/)."""
 _KIND = "goldfold.artifact/"
-FORMAT = "goldfold.artifact/6"
+FORMAT = "goldfold.artifact/7"
 _VERDICTS = "goldfold.verdict/"
 VERDICT_FORMAT = "goldfold.verdict/4"
 
@@ -81,7 +81,7 @@ class Manifest(Record, frozen=True, kw_only=True):
     """Everything that the same inputs determine. A manifest holds no times and no paths of a
     machine."""
 
-    format: Literal["goldfold.artifact/6"] = FORMAT
+    format: Literal["goldfold.artifact/7"] = FORMAT
     goldfold: str
     target: Plain
     precision: Plain

@@ -29,6 +29,7 @@ from goldfold.exporter.cli.judge import judge
 from goldfold.exporter.cli.layout import layout
 from goldfold.exporter.cli.passes import explain, passes
 from goldfold.exporter.cli.quantize import quantize
+from goldfold.exporter.cli.rank import rank
 from goldfold.exporter.cli.recipes import recipes
 from goldfold.exporter.cli.report import report
 from goldfold.exporter.cli.sign import sign
@@ -45,7 +46,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for command in (
-    *(export, verify, embed, inspect, report),
+    *(export, verify, embed, rank, inspect, report),
     *(targets, recipes, quantize, judge),
     *(layout, sign, diff, demo),
     *(passes, explain, bisect, coreml_run),

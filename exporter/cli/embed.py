@@ -56,7 +56,7 @@ def embed(
         raise UsageError("give at least one text, or - to read lines from standard input")
     if asked.save is not None:
         check_file(asked.save, "--save")
-    texts = _read(asked.texts)
+    texts = read_texts(asked.texts)
     encoder = load(folder, threads=asked.threads)
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("ignore")
@@ -83,7 +83,7 @@ def embed(
         print(" ".join(f"{number:.7g}" for number in row))
 
 
-def _read(texts: list[str]) -> list[str]:
+def read_texts(texts: list[str]) -> list[str]:
     """Returns the texts themselves, or the lines of standard input where `-` stands for them."""
     if "-" in texts and len(texts) > 1:
         raise UsageError("- reads all texts from standard input; give it alone")

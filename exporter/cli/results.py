@@ -79,7 +79,17 @@ def show(
         print(json.dumps(entries, indent=1, allow_nan=False))
         _say_unrecorded(results)
         return
-    rows = [Row(r.bundle.name, r.bundle.size, r.seconds, r.measurement, r.verdict) for r in results]
+    rows = [
+        Row(
+            r.bundle.name,
+            r.bundle.size,
+            r.seconds,
+            r.measurement,
+            r.verdict,
+            r.bundle.manifest.contract.task,
+        )
+        for r in results
+    ]
     if rows:
         console.print(table(rows))
     for result in results:

@@ -3,6 +3,7 @@ examined."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,8 +16,8 @@ from goldfold.exporter.frontend.source import Source
 from goldfold.exporter.ir.program import Program
 from goldfold.exporter.options import Options
 from goldfold.exporter.passes.pipeline import Pipeline
-from goldfold.golden.compare import Measurement, TextRow, mixed_batches, reading
-from goldfold.golden.gate import GATES
+from goldfold.golden.compare import Measurement, Reading, TextRow, mixed_batches, reading_for
+from goldfold.golden.gate import limits
 from goldfold.golden.store import SHORT, Goldens
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ class Suspect:
 
     @property
     def limit(self) -> float:
-        return GATES[self.made.gate].worst
+        return limits(self.made.gate, self.goldens).worst
 
     @property
     def noise(self) -> float:
@@ -84,13 +85,14 @@ class Probe:
     mask: np.ndarray
     golden: np.ndarray
     padded: bool
+    read: Callable[[np.ndarray, np.ndarray], Reading]
 
     @property
     def tokens(self) -> int:
         return self.row.tokens
 
     def distance(self, run: Run) -> float:
-        return reading(
+        return self.read(
             np.asarray(run(self.ids, self.mask))[0].astype(np.float64), self.golden
         ).distance
 
@@ -129,4 +131,4 @@ def _probe(suspect: Suspect, row: TextRow) -> Probe:
     contract = suspect.made.final.contract
     ids, mask = pad([goldens.cases[index].token_ids], contract.pad_id, width)
     golden = goldens.embeddings[index].astype(np.float64)[: contract.dim]
-    return Probe(row, ids, mask, golden, padded)
+    return Probe(row, ids, mask, golden, padded, reading_for(goldens))

@@ -33,6 +33,7 @@ from goldfold.exporter.passes.pipeline import Pipeline
 from goldfold.exporter.progress import Stages
 from goldfold.exporter.records import Kind, Location
 from goldfold.golden.proof.records import Fault
+from goldfold.golden.tasks import QUANTITY
 
 if TYPE_CHECKING:
     from goldfold.exporter.contract import Run
@@ -339,8 +340,9 @@ def _said(
     worst = max(probe.row.alone.distance, probe.row.padded.distance)
     size = worst if distance is None else distance
     way = "in a padded batch" if probe.padded else "alone"
+    quantity = QUANTITY[suspect.goldens.task]
     sentence = (
-        f"Text {probe.row.id} ({probe.tokens} tokens, {way}): 1−cos {size:.1e}, limit"
+        f"Text {probe.row.id} ({probe.tokens} tokens, {way}): {quantity} {size:.1e}, limit"
         f" {suspect.limit:.0e}. {why}"
     )
     if found is not None:

@@ -17,7 +17,7 @@ from goldfold.exporter.evaluate.batches import pad
 from goldfold.exporter.ir.program import Program
 from goldfold.exporter.progress import Stages
 from goldfold.exporter.records import Look, PassReport
-from goldfold.golden.compare import reading
+from goldfold.golden.compare import reading_for
 from goldfold.golden.errors import GoldenError
 from goldfold.golden.store import SHORT, Goldens
 
@@ -32,8 +32,9 @@ def look(program: Program, goldens: Goldens, after: str = "") -> Look:
     if not short.cases:
         raise GoldenError(f"the goldens of {goldens.model} have no text of at most {SHORT} tokens")
     run = (emulate.runner if is_half(program) else interpret.runner)(program)
+    read = reading_for(goldens)
     found = [
-        reading(
+        read(
             run(*pad([case.token_ids], program.contract.pad_id))[0], golden[: program.contract.dim]
         ).distance
         for case, golden in zip(short.cases, short.embeddings, strict=True)

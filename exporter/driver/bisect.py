@@ -61,15 +61,14 @@ def search(
     from goldfold.exporter.driver import preparing
     from goldfold.exporter.passes import pipeline
     from goldfold.exporter.registry import FLOATS
-    from goldfold.golden.gate import GATES
+    from goldfold.golden.gate import limits
 
     if precision not in FLOATS:
         raise UsageError(
             f"precision {precision!r} cannot be bisected; these can: {', '.join(FLOATS)}"
         )
-    bound = GATES[precision].worst if limit is None else limit
-    if not 0 < bound < 2:
-        raise UsageError(f"--limit is {bound}; 1−cos lies between 0 and 2")
+    if limit is not None and not 0 < limit < 2:
+        raise UsageError(f"--limit is {limit}; 1−cos lies between 0 and 2")
     stages, kept = Stages(listener), open_cache(cache)
     with stages("open"):
         source = ready(open_model(model, trust_remote_code=trust_remote_code), stages, kept)
@@ -78,6 +77,7 @@ def search(
     with stages("goldens"):
         longest = max_length or program.contract.max_length
         goldens = obtain_goldens(source, stages, max_length, longest)
+    bound = limits(precision, goldens).worst if limit is None else limit
     if max_length is not None:
         program.contract = program.contract.shortened(max_length)
     passes = (*pipeline.EARLY, *pipeline.common(program.contract))

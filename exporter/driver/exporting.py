@@ -152,7 +152,7 @@ def export(
         program = traced(source, stages, max_length, loaded, kept)
         derive(program, source)
         check_length(program.contract, max_length)
-        heads.check(dims, program.contract.dim)
+        heads.check(dims, program.contract.dim, program.contract.task)
         longest = max_length or program.contract.max_length
         settled = request.settled(longest)
         with stages("goldens"):

@@ -1,5 +1,5 @@
-"""Kinds of model that are not text-embedding models: each is refused under its own name, by the
-facts in its folder."""
+"""Kinds of model, by the facts in a folder: the task of those that goldfold exports, and for every
+other one a refusal under its own name."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 from goldfold.exporter.frontend import model_folder
 from goldfold.exporter.frontend.weights import read_object, refusal
+from goldfold.golden.tasks import EMBEDDING, SCORES
 
 RERANKER = "a reranker or classifier, which scores texts and pairs of texts"
 SPARSE = "a sparse encoder, which gives a text a weight for each token of its vocabulary"
@@ -17,8 +18,8 @@ STATIC = "a static embedding model, a table of one vector a token without a tran
 ROUTED = "a routed model, in which queries and documents take different ways"
 IMAGE = "a model of images and text"
 
+_TASKS = {"SentenceTransformer": EMBEDDING, "CrossEncoder": SCORES}
 _MODEL_TYPES = {
-    "CrossEncoder": RERANKER,
     "SparseEncoder": SPARSE,
     "MultiVectorEncoder": LATE,
     "ColBERT": LATE,
@@ -26,7 +27,6 @@ _MODEL_TYPES = {
 """`model_type` in config_sentence_transformers.json. PyLate writes the last."""
 
 _MODULES = {
-    "LogitScore": RERANKER,
     "MLMTransformer": SPARSE,
     "SpladePooling": SPARSE,
     "SparseAutoEncoder": SPARSE,
@@ -41,8 +41,9 @@ _MODULES = {
 }
 """Modules of sentence-transformers that only such models have."""
 
+_SCORING = "ForSequenceClassification"
+"""The ending of transformers' classes that give a text, or a pair of texts, logits."""
 _HEADS = {
-    "ForSequenceClassification": RERANKER,
     "ForTokenClassification": "a classifier of tokens",
     "ForQuestionAnswering": "a model that marks answers in a text",
     "ForMultipleChoice": "a model that chooses among answers",
@@ -69,16 +70,19 @@ _TAGS = {
 """Tags of a model card, in small letters. Used only where no modules.json says more."""
 
 
-def check(path: Path) -> None:
-    """Refuse a folder whose files say that it is another kind of model, or none."""
-    settings = path / "config_sentence_transformers.json"
+def task_of(path: Path) -> str:
+    """Returns the task of the model in a folder (golden/tasks.py). Refuses a folder whose files say
+    that it is a kind of model that goldfold does not export, or none."""
+    settings, said = path / "config_sentence_transformers.json", None
     if settings.is_file():
-        kind = read_object(settings).get("model_type", "SentenceTransformer")
-        if kind != "SentenceTransformer":
-            what = _MODEL_TYPES.get(str(kind))
-            raise _refused(settings, f"model_type is {kind!r}" + (f": {what}" if what else ""))
+        said = read_object(settings).get("model_type")
+        if said not in _TASKS and said is not None:
+            what = _MODEL_TYPES.get(str(said))
+            raise _refused(settings, f"model_type is {said!r}" + (f": {what}" if what else ""))
+    if said == "CrossEncoder":
+        return SCORES
     if (path / "modules.json").is_file():
-        return
+        return EMBEDDING
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         if (path / name).is_file():
             raise adapter(path / name)
@@ -87,6 +91,8 @@ def check(path: Path) -> None:
     config = path / "config.json"
     if not config.is_file():
         raise refusal(_no_model(path))
+    if _scores(config):
+        return SCORES
     _check_config(config)
     card = model_folder.card_of(path)
     said = {} if card is None else model_folder.front_of(card)
@@ -94,6 +100,7 @@ def check(path: Path) -> None:
     for tag in (*(tags if isinstance(tags, list) else ()), said.get("pipeline_tag")):
         if (kind := _TAGS.get(str(tag).lower())) is not None:
             raise _refused(path / "README.md", f"its tag {tag!r} says that the model is {kind}")
+    return EMBEDDING
 
 
 def check_modules(file: Path, types: Sequence[str]) -> None:
@@ -114,6 +121,12 @@ def adapter(file: Path) -> Exception:
     )
 
 
+def _scores(config: Path) -> bool:
+    """Returns whether transformers' own files are a model that scores texts."""
+    named: Any = read_object(config).get("architectures")
+    return isinstance(named, list) and any(str(one).endswith(_SCORING) for one in named)
+
+
 def _check_config(file: Path) -> None:
     config = read_object(file)
     if config.get("model_type") == "model2vec":
@@ -128,8 +141,8 @@ def _check_config(file: Path) -> None:
 
 def _refused(file: Path, why: str) -> Exception:
     return refusal(
-        f"{file}: {why}; goldfold exports text-embedding models, with one vector a text, and does "
-        "not support this kind"
+        f"{file}: {why}; goldfold exports models that embed texts, with one vector a text, "
+        "and models that score pairs of texts, and does not support this kind"
     )
 
 

@@ -10,9 +10,13 @@ from typing import Any
 
 from goldfold.exporter.frontend import model_kinds, weights
 from goldfold.exporter.frontend.weights import read_json, read_object, refusal
+from goldfold.golden.tasks import EMBEDDING, SCORES
 
 SUPPORTED = ("Transformer", "Pooling", "Dense", "LayerNorm", "Normalize", "Dropout")
 """The module kinds that can be exported. Dropout is the identity at inference."""
+
+SCORING = ("Transformer", "LogitScore", "Pooling", "Dense", "LayerNorm", "Normalize", "Dropout")
+"""The module kinds of a model that scores pairs."""
 
 WEIGHTED = ("Transformer", "Dense", "LayerNorm")
 """The module kinds that have weights."""
@@ -38,22 +42,22 @@ class ModuleSpec:
         return self.type.rpartition(".")[2]
 
 
-def read(path: Path, trust_remote_code: bool) -> tuple[ModuleSpec, ...]:
+def read(path: Path, trust_remote_code: bool, task: str = EMBEDDING) -> tuple[ModuleSpec, ...]:
     """Returns the modules of the model in `path`, each checked, in the order in which they run.
 
-    Raises ModelError for a module that goldfold does not know, and for a model of another kind.
+    Raises ModelError for a module that goldfold does not know, and for a model of another kind than
+    its `task` says.
     """
-    model_kinds.check(path)
     file = path / LIST
     if not file.is_file():
-        return _made_of(path)
+        return _made_of(path)[: 1 if task == SCORES else None]
     entries = read_json(file)
     if not isinstance(entries, list) or not entries:
         raise refusal(f"{file}: must be a list of modules; save the model again")
     modules = tuple(_read_entry(file, place, entry) for place, entry in enumerate(entries))
     model_kinds.check_modules(file, [module.type for module in modules])
     for module in modules:
-        _check_type(file, module, trust_remote_code)
+        _check_type(file, module, trust_remote_code, SCORING if task == SCORES else SUPPORTED)
     kinds = [module.kind for module in modules]
     if kinds[0] != "Transformer" or kinds.count("Transformer") > 1:
         raise refusal(f"{file}: one Transformer must come first, but the modules are {kinds}")
@@ -64,6 +68,8 @@ def read(path: Path, trust_remote_code: bool) -> tuple[ModuleSpec, ...]:
             f"{file}: two modules are called {again!r}, of which sentence-transformers keeps the "
             "last; give each a name of its own"
         )
+    if task == SCORES:
+        return modules
     if "Pooling" not in kinds:
         raise refusal(
             f"{file}: has no Pooling, so the model gives a vector a token and no sentence "
@@ -105,12 +111,14 @@ def _read_entry(file: Path, place: int, entry: Any) -> ModuleSpec:
     return ModuleSpec(place, entry["name"], relative, entry["type"])
 
 
-def _check_type(file: Path, module: ModuleSpec, trust_remote_code: bool) -> None:
+def _check_type(
+    file: Path, module: ModuleSpec, trust_remote_code: bool, known: tuple[str, ...]
+) -> None:
     """Refuse a module that is not sentence-transformers' own, or that cannot be exported."""
     ours = re.fullmatch(r"sentence_transformers(\.\w+)+", module.type) is not None
-    if ours and module.kind in SUPPORTED:
+    if ours and module.kind in known:
         return
-    supported = ", ".join(SUPPORTED)
+    supported = ", ".join(known)
     if ours:
         raise refusal(
             f"{file}: module {module.name!r} is a {module.kind} ({module.type}), which goldfold "

@@ -18,6 +18,7 @@ from goldfold.exporter.frontend import modules, settings, weights
 from goldfold.exporter.frontend.source import Source, check_finite
 from goldfold.exporter.progress import Stages
 from goldfold.exporter.system.cache import Cache, key
+from goldfold.golden.tasks import EMBEDDING
 
 STAGE = "unpickled"
 
@@ -45,7 +46,7 @@ def ready(source: Source, stages: Stages, cache: Cache | None = None) -> Source:
 
 def _briefly(source: Source) -> list[str]:
     said = []
-    if not (source.path / modules.LIST).is_file():
+    if not (source.path / modules.LIST).is_file() and source.task == EMBEDDING:
         said.append(f"no {modules.LIST}: pooling as sentence-transformers chooses it")
     if source.loads != source.path:
         said.append("pickled weights converted")
@@ -71,7 +72,7 @@ def _with_code_settled(source: Source) -> Source:
             code, why = needed[0]
             raise settings.code_refusal(code, f" ({why})")
         return source
-    roles = ("AutoConfig", "AutoModel", "AutoTokenizer")
+    roles = ("AutoConfig", "AutoModel", "AutoModelForSequenceClassification", "AutoTokenizer")
     found = [name for code in source.code for role, name in code.classes if role in roles]
     named = f" ({', '.join(found)})" if found else ""
     note = (

@@ -28,6 +28,7 @@ from goldfold.exporter.frontend.weights import read_object, refusal
 from goldfold.exporter.system import names
 from goldfold.exporter.system.files import expanded
 from goldfold.golden import store
+from goldfold.golden.tasks import EMBEDDING
 
 _LONGEST_NAME = 255
 _GENERIC_NAMES = ("model", "snapshot")
@@ -41,6 +42,7 @@ class Source:
     Attributes:
         path: the folder.
         name: what the model is called in messages, artifacts and stores.
+        task: what the model gives (golden/tasks.py).
         modules: in the order in which they run.
         prompts: prompt by name; empty if the model declares none.
         default_prompt_name: the prompt that sentence-transformers adds unasked, if any.
@@ -61,6 +63,7 @@ class Source:
 
     path: Path
     name: str
+    task: str
     modules: tuple[ModuleSpec, ...]
     prompts: dict[str, str]
     default_prompt_name: str | None
@@ -165,7 +168,8 @@ def open_model(
         )
     path, default_name, hub_id = _locate(name_or_path, trust_remote_code)
     seen = model_folder.look(path)
-    found = modules.read(path, trust_remote_code)
+    task = model_kinds.task_of(path)
+    found = modules.read(path, trust_remote_code, task)
     folders = [module.path for module in found if module.kind in modules.WEIGHTED]
     if hub_id and (lacking := [f for f in folders if not any((path / f).glob("*.safetensors"))]):
         path = hub.fetch_pickles(hub_id, lacking)
@@ -177,10 +181,12 @@ def open_model(
         modules.check_settings(path, module, any(prompts.values()), trust_remote_code)
     card = model_folder.card_of(path)
     code = settings.own_code(trunk)
-    notes = () if (path / modules.LIST).is_file() else (_WITHOUT_LIST,)
+    listed = (path / modules.LIST).is_file() or task != EMBEDDING
+    notes = () if listed else (_WITHOUT_LIST,)
     return Source(
         path=path,
         name=name or names.line(default_name),
+        task=task,
         modules=found,
         prompts=prompts,
         default_prompt_name=default_prompt_name,

@@ -8,13 +8,14 @@ itself.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from tokenizers import Encoding, Tokenizer
 
 from goldfold.exporter.contract import Contract, Task
 from goldfold.exporter.errors import TextError
 from goldfold.exporter.system import natives
-from goldfold.golden.store import NAMED
+from goldfold.golden.store import NAMED, PREDICT
 
 _TASKS: Mapping[str, Task] = {"encode": "", "encode_query": "query", "encode_document": "document"}
 _LETTERS = 16
@@ -39,6 +40,7 @@ class Tokens:
                 self._tokenizer.no_padding()
                 self._tokenizer.no_truncation()
                 self._added = self._tokenizer.num_special_tokens_to_add(False)
+                self._added_to_pair = self._tokenizer.num_special_tokens_to_add(True)
                 nothing = self._tokenizer.encode("", add_special_tokens=False)
                 self._tokenizer.post_process(nothing, None, True)  # may name an unknown token
         except BaseException as error:  # a panic in Rust is no Exception
@@ -75,10 +77,40 @@ class Tokens:
             raise TextError(odd, texts)
         return found
 
-    def called(self, texts: Sequence[str], call: str) -> list[list[int]]:
+    def pair_ids(self, pairs: Sequence[tuple[str, str]]) -> list[list[int]]:
+        """Returns the token ids of each pair of texts, specials included. Where a pair has more
+        tokens than the model takes, the longer text loses the surplus, and then both in turn.
+
+        Raises TextError, naming the indices, for pairs on which the tokenizer fails, and for a
+        first text that holds the token behind which the graph sees the second text.
+        """
+        contract, found, odd = self._contract, [], {}
+        length, side = contract.max_length, contract.truncation_side
+        for place, pair in enumerate(pairs):
+            try:
+                one, other = self._encoded([self._begun(text, length) for text in pair])
+            except TextError as error:
+                odd[place] = next(iter(error.reasons.values()))
+                continue
+            if contract.separator is not None and contract.separator in one.ids:
+                token = self._tokenizer.id_to_token(contract.separator)
+                odd[place] = f"spells {token!r} in its first text, which separates the two texts"
+                continue
+            rooms = _shared(len(one.ids), len(other.ids), max(length - self._added_to_pair, 0))
+            for encoding, room in zip((one, other), rooms, strict=True):
+                if len(encoding.ids) > room:
+                    encoding.truncate(room, direction=side)
+            found.append(self._tokenizer.post_process(one, other, True).ids[:length])
+        if odd:
+            raise TextError(odd, [" | ".join(pair) for pair in pairs])
+        return found
+
+    def called(self, texts: Sequence[Any], call: str) -> list[list[int]]:
         """Returns the token ids for one of goldfold.golden.store.CALLS, with its prompt and its
         maximum length, or for a prompt by its name; under "" the texts already have their prompt.
-        Raises TextError."""
+        The inputs of `predict` are pairs. Raises TextError."""
+        if call == PREDICT:
+            return self.pair_ids(texts)
         if not call:
             return self.ids(texts)
         if call.startswith(NAMED):
@@ -153,3 +185,13 @@ class Tokens:
     def _edge(self, text: str, count: int) -> list[int]:
         ids = self._encoded([text])[0].ids
         return ids[:count] if self._contract.truncation_side == "right" else ids[::-1][:count]
+
+
+def _shared(one: int, other: int, room: int) -> tuple[int, int]:
+    """Returns how many tokens two texts keep of the `room` that they share: the longer one loses
+    the surplus until both are as long, then both lose (tokenizers' LongestFirst)."""
+    if one + other <= room:
+        return one, other
+    short = min(one, other)
+    kept = (short, room - short) if 2 * short <= room else (room // 2, room - room // 2)
+    return kept if one <= other else kept[::-1]

@@ -6,6 +6,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from tokenizers import Tokenizer
 
@@ -48,6 +49,9 @@ def calibration(program: Program) -> list[list[int]]:
     few long texts."""
     known = calibration_texts()
     long = " ".join(known * 8)
+    if program.contract.task == "scores":
+        groups = [(paired(known), None), *(([(known[0], long)], n) for n in _LENGTHS)]
+        return token_ids(program, *groups)
     drafts = [*known, *prompted(program, known)]
     return token_ids(program, (drafts, None), *(([long], length) for length in _LENGTHS))
 
@@ -60,6 +64,8 @@ def short(program: Program) -> list[list[int]]:
 def corpus(program: Program) -> list[list[int]]:
     """Token ids of every text of the corpus once, every third behind one of the model's prompts in
     turn."""
+    if program.contract.task == "scores":
+        return token_ids(program, (paired(corpus_texts()), _TOKENS))
     prompts = list(dict.fromkeys(program.contract.prompts.values())) or [""]
     drafts = [
         (prompts[at // _PROMPTED % len(prompts)] if at % _PROMPTED == 0 else "") + text
@@ -73,15 +79,22 @@ def steering(recipe: Recipe, program: Program) -> list[list[int]]:
     return short(program) + (corpus(program) if recipe.chains else [])
 
 
+def paired(drafts: Sequence[str]) -> list[tuple[str, str]]:
+    """Each text beside the next one, and every third beside itself, as a query beside a document
+    that has its words."""
+    pairs = zip(drafts, (*drafts[1:], *drafts[:1]), strict=True)
+    return [(one, one if at % _PROMPTED == 0 else other) for at, (one, other) in enumerate(pairs)]
+
+
 def prompted(program: Program, drafts: Iterable[str]) -> list[str]:
     """Each text behind no prompt or one of the model's, in turn."""
     prompts = ["", *dict.fromkeys(program.contract.prompts.values())]
     return [prompts[at % len(prompts)] + text for at, text in enumerate(drafts)]
 
 
-def token_ids(program: Program, *groups: tuple[Sequence[str], int | None]) -> list[list[int]]:
-    """Token ids of all texts, each sequence once and none empty. A group's texts are cut at its
-    number of tokens, if it has one, and at the model's own maximum."""
+def token_ids(program: Program, *groups: tuple[Sequence[Any], int | None]) -> list[list[int]]:
+    """Token ids of all texts or pairs of texts, each sequence once and none empty. A group's texts
+    are cut at its number of tokens, if it has one, and at the model's own maximum."""
     tokenizer, most = Tokenizer.from_str(program.tokenizer), program.contract.max_length
     tokenizer.no_padding()
     found: dict[tuple[int, ...], None] = {}

@@ -21,8 +21,8 @@ from goldfold.exporter.evaluate.batches import pad
 from goldfold.exporter.ir.program import Program
 from goldfold.exporter.ir.protobuf import MODEL
 from goldfold.exporter.progress import Stages
-from goldfold.golden.compare import reading
-from goldfold.golden.gate import GATES
+from goldfold.golden.compare import reading_for
+from goldfold.golden.gate import limits
 from goldfold.golden.proof import readers
 from goldfold.golden.reasons import Reason
 from goldfold.golden.store import Goldens
@@ -44,7 +44,7 @@ def reasons(
 
     `program` is the one that the target was given.
     """
-    target, limit = registry.target(manifest.target), GATES["fp32"].worst
+    target, limit = registry.target(manifest.target), limits("fp32", goldens).worst
     if (folder / MODEL).is_file():
         return ()
     if notes := _gelus(program, folder):
@@ -60,21 +60,20 @@ def reasons(
         order = sorted(goldens.cases, key=lambda case: len(case.token_ids))
         short = [case for case in order if 1 < len(case.token_ids) <= _SHORT] or order[:1]
         cases = short[:: max(1, len(short) // _TEXTS)][:_TEXTS]
-        worst, text = 0.0, ""
+        worst, text, read = 0.0, "", reading_for(goldens)
         for case in cases:
             tokens = len(case.token_ids)
             for width in (tokens, min(tokens + _PADDING, manifest.contract.max_length)):
                 ids, mask = pad([case.token_ids], manifest.contract.pad_id, width)
                 one, two = (np.asarray(f(ids, mask))[0].astype(np.float64) for f in (run, there))
-                apart = reading(one, two).distance
+                apart = read(one, two).distance
                 if not apart <= worst:
                     worst, text = apart, case.id
-        stages.note(f"in fp32 within 1−cos {worst:.1e} of its program, on {len(cases)} texts")
+        stages.note(f"in fp32 within {worst:.1e} of its program, on {len(cases)} texts")
     if worst <= limit:
         return ()
     note = (
-        f"Its graph is not its program's: in fp32 {text} differs by 1−cos {worst:.1e}, over"
-        f" {limit:.0e}."
+        f"Its graph is not its program's: in fp32 {text} differs by {worst:.1e}, over {limit:.0e}."
     )
     return (Reason("constants", note=note),)
 

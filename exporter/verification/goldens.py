@@ -72,6 +72,7 @@ def make_goldens(source: Source, stages: Stages, max_length: int | None = None) 
             trust_remote_code=source.trusted,
             progress=lambda text, done, total: stages.step(done, total),
             max_length=max_length,
+            task=source.task,
         )
     source.check_unchanged()  # sentence-transformers read it again
     return goldens

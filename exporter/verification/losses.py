@@ -48,7 +48,7 @@ def of(
     Raises GoldenError where a reference is needed and none is at hand.
     """
     opened, manifest = encoder.bundle, encoder.bundle.manifest
-    if manifest.recipe is None:
+    if manifest.recipe is None or manifest.contract.task != "embedding":
         return None
     limit = gate.gate_for(manifest.gate).loss
     figures, missing = _ranks(measurement, goldens)

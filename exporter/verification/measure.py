@@ -22,6 +22,7 @@ from goldfold.golden.compare import Measurement
 from goldfold.golden.gate import Verdict
 from goldfold.golden.proof.records import Fault
 from goldfold.golden.store import SHORT, Goldens
+from goldfold.golden.tasks import QUANTITY
 
 if TYPE_CHECKING:
     from goldfold.exporter.ir.program import Program
@@ -124,7 +125,7 @@ def measure(
         verdict = standing(encoder.bundle, verdict, emulated)
         worst = max(measurement.worst, measurement.worst_padded)
         beside = f" ({verdict.stand_in}; {verdict.not_run})" if verdict.stand_in else ""
-        stages.note(f"worst 1−cos {worst:.1e}, {verdict.word}{beside}")
+        stages.note(f"worst {QUANTITY[goldens.task]} {worst:.1e}, {verdict.word}{beside}")
     return measurement, verdict
 
 
@@ -178,7 +179,7 @@ def _beside(
                 progress=lambda what, done, total: stages.step(done, total),
             )
             worst = max(found[name].worst, found[name].worst_padded)
-            stages.note(f"{name}: worst 1−cos {worst:.1e}, for the record")
+            stages.note(f"{name}: worst {QUANTITY[goldens.task]} {worst:.1e}, for the record")
     return found
 
 
@@ -203,7 +204,7 @@ def emulated(program: Program, precision: str, goldens: Goldens, stages: Stages)
         verdict = gate.judge(measurement, [], precision, goldens)
         worst = max(measurement.worst, measurement.worst_padded)
         held = "within" if verdict.passed else "outside"
-        stages.note(f"worst 1−cos {worst:.1e}, {held} the gate")
+        stages.note(f"worst {QUANTITY[goldens.task]} {worst:.1e}, {held} the gate")
     return Emulation(program, measurement, verdict)
 
 

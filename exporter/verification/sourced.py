@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -39,7 +39,7 @@ from goldfold.golden import source_record, tokenizer_file
 from goldfold.golden.errors import GoldenError
 from goldfold.golden.reasons import Reason
 from goldfold.golden.source_record import SourceRecord, contract_faults
-from goldfold.golden.store import Goldens
+from goldfold.golden.store import PREDICT, Goldens
 from goldfold.golden.tokenizer_file import Ids, TokenizerFile
 from goldfold.golden.witness import Witness, read
 
@@ -64,7 +64,12 @@ def witness_of(source: Source, stages: Stages, longest: int) -> Witness:
     with stages("source"):
         stages.detail("sentence-transformers reads the tokenizer and the settings")
         with natives.hushed():
-            found = read(source.loads, trust_remote_code=source.trusted, longest=longest)
+            found = read(
+                source.loads,
+                trust_remote_code=source.trusted,
+                longest=longest,
+                task=source.task,
+            )
         source.check_unchanged()
         stages.note(f"{len(found.tokenizer.vocabulary):,} tokens, {len(found.drawn):,} drawn texts")
     return found
@@ -265,6 +270,16 @@ def _own(encoder: Encoder, file: TokenizerFile, witness: Witness | None) -> Iter
     made = dict(zip(wanted, encoder.called(list(wanted), ""), strict=True))
     if said := tokenizer_file.first_difference(wanted, made):
         yield Reason("tokenizer", note=f"embed gives {said}.")
+    pairs = {pair: ids for pair, ids in witness.pairs.items() if len(ids) <= length}
+    if pairs:
+        found = dict(zip(pairs, encoder.called(list(pairs), PREDICT), strict=True))
+        if said := tokenizer_file.first_difference(_joined(pairs), _joined(found)):
+            yield Reason("tokenizer", note=f"predict gives {said}.")
+
+
+def _joined(pairs: Mapping[tuple[str, str], Sequence[int]]) -> dict[str, Sequence[int]]:
+    """Returns pairs by one text each, for messages."""
+    return {" | ".join(pair): ids for pair, ids in pairs.items()}
 
 
 def _companions(

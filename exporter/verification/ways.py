@@ -9,6 +9,7 @@ from goldfold.exporter.progress import Stages
 from goldfold.golden import calling
 from goldfold.golden.reasons import Reason
 from goldfold.golden.store import Goldens
+from goldfold.golden.tasks import QUANTITY
 
 _HEADS = 16
 """Tokens of the longest text for a further head: all outputs share the trunk, whose long rows the
@@ -34,11 +35,11 @@ def reasons(encoder: Encoder, goldens: Goldens, stages: Stages) -> tuple[Reason,
                 dims=dim,
                 progress=lambda what, done, total: stages.step(done, total),
             )
-            found += (replace(reason, head=head) for reason in calling.judge(ways, gate))
+            found += (replace(reason, head=head) for reason in calling.judge(ways, gate, goldens))
             worst, rows = max(worst, ways.worst), rows + len(ways.rows)
         sizes = ", ".join(map(str, calling.SIZES))
         stages.note(
             f"{rows} rows in batches of {sizes} and in {calling.THREADS} threads, "
-            f"worst 1−cos {worst:.1e}"
+            f"worst {QUANTITY[goldens.task]} {worst:.1e}"
         )
     return tuple(found)

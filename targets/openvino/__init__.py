@@ -46,7 +46,7 @@ class OpenVino(Target[OpenVinoOptions]):
     def begin(self, words: Words, folder: Path, kept: Kept | None = None) -> Begun | None:
         from goldfold.targets.openvino import tokenizer
 
-        return tokenizer.begin(words, folder, kept)
+        return tokenizer.begin(words, folder, kept) if words.task == "embedding" else None
 
     def own_passes(
         self, precision: str, contract: Contract, peaks: Mapping[str, float]
@@ -93,6 +93,8 @@ class OpenVino(Target[OpenVinoOptions]):
     ) -> tuple[str, ...]:
         from goldfold.targets.openvino import interop, tokenizer
 
+        if contract.task != "embedding":
+            return ("There is no OpenVINO tokenizer of pairs: goldfold or tokenizer.json serves.",)
         interop.write(folder, contract, precision, reference)
         under_way = begun if isinstance(begun, tokenizer.Conversion) else None
         ids, more = reference.token_ids, reference.texts
@@ -109,7 +111,8 @@ class OpenVino(Target[OpenVinoOptions]):
     ) -> None:
         from goldfold.targets.openvino import interop
 
-        interop.write(folder, contract, precision, reference)
+        if contract.task == "embedding":
+            interop.write(folder, contract, precision, reference)
 
     def companions(self, folder: Path, contract: Contract) -> Mapping[str, Companion]:
         from goldfold.targets.openvino import tokenizer

@@ -195,7 +195,7 @@ def test_many_texts_go_through_in_windows(
     whole = encoder.embed(texts)
     events: list[str] = []
     tokenize, run = encoder._tokens.ids, encoder.run
-    monkeypatch.setattr("goldfold.exporter.artifact.encoder._WINDOW", 16)
+    monkeypatch.setattr("goldfold.exporter.artifact.encoder.WINDOW", 16)
     monkeypatch.setattr(encoder._tokens, "ids", lambda *a: events.append("ids") or tokenize(*a))
     monkeypatch.setattr(encoder, "run", lambda *a: events.append("run") or run(*a))
     rows = encoder.embed(texts)

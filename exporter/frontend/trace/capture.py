@@ -8,7 +8,7 @@ import io
 import logging
 import warnings
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import onnx_ir as ir
 import torch
@@ -18,7 +18,7 @@ from goldfold.exporter.contract import Contract, Words
 from goldfold.exporter.errors import ModelError, RewriteError
 from goldfold.exporter.frontend.source import Source
 from goldfold.exporter.frontend.tokens import Tokens
-from goldfold.exporter.frontend.trace import attention, lengths
+from goldfold.exporter.frontend.trace import attention, lengths, scoring
 from goldfold.exporter.frontend.trace.checkpoint import (
     Report,
     check,
@@ -33,22 +33,40 @@ from goldfold.exporter.frontend.trace.reasons import sentence, why
 from goldfold.exporter.ir import dialect
 from goldfold.exporter.ir.program import BATCH, TOKENS, Program
 from goldfold.exporter.system import natives
+from goldfold.golden.tasks import SCORES
 
 Progress = Callable[[str], None]
 Loaded = Callable[[Words], None]
 
 
 class Whole(torch.nn.Module):
-    """The whole model: (input_ids, attention_mask) int64 [B,S] → embedding float32 [B,D]."""
+    """The whole model: (input_ids, attention_mask) int64 [B,S] → embedding or logits float32 [B,D].
 
-    def __init__(self, trunk: torch.nn.Module, output: str, stages: list[torch.nn.Module]) -> None:
+    `separator` is the token behind which the second text of a pair begins, for transformers that
+    are told so (scoring.py)."""
+
+    def __init__(
+        self,
+        trunk: torch.nn.Module,
+        output: str,
+        stages: list[torch.nn.Module],
+        separator: int | None = None,
+    ) -> None:
         super().__init__()
         self.transformer = trunk
         self.output = output
         self.stages = torch.nn.ModuleList(stages)
+        self.separator = separator
+        self.inside = ""
+        """The path of `transformer` in the model that was loaded."""
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        out = self.transformer(input_ids=input_ids, attention_mask=attention_mask, return_dict=True)
+        told = {}
+        if self.separator is not None:
+            told["token_type_ids"] = scoring.segments(input_ids, self.separator)
+        out = self.transformer(
+            input_ids=input_ids, attention_mask=attention_mask, return_dict=True, **told
+        )
         x = out[self.output]
         mask = attention_mask.to(torch.bool)
         for stage in self.stages:
@@ -99,8 +117,9 @@ def _trace(
     text = _tokenizer(model)
     pad_id = int(model.tokenizer.pad_token_id or 0)
     plain = longest.by_task.get("", longest.most)
-    loaded(Words(text, plain, pad_id, lengths.side(model)))
-    whole = _whole(model)
+    loaded(Words(text, plain, pad_id, lengths.side(model), source.task))
+    facts = scoring.facts_of(model) if source.task == SCORES else scoring.Facts()
+    whole = _whole(model, facts)
     trunk: Any = whole.transformer
     stages = list(whole.stages)
 
@@ -113,7 +132,8 @@ def _trace(
                 raise
             # A model that asks for our mask and then computes attention itself fails on it.
             raise attention.Refused(f"with our mask, {error}") from error
-        notes = check(report, reached(exported, "transformer."), source)
+        names = {f"{whole.inside}{name}" for name in reached(exported, "transformer.")}
+        notes = check(report, names, source)
         if implementation == attention.NAME and not recorder.calls:
             raise attention.Refused("its attention does not go through transformers' interface")
         progress("translating to ONNX with torch.onnx")
@@ -124,6 +144,12 @@ def _trace(
     normalized = bool(stages) and isinstance(stages[-1], Normalize)
     contract = Contract(
         model=source.name,
+        output=facts.output,
+        task=cast("Any", source.task),
+        similarity=getattr(model, "similarity_fn_name", None) or "cosine",
+        labels=facts.labels,
+        activation=facts.activation,
+        separator=facts.separator,
         dim=_static_dim(graph_model),
         max_length=longest.most,
         vocab_size=trunk.get_input_embeddings().num_embeddings,
@@ -134,32 +160,45 @@ def _trace(
         lengths=longest.by_task,
         truncation_side=lengths.side(model),
     )
-    lengths.check(model, Tokens(text, contract), contract)
-    canonical(graph_model)
+    tokens = Tokens(text, contract)
+    if source.task == SCORES:
+        scoring.check(model, tokens, contract)
+    else:
+        lengths.check(model, tokens, contract)
+    canonical(graph_model, contract.output)
     said = [*longest.notes, *notes]
     return Program(graph_model, contract, text, said, lasting=not longest.borrowed)
 
 
 def load_whole(source: Source) -> Whole:
     """Returns the model in torch, with eager attention, under the names that traced nodes bear."""
-    return _whole(_load(source, "eager")[0])
+    model = _load(source, "eager")[0]
+    facts = scoring.facts_of(model) if source.task == SCORES else scoring.Facts()
+    return _whole(model, facts)
 
 
-def _whole(model) -> Whole:
-    stages = [s for i in range(1, len(model)) if (s := stage_of(model[i], i)) is not None]
-    if model.truncate_dim is not None:
-        stages.append(Leading(model.truncate_dim))
+def _whole(model, facts: scoring.Facts) -> Whole:
     trunk: Any = model[0].auto_model
     trunk.config.use_cache = False
-    return Whole(trunk, _output_of(model[0]), stages).eval()
+    if facts.logits:
+        inner, output, stages = scoring.parts_of(model)
+        whole = Whole(inner, output, stages, facts.separator)
+        if inner is not trunk:
+            whole.inside = f"{trunk.base_model_prefix}."
+        return whole.eval()
+    stages = [s for i in range(1, len(model)) if (s := stage_of(model[i], i)) is not None]
+    if getattr(model, "truncate_dim", None) is not None:
+        stages.append(Leading(model.truncate_dim))
+    return Whole(trunk, _output_of(model[0]), stages, facts.separator).eval()
 
 
 def _load(source: Source, implementation: str) -> tuple[Any, Report]:
-    from sentence_transformers import SentenceTransformer
+    import sentence_transformers
 
+    kind = "CrossEncoder" if source.task == SCORES else "SentenceTransformer"
     try:
         with _quiet(), attention.registered(1), reported() as report:
-            model = SentenceTransformer(
+            model = getattr(sentence_transformers, kind)(
                 str(source.loads),
                 device="cpu",
                 local_files_only=True,

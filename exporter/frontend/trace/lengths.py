@@ -172,7 +172,7 @@ def _positions(model: Any) -> int | None:
     whatever its name.
     """
     trunk = model[0].auto_model
-    with torch.no_grad(), _eager(trunk), _lookups() as seen:
+    with torch.no_grad(), eager(trunk), _lookups() as seen:
         ids = torch.full((1, 4), 5, dtype=torch.long)
         try:
             trunk(input_ids=ids, attention_mask=torch.ones_like(ids))
@@ -187,7 +187,7 @@ def _positions(model: Any) -> int | None:
 
 
 @contextmanager
-def _eager(trunk: Any) -> Iterator[None]:
+def eager(trunk: Any) -> Iterator[None]:
     """Make the transformer compute attention itself while this is open."""
     own = trunk.config._attn_implementation
     trunk.config._attn_implementation = "eager"

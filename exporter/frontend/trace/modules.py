@@ -145,7 +145,7 @@ def stage_of(module: torch.nn.Module, index: int) -> torch.nn.Module | None:
     if kind != "Dropout":
         for key in ("module_input_name", "module_output_name"):
             name = getattr(module, key, "sentence_embedding")
-            if name != "sentence_embedding":
+            if name != "sentence_embedding" and (key, name) != ("module_output_name", "scores"):
                 raise ModelError(
                     f"{place} has {key} {name!r}; only 'sentence_embedding' is supported, "
                     "so this model cannot be exported"

@@ -16,13 +16,15 @@ from goldfold.exporter.ir.program import BATCH, MODULE, TOKENS
 _SCOPES = "pkg.torch.onnx.name_scopes"
 
 
-def canonical(model: ir.Model) -> None:
-    """Order, rename and strip `model` in place: nodes, values, dims, metadata."""
+def canonical(model: ir.Model, output: str = EMBEDDING) -> None:
+    """Order, rename and strip `model` in place: nodes, values, dims, metadata. `output` is the name
+    of its result."""
     graph = model.graph
     _name_dims(graph)
     _order(graph)
     _name_nodes(graph)
     _name_values(graph)
+    graph.outputs[0].name = output
     model.metadata_props.clear()
     graph.metadata_props.clear()
     model.producer_name, model.producer_version = "goldfold", ""
@@ -125,4 +127,3 @@ def _name_values(graph: ir.Graph) -> None:
         if value.const_value is not None:
             value.const_value.name = name
         graph.register_initializer(value)
-    graph.outputs[0].name = EMBEDDING

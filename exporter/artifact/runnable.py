@@ -1,0 +1,197 @@
+"""An opened artifact of any task and target: ids in, numbers out; and texts to ids."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from goldfold.exporter import registry
+from goldfold.exporter.artifact import processes
+from goldfold.exporter.artifact.bundle import MANIFEST, TOKENIZER, Bundle
+from goldfold.exporter.contract import Contract, Task
+from goldfold.exporter.errors import ArtifactError, UsageError
+from goldfold.exporter.evaluate import batches as batching
+from goldfold.exporter.frontend.tokens import Tokens
+from goldfold.exporter.system.files import read_tokenizer
+
+WINDOW = 1 << 13
+"""Number of texts that are sorted by length, and held as tokens, at a time."""
+
+
+_OWN = {
+    "embedding": ("embeds texts", "embed"),
+    "scores": ("scores pairs of texts", "predict or rank"),
+}
+
+
+class Runnable:
+    """`.run(input_ids, attention_mask)` for programs; any number of threads may call it at a time.
+    It can be pickled (exporter/artifact/processes.py)."""
+
+    def __init__(self, bundle: Bundle, run) -> None:
+        self.bundle = bundle
+        self._run = run
+        self._call_tokens = registry.target(bundle.manifest.target).call_tokens
+        self._words: Tokens | None = _read_tokens(bundle, self.contract)
+
+    @property
+    def _tokens(self) -> Tokens:
+        if self._words is None:  # pickle leaves it out
+            self._words = _read_tokens(self.bundle, self.contract)
+        return self._words
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return processes.sent(self, self._run, "_words")
+
+    def __copy__(self) -> Runnable:
+        return self  # nothing of it ever changes
+
+    def __deepcopy__(self, memo: object) -> Runnable:
+        return self
+
+    @property
+    def contract(self) -> Contract:
+        return self.bundle.manifest.contract
+
+    def batches(self, lengths: Sequence[int], size: int) -> list[list[int]]:
+        """Returns which rows go through the runtime together (exporter/evaluate/batches.py)."""
+        return batching.batches(lengths, size, self._call_tokens)
+
+    def tokenize(self, texts: Sequence[str], task: Task = "") -> list[list[int]]:
+        """Returns the token ids of each text, specials included, truncated to the model's length
+        for the task. No prompt is added. Raises TextError for texts on which the tokenizer
+        fails."""
+        return self._tokens.ids(texts, task)
+
+    def called(self, texts: Sequence[Any], call: str) -> list[list[int]]:
+        """Returns the token ids that `embed`, `embed_query`, `embed_document` or `predict` makes;
+        `call` is one of the names that goldens have for these (goldfold.golden.store.CALLS)."""
+        return self._tokens.called(texts, call)
+
+    def run(
+        self, input_ids: np.ndarray, attention_mask: np.ndarray, dims: int | None = None
+    ) -> np.ndarray:
+        """Run the model itself: int64 [B,S] ids and mask (1 on tokens, padding right) → float32
+        [B,D].
+
+        `dims` is the size of one of the artifact's heads; the largest if None.
+
+        Raises:
+            UsageError: shapes differ, ids out of the vocabulary, a mask that is not ones then
+                zeros, a row without tokens, more tokens than the model takes, a head that is not
+                there.
+        """
+        ids, mask = self._checked(input_ids, attention_mask)
+        contract = self.contract
+        dims = contract.dim if dims is None else dims
+        if dims not in (contract.dim, *contract.heads):
+            known = ", ".join(map(str, (contract.dim, *contract.heads)))
+            raise UsageError(
+                f"{contract.model} has no head of {dims} dimensions here; it has {known}"
+            )
+        rows = np.asarray(self._run(ids, mask, contract.output_of(dims)), dtype=np.float32)
+        if rows.shape != (len(ids), dims):
+            raise ArtifactError(
+                f"{self.bundle.path} is damaged: it gives {rows.shape}, and its {MANIFEST} says "
+                f"{(len(ids), dims)}"
+            )
+        return rows
+
+    def call(self, input_ids: np.ndarray, attention_mask: np.ndarray, output: str) -> np.ndarray:
+        """Run the model as `run` does, with the output by its name."""
+        sizes = {self.contract.output_of(d): d for d in (self.contract.dim, *self.contract.heads)}
+        return self.run(input_ids, attention_mask, sizes[output])
+
+    def _checked(self, ids: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        try:
+            ids, mask = np.asarray(ids), np.asarray(mask)
+        except ValueError:  # numpy's error for ragged lists
+            raise UsageError("the rows of input_ids must all have the same length") from None
+        if ids.ndim != 2 or ids.shape != mask.shape or 0 in ids.shape:
+            raise UsageError(
+                f"input_ids {ids.shape} and attention_mask {mask.shape} "
+                "must both be [batch, tokens]"
+            )
+        if ids.dtype.kind not in "iu" or mask.dtype.kind not in "iub":
+            raise UsageError(
+                f"input_ids are {ids.dtype}, attention_mask {mask.dtype}; give integers"
+            )
+        if ids.shape[1] > self.contract.max_length:
+            raise UsageError(
+                f"{ids.shape[1]} tokens; {self.contract.model} takes {self.contract.max_length}"
+            )
+        if ids.min() < 0 or ids.max() >= self.contract.vocab_size:
+            raise UsageError(f"token ids must be 0 … {self.contract.vocab_size - 1}")
+        mask = mask.astype(np.int64, copy=False)
+        if not np.isin(mask, (0, 1)).all() or not mask[:, 0].all() or (np.diff(mask) > 0).any():
+            raise UsageError("each row of attention_mask must be ones, at least one, then zeros")
+        return np.ascontiguousarray(ids, dtype=np.int64), np.ascontiguousarray(mask)
+
+    @property
+    def _overflows(self) -> str:
+        return (
+            f"has no finite {self._result} in {self.bundle.manifest.precision}: a value of it is "
+            "larger than that holds; use another precision"
+        )
+
+    _result = "result"
+
+    def _refused(self, name: str) -> UsageError:
+        gives, call = _OWN[self.contract.task]
+        return UsageError(f"{self.contract.model} {gives}, so it has no {name}; call {call}")
+
+    def embed(self, *_: Any, **__: Any) -> Any:
+        """Embed texts, where the model does that (exporter/artifact/encoder.py)."""
+        raise self._refused("embed")
+
+    def encode(self, *_: Any, **__: Any) -> Any:
+        """As `embed`, under sentence-transformers' name."""
+        raise self._refused("encode")
+
+    def predict(self, *_: Any, **__: Any) -> Any:
+        """Score pairs of texts, where the model does that (exporter/artifact/scorer.py)."""
+        raise self._refused("predict")
+
+    def rank(self, *_: Any, **__: Any) -> Any:
+        """Rank documents for a query, where the model scores pairs."""
+        raise self._refused("rank")
+
+
+def _read_tokens(bundle: Bundle, contract: Contract) -> Tokens:
+    try:
+        raw = read_tokenizer(bundle.path / TOKENIZER)
+        found = Tokens(raw, contract)
+    except (OSError, ValueError) as error:
+        said = getattr(error, "strerror", None) or error
+        raise ArtifactError(f"{bundle.path / TOKENIZER} cannot be read: {said}") from None
+    bundle.check_bytes(TOKENIZER, raw)
+    return found
+
+
+def is_whole(value: object) -> bool:
+    """Returns whether `value` is an integer, numpy's included, but no bool."""
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+
+
+def checked_texts(texts: str | Sequence[str]) -> list[str]:
+    """Returns a list of texts that the tokenizer takes: strings of whole Unicode characters."""
+    if isinstance(texts, str):
+        texts = [texts]
+    elif isinstance(texts, (bytes, Mapping)) or not isinstance(texts, Iterable):
+        raise UsageError(f"embed takes a text or a list of texts, not {type(texts).__name__}")
+    try:
+        found = list(texts)
+    except TypeError:  # an array without axes
+        raise UsageError("embed takes a text or a list of texts, not one that is neither") from None
+    for row, text in enumerate(found):
+        if not isinstance(text, str):
+            raise UsageError(f"text {row} is {type(text).__name__}; give strings")
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise UsageError(
+                f"text {row} holds half a character (a lone surrogate) at {error.start}"
+            ) from None
+    return found

@@ -1,0 +1,63 @@
+"""The tasks: what a model gives for its input, and how two results of it are compared.
+
+| task | input | result | compared by |
+|---|---|---|---|
+| `embedding` | a text | a vector [D] | 1−cos |
+| `scores` | a pair of texts | a logit for each label [L] | the logits' error, on a scale |
+
+The scale of scores is the largest logit of the goldens, and at least 1: a logit is a sum whose
+rounding follows the size of what is summed, not that of the result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+
+EMBEDDING, SCORES = "embedding", "scores"
+TASKS = (EMBEDDING, SCORES)
+
+QUANTITY: Mapping[str, str] = {EMBEDDING: "1−cos", SCORES: "logit error"}
+"""The measured quantity of each task, in words."""
+
+
+def scale_of(golden: np.ndarray) -> float:
+    """Returns the scale of the logits [N, L]."""
+    return max(1.0, float(np.abs(golden).max(initial=0.0)))
+
+
+def gap_error(
+    found: np.ndarray, golden: np.ndarray, groups: Sequence[Sequence[int]], scale: float
+) -> float:
+    """Returns the largest error of a difference between two documents' logits [N, L] for one query,
+    on the scale of the goldens: at most twice a logit's. `groups` are the rows of each query."""
+    worst = 0.0
+    for rows in groups:
+        e, g = found[list(rows)], golden[list(rows)]
+        if not np.isfinite(e).all():
+            return float("inf")
+        apart = np.abs((e[:, None] - e[None]) - (g[:, None] - g[None]))
+        worst = max(worst, float(apart.max(initial=0.0)) / scale)
+    return worst
+
+
+def turned(found: np.ndarray, golden: np.ndarray, gap: float) -> Iterator[tuple[int, int]]:
+    """Yields the pairs of rows (i, j) that `golden` [N] ranks i before j, by more than `gap`, and
+    `found` [N] ranks j before i."""
+    for i, j in zip(*np.nonzero(golden[:, None] - golden[None] > gap), strict=True):
+        if not found[i] > found[j]:
+            yield int(i), int(j)
+
+
+def ndcg(found: np.ndarray, golden: np.ndarray, depth: int = 10) -> float:
+    """Returns nDCG@`depth` of the order of `found` [N], whose gains are the scores `golden` [N],
+    moved and stretched to 0 … 1. 1 where all of them are equal."""
+    low, high = float(golden.min()), float(golden.max())
+    if not high > low:
+        return 1.0
+    gains = (golden - low) / (high - low)
+    weights = 1.0 / np.log2(np.arange(2, len(gains) + 2))[:depth]
+    order = np.argsort(-np.where(np.isfinite(found), found, -np.inf), kind="stable")
+    best = np.sort(gains)[::-1]
+    return float((gains[order][:depth] * weights).sum() / (best[:depth] * weights).sum())
