@@ -28,6 +28,25 @@ Task = Literal["", "query", "document"]
 """The purpose of a text, as in sentence-transformers' encode, encode_query and encode_document."""
 
 
+class Frame(Record, frozen=True, kw_only=True):
+    """A chat template as fixed text around a pair: before the query, between query and document,
+    and after the document."""
+
+    before: str
+    between: str
+    after: str
+    strip: bool = False
+    """Whether blanks at the ends of either text are dropped."""
+    suffix: tuple[Annotated[int, Meta(ge=0, le=1 << 31)], ...] = ()
+    """The tokens that end every text, one that was truncated as well: a language model is asked for
+    its next word behind them."""
+
+    def around(self, pair: tuple[str, str]) -> str:
+        """Returns the text that the model reads."""
+        query, document = (text.strip() for text in pair) if self.strip else pair
+        return f"{self.before}{query}{self.between}{document}{self.after}"
+
+
 class Contract(Record, frozen=True, kw_only=True):
     """The contract of an artifact with its caller. Every manifest contains it."""
 
@@ -50,6 +69,8 @@ class Contract(Record, frozen=True, kw_only=True):
     separator: Annotated[int, Meta(ge=0, le=1 << 31)] | None = None
     """Of scores: the token behind which the graph sees the second text of a pair; None where the
     model does not tell the two apart."""
+    frame: Frame | None = None
+    """Of scores: the text around a pair, where a chat template makes one text of it."""
     dim: Annotated[int, Meta(gt=0, le=1 << 20)]
     """Size of the full embedding. No real model comes near these limits; a forged manifest
     might."""

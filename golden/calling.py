@@ -54,6 +54,8 @@ class Ways:
     rows: tuple[Called, ...]
     dim: int
     normalized: bool
+    task: str
+    rounding: float
 
     @property
     def worst(self) -> float:
@@ -99,7 +101,9 @@ def measure(
             found += pool.map(one, order)
         if progress is not None:
             progress(f"{threads} threads", total, total)
-    return Ways(tuple(found), reference.shape[1], goldens.normalized)
+    return Ways(
+        tuple(found), reference.shape[1], goldens.normalized, goldens.task, goldens.rounding
+    )
 
 
 def batches(lengths: Sequence[int]) -> Iterator[tuple[str, tuple[int, ...]]]:
@@ -136,13 +140,12 @@ def _threaded(sequences: Sequence[Sequence[int]], threads: int) -> list[int]:
     return [some[(7 * place) % len(some)] for place in range(threads * _ROUNDS)]
 
 
-def judge(ways: Ways, precision: str, goldens: Goldens) -> tuple[Reason, ...]:
-    """Returns the reasons why a row is over the limits of `precision` for `goldens`: the worst of
-    each call.
+def judge(ways: Ways, precision: str) -> tuple[Reason, ...]:
+    """Returns the reasons why a row is over the limits of `precision`: the worst of each call.
 
     Raises GoldenError on an unknown precision.
     """
-    gate = limits(precision, goldens)
+    gate = limits(precision, ways)
     limit = gate.norm(ways.dim, ways.normalized)
     worst: dict[str, tuple[float, Reason]] = {}
     for row in ways.rows:

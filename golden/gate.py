@@ -37,7 +37,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from goldfold.golden.compare import Measurement, TokenFault, rankings
 from goldfold.golden.errors import GoldenError
@@ -169,14 +169,24 @@ def gate_for(precision: str, task: str = EMBEDDING) -> Gate:
     return gates[precision]
 
 
-def limits(precision: str, goldens: Goldens) -> Gate:
-    """The gate of `precision` for what `goldens` hold. Raises GoldenError for one that has none.
+class Compared(Protocol):
+    """What is compared: goldens, or a measurement against them (golden/store.py says what each
+    is)."""
+
+    @property
+    def task(self) -> str: ...
+    @property
+    def rounding(self) -> float: ...
+
+
+def limits(precision: str, compared: Compared) -> Gate:
+    """The gate of `precision` for what was compared. Raises GoldenError for one that has none.
 
     A logit of a deep model is off by more than 1e-6 in any f32, the reference's own included: its
     limit is then four times the reference's rounding, which its goldens state.
     """
-    gate = gate_for(precision, goldens.task)
-    return replace(gate, worst=max(gate.worst, _ROUNDINGS * goldens.rounding))
+    gate = gate_for(precision, compared.task)
+    return replace(gate, worst=max(gate.worst, _ROUNDINGS * compared.rounding))
 
 
 _ROUNDINGS = 4

@@ -47,7 +47,6 @@ def make(
     progress: Progress | None = None,
     only: Collection[str] | None = None,
     max_length: int | None = None,
-    task: str = EMBEDDING,
 ) -> Goldens:
     """Run the reference over the golden texts of the model in `model_dir`.
 
@@ -59,7 +58,6 @@ def make(
         progress: called for each text.
         only: run these text ids alone (tests use it).
         max_length: cut texts to this many tokens, if the model's own length is not less.
-        task: what the model gives (golden/tasks.py).
 
     Returns:
         One float32 row per text, as `encode` returns it without further normalisation. Texts
@@ -69,11 +67,6 @@ def make(
         GoldenError: the model cannot be loaded, gives no maximum length, gives a non-finite or zero
             embedding, or knows none of the ids in `only`.
     """
-    if task == SCORES:
-        from goldfold.golden import scoring
-
-        how = scoring.Asked(model_dir, name, digests, trust_remote_code, max_length)
-        return scoring.make(how, progress)
     model = open_reference(model_dir, trust_remote_code)
     own = model.max_seq_length
     if max_length is None and not (isinstance(own, int) and 0 < own <= _LONGEST):

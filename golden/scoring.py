@@ -190,6 +190,9 @@ def length_of(model: Any) -> int:
 
 
 def _count(model: Any, text: str, pair: str) -> int:
+    if "message" in model[0].modality_config:  # a chat template stands around the pair
+        uncut: Any = {"text": {"truncation": False}}
+        return int(model.preprocess([(text, pair)], processing_kwargs=uncut)["input_ids"].shape[1])
     return len(model.tokenizer(text, pair, truncation=False, verbose=False)["input_ids"])
 
 

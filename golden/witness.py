@@ -151,7 +151,7 @@ def _scoring(model: Any, file: TokenizerFile) -> Witness:
     known = len(labels) == model.num_labels and not all(n.startswith("LABEL_") for n in labels)
     return Witness(
         tokenizer=file,
-        drawn=_drawn(model, file.drawn),
+        drawn=_plain(model, file.drawn),
         lengths={"": length, "query": length, "document": length},
         dim=int(model.num_labels),
         pairs=_drawn(model, pairs),
@@ -168,6 +168,16 @@ def _scoring(model: Any, file: TokenizerFile) -> Witness:
             "truncation_side": getattr(tokenizer, "truncation_side", "right"),
         },
     )
+
+
+def _plain(model: Any, texts: Sequence[str]) -> dict[str, Ids]:
+    """Returns the ids of each text alone; where a chat template stands around every input, those of
+    the tokenizer without it."""
+    if "message" not in model[0].modality_config:
+        return _drawn(model, texts)
+    with quiet():
+        made = model.tokenizer(list(texts), truncation=False, verbose=False)["input_ids"]
+    return {text: tuple(ids) for text, ids in zip(texts, made, strict=True)}
 
 
 def _separator(model: Any) -> int | None:

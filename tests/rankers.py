@@ -9,6 +9,8 @@ from typing import Any
 import torch
 import transformers
 from sentence_transformers import CrossEncoder
+from sentence_transformers.base.modules import Transformer
+from sentence_transformers.cross_encoder.modules import LogitScore
 from tokenizers import Tokenizer, processors
 
 from tests import models
@@ -89,6 +91,47 @@ def build(
         for file in folder.iterdir():
             file.unlink()
         encoder.save_pretrained(str(folder), create_model_card=False)
+    return folder
+
+
+TEMPLATE = (
+    "{%- set ns = namespace(asked='find passages that answer the query') -%}"
+    "{%- for m in messages if m.role == 'system' -%}"
+    "{%- set ns.asked = m.content -%}{%- endfor -%}"
+    "<bos>Judge whether the document meets the query.\n<Instruct>: {{ ns.asked }}\n"
+    "{% for m in messages %}"
+    "{% if m.role == 'query' %}<Query>: {{ m.content }}\n"
+    "{% elif m.role == 'document' %}<Document>: {{ m.content }}{% endif %}"
+    "{% endfor %}<eos>\n<bos>The answer is"
+)
+"""A chat template that puts text around a pair, and ends where a language model goes on."""
+
+
+def build_generative(folder: Path, template: str = TEMPLATE, length: int = 160) -> Path:
+    """Save a language model that scores by the logits of two tokens, as Qwen3-Reranker does."""
+    config = transformers.Qwen3Config(
+        **models._COMMON,
+        hidden_size=48,
+        intermediate_size=96,
+        num_attention_heads=3,
+        num_key_value_heads=1,
+        head_dim=16,
+        num_hidden_layers=2,
+        max_position_embeddings=length + 8,
+    )
+    model = transformers.Qwen3ForCausalLM(config)
+    models._randomise(model, seed=5)
+    plain = folder.with_name(f"{folder.name}-plain")
+    model.save_pretrained(plain)
+    made = models._make_tokenizer(True, length)
+    made.chat_template, made.padding_side = template, "left"
+    made.save_pretrained(plain)
+    first = Transformer(
+        str(plain), transformer_task="text-generation", model_kwargs={"dtype": torch.float32}
+    )
+    score = LogitScore(true_token_id=37, false_token_id=52)
+    encoder = CrossEncoder(modules=[first, score], device="cpu")
+    encoder.save_pretrained(str(folder), create_model_card=False)
     return folder
 
 

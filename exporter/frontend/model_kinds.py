@@ -98,7 +98,9 @@ def task_of(path: Path) -> str:
     said = {} if card is None else model_folder.front_of(card)
     tags = said.get("tags")
     for tag in (*(tags if isinstance(tags, list) else ()), said.get("pipeline_tag")):
-        if (kind := _TAGS.get(str(tag).lower())) is not None:
+        if (kind := _TAGS.get(str(tag).lower())) == RERANKER:
+            return SCORES
+        if kind is not None:
             raise _refused(path / "README.md", f"its tag {tag!r} says that the model is {kind}")
     return EMBEDDING
 

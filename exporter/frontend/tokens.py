@@ -12,7 +12,7 @@ from typing import Any
 
 from tokenizers import Encoding, Tokenizer
 
-from goldfold.exporter.contract import Contract, Task
+from goldfold.exporter.contract import Contract, Frame, Task
 from goldfold.exporter.errors import TextError
 from goldfold.exporter.system import natives
 from goldfold.golden.store import NAMED, PREDICT
@@ -86,6 +86,8 @@ class Tokens:
         """
         contract, found, odd = self._contract, [], {}
         length, side = contract.max_length, contract.truncation_side
+        if contract.frame is not None:
+            return self._framed(contract.frame, pairs)
         for place, pair in enumerate(pairs):
             try:
                 one, other = self._encoded([self._begun(text, length) for text in pair])
@@ -103,6 +105,19 @@ class Tokens:
             found.append(self._tokenizer.post_process(one, other, True).ids[:length])
         if odd:
             raise TextError(odd, [" | ".join(pair) for pair in pairs])
+        return found
+
+    def _framed(self, frame: Frame, pairs: Sequence[tuple[str, str]]) -> list[list[int]]:
+        """Returns the token ids of pairs within a chat template, which has all special tokens."""
+        length, side, found = self._contract.max_length, self._contract.truncation_side, []
+        for one, other in pairs:
+            text = frame.around((self._begun(one, length), self._begun(other, length)))
+            ids = self._encoded([text])[0].ids
+            if len(ids) >= length:
+                ids = ids[:length] if side == "right" else ids[-length:]
+                kept = frame.suffix[-length:]
+                ids = [*ids[: len(ids) - len(kept)], *kept]
+            found.append(ids)
         return found
 
     def called(self, texts: Sequence[Any], call: str) -> list[list[int]]:

@@ -15,6 +15,7 @@ from goldfold.exporter.system import natives
 from goldfold.golden import store
 from goldfold.golden.errors import GoldenError
 from goldfold.golden.store import Goldens
+from goldfold.golden.tasks import SCORES
 
 
 @contextmanager
@@ -61,19 +62,29 @@ def obtain_goldens(
 def make_goldens(source: Source, stages: Stages, max_length: int | None = None) -> Goldens:
     """Make new goldens. Called within a stage. Raises GoldenError where sentence-transformers
     cannot make them, ModelError for files that changed meanwhile."""
+    from goldfold.golden import scoring
     from goldfold.golden.make import make
 
     stages.detail("none stored for this model: sentence-transformers makes them")
     with natives.hushed():
-        goldens = make(
-            source.loads,
-            name=source.name,
-            digests=source.defining,
-            trust_remote_code=source.trusted,
-            progress=lambda text, done, total: stages.step(done, total),
-            max_length=max_length,
-            task=source.task,
-        )
+
+        def progress(_: str, done: int, total: int) -> None:
+            stages.step(done, total)
+
+        if source.task == SCORES:
+            asked = scoring.Asked(
+                source.loads, source.name, source.defining, source.trusted, max_length
+            )
+            goldens = scoring.make(asked, progress)
+        else:
+            goldens = make(
+                source.loads,
+                name=source.name,
+                digests=source.defining,
+                trust_remote_code=source.trusted,
+                progress=progress,
+                max_length=max_length,
+            )
     source.check_unchanged()  # sentence-transformers read it again
     return goldens
 

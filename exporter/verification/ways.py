@@ -35,7 +35,7 @@ def reasons(encoder: Encoder, goldens: Goldens, stages: Stages) -> tuple[Reason,
                 dims=dim,
                 progress=lambda what, done, total: stages.step(done, total),
             )
-            found += (replace(reason, head=head) for reason in calling.judge(ways, gate, goldens))
+            found += (replace(reason, head=head) for reason in calling.judge(ways, gate))
             worst, rows = max(worst, ways.worst), rows + len(ways.rows)
         sizes = ", ".join(map(str, calling.SIZES))
         stages.note(

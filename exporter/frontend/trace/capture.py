@@ -150,6 +150,7 @@ def _trace(
         labels=facts.labels,
         activation=facts.activation,
         separator=facts.separator,
+        frame=facts.frame,
         dim=_static_dim(graph_model),
         max_length=longest.most,
         vocab_size=trunk.get_input_embeddings().num_embeddings,
@@ -215,7 +216,8 @@ def _load(source: Source, implementation: str) -> tuple[Any, Report]:
             raise attention.Refused(f"it does not load with our attention ({said})") from error
         raise ModelError(f"sentence-transformers cannot open {source.path}: {said}") from error
     modality = getattr(model[0], "modality_config", {"text": {}})
-    if "text" not in modality or "message" in modality:
+    framed = source.task == SCORES and "text" in modality  # a pair's template is a frame of text
+    if not framed and ("text" not in modality or "message" in modality):
         raise ModelError(
             f"{source.name} takes {', '.join(map(str, modality))} as input (a chat template makes "
             "messages of texts); only plain text is supported"

@@ -156,7 +156,10 @@ def _features(model: Any, text: str, task: Task) -> Any:
     if not len(model.tokenizer(text, truncation=False, verbose=False)["input_ids"]):
         return None
     try:
-        return model.preprocess([text], **({"task": task} if task else {}))
+        pairs = hasattr(model, "predict")  # a CrossEncoder: its inputs are pairs
+        return model.preprocess(
+            [(text, text) if pairs else text], **({"task": task} if task else {})
+        )
     except Exception as error:  # any kind, depending on the setting
         said = (str(error).splitlines() or [""])[0]
         raise ModelError(

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from goldfold.exporter.contract import EMBEDDING, LOGITS, Activation, Contract
+from goldfold.exporter.contract import EMBEDDING, LOGITS, Activation, Contract, Frame
 from goldfold.exporter.errors import ModelError
 from goldfold.exporter.frontend.tokens import Tokens
 from goldfold.exporter.frontend.trace.lengths import eager
@@ -42,6 +42,7 @@ class Facts:
     labels: tuple[str, ...] = ()
     activation: Activation = "identity"
     separator: int | None = None
+    frame: Frame | None = None
 
     @property
     def output(self) -> str:
@@ -58,13 +59,64 @@ def facts_of(model: Any) -> Facts:
             f"its activation_fn is {name}; {', '.join(_ACTIVATIONS)} are supported, because an "
             "artifact applies it without torch"
         )
-    if any(model.prompts.values()):
+    frame = _frame(model) if "message" in model[0].modality_config else None
+    if any(model.prompts.values()) and frame is None:
         raise ModelError(
             "its scores need a prompt, which stands before the first text of a pair; that is not "
             "supported"
         )
     labels = _labels(model)
-    return Facts(True, labels, _ACTIVATIONS[name], _separator(model))
+    separator = _separator(model) if frame is None else None
+    return Facts(True, labels, _ACTIVATIONS[name], separator, frame)
+
+
+def _frame(model: Any) -> Frame:
+    """Returns the text that a chat template puts around every pair, the model's own prompt
+    included. Raises ModelError for a template that does something else with it."""
+    first = model[0]
+    prompt = model.prompts.get(model.default_prompt_name or "", None)
+    how = dict(first.processing_kwargs.get("chat_template", {}))
+    for name in ("restore_suffix", "padding", "truncation", "max_length", "return_tensors"):
+        how.pop(name, None)
+
+    def messages(pair: tuple[str, str]) -> Any:
+        kind, made, _ = first.input_formatter.parse_inputs([pair])
+        if kind != "message":
+            _, made = first.input_formatter.batch_to_message(kind, made)
+        found = made["message"]
+        if prompt:
+            found = first.input_formatter.prepend_prompt_to_messages(found, prompt)
+        return found[0]
+
+    def rendered(pair: tuple[str, str]) -> str:
+        return first.tokenizer.apply_chat_template(messages(pair), tokenize=False, **how)
+
+    one, other = "qqq7qqq", "ddd9ddd"
+    try:
+        text = rendered((f" {one} ", f" {other} "))
+        strip = f" {one} " not in text
+        one, other = (one, other) if strip else (f" {one} ", f" {other} ")
+        before, _, rest = text.partition(one)
+        between, found, after = rest.partition(other)
+        suffix = first._chat_template_suffix_ids(messages(("a", "b")), how, {}, {})
+        frame = Frame(
+            before=before, between=between, after=after, strip=strip, suffix=tuple(suffix)
+        )
+        fixed = found and all(
+            rendered(pair) == frame.around(pair)
+            for pair in (("a", "b"), ("a\n\nb", "{{ c }}"), ("", "x"), ("<b>", "  y "))
+        )
+    except Exception as error:
+        said = (str(error).splitlines() or [""])[0]
+        raise ModelError(
+            f"its chat template makes no text of a pair: {type(error).__name__}: {said}"
+        ) from error
+    if not fixed:
+        raise ModelError(
+            "its chat template does more with a pair than to put text around it; only a fixed "
+            "frame is supported"
+        )
+    return frame
 
 
 def _labels(model: Any) -> tuple[str, ...]:
@@ -90,6 +142,10 @@ def parts_of(model: Any) -> tuple[torch.nn.Module, str, list[torch.nn.Module]]:
     made = getattr(first, "module_output_name", None)
     kinds = [type(module).__name__ for module in model]
     if kinds[1:] == ["LogitScore"] and made == "causal_logits":
+        if getattr(trunk.config, "final_logit_softcapping", None):
+            raise ModelError(
+                "its logits are capped (final_logit_softcapping), which is not supported"
+            )
         return (
             trunk.base_model,
             "last_hidden_state",

@@ -11,7 +11,6 @@ from goldfold.exporter.frontend.source import open_model
 from tests.exporter.model.refusing import edit, refuse, set_type
 
 KINDS = {
-    "reranker": model_kinds.RERANKER,
     "sparse": model_kinds.SPARSE,
     "late": model_kinds.LATE,
     "static": model_kinds.STATIC,
@@ -28,7 +27,6 @@ def refused(folder: Path, kind: str, culprit: str) -> None:
 @pytest.mark.parametrize(
     ("model_type", "kind"),
     [
-        ("CrossEncoder", "reranker"),
         ("SparseEncoder", "sparse"),
         ("MultiVectorEncoder", "late"),
         ("ColBERT", "late"),
@@ -48,7 +46,6 @@ def test_type_in_the_settings(folder: Path, model_type: str, kind: str) -> None:
         ("sentence_transformers.models.Asym", "routed"),
         ("sentence_transformers.models.StaticEmbedding", "static"),
         ("sentence_transformers.sparse_encoder.modules.SpladePooling", "sparse"),
-        ("sentence_transformers.cross_encoder.modules.LogitScore", "reranker"),
         ("sentence_transformers.multi_vector_encoder.modules.MultiVectorMask", "late"),
         ("sentence_transformers.models.CLIPModel", "image"),
         ("pylate.models.Dense.Dense", "late"),
@@ -62,8 +59,6 @@ def test_module_that_only_such_models_have(folder: Path, dotted: str, kind: str)
 @pytest.mark.parametrize(
     ("architecture", "kind"),
     [
-        ("BertForSequenceClassification", "reranker"),
-        ("DebertaV2ForSequenceClassification", "reranker"),
         ("HF_ColBERT", "late"),
         ("CLIPModel", "image"),
     ],
@@ -78,8 +73,6 @@ def test_architecture_without_a_list_of_modules(folder: Path, architecture: str,
 @pytest.mark.parametrize(
     ("front", "kind"),
     [
-        ("tags: [sentence-transformers, cross-encoder]", "reranker"),
-        ("pipeline_tag: text-ranking", "reranker"),
         ("tags:\n- splade\n- query-expansion", "sparse"),
         ("tags:\n  - ColBERT", "late"),
         ("tags: [model2vec]", "static"),
@@ -90,6 +83,23 @@ def test_tag_of_the_card_without_a_list_of_modules(folder: Path, front: str, kin
     assert open_model(folder).licence == "mit"  # with modules.json the card is prose
     (folder / "modules.json").unlink()
     refused(folder, kind, "README.md")
+
+
+def test_what_scores_pairs(folder: Path) -> None:
+    (folder / "README.md").write_text("---\npipeline_tag: text-ranking\n---\n", "utf-8")
+    assert open_model(folder).task == "embedding"  # modules.json says more than the card
+    (folder / "modules.json").unlink()
+    assert open_model(folder).task == "scores"
+    (folder / "README.md").unlink()
+    assert open_model(folder).task == "embedding"
+    edit(folder / "config.json", lambda c: c.update(architectures=["XForSequenceClassification"]))
+    found = open_model(folder)
+    assert (found.task, [one.kind for one in found.modules]) == ("scores", ["Transformer"])
+
+
+def test_module_that_only_scores_have(folder: Path) -> None:
+    set_type(folder, 1, "sentence_transformers.cross_encoder.modules.LogitScore")
+    refuse(("LogitScore", "does not support"), folder)
 
 
 def test_tags_that_cannot_be_read_say_nothing(folder: Path) -> None:
