@@ -29,6 +29,9 @@ _CHUNK = 1 << 22
 """Numbers that are compared at once."""
 _HEAD = 64
 """Numbers that are compared first: they tell nearly all unequal arrays apart."""
+_LISTED = 64
+"""Whole numbers of the shortest list that is taken for a tensor: shorter ones are axes and sizes,
+which a tensor may hold by chance."""
 _MOST = 1 << 18
 """Numbers of the largest literal."""
 
@@ -90,6 +93,8 @@ class _Tensors:
 
     def equal(self, name: str, array: np.ndarray) -> Expr | None:
         """The derivation of a floating array that equals tensors; None if it equals none."""
+        if array.dtype == np.int64 and array.size >= _LISTED:
+            return self._listed(array)
         if array.dtype.kind != "f" or array.size < 2:
             return None
         for find in (self._whole, self._rows, self._raised):
@@ -112,6 +117,16 @@ class _Tensors:
             return _widened(held, array.dtype), held.tensor.name
         turned = tuple(reversed(range(array.ndim)))
         return Expr("transpose", (_widened(held, array.dtype), *turned)), held.tensor.name
+
+    def _listed(self, array: np.ndarray) -> Expr | None:
+        """A tensor of whole numbers, as the row of a table that each token has."""
+        for held in self._sized.get(array.size, []):
+            whole = held.array.dtype.kind == "i"
+            if whole and np.array_equal(held.array.reshape(-1), array.reshape(-1)):
+                same = held.array.dtype == array.dtype
+                found = held.expr if same else cast(held.expr, array.dtype)
+                return _shaped(found, held.array.shape, array.shape)
+        return None
 
     def _whole(self, name: str, array: np.ndarray) -> Expr | None:
         """A tensor as it is, or transposed."""

@@ -11,13 +11,22 @@ from typing import Any
 from goldfold.exporter.frontend import model_kinds, weights
 from goldfold.exporter.frontend.weights import read_json, read_object, refusal
 
-SUPPORTED = ("Transformer", "Pooling", "Dense", "LayerNorm", "Normalize", "Dropout")
+SUPPORTED = (
+    "Transformer",
+    "StaticEmbedding",
+    "Pooling",
+    "Dense",
+    "LayerNorm",
+    "Normalize",
+    "Dropout",
+)
 """The module kinds that can be exported. Dropout is the identity at inference."""
 
-WEIGHTED = ("Transformer", "Dense", "LayerNorm")
+WEIGHTED = ("Transformer", "StaticEmbedding", "Dense", "LayerNorm")
 """The module kinds that have weights."""
 
 LIST = "modules.json"
+STATIC = "StaticEmbedding"
 
 
 @dataclass(frozen=True)
@@ -55,7 +64,9 @@ def read(path: Path, trust_remote_code: bool) -> tuple[ModuleSpec, ...]:
     for module in modules:
         _check_type(file, module, trust_remote_code)
     kinds = [module.kind for module in modules]
-    if kinds[0] != "Transformer" or kinds.count("Transformer") > 1:
+    if STATIC in kinds:
+        _check_static(file, kinds)
+    elif kinds[0] != "Transformer" or kinds.count("Transformer") > 1:
         raise refusal(f"{file}: one Transformer must come first, but the modules are {kinds}")
     names = [module.name for module in modules]
     if len(set(names)) < len(names):
@@ -64,6 +75,8 @@ def read(path: Path, trust_remote_code: bool) -> tuple[ModuleSpec, ...]:
             f"{file}: two modules are called {again!r}, of which sentence-transformers keeps the "
             "last; give each a name of its own"
         )
+    if kinds[0] == STATIC:
+        return modules
     if "Pooling" not in kinds:
         raise refusal(
             f"{file}: has no Pooling, so the model gives a vector a token and no sentence "
@@ -76,6 +89,16 @@ def read(path: Path, trust_remote_code: bool) -> tuple[ModuleSpec, ...]:
             f"are {kinds}"
         )
     return modules
+
+
+def _check_static(file: Path, kinds: list[str]) -> None:
+    """Refuse modules around a table of tokens that work on something else than its mean."""
+    odd = [kind for kind in kinds[1:] if kind in ("Transformer", STATIC, "Pooling")]
+    if kinds[0] != STATIC or odd:
+        raise refusal(
+            f"{file}: a StaticEmbedding comes first and makes the sentence embedding, which a "
+            f"{odd[0]} does not read; the modules are {kinds}"
+        )
 
 
 def _made_of(path: Path) -> tuple[ModuleSpec, ...]:

@@ -18,7 +18,7 @@ from goldfold.exporter.contract import Contract, Words
 from goldfold.exporter.errors import ModelError, RewriteError
 from goldfold.exporter.frontend.source import Source
 from goldfold.exporter.frontend.tokens import Tokens
-from goldfold.exporter.frontend.trace import attention, lengths
+from goldfold.exporter.frontend.trace import attention, lengths, static
 from goldfold.exporter.frontend.trace.checkpoint import (
     Report,
     check,
@@ -75,6 +75,8 @@ def trace(
     traced.
     """
     with _lean(), _unpanicked(source), _placed(source):
+        if source.static:
+            return _trace(source, "eager", max_length, progress, loaded)
         try:
             return _trace(source, attention.NAME, max_length, progress, loaded)
         except attention.Refused as refusal:
@@ -95,13 +97,12 @@ def _trace(
     progress("loading the model")
     model, report = _load(source, implementation)
     check_shapes(report, source)
-    longest = lengths.settle(model, max_length)
-    text = _tokenizer(model)
-    pad_id = int(model.tokenizer.pad_token_id or 0)
+    reader = static if source.static else lengths
+    longest = reader.settle(model, max_length)
+    text, pad_id, rows = _tokenizer(model)
     plain = longest.by_task.get("", longest.most)
-    loaded(Words(text, plain, pad_id, lengths.side(model)))
-    whole = _whole(model)
-    trunk: Any = whole.transformer
+    loaded(Words(text, plain, pad_id, reader.side(model)))
+    whole = _whole(model, source)
     stages = list(whole.stages)
 
     with attention.registered(longest.most) as recorder, _quiet():
@@ -126,15 +127,15 @@ def _trace(
         model=source.name,
         dim=_static_dim(graph_model),
         max_length=longest.most,
-        vocab_size=trunk.get_input_embeddings().num_embeddings,
+        vocab_size=rows,
         pad_id=pad_id,
         normalized=normalized,
         prompts=dict(model.prompts),
         default_prompt_name=model.default_prompt_name,
         lengths=longest.by_task,
-        truncation_side=lengths.side(model),
+        truncation_side=reader.side(model),
     )
-    lengths.check(model, Tokens(text, contract), contract)
+    reader.check(model, Tokens(text, contract), contract)
     canonical(graph_model)
     said = [*longest.notes, *notes]
     return Program(graph_model, contract, text, said, lasting=not longest.borrowed)
@@ -142,13 +143,15 @@ def _trace(
 
 def load_whole(source: Source) -> Whole:
     """Returns the model in torch, with eager attention, under the names that traced nodes bear."""
-    return _whole(_load(source, "eager")[0])
+    return _whole(_load(source, "eager")[0], source)
 
 
-def _whole(model) -> Whole:
+def _whole(model, source: Source) -> Whole:
     stages = [s for i in range(1, len(model)) if (s := stage_of(model[i], i)) is not None]
     if model.truncate_dim is not None:
         stages.append(Leading(model.truncate_dim))
+    if source.static:
+        return Whole(static.trunk(model, source), static.VECTORS, [static.POOL, *stages]).eval()
     trunk: Any = model[0].auto_model
     trunk.config.use_cache = False
     return Whole(trunk, _output_of(model[0]), stages).eval()
@@ -184,9 +187,11 @@ def _load(source: Source, implementation: str) -> tuple[Any, Report]:
     return model, report
 
 
-def _tokenizer(model) -> str:
-    """Returns the tokenizer as its Rust library writes it. Raises ModelError for one written in
-    Python."""
+def _tokenizer(model) -> tuple[str, int, int]:
+    """Returns the tokenizer as its Rust library writes it, the id of its padding token, and the
+    rows of the model's table. Raises ModelError for a tokenizer written in Python."""
+    if static.is_static(model):
+        return static.tokenizer(model), *static.ids(model)
     backend = getattr(model.tokenizer, "backend_tokenizer", None)
     if backend is None:
         raise ModelError(
@@ -195,7 +200,8 @@ def _tokenizer(model) -> str:
         )
     backend.no_padding()
     backend.no_truncation()
-    return backend.to_str(pretty=False)
+    rows = model[0].auto_model.get_input_embeddings().num_embeddings
+    return backend.to_str(pretty=False), int(model.tokenizer.pad_token_id or 0), rows
 
 
 def _output_of(trunk: Any) -> str:
