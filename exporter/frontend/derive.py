@@ -24,6 +24,7 @@ from goldfold.exporter.ir.program import Program, mark_makers, set_derivation, w
 _TYPES = {
     "F64": np.dtype(np.float64), "F32": np.dtype(np.float32), "F16": np.dtype(np.float16),
     "BF16": np.dtype(ml_dtypes.bfloat16), "I64": np.dtype(np.int64), "I32": np.dtype(np.int32),
+    "I8": np.dtype(np.int8),
 }  # fmt: skip
 _CHUNK = 1 << 22
 """Numbers that are compared at once."""
@@ -130,7 +131,7 @@ class _Tensors:
 
     def _whole(self, name: str, array: np.ndarray) -> Expr | None:
         """A tensor as it is, or transposed."""
-        alike = [h for h in self._sized.get(array.size, []) if h.array.dtype.kind != "i"]
+        alike = [h for h in self._sized.get(array.size, []) if _is_weight(h.array)]
         for held in sorted(alike, key=lambda held: -_likeness(name, held.tensor.name)):
             flat = held.array.shape == array.shape or 1 in (held.array.ndim, array.ndim)
             if (flat or _squeezed(held.array) == _squeezed(array)) and _same(array, held.array):
@@ -167,6 +168,11 @@ class _Tensors:
         return None
 
 
+def _is_weight(array: np.ndarray) -> bool:
+    """Whether an array may be weights: floating, or the bytes of a table of model2vec."""
+    return array.dtype.kind != "i" or array.dtype.itemsize == 1
+
+
 def _read(folder: Path, path: Path) -> Iterator[_Held]:
     raw = np.asarray(np.memmap(path, np.uint8, "r"))
     for tensor in read_header(path):
@@ -180,7 +186,7 @@ def _read(folder: Path, path: Path) -> Iterator[_Held]:
 def _widened(held: _Held, dtype: np.dtype) -> Expr:
     """The tensor in the type of the trace; every f16 and bf16 number is one of f32."""
     narrow = held.array.dtype.itemsize > dtype.itemsize
-    return cast(held.expr, dtype) if narrow else held.expr
+    return cast(held.expr, dtype) if narrow or held.array.dtype.kind == "i" else held.expr
 
 
 def _shaped(x: Expr, old: tuple[int, ...], new: tuple[int, ...]) -> Expr:

@@ -109,8 +109,8 @@ def settle(model: Any, asked: int | None) -> Lengths:
     if own is not None:
         return Lengths(own, {})
     note = (
-        f"sentence-transformers cuts no text for this model; an artifact reads {most} tokens, "
-        "unless --max-length asks for others."
+        "sentence-transformers cuts no text for this model; an artifact does, at its maximum "
+        "length: what comes after it is not read."
     )
     return Lengths(most, {}, (note,), borrowed=True)
 
