@@ -56,14 +56,16 @@ def build(
     *,
     words: Tokenizer | None = None,
     dtype: torch.dtype = torch.float32,
-    seed: int = 7,
+    prompts: dict[str, str] | None = None,
 ) -> Path:
     """Save a StaticEmbedding, followed by `head` (models.make_head), and return its folder."""
     words = tokenizer() if words is None else words
-    torch.manual_seed(seed)
+    torch.manual_seed(7)
     table = torch.randn(words.get_vocab_size(), DIM).to(dtype)
     first = StaticEmbedding(words, embedding_weights=table)
-    model = SentenceTransformer(modules=[first, *make_head(head, DIM)], device="cpu")
+    model = SentenceTransformer(
+        modules=[first, *make_head(head, DIM)], prompts=prompts, device="cpu"
+    )
     model.save(str(folder), create_model_card=False)
     return folder
 
