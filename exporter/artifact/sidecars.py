@@ -63,7 +63,7 @@ def _settings(source: Source, program: Program, contract: Contract) -> dict[str,
         said = read_object(file)
     else:
         tokenizer = Tokenizer.from_str(program.tokenizer)
-        said = {"tokenizer_class": "PreTrainedTokenizerFast"}
+        said: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast"}
         # A client takes the padding token for a special one, which a plain word must not become.
         if not source.static or contract.pad_id in tokenizer.get_added_tokens_decoder():
             said["pad_token"] = tokenizer.id_to_token(contract.pad_id)

@@ -21,7 +21,11 @@ from goldfold.exporter.artifact.result import Result
 from goldfold.exporter.errors import ModelError, TextError, UsageError
 from goldfold.exporter.frontend.source import open_model
 from goldfold.exporter.frontend.trace import trace
+from goldfold.exporter.frontend.trace.static import UNDECLARED
 from goldfold.golden import make as golden_make
+from goldfold.golden import tables
+from goldfold.golden.tokenizer_file import TokenizerFile
+from goldfold.golden.witness import read
 from tests import static
 
 FEW = ("card-query", "english-titled", "german-query", "chinese", "code-python", "empty",
@@ -94,9 +98,6 @@ def test_an_artifact_adds_no_special_tokens(tmp_path: Path) -> None:
 def test_a_tokenizer_that_adds_special_tokens_is_not_the_sources(tmp_path: Path) -> None:
     folder = static.build(tmp_path / "model", ("normalize",))
     (result,) = exported(folder, tmp_path / "out")
-    from goldfold.golden.tokenizer_file import TokenizerFile
-    from goldfold.golden.witness import read
-
     witness = read(folder, longest=LENGTH)
     assert witness.differs(TokenizerFile((result.path / "tokenizer.json").read_bytes())) is None
     said = witness.differs(TokenizerFile((folder / "tokenizer.json").read_bytes()))
@@ -161,6 +162,7 @@ def test_the_length_is_the_tokenizers_own_if_it_has_one(tmp_path: Path) -> None:
 
 
 def test_a_length_where_the_model_names_none(tmp_path: Path) -> None:
+    assert tables.UNDECLARED == UNDECLARED
     folder = static.build(tmp_path / "model", ("normalize",))
     for asked, length in ((None, 1 << 15), (64, 1 << 15), (40_000, 40_000)):
         program = trace(open_model(folder), max_length=asked)

@@ -99,7 +99,7 @@ def _trace(
     check_shapes(report, source)
     reader = static if source.static else lengths
     longest = reader.settle(model, max_length)
-    text, pad_id, rows = _tokenizer(model)
+    text, pad_id, rows = _tokenizer(model, source)
     plain = longest.by_task.get("", longest.most)
     loaded(Words(text, plain, pad_id, reader.side(model)))
     whole = _whole(model, source)
@@ -187,10 +187,10 @@ def _load(source: Source, implementation: str) -> tuple[Any, Report]:
     return model, report
 
 
-def _tokenizer(model) -> tuple[str, int, int]:
+def _tokenizer(model, source: Source) -> tuple[str, int, int]:
     """Returns the tokenizer as its Rust library writes it, the id of its padding token, and the
     rows of the model's table. Raises ModelError for a tokenizer written in Python."""
-    if static.is_static(model):
+    if source.static:
         return static.tokenizer(model), *static.ids(model)
     backend = getattr(model.tokenizer, "backend_tokenizer", None)
     if backend is None:

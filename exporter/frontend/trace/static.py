@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import torch
 from safetensors.torch import load_file
+from tokenizers import Tokenizer
 
 from goldfold.exporter.contract import Contract
 from goldfold.exporter.errors import ModelError, TextError
@@ -22,10 +23,10 @@ from goldfold.exporter.frontend.tokens import Tokens
 from goldfold.exporter.frontend.trace.lengths import UNDECLARED as MOST
 from goldfold.exporter.frontend.trace.lengths import Lengths
 from goldfold.exporter.frontend.trace.modules import Pool
-from goldfold.golden import tables
-from goldfold.golden.tables import UNDECLARED, is_static
 
-__all__ = ["POOL", "VECTORS", "check", "ids", "is_static", "settle", "side", "tokenizer", "trunk"]
+UNDECLARED = 1 << 15
+"""Maximum tokens of a text where neither the tokenizer nor the caller names a number: the judge's
+(golden/tables.py), which shares no code with this."""
 
 _WHOLE, _TABLE, _MAPPING, _WEIGHTS = "embedding.weight", "embeddings", "mapping", "weights"
 """Tensors: of sentence-transformers' own module, and of model2vec."""
@@ -103,9 +104,10 @@ def trunk(model: Any, source: Source) -> Rows:
 def settle(model: Any, asked: int | None) -> Lengths:
     """Returns the maximum length: the tokenizer's own, or `UNDECLARED` tokens, or more where more
     are `asked` for. From now on the model cuts its texts there."""
-    own = tables.declared(model)
+    cut = model[0].tokenizer.truncation
+    own = None if cut is None else int(cut["max_length"])
     most = own or min(max(UNDECLARED, asked or 0), MOST)
-    tables.cut(model, most)
+    model[0].tokenizer.enable_truncation(most, direction=side(model))
     if own is not None:
         return Lengths(own, {})
     note = (
@@ -117,23 +119,27 @@ def settle(model: Any, asked: int | None) -> Lengths:
 
 def side(model: Any) -> Literal["right", "left"]:
     """Returns the side on which texts that are too long lose tokens."""
-    return "left" if tables.side(model) == "left" else "right"
+    cut = model[0].tokenizer.truncation or {}
+    return "left" if cut.get("direction", "").lower() == "left" else "right"
 
 
 def ids(model: Any) -> tuple[int, int]:
-    """Returns the id that fills a batch, and the number of ids."""
+    """Returns the id that fills a batch, and the number of ids. The mask hides the id, so that any
+    row will do: it is the special token that is called so, or the first row."""
     rows = int(model[0].num_embeddings)
-    return tables.pad_id(model[0].tokenizer, rows), rows
+    added = sorted(model[0].tokenizer.get_added_tokens_decoder().items())
+    pads = [i for i, token in added if token.special and "pad" in token.content.lower()]
+    return next((i for i in pads if i < rows), 0), rows
 
 
 def tokenizer(model: Any) -> str:
     """Returns the tokenizer as its Rust library writes it, without the step that adds special
     tokens, which sentence-transformers leaves out."""
-    backend = model[0].tokenizer
-    backend.no_padding()
-    with tables.uncut(model):
-        backend.post_processor = None
-        return backend.to_str(pretty=False)
+    copy: Any = Tokenizer.from_str(model[0].tokenizer.to_str())
+    copy.no_padding()
+    copy.no_truncation()
+    copy.post_processor = None
+    return copy.to_str(pretty=False)
 
 
 def check(model: Any, tokens: Tokens, contract: Contract) -> None:
@@ -143,12 +149,12 @@ def check(model: Any, tokens: Tokens, contract: Contract) -> None:
     added = model[0].tokenizer.get_added_tokens_decoder().values()
     special = " ".join(f"in{token.content}word" for token in added)
     for text in (*_SHORT, special, long):
-        (expected,) = tables.read(model.preprocess([text]))
+        expected = model.preprocess([text])["input_ids"].tolist()
         try:
             (found,) = tokens.ids([text])
         except TextError:
-            found = None
-        if found != list(expected):
+            found = []
+        if found != expected:
             raise ModelError(
                 f"its texts become other tokens than its tokenizer.json says ({text[:30]!r}); save "
                 "the model again"
