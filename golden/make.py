@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from goldfold.golden import tables
 from goldfold.golden.errors import GoldenError
 from goldfold.golden.store import Case, Goldens, fingerprint
 from goldfold.golden.tasks import EMBEDDING, SCORES
@@ -61,13 +62,15 @@ def make(
 
     Returns:
         One float32 row per text, as `encode` returns it without further normalisation. Texts
-        without tokens are left out: the reference has no embedding of them.
+        without tokens are left out: the reference has no embedding of them. So are texts whose
+        tokens all have zeros in a table: a direction cannot be compared with none.
 
     Raises:
         GoldenError: the model cannot be loaded, gives no maximum length, gives a non-finite or zero
             embedding, or knows none of the ids in `only`.
     """
     model = open_reference(model_dir, trust_remote_code)
+    max_length = tables.limit(model, max_length)
     own = model.max_seq_length
     if max_length is None and not (isinstance(own, int) and 0 < own <= _LONGEST):
         raise GoldenError(
@@ -88,7 +91,7 @@ def make(
             raise
         beyond = error
         # A table of positions may be shorter than the declared length: find the longest text.
-        length = _bearable(model, beyond.tokens)
+        length = 0 if tables.is_static(model) else _bearable(model, beyond.tokens)
         if length < 1:
             raise _cannot_run(model_dir, beyond.error) from beyond.error
         shorten(model, length)
@@ -98,6 +101,8 @@ def make(
             _run(model, name, only, progress, cases, rows)
         except _Beyond as again:
             raise _cannot_run(model_dir, again.error) from again.error
+    if not rows:
+        raise GoldenError(f"{model_dir}: no golden text has an embedding that is not zero")
     for case, row in zip(cases, rows, strict=True):
         if not np.isfinite(row).all() or not row.any():
             raise GoldenError(
@@ -182,8 +187,9 @@ def _run(
                 raise _Beyond(min(tokens, max(plain, *lengths.values())), error) from error
             if len(ids) > lengths.get(draft.call, plain):
                 raise GoldenError(f"the reference read {len(ids)} tokens of {draft.id!r} uncut")
-            cases.append(Case(draft.id, draft.kind, draft.text, prompt, ids, draft.call))
-            rows.append(row)
+            if row.any() or not tables.is_static(model):
+                cases.append(Case(draft.id, draft.kind, draft.text, prompt, ids, draft.call))
+                rows.append(row)
         if progress is not None:
             progress(draft.id, done, len(plan))
 
@@ -207,13 +213,15 @@ def open_reference(model_dir: Path, trust_remote_code: bool, task: str = EMBEDDI
 
     try:
         with quiet():
-            return getattr(sentence_transformers, _CLASSES[task])(
+            model = getattr(sentence_transformers, _CLASSES[task])(
                 str(model_dir),
                 device="cpu",
                 model_kwargs={"dtype": torch.float32},
                 local_files_only=True,
                 trust_remote_code=trust_remote_code,
             )
+            # A table keeps the type of its file, whatever is asked for.
+            return model.float() if tables.is_static(model) else model
     except Exception as error:
         # A damaged setting raises any kind of error, a TypeError as well as a RuntimeError.
         said = " ".join(str(error).split())[:600] or "no reason given"
@@ -256,6 +264,9 @@ def one_thread() -> Iterator[None]:
 def shorten(model: SentenceTransformer, length: int) -> None:
     """Let every call cut texts to `length` tokens at most."""
     first: Any = model[0]
+    if tables.is_static(model):
+        tables.cut(model, length)
+        return
     model.max_seq_length = min(model.max_seq_length or length, length)
     for name in ("query_length", "document_length"):
         if getattr(first, name, None) is not None:
@@ -268,7 +279,7 @@ def shorten(model: SentenceTransformer, length: int) -> None:
 def lengths_of(model: SentenceTransformer) -> dict[str, int]:
     """The number of tokens that each call of `store.CALLS` reads of an endless text, and "" for
     `encode` with a prompt. The model itself is asked, whatever setting decides the number."""
-    declared = model.max_seq_length or 1
+    declared = tables.limit(model, None) or model.max_seq_length or 1
     tasks = {"": None, "encode": None, "encode_query": "query", "encode_document": "document"}
     own = [getattr(model[0], f"{task}_length", None) or 0 for task in ("query", "document")]
     most = max(declared, *own)
@@ -278,7 +289,7 @@ def lengths_of(model: SentenceTransformer) -> dict[str, int]:
     found = {}
     for call, task in tasks.items():
         features = model.preprocess([endless], **({} if task is None else {"task": task}))
-        found[call] = int(features["input_ids"].shape[1])
+        found[call] = int(features["input_ids"].shape[-1])
         if found[call] >= whole:
             raise GoldenError(
                 "the model cuts no text: its settings (processing_kwargs in "
@@ -309,6 +320,8 @@ def _bearable(model: SentenceTransformer, length: int) -> int:
 
 
 def _count(model: SentenceTransformer, text: str) -> int:
+    if tables.is_static(model):
+        return tables.count(model, text)
     # verbose=False: texts beyond the limit are wanted here, the tokenizer's warning is not.
     return len(model.tokenizer(text, truncation=False, verbose=False)["input_ids"])
 
@@ -349,7 +362,7 @@ def _encode(model: SentenceTransformer, draft: Draft) -> tuple[str, tuple[int, .
     features = caught[0]
     if "attention_mask" in features and not bool(features["attention_mask"].bool().all()):
         raise GoldenError(f"the reference padded {draft.id!r}, although it went in alone")
-    ids = tuple(int(i) for i in features["input_ids"][0])
+    ids = tuple(int(i) for i in features["input_ids"].reshape(-1))
     return prompts[-1] or "", ids, np.asarray(rows[0], dtype=np.float32)
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from goldfold.golden import scoring
+from goldfold.golden import scoring, tables
 from goldfold.golden.errors import GoldenError
 from goldfold.golden.make import lengths_of, open_reference, quiet, shorten
 from goldfold.golden.tasks import EMBEDDING, SCORES
@@ -103,14 +103,15 @@ def read(
     Raises GoldenError for a model that cannot be loaded, or makes no token ids.
     """
     model = open_reference(model_dir, trust_remote_code, task)
+    longest = tables.limit(model, longest)
     if longest is not None:
         shorten(model, longest)
-    first: Any = model[0]
     tokenizer: Any = model.tokenizer
-    backend = getattr(tokenizer, "backend_tokenizer", None)
+    static = tables.is_static(model)
+    backend = getattr(tokenizer, "backend_tokenizer", tokenizer if static else None)
     if backend is None:
         raise GoldenError(f"{model_dir}: its tokenizer has no tokenizer.json form")
-    file = TokenizerFile(backend.to_str())
+    file = TokenizerFile(tables.plain(backend) if static else backend.to_str())
     if task == SCORES:
         return _scoring(model, file)
     by_call = lengths_of(model)
@@ -131,10 +132,8 @@ def read(
             "similarity": model.similarity_fn_name or "cosine",
             "prompts": {name: prompt or "" for name, prompt in model.prompts.items()},
             "default_prompt_name": model.default_prompt_name,
-            "pad_id": int(tokenizer.pad_token_id or 0),
-            "vocab_size": int(first.auto_model.get_input_embeddings().num_embeddings),
             "normalized": ends[-1] == "Normalize" and model.truncate_dim is None,
-            "truncation_side": getattr(tokenizer, "truncation_side", "right"),
+            **(tables.facts(model) if static else _facts(model)),
         },
     )
 
@@ -197,6 +196,17 @@ def _separator(model: Any) -> int | None:
     return int(features["input_ids"][0, int(features["token_type_ids"][0].argmax()) - 1])
 
 
+def _facts(model: SentenceTransformer) -> dict[str, Any]:
+    """Returns what a contract says of the tokens of a model with a transformer."""
+    first: Any = model[0]
+    tokenizer: Any = model.tokenizer
+    return {
+        "pad_id": int(tokenizer.pad_token_id or 0),
+        "vocab_size": int(first.auto_model.get_input_embeddings().num_embeddings),
+        "truncation_side": getattr(tokenizer, "truncation_side", "right"),
+    }
+
+
 def _dim(model: SentenceTransformer) -> int:
     """Returns the size of an embedding: of one, since settings of sizes may be wrong."""
     how: Any = {"prompt": "", "convert_to_numpy": True, "show_progress_bar": False}
@@ -213,6 +223,9 @@ def _drawn(model: Any, texts: Sequence[T]) -> dict[T, Ids]:
         with quiet():
             for start in range(0, len(order), _BATCH):
                 some = order[start : start + _BATCH]
+                if tables.is_static(model):
+                    found |= tables.made(model, some)
+                    continue
                 made = model.preprocess(some, processing_kwargs=uncut)
                 if "attention_mask" not in made:
                     raise GoldenError("there is no attention_mask to tell tokens from padding")

@@ -41,7 +41,9 @@ def write(
     written = json.dumps(settings, ensure_ascii=False, indent=2) + "\n"
     (folder / _SETTINGS).write_text(written, encoding="utf-8")
     home = source.path / source.modules[0].path
-    texts = [home / name for name in _TOKENIZER_FILES if (home / name).is_file()]
+    # The module of a static model reads tokenizer.json alone.
+    texts = [] if source.static else [home / name for name in _TOKENIZER_FILES]
+    texts = [file for file in texts if file.is_file()]
     places = {path: path.name for path in texts}
     for path in source.licence_files:
         places[path] = _free(names.file_name(path.name), places.values())
@@ -57,11 +59,14 @@ def _settings(source: Source, program: Program, contract: Contract) -> dict[str,
     """Returns tokenizer_config.json as other clients read it: they truncate a text at its
     length."""
     file = source.path / source.modules[0].path / _SETTINGS
-    if file.is_file():
+    if file.is_file() and not source.static:
         said = read_object(file)
     else:
-        pad = Tokenizer.from_str(program.tokenizer).id_to_token(contract.pad_id)
-        said = {"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": pad}
+        tokenizer = Tokenizer.from_str(program.tokenizer)
+        said: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast"}
+        # A client takes the padding token for a special one, which a plain word must not become.
+        if not source.static or contract.pad_id in tokenizer.get_added_tokens_decoder():
+            said["pad_token"] = tokenizer.id_to_token(contract.pad_id)
     lengths = dict.fromkeys({"model_max_length"} | ({"max_length"} & said.keys()), 0)
     sides = {"padding_side": "right", "truncation_side": contract.truncation_side}
     return {**said, **dict.fromkeys(sorted(lengths), contract.length_of("")), **sides}
@@ -89,7 +94,7 @@ def reference(
     said = read_object(settings) if settings.is_file() else {}
     backbone = source.path / source.modules[0].path / "config.json"
     return Reference(
-        config=read_object(backbone),
+        config=read_object(backbone) if backbone.is_file() and not source.static else {},
         similarity=said.get("similarity_fn_name"),
         token_ids={c.prompt + c.text: c.token_ids for c in goldens.cases if not c.call},
         texts=texts,

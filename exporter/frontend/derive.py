@@ -24,11 +24,15 @@ from goldfold.exporter.ir.program import Program, mark_makers, set_derivation, w
 _TYPES = {
     "F64": np.dtype(np.float64), "F32": np.dtype(np.float32), "F16": np.dtype(np.float16),
     "BF16": np.dtype(ml_dtypes.bfloat16), "I64": np.dtype(np.int64), "I32": np.dtype(np.int32),
+    "I8": np.dtype(np.int8),
 }  # fmt: skip
 _CHUNK = 1 << 22
 """Numbers that are compared at once."""
 _HEAD = 64
 """Numbers that are compared first: they tell nearly all unequal arrays apart."""
+_LISTED = 64
+"""Whole numbers of the shortest list that is taken for a tensor: shorter ones are axes and sizes,
+which a tensor may hold by chance."""
 _MOST = 1 << 18
 """Numbers of the largest literal."""
 
@@ -90,6 +94,8 @@ class _Tensors:
 
     def equal(self, name: str, array: np.ndarray) -> Expr | None:
         """The derivation of a floating array that equals tensors; None if it equals none."""
+        if array.dtype == np.int64 and array.size >= _LISTED:
+            return self._listed(array)
         if array.dtype.kind != "f" or array.size < 2:
             return None
         for find in (self._whole, self._rows, self._raised):
@@ -113,9 +119,19 @@ class _Tensors:
         turned = tuple(reversed(range(array.ndim)))
         return Expr("transpose", (_widened(held, array.dtype), *turned)), held.tensor.name
 
+    def _listed(self, array: np.ndarray) -> Expr | None:
+        """A tensor of whole numbers, as the row of a table that each token has."""
+        for held in self._sized.get(array.size, []):
+            whole = held.array.dtype.kind == "i"
+            if whole and np.array_equal(held.array.reshape(-1), array.reshape(-1)):
+                same = held.array.dtype == array.dtype
+                found = held.expr if same else cast(held.expr, array.dtype)
+                return _shaped(found, held.array.shape, array.shape)
+        return None
+
     def _whole(self, name: str, array: np.ndarray) -> Expr | None:
         """A tensor as it is, or transposed."""
-        alike = [h for h in self._sized.get(array.size, []) if h.array.dtype.kind != "i"]
+        alike = [h for h in self._sized.get(array.size, []) if _is_weight(h.array)]
         for held in sorted(alike, key=lambda held: -_likeness(name, held.tensor.name)):
             flat = held.array.shape == array.shape or 1 in (held.array.ndim, array.ndim)
             if (flat or _squeezed(held.array) == _squeezed(array)) and _same(array, held.array):
@@ -152,6 +168,11 @@ class _Tensors:
         return None
 
 
+def _is_weight(array: np.ndarray) -> bool:
+    """Whether an array may be weights: floating, or the bytes of a table of model2vec."""
+    return array.dtype.kind != "i" or array.dtype.itemsize == 1
+
+
 def _read(folder: Path, path: Path) -> Iterator[_Held]:
     raw = np.asarray(np.memmap(path, np.uint8, "r"))
     for tensor in read_header(path):
@@ -165,7 +186,7 @@ def _read(folder: Path, path: Path) -> Iterator[_Held]:
 def _widened(held: _Held, dtype: np.dtype) -> Expr:
     """The tensor in the type of the trace; every f16 and bf16 number is one of f32."""
     narrow = held.array.dtype.itemsize > dtype.itemsize
-    return cast(held.expr, dtype) if narrow else held.expr
+    return cast(held.expr, dtype) if narrow or held.array.dtype.kind == "i" else held.expr
 
 
 def _shaped(x: Expr, old: tuple[int, ...], new: tuple[int, ...]) -> Expr:

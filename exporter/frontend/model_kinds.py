@@ -14,7 +14,6 @@ from goldfold.golden.tasks import EMBEDDING, SCORES
 RERANKER = "a reranker or classifier, which scores texts and pairs of texts"
 SPARSE = "a sparse encoder, which gives a text a weight for each token of its vocabulary"
 LATE = "a late-interaction model, which gives a text a vector for each of its tokens"
-STATIC = "a static embedding model, a table of one vector a token without a transformer"
 ROUTED = "a routed model, in which queries and documents take different ways"
 IMAGE = "a model of images and text"
 
@@ -34,7 +33,6 @@ _MODULES = {
     "SparseStaticEmbedding": SPARSE,
     "IDF": SPARSE,
     "MultiVectorMask": LATE,
-    "StaticEmbedding": STATIC,
     "Router": ROUTED,
     "Asym": ROUTED,
     "CLIPModel": IMAGE,
@@ -64,8 +62,6 @@ _TAGS = {
     "late-interaction": LATE,
     "multi-vector": LATE,
     "pylate": LATE,
-    "model2vec": STATIC,
-    "static-embeddings": STATIC,
 }
 """Tags of a model card, in small letters. Used only where no modules.json says more."""
 
@@ -132,7 +128,11 @@ def _scores(config: Path) -> bool:
 def _check_config(file: Path) -> None:
     config = read_object(file)
     if config.get("model_type") == "model2vec":
-        raise _refused(file, f"model_type is 'model2vec': {STATIC}")
+        raise refusal(
+            f"{file}: model_type is 'model2vec', and there is no modules.json, without which "
+            "sentence-transformers does not load it; save StaticEmbedding.from_model2vec(folder), "
+            "which needs the package model2vec, as a SentenceTransformer's one module"
+        )
     named: Any = config.get("architectures")
     for architecture in named if isinstance(named, list) else ():
         ends = (kind for end, kind in _HEADS.items() if str(architecture).endswith(end))

@@ -12,16 +12,25 @@ from goldfold.exporter.frontend import model_kinds, weights
 from goldfold.exporter.frontend.weights import read_json, read_object, refusal
 from goldfold.golden.tasks import EMBEDDING, SCORES
 
-SUPPORTED = ("Transformer", "Pooling", "Dense", "LayerNorm", "Normalize", "Dropout")
+SUPPORTED = (
+    "Transformer",
+    "StaticEmbedding",
+    "Pooling",
+    "Dense",
+    "LayerNorm",
+    "Normalize",
+    "Dropout",
+)
 """The module kinds that can be exported. Dropout is the identity at inference."""
 
 SCORING = ("Transformer", "LogitScore", "Pooling", "Dense", "LayerNorm", "Normalize", "Dropout")
 """The module kinds of a model that scores pairs."""
 
-WEIGHTED = ("Transformer", "Dense", "LayerNorm")
+WEIGHTED = ("Transformer", "StaticEmbedding", "Dense", "LayerNorm")
 """The module kinds that have weights."""
 
 LIST = "modules.json"
+STATIC = "StaticEmbedding"
 
 
 @dataclass(frozen=True)
@@ -59,7 +68,9 @@ def read(path: Path, trust_remote_code: bool, task: str = EMBEDDING) -> tuple[Mo
     for module in modules:
         _check_type(file, module, trust_remote_code, SCORING if task == SCORES else SUPPORTED)
     kinds = [module.kind for module in modules]
-    if kinds[0] != "Transformer" or kinds.count("Transformer") > 1:
+    if STATIC in kinds:
+        _check_static(file, kinds)
+    elif kinds[0] != "Transformer" or kinds.count("Transformer") > 1:
         raise refusal(f"{file}: one Transformer must come first, but the modules are {kinds}")
     names = [module.name for module in modules]
     if len(set(names)) < len(names):
@@ -68,7 +79,7 @@ def read(path: Path, trust_remote_code: bool, task: str = EMBEDDING) -> tuple[Mo
             f"{file}: two modules are called {again!r}, of which sentence-transformers keeps the "
             "last; give each a name of its own"
         )
-    if task == SCORES:
+    if task == SCORES or kinds[0] == STATIC:
         return modules
     if "Pooling" not in kinds:
         raise refusal(
@@ -82,6 +93,16 @@ def read(path: Path, trust_remote_code: bool, task: str = EMBEDDING) -> tuple[Mo
             f"are {kinds}"
         )
     return modules
+
+
+def _check_static(file: Path, kinds: list[str]) -> None:
+    """Refuse modules around a table of tokens that work on something else than its mean."""
+    odd = [kind for kind in kinds[1:] if kind in ("Transformer", STATIC, "Pooling")]
+    if kinds[0] != STATIC or odd:
+        raise refusal(
+            f"{file}: a StaticEmbedding comes first and makes the sentence embedding, which a "
+            f"{odd[0]} does not read; the modules are {kinds}"
+        )
 
 
 def _made_of(path: Path) -> tuple[ModuleSpec, ...]:

@@ -114,6 +114,11 @@ class Source:
         return store.fingerprint(self.defining)
 
     @property
+    def static(self) -> bool:
+        """Whether a table of tokens stands in the transformer's place."""
+        return self.modules[0].kind == modules.STATIC
+
+    @property
     def tensors(self) -> tuple[Path, ...]:
         """The safetensors files that are loaded, below `loads`."""
         files = self.converted or self.weights
@@ -176,11 +181,15 @@ def open_model(
         seen = model_folder.look(path)
     prompts, default_prompt_name = _read_prompts(path)
     trunk = path / found[0].path
-    _check_trunk(trunk, trust_remote_code)
+    static = found[0].kind == modules.STATIC
+    if static:
+        _check_table(trunk)
+    else:
+        _check_trunk(trunk, trust_remote_code)
     for module in found[1:]:
         modules.check_settings(path, module, any(prompts.values()), trust_remote_code)
     card = model_folder.card_of(path)
-    code = settings.own_code(trunk)
+    code = () if static else settings.own_code(trunk)
     listed = (path / modules.LIST).is_file() or task != EMBEDDING
     notes = () if listed else (_WITHOUT_LIST,)
     return Source(
@@ -191,7 +200,9 @@ def open_model(
         prompts=prompts,
         default_prompt_name=default_prompt_name,
         weights=tuple(
-            file for f in folders for file in weights.find_weights(path / f, path / f == trunk)
+            file
+            for f in folders
+            for file in weights.find_weights(path / f, path / f == trunk and not static)
         ),
         licence_files=model_folder.licence_files(path),
         card=card,
@@ -221,6 +232,14 @@ def _check_trunk(folder: Path, trust_remote_code: bool) -> None:
     if (folder / "adapter_config.json").is_file():
         raise model_kinds.adapter(folder / "adapter_config.json")
     settings.check(folder, trust_remote_code)
+
+
+def _check_table(folder: Path) -> None:
+    if not (folder / "tokenizer.json").is_file():
+        raise refusal(
+            f"{folder / 'tokenizer.json'}: missing, and a StaticEmbedding needs it; fetch the "
+            "model again"
+        )
 
 
 def check_finite(source: Source, progress: Callable[[int, int], None] | None = None) -> None:

@@ -7,7 +7,7 @@ nothing: add a constant only with `add_constant`, and compare values, never name
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -123,6 +123,11 @@ def unique_name(graph: ir.Graph, wish: str) -> str:
     taken = {v.name for v in graph.inputs} | set(graph.initializers)
     for node in graph:
         taken.update(v.name for v in node.outputs)
+    return free_name(taken, wish)
+
+
+def free_name(taken: Collection[str | None], wish: str) -> str:
+    """The first of `wish`, `wish_2`, `wish_3`, … that is not `taken`."""
     if wish not in taken:
         return wish
     number = 2

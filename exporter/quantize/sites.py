@@ -83,9 +83,9 @@ def _sites(program: Program) -> Iterator[Site]:
     depth = 0
     for node in program.graph:
         if is_lookup(node):
-            ids = node.inputs[1]
-            # Position and token-type tables are small; rounding them gains nothing.
-            if ids is not None and ids.name == INPUT_IDS:
+            # Position and token-type tables are small; rounding them gains nothing, nor does it of
+            # one number a token.
+            if _of_tokens(node.inputs[1]) and _width(node) > 1:
                 yield Site("table", node, None)
             continue
         linear = linear_ending_at(node)
@@ -93,6 +93,20 @@ def _sites(program: Program) -> Iterator[Site]:
             kind = _kind(linear)
             yield Site(kind, linear.product, linear, depth)
             depth += kind == "down"
+
+
+def _of_tokens(ids: ir.Value | None) -> bool:
+    """Whether a lookup is by the ids of the tokens, or by the rows that a list gives them."""
+    maker = None if ids is None else ids.producer()
+    if maker is not None and maker.op_type == "Squeeze":
+        listed = None if maker.inputs[0] is None else maker.inputs[0].producer()
+        ids = listed.inputs[1] if listed is not None and is_lookup(listed) else None
+    return ids is not None and ids.name == INPUT_IDS
+
+
+def _width(lookup: ir.Node) -> int:
+    table = constant(lookup.inputs[0])
+    return 0 if table is None else table.shape[-1]
 
 
 def _kind(linear: Linear) -> Kind:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests import models
+from tests import models, static
 
 LONGEST = 40
 """The most tokens of a text."""
@@ -31,6 +31,10 @@ class Family:
 
     def build(self, folder: Path) -> Path:
         """Save the model and return its folder."""
+        if self.kind == "static":
+            words = static.tokenizer()
+            words.enable_truncation(LONGEST)
+            return static.build(folder, self.head, words=words, prompts=models.PROMPTS)
         return models.build(
             self.kind,
             folder,
@@ -70,4 +74,5 @@ FAMILIES = (
     Family("Gemma 4", "gemma4", {**_BOTH, "sliding_window": 8}, pooling=("lasttoken",)),
     Family("Qwen 3", "qwen3", pooling=("lasttoken",)),
     Family("Llama, bidirectional", "llama", pooling=("mean_sqrt_len_tokens",), head=()),
+    Family("Static embeddings, model2vec", "static", {}),
 )

@@ -81,7 +81,7 @@ def row(family: Family, shown: Shown) -> Row:
         *(_claims(shown.figures, target) for target in SHOWN),
         ", ".join(_lacks(shown)) or "—",
     )
-    reasons = [f"applied: {', '.join(f'{law} ×{n}' for law, n in applied.items())}"]
+    reasons = [f"applied: {', '.join(f'{law} ×{n}' for law, n in applied.items()) or 'none'}"]
     reasons += [f"refused: {reason} ×{n}" for reason, n in refused.items()]
     reasons += [f"eager: {_steady(note)}" for note in shown.notes]
     return Row(cells, tuple(reasons))
@@ -89,7 +89,7 @@ def row(family: Family, shown: Shown) -> Row:
 
 def _attention(shown: Shown) -> str:
     if not shown.attention:
-        return "eager"
+        return "eager" if "Softmax" in shown.census else "none"
     return "band: " + "; ".join(f"{seen} ×{n}" for seen, n in shown.attention.items())
 
 

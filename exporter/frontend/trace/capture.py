@@ -18,7 +18,7 @@ from goldfold.exporter.contract import Contract, Words
 from goldfold.exporter.errors import ModelError, RewriteError
 from goldfold.exporter.frontend.source import Source
 from goldfold.exporter.frontend.tokens import Tokens
-from goldfold.exporter.frontend.trace import attention, lengths, scoring
+from goldfold.exporter.frontend.trace import attention, lengths, scoring, static
 from goldfold.exporter.frontend.trace.checkpoint import (
     Report,
     check,
@@ -93,6 +93,8 @@ def trace(
     traced.
     """
     with _lean(), _unpanicked(source), _placed(source):
+        if source.static:
+            return _trace(source, "eager", max_length, progress, loaded)
         try:
             return _trace(source, attention.NAME, max_length, progress, loaded)
         except attention.Refused as refusal:
@@ -113,14 +115,13 @@ def _trace(
     progress("loading the model")
     model, report = _load(source, implementation)
     check_shapes(report, source)
-    longest = lengths.settle(model, max_length)
-    text = _tokenizer(model)
-    pad_id = int(model.tokenizer.pad_token_id or 0)
+    reader = static if source.static else lengths
+    longest = reader.settle(model, max_length)
+    text, pad_id, rows = _tokenizer(model, source)
     plain = longest.by_task.get("", longest.most)
-    loaded(Words(text, plain, pad_id, lengths.side(model), source.task))
+    loaded(Words(text, plain, pad_id, reader.side(model), source.task))
     facts = scoring.facts_of(model) if source.task == SCORES else scoring.Facts()
-    whole = _whole(model, facts)
-    trunk: Any = whole.transformer
+    whole = _whole(model, source, facts)
     stages = list(whole.stages)
 
     with attention.registered(longest.most) as recorder, _quiet():
@@ -153,19 +154,16 @@ def _trace(
         frame=facts.frame,
         dim=_static_dim(graph_model),
         max_length=longest.most,
-        vocab_size=trunk.get_input_embeddings().num_embeddings,
+        vocab_size=rows,
         pad_id=pad_id,
         normalized=normalized,
         prompts=dict(model.prompts),
         default_prompt_name=model.default_prompt_name,
         lengths=longest.by_task,
-        truncation_side=lengths.side(model),
+        truncation_side=reader.side(model),
     )
-    tokens = Tokens(text, contract)
-    if source.task == SCORES:
-        scoring.check(model, tokens, contract)
-    else:
-        lengths.check(model, tokens, contract)
+    checks = scoring.check if source.task == SCORES else reader.check
+    checks(model, Tokens(text, contract), contract)
     canonical(graph_model, contract.output)
     said = [*longest.notes, *notes]
     return Program(graph_model, contract, text, said, lasting=not longest.borrowed)
@@ -175,10 +173,13 @@ def load_whole(source: Source) -> Whole:
     """Returns the model in torch, with eager attention, under the names that traced nodes bear."""
     model = _load(source, "eager")[0]
     facts = scoring.facts_of(model) if source.task == SCORES else scoring.Facts()
-    return _whole(model, facts)
+    return _whole(model, source, facts)
 
 
-def _whole(model, facts: scoring.Facts) -> Whole:
+def _whole(model, source: Source, facts: scoring.Facts) -> Whole:
+    if source.static:
+        stages = [static.POOL, *_stages(model)]
+        return Whole(static.trunk(model, source), static.VECTORS, stages).eval()
     trunk: Any = model[0].auto_model
     trunk.config.use_cache = False
     if facts.logits:
@@ -187,10 +188,14 @@ def _whole(model, facts: scoring.Facts) -> Whole:
         if inner is not trunk:
             whole.inside = f"{trunk.base_model_prefix}."
         return whole.eval()
+    return Whole(trunk, _output_of(model[0]), _stages(model), facts.separator).eval()
+
+
+def _stages(model) -> list[torch.nn.Module]:
     stages = [s for i in range(1, len(model)) if (s := stage_of(model[i], i)) is not None]
     if getattr(model, "truncate_dim", None) is not None:
         stages.append(Leading(model.truncate_dim))
-    return Whole(trunk, _output_of(model[0]), stages, facts.separator).eval()
+    return stages
 
 
 def _load(source: Source, implementation: str) -> tuple[Any, Report]:
@@ -225,9 +230,11 @@ def _load(source: Source, implementation: str) -> tuple[Any, Report]:
     return model, report
 
 
-def _tokenizer(model) -> str:
-    """Returns the tokenizer as its Rust library writes it. Raises ModelError for one written in
-    Python."""
+def _tokenizer(model, source: Source) -> tuple[str, int, int]:
+    """Returns the tokenizer as its Rust library writes it, the id of its padding token, and the
+    rows of the model's table. Raises ModelError for a tokenizer written in Python."""
+    if source.static:
+        return static.tokenizer(model), *static.ids(model)
     backend = getattr(model.tokenizer, "backend_tokenizer", None)
     if backend is None:
         raise ModelError(
@@ -236,7 +243,8 @@ def _tokenizer(model) -> str:
         )
     backend.no_padding()
     backend.no_truncation()
-    return backend.to_str(pretty=False)
+    rows = model[0].auto_model.get_input_embeddings().num_embeddings
+    return backend.to_str(pretty=False), int(model.tokenizer.pad_token_id or 0), rows
 
 
 def _output_of(trunk: Any) -> str:

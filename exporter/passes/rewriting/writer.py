@@ -8,7 +8,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-from goldfold.exporter.ir.program import MODULE, insert_before, unique_name
+from goldfold.exporter.ir.program import MODULE, free_name, insert_before, unique_name
 
 
 class Writer:
@@ -40,7 +40,9 @@ class Writer:
         """Write one node of one value; type and shape are unknown unless they are given."""
         node = ir.node(op, list(inputs), attributes)
         value = node.outputs[0]
-        value.name = node.name = self.named(name)
+        value.name = self.named(name)
+        # A value may have lost its name to another pass, and its node kept it.
+        node.name = free_name({other.name for other in self.graph}, value.name)
         value.type, value.shape = type, None if shape is None else ir.Shape(list(shape))
         self._put(node)
         return value

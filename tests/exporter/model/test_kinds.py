@@ -13,7 +13,6 @@ from tests.exporter.model.refusing import edit, refuse, set_type
 KINDS = {
     "sparse": model_kinds.SPARSE,
     "late": model_kinds.LATE,
-    "static": model_kinds.STATIC,
     "routed": model_kinds.ROUTED,
     "image": model_kinds.IMAGE,
 }
@@ -44,7 +43,6 @@ def test_type_in_the_settings(folder: Path, model_type: str, kind: str) -> None:
     [
         ("sentence_transformers.base.modules.router.Router", "routed"),
         ("sentence_transformers.models.Asym", "routed"),
-        ("sentence_transformers.models.StaticEmbedding", "static"),
         ("sentence_transformers.sparse_encoder.modules.SpladePooling", "sparse"),
         ("sentence_transformers.multi_vector_encoder.modules.MultiVectorMask", "late"),
         ("sentence_transformers.models.CLIPModel", "image"),
@@ -75,7 +73,6 @@ def test_architecture_without_a_list_of_modules(folder: Path, architecture: str,
     [
         ("tags:\n- splade\n- query-expansion", "sparse"),
         ("tags:\n  - ColBERT", "late"),
-        ("tags: [model2vec]", "static"),
     ],
 )
 def test_tag_of_the_card_without_a_list_of_modules(folder: Path, front: str, kind: str) -> None:
@@ -107,12 +104,6 @@ def test_tags_that_cannot_be_read_say_nothing(folder: Path) -> None:
     for front in ("tags: [", "tags: &a [*a]", "tags: 3", f"tags: [{'x, ' * 3000}]"):
         (folder / "README.md").write_text(f"---\n{front}\n---\n", "utf-8")
         assert len(open_model(folder).modules) == 2
-
-
-def test_model2vec(folder: Path) -> None:
-    (folder / "modules.json").unlink()
-    edit(folder / "config.json", lambda c: c.update(model_type="model2vec"))
-    refused(folder, "static", "model2vec")
 
 
 @pytest.mark.parametrize("with_config", [True, False])

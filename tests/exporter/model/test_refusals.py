@@ -144,7 +144,7 @@ def test_refuses_a_module_it_does_not_know(folder: Path, dotted: str) -> None:
     culprits = (
         "modules.json",
         dotted,
-        "Transformer, Pooling, Dense, LayerNorm, Normalize, Dropout",
+        "Transformer, StaticEmbedding, Pooling, Dense, LayerNorm, Normalize, Dropout",
     )
     refuse(culprits, folder)
     refuse(culprits, folder, trust_remote_code=True)
