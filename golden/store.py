@@ -104,6 +104,11 @@ class Goldens:
     embeddings: np.ndarray
     prompts: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def longest(self) -> int:
+        """The tokens of the longest text."""
+        return max((len(case.token_ids) for case in self.cases), default=0)
+
     def within(self, length: int) -> Goldens:
         """The goldens of at most `length` tokens, which an artifact of that static length can read.
 

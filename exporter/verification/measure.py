@@ -20,6 +20,7 @@ from goldfold.exporter.verification.sourced import Given
 from goldfold.golden import compare, gate
 from goldfold.golden.compare import Measurement
 from goldfold.golden.gate import Verdict
+from goldfold.golden.measured import unmeasured
 from goldfold.golden.proof.records import Fault
 from goldfold.golden.store import SHORT, Goldens
 
@@ -124,8 +125,14 @@ def measure(
         verdict = standing(encoder.bundle, verdict, emulated)
         worst = max(measurement.worst, measurement.worst_padded)
         beside = f" ({verdict.stand_in}; {verdict.not_run})" if verdict.stand_in else ""
-        stages.note(f"worst 1−cos {worst:.1e}, {verdict.word}{beside}")
+        stages.note(f"worst 1−cos {worst:.1e}, {verdict.word}{beside}{_up_to(encoder, goldens)}")
     return measurement, verdict
+
+
+def _up_to(encoder: Encoder, goldens: Goldens) -> str:
+    most = encoder.contract.max_length
+    short = unmeasured(goldens.longest, most)
+    return f" up to {goldens.longest:,} of {most:,} tokens" if short else ""
 
 
 def _heads(
