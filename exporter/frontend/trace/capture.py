@@ -19,6 +19,7 @@ from goldfold.exporter.errors import ModelError, RewriteError
 from goldfold.exporter.frontend.source import Source
 from goldfold.exporter.frontend.tokens import Tokens
 from goldfold.exporter.frontend.trace import attention, lengths
+from goldfold.exporter.frontend.trace.boundary import at_the_end
 from goldfold.exporter.frontend.trace.checkpoint import (
     Report,
     check,
@@ -172,7 +173,9 @@ def _load(source: Source, implementation: str) -> tuple[Any, Report]:
             )
     except Exception as error:
         said = f"{type(error).__name__}: {sentence(error)}"
-        if implementation == attention.NAME:  # mostly a class with its own table of attentions
+        if isinstance(error, KeyError) and error.args == (attention.NAME,):
+            raise attention.Refused("its class has a table of attentions of its own") from error
+        if implementation == attention.NAME:
             raise attention.Refused(f"it does not load with our attention ({said})") from error
         raise ModelError(f"sentence-transformers cannot open {source.path}: {said}") from error
     modality = getattr(model[0], "modality_config", {"text": {}})
@@ -218,13 +221,16 @@ def _export(whole: Whole, max_length: int) -> torch.export.ExportedProgram:
     mask = torch.ones_like(ids)
     mask[1, length // 2 + 1 :] = 0
     batch = torch.export.Dim(BATCH, min=1, max=1 << 16)
-    tokens = torch.export.Dim(TOKENS, min=1, max=max_length)
-    shapes = {0: batch, 1: tokens}
-    try:
+
+    def export(most: int) -> torch.export.ExportedProgram:
+        shapes = {0: batch, 1: torch.export.Dim(TOKENS, min=1, max=most)}
         with torch.no_grad():
             return torch.export.export(
                 whole, (ids, mask), dynamic_shapes=(shapes, shapes), strict=False
             )
+
+    try:
+        return at_the_end(export, max_length)
     except attention.Refused:
         raise
     except Exception as error:
