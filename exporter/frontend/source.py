@@ -178,6 +178,7 @@ def open_model(
     card = model_folder.card_of(path)
     code = settings.own_code(trunk)
     notes = () if (path / modules.LIST).is_file() else (_WITHOUT_LIST,)
+    notes += (_WITHOUT_PROMPTS,) if modules.leaves_prompts_out(path, found) else ()
     return Source(
         path=path,
         name=name or names.line(default_name),
@@ -199,6 +200,10 @@ def open_model(
     )
 
 
+_WITHOUT_PROMPTS = (
+    "Its pooling leaves the tokens of a prompt out, and the model names no prompt: the artifact "
+    "embeds texts without one, and an instruction that a caller puts before a text is pooled."
+)
 _WITHOUT_LIST = (
     "There is no modules.json: the model is what sentence-transformers makes of such a folder, the "
     "transformer and pooling without a normalisation."
