@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from goldfold.golden.errors import GoldenError
+from goldfold.golden.framing import tokenizer_of
 from goldfold.golden.make import lengths_of, open_reference, quiet, shorten
 from goldfold.golden.tokenizer_file import Ids, TokenizerFile, first_difference
 
@@ -106,7 +107,7 @@ def read(
     }
     kinds = [type(module).__name__ for module in model]
     ends = [kind for kind in kinds if kind not in _IDENTITY]
-    file = TokenizerFile(backend.to_str())
+    file = TokenizerFile(tokenizer_of(model))
     return Witness(
         tokenizer=file,
         drawn=_drawn(model, file.drawn),

@@ -16,6 +16,7 @@ from torch.fx import config as fx_config
 
 from goldfold.exporter.contract import Contract, Words
 from goldfold.exporter.errors import ModelError, RewriteError
+from goldfold.exporter.frontend.framed import framed
 from goldfold.exporter.frontend.source import Source
 from goldfold.exporter.frontend.tokens import Tokens
 from goldfold.exporter.frontend.trace import attention, lengths
@@ -179,10 +180,9 @@ def _load(source: Source, implementation: str) -> tuple[Any, Report]:
             raise attention.Refused(f"it does not load with our attention ({said})") from error
         raise ModelError(f"sentence-transformers cannot open {source.path}: {said}") from error
     modality = getattr(model[0], "modality_config", {"text": {}})
-    if "text" not in modality or "message" in modality:
+    if "text" not in modality:
         raise ModelError(
-            f"{source.name} takes {', '.join(map(str, modality))} as input (a chat template makes "
-            "messages of texts); only plain text is supported"
+            f"{source.name} takes {', '.join(map(str, modality))} as input; only text is supported"
         )
     return model, report
 
@@ -198,13 +198,14 @@ def _tokenizer(model) -> str:
         )
     backend.no_padding()
     backend.no_truncation()
-    return backend.to_str(pretty=False)
+    return framed(model)
 
 
 def _output_of(trunk: Any) -> str:
     """Returns the name of the transformer's own output. Raises ModelError where the output is no
     plain forward pass to one vector per token."""
-    how = getattr(trunk, "modality_config", {}).get("text", {})
+    ways = getattr(trunk, "modality_config", {})
+    how = ways.get("message") or ways.get("text", {})  # texts become messages where they can
     method, made = how.get("method", "forward"), getattr(trunk, "module_output_name", None)
     if method != "forward" or made not in (None, "token_embeddings"):
         raise ModelError(
