@@ -98,6 +98,11 @@ class Measurement:
     """f64 [N, dim] of the texts run alone; not part of a record."""
 
     @property
+    def longest(self) -> int:
+        """Tokens of the longest text; 0 when nothing was measured."""
+        return max((row.tokens for row in self.rows), default=0)
+
+    @property
     def worst(self) -> float:
         """Largest 1-cos of a text run alone; inf when nothing was measured."""
         return max((row.alone.distance for row in self.rows), default=float("inf"))

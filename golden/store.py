@@ -122,6 +122,11 @@ class Goldens:
     rounding: float = 0.0
     """Of scores: how far the reference's own f32 is from f64, at worst, on the scale of scores."""
 
+    @property
+    def longest(self) -> int:
+        """The tokens of the longest text."""
+        return max((len(case.token_ids) for case in self.cases), default=0)
+
     def within(self, length: int) -> Goldens:
         """The goldens of at most `length` tokens, which an artifact of that static length can read.
 

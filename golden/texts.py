@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from goldfold.golden.errors import GoldenError
+from goldfold.golden.measured import reach
 
 Count = Callable[[str], int]
 """Text -> number of the tokenizer's ids for the text, specials included, untruncated."""
@@ -92,8 +93,11 @@ def length_targets(max_length: int, floor: int) -> tuple[int, ...]:
     `floor` is the count of the empty text: no text has fewer tokens, and texts need one word more
     to differ at all. The last target is about 1.12 L, far enough beyond L for truncation to drop
     whole sentences. For a long model, never more than three (L-7, L, beyond) lie near or past L,
-    because those dominate the time that a measurement takes.
+    because those dominate the time that a measurement takes. A model that is not measured up to L
+    (`measured.reach`) has one text of the longest measured length in their place.
     """
+    if (capped := reach(max_length)) < max_length:
+        return (*(target for target in TARGETS if floor < target < capped), capped)
     near = max_length - 7
     wanted = {t for t in TARGETS if t <= max_length and not (max_length > 1000 and t >= near)}
     wanted |= {near, max_length}
@@ -165,7 +169,7 @@ def _per_call(count: Count, max_length: int, calls: Mapping[str, int]) -> Iterat
     for number, (call, length) in enumerate(calls.items()):
         name = call.replace("_", "-")
         yield Draft(f"call-{name}", "call", pool[(5 * number + 2) % len(pool)], call=call)
-        if length != max_length:
+        if length != max_length and length <= reach(length):
             text = fit(count, length + max(2, round(0.12 * length)), start=STRIDE * number + 7)
             yield Draft(f"beyond-{name}", "beyond", text, call=call)
 

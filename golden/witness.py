@@ -15,6 +15,7 @@ import numpy as np
 
 from goldfold.golden import scoring, tables
 from goldfold.golden.errors import GoldenError
+from goldfold.golden.framing import tokenizer_of
 from goldfold.golden.make import lengths_of, open_reference, quiet, shorten
 from goldfold.golden.tasks import EMBEDDING, SCORES
 from goldfold.golden.tokenizer_file import Ids, TokenizerFile, first_difference
@@ -111,9 +112,9 @@ def read(
     backend = getattr(tokenizer, "backend_tokenizer", tokenizer if static else None)
     if backend is None:
         raise GoldenError(f"{model_dir}: its tokenizer has no tokenizer.json form")
-    file = TokenizerFile(tables.plain(backend) if static else backend.to_str())
     if task == SCORES:
-        return _scoring(model, file)
+        return _scoring(model, TokenizerFile(backend.to_str()))
+    file = TokenizerFile(tables.plain(backend) if static else tokenizer_of(model))
     by_call = lengths_of(model)
     lengths = {
         "": by_call["encode"],

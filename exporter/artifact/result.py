@@ -9,6 +9,7 @@ from goldfold.exporter import registry
 from goldfold.exporter.artifact.bundle import Bundle
 from goldfold.golden.compare import Measurement
 from goldfold.golden.gate import Status, Verdict
+from goldfold.golden.measured import unmeasured
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,12 @@ class Result:
     def passed(self) -> bool:
         """Whether the gate holds: the status is "passed" or "proved"."""
         return self.verdict.passed
+
+    @property
+    def unmeasured(self) -> str:
+        """The sentence on the lengths that the artifact takes and that were not measured; "" where
+        every length was."""
+        return unmeasured(self.measurement.longest, self.bundle.manifest.contract.max_length)
 
     @property
     def status(self) -> Status:

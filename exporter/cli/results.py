@@ -96,6 +96,9 @@ def show(
         console.print(Text(str(result.path), "dim"), soft_wrap=True)
     for said in proofs(rows):
         console.print(Text(said), soft_wrap=True)
+    for result in results:
+        if result.unmeasured:
+            console.print(Text(f"{result.bundle.name}: {result.unmeasured}"), soft_wrap=True)
     _say_losses(results)
     if not all(r.passed for r in results):
         log.print(reasons(rows))
@@ -136,6 +139,7 @@ def _entry(result: Result, require_run: bool = False) -> dict[str, Any]:
         "status": result.status,
         "stand_in": result.verdict.stand_in,
         "not_run": result.verdict.not_run,
+        "unmeasured": result.unmeasured,
         "code": GateMissed.code if missed else 0,
         "reasons": result.verdict.sentences,
         "texts": len(result.measurement.rows),
@@ -156,6 +160,7 @@ def _nothing(lost: Lost) -> dict[str, Any]:
         "status",
         "stand_in",
         "not_run",
+        "unmeasured",
         "texts",
         "measurement",
         "losses",

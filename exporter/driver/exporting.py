@@ -47,6 +47,7 @@ from goldfold.exporter.system.cache import Cache, open_cache
 from goldfold.exporter.verification import constants, sourced
 from goldfold.exporter.verification.goldens import check_length, obtain_goldens, origin_of, ours
 from goldfold.exporter.verification.judging import Fp32, convene, fp32_embed
+from goldfold.golden import measured
 from goldfold.golden.judging.pairs import LEAST
 
 if TYPE_CHECKING:
@@ -369,7 +370,7 @@ def _build(
                 "passes": tuple(passes.reports),
                 "census": census,
                 "attention": attention,
-                "notes": tuple(program.notes),
+                "notes": (*program.notes, *measured.notes(goldens.longest, contract.max_length)),
                 "options": options.plain(),
                 "built": said,
                 "bounds": reach,

@@ -115,7 +115,8 @@ def adapter(file: Path) -> Exception:
     """Returns the refusal of an adapter."""
     return refusal(
         f"{file}: the model is an adapter (LoRA or the like) upon another one; merge it, with "
-        "peft's merge_and_unload, save the result with its tokenizer, and give that"
+        "peft's merge_and_unload, save the result and its tokenizer into a copy of this folder "
+        "without the adapter_* files, and give that"
     )
 
 

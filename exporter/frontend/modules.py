@@ -172,7 +172,8 @@ def check_settings(path: Path, module: ModuleSpec, prompts: bool, trust_remote_c
         raise refusal(
             f"{file}: include_prompt is {config['include_prompt']!r}, and the model has prompts: "
             "pooling that excludes the prompt is not supported, because the graph does not know "
-            "the prompt's length"
+            "the prompt's length; to export it for texts without a prompt, remove the prompts from "
+            "config_sentence_transformers.json"
         )
     activation = config.get("activation_function", "torch.nn.modules.activation.Tanh")
     trusted = isinstance(activation, str) and (trust_remote_code or activation.startswith("torch."))
@@ -181,6 +182,15 @@ def check_settings(path: Path, module: ModuleSpec, prompts: bool, trust_remote_c
             f"{file}: activation_function {activation!r} is not one of torch's, and "
             "sentence-transformers would silently put Tanh in its place; use one from torch.nn"
         )
+
+
+def leaves_prompts_out(path: Path, modules: tuple[ModuleSpec, ...]) -> bool:
+    """Returns whether a Pooling leaves the tokens of a prompt out."""
+    return any(
+        read_object(path / module.path / "config.json").get("include_prompt", True) is not True
+        for module in modules
+        if module.kind == "Pooling" and module.configured
+    )
 
 
 def own_activation(path: Path, modules: tuple[ModuleSpec, ...]) -> bool:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from goldfold.exporter.frontend import trunks
 from goldfold.exporter.frontend.weights import read_object, refusal
 
 _CODE_FILES = ("config.json", "tokenizer_config.json", "processor_config.json")
@@ -99,6 +100,8 @@ def check(folder: Path, trust_remote_code: bool) -> None:
             f"{file}: quantization_config ({method}) says that the checkpoint is quantized; "
             "goldfold quantizes by itself and proves it against the original, so give that"
         )
+    if not (trust_remote_code and "auto_map" in config):
+        trunks.check(file, config)
     for settings in sorted(folder.iterdir()):
         if _SENTENCE_SETTINGS.fullmatch(settings.name):
             check_counts(settings, read_object(settings), _LENGTHS)

@@ -192,6 +192,7 @@ def open_model(
     code = () if static else settings.own_code(trunk)
     listed = (path / modules.LIST).is_file() or task != EMBEDDING
     notes = () if listed else (_WITHOUT_LIST,)
+    notes += (_WITHOUT_PROMPTS,) if modules.leaves_prompts_out(path, found) else ()
     return Source(
         path=path,
         name=name or names.line(default_name),
@@ -216,6 +217,10 @@ def open_model(
     )
 
 
+_WITHOUT_PROMPTS = (
+    "Its pooling leaves the tokens of a prompt out, and the model names no prompt: the artifact "
+    "embeds texts without one, and an instruction that a caller puts before a text is pooled."
+)
 _WITHOUT_LIST = (
     "There is no modules.json: the model is what sentence-transformers makes of such a folder, the "
     "transformer and pooling without a normalisation."

@@ -13,15 +13,17 @@ _ILLEGAL = re.compile("[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 RUNS = "runs on its device in its precision"
 """The case of each artifact that passes where the very file ran."""
+LENGTHS = "measured at its own length"
+"""The case, skipped, of an artifact that takes longer texts than were measured."""
 
 
 def junit(report: Report) -> str:
     """Returns the report as JUnit XML.
 
-    The case `gate` of a suite holds what concerns no single text. The last one, `RUNS`, is skipped
-    with the reason where something stood in for the artifact; the suite's other cases are then the
-    stand-in's. An artifact that is damaged, was not built or not measured is a suite with one case
-    in error."""
+    The case `gate` of a suite holds what concerns no single text. `RUNS` is skipped with the reason
+    where something stood in for the artifact; the suite's other cases are then the stand-in's.
+    `LENGTHS` is there, and skipped, where an artifact takes longer texts than were measured. An
+    artifact that is damaged, was not built or not measured is a suite with one case in error."""
     root = ElementTree.Element("testsuites", name="goldfold")
     for artifact in report.artifacts:
         root.append(_suite(artifact))
@@ -52,6 +54,9 @@ def _suite(artifact: ArtifactFigures) -> ElementTree.Element:
         if artifact.stand_in:
             stood = f"{artifact.not_run}; the other cases are of {artifact.stand_in}"
             ElementTree.SubElement(case, "skipped", message=_clean(stood))
+        if artifact.unmeasured:
+            case = _case(suite, artifact, LENGTHS)
+            ElementTree.SubElement(case, "skipped", message=_clean(artifact.unmeasured))
     suite.set("tests", str(len(suite.findall("testcase"))))
     suite.set("failures", str(len(suite.findall("testcase/failure"))))
     suite.set("errors", str(len(suite.findall("testcase/error"))))

@@ -22,6 +22,7 @@ from goldfold.exporter.records import (
     Speed,
 )
 from goldfold.golden.gate import Status
+from goldfold.golden.measured import unmeasured
 
 FORMAT = "goldfold.report/6"
 
@@ -111,6 +112,13 @@ class ArtifactFigures(Record, frozen=True, kw_only=True):
     notes: tuple[str, ...] = ()
     built: tuple[str, ...] = ()
     files: dict[str, FileEntry] = field(default_factory=dict)
+
+    @property
+    def unmeasured(self) -> str:
+        """The sentence on the lengths that the artifact takes and that were not measured; "" where
+        every length was."""
+        most = 0 if self.contract is None else self.contract.max_length
+        return unmeasured(max((text.tokens for text in self.texts), default=0), most)
 
     @property
     def judged(self) -> Figures | None:

@@ -14,6 +14,7 @@ from goldfold.exporter.progress import Stages
 from goldfold.exporter.system import natives
 from goldfold.golden import store
 from goldfold.golden.errors import GoldenError
+from goldfold.golden.measured import reach
 from goldfold.golden.store import Goldens
 from goldfold.golden.tasks import SCORES
 
@@ -45,18 +46,22 @@ def obtain_goldens(
     sentence-transformers.
 
     Called within a stage. Stored goldens must go up to `longest`, the tokens that an artifact will
-    take. With `max_length` none is longer: texts are truncated before new ones are made, so that a
-    model of 32,768 tokens is not run on such lengths. Raises ModelError.
+    take, or as far as such an artifact is measured. With `max_length` none is longer: texts are
+    truncated before new ones are made. Raises ModelError.
     """
     with ours():
         folder = store.find(source.fingerprint)
         goldens = None if folder is None else store.load(folder)
-        if goldens is not None and goldens.max_length >= longest:
+        if goldens is not None and _suffices(goldens, longest):
             stages.note(f"{len(goldens.cases)} stored texts")
             return goldens if max_length is None else goldens.within(max_length)
         goldens = make_goldens(source, stages, max_length)
     stages.note(f"{len(goldens.cases)} texts, made now with sentence-transformers")
     return goldens
+
+
+def _suffices(goldens: Goldens, longest: int) -> bool:
+    return goldens.max_length >= longest and goldens.longest >= reach(longest)
 
 
 def make_goldens(source: Source, stages: Stages, max_length: int | None = None) -> Goldens:

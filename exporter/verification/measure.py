@@ -20,6 +20,7 @@ from goldfold.exporter.verification.sourced import Given
 from goldfold.golden import compare, gate
 from goldfold.golden.compare import Measurement
 from goldfold.golden.gate import Verdict
+from goldfold.golden.measured import unmeasured
 from goldfold.golden.proof.records import Fault
 from goldfold.golden.store import SHORT, Goldens
 from goldfold.golden.tasks import QUANTITY
@@ -125,8 +126,15 @@ def measure(
         verdict = standing(encoder.bundle, verdict, emulated)
         worst = max(measurement.worst, measurement.worst_padded)
         beside = f" ({verdict.stand_in}; {verdict.not_run})" if verdict.stand_in else ""
-        stages.note(f"worst {QUANTITY[goldens.task]} {worst:.1e}, {verdict.word}{beside}")
+        worst = f"worst {QUANTITY[goldens.task]} {worst:.1e}"
+        stages.note(f"{worst}, {verdict.word}{beside}{_up_to(encoder, goldens)}")
     return measurement, verdict
+
+
+def _up_to(encoder: Encoder, goldens: Goldens) -> str:
+    most = encoder.contract.max_length
+    short = unmeasured(goldens.longest, most)
+    return f" up to {goldens.longest:,} of {most:,} tokens" if short else ""
 
 
 def _heads(

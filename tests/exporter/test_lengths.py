@@ -254,7 +254,10 @@ def test_a_prompt_excluded_from_pooling_matters_only_where_there_is_one(
 ) -> None:
     folder = models.build("bert", tmp_path / "m", prompts={})
     edit(folder / "1_Pooling" / "config.json", lambda c: c.update(include_prompt=False))
-    same(exported(folder, monkeypatch), folder)
+    encoder = exported(folder, monkeypatch)
+    (note,) = encoder.bundle.manifest.notes
+    assert "leaves the tokens of a prompt out" in note and "texts without one" in note
+    same(encoder, folder)
 
 
 # --- folders without modules.json

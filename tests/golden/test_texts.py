@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from goldfold.golden import texts
 from goldfold.golden.errors import GoldenError
+from goldfold.golden.measured import CAPPED, WHOLE
 
 
 def words(text: str) -> int:
@@ -42,7 +43,7 @@ def test_no_two_length_texts_begin_alike() -> None:
     assert math.gcd(texts.STRIDE, len(texts.sentences())) == 1
 
 
-@given(st.integers(8, 40_000), st.integers(0, 5))
+@given(st.integers(8, WHOLE), st.integers(0, 5))
 def test_targets_stay_within_the_model_but_for_one(length: int, floor: int) -> None:
     targets = texts.length_targets(length, floor)
     assert list(targets) == sorted(set(targets))
@@ -50,6 +51,20 @@ def test_targets_stay_within_the_model_but_for_one(length: int, floor: int) -> N
     assert length in targets and min(targets) > floor
     if length > 1000:
         assert sum(t >= length - 7 for t in targets) == 3
+
+
+@given(st.integers(WHOLE + 1, 1 << 17), st.integers(0, 5))
+def test_targets_of_a_long_model_end_where_measurements_do(length: int, floor: int) -> None:
+    targets = texts.length_targets(length, floor)
+    assert list(targets) == sorted(set(targets))
+    assert targets[-1] == CAPPED and targets[:-1] == texts.TARGETS
+
+
+def test_no_draft_is_longer_than_what_is_measured() -> None:
+    calls = {"encode": 32_768, "encode_query": 16_384, "encode_document": 300}
+    drafts = texts.drafts({}, words, 32_768, calls)
+    assert {d.id for d in drafts if d.kind == "beyond"} == {"beyond-encode-document"}
+    assert max(words(draft.text) for draft in drafts) == CAPPED
 
 
 @given(st.integers(3, 600), st.integers(0, 200))

@@ -16,9 +16,11 @@ from torch.fx import config as fx_config
 
 from goldfold.exporter.contract import Contract, Words
 from goldfold.exporter.errors import ModelError, RewriteError
+from goldfold.exporter.frontend.framed import framed
 from goldfold.exporter.frontend.source import Source
 from goldfold.exporter.frontend.tokens import Tokens
 from goldfold.exporter.frontend.trace import attention, lengths, scoring, static
+from goldfold.exporter.frontend.trace.boundary import at_the_end
 from goldfold.exporter.frontend.trace.checkpoint import (
     Report,
     check,
@@ -217,15 +219,15 @@ def _load(source: Source, implementation: str) -> tuple[Any, Report]:
             )
     except Exception as error:
         said = f"{type(error).__name__}: {sentence(error)}"
-        if implementation == attention.NAME:  # mostly a class with its own table of attentions
+        if isinstance(error, KeyError) and error.args == (attention.NAME,):
+            raise attention.Refused("its class has a table of attentions of its own") from error
+        if implementation == attention.NAME:
             raise attention.Refused(f"it does not load with our attention ({said})") from error
         raise ModelError(f"sentence-transformers cannot open {source.path}: {said}") from error
     modality = getattr(model[0], "modality_config", {"text": {}})
-    framed = source.task == SCORES and "text" in modality  # a pair's template is a frame of text
-    if not framed and ("text" not in modality or "message" in modality):
+    if "text" not in modality:
         raise ModelError(
-            f"{source.name} takes {', '.join(map(str, modality))} as input (a chat template makes "
-            "messages of texts); only plain text is supported"
+            f"{source.name} takes {', '.join(map(str, modality))} as input; only text is supported"
         )
     return model, report
 
@@ -244,13 +246,15 @@ def _tokenizer(model, source: Source) -> tuple[str, int, int]:
     backend.no_padding()
     backend.no_truncation()
     rows = model[0].auto_model.get_input_embeddings().num_embeddings
-    return backend.to_str(pretty=False), int(model.tokenizer.pad_token_id or 0), rows
+    text = backend.to_str(pretty=False) if source.task == SCORES else framed(model)
+    return text, int(model.tokenizer.pad_token_id or 0), rows
 
 
 def _output_of(trunk: Any) -> str:
     """Returns the name of the transformer's own output. Raises ModelError where the output is no
     plain forward pass to one vector per token."""
-    how = getattr(trunk, "modality_config", {}).get("text", {})
+    ways = getattr(trunk, "modality_config", {})
+    how = ways.get("message") or ways.get("text", {})  # texts become messages where they can
     method, made = how.get("method", "forward"), getattr(trunk, "module_output_name", None)
     if method != "forward" or made not in (None, "token_embeddings"):
         raise ModelError(
@@ -267,13 +271,16 @@ def _export(whole: Whole, max_length: int) -> torch.export.ExportedProgram:
     mask = torch.ones_like(ids)
     mask[1, length // 2 + 1 :] = 0
     batch = torch.export.Dim(BATCH, min=1, max=1 << 16)
-    tokens = torch.export.Dim(TOKENS, min=1, max=max_length)
-    shapes = {0: batch, 1: tokens}
-    try:
+
+    def export(most: int) -> torch.export.ExportedProgram:
+        shapes = {0: batch, 1: torch.export.Dim(TOKENS, min=1, max=most)}
         with torch.no_grad():
             return torch.export.export(
                 whole, (ids, mask), dynamic_shapes=(shapes, shapes), strict=False
             )
+
+    try:
+        return at_the_end(export, max_length)
     except attention.Refused:
         raise
     except Exception as error:

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 
 _COLOURS = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 _OPERATOR = re.compile(r"No ONNX function found for <OpOverload\(op='([\w.:]+)'")
+_GUARD = re.compile(r"satisfy the generated guard (.+)")
+"""A condition on sizes under which torch.export traced."""
 _BY_VALUE = ("data-dependent", "DataDependent", "unbacked", ".item()", "tolist")
 """Parts of torch.export's messages where Python asks for the value of a tensor."""
 
@@ -29,6 +31,17 @@ def why(error: BaseException) -> str:
         if (found := _OPERATOR.search(str(one))) is not None:
             return f"there is no ONNX form of {found[1]}, which it computes with"
     said = f"{type(error).__name__} {error}"
+    if (guard := _GUARD.search(str(error))) is not None:
+        held = guard[1].replace("L['input_ids'].size()[1]", "tokens")
+        return (
+            "its Python code computes in another way for some numbers of tokens (it was traced for "
+            f"those of {' '.join(held.split())[:120]}), and a graph computes the same for all"
+        )
+    if "specialized it to be a constant" in str(error):
+        return (
+            "its Python code computes with the number of tokens as a constant, and a graph takes "
+            "texts of any"
+        )
     if any(word in said for word in _BY_VALUE):
         return (
             "its Python code chooses what to compute by the values of its input, as mixtures of "
