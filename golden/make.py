@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from goldfold.golden import sparse
 from goldfold.golden.errors import GoldenError
 from goldfold.golden.store import Case, Goldens, fingerprint
-from goldfold.golden.tasks import EMBEDDING, SCORES
+from goldfold.golden.tasks import EMBEDDING, SCORES, SPARSE
 from goldfold.golden.texts import Draft, drafts, sentences
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ def make(
     only: Collection[str] | None = None,
     max_length: int | None = None,
     task: str = EMBEDDING,
+    route: str = "",
 ) -> Goldens:
     """Run the reference over the golden texts of the model in `model_dir`.
 
@@ -60,6 +62,7 @@ def make(
         only: run these text ids alone (tests use it).
         max_length: cut texts to this many tokens, if the model's own length is not less.
         task: what the model gives (golden/tasks.py).
+        route: the route of a routed model (sparse.py).
 
     Returns:
         One float32 row per text, as `encode` returns it without further normalisation. Texts
@@ -74,7 +77,7 @@ def make(
 
         how = scoring.Asked(model_dir, name, digests, trust_remote_code, max_length)
         return scoring.make(how, progress)
-    model = open_reference(model_dir, trust_remote_code)
+    model = open_reference(model_dir, trust_remote_code, task, route)
     own = model.max_seq_length
     if max_length is None and not (isinstance(own, int) and 0 < own <= _LONGEST):
         raise GoldenError(
@@ -87,7 +90,7 @@ def make(
     cases: list[Case] = []
     rows: list[np.ndarray] = []
     try:
-        _run(model, name, only, progress, cases, rows)
+        _run(model, name, route, only, progress, cases, rows)
     except BaseException as error:
         if type(error).__name__ == "PanicException":  # Rust's error is no Exception
             raise GoldenError(f"{model_dir}: its tokenizer gives up on a text: {error}") from None
@@ -102,9 +105,14 @@ def make(
         cases.clear()
         rows.clear()
         try:
-            _run(model, name, only, progress, cases, rows)
+            _run(model, name, route, only, progress, cases, rows)
         except _Beyond as again:
             raise _cannot_run(model_dir, again.error) from again.error
+    if task == SPARSE:  # a vector without any weight has no direction, and no cosine
+        kept = [at for at, row in enumerate(rows) if row.any()]
+        cases, rows = [cases[at] for at in kept], [rows[at] for at in kept]
+        if not rows:
+            raise GoldenError(f"{model_dir}: the reference gives every text a vector of zeros")
     for case, row in zip(cases, rows, strict=True):
         if not np.isfinite(row).all() or not row.any():
             raise GoldenError(
@@ -121,6 +129,8 @@ def make(
         cases=tuple(cases),
         embeddings=embeddings,
         prompts={name: prompt or "" for name, prompt in model.prompts.items()},
+        task=task,
+        rounding=sparse.rounding(model, cases, rows) if task == SPARSE else 0.0,
     )
 
 
@@ -130,7 +140,7 @@ def _check_company(model: SentenceTransformer, model_dir: Path) -> None:
     short, long = "one", " ".join(sentences()[:2])
     if not all(_count(model, text) for text in (short, long)):
         return
-    how: Any = {"prompt": "", "convert_to_numpy": True, "show_progress_bar": False}
+    how: Any = {"prompt": "", "show_progress_bar": False, **sparse.plain(model)}
     try:
         with one_thread():
             alone = np.asarray(model.encode([short], **how), np.float64)[0]
@@ -163,13 +173,14 @@ def _cannot_run(model_dir: Path, error: Exception) -> GoldenError:
 def _run(
     model: SentenceTransformer,
     name: str,
+    route: str,
     only: Collection[str] | None,
     progress: Progress | None,
     cases: list[Case],
     rows: list[np.ndarray],
 ) -> None:
     """Encode every draft, in order, into `cases` and `rows`. Raises _Beyond for a failed text."""
-    lengths = lengths_of(model)
+    lengths = sparse.served(lengths_of(model), route)
     prompts = {key: value for key, value in model.prompts.items() if value}
     plain = lengths.pop("")
     plan = drafts(prompts, lambda text: _count(model, text), plain, lengths)
@@ -206,21 +217,26 @@ def is_unit(embeddings: np.ndarray) -> bool:
     return bool((np.abs(norms - 1.0) < 1e-5).all())
 
 
-def open_reference(model_dir: Path, trust_remote_code: bool, task: str = EMBEDDING) -> Any:
-    """The model in fp32 on the CPU, of the class of sentence-transformers for its task. Raises
-    GoldenError where it cannot be loaded."""
+def open_reference(
+    model_dir: Path, trust_remote_code: bool, task: str = EMBEDDING, route: str = ""
+) -> Any:
+    """The model in fp32 on the CPU, of the class of sentence-transformers for its task, narrowed to
+    a route where one is named. Raises GoldenError where it cannot be loaded."""
     import sentence_transformers
     import torch
 
     try:
         with quiet():
-            return getattr(sentence_transformers, _CLASSES[task])(
+            model = getattr(sentence_transformers, _CLASSES[task])(
                 str(model_dir),
                 device="cpu",
                 model_kwargs={"dtype": torch.float32},
                 local_files_only=True,
                 trust_remote_code=trust_remote_code,
             )
+            return sparse.narrowed(model, route)
+    except GoldenError:
+        raise
     except Exception as error:
         # A damaged setting raises any kind of error, a TypeError as well as a RuntimeError.
         said = " ".join(str(error).split())[:600] or "no reason given"
@@ -230,7 +246,11 @@ def open_reference(model_dir: Path, trust_remote_code: bool, task: str = EMBEDDI
         ) from error
 
 
-_CLASSES = {EMBEDDING: "SentenceTransformer", SCORES: "CrossEncoder"}
+_CLASSES = {
+    EMBEDDING: "SentenceTransformer",
+    SCORES: "CrossEncoder",
+    SPARSE: "SparseEncoder",
+}
 
 
 @contextlib.contextmanager
@@ -264,6 +284,7 @@ def shorten(model: SentenceTransformer, length: int) -> None:
     """Let every call cut texts to `length` tokens at most."""
     first: Any = model[0]
     model.max_seq_length = min(model.max_seq_length or length, length)
+    sparse.shorten(model, length)
     for name in ("query_length", "document_length"):
         if getattr(first, name, None) is not None:
             setattr(first, name, min(getattr(first, name), length))
@@ -317,7 +338,8 @@ def _bearable(model: SentenceTransformer, length: int) -> int:
 
 def _count(model: SentenceTransformer, text: str) -> int:
     # verbose=False: texts beyond the limit are wanted here, the tokenizer's warning is not.
-    return len(model.tokenizer(text, truncation=False, verbose=False)["input_ids"])
+    how = {"add_special_tokens": False} if sparse.is_static(model) else {}
+    return len(model.tokenizer(text, truncation=False, verbose=False, **how)["input_ids"])
 
 
 def _encode(model: SentenceTransformer, draft: Draft) -> tuple[str, tuple[int, ...], np.ndarray]:
@@ -344,9 +366,8 @@ def _encode(model: SentenceTransformer, draft: Draft) -> tuple[str, tuple[int, .
             # default_prompt_name; None alone falls back, as in a call without a prompt.
             prompt=None if draft.call else draft.prompt,
             batch_size=1,
-            normalize_embeddings=False,
-            convert_to_numpy=True,
             show_progress_bar=False,
+            **sparse.plain(model),
         )
     finally:
         del model.preprocess

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from goldfold.golden import scoring
+from goldfold.golden import scoring, sparse
 from goldfold.golden.errors import GoldenError
 from goldfold.golden.make import lengths_of, open_reference, quiet, shorten
-from goldfold.golden.tasks import EMBEDDING, SCORES
+from goldfold.golden.tasks import EMBEDDING, SCORES, SPARSE
 from goldfold.golden.tokenizer_file import Ids, TokenizerFile, first_difference
 
 if TYPE_CHECKING:
@@ -96,13 +96,15 @@ def read(
     trust_remote_code: bool = False,
     longest: int | None = None,
     task: str = EMBEDDING,
+    route: str = "",
 ) -> Witness:
     """Load the model in `model_dir` and ask it for all that a Witness holds.
 
     `longest` shortens its texts to so many tokens, if it reads more, or does not say how many.
-    Raises GoldenError for a model that cannot be loaded, or makes no token ids.
+    `task` and `route` are as in make.make. Raises GoldenError for a model that cannot be loaded, or
+    makes no token ids.
     """
-    model = open_reference(model_dir, trust_remote_code, task)
+    model = open_reference(model_dir, trust_remote_code, task, route)
     if longest is not None:
         shorten(model, longest)
     first: Any = model[0]
@@ -110,7 +112,7 @@ def read(
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         raise GoldenError(f"{model_dir}: its tokenizer has no tokenizer.json form")
-    file = TokenizerFile(backend.to_str())
+    file = TokenizerFile(sparse.tokenizer_of(model, backend.to_str()))
     if task == SCORES:
         return _scoring(model, file)
     by_call = lengths_of(model)
@@ -132,9 +134,10 @@ def read(
             "prompts": {name: prompt or "" for name, prompt in model.prompts.items()},
             "default_prompt_name": model.default_prompt_name,
             "pad_id": int(tokenizer.pad_token_id or 0),
-            "vocab_size": int(first.auto_model.get_input_embeddings().num_embeddings),
+            "vocab_size": sparse.entries(first),
             "normalized": ends[-1] == "Normalize" and model.truncate_dim is None,
             "truncation_side": getattr(tokenizer, "truncation_side", "right"),
+            **({"task": SPARSE, "route": route} if task == SPARSE else {}),
         },
     )
 
@@ -189,7 +192,7 @@ def _separator(model: Any) -> int | None:
 
 def _dim(model: SentenceTransformer) -> int:
     """Returns the size of an embedding: of one, since settings of sizes may be wrong."""
-    how: Any = {"prompt": "", "convert_to_numpy": True, "show_progress_bar": False}
+    how: Any = {"prompt": "", "show_progress_bar": False, **sparse.plain(model)}
     return np.asarray(model.encode(["one"], **how)).shape[-1]
 
 
@@ -200,7 +203,7 @@ def _drawn(model: Any, texts: Sequence[T]) -> dict[T, Ids]:
     order = sorted(texts, key=lambda one: len(one) if isinstance(one, str) else len("".join(one)))
     uncut: Any = {"text": {"truncation": False}}
     try:
-        with quiet():
+        with quiet(), sparse.uncut(model):
             for start in range(0, len(order), _BATCH):
                 some = order[start : start + _BATCH]
                 made = model.preprocess(some, processing_kwargs=uncut)

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from goldfold.exporter.cli.console import listening, open_console
-from goldfold.exporter.cli.flags import MaxLength, Model, NoCache
+from goldfold.exporter.cli.flags import MaxLength, Model, NoCache, Route
 from goldfold.exporter.errors import GateMissed
 
 
@@ -18,6 +18,7 @@ def bisect(
         float | None, typer.Option(help="Limit of 1−cos; by default the precision's gate.")
     ] = None,
     max_length: MaxLength = None,
+    route: Route = None,
     no_cache: NoCache = False,
     trust_remote_code: Annotated[bool, typer.Option("--trust-remote-code")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q")] = False,
@@ -31,6 +32,7 @@ def bisect(
             precision,
             limit,
             max_length=max_length,
+            route=route,
             trust_remote_code=trust_remote_code,
             cache=not no_cache,
             listener=listener,

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
+from goldfold.exporter.cli import sparse_rows
 from goldfold.exporter.cli.console import warn
 from goldfold.exporter.cli.flags import AsJson, Threads
 from goldfold.exporter.errors import UsageError
 
 if TYPE_CHECKING:
+    from goldfold.exporter.artifact.sparse_encoder import SparseEncoder
     from goldfold.exporter.contract import Task
 
 
@@ -39,6 +41,12 @@ class EmbedFlags:
     errors: Annotated[
         str, typer.Option(help="For texts that cannot be embedded: raise, or nan (a row of NaN).")
     ] = "raise"
+    top_k: Annotated[
+        int | None, typer.Option(help="Of sparse vectors: the most weights of a text.")
+    ] = None
+    threshold: Annotated[
+        float | None, typer.Option(help="Of sparse vectors: show weights above this number.")
+    ] = None
     threads: Threads = None
     as_json: AsJson = False
 
@@ -58,6 +66,10 @@ def embed(
         check_file(asked.save, "--save")
     texts = read_texts(asked.texts)
     encoder = load(folder, threads=asked.threads)
+    if encoder.contract.task == "sparse":
+        sparse_rows.show(cast("SparseEncoder", encoder), texts, asked)
+        return
+    sparse_rows.check_dense(asked)
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("ignore")
         warnings.simplefilter("always", UserWarning)

@@ -126,7 +126,8 @@ def _probe(suspect: Suspect, row: TextRow) -> Probe:
     padded = row.alone.distance <= suspect.limit
     width = lengths[index]
     if padded:  # as wide as the batch in which it failed
-        batch = next(batch for batch in mixed_batches(lengths) if index in batch)
+        batches = mixed_batches(lengths, most=tokens_of(goldens))
+        batch = next(batch for batch in batches if index in batch)
         width = max(lengths[i] for i in batch)
     contract = suspect.made.final.contract
     ids, mask = pad([goldens.cases[index].token_ids], contract.pad_id, width)

@@ -73,6 +73,7 @@ def make_goldens(source: Source, stages: Stages, max_length: int | None = None) 
             progress=lambda text, done, total: stages.step(done, total),
             max_length=max_length,
             task=source.task,
+            route=source.route,
         )
     source.check_unchanged()  # sentence-transformers read it again
     return goldens

@@ -18,7 +18,7 @@ from goldfold.exporter.contract import Contract, Words
 from goldfold.exporter.errors import ModelError, RewriteError
 from goldfold.exporter.frontend.source import Source
 from goldfold.exporter.frontend.tokens import Tokens
-from goldfold.exporter.frontend.trace import attention, lengths, scoring
+from goldfold.exporter.frontend.trace import attention, lengths, scoring, sparse
 from goldfold.exporter.frontend.trace.checkpoint import (
     Report,
     check,
@@ -33,7 +33,7 @@ from goldfold.exporter.frontend.trace.reasons import sentence, why
 from goldfold.exporter.ir import dialect
 from goldfold.exporter.ir.program import BATCH, TOKENS, Program
 from goldfold.exporter.system import natives
-from goldfold.golden.tasks import SCORES
+from goldfold.golden.tasks import SCORES, SPARSE
 
 Progress = Callable[[str], None]
 Loaded = Callable[[Words], None]
@@ -59,6 +59,8 @@ class Whole(torch.nn.Module):
         self.separator = separator
         self.inside = ""
         """The path of `transformer` in the model that was loaded."""
+        self.head = ""
+        """The path there of a projection that a stage computes (sparse.py)."""
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         told = {}
@@ -119,8 +121,9 @@ def _trace(
     plain = longest.by_task.get("", longest.most)
     loaded(Words(text, plain, pad_id, lengths.side(model), source.task))
     facts = scoring.facts_of(model) if source.task == SCORES else scoring.Facts()
-    whole = _whole(model, facts)
-    trunk: Any = whole.transformer
+    vocabulary = sparse.entries(model)
+    whole = _whole(model, facts, source.task)
+    static = isinstance(whole, sparse.Static)
     stages = list(whole.stages)
 
     with attention.registered(longest.most) as recorder, _quiet():
@@ -133,26 +136,28 @@ def _trace(
             # A model that asks for our mask and then computes attention itself fails on it.
             raise attention.Refused(f"with our mask, {error}") from error
         names = {f"{whole.inside}{name}" for name in reached(exported, "transformer.")}
+        names |= {f"{whole.head}.{name}" for name in reached(exported, sparse.HEAD)}
         notes = check(report, names, source)
-        if implementation == attention.NAME and not recorder.calls:
+        if implementation == attention.NAME and not recorder.calls and not static:
             raise attention.Refused("its attention does not go through transformers' interface")
         progress("translating to ONNX with torch.onnx")
         graph_model = lower(exported)
 
     nodes = list(dialect.band_attentions(graph_model.graph))
-    _check_attention(nodes, recorder, implementation)
+    _check_attention(nodes, recorder, "" if static else implementation)
     normalized = bool(stages) and isinstance(stages[-1], Normalize)
     contract = Contract(
         model=source.name,
         output=facts.output,
         task=cast("Any", source.task),
+        route=source.route,
         similarity=getattr(model, "similarity_fn_name", None) or "cosine",
         labels=facts.labels,
         activation=facts.activation,
         separator=facts.separator,
         dim=_static_dim(graph_model),
         max_length=longest.most,
-        vocab_size=trunk.get_input_embeddings().num_embeddings,
+        vocab_size=vocabulary,
         pad_id=pad_id,
         normalized=normalized,
         prompts=dict(model.prompts),
@@ -170,16 +175,24 @@ def _trace(
     return Program(graph_model, contract, text, said, lasting=not longest.borrowed)
 
 
-def load_whole(source: Source) -> Whole:
+def load_whole(source: Source) -> Whole | sparse.Static:
     """Returns the model in torch, with eager attention, under the names that traced nodes bear."""
     model = _load(source, "eager")[0]
     facts = scoring.facts_of(model) if source.task == SCORES else scoring.Facts()
-    return _whole(model, facts)
+    return _whole(model, facts, source.task)
 
 
-def _whole(model, facts: scoring.Facts) -> Whole:
+def _whole(model, facts: scoring.Facts, task: str) -> Whole | sparse.Static:
+    if task == SPARSE and sparse.is_static(model):
+        return sparse.Static(model[0].weight).eval()
     trunk: Any = model[0].auto_model
     trunk.config.use_cache = False
+    if task == SPARSE:
+        with lengths.eager(trunk):
+            inner, output, stages, head = sparse.parts_of(model)
+        whole = Whole(inner, output, stages)
+        whole.head = head
+        return whole.eval()
     if facts.logits:
         inner, output, stages = scoring.parts_of(model)
         whole = Whole(inner, output, stages, facts.separator)
@@ -195,7 +208,7 @@ def _whole(model, facts: scoring.Facts) -> Whole:
 def _load(source: Source, implementation: str) -> tuple[Any, Report]:
     import sentence_transformers
 
-    kind = "CrossEncoder" if source.task == SCORES else "SentenceTransformer"
+    kind = {SCORES: "CrossEncoder", SPARSE: "SparseEncoder"}.get(source.task, "SentenceTransformer")
     try:
         with _quiet(), attention.registered(1), reported() as report:
             model = getattr(sentence_transformers, kind)(
@@ -209,6 +222,8 @@ def _load(source: Source, implementation: str) -> tuple[Any, Report]:
                     "use_safetensors": None if source.trusted else True,
                 },
             )
+            model = sparse.narrowed(model, source.route)
+            report = report.of(getattr(model[0], "auto_model", None))
     except Exception as error:
         said = f"{type(error).__name__}: {sentence(error)}"
         if implementation == attention.NAME:  # mostly a class with its own table of attentions
@@ -234,7 +249,7 @@ def _tokenizer(model) -> str:
         )
     backend.no_padding()
     backend.no_truncation()
-    return backend.to_str(pretty=False)
+    return sparse.plain_tokenizer(model, backend.to_str(pretty=False))
 
 
 def _output_of(trunk: Any) -> str:
@@ -250,7 +265,7 @@ def _output_of(trunk: Any) -> str:
     return how.get("method_output_name") or "last_hidden_state"
 
 
-def _export(whole: Whole, max_length: int) -> torch.export.ExportedProgram:
+def _export(whole: torch.nn.Module, max_length: int) -> torch.export.ExportedProgram:
     # Batch 2 with one padded text: batch 1 would be specialised away.
     length = min(7, max_length)
     ids = torch.full((2, length), 5, dtype=torch.long)
