@@ -54,7 +54,7 @@ def build(
     """Save a SPLADE model and return its folder.
 
     `form` is "saved", as sentence-transformers writes it, "hub", as older versions did
-    (MLMTransformer, and no type of model), or "bare", transformers' own files with a card that has
+    (MLMTransformer, and old names), or "bare", transformers' own files with a card that has
     the tag `splade`. `overrides` are settings of the backbone.
     """
     masked(kind, folder, **overrides)
@@ -126,10 +126,6 @@ def _age(folder: Path) -> None:
     for entry, name in zip(listed, ("MLMTransformer", "SpladePooling"), strict=True):
         entry["type"] = f"{base}.{name}"
     (folder / "modules.json").write_text(json.dumps(listed))
-    settings = folder / "config_sentence_transformers.json"
-    said = json.loads(settings.read_text())
-    del said["model_type"]
-    settings.write_text(json.dumps(said))
     file = folder / "sentence_bert_config.json"
     file.write_text(json.dumps({"max_seq_length": LONGEST, "do_lower_case": False}))
     pooling = folder / "1_SpladePooling" / "config.json"

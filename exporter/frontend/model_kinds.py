@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from goldfold.exporter.frontend import model_folder
-from goldfold.exporter.frontend.weights import read_json, read_object, refusal
+from goldfold.exporter.frontend.weights import read_object, refusal
 from goldfold.golden import tasks
 from goldfold.golden.tasks import EMBEDDING, SCORES
 
@@ -88,7 +88,7 @@ def task_of(path: Path) -> str:
     if said in ("CrossEncoder", "SparseEncoder"):
         return _TASKS[said]
     if (path / "modules.json").is_file():
-        return tasks.SPARSE if said is None and _is_sparse(path / "modules.json") else EMBEDDING
+        return EMBEDDING
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         if (path / name).is_file():
             raise adapter(path / name)
@@ -118,8 +118,14 @@ def check_modules(file: Path, types: Sequence[str], task: str = EMBEDDING) -> No
         bare = dotted.rpartition(".")[2]
         ours = dotted.startswith("sentence_transformers.")
         kind = LATE if dotted.startswith("pylate.") else _MODULES.get(bare) if ours else None
-        if kind is not None and bare not in fitting:
-            raise _refused(file, f"its module {bare} ({dotted}) says that the model is {kind}")
+        if kind is None or bare in fitting:
+            continue
+        if bare in _SPARSE_MODULES:  # sentence-transformers itself would load it as another kind
+            raise refusal(
+                f"{file}: its module {bare} ({dotted}) says that the model is {kind}, and "
+                "config_sentence_transformers.json does not; set model_type to 'SparseEncoder' there"
+            )
+        raise _refused(file, f"its module {bare} ({dotted}) says that the model is {kind}")
 
 
 def adapter(file: Path) -> Exception:
@@ -134,15 +140,6 @@ def _named(config: Path, ending: str) -> bool:
     """Returns whether transformers' own files are of a class whose name ends so."""
     named: Any = read_object(config).get("architectures")
     return isinstance(named, list) and any(str(one).endswith(ending) for one in named)
-
-
-def _is_sparse(file: Path) -> bool:
-    """Returns whether modules.json, of a model that does not say what it is, lists a sparse
-    encoder's modules."""
-    found = read_json(file)
-    entries = found if isinstance(found, list) else []
-    types = (one.get("type") for one in entries if isinstance(one, dict))
-    return any(str(one).rpartition(".")[2] in _SPARSE_MODULES for one in types)
 
 
 def _check_config(file: Path) -> None:

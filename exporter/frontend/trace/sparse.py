@@ -79,13 +79,27 @@ class Static(torch.nn.Module):
         return empty.scatter(1, ids, torch.nn.functional.embedding(ids, self.weight[:, None])[..., 0])
 
 
+class Projection(torch.nn.Module):
+    """x [B,S,D] → x W [B,S,V], without the bias. W is a constant of its own, though mostly the table of tokens transposed:
+    a shared one would be transposed in the graph, where no pass or recipe finds it."""
+
+    def __init__(self, source: torch.nn.Linear) -> None:
+        super().__init__()
+        turned = source.weight.detach().T.contiguous()
+        self.weight = torch.nn.Parameter(turned, requires_grad=False)
+        self.bias = source.bias
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x @ self.weight
+
+
 class Splade(torch.nn.Module):
     """Hidden states [B,S,D], or logits [B,S,V] where there is no `head`, and mask [B,S] → weights
     [B,V] (sentence-transformers' SpladePooling)."""
 
     def __init__(self, source: Any, head: torch.nn.Linear | None) -> None:
         super().__init__()
-        self.head = head
+        self.head = None if head is None else Projection(head)
         self.strategy: str = source.pooling_strategy
         self.twice: bool = source.activation_function == "log1p_relu"
 
@@ -94,13 +108,14 @@ class Splade(torch.nn.Module):
         if self.strategy == "max":
             x = torch.where(shown, x, x[:, :1])
             if self.head is not None:
-                x = torch.nn.functional.linear(x, self.head.weight)
-            x = x.amax(1)
-            if self.head is not None and self.head.bias is not None:
-                x = x + self.head.bias
-            return self._active(x)
-        x = x if self.head is None else self.head(x)
+                x = self.head(x)
+            return self._active(self._shifted(x.amax(1)))
+        x = x if self.head is None else self._shifted(self.head(x))
         return torch.where(shown, self._active(x), 0.0).sum(1)
+
+    def _shifted(self, x: torch.Tensor) -> torch.Tensor:
+        bias = None if self.head is None else self.head.bias
+        return x if bias is None else x + bias
 
     def _active(self, x: torch.Tensor) -> torch.Tensor:
         x = torch.relu(x).log1p()
@@ -144,7 +159,7 @@ def _taken_out(trunk: Any, head: torch.nn.Linear, place: str) -> bool:
         whole = trunk(**given)["logits"]
         setattr(owner, name, torch.nn.Identity())
         try:
-            same = torch.equal(torch.nn.functional.linear(trunk(**given)["logits"], head.weight, head.bias), whole)
+            same = torch.equal(head(trunk(**given)["logits"]), whole)
         except Exception:  # something else of the model reads the projection
             same = False
     if not same:
