@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+from goldfold.golden.batching import tokens_of
 from goldfold.golden.compare import (
     Progress,
     Reading,
@@ -19,7 +20,6 @@ from goldfold.golden.compare import (
     call,
     reading_for,
     reference_rows,
-    tokens_of,
 )
 from goldfold.golden.gate import limits
 from goldfold.golden.reasons import Reason

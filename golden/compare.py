@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from goldfold.golden.batching import crowd_of, tokens_of
 from goldfold.golden.errors import GoldenError
 from goldfold.golden.store import CALLS, NAMED, Goldens
 from goldfold.golden.tasks import SCORES, SPARSE, gap_error, least_of, scale_of, strays
@@ -31,14 +32,9 @@ Progress = Callable[[str, int, int], None]
 
 RANKED = "ranked"
 """The kind of the pairs whose first text is a query, and the second one of its documents."""
-_CROWDED = 64
-"""Tokens of the longest text in the one call of all short texts: more rows than `embed` takes by
-itself."""
 _PAIRS = 1 << 25
 """Pairs of tokens in a batch: where attention is not fused, each head has one f32 score per pair,
 which takes 2 GiB for 16 heads."""
-_NUMBERS = 1 << 27
-"""Numbers, one for each token and entry of a vocabulary, of a batch: 512 MiB in f32."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,22 +239,6 @@ def reference_rows(goldens: Goldens, dims: int | None = None) -> np.ndarray:
         raise GoldenError(f"goldens of {goldens.dim} dimensions cannot judge {dims}")
     reference = reference[:, :dims]
     return unit(reference) if goldens.normalized else reference
-
-
-def tokens_of(goldens: Goldens) -> int | None:
-    """Returns the most tokens of a batch, padding included; None where nothing bounds them. A model
-    of sparse vectors computes a number for each token and each entry of the vocabulary."""
-    return max(1, _NUMBERS // goldens.dim) if goldens.task == SPARSE else None
-
-
-def crowd_of(lengths: Sequence[int], most: int | None = None) -> list[int]:
-    """Returns the rows of all short texts, or of as many of the shortest as `most` tokens hold."""
-    short = [row for row, length in enumerate(lengths) if length <= _CROWDED]
-    if most is None:
-        return short
-    order = sorted(short, key=lambda row: lengths[row])
-    kept = [row for at, row in enumerate(order, start=1) if at * lengths[row] <= most]
-    return sorted(kept)
 
 
 def mixed_batches(

@@ -17,8 +17,8 @@ from tests import models, rankers
 
 LONGEST = 48
 """The most tokens of a text."""
-_BIAS = -3.0
-"""Added to the logits, so that about half of a text's weights are zero."""
+_BIAS = -9.0
+"""Added to the logits, so that many of a text's weights are zero."""
 
 _MASKED: dict[str, tuple[str, str, dict[str, Any]]] = {
     "bert": ("BertConfig", "BertForMaskedLM", {}),

@@ -27,8 +27,8 @@ _HELD = 1 << 26
 
 
 class SparseEncoder(Runnable):
-    """A sparse encoder: `.embed(texts)` gives indices and values, `.encode(texts)` and its relatives
-    dense rows, as sentence-transformers' SparseEncoder has them, and `.run(input_ids,
+    """A sparse encoder: `.embed(texts)` gives indices and values, `.encode(texts)` and its
+    relatives dense rows, as sentence-transformers' SparseEncoder has them, and `.run(input_ids,
     attention_mask)` is for programs. Any number of threads may call them at a time."""
 
     _result = "vector"
@@ -172,7 +172,7 @@ class SparseEncoder(Runnable):
         if task not in get_args(Task):
             raise UsageError(f"task is {task!r}; it must be query, document or empty")
         route = self.contract.route
-        if task and route in get_args(Task) and task != route:
+        if task and route in ("query", "document") and task != route:
             raise UsageError(
                 f"{self.contract.model} is the {route} route of its model; export the other one "
                 f"with --route {task}"

@@ -3,38 +3,23 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
+from goldfold.exporter.cli.embed_flags import EmbedFlags
 from goldfold.exporter.errors import UsageError
 
 if TYPE_CHECKING:
     from goldfold.exporter.artifact.sparse_encoder import SparseEncoder
 
 
-class Asked(Protocol):
-    """The options of `goldfold embed` (cli/embed.py)."""
-
-    prompt: str | None
-    dims: int | None
-    save: Path | None
-    batch_size: int
-    output: str
-    task: str
-    errors: str
-    top_k: int | None
-    threshold: float | None
-    as_json: bool
-
-
-def check_dense(asked: Asked) -> None:
+def check_dense(asked: EmbedFlags) -> None:
     """Refuse options of sparse vectors for an artifact of dense ones. Raises UsageError."""
     for flag, value in (("--top-k", asked.top_k), ("--threshold", asked.threshold)):
         if value is not None:
             raise UsageError(f"{flag} is for sparse vectors; this artifact gives dense ones")
 
 
-def show(encoder: SparseEncoder, texts: list[str], asked: Asked) -> None:
+def show(encoder: SparseEncoder, texts: list[str], asked: EmbedFlags) -> None:
     """Print the sparse vectors of texts, or save them as dense rows."""
     import numpy as np
 
@@ -58,7 +43,7 @@ def show(encoder: SparseEncoder, texts: list[str], asked: Asked) -> None:
     found = encoder.embed(texts, asked.top_k, asked.threshold, asked.prompt, **how)
     named = [encoder.tokens(weights) for weights in found]
     if asked.as_json:
-        print(json.dumps([dict(one) for one in named], ensure_ascii=False))
+        print(json.dumps(named, ensure_ascii=False))
         return
     for one in named:
         print(" ".join(f"{token}:{value:.7g}" for token, value in one))

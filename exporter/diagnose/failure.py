@@ -16,6 +16,7 @@ from goldfold.exporter.frontend.source import Source
 from goldfold.exporter.ir.program import Program
 from goldfold.exporter.options import Options
 from goldfold.exporter.passes.pipeline import Pipeline
+from goldfold.golden.batching import tokens_of
 from goldfold.golden.compare import Measurement, Reading, TextRow, mixed_batches, reading_for
 from goldfold.golden.gate import limits
 from goldfold.golden.store import SHORT, Goldens

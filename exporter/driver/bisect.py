@@ -55,8 +55,8 @@ def search(
     """Open and trace `model`, then bisect the passes of `precision` on its short goldens.
 
     Half precision is bisected on its typed program, in the emulator. `limit` is the precision's
-    gate by default; `max_length`, `route` and `cache` are as in `export`. Raises GoldfoldError as that
-    does.
+    gate by default; `max_length`, `route` and `cache` are as in `export`. Raises GoldfoldError as
+    that does.
     """
     from goldfold.exporter.diagnose.pass_drift import look
     from goldfold.exporter.driver import preparing
@@ -72,7 +72,9 @@ def search(
         raise UsageError(f"--limit is {limit}; 1−cos lies between 0 and 2")
     stages, kept = Stages(listener), open_cache(cache)
     with stages("open"):
-        source = ready(open_model(model, trust_remote_code=trust_remote_code, route=route), stages, kept)
+        source = ready(
+            open_model(model, trust_remote_code=trust_remote_code, route=route), stages, kept
+        )
     program = preparing.traced(source, stages, max_length, cache=kept)
     check_length(program.contract, max_length)
     with stages("goldens"):

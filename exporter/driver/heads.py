@@ -26,7 +26,9 @@ def check(dims: Sequence[int], full: int, task: str = "embedding") -> tuple[int,
     where the model gives no embedding."""
     if dims and task != "embedding":
         gives = {"scores": "scores", "sparse": "sparse vectors"}.get(task, task)
-        raise UsageError(f"--dims: the model gives {gives}, and an embedding alone can be shortened")
+        raise UsageError(
+            f"--dims: the model gives {gives}, and an embedding alone can be shortened"
+        )
     for dim in dims:
         if not 1 <= dim <= full:
             raise UsageError(f"--dims {dim}: the model has 1 … {full} dimensions")

@@ -35,9 +35,7 @@ def store_goldens(
     """
     stages, kept = Stages(listener), open_cache()
     with stages("open"):
-        source = open_model(
-            model, name=name, trust_remote_code=trust_remote_code, route=route
-        )
+        source = open_model(model, name=name, trust_remote_code=trust_remote_code, route=route)
         folder = out or store.STORE / slug(source.name)
         _check_store(folder)
         source = ready(source, stages, kept)

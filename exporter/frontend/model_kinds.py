@@ -123,7 +123,7 @@ def check_modules(file: Path, types: Sequence[str], task: str = EMBEDDING) -> No
         if bare in _SPARSE_MODULES:  # sentence-transformers itself would load it as another kind
             raise refusal(
                 f"{file}: its module {bare} ({dotted}) says that the model is {kind}, and "
-                "config_sentence_transformers.json does not; set model_type to 'SparseEncoder' there"
+                "config_sentence_transformers.json does not: set model_type to 'SparseEncoder'"
             )
         raise _refused(file, f"its module {bare} ({dotted}) says that the model is {kind}")
 

@@ -1,11 +1,11 @@
-"""The modules of a sparse encoder: a masked language model and SpladePooling, a table of weights, or
-a Router that has modules for queries and others for documents."""
+"""The modules of a sparse encoder: a masked language model and SpladePooling, a table of weights,
+or a Router that has modules for queries and others for documents."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeGuard
 
 from goldfold.exporter.errors import UsageError
 from goldfold.exporter.frontend import weights
@@ -95,9 +95,7 @@ def check_model(path: Path, config: Mapping[str, Any]) -> None:
         )
 
 
-def chosen(
-    name: str, modules: tuple[ModuleSpec, ...], route: str | None
-) -> tuple[ModuleSpec, ...]:
+def chosen(name: str, modules: tuple[ModuleSpec, ...], route: str | None) -> tuple[ModuleSpec, ...]:
     """Returns the modules of `route`, or all where there are no routes. Raises UsageError for a
     route that the model does not have, and where it has several and none is named."""
     routes = list(dict.fromkeys(module.route for module in modules if module.route))
@@ -113,5 +111,5 @@ def chosen(
     return tuple(module for module in modules if module.route == route)
 
 
-def _is_table(found: Any, kind: type) -> bool:
+def _is_table(found: Any, kind: type) -> TypeGuard[dict[str, Any]]:
     return isinstance(found, dict) and all(isinstance(one, kind) for one in found.values())

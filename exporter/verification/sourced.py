@@ -89,9 +89,7 @@ class SourceModel:
         ModelError."""
         if route not in self._source:
             with stages("open"):
-                found = open_model(
-                    self.model, trust_remote_code=self._trusted, route=route or None
-                )
+                found = open_model(self.model, trust_remote_code=self._trusted, route=route or None)
                 self._source[route] = ready(found, stages, open_cache(True))
         return self._source[route]
 

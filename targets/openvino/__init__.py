@@ -95,7 +95,9 @@ class OpenVino(Target[OpenVinoOptions]):
 
         if contract.task != "embedding":
             what = "pairs" if contract.task == "scores" else "sparse vectors' texts"
-            return (f"There is no OpenVINO tokenizer of {what}: goldfold or tokenizer.json serves.",)
+            return (
+                f"There is no OpenVINO tokenizer of {what}: goldfold or tokenizer.json serves.",
+            )
         interop.write(folder, contract, precision, reference)
         under_way = begun if isinstance(begun, tokenizer.Conversion) else None
         ids, more = reference.token_ids, reference.texts

@@ -76,12 +76,15 @@ class Static(torch.nn.Module):
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         ids = torch.where(attention_mask.to(torch.bool), input_ids, input_ids[:, :1])
         empty = torch.zeros((ids.shape[0], self.weight.shape[0]), dtype=self.weight.dtype)
-        return empty.scatter(1, ids, torch.nn.functional.embedding(ids, self.weight[:, None])[..., 0])
+        return empty.scatter(
+            1, ids, torch.nn.functional.embedding(ids, self.weight[:, None])[..., 0]
+        )
 
 
 class Projection(torch.nn.Module):
-    """x [B,S,D] → x W [B,S,V], without the bias. W is a constant of its own, though mostly the table of tokens transposed:
-    a shared one would be transposed in the graph, where no pass or recipe finds it."""
+    """x [B,S,D] → x W [B,S,V], without the bias. W is a constant of its own, though mostly the
+    table of tokens, transposed: a shared one would be transposed in the graph, where no pass or
+    recipe finds it."""
 
     def __init__(self, source: torch.nn.Linear) -> None:
         super().__init__()

@@ -13,6 +13,7 @@ from tests.exporter.model.refusing import edit, refuse, set_type
 KINDS = {
     "reranker": model_kinds.RERANKER,
     "sparse": model_kinds.SPARSE,
+    "csr": model_kinds.CSR,
     "late": model_kinds.LATE,
     "static": model_kinds.STATIC,
     "routed": model_kinds.ROUTED,
@@ -29,7 +30,6 @@ def refused(folder: Path, kind: str, culprit: str) -> None:
     ("model_type", "kind"),
     [
         ("CrossEncoder", "reranker"),
-        ("SparseEncoder", "sparse"),
         ("MultiVectorEncoder", "late"),
         ("ColBERT", "late"),
     ],
@@ -47,7 +47,7 @@ def test_type_in_the_settings(folder: Path, model_type: str, kind: str) -> None:
         ("sentence_transformers.base.modules.router.Router", "routed"),
         ("sentence_transformers.models.Asym", "routed"),
         ("sentence_transformers.models.StaticEmbedding", "static"),
-        ("sentence_transformers.sparse_encoder.modules.SpladePooling", "sparse"),
+        ("sentence_transformers.sparse_encoder.modules.SparseAutoEncoder", "csr"),
         ("sentence_transformers.cross_encoder.modules.LogitScore", "reranker"),
         ("sentence_transformers.multi_vector_encoder.modules.MultiVectorMask", "late"),
         ("sentence_transformers.models.CLIPModel", "image"),
