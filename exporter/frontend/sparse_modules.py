@@ -105,9 +105,10 @@ def chosen(name: str, modules: tuple[ModuleSpec, ...], route: str | None) -> tup
         return modules
     if route is None and len(routes) == 1:
         route = routes[0]
+    if route is None:
+        raise UsageError(f"{name} has the routes {', '.join(routes)}: name one with --route")
     if route not in routes:
-        asked = "name one with --route" if route is None else f"and none called {route!r}"
-        raise UsageError(f"{name} has the routes {', '.join(routes)}: {asked}")
+        raise UsageError(f"--route {route}: {name} has the routes {', '.join(routes)}")
     return tuple(module for module in modules if module.route == route)
 
 

@@ -99,7 +99,7 @@ def test_routes_are_artifacts_of_their_own(routed) -> None:
 def test_a_route_must_be_named(routed, splade, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="routes query, document: name one with --route"):
         export(routed[0], out=tmp_path / "out")
-    with pytest.raises(UsageError, match="none called 'answer'"):
+    with pytest.raises(UsageError, match="--route answer: tiny has the routes query, document"):
         export(routed[0], out=tmp_path / "out", route="answer")
     with pytest.raises(UsageError, match="--route query: tiny has no routes"):
         export(splade[0], out=tmp_path / "out", route="query")
