@@ -72,7 +72,8 @@ def build(folder: Path) -> Path:
     source = str(locate(MINILM))
     model = BertForSequenceClassification.from_pretrained(source, num_labels=1)
     torch.manual_seed(3)
-    for one in (model.bert.pooler.dense, model.classifier):
+    pooler: Any = model.bert.pooler
+    for one in (pooler.dense, model.classifier):
         torch.nn.init.normal_(one.weight, std=0.05)
         torch.nn.init.zeros_(one.bias)
     model.save_pretrained(folder)
@@ -131,7 +132,7 @@ def _onnx(model: Path, room: Path, texts: list) -> Callable[[], Any]:
 
     def call() -> np.ndarray:
         made = tokenizer(*map(list, zip(*texts, strict=True)), padding=True, return_tensors="np")
-        (logits,) = session.run(None, {name: made[name] for name in names})
+        logits = np.asarray(session.run(None, {name: made[name] for name in names})[0])
         return 1 / (1 + np.exp(-logits[:, 0]))
 
     return call

@@ -57,9 +57,12 @@ class Contract(Record, frozen=True, kw_only=True):
     right."""
     output: str = EMBEDDING
     """float32[batch, dim]."""
-    task: Literal["embedding", "scores"] = "embedding"
-    """What the output is: the embedding of a text, or the logits of a pair of texts, one a
-    label."""
+    task: Literal["embedding", "scores", "sparse"] = "embedding"
+    """What the output is: the embedding of a text, or the logits of a pair of texts, one a label,
+    or a text's weights, one a token of a vocabulary."""
+    route: str = ""
+    """Of a model with several routes: the one that the graph computes, mostly `query` or
+    `document`."""
     labels: tuple[str, ...] = ()
     """The names of the logits, in their order; empty where the model names none."""
     similarity: Literal["cosine", "dot", "euclidean", "manhattan"] = "cosine"

@@ -184,6 +184,8 @@ class Reading(Record, frozen=True, kw_only=True):
     """1−cos."""
     norm_error: Real
     delta: Real
+    strays: int = 0
+    """Of sparse vectors: the entries that are zero on one side alone."""
 
 
 class TextReading(Record, frozen=True, kw_only=True):

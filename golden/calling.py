@@ -12,7 +12,15 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from goldfold.golden.compare import Progress, Reading, Run, call, reading_for, reference_rows
+from goldfold.golden.batching import tokens_of
+from goldfold.golden.compare import (
+    Progress,
+    Reading,
+    Run,
+    call,
+    reading_for,
+    reference_rows,
+)
 from goldfold.golden.gate import limits
 from goldfold.golden.reasons import Reason
 from goldfold.golden.store import Goldens
@@ -79,7 +87,7 @@ def measure(
     """
     reference, reading = reference_rows(goldens, dims), reading_for(goldens)
     sequences = [case.token_ids for case in goldens.cases]
-    plan = list(batches([len(ids) for ids in sequences]))
+    plan = list(batches([len(ids) for ids in sequences], tokens_of(goldens)))
     total = len(plan) + bool(threads)
     found: list[Called] = []
     for done, (name, rows) in enumerate(plan, start=1):
@@ -106,8 +114,11 @@ def measure(
     )
 
 
-def batches(lengths: Sequence[int]) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Yields the batches, each with its name, as indices of texts of these lengths.
+def batches(
+    lengths: Sequence[int], tokens: int | None = None
+) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Yields the batches, each with its name, as indices of texts of these lengths. `tokens` bounds
+    those of a batch, where there are texts as short as that.
 
     Each size comes twice: once with a short text at every row, and once with texts of mixed
     lengths, the longest of them first or last. There are as many rows as the size says, so that
@@ -122,6 +133,7 @@ def batches(lengths: Sequence[int]) -> Iterator[tuple[str, tuple[int, ...]]]:
         yield f"{size} equal rows", (equal,) * size
     for size in SIZES:
         most = {2: _LONG, 7: _LONGER}.get(size, _SHORT)
+        most = most if tokens is None else min(most, tokens // size)
         fitting = [row for row in order if lengths[row] <= most] or order[:1]
         # The longest, and the shortest of the others: a batch costs its longest text per row.
         longest, rest = fitting[-1], fitting[:-1] or fitting
@@ -154,6 +166,8 @@ def judge(ways: Ways, precision: str) -> tuple[Reason, ...]:
             reason = Reason("unusable", precision, row.text, row.way)
         elif not found.distance <= gate.worst:
             reason = Reason(gate.kind, precision, row.text, row.way, found.distance, gate.worst)
+        elif gate.nonzeros and found.strays:
+            reason = Reason("nonzeros", precision, row.text, row.way, found.strays, 0)
         elif not found.norm_error <= limit:
             reason = Reason("norm", precision, row.text, row.way, found.norm_error, limit)
         if reason is None:

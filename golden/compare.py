@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from goldfold.golden.batching import crowd_of, tokens_of
 from goldfold.golden.errors import GoldenError
 from goldfold.golden.store import CALLS, NAMED, Goldens
-from goldfold.golden.tasks import SCORES, gap_error, scale_of
+from goldfold.golden.tasks import SCORES, SPARSE, gap_error, least_of, scale_of, strays
 
 Run = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """(ids int64 [B,S], mask int64 [B,S]) -> float32 [B,D]; the mask is 1 on tokens, 0 on padding."""
@@ -31,9 +32,6 @@ Progress = Callable[[str, int, int], None]
 
 RANKED = "ranked"
 """The kind of the pairs whose first text is a query, and the second one of its documents."""
-_CROWDED = 64
-"""Tokens of the longest text in the one call of all short texts: more rows than `embed` takes by
-itself."""
 _PAIRS = 1 << 25
 """Pairs of tokens in a batch: where attention is not fused, each head has one f32 score per pair,
 which takes 2 GiB for 16 heads."""
@@ -55,12 +53,14 @@ class Reading:
     three figures inf.
 
     `distance` is 1-cos, `norm_error` is | ||e||/||g|| - 1 |, `delta` is max |e_k - g_k|. Of scores,
-    `distance` is max |e_k - g_k| on the goldens' scale (tasks.py), and `norm_error` is 0.
+    `distance` is max |e_k - g_k| on the goldens' scale (tasks.py), and `norm_error` is 0. Of sparse
+    vectors, `strays` is the number of entries that are zero in one of e and g alone.
     """
 
     distance: float
     norm_error: float
     delta: float
+    strays: int = 0
 
     @property
     def finite(self) -> bool:
@@ -199,8 +199,9 @@ def measure(
     reference, read = reference_rows(goldens, dims), reading_for(goldens)
     sequences = [case.token_ids for case in goldens.cases]
     lengths = [len(ids) for ids in sequences]
-    batches = mixed_batches(lengths)
-    many = [row for row, length in enumerate(lengths) if length <= _CROWDED]
+    room = tokens_of(goldens)
+    batches = mixed_batches(lengths, most=room)
+    many = crowd_of(lengths, room)
     total = len(sequences) + len(batches) + bool(many)
 
     alone, padded = np.empty_like(reference), np.empty_like(reference)
@@ -228,7 +229,7 @@ def measure(
         ),
         similarity_alone=_between(alone, reference, goldens),
         similarity_padded=max(_between(rows, reference, goldens) for rows in (padded, crowd)),
-        pairs=() if goldens.task == SCORES else sampled_pairs(alone, reference),
+        pairs=() if goldens.task in (SCORES, SPARSE) else sampled_pairs(alone, reference),
         embeddings=alone,
     )
 
@@ -245,17 +246,22 @@ def reference_rows(goldens: Goldens, dims: int | None = None) -> np.ndarray:
     return unit(reference) if goldens.normalized else reference
 
 
-def mixed_batches(lengths: Sequence[int], size: int = 4) -> list[tuple[int, ...]]:
+def mixed_batches(
+    lengths: Sequence[int], size: int = 4, most: int | None = None
+) -> list[tuple[int, ...]]:
     """Deal all texts into batches of at most `size`, half from the long end, half from the short.
 
     Padding does harm where a long text stands beside a short one (whole attention rows see only
     padding). Taking the long ones two by two keeps the padded total small, since a batch costs its
-    longest text. Very long ones go by themselves: memory grows with their square.
+    longest text. Very long ones go by themselves: memory grows with their square. `most` bounds the
+    tokens of a batch.
     """
     order = sorted(range(len(lengths)), key=lambda i: lengths[i])
     batches = []
     while order:
-        rows = max(1, min(size, _PAIRS // max(lengths[order[-1]], 1) ** 2))
+        longest = max(lengths[order[-1]], 1)
+        rows = min(size, _PAIRS // longest**2, size if most is None else most // longest)
+        rows = max(1, rows)
         long = [order.pop() for _ in range(min(rows - rows // 2, len(order)))]
         short = [order.pop(0) for _ in range(min(rows // 2, len(order)))]
         # Alternating rows, so that neither kind always comes first.
@@ -287,6 +293,9 @@ def reading(embedding: np.ndarray, golden: np.ndarray) -> Reading:
 
 def reading_for(goldens: Goldens) -> Callable[[np.ndarray, np.ndarray], Reading]:
     """Returns the comparison of one result with its golden, both f64 [D], for the goldens' task."""
+    if goldens.task == SPARSE:
+        least = least_of(goldens.embeddings, goldens.rounding)
+        return lambda e, g: replace(reading(e, g), strays=strays(e, g, least))
     if goldens.task != SCORES:
         return reading
     scale = scale_of(goldens.embeddings)
@@ -373,6 +382,7 @@ def _worse(one: Reading, other: Reading) -> Reading:
         max(one.distance, other.distance),
         max(one.norm_error, other.norm_error),
         max(one.delta, other.delta),
+        max(one.strays, other.strays),
     )
 
 

@@ -44,7 +44,7 @@ from goldfold.golden.errors import GoldenError
 from goldfold.golden.metrics import RETRIEVAL, Metric
 from goldfold.golden.reasons import Reason
 from goldfold.golden.store import Goldens
-from goldfold.golden.tasks import EMBEDDING, SCORES, ndcg, scale_of, turned
+from goldfold.golden.tasks import EMBEDDING, SCORES, SPARSE, ndcg, scale_of, turned
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +61,9 @@ class Gate:
     order: float | None = None
     """Of scores: the least nDCG@10 of a query's documents, ranked by the artifact, with fp32's
     scores as gains. None bounds none: `worst` then decides which documents may change places."""
+    nonzeros: bool = False
+    """Of sparse vectors: whether the same entries must be non-zero. Coarser rounding than f32's
+    moves weights near zero across it."""
     kind: Literal["distance", "score"] = "distance"
     """The kind of the reasons that name `worst`."""
 
@@ -117,6 +120,13 @@ SCORE_GATES: dict[str, Gate] = {
 """The limits of scores. fp32's is the rounding of a logit of f32 after a dozen layers; those below
 are chosen so that the order of documents holds, which users feel, and a logit does not jump."""
 
+SPARSE_GATES: dict[str, Gate] = {
+    name: replace(gate, loss=None, nonzeros=name == "fp32") for name, gate in GATES.items()
+}
+"""The limits of sparse vectors are an embedding's, for their cosine means the same; there is no
+promise of retrieval, which is not judged. fp32 keeps each weight that is larger than its rounding
+(golden/tasks.py, `least_of`)."""
+
 
 Status = Literal["passed", "proved", "failed"]
 WORDS: dict[Status, str] = {"passed": "PASS", "proved": "PROVED", "failed": "FAIL"}
@@ -163,7 +173,7 @@ class Verdict:
 
 def gate_for(precision: str, task: str = EMBEDDING) -> Gate:
     """The gate of `precision` for a task. Raises GoldenError for one that has none."""
-    gates = SCORE_GATES if task == SCORES else GATES
+    gates = {SCORES: SCORE_GATES, SPARSE: SPARSE_GATES}.get(task, GATES)
     if precision not in gates:
         raise GoldenError(f"no gate for precision {precision!r}; known: {', '.join(gates)}")
     return gates[precision]
@@ -186,6 +196,8 @@ def limits(precision: str, compared: Compared) -> Gate:
     limit is then four times the reference's rounding, which its goldens state.
     """
     gate = gate_for(precision, compared.task)
+    if compared.task != SCORES:
+        return gate
     return replace(gate, worst=max(gate.worst, _ROUNDINGS * compared.rounding))
 
 
@@ -278,6 +290,8 @@ def _texts(measurement: Measurement, gate: Gate, precision: str) -> Iterator[Rea
             # Written as "not <=", so that a NaN that slipped through fails too.
             if not reading.distance <= gate.worst:
                 yield Reason(gate.kind, precision, row.id, way, reading.distance, gate.worst)
+            if gate.nonzeros and reading.strays:
+                yield Reason("nonzeros", precision, row.id, way, reading.strays, 0)
             if not reading.norm_error <= limit:
                 yield Reason("norm", precision, row.id, way, reading.norm_error, limit)
 

@@ -6,29 +6,31 @@ is then measured against a value without any.
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
-from collections.abc import Callable, Collection, Iterator, Mapping
-from importlib import metadata
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from goldfold.golden import tables
+from goldfold.golden import sparse, tables
 from goldfold.golden.errors import GoldenError
+from goldfold.golden.reference import (
+    Progress,
+    count,
+    lengths_of,
+    one_thread,
+    open_reference,
+    provenance_of,
+    shorten,
+)
 from goldfold.golden.store import Case, Goldens, fingerprint
-from goldfold.golden.tasks import EMBEDDING, SCORES
+from goldfold.golden.tasks import EMBEDDING, SPARSE
 from goldfold.golden.texts import Draft, drafts, sentences
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
-Progress = Callable[[str, int, int], None]
-"""Called with (text id, texts done, texts in all) after each text."""
-
-_PACKAGES = ("torch", "transformers", "sentence-transformers", "tokenizers", "numpy")
 
 _COMPANY = 1e-3
 """A share of a vector's length. Measured: rounding in f32 moved it by at most 1.1e-6, on every kind
@@ -39,12 +41,24 @@ and more, on BERT without a mask and padded on the left."""
 _LONGEST = 1 << 17
 
 
+@dataclass(frozen=True)
+class Opening:
+    """How a model is opened."""
+
+    trust_remote_code: bool = False
+    """Whether code that comes with the model may run."""
+    task: str = EMBEDDING
+    """What the model gives (tasks.py)."""
+    route: str = ""
+    """The route of a routed model (sparse.py)."""
+
+
 def make(
     model_dir: Path,
     *,
     name: str,
     digests: Mapping[str, str],
-    trust_remote_code: bool = False,
+    opening: Opening = Opening(),
     progress: Progress | None = None,
     only: Collection[str] | None = None,
     max_length: int | None = None,
@@ -55,10 +69,10 @@ def make(
         model_dir: the folder that sentence-transformers loads.
         name: the name of the model.
         digests: sha256 of each file that defines the model (`store.defines`).
-        trust_remote_code: whether code that comes with the model may run.
+        opening: how the model is opened.
         progress: called for each text.
-        only: run these text ids alone (tests use it).
         max_length: cut texts to this many tokens, if the model's own length is not less.
+        only: run these text ids alone (tests use it).
 
     Returns:
         One float32 row per text, as `encode` returns it without further normalisation. Texts
@@ -69,7 +83,7 @@ def make(
         GoldenError: the model cannot be loaded, gives no maximum length, gives a non-finite or zero
             embedding, or knows none of the ids in `only`.
     """
-    model = open_reference(model_dir, trust_remote_code)
+    model = open_reference(model_dir, opening.trust_remote_code, opening.task, opening.route)
     max_length = tables.limit(model, max_length)
     own = model.max_seq_length
     if max_length is None and not (isinstance(own, int) and 0 < own <= _LONGEST):
@@ -83,7 +97,7 @@ def make(
     cases: list[Case] = []
     rows: list[np.ndarray] = []
     try:
-        _run(model, name, only, progress, cases, rows)
+        _run(model, name, only, opening.route, progress, cases, rows)
     except BaseException as error:
         if type(error).__name__ == "PanicException":  # Rust's error is no Exception
             raise GoldenError(f"{model_dir}: its tokenizer gives up on a text: {error}") from None
@@ -98,9 +112,14 @@ def make(
         cases.clear()
         rows.clear()
         try:
-            _run(model, name, only, progress, cases, rows)
+            _run(model, name, only, opening.route, progress, cases, rows)
         except _Beyond as again:
             raise _cannot_run(model_dir, again.error) from again.error
+    if opening.task == SPARSE:  # a vector without any weight has no direction, and no cosine
+        kept = [at for at, row in enumerate(rows) if row.any()]
+        cases, rows = [cases[at] for at in kept], [rows[at] for at in kept]
+        if not rows:
+            raise GoldenError(f"{model_dir}: the reference gives every text a vector of zeros")
     if not rows:
         raise GoldenError(f"{model_dir}: no golden text has an embedding that is not zero")
     for case, row in zip(cases, rows, strict=True):
@@ -119,6 +138,8 @@ def make(
         cases=tuple(cases),
         embeddings=embeddings,
         prompts={name: prompt or "" for name, prompt in model.prompts.items()},
+        task=opening.task,
+        rounding=sparse.rounding(model, cases, rows) if opening.task == SPARSE else 0.0,
     )
 
 
@@ -126,9 +147,9 @@ def _check_company(model: SentenceTransformer, model_dir: Path) -> None:
     """Refuse a model that embeds a text differently beside a longer one: an artifact then has no
     fixed reference. Raises GoldenError."""
     short, long = "one", " ".join(sentences()[:2])
-    if not all(_count(model, text) for text in (short, long)):
+    if not all(count(model, text) for text in (short, long)):
         return
-    how: Any = {"prompt": "", "convert_to_numpy": True, "show_progress_bar": False}
+    how: Any = {"prompt": "", "show_progress_bar": False, **sparse.plain(model)}
     try:
         with one_thread():
             alone = np.asarray(model.encode([short], **how), np.float64)[0]
@@ -162,21 +183,22 @@ def _run(
     model: SentenceTransformer,
     name: str,
     only: Collection[str] | None,
+    route: str,
     progress: Progress | None,
     cases: list[Case],
     rows: list[np.ndarray],
 ) -> None:
     """Encode every draft, in order, into `cases` and `rows`. Raises _Beyond for a failed text."""
-    lengths = lengths_of(model)
+    lengths = sparse.served(lengths_of(model), route)
     prompts = {key: value for key, value in model.prompts.items() if value}
     plain = lengths.pop("")
-    plan = drafts(prompts, lambda text: _count(model, text), plain, lengths)
+    texts = drafts(prompts, lambda text: count(model, text), plain, lengths)
     if only is not None:
-        if unknown := sorted(set(only) - {draft.id for draft in plan}):
+        if unknown := sorted(set(only) - {draft.id for draft in texts}):
             raise GoldenError(f"{name} has no golden text called {unknown[0]!r}")
-        plan = tuple(draft for draft in plan if draft.id in only)
-    for done, draft in enumerate(plan, start=1):
-        tokens = _count(model, draft.prompt + draft.text)
+        texts = tuple(draft for draft in texts if draft.id in only)
+    for done, draft in enumerate(texts, start=1):
+        tokens = count(model, draft.prompt + draft.text)
         if tokens:
             try:
                 with one_thread():
@@ -191,7 +213,7 @@ def _run(
                 cases.append(Case(draft.id, draft.kind, draft.text, prompt, ids, draft.call))
                 rows.append(row)
         if progress is not None:
-            progress(draft.id, done, len(plan))
+            progress(draft.id, done, len(texts))
 
 
 def is_unit(embeddings: np.ndarray) -> bool:
@@ -203,99 +225,6 @@ def is_unit(embeddings: np.ndarray) -> bool:
     """
     norms = np.linalg.norm(embeddings.astype(np.float64), axis=1)
     return bool((np.abs(norms - 1.0) < 1e-5).all())
-
-
-def open_reference(model_dir: Path, trust_remote_code: bool, task: str = EMBEDDING) -> Any:
-    """The model in fp32 on the CPU, of the class of sentence-transformers for its task. Raises
-    GoldenError where it cannot be loaded."""
-    import sentence_transformers
-    import torch
-
-    try:
-        with quiet():
-            model = getattr(sentence_transformers, _CLASSES[task])(
-                str(model_dir),
-                device="cpu",
-                model_kwargs={"dtype": torch.float32},
-                local_files_only=True,
-                trust_remote_code=trust_remote_code,
-            )
-            # A table keeps the type of its file, whatever is asked for.
-            return model.float() if tables.is_static(model) else model
-    except Exception as error:
-        # A damaged setting raises any kind of error, a TypeError as well as a RuntimeError.
-        said = " ".join(str(error).split())[:600] or "no reason given"
-        kind = type(error).__name__
-        raise GoldenError(
-            f"sentence-transformers cannot load {model_dir}: {kind}: {said}"
-        ) from error
-
-
-_CLASSES = {EMBEDDING: "SentenceTransformer", SCORES: "CrossEncoder"}
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Silences transformers, which draws a progress bar and prints a table of mismatched weights;
-    its exceptions hold all that matters."""
-    level = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with contextlib.redirect_stderr(io.StringIO()):
-            yield
-    finally:
-        logging.disable(level)
-
-
-@contextlib.contextmanager
-def one_thread() -> Iterator[None]:
-    """Runs torch on one thread: the split of a matrix product among threads decides the order of
-    its sum, so with one thread the same machine always gives the same last bits."""
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
-def shorten(model: SentenceTransformer, length: int) -> None:
-    """Let every call cut texts to `length` tokens at most."""
-    first: Any = model[0]
-    if tables.is_static(model):
-        tables.cut(model, length)
-        return
-    model.max_seq_length = min(model.max_seq_length or length, length)
-    for name in ("query_length", "document_length"):
-        if getattr(first, name, None) is not None:
-            setattr(first, name, min(getattr(first, name), length))
-    for settings in getattr(first, "processing_kwargs", {}).values():
-        if settings.get("max_length") is not None:
-            settings["max_length"] = min(settings["max_length"], length)
-
-
-def lengths_of(model: SentenceTransformer) -> dict[str, int]:
-    """The number of tokens that each call of `store.CALLS` reads of an endless text, and "" for
-    `encode` with a prompt. The model itself is asked, whatever setting decides the number."""
-    declared = tables.limit(model, None) or model.max_seq_length or 1
-    tasks = {"": None, "encode": None, "encode_query": "query", "encode_document": "document"}
-    own = [getattr(model[0], f"{task}_length", None) or 0 for task in ("query", "document")]
-    most = max(declared, *own)
-    endless = " ".join(sentences())
-    while (whole := _count(model, endless)) <= most:
-        endless += f" {endless}"
-    found = {}
-    for call, task in tasks.items():
-        features = model.preprocess([endless], **({} if task is None else {"task": task}))
-        found[call] = int(features["input_ids"].shape[-1])
-        if found[call] >= whole:
-            raise GoldenError(
-                "the model cuts no text: its settings (processing_kwargs in "
-                "sentence_bert_config.json) turn truncation off"
-            )
-    return found
 
 
 def _bearable(model: SentenceTransformer, length: int) -> int:
@@ -317,13 +246,6 @@ def _bearable(model: SentenceTransformer, length: int) -> int:
         except Exception:
             bad = middle
     return good
-
-
-def _count(model: SentenceTransformer, text: str) -> int:
-    if tables.is_static(model):
-        return tables.count(model, text)
-    # verbose=False: texts beyond the limit are wanted here, the tokenizer's warning is not.
-    return len(model.tokenizer(text, truncation=False, verbose=False)["input_ids"])
 
 
 def _encode(model: SentenceTransformer, draft: Draft) -> tuple[str, tuple[int, ...], np.ndarray]:
@@ -350,9 +272,8 @@ def _encode(model: SentenceTransformer, draft: Draft) -> tuple[str, tuple[int, .
             # default_prompt_name; None alone falls back, as in a call without a prompt.
             prompt=None if draft.call else draft.prompt,
             batch_size=1,
-            normalize_embeddings=False,
-            convert_to_numpy=True,
             show_progress_bar=False,
+            **sparse.plain(model),
         )
     finally:
         del model.preprocess
@@ -364,16 +285,3 @@ def _encode(model: SentenceTransformer, draft: Draft) -> tuple[str, tuple[int, .
         raise GoldenError(f"the reference padded {draft.id!r}, although it went in alone")
     ids = tuple(int(i) for i in features["input_ids"].reshape(-1))
     return prompts[-1] or "", ids, np.asarray(rows[0], dtype=np.float32)
-
-
-def provenance_of(model: SentenceTransformer, digests: Mapping[str, str]) -> dict[str, Any]:
-    """The origin of the numbers; no date and no path, so that equal runs give equal records."""
-    config = getattr(getattr(model[0], "auto_model", None), "config", None)
-    return {
-        "reference": "sentence-transformers",
-        "versions": {package: metadata.version(package) for package in _PACKAGES},
-        "device": "cpu",
-        "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
-        "attention": str(getattr(config, "_attn_implementation", "unknown")),
-        "digests": dict(sorted(digests.items())),
-    }

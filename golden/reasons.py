@@ -9,6 +9,7 @@ from typing import Literal
 Kind = Literal[
     "goldens", "tokens", "unusable", "distance", "norm", "mean", "similarity", "retrieval",
     "unproved", "constants", "contract", "tokenizer", "companion", "score", "order",
+    "nonzeros",
 ]  # fmt: skip
 
 
@@ -58,6 +59,10 @@ _SENTENCES: dict[str, Callable[[Reason], str]] = {
     "distance": lambda r: f"1-cos of {r.text} ({r.way}) is {_over(r)}",
     "score": lambda r: f"A logit of {r.text} ({r.way}) is off by {_over(r)}",
     "order": lambda r: r.note,
+    "nonzeros": lambda r: (
+        f"{r.value:.0f} weights of {r.text} ({r.way}) are zero in one of artifact and reference"
+        " alone."
+    ),
     "norm": lambda r: f"The norm of {r.text} ({r.way}) is off by {_over(r, 2)}",
     "mean": lambda r: f"The mean 1-cos ({r.way}) is {_over(r)}",
     "similarity": lambda r: f"Similarities between texts ({r.way}) are off by up to {_over(r, 2)}",

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from goldfold.golden import make as reference
+from goldfold.golden import reference
 from goldfold.golden.compare import RANKED
 from goldfold.golden.errors import GoldenError
 from goldfold.golden.store import PREDICT, ROUNDING, Case, Goldens, fingerprint

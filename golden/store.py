@@ -22,8 +22,9 @@ from typing import Any
 
 import numpy as np
 
+from goldfold.golden import triplets
 from goldfold.golden.errors import GoldenError
-from goldfold.golden.tasks import EMBEDDING, SCORES, TASKS
+from goldfold.golden.tasks import EMBEDDING, SCORES, SPARSE, TASKS
 
 FORMAT = 1
 CALLS = ("encode", "encode_query", "encode_document", "predict")
@@ -46,6 +47,8 @@ _RECORD = "golden.json"
 _NUMBERS = "embeddings.npy"
 LIMITS = {_RECORD: 16 << 20, _NUMBERS: 64 << 20}
 """The most bytes of each; EmbeddingGemma's have half a megabyte together."""
+_ROUNDED = (SCORES, SPARSE)
+"""Tasks whose goldens state their own rounding."""
 _VALUES = 1 << 19
 _TOKENS = 1 << 20
 """More than any model reads; each takes some fifty bytes while a text's ids are read."""
@@ -57,7 +60,7 @@ FILES = (_RECORD, _NUMBERS)
 _DEFINING = re.compile(
     r"""
       .+\.safetensors | .+\.bin | .+\.index\.json
-    | config\.json | modules\.json
+    | config\.json | modules\.json | router_config\.json
     | config_sentence_transformers\.json | sentence_\w+_config\.json
     | adapter_config\.json | preprocessor_config\.json | processor_config\.json
     | tokenizer.*\.json | special_tokens_map\.json | added_tokens\.json
@@ -118,9 +121,11 @@ class Goldens:
     embeddings: np.ndarray
     prompts: Mapping[str, str] = field(default_factory=dict)
     task: str = EMBEDDING
-    """What the model gives (golden/tasks.py). Of `scores`, `embeddings` holds the logits."""
+    """What the model gives (golden/tasks.py). Of `scores`, `embeddings` holds the logits. Of
+    `sparse`, the numbers lie on disk as triplets where these are fewer (triplets.py)."""
     rounding: float = 0.0
-    """Of scores: how far the reference's own f32 is from f64, at worst, on the scale of scores."""
+    """Of scores and sparse vectors: how far the reference's own f32 is from f64, at worst, on the
+    scale of the numbers."""
 
     @property
     def longest(self) -> int:
@@ -158,7 +163,14 @@ def save(goldens: Goldens, folder: Path) -> None:
     The same goldens give the same bytes. Raises GoldenError on goldens that `load` would refuse.
     """
     numbers = io.BytesIO()
-    np.save(numbers, goldens.embeddings, allow_pickle=False)
+    packed = triplets.pack(goldens.embeddings) if goldens.task == SPARSE else None
+    stored = goldens.embeddings if packed is None else packed
+    np.save(numbers, stored, allow_pickle=False)
+    if numbers.tell() > LIMITS[_NUMBERS]:
+        raise GoldenError(
+            f"{folder}: {len(goldens.cases)} goldens of {goldens.dim} numbers, nearly all of them "
+            f"non-zero, are larger than {LIMITS[_NUMBERS] >> 20} MiB"
+        )
     record = {
         "format": FORMAT,
         "model": goldens.model,
@@ -168,7 +180,9 @@ def save(goldens: Goldens, folder: Path) -> None:
         "normalized": goldens.normalized,
         "provenance": goldens.provenance,
         **({"prompts": dict(goldens.prompts)} if goldens.prompts else {}),
-        **({"task": goldens.task, "rounding": goldens.rounding} if goldens.task == SCORES else {}),
+        **({} if goldens.task == EMBEDDING else {"task": goldens.task}),
+        **({"rounding": goldens.rounding} if goldens.task in _ROUNDED else {}),
+        **({} if packed is None else {"triplets": True}),
         "embeddings_sha256": hashlib.sha256(numbers.getvalue()).hexdigest(),
         # A string of numbers instead of a list keeps the ids of a case on one line.
         "cases": [
@@ -223,7 +237,7 @@ def load(folder: Path) -> Goldens:
             normalized=_typed(record, "normalized", bool),
             provenance=_typed(record, "provenance", dict),
             cases=tuple(_case(entry) for entry in _typed(record, "cases", list)),
-            embeddings=_numbers(raw),
+            embeddings=_embeddings(raw, record),
             prompts=_prompts(record.get("prompts", {})),
             task=_task(record.get("task", EMBEDDING)),
             rounding=float(record.get("rounding", 0.0)),
@@ -232,6 +246,16 @@ def load(folder: Path) -> Goldens:
         raise GoldenError(f"{folder}: {_RECORD} is malformed: {error}") from None
     _check(goldens, str(folder))
     return goldens
+
+
+def _embeddings(raw: bytes, record: dict[str, Any]) -> np.ndarray:
+    """The goldens' numbers, of triplets made dense. ValueError for what `save` does not write."""
+    numbers = _numbers(raw)
+    if record.get("triplets", False) is not True:
+        return numbers
+    if record.get("task") != SPARSE:
+        raise ValueError("'triplets' belongs to sparse vectors alone")
+    return triplets.unpack(numbers, len(record["cases"]), _typed(record, "dim", int))
 
 
 def _numbers(raw: bytes) -> np.ndarray:

@@ -4,6 +4,7 @@
 |---|---|---|---|
 | `embedding` | a text | a vector [D] | 1−cos |
 | `scores` | a pair of texts | a logit for each label [L] | the logits' error, on a scale |
+| `sparse` | a text | a weight for each token of a vocabulary [V] | 1−cos, and the non-zeros |
 
 The scale of scores is the largest logit of the goldens, and at least 1: a logit is a sum whose
 rounding follows the size of what is summed, not that of the result.
@@ -15,16 +16,37 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-EMBEDDING, SCORES = "embedding", "scores"
-TASKS = (EMBEDDING, SCORES)
+EMBEDDING, SCORES, SPARSE = "embedding", "scores", "sparse"
+TASKS = (EMBEDDING, SCORES, SPARSE)
 
-QUANTITY: Mapping[str, str] = {EMBEDDING: "1−cos", SCORES: "logit error"}
+QUANTITY: Mapping[str, str] = {
+    EMBEDDING: "1−cos",
+    SCORES: "logit error",
+    SPARSE: "1−cos",
+}
 """The measured quantity of each task, in words."""
 
 
 def scale_of(golden: np.ndarray) -> float:
-    """Returns the scale of the logits [N, L]."""
+    """Returns the scale of logits [N, L], or of sparse vectors [N, V]."""
     return max(1.0, float(np.abs(golden).max(initial=0.0)))
+
+
+NOTHING = 1e-6
+"""A weight of a sparse vector that f32 cannot tell from zero, on the goldens' scale."""
+_ROUNDINGS = 4
+
+
+def strays(found: np.ndarray, golden: np.ndarray, least: float) -> int:
+    """Returns the number of entries of sparse vectors that are zero in one and above `least` in the
+    other."""
+    return int((((found == 0) & (golden > least)) | ((golden == 0) & (found > least))).sum())
+
+
+def least_of(golden: np.ndarray, rounding: float) -> float:
+    """Returns the least weight that counts as one: above the rounding of f32, which the goldens
+    state for the reference."""
+    return max(NOTHING, _ROUNDINGS * rounding) * scale_of(golden)
 
 
 def gap_error(

@@ -9,15 +9,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 
-from goldfold.golden import scoring, tables
+from goldfold.golden import scoring, sparse, tables
 from goldfold.golden.errors import GoldenError
 from goldfold.golden.framing import tokenizer_of
-from goldfold.golden.make import lengths_of, open_reference, quiet, shorten
-from goldfold.golden.tasks import EMBEDDING, SCORES
+from goldfold.golden.reference import lengths_of, open_reference, quiet, shorten
+from goldfold.golden.tasks import EMBEDDING, SCORES, SPARSE
 from goldfold.golden.tokenizer_file import Ids, TokenizerFile, first_difference
 
 if TYPE_CHECKING:
@@ -97,13 +97,15 @@ def read(
     trust_remote_code: bool = False,
     longest: int | None = None,
     task: str = EMBEDDING,
+    route: str = "",
 ) -> Witness:
     """Load the model in `model_dir` and ask it for all that a Witness holds.
 
     `longest` shortens its texts to so many tokens, if it reads more, or does not say how many.
-    Raises GoldenError for a model that cannot be loaded, or makes no token ids.
+    `task` and `route` are as in make.make. Raises GoldenError for a model that cannot be loaded, or
+    makes no token ids.
     """
-    model = open_reference(model_dir, trust_remote_code, task)
+    model = open_reference(model_dir, trust_remote_code, task, route)
     longest = tables.limit(model, longest)
     if longest is not None:
         shorten(model, longest)
@@ -114,7 +116,10 @@ def read(
         raise GoldenError(f"{model_dir}: its tokenizer has no tokenizer.json form")
     if task == SCORES:
         return _scoring(model, TokenizerFile(backend.to_str()))
-    file = TokenizerFile(tables.plain(backend) if static else tokenizer_of(model))
+    if task == SPARSE:
+        file = TokenizerFile(sparse.tokenizer_of(model, backend.to_str()))
+    else:
+        file = TokenizerFile(tables.plain(backend) if static else tokenizer_of(model))
     by_call = lengths_of(model)
     lengths = {
         "": by_call["encode"],
@@ -135,6 +140,7 @@ def read(
             "default_prompt_name": model.default_prompt_name,
             "normalized": ends[-1] == "Normalize" and model.truncate_dim is None,
             **(tables.facts(model) if static else _facts(model)),
+            **({"task": SPARSE, "route": route} if task == SPARSE else {}),
         },
     )
 
@@ -203,14 +209,14 @@ def _facts(model: SentenceTransformer) -> dict[str, Any]:
     tokenizer: Any = model.tokenizer
     return {
         "pad_id": int(tokenizer.pad_token_id or 0),
-        "vocab_size": int(first.auto_model.get_input_embeddings().num_embeddings),
+        "vocab_size": sparse.entries(first),
         "truncation_side": getattr(tokenizer, "truncation_side", "right"),
     }
 
 
 def _dim(model: SentenceTransformer) -> int:
     """Returns the size of an embedding: of one, since settings of sizes may be wrong."""
-    how: Any = {"prompt": "", "convert_to_numpy": True, "show_progress_bar": False}
+    how: Any = {"prompt": "", "show_progress_bar": False, **sparse.plain(model)}
     return np.asarray(model.encode(["one"], **how)).shape[-1]
 
 
@@ -221,11 +227,11 @@ def _drawn(model: Any, texts: Sequence[T]) -> dict[T, Ids]:
     order = sorted(texts, key=lambda one: len(one) if isinstance(one, str) else len("".join(one)))
     uncut: Any = {"text": {"truncation": False}}
     try:
-        with quiet():
+        with quiet(), sparse.uncut(model):
             for start in range(0, len(order), _BATCH):
                 some = order[start : start + _BATCH]
                 if tables.is_static(model):
-                    found |= tables.made(model, some)
+                    found |= cast("dict[Any, Ids]", tables.made(model, cast("Any", some)))
                     continue
                 made = model.preprocess(some, processing_kwargs=uncut)
                 if "attention_mask" not in made:

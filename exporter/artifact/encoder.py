@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast, get_args
 
@@ -19,8 +19,15 @@ from goldfold.exporter.artifact.bundle import (
     open_bundle,
     steadily,
 )
-from goldfold.exporter.artifact.runnable import WINDOW, Runnable, checked_texts, is_whole
+from goldfold.exporter.artifact.runnable import (
+    WINDOW,
+    Runnable,
+    checked_texts,
+    is_whole,
+    similarity,
+)
 from goldfold.exporter.artifact.scorer import Scorer
+from goldfold.exporter.artifact.sparse_encoder import SparseEncoder
 from goldfold.exporter.contract import Task
 from goldfold.exporter.errors import ArtifactError, TargetError, TextError, UsageError
 from goldfold.exporter.evaluate import batches as batching
@@ -40,7 +47,8 @@ def load(
     check: bool = True,
 ) -> Encoder:
     """Open an artifact folder for use, by any number of threads at a time. The result is an
-    Encoder, or of a model that scores pairs of texts a Scorer (exporter/artifact/scorer.py).
+    Encoder, of a model that scores pairs of texts a Scorer (exporter/artifact/scorer.py), and of a
+    sparse encoder a SparseEncoder (exporter/artifact/sparse_encoder.py).
 
     Args:
         folder: an artifact that `export` wrote.
@@ -85,10 +93,13 @@ def open_encoder(
     except TargetError as error:
         raise TargetError(f"{bundle.path}: {error}") from None
     check_references(bundle.path, manifest)
-    kind = Scorer if manifest.contract.task == "scores" else Encoder
+    kind = _KINDS.get(manifest.contract.task, Encoder)
     encoder = kind(bundle, processes.opened(processes.Way(bundle, threads, streams, proof)))
     bundle.check_unchanged()
     return cast("Encoder", encoder)
+
+
+_KINDS: Mapping[str, type[Runnable]] = {"scores": Scorer, "sparse": SparseEncoder}
 
 
 class Encoder(Runnable):
@@ -204,46 +215,7 @@ class Encoder(Runnable):
         """Returns the similarities of all pairs of rows, float32 [N, M], by the function that the
         model names (cosine where it names none): distances are negative, as in
         sentence-transformers."""
-        one, other = (np.atleast_2d(np.asarray(e, np.float32)) for e in (embeddings1, embeddings2))
-        if one.shape[-1] != other.shape[-1]:
-            raise UsageError(f"embeddings of {one.shape[-1]} and {other.shape[-1]} dimensions")
-        match self.contract.similarity:
-            case "dot":
-                return one @ other.T
-            case "euclidean":
-                return -np.linalg.norm(one[:, None] - other[None], axis=-1)
-            case "manhattan":
-                return -np.abs(one[:, None] - other[None]).sum(axis=-1)
-        one, other = (
-            e / np.maximum(np.linalg.norm(e, axis=1, keepdims=True), 1e-12) for e in (one, other)
-        )
-        return one @ other.T
-
-    def _read(self, texts: list[str], task: Task) -> tuple[list[list[int]], dict[int, str]]:
-        """Returns the token ids of each text, and by index why some texts cannot be embedded."""
-        try:
-            found, odd = self._tokens.ids(texts, task), {}
-        except TextError as error:
-            odd = error.reasons
-            good = [text for place, text in enumerate(texts) if place not in odd]
-            rest = iter(self._tokens.ids(good, task))
-            found = [[] if place in odd else next(rest) for place in range(len(texts))]
-        return found, {**self._tokens.unreadable(found), **odd}
-
-    def prefix(self, prompt: str | None, task: Task = "") -> str:
-        """Returns the text of the prompt of this name; None is the task's own prompt.
-
-        Raises UsageError, listing the known names.
-        """
-        prompts = self.contract.prompts
-        if prompt is not None and not isinstance(prompt, str):
-            raise UsageError(f"prompt is {type(prompt).__name__}; give the name of one prompt")
-        if prompt is None:
-            return self.contract.prompt_of(task)
-        if not prompt or prompt in prompts:
-            return prompts.get(prompt, "")
-        known = ", ".join(sorted(prompts)) or "none"
-        raise UsageError(f"{self.contract.model} has no prompt {prompt!r}; it has: {known}")
+        return similarity(embeddings1, embeddings2, self.contract.similarity)
 
     def _dims(self, dims: int | None) -> int:
         full = self.contract.dim

@@ -11,7 +11,7 @@ from goldfold.exporter import registry
 from goldfold.exporter.artifact import processes
 from goldfold.exporter.artifact.bundle import MANIFEST, TOKENIZER, Bundle
 from goldfold.exporter.contract import Contract, Task
-from goldfold.exporter.errors import ArtifactError, UsageError
+from goldfold.exporter.errors import ArtifactError, TextError, UsageError
 from goldfold.exporter.evaluate import batches as batching
 from goldfold.exporter.frontend.tokens import Tokens
 from goldfold.exporter.system.files import read_tokenizer
@@ -23,6 +23,7 @@ WINDOW = 1 << 13
 _OWN = {
     "embedding": ("embeds texts", "embed"),
     "scores": ("scores pairs of texts", "predict or rank"),
+    "sparse": ("gives sparse vectors of texts", "embed or encode"),
 }
 
 
@@ -57,7 +58,7 @@ class Runnable:
 
     def batches(self, lengths: Sequence[int], size: int) -> list[list[int]]:
         """Returns which rows go through the runtime together (exporter/evaluate/batches.py)."""
-        return batching.batches(lengths, size, self._call_tokens)
+        return batching.batches(lengths, size, self._call_tokens, batching.room(self.contract))
 
     def tokenize(self, texts: Sequence[str], task: Task = "") -> list[list[int]]:
         """Returns the token ids of each text, specials included, truncated to the model's length
@@ -136,6 +137,32 @@ class Runnable:
             "larger than that holds; use another precision"
         )
 
+    def _read(self, texts: list[str], task: Task) -> tuple[list[list[int]], dict[int, str]]:
+        """Returns the token ids of each text, and by index why some texts cannot be embedded."""
+        try:
+            found, odd = self._tokens.ids(texts, task), {}
+        except TextError as error:
+            odd = error.reasons
+            good = [text for place, text in enumerate(texts) if place not in odd]
+            rest = iter(self._tokens.ids(good, task))
+            found = [[] if place in odd else next(rest) for place in range(len(texts))]
+        return found, {**self._tokens.unreadable(found), **odd}
+
+    def prefix(self, prompt: str | None, task: Task = "") -> str:
+        """Returns the text of the prompt of this name; None is the task's own prompt.
+
+        Raises UsageError, listing the known names.
+        """
+        prompts = self.contract.prompts
+        if prompt is not None and not isinstance(prompt, str):
+            raise UsageError(f"prompt is {type(prompt).__name__}; give the name of one prompt")
+        if prompt is None:
+            return self.contract.prompt_of(task)
+        if not prompt or prompt in prompts:
+            return prompts.get(prompt, "")
+        known = ", ".join(sorted(prompts)) or "none"
+        raise UsageError(f"{self.contract.model} has no prompt {prompt!r}; it has: {known}")
+
     _result = "result"
 
     def _refused(self, name: str) -> UsageError:
@@ -168,6 +195,25 @@ def _read_tokens(bundle: Bundle, contract: Contract) -> Tokens:
         raise ArtifactError(f"{bundle.path / TOKENIZER} cannot be read: {said}") from None
     bundle.check_bytes(TOKENIZER, raw)
     return found
+
+
+def similarity(embeddings1: np.ndarray, embeddings2: np.ndarray, name: str) -> np.ndarray:
+    """Returns the similarities of all pairs of rows, float32 [N, M], by the function of this name;
+    distances are negative, as in sentence-transformers. Raises UsageError for rows of two sizes."""
+    one, other = (np.atleast_2d(np.asarray(e, np.float32)) for e in (embeddings1, embeddings2))
+    if one.shape[-1] != other.shape[-1]:
+        raise UsageError(f"embeddings of {one.shape[-1]} and {other.shape[-1]} dimensions")
+    match name:
+        case "dot":
+            return one @ other.T
+        case "euclidean":
+            return -np.linalg.norm(one[:, None] - other[None], axis=-1)
+        case "manhattan":
+            return -np.abs(one[:, None] - other[None]).sum(axis=-1)
+    one, other = (
+        e / np.maximum(np.linalg.norm(e, axis=1, keepdims=True), 1e-12) for e in (one, other)
+    )
+    return one @ other.T
 
 
 def is_whole(value: object) -> bool:

@@ -5,42 +5,19 @@ from __future__ import annotations
 import json
 import sys
 import warnings
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
+from goldfold.exporter.cli import sparse_rows
 from goldfold.exporter.cli.console import warn
-from goldfold.exporter.cli.flags import AsJson, Threads
+from goldfold.exporter.cli.embed_flags import EmbedFlags
 from goldfold.exporter.errors import UsageError
 
 if TYPE_CHECKING:
+    from goldfold.exporter.artifact.sparse_encoder import SparseEncoder
     from goldfold.exporter.contract import Task
-
-
-@dataclass(frozen=True)
-class EmbedFlags:
-    """The texts and the options of `goldfold embed`."""
-
-    texts: Annotated[list[str] | None, typer.Argument(help="Texts; - reads lines from stdin.")] = (
-        None
-    )
-    prompt: Annotated[str | None, typer.Option(help="Name of one of the model's prompts.")] = None
-    dims: Annotated[int | None, typer.Option(help="Number of leading dimensions to keep.")] = None
-    save: Annotated[Path | None, typer.Option(help="Write a .npy file instead of printing.")] = None
-    batch_size: Annotated[int, typer.Option(min=1)] = 32
-    output: Annotated[str, typer.Option(help="float32, int8, uint8, binary or ubinary.")] = (
-        "float32"
-    )
-    task: Annotated[
-        str, typer.Option(help="query or document: selects prompt and maximum length.")
-    ] = ""
-    errors: Annotated[
-        str, typer.Option(help="For texts that cannot be embedded: raise, or nan (a row of NaN).")
-    ] = "raise"
-    threads: Threads = None
-    as_json: AsJson = False
 
 
 def embed(
@@ -58,6 +35,10 @@ def embed(
         check_file(asked.save, "--save")
     texts = read_texts(asked.texts)
     encoder = load(folder, threads=asked.threads)
+    if encoder.contract.task == "sparse":
+        sparse_rows.show(cast("SparseEncoder", encoder), texts, asked)
+        return
+    sparse_rows.check_dense(asked)
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("ignore")
         warnings.simplefilter("always", UserWarning)

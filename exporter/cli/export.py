@@ -18,6 +18,7 @@ from goldfold.exporter.cli.flags import (
     NoCache,
     Quiet,
     RequireRun,
+    Route,
     Trust,
     whole_numbers,
 )
@@ -62,6 +63,7 @@ class ExportFlags:
     dims: Annotated[
         str | None, typer.Option(help="Embedding sizes, as 768,256; the model's by default.")
     ] = None
+    route: Route = None
     build: TargetFlags = field(default_factory=TargetFlags)
     judge: JudgeToo = False
     pairs: Count = LEAST
@@ -109,6 +111,7 @@ def export(model: Model, asked: ExportFlags) -> None:
                 cache=not asked.no_cache,
                 judge=asked.judge,
                 pairs=asked.pairs,
+                route=asked.route,
                 listener=listener,
             )
 

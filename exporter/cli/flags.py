@@ -61,6 +61,12 @@ JudgeToo = Annotated[
 ]
 
 
+Route = Annotated[
+    str | None,
+    typer.Option(help="The route of a model that has several: query or document, mostly."),
+]
+
+
 def flagged(command: Callable[..., None]) -> Callable[..., None]:
     """Returns a function for typer that takes the flags of `command` one by one.
 

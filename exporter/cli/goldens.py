@@ -9,7 +9,7 @@ import typer
 from rich.text import Text
 
 from goldfold.exporter.cli.console import listening, open_console
-from goldfold.exporter.cli.flags import MaxLength, Model, Quiet, Trust
+from goldfold.exporter.cli.flags import MaxLength, Model, Quiet, Route, Trust
 
 golden_app = typer.Typer(help="Golden embeddings: the reference's outputs.", no_args_is_help=True)
 
@@ -22,6 +22,7 @@ def make(
     ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the model.")] = None,
     max_length: MaxLength = None,
+    route: Route = None,
     trust_remote_code: Trust = False,
     quiet: Quiet = False,
 ) -> None:
@@ -34,6 +35,7 @@ def make(
             out,
             name=name,
             max_length=max_length,
+            route=route,
             trust_remote_code=trust_remote_code,
             listener=listener,
         )

@@ -10,7 +10,7 @@ import typer
 from rich.text import Text
 
 from goldfold.exporter.cli.console import listening, open_console, warn
-from goldfold.exporter.cli.flags import MaxLength, Model, Quiet, Trust
+from goldfold.exporter.cli.flags import MaxLength, Model, Quiet, Route, Trust
 from goldfold.exporter.errors import UsageError
 
 
@@ -35,6 +35,7 @@ class QuantizeFlags:
         typer.Option(help="Folder for resuming a search; beside --out by default."),
     ] = None
     max_length: MaxLength = None
+    route: Route = None
     trust_remote_code: Trust = False
     quiet: Quiet = False
 
@@ -62,6 +63,7 @@ def quantize(model: Model, asked: QuantizeFlags) -> None:
             asked.target,
             asked.max_length,
             asked.trust_remote_code,
+            asked.route,
         )
         state = asked.state or asked.out.with_suffix(".search")
         found = search(wanted, state, jobs=asked.jobs, listener=listener)

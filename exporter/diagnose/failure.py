@@ -16,6 +16,7 @@ from goldfold.exporter.frontend.source import Source
 from goldfold.exporter.ir.program import Program
 from goldfold.exporter.options import Options
 from goldfold.exporter.passes.pipeline import Pipeline
+from goldfold.golden.batching import tokens_of
 from goldfold.golden.compare import Measurement, Reading, TextRow, mixed_batches, reading_for
 from goldfold.golden.gate import limits
 from goldfold.golden.store import SHORT, Goldens
@@ -126,7 +127,8 @@ def _probe(suspect: Suspect, row: TextRow) -> Probe:
     padded = row.alone.distance <= suspect.limit
     width = lengths[index]
     if padded:  # as wide as the batch in which it failed
-        batch = next(batch for batch in mixed_batches(lengths) if index in batch)
+        batches = mixed_batches(lengths, most=tokens_of(goldens))
+        batch = next(batch for batch in batches if index in batch)
         width = max(lengths[i] for i in batch)
     contract = suspect.made.final.contract
     ids, mask = pad([goldens.cases[index].token_ids], contract.pad_id, width)

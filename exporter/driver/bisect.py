@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from goldfold.exporter.diagnose.halving import first_wrong
 from goldfold.exporter.errors import UsageError
@@ -47,15 +48,15 @@ def search(
     limit: float | None,
     *,
     max_length: int | None = None,
-    trust_remote_code: bool = False,
     cache: bool = True,
     listener: Listener | None = None,
+    **opening: Any,
 ) -> Culprit | None:
     """Open and trace `model`, then bisect the passes of `precision` on its short goldens.
 
     Half precision is bisected on its typed program, in the emulator. `limit` is the precision's
-    gate by default; `max_length` and `cache` are as in `export`. Raises GoldfoldError as that
-    does.
+    gate by default; `max_length` and `cache` are as in `export`, and so are `trust_remote_code` and
+    `route`, which may be in `opening`. Raises GoldfoldError as that does.
     """
     from goldfold.exporter.diagnose.pass_drift import look
     from goldfold.exporter.driver import preparing
@@ -71,7 +72,7 @@ def search(
         raise UsageError(f"--limit is {limit}; 1−cos lies between 0 and 2")
     stages, kept = Stages(listener), open_cache(cache)
     with stages("open"):
-        source = ready(open_model(model, trust_remote_code=trust_remote_code), stages, kept)
+        source = ready(open_model(model, **opening), stages, kept)
     program = preparing.traced(source, stages, max_length, cache=kept)
     check_length(program.contract, max_length)
     with stages("goldens"):

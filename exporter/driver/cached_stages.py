@@ -133,7 +133,7 @@ def keep_trace(cache: Cache, source: Source, program: Program) -> None:
 def _trace_key(source: Source) -> str:
     # The key has no name: two folders with the same model share a trace.
     files = source.defining
-    return key(source=files, code=code(TRACING), **surroundings())
+    return key(source=files, route=source.route, code=code(TRACING), **surroundings())
 
 
 class _Places:

@@ -74,6 +74,7 @@ def export(
     cache: bool = True,
     judge: bool = False,
     pairs: int = LEAST,
+    route: str | None = None,
     listener: Listener | None = None,
 ) -> list[Result]:
     """Export `model` for every pair of target and precision, and verify each artifact.
@@ -101,6 +102,7 @@ def export(
             gate's limit: minutes for each, and once for the fp32 reference
             (verification/losses.py).
         pairs: number of docstrings and functions; more of them leave less to chance.
+        route: the route of a model that has several (frontend/sparse_modules.py).
         listener: receives the progress (goldfold.exporter.progress.Listener).
 
     Returns:
@@ -134,6 +136,7 @@ def export(
             name=name,
             trust_remote_code=trust_remote_code,
             allow_incomplete=allow_incomplete,
+            route=route,
         )
         _check_places(request)
         request.settled(ANY_LENGTH)  # refuses what no length puts right

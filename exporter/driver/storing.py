@@ -23,6 +23,7 @@ def store_goldens(
     *,
     name: str | None = None,
     max_length: int | None = None,
+    route: str | None = None,
     trust_remote_code: bool = False,
     listener: Listener | None = None,
 ) -> Path:
@@ -34,7 +35,7 @@ def store_goldens(
     """
     stages, kept = Stages(listener), open_cache()
     with stages("open"):
-        source = open_model(model, name=name, trust_remote_code=trust_remote_code)
+        source = open_model(model, name=name, trust_remote_code=trust_remote_code, route=route)
         folder = out or store.STORE / slug(source.name)
         _check_store(folder)
         source = ready(source, stages, kept)

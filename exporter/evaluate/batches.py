@@ -16,16 +16,30 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from goldfold.exporter.contract import Contract
+
 BATCH_TOKENS = 1 << 14
 """The most tokens of a batch, padding included, so that long texts do not fill memory."""
 BATCH_SCORES = 1 << 25
 """The most pairs of tokens of a batch. Where attention is not fused, each head has one f32 score
 per pair: 2 GiB for 16 heads. One text of 8,192 tokens alone has twice as many pairs."""
+BATCH_NUMBERS = 1 << 27
+"""The most logits of a batch of a sparse encoder: 512 MiB in f32."""
 
 
-def batches(lengths: Sequence[int], size: int, call: int) -> list[list[int]]:
-    """Rows in batches of at most `size` texts, BATCH_TOKENS tokens and BATCH_SCORES pairs of
-    tokens, longest first.
+def room(contract: Contract) -> int:
+    """The most tokens of a batch: fewer than BATCH_TOKENS where each token has a number for every
+    entry of a vocabulary."""
+    if contract.task != "sparse":
+        return BATCH_TOKENS
+    return min(BATCH_TOKENS, BATCH_NUMBERS // contract.dim)
+
+
+def batches(
+    lengths: Sequence[int], size: int, call: int, tokens: int = BATCH_TOKENS
+) -> list[list[int]]:
+    """Rows in batches of at most `size` texts, `tokens` tokens and BATCH_SCORES pairs of tokens,
+    longest first.
 
     `call` is the cost of a call beside its tokens, in tokens. A text beyond the limits goes alone.
     """
@@ -34,8 +48,8 @@ def batches(lengths: Sequence[int], size: int, call: int) -> list[list[int]]:
     taken = np.zeros(len(order) + 1, dtype=np.int64)
     for end, row in enumerate(order, start=1):
         width = lengths[row]
-        room = min(BATCH_TOKENS // max(width, 1), BATCH_SCORES // max(width, 1) ** 2)
-        most = min(size, end, max(1, room))
+        fitting = min(tokens // max(width, 1), BATCH_SCORES // max(width, 1) ** 2)
+        most = min(size, end, max(1, fitting))
         # Counts of texts in descending order: of equal costs, fewer calls win.
         texts = np.arange(most, 0, -1)
         costs = cost[end - most : end] + call + texts * width
@@ -49,11 +63,11 @@ def batches(lengths: Sequence[int], size: int, call: int) -> list[list[int]]:
 
 
 def padded(
-    texts: Sequence[Sequence[int]], pad_id: int, size: int, call: int
+    texts: Sequence[Sequence[int]], contract: Contract, size: int, call: int
 ) -> Iterator[tuple[list[int], np.ndarray, np.ndarray]]:
     """Token ids in `batches`: rows of `texts`, then ids and mask, int64 [rows, longest] each."""
-    for rows in batches([len(ids) for ids in texts], size, call):
-        yield rows, *pad([texts[row] for row in rows], pad_id)
+    for rows in batches([len(ids) for ids in texts], size, call, room(contract)):
+        yield rows, *pad([texts[row] for row in rows], contract.pad_id)
 
 
 def pad(

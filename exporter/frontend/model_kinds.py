@@ -9,6 +9,7 @@ from typing import Any
 
 from goldfold.exporter.frontend import model_folder
 from goldfold.exporter.frontend.weights import read_object, refusal
+from goldfold.golden import tasks
 from goldfold.golden.tasks import EMBEDDING, SCORES
 
 RERANKER = "a reranker or classifier, which scores texts and pairs of texts"
@@ -17,9 +18,10 @@ LATE = "a late-interaction model, which gives a text a vector for each of its to
 ROUTED = "a routed model, in which queries and documents take different ways"
 IMAGE = "a model of images and text"
 
-_TASKS = {"SentenceTransformer": EMBEDDING, "CrossEncoder": SCORES}
+CSR = "a sparse autoencoder upon an embedding (CSR)"
+
+_TASKS = {"SentenceTransformer": EMBEDDING, "CrossEncoder": SCORES, "SparseEncoder": tasks.SPARSE}
 _MODEL_TYPES = {
-    "SparseEncoder": SPARSE,
     "MultiVectorEncoder": LATE,
     "ColBERT": LATE,
 }
@@ -28,8 +30,8 @@ _MODEL_TYPES = {
 _MODULES = {
     "MLMTransformer": SPARSE,
     "SpladePooling": SPARSE,
-    "SparseAutoEncoder": SPARSE,
-    "CSRSparsity": SPARSE,
+    "SparseAutoEncoder": CSR,
+    "CSRSparsity": CSR,
     "SparseStaticEmbedding": SPARSE,
     "IDF": SPARSE,
     "MultiVectorMask": LATE,
@@ -38,6 +40,10 @@ _MODULES = {
     "CLIPModel": IMAGE,
 }
 """Modules of sentence-transformers that only such models have."""
+_SPARSE_MODULES = ("MLMTransformer", "SpladePooling", "SparseStaticEmbedding")
+"""Those of them that goldfold exports; `Router` is one where the model says that it is sparse."""
+_MASKED = "ForMaskedLM"
+"""The ending of transformers' classes of which sentence-transformers makes sparse encoders."""
 
 _SCORING = "ForSequenceClassification"
 """The ending of transformers' classes that give a text, or a pair of texts, logits."""
@@ -75,8 +81,8 @@ def task_of(path: Path) -> str:
         if said not in _TASKS and said is not None:
             what = _MODEL_TYPES.get(str(said))
             raise _refused(settings, f"model_type is {said!r}" + (f": {what}" if what else ""))
-    if said == "CrossEncoder":
-        return SCORES
+    if said in ("CrossEncoder", "SparseEncoder"):
+        return _TASKS[said]
     if (path / "modules.json").is_file():
         return EMBEDDING
     for name in ("adapter_config.json", "adapter_model.safetensors"):
@@ -87,7 +93,7 @@ def task_of(path: Path) -> str:
     config = path / "config.json"
     if not config.is_file():
         raise refusal(_no_model(path))
-    if _scores(config):
+    if _named(config, _SCORING):
         return SCORES
     _check_config(config)
     card = model_folder.card_of(path)
@@ -96,19 +102,28 @@ def task_of(path: Path) -> str:
     for tag in (*(tags if isinstance(tags, list) else ()), said.get("pipeline_tag")):
         if (kind := _TAGS.get(str(tag).lower())) == RERANKER:
             return SCORES
+        if kind == SPARSE and _named(config, _MASKED):
+            return tasks.SPARSE
         if kind is not None:
             raise _refused(path / "README.md", f"its tag {tag!r} says that the model is {kind}")
     return EMBEDDING
 
 
-def check_modules(file: Path, types: Sequence[str]) -> None:
-    """Refuse a modules.json whose modules make another kind of model."""
+def check_modules(file: Path, types: Sequence[str], task: str = EMBEDDING) -> None:
+    """Refuse a modules.json whose modules make another kind of model than `task`."""
+    fitting = (*_SPARSE_MODULES, "Router") if task == tasks.SPARSE else ()
     for dotted in types:
         bare = dotted.rpartition(".")[2]
         ours = dotted.startswith("sentence_transformers.")
         kind = LATE if dotted.startswith("pylate.") else _MODULES.get(bare) if ours else None
-        if kind is not None:
-            raise _refused(file, f"its module {bare} ({dotted}) says that the model is {kind}")
+        if kind is None or bare in fitting:
+            continue
+        if bare in _SPARSE_MODULES:  # sentence-transformers itself would load it as another kind
+            raise refusal(
+                f"{file}: its module {bare} ({dotted}) says that the model is {kind}, and "
+                "config_sentence_transformers.json does not: set model_type to 'SparseEncoder'"
+            )
+        raise _refused(file, f"its module {bare} ({dotted}) says that the model is {kind}")
 
 
 def adapter(file: Path) -> Exception:
@@ -120,10 +135,10 @@ def adapter(file: Path) -> Exception:
     )
 
 
-def _scores(config: Path) -> bool:
-    """Returns whether transformers' own files are a model that scores texts."""
+def _named(config: Path, ending: str) -> bool:
+    """Returns whether transformers' own files are of a class whose name ends so."""
     named: Any = read_object(config).get("architectures")
-    return isinstance(named, list) and any(str(one).endswith(_SCORING) for one in named)
+    return isinstance(named, list) and any(str(one).endswith(ending) for one in named)
 
 
 def _check_config(file: Path) -> None:
@@ -145,7 +160,7 @@ def _check_config(file: Path) -> None:
 def _refused(file: Path, why: str) -> Exception:
     return refusal(
         f"{file}: {why}; goldfold exports models that embed texts, with one vector a text, "
-        "and models that score pairs of texts, and does not support this kind"
+        "dense or sparse, and models that score pairs of texts, and does not support this kind"
     )
 
 

@@ -4,13 +4,13 @@ for a folder without that file."""
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from goldfold.exporter.frontend import model_kinds, weights
+from goldfold.exporter.frontend import model_kinds, sparse_modules, weights
+from goldfold.exporter.frontend.module_spec import ModuleSpec
 from goldfold.exporter.frontend.weights import read_json, read_object, refusal
-from goldfold.golden.tasks import EMBEDDING, SCORES
+from goldfold.golden.tasks import EMBEDDING, SCORES, SPARSE
 
 SUPPORTED = (
     "Transformer",
@@ -26,45 +26,34 @@ SUPPORTED = (
 SCORING = ("Transformer", "LogitScore", "Pooling", "Dense", "LayerNorm", "Normalize", "Dropout")
 """The module kinds of a model that scores pairs."""
 
-WEIGHTED = ("Transformer", "StaticEmbedding", "Dense", "LayerNorm")
+WEIGHTED = ("Transformer", "StaticEmbedding", "Dense", "LayerNorm", *sparse_modules.WEIGHTED)
 """The module kinds that have weights."""
 
 LIST = "modules.json"
 STATIC = "StaticEmbedding"
 
 
-@dataclass(frozen=True)
-class ModuleSpec:
-    """One entry of modules.json: its place, its name, its folder below the model ("" is the model's
-    own), and the class's dotted name as written there."""
-
-    idx: int
-    name: str
-    path: str
-    type: str
-    configured: bool = True
-    """Whether a config.json of the module's own configures it."""
-
-    @property
-    def kind(self) -> str:
-        """The class's bare name, for example "Dense"."""
-        return self.type.rpartition(".")[2]
-
-
 def read(path: Path, trust_remote_code: bool, task: str = EMBEDDING) -> tuple[ModuleSpec, ...]:
     """Returns the modules of the model in `path`, each checked, in the order in which they run.
 
-    Raises ModelError for a module that goldfold does not know, and for a model of another kind than
-    its `task` says.
+    Of a model with routes these are the modules of all routes. Raises ModelError for a module that
+    goldfold does not know, and for a model of another kind than its `task` says.
     """
     file = path / LIST
     if not file.is_file():
-        return _made_of(path)[: 1 if task == SCORES else None]
+        return _made_of(path, task)
     entries = read_json(file)
     if not isinstance(entries, list) or not entries:
         raise refusal(f"{file}: must be a list of modules; save the model again")
     modules = tuple(_read_entry(file, place, entry) for place, entry in enumerate(entries))
-    model_kinds.check_modules(file, [module.type for module in modules])
+    if task == SPARSE:
+        modules = sparse_modules.expanded(path, modules)
+    model_kinds.check_modules(file, [module.type for module in modules], task)
+    if task == SPARSE:
+        for module in modules:
+            _check_type(file, module, trust_remote_code, sparse_modules.SUPPORTED)
+        sparse_modules.check(file, modules)
+        return modules
     for module in modules:
         _check_type(file, module, trust_remote_code, SCORING if task == SCORES else SUPPORTED)
     kinds = [module.kind for module in modules]
@@ -105,12 +94,17 @@ def _check_static(file: Path, kinds: list[str]) -> None:
         )
 
 
-def _made_of(path: Path) -> tuple[ModuleSpec, ...]:
-    """Returns sentence-transformers' modules for a folder without modules.json: a Transformer and
+def _made_of(path: Path, task: str) -> tuple[ModuleSpec, ...]:
+    """Returns sentence-transformers' modules for a folder without modules.json: a Transformer, and
     pooling, whose mode it chooses by the model (exporter/trace says which)."""
     base = "sentence_transformers.base.modules.transformer.Transformer"
     pooling = "sentence_transformers.sentence_transformer.modules.pooling.Pooling"
-    return ModuleSpec(0, "0", "", base), ModuleSpec(1, "1", "", pooling, configured=False)
+    first = ModuleSpec(0, "0", "", base)
+    if task == SCORES:
+        return (first,)
+    if task == SPARSE:
+        pooling = sparse_modules.POOLING
+    return first, ModuleSpec(1, "1", "", pooling, configured=False)
 
 
 def _read_entry(file: Path, place: int, entry: Any) -> ModuleSpec:
@@ -162,7 +156,7 @@ def check_settings(path: Path, module: ModuleSpec, prompts: bool, trust_remote_c
 
     `prompts`: whether the model has a prompt that is not empty.
     """
-    if module.kind not in (*WEIGHTED, "Pooling") or not module.configured:
+    if module.kind not in (*WEIGHTED, "Pooling", "SpladePooling") or not module.configured:
         return
     file = path / module.path / "config.json"
     if not file.is_file():
@@ -175,6 +169,8 @@ def check_settings(path: Path, module: ModuleSpec, prompts: bool, trust_remote_c
             "the prompt's length; to export it for texts without a prompt, remove the prompts from "
             "config_sentence_transformers.json"
         )
+    if module.kind in sparse_modules.SUPPORTED:
+        sparse_modules.check_settings(file, module, config)
     activation = config.get("activation_function", "torch.nn.modules.activation.Tanh")
     trusted = isinstance(activation, str) and (trust_remote_code or activation.startswith("torch."))
     if module.kind == "Dense" and not trusted:

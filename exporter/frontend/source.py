@@ -21,14 +21,22 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 from goldfold.exporter.errors import UsageError
-from goldfold.exporter.frontend import hub, model_folder, model_kinds, modules, settings, weights
-from goldfold.exporter.frontend.modules import ModuleSpec
+from goldfold.exporter.frontend import (
+    hub,
+    model_folder,
+    model_kinds,
+    modules,
+    settings,
+    sparse_modules,
+    weights,
+)
+from goldfold.exporter.frontend.module_spec import ModuleSpec
 from goldfold.exporter.frontend.settings import OwnCode
 from goldfold.exporter.frontend.weights import read_object, refusal
 from goldfold.exporter.system import names
 from goldfold.exporter.system.files import expanded
 from goldfold.golden import store
-from goldfold.golden.tasks import EMBEDDING
+from goldfold.golden.tasks import EMBEDDING, SPARSE
 
 _LONGEST_NAME = 255
 _GENERIC_NAMES = ("model", "snapshot")
@@ -59,6 +67,7 @@ class Source:
             weights were converted (exporter/frontend/readiness.py).
         converted: the weights in that other folder.
         notes: remarks for the user on how the model was opened, one sentence each.
+        route: the route that `modules` are of, in a model that has several.
     """
 
     path: Path
@@ -78,6 +87,7 @@ class Source:
     loads: Path
     converted: tuple[Path, ...] = ()
     notes: tuple[str, ...] = ()
+    route: str = ""
 
     @cached_property
     def digests(self) -> dict[str, str]:
@@ -154,6 +164,7 @@ def open_model(
     name: str | None = None,
     trust_remote_code: bool = False,
     allow_incomplete: bool = False,
+    route: str | None = None,
 ) -> Source:
     """Open a model's folder, or fetch it from the hub, and check all but its weights.
 
@@ -162,10 +173,12 @@ def open_model(
         name: what to call the model; by default its folder's or the hub id's name.
         trust_remote_code: allow `auto_map`, custom activations and settings that choose files.
         allow_incomplete: allow a checkpoint that is not all of the model, or more.
+        route: the route of a model that has several, as a sparse encoder with modules of their own
+            for queries and documents; its name becomes part of the model's.
 
     Raises:
         ModelError: one line saying what is wrong, where, and what to do.
-        UsageError: `name` is no line of text.
+        UsageError: `name` is no line of text, or the model has no such route, or several.
     """
     if name is not None and (not name.strip() or names.steers(name) or len(name) > _LONGEST_NAME):
         raise UsageError(
@@ -174,25 +187,31 @@ def open_model(
     path, default_name, hub_id = _locate(name_or_path, trust_remote_code)
     seen = model_folder.look(path)
     task = model_kinds.task_of(path)
-    found = modules.read(path, trust_remote_code, task)
-    folders = [module.path for module in found if module.kind in modules.WEIGHTED]
+    listed = modules.read(path, trust_remote_code, task)
+    found = sparse_modules.chosen(names.line(default_name), listed, route)
+    # A library that loads one route loads them all.
+    folders = list(dict.fromkeys(m.path for m in listed if m.kind in modules.WEIGHTED))
     if hub_id and (lacking := [f for f in folders if not any((path / f).glob("*.safetensors"))]):
         path = hub.fetch_pickles(hub_id, lacking)
         seen = model_folder.look(path)
-    prompts, default_prompt_name = _read_prompts(path)
+    prompts, default_prompt_name = _read_prompts(path, task)
     trunk = path / found[0].path
+    trunks = {m.path for m in listed if m.kind in ("Transformer", "MLMTransformer")}
     static = found[0].kind == modules.STATIC
     if static:
         _check_table(trunk)
-    else:
-        _check_trunk(trunk, trust_remote_code)
-    for module in found[1:]:
-        modules.check_settings(path, module, any(prompts.values()), trust_remote_code)
+    for module in listed:
+        if module.path in trunks or module.kind == sparse_modules.STATIC:
+            _check_trunk(path / module.path, trust_remote_code)
+        if module.kind not in ("Transformer", modules.STATIC):
+            modules.check_settings(path, module, any(prompts.values()), trust_remote_code)
     card = model_folder.card_of(path)
     code = () if static else settings.own_code(trunk)
-    listed = (path / modules.LIST).is_file() or task != EMBEDDING
-    notes = () if listed else (_WITHOUT_LIST,)
+    plain = (path / modules.LIST).is_file() or task != EMBEDDING
+    notes = () if plain else (_WITHOUT_LIST,)
     notes += (_WITHOUT_PROMPTS,) if modules.leaves_prompts_out(path, found) else ()
+    if len(found) < len(listed):
+        default_name = f"{default_name}-{found[0].route}"
     return Source(
         path=path,
         name=name or names.line(default_name),
@@ -201,9 +220,7 @@ def open_model(
         prompts=prompts,
         default_prompt_name=default_prompt_name,
         weights=tuple(
-            file
-            for f in folders
-            for file in weights.find_weights(path / f, path / f == trunk and not static)
+            file for f in folders for file in weights.find_weights(path / f, f in trunks)
         ),
         licence_files=model_folder.licence_files(path),
         card=card,
@@ -214,6 +231,7 @@ def open_model(
         incomplete=allow_incomplete,
         loads=path,
         notes=notes,
+        route=found[0].route,
     )
 
 
@@ -287,7 +305,7 @@ def _name_folder(path: Path) -> str:
     return real.parent.name if real.name in _GENERIC_NAMES else real.name
 
 
-def _read_prompts(path: Path) -> tuple[dict[str, str], str | None]:
+def _read_prompts(path: Path, task: str = EMBEDDING) -> tuple[dict[str, str], str | None]:
     """Returns the prompts and the default one's name from config_sentence_transformers.json, if
     there."""
     file = path / "config_sentence_transformers.json"
@@ -295,6 +313,8 @@ def _read_prompts(path: Path) -> tuple[dict[str, str], str | None]:
         return {}, None
     config = read_object(file)
     settings.check_counts(file, config, ("truncate_dim",))
+    if task == SPARSE:
+        sparse_modules.check_model(file, config)
     prompts = config.get("prompts") or {}
     if not isinstance(prompts, dict) or not all(
         prompt is None or isinstance(prompt, str) for prompt in prompts.values()

@@ -28,6 +28,9 @@ _TEXTS, _CHUNK = 1024, 1 << 20
 ten times as much memory as ids."""
 
 
+NO_TOKENS = "has no tokens at all"
+
+
 class Tokens:
     """A tokenizer together with its contract. Any number of threads may use it at once."""
 
@@ -143,11 +146,15 @@ class Tokens:
         for place, ids in enumerate(rows):
             beyond = [id_ for id_ in ids if id_ >= size]
             if not ids:
-                odd[place] = "has no tokens at all"
+                odd[place] = NO_TOKENS
             elif beyond:
                 token = self._tokenizer.id_to_token(beyond[0])
                 odd[place] = f"holds {token!r}, a token that the model has no row for"
         return odd
+
+    def token(self, id_: int) -> str:
+        """Returns the token of an id as the vocabulary spells it; "" for an id without one."""
+        return self._tokenizer.id_to_token(id_) or ""
 
     def _encoded(self, texts: list[str]) -> list[Encoding]:
         with natives.hushed():
@@ -209,4 +216,4 @@ def _shared(one: int, other: int, room: int) -> tuple[int, int]:
         return one, other
     short = min(one, other)
     kept = (short, room - short) if 2 * short <= room else (room // 2, room - room // 2)
-    return kept if one <= other else kept[::-1]
+    return kept if one <= other else (kept[1], kept[0])

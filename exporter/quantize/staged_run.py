@@ -88,8 +88,8 @@ class Walk:
             yield value, held
 
     def _begin(self) -> list[Batch]:
-        pad_id, held = self.program.contract.pad_id, []
-        for _, ids, mask in padded(self.sequences, pad_id, _SIZE, _CALL):
+        contract, held = self.program.contract, []
+        for _, ids, mask in padded(self.sequences, contract, _SIZE, _CALL):
             feeds = {INPUT_IDS: ids, ATTENTION_MASK: mask}
             held.append(Batch(mask.astype(bool), dict(feeds), dict(feeds)))
         return held

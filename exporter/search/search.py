@@ -172,6 +172,7 @@ class Wanted:
     max_length: int | None = None
     """The most tokens of a text; the model's own number if None."""
     trust_remote_code: bool = False
+    route: str | None = None
 
 
 @ours()
@@ -231,10 +232,13 @@ def search(
 def _testbed(wanted: Wanted, state: Path, stages: Stages) -> Path:
     """The folder that all trials use: an earlier one if it exists, or else a new one."""
     with stages("open"):
-        source = open_model(wanted.model, trust_remote_code=wanted.trust_remote_code)
+        source = open_model(
+            wanted.model, trust_remote_code=wanted.trust_remote_code, route=wanted.route
+        )
         max_length = wanted.max_length
         gains = groups.recipe("gains", (), (), wanted.objective, False)
-        folder = state.resolve() / testbed.key_of(origin_of(source).fingerprint, gains, max_length)
+        model = origin_of(source).fingerprint + source.route
+        folder = state.resolve() / testbed.key_of(model, gains, max_length)
         known = folder.is_dir()
         if known:
             stages.note(f"{source.name}, known from before")

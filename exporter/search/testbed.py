@@ -87,7 +87,7 @@ def embed(
     """f32 [texts, dimensions] in ONNX Runtime; texts of similar length share a call."""
     run = interpret.runner(program, threads=threads)
     found = np.empty((len(sequences), program.contract.dim), np.float32)
-    for rows, ids, mask in padded(sequences, program.contract.pad_id, _SIZE, _CALL):
+    for rows, ids, mask in padded(sequences, program.contract, _SIZE, _CALL):
         found[rows] = run(ids, mask)
     return found
 

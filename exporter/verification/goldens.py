@@ -68,7 +68,7 @@ def make_goldens(source: Source, stages: Stages, max_length: int | None = None) 
     """Make new goldens. Called within a stage. Raises GoldenError where sentence-transformers
     cannot make them, ModelError for files that changed meanwhile."""
     from goldfold.golden import scoring
-    from goldfold.golden.make import make
+    from goldfold.golden.make import Opening, make
 
     stages.detail("none stored for this model: sentence-transformers makes them")
     with natives.hushed():
@@ -86,7 +86,7 @@ def make_goldens(source: Source, stages: Stages, max_length: int | None = None) 
                 source.loads,
                 name=source.name,
                 digests=source.defining,
-                trust_remote_code=source.trusted,
+                opening=Opening(source.trusted, source.task, source.route),
                 progress=progress,
                 max_length=max_length,
             )

@@ -28,6 +28,7 @@ from goldfold.golden.judging.judge import Judgement, Sets, judge
 from goldfold.golden.judging.lee import Lee
 from goldfold.golden.judging.pairs import LEAST, Pairs
 from goldfold.golden.store import Goldens
+from goldfold.golden.tasks import EMBEDDING
 
 PARTS = ("ranks", "lee", "retrieval")
 """The parts that can be left out: rank agreement among the goldens, the Lee corpus, code
@@ -253,6 +254,8 @@ def fp32_of(model: str | None, stages: Stages, trust_remote_code: bool = False) 
 def fp32_embed(source: Source) -> reference.Embed:
     """Returns the model's encoder in sentence-transformers; its embeddings are kept under the
     digests of its files, so the files are checked again."""
+    if source.task != EMBEDDING:
+        raise UsageError(f"{source.name} gives {source.task}; embeddings alone are judged")
     embed = reference.sentence_transformer(source.loads, trust_remote_code=source.trusted)
 
     def checked(texts: Sequence[str], kind: str) -> np.ndarray:

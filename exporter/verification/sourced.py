@@ -69,6 +69,7 @@ def witness_of(source: Source, stages: Stages, longest: int) -> Witness:
                 trust_remote_code=source.trusted,
                 longest=longest,
                 task=source.task,
+                route=source.route,
             )
         source.check_unchanged()
         stages.note(f"{len(found.tokenizer.vocabulary):,} tokens, {len(found.drawn):,} drawn texts")
@@ -80,27 +81,28 @@ class SourceModel:
 
     def __init__(self, model: str | Path, trust_remote_code: bool = False) -> None:
         self.model, self._trusted = model, trust_remote_code
-        self._source: Source | None = None
-        self._read: dict[int, Witness] = {}
+        self._source: dict[str, Source] = {}
+        self._read: dict[tuple[str, int], Witness] = {}
 
-    def source(self, stages: Stages) -> Source:
-        """Returns the opened model, all its weights read once. Raises ModelError."""
-        if self._source is None:
+    def source(self, stages: Stages, route: str = "") -> Source:
+        """Returns the opened model, or one of its routes, all its weights read once. Raises
+        ModelError."""
+        if route not in self._source:
             with stages("open"):
-                found = open_model(self.model, trust_remote_code=self._trusted)
-                self._source = ready(found, stages, open_cache(True))
-        return self._source
+                found = open_model(self.model, trust_remote_code=self._trusted, route=route or None)
+                self._source[route] = ready(found, stages, open_cache(True))
+        return self._source[route]
 
     def given(self, opened: Bundle, goldens: Goldens, stages: Stages) -> Given:
         """Returns the source for an artifact. Raises ModelError for a model that cannot be opened,
         UsageError for one that is not the artifact's."""
-        source = self.source(stages)
+        source = self.source(stages, opened.manifest.contract.route)
         if source.fingerprint != opened.manifest.origin.fingerprint:
             raise UsageError(f"{opened.path} was not exported from {source.name}")
-        length = goldens.max_length
-        if length not in self._read:
-            self._read = {length: witness_of(source, stages, length)}
-        return Given(self._read[length], source.loads)
+        asked = source.route, goldens.max_length
+        if asked not in self._read:
+            self._read = {asked: witness_of(source, stages, goldens.max_length)}
+        return Given(self._read[asked], source.loads)
 
 
 def stated(

@@ -58,7 +58,7 @@ def sentence_transformer(model_dir: Path, *, trust_remote_code: bool = False) ->
     opened = []
 
     def embed(texts: Sequence[str], kind: str) -> np.ndarray:
-        from goldfold.golden.make import open_reference
+        from goldfold.golden.reference import open_reference
 
         if not opened:
             opened.append(open_reference(model_dir, trust_remote_code))

@@ -94,6 +94,17 @@ def gather_along_axis(get: Operands) -> np.ndarray:
     return np.take_along_axis(get.raw("x"), get("indices"), int(get("axis", 0)))
 
 
+def scatter_along_axis(get: Operands) -> np.ndarray:
+    """`data` with the updates at the indices along one axis. Only `update` is known, whose result
+    depends on an order where one place has several updates; the last one counts."""
+    mode = str(get("mode", "add"))
+    if mode != "update":
+        raise NotImplementedError(f"scatter_along_axis by {mode}")
+    made = np.array(get.raw("data"))
+    np.put_along_axis(made, get("indices"), get.raw("updates"), int(get("axis", 0)))
+    return made
+
+
 def gather_nd(get: Operands) -> np.ndarray:
     """The last axis of the indices names a place in `x`, behind `batch_dims` common axes."""
     x, indices, batch = get.raw("x"), get("indices"), int(get("batch_dims", 0))
@@ -226,6 +237,7 @@ MOVING: dict[str, Numeric] = {
     "reshape": reshape, "transpose": transpose, "expand_dims": expand_dims, "squeeze": squeeze,
     "slice_by_index": slice_by_index, "slice_by_size": slice_by_size, "split": split,
     "concat": concat, "gather": gather, "gather_along_axis": gather_along_axis,
+    "scatter_along_axis": scatter_along_axis,
     "gather_nd": gather_nd, "range_1d": range_1d, "tile": tile, "fill": fill,
     "fill_like": fill_like, "shape": shape, "stack": stack, "band_part": band_part, "pad": pad,
     "one_hot": one_hot, "topk": topk, "argsort": argsort, "reverse": reverse,

@@ -12,7 +12,7 @@ from onnxscript.rewriter import RewriteRule
 
 from goldfold.exporter.errors import ModelError
 from goldfold.exporter.frontend.source import open_model
-from goldfold.exporter.frontend.trace import capture, lower, plain, trace
+from goldfold.exporter.frontend.trace import around, lower, plain, trace
 from goldfold.exporter.ir.program import Program
 from tests import models
 
@@ -172,7 +172,7 @@ def test_rules_are_tried_only_where_they_can_match_and_torchs_own_come_back() ->
 
 
 def test_what_a_trace_leaves_out_comes_back_when_it_fails() -> None:
-    with pytest.raises(ZeroDivisionError), capture._lean():
+    with pytest.raises(ZeroDivisionError), around.lean():
         assert not gc.isenabled()
         raise ZeroDivisionError
     assert gc.isenabled()

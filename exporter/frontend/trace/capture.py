@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
-import gc
-import io
-import logging
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, cast
 
 import onnx_ir as ir
 import torch
-from torch.fx import config as fx_config
 
 from goldfold.exporter.contract import Contract, Words
 from goldfold.exporter.errors import ModelError, RewriteError
 from goldfold.exporter.frontend.framed import framed
 from goldfold.exporter.frontend.source import Source
 from goldfold.exporter.frontend.tokens import Tokens
-from goldfold.exporter.frontend.trace import attention, lengths, scoring, static
+from goldfold.exporter.frontend.trace import attention, lengths, scoring, sparse, static
+from goldfold.exporter.frontend.trace.around import cause, lean, placed, quiet, unpanicked
 from goldfold.exporter.frontend.trace.boundary import at_the_end
 from goldfold.exporter.frontend.trace.checkpoint import (
     Report,
@@ -34,8 +29,7 @@ from goldfold.exporter.frontend.trace.names import canonical
 from goldfold.exporter.frontend.trace.reasons import sentence, why
 from goldfold.exporter.ir import dialect
 from goldfold.exporter.ir.program import BATCH, TOKENS, Program
-from goldfold.exporter.system import natives
-from goldfold.golden.tasks import SCORES
+from goldfold.golden.tasks import SCORES, SPARSE
 
 Progress = Callable[[str], None]
 Loaded = Callable[[Words], None]
@@ -61,6 +55,8 @@ class Whole(torch.nn.Module):
         self.separator = separator
         self.inside = ""
         """The path of `transformer` in the model that was loaded."""
+        self.head = ""
+        """The path there of a projection that a stage computes (sparse.py)."""
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         told = {}
@@ -94,7 +90,7 @@ def trace(
     does not; the Program's notes say which and why. Raises ModelError if the model cannot be
     traced.
     """
-    with _lean(), _unpanicked(source), _placed(source):
+    with lean(), unpanicked(source), placed(source):
         if source.static:
             return _trace(source, "eager", max_length, progress, loaded)
         try:
@@ -124,9 +120,10 @@ def _trace(
     loaded(Words(text, plain, pad_id, reader.side(model), source.task))
     facts = scoring.facts_of(model) if source.task == SCORES else scoring.Facts()
     whole = _whole(model, source, facts)
+    lookup = isinstance(whole, sparse.Static)
     stages = list(whole.stages)
 
-    with attention.registered(longest.most) as recorder, _quiet():
+    with attention.registered(longest.most) as recorder, quiet():
         progress("tracing with torch.export")
         try:
             exported = _export(whole, longest.most)
@@ -136,19 +133,21 @@ def _trace(
             # A model that asks for our mask and then computes attention itself fails on it.
             raise attention.Refused(f"with our mask, {error}") from error
         names = {f"{whole.inside}{name}" for name in reached(exported, "transformer.")}
+        names |= {f"{whole.head}.{name}" for name in reached(exported, sparse.HEAD)}
         notes = check(report, names, source)
-        if implementation == attention.NAME and not recorder.calls:
+        if implementation == attention.NAME and not recorder.calls and not lookup:
             raise attention.Refused("its attention does not go through transformers' interface")
         progress("translating to ONNX with torch.onnx")
         graph_model = lower(exported)
 
     nodes = list(dialect.band_attentions(graph_model.graph))
-    _check_attention(nodes, recorder, implementation)
+    _check_attention(nodes, recorder, "" if lookup else implementation)
     normalized = bool(stages) and isinstance(stages[-1], Normalize)
     contract = Contract(
         model=source.name,
         output=facts.output,
         task=cast("Any", source.task),
+        route=source.route,
         similarity=getattr(model, "similarity_fn_name", None) or "cosine",
         labels=facts.labels,
         activation=facts.activation,
@@ -171,19 +170,27 @@ def _trace(
     return Program(graph_model, contract, text, said, lasting=not longest.borrowed)
 
 
-def load_whole(source: Source) -> Whole:
+def load_whole(source: Source) -> Whole | sparse.Static:
     """Returns the model in torch, with eager attention, under the names that traced nodes bear."""
     model = _load(source, "eager")[0]
     facts = scoring.facts_of(model) if source.task == SCORES else scoring.Facts()
     return _whole(model, source, facts)
 
 
-def _whole(model, source: Source, facts: scoring.Facts) -> Whole:
+def _whole(model, source: Source, facts: scoring.Facts) -> Whole | sparse.Static:
     if source.static:
         stages = [static.POOL, *_stages(model)]
         return Whole(static.trunk(model, source), static.VECTORS, stages).eval()
+    if source.task == SPARSE and sparse.is_static(model):
+        return sparse.Static(model[0].weight).eval()
     trunk: Any = model[0].auto_model
     trunk.config.use_cache = False
+    if source.task == SPARSE:
+        with lengths.eager(trunk):
+            inner, output, stages, head = sparse.parts_of(model)
+        whole = Whole(inner, output, stages)
+        whole.head = head
+        return whole.eval()
     if facts.logits:
         inner, output, stages = scoring.parts_of(model)
         whole = Whole(inner, output, stages, facts.separator)
@@ -203,9 +210,9 @@ def _stages(model) -> list[torch.nn.Module]:
 def _load(source: Source, implementation: str) -> tuple[Any, Report]:
     import sentence_transformers
 
-    kind = "CrossEncoder" if source.task == SCORES else "SentenceTransformer"
+    kind = {SCORES: "CrossEncoder", SPARSE: "SparseEncoder"}.get(source.task, "SentenceTransformer")
     try:
-        with _quiet(), attention.registered(1), reported() as report:
+        with quiet(), attention.registered(1), reported() as report:
             model = getattr(sentence_transformers, kind)(
                 str(source.loads),
                 device="cpu",
@@ -217,6 +224,8 @@ def _load(source: Source, implementation: str) -> tuple[Any, Report]:
                     "use_safetensors": None if source.trusted else True,
                 },
             )
+            model = sparse.narrowed(model, source.route)
+            report = report.of(getattr(model[0], "auto_model", None))
     except Exception as error:
         said = f"{type(error).__name__}: {sentence(error)}"
         if isinstance(error, KeyError) and error.args == (attention.NAME,):
@@ -245,9 +254,13 @@ def _tokenizer(model, source: Source) -> tuple[str, int, int]:
         )
     backend.no_padding()
     backend.no_truncation()
+    pad_id = int(model.tokenizer.pad_token_id or 0)
+    if source.task == SPARSE:
+        text = sparse.plain_tokenizer(model, backend.to_str(pretty=False))
+        return text, pad_id, sparse.entries(model)
     rows = model[0].auto_model.get_input_embeddings().num_embeddings
     text = backend.to_str(pretty=False) if source.task == SCORES else framed(model)
-    return text, int(model.tokenizer.pad_token_id or 0), rows
+    return text, pad_id, rows
 
 
 def _output_of(trunk: Any) -> str:
@@ -264,7 +277,7 @@ def _output_of(trunk: Any) -> str:
     return how.get("method_output_name") or "last_hidden_state"
 
 
-def _export(whole: Whole, max_length: int) -> torch.export.ExportedProgram:
+def _export(whole: torch.nn.Module, max_length: int) -> torch.export.ExportedProgram:
     # Batch 2 with one padded text: batch 1 would be specialised away.
     length = min(7, max_length)
     ids = torch.full((2, length), 5, dtype=torch.long)
@@ -285,7 +298,7 @@ def _export(whole: Whole, max_length: int) -> torch.export.ExportedProgram:
         raise
     except Exception as error:
         # torch wraps what our attention function raises; the sentence is what matters.
-        refusal = _cause(error, attention.Refused)
+        refusal = cause(error, attention.Refused)
         if refusal is not None:
             raise refusal from None
         raise ModelError(f"torch.export cannot trace this model: {why(error)}") from error
@@ -314,73 +327,3 @@ def _static_dim(model: ir.Model) -> int:
     if not isinstance(dim, int):
         raise ModelError(f"the embedding's size is not fixed: its shape is {shape}")
     return dim
-
-
-def _cause(error: BaseException | None, kind: type) -> BaseException | None:
-    while error is not None:
-        if isinstance(error, kind):
-            return error
-        error = error.__cause__ or error.__context__
-    return None
-
-
-@contextlib.contextmanager
-def _placed(source: Source) -> Iterator[None]:
-    """Add the model's folder to an error's message."""
-    try:
-        yield
-    except ModelError as error:
-        if str(source.path) in str(error):
-            raise
-        raise ModelError(f"{source.path}: {error}") from error.__cause__
-
-
-@contextlib.contextmanager
-def _unpanicked(source: Source) -> Iterator[None]:
-    """Turn a panic of the tokenizers library, which is Rust, into a ModelError."""
-    with natives.hushed():
-        try:
-            yield
-        except BaseException as error:
-            if not natives.is_panic(error):
-                raise
-            raise ModelError(
-                f"{source.path}: its tokenizer gives up on a text ({natives.reason(error)}); its "
-                "tokenizer.json asks for more than the tokenizers library does"
-            ) from None
-
-
-@contextlib.contextmanager
-def _lean():
-    """Leave work out of a trace that nothing here needs.
-
-    Garbage collection is off: nearly all of the millions of objects that a trace makes live until
-    it ends. The Python lines that each node came from are not recorded: names.py keeps the module,
-    and drops the rest.
-    """
-    collects, traces = gc.isenabled(), fx_config.do_not_emit_stack_traces
-    gc.disable()
-    fx_config.do_not_emit_stack_traces = True
-    try:
-        yield
-    finally:
-        fx_config.do_not_emit_stack_traces = traces
-        if collects:
-            gc.enable()
-
-
-@contextlib.contextmanager
-def _quiet():
-    """Silence what torch and transformers print on the way; errors still raise."""
-    level = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with (
-            warnings.catch_warnings(),
-            contextlib.redirect_stdout(io.StringIO()),
-            contextlib.redirect_stderr(io.StringIO()),
-        ):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(level)

@@ -35,6 +35,12 @@ class Report:
     """Tensors of the checkpoint that nothing reads."""
     mismatched: list[tuple[str, tuple[int, ...], tuple[int, ...]]] = field(default_factory=list)
     """Name, shape in the checkpoint, shape in the model."""
+    loaded: list[Report] = field(default_factory=list)
+    """The reports of all transformers that were loaded: a routed model has several."""
+
+    def of(self, model: torch.nn.Module | None) -> Report:
+        """Returns the report of one of the transformers; an empty one of none."""
+        return next((one for one in self.loaded if one.model is model), Report())
 
 
 @contextmanager
@@ -49,10 +55,9 @@ def reported() -> Iterator[Report]:
         how |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
         made: Any = own(self, *given, **how)
         model, said = made
-        report.model = model
-        report.missing = set(said["missing_keys"])
-        report.unread = set(said["unexpected_keys"])
-        report.mismatched = sorted((n, tuple(a), tuple(b)) for n, a, b in said["mismatched_keys"])
+        mismatched = sorted((n, tuple(a), tuple(b)) for n, a, b in said["mismatched_keys"])
+        missing, unread = set(said["missing_keys"]), set(said["unexpected_keys"])
+        report.loaded.append(Report(model, missing, unread, mismatched))
         return model
 
     Transformer._load_model = load  # type: ignore[method-assign]

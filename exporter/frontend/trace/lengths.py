@@ -14,6 +14,7 @@ from torch.overrides import TorchFunctionMode
 from goldfold.exporter.contract import Contract, Task
 from goldfold.exporter.errors import ModelError, TextError
 from goldfold.exporter.frontend.tokens import Tokens
+from goldfold.exporter.frontend.trace import sparse
 
 UNDECLARED = 1 << 17
 """Maximum tokens for a model without a length of its own, where the caller names no smaller one."""
@@ -51,6 +52,9 @@ def settle(model: Any, asked: int | None) -> Lengths:
     borrowed = not _is_declared(model)
     own = _asked_of(model, asked)
     notes: list[str] = []
+    if sparse.is_static(model):
+        most = max(own.values())
+        return Lengths(most, {task: n for task, n in own.items() if n < most}, (), borrowed)
     table = _positions(model)
     if table is not None and table < max(own.values()):
         notes.append(
@@ -129,6 +133,7 @@ def _asked_of(model: Any, asked: int | None) -> dict[Task, int]:
                 "sentence_bert_config.json, or pass --max-length"
             )
         model.max_seq_length = UNDECLARED
+        sparse.limit(model, UNDECLARED)
     own = [getattr(model[0], f"{task}_length", None) or 0 for task in ("query", "document")]
     endless = _PROSE * (2 + max(model.max_seq_length, *own) // 8)
     whole = len(model.tokenizer(endless, truncation=False, verbose=False)["input_ids"])

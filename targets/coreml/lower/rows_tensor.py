@@ -224,6 +224,17 @@ def _gathering(op: str) -> Row:
     return row
 
 
+def scatter_elements(emit: Emit, node: ir.Node) -> Any:
+    x, axis = emit.var(0), emit.attribute("axis", 0)
+    modes = {"none": "update", "add": "add", "mul": "mul", "max": "max", "min": "min"}
+    mode = modes[node.attributes.get_string("reduction", "none")]
+    axis %= len(x.shape)
+    indices, updates = _indices(emit, axis), emit.var(2)
+    return emit(
+        "scatter_along_axis", data=x, indices=indices, updates=updates, axis=axis, mode=mode
+    )
+
+
 def gather_nd(emit: Emit, node: ir.Node) -> Any:
     batch = emit.attribute("batch_dims", 0)
     x, indices = emit.var(0), emit.var(1)
@@ -248,5 +259,6 @@ ROWS: dict[str, Row] = {
     "Transpose": transpose, "Squeeze": squeeze, "Unsqueeze": unsqueeze, "Expand": expand,
     "Tile": tile, "Slice": slices, "Split": split, "Concat": concat, "Gather": _gathering("gather"),
     "GatherElements": _gathering("gather_along_axis"), "GatherND": gather_nd, "Range": counted,
+    "ScatterElements": scatter_elements,
 }  # fmt: skip
 """ONNX op → its row."""

@@ -12,6 +12,7 @@ from tests.exporter.model.refusing import edit, refuse, set_type
 
 KINDS = {
     "sparse": model_kinds.SPARSE,
+    "csr": model_kinds.CSR,
     "late": model_kinds.LATE,
     "routed": model_kinds.ROUTED,
     "image": model_kinds.IMAGE,
@@ -26,7 +27,6 @@ def refused(folder: Path, kind: str, culprit: str) -> None:
 @pytest.mark.parametrize(
     ("model_type", "kind"),
     [
-        ("SparseEncoder", "sparse"),
         ("MultiVectorEncoder", "late"),
         ("ColBERT", "late"),
     ],
@@ -43,7 +43,7 @@ def test_type_in_the_settings(folder: Path, model_type: str, kind: str) -> None:
     [
         ("sentence_transformers.base.modules.router.Router", "routed"),
         ("sentence_transformers.models.Asym", "routed"),
-        ("sentence_transformers.sparse_encoder.modules.SpladePooling", "sparse"),
+        ("sentence_transformers.sparse_encoder.modules.SparseAutoEncoder", "csr"),
         ("sentence_transformers.multi_vector_encoder.modules.MultiVectorMask", "late"),
         ("sentence_transformers.models.CLIPModel", "image"),
         ("pylate.models.Dense.Dense", "late"),

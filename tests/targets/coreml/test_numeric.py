@@ -100,6 +100,9 @@ def cases() -> list[tuple[str, dict[str, Any]]]:
     made.append(
         ("gather_along_axis", {"x": floats(4, 3), "indices": ints(2, 3, low=-4, high=3), "axis": 0})
     )
+    made.append(("scatter_along_axis", {"data": floats(3, 4), "indices": ints(3, 2, low=0, high=3),
+                                        "updates": np.zeros((3, 2), np.float32), "axis": 1,
+                                        "mode": "update"}))  # fmt: skip
     made.append(("gather_nd", {"x": floats(4, 3), "indices": ints(5, 2, low=0, high=2)}))
     made.append(("range_1d", {"start": np.int32(1), "end": np.int32(9), "step": np.int32(3)}))
     made.append(("tile", {"x": floats(2, 3), "reps": np.array([2, 3], np.int32)}))

@@ -223,6 +223,14 @@ def gathered_elements(draw: Draw) -> Case:
     return {"a": draw.floats(rows, columns), "b": indices}, {}, {"axis": 0}
 
 
+@case("ScatterElements")
+def scattered_elements(draw: Draw) -> Case:
+    rows, columns = draw.size(), draw.size(2)
+    places = draw.ints(rows, draw.size(), low=0, high=columns - 1)
+    updates = np.ones(places.shape, np.float32)  # equal ones, so that their order is none
+    return {"a": draw.floats(rows, columns), "b": places, "c": updates}, {}, {"axis": 1}
+
+
 @case("GatherND")
 def gathered_nd(draw: Draw) -> Case:
     n = draw.size()

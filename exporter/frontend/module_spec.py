@@ -1,0 +1,25 @@
+"""A module of a model, as modules.json or a router's settings list it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class ModuleSpec:
+    """One entry of modules.json: its place, its name, its folder below the model ("" is the model's
+    own), and the class's dotted name as written there."""
+
+    idx: int
+    name: str
+    path: str
+    type: str
+    configured: bool = True
+    """Whether a config.json of the module's own configures it."""
+    route: str = ""
+    """The route that it belongs to, in a model that has several."""
+
+    @property
+    def kind(self) -> str:
+        """The class's bare name, for example "Dense"."""
+        return self.type.rpartition(".")[2]

@@ -1,0 +1,143 @@
+"""The reference: sentence-transformers in fp32 on the CPU, opened and asked for its lengths."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from goldfold.golden import sparse, tables
+from goldfold.golden.errors import GoldenError
+from goldfold.golden.tasks import EMBEDDING, SCORES, SPARSE
+from goldfold.golden.texts import sentences
+
+Progress = Callable[[str, int, int], None]
+"""Called with (text id, texts done, texts in all) after each text."""
+
+_PACKAGES = ("torch", "transformers", "sentence-transformers", "tokenizers", "numpy")
+_CLASSES = {
+    EMBEDDING: "SentenceTransformer",
+    SCORES: "CrossEncoder",
+    SPARSE: "SparseEncoder",
+}
+
+
+def open_reference(
+    model_dir: Path, trust_remote_code: bool, task: str = EMBEDDING, route: str = ""
+) -> Any:
+    """The model in fp32 on the CPU, of the class of sentence-transformers for its task, narrowed to
+    a route where one is named. Raises GoldenError where it cannot be loaded."""
+    import sentence_transformers
+    import torch
+
+    try:
+        with quiet():
+            model = getattr(sentence_transformers, _CLASSES[task])(
+                str(model_dir),
+                device="cpu",
+                model_kwargs={"dtype": torch.float32},
+                local_files_only=True,
+                trust_remote_code=trust_remote_code,
+            )
+            # A table keeps the type of its file, whatever is asked for.
+            model = model.float() if tables.is_static(model) else model
+            return sparse.narrowed(model, route)
+    except GoldenError:
+        raise
+    except Exception as error:
+        # A damaged setting raises any kind of error, a TypeError as well as a RuntimeError.
+        said = " ".join(str(error).split())[:600] or "no reason given"
+        kind = type(error).__name__
+        raise GoldenError(
+            f"sentence-transformers cannot load {model_dir}: {kind}: {said}"
+        ) from error
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Silences transformers, which draws a progress bar and prints a table of mismatched weights;
+    its exceptions hold all that matters."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        logging.disable(level)
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Runs torch on one thread: the split of a matrix product among threads decides the order of
+    its sum, so with one thread the same machine always gives the same last bits."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def shorten(model: Any, length: int) -> None:
+    """Let every call cut texts to `length` tokens at most."""
+    first: Any = model[0]
+    if tables.is_static(model):
+        tables.cut(model, length)
+        return
+    model.max_seq_length = min(model.max_seq_length or length, length)
+    sparse.shorten(model, length)
+    for name in ("query_length", "document_length"):
+        if getattr(first, name, None) is not None:
+            setattr(first, name, min(getattr(first, name), length))
+    for settings in getattr(first, "processing_kwargs", {}).values():
+        if settings.get("max_length") is not None:
+            settings["max_length"] = min(settings["max_length"], length)
+
+
+def lengths_of(model: Any) -> dict[str, int]:
+    """The number of tokens that each call of `store.CALLS` reads of an endless text, and "" for
+    `encode` with a prompt. The model itself is asked, whatever setting decides the number."""
+    declared = tables.limit(model, None) or model.max_seq_length or 1
+    tasks = {"": None, "encode": None, "encode_query": "query", "encode_document": "document"}
+    own = [getattr(model[0], f"{task}_length", None) or 0 for task in ("query", "document")]
+    most = max(declared, *own)
+    endless = " ".join(sentences())
+    while (whole := count(model, endless)) <= most:
+        endless += f" {endless}"
+    found = {}
+    for call, task in tasks.items():
+        features = model.preprocess([endless], **({} if task is None else {"task": task}))
+        found[call] = int(features["input_ids"].shape[-1])
+        if found[call] >= whole:
+            raise GoldenError(
+                "the model cuts no text: its settings (processing_kwargs in "
+                "sentence_bert_config.json) turn truncation off"
+            )
+    return found
+
+
+def count(model: Any, text: str) -> int:
+    if tables.is_static(model):
+        return tables.count(model, text)
+    # verbose=False: texts beyond the limit are wanted here, the tokenizer's warning is not.
+    how = {"add_special_tokens": False} if sparse.is_static(model) else {}
+    return len(model.tokenizer(text, truncation=False, verbose=False, **how)["input_ids"])
+
+
+def provenance_of(model: Any, digests: Mapping[str, str]) -> dict[str, Any]:
+    """The origin of the numbers; no date and no path, so that equal runs give equal records."""
+    config = getattr(getattr(model[0], "auto_model", None), "config", None)
+    return {
+        "reference": "sentence-transformers",
+        "versions": {package: metadata.version(package) for package in _PACKAGES},
+        "device": "cpu",
+        "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
+        "attention": str(getattr(config, "_attn_implementation", "unknown")),
+        "digests": dict(sorted(digests.items())),
+    }

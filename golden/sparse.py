@@ -1,0 +1,125 @@
+"""The reference of sparse vectors: sentence-transformers' SparseEncoder in fp32 on the CPU.
+
+A routed model computes queries and documents by modules of their own. Its goldens are those of one
+route: the model is narrowed to the route's modules, and the whole model, called as users call it,
+must give the same vectors.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from goldfold.golden.errors import GoldenError
+from goldfold.golden.store import ROUNDING, Case
+from goldfold.golden.tasks import scale_of
+
+DENSE: Mapping[str, Any] = {"convert_to_sparse_tensor": False}
+"""Arguments of `encode` for one dense tensor."""
+_WIDE = 1 << 30
+"""Parameters of the largest model that is run in f64: 8 GB."""
+_MEASURED = 24
+"""Texts that are run in f64."""
+_TEXT = "The ferry crosses the strait twice a day."
+_ENDLESS = 1 << 40
+
+
+def is_static(model: Any) -> bool:
+    """Whether a model looks its vectors up, without a transformer (SparseStaticEmbedding)."""
+    return type(model[0]).__name__ == "SparseStaticEmbedding"
+
+
+def entries(first: Any) -> int:
+    """The number of token ids that a model's first module knows."""
+    if hasattr(first, "auto_model"):
+        return int(first.auto_model.get_input_embeddings().num_embeddings)
+    return int(first.num_dimensions)
+
+
+def tokenizer_of(model: Any, written: str) -> str:
+    """A model's tokenizer.json as it is used: a static model adds no special tokens."""
+    if not is_static(model):
+        return written
+    return json.dumps({**json.loads(written), "post_processor": None}, ensure_ascii=False)
+
+
+def narrowed(model: Any, route: str) -> Any:
+    """The SparseEncoder of one route of `model`; `model` itself where no route is named. Raises
+    GoldenError where the two differ."""
+    if not route:
+        return model
+    import torch
+    from sentence_transformers import SparseEncoder
+
+    routes = model[0].sub_modules
+    if route not in routes:
+        raise GoldenError(f"the model has no route {route!r}, but {', '.join(routes)}")
+    found = SparseEncoder(
+        modules=[*routes[route], *list(model)[1:]],
+        device="cpu",
+        prompts=model.prompts,
+        default_prompt_name=model.default_prompt_name,
+        similarity_fn_name=model.similarity_fn_name,
+    )
+    whole = model.encode([_TEXT], task=route, show_progress_bar=False, **DENSE)
+    if not torch.equal(whole, found.encode([_TEXT], show_progress_bar=False, **DENSE)):
+        raise GoldenError(f"the route {route!r} alone gives another vector than the whole model")
+    return found
+
+
+def served(calls: Mapping[str, int], route: str) -> dict[str, int]:
+    """Those of the calls that the route of a model computes: not encode_query of documents'."""
+    other = {"query": "encode_document", "document": "encode_query"}.get(route)
+    return {name: length for name, length in calls.items() if name != other}
+
+
+def shorten(model: Any, length: int) -> None:
+    """Let a static model cut texts to `length` tokens at most: its tokenizer alone decides."""
+    if is_static(model):
+        tokenizer = model[0].tokenizer
+        tokenizer.model_max_length = min(tokenizer.model_max_length, length)
+
+
+@contextmanager
+def uncut(model: Any) -> Iterator[None]:
+    """Let a static model read texts whole while this is open."""
+    tokenizer = model[0].tokenizer if is_static(model) else None
+    own = getattr(tokenizer, "model_max_length", None)
+    if tokenizer is not None:
+        tokenizer.model_max_length = _ENDLESS
+    try:
+        yield
+    finally:
+        if tokenizer is not None:
+            tokenizer.model_max_length = own
+
+
+def plain(model: Any) -> Mapping[str, Any]:
+    """The arguments of `encode` for numbers as the last module gives them."""
+    if hasattr(model, "decode"):  # a SparseEncoder
+        return DENSE
+    return {"normalize_embeddings": False, "convert_to_numpy": True}
+
+
+def rounding(model: Any, cases: Sequence[Case], rows: Sequence[np.ndarray]) -> float:
+    """How far the reference's f32 is from f64 on some of the goldens, at worst, as a share of its
+    largest weight; 0 for a model whose weights take too much memory in f64. The model is in f64
+    afterwards."""
+    import torch
+
+    if sum(one.numel() for one in model.parameters()) > _WIDE:
+        return 0.0
+    model.double()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    texts = [(c.prompt + c.text, r) for c, r in zip(cases, rows, strict=True) if not c.call]
+    worst = 0.0
+    for text, row in sorted(texts, key=lambda one: len(one[0]))[:_MEASURED]:
+        wide = model.encode([text], prompt="", show_progress_bar=False, **DENSE)[0].numpy()
+        worst = max(worst, float(np.abs(wide - row).max()))
+    torch.set_num_threads(threads)
+    return min(worst / scale_of(np.stack(rows)), ROUNDING)
