@@ -135,7 +135,7 @@ def torch_run(folder: Path, change: Callable[[object], None] = lambda model: Non
 def kinds(run: Run, goldens: Goldens, precision: str = "fp32") -> set[str]:
     found = judge(measure(run, goldens), [], precision, goldens).reasons
     assert all(reason.sentence for reason in found)
-    ways = calling.judge(calling.measure(run, goldens, threads=0), precision, goldens)
+    ways = calling.judge(calling.measure(run, goldens, threads=0), precision)
     assert found or not ways  # the latter sees fewer texts
     return {reason.kind for reason in found}
 
