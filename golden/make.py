@@ -18,7 +18,7 @@ import numpy as np
 
 from goldfold.golden.errors import GoldenError
 from goldfold.golden.store import Case, Goldens, fingerprint
-from goldfold.golden.tasks import EMBEDDING, SCORES
+from goldfold.golden.tasks import EMBEDDING, MULTI, SCORES
 from goldfold.golden.texts import Draft, drafts, sentences
 
 if TYPE_CHECKING:
@@ -69,11 +69,11 @@ def make(
         GoldenError: the model cannot be loaded, gives no maximum length, gives a non-finite or zero
             embedding, or knows none of the ids in `only`.
     """
-    if task == SCORES:
-        from goldfold.golden import scoring
+    if task != EMBEDDING:
+        from goldfold.golden import late, scoring
 
         how = scoring.Asked(model_dir, name, digests, trust_remote_code, max_length)
-        return scoring.make(how, progress)
+        return (scoring if task == SCORES else late).make(how, progress)
     model = open_reference(model_dir, trust_remote_code)
     own = model.max_seq_length
     if max_length is None and not (isinstance(own, int) and 0 < own <= _LONGEST):
@@ -128,7 +128,7 @@ def _check_company(model: SentenceTransformer, model_dir: Path) -> None:
     """Refuse a model that embeds a text differently beside a longer one: an artifact then has no
     fixed reference. Raises GoldenError."""
     short, long = "one", " ".join(sentences()[:2])
-    if not all(_count(model, text) for text in (short, long)):
+    if not all(count(model, text) for text in (short, long)):
         return
     how: Any = {"prompt": "", "convert_to_numpy": True, "show_progress_bar": False}
     try:
@@ -172,13 +172,13 @@ def _run(
     lengths = lengths_of(model)
     prompts = {key: value for key, value in model.prompts.items() if value}
     plain = lengths.pop("")
-    plan = drafts(prompts, lambda text: _count(model, text), plain, lengths)
+    plan = drafts(prompts, lambda text: count(model, text), plain, lengths)
     if only is not None:
         if unknown := sorted(set(only) - {draft.id for draft in plan}):
             raise GoldenError(f"{name} has no golden text called {unknown[0]!r}")
         plan = tuple(draft for draft in plan if draft.id in only)
     for done, draft in enumerate(plan, start=1):
-        tokens = _count(model, draft.prompt + draft.text)
+        tokens = count(model, draft.prompt + draft.text)
         if tokens:
             try:
                 with one_thread():
@@ -230,7 +230,11 @@ def open_reference(model_dir: Path, trust_remote_code: bool, task: str = EMBEDDI
         ) from error
 
 
-_CLASSES = {EMBEDDING: "SentenceTransformer", SCORES: "CrossEncoder"}
+_CLASSES = {
+    EMBEDDING: "SentenceTransformer",
+    SCORES: "CrossEncoder",
+    MULTI: "MultiVectorEncoder",
+}
 
 
 @contextlib.contextmanager
@@ -280,7 +284,7 @@ def lengths_of(model: SentenceTransformer) -> dict[str, int]:
     own = [getattr(model[0], f"{task}_length", None) or 0 for task in ("query", "document")]
     most = max(declared, *own)
     endless = " ".join(sentences())
-    while (whole := _count(model, endless)) <= most:
+    while (whole := count(model, endless)) <= most:
         endless += f" {endless}"
     found = {}
     for call, task in tasks.items():
@@ -315,7 +319,8 @@ def _bearable(model: SentenceTransformer, length: int) -> int:
     return good
 
 
-def _count(model: SentenceTransformer, text: str) -> int:
+def count(model: SentenceTransformer, text: str) -> int:
+    """The number of a text's tokens, specials included, uncut."""
     # verbose=False: texts beyond the limit are wanted here, the tokenizer's warning is not.
     return len(model.tokenizer(text, truncation=False, verbose=False)["input_ids"])
 

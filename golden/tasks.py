@@ -4,6 +4,7 @@
 |---|---|---|---|
 | `embedding` | a text | a vector [D] | 1−cos |
 | `scores` | a pair of texts | a logit for each label [L] | the logits' error, on a scale |
+| `multi_vector` | a text | a vector for each token [S, D] | 1−cos of each token |
 
 The scale of scores is the largest logit of the goldens, and at least 1: a logit is a sum whose
 rounding follows the size of what is summed, not that of the result.
@@ -16,9 +17,14 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 EMBEDDING, SCORES = "embedding", "scores"
-TASKS = (EMBEDDING, SCORES)
+MULTI = "multi_vector"
+TASKS = (EMBEDDING, SCORES, MULTI)
 
-QUANTITY: Mapping[str, str] = {EMBEDDING: "1−cos", SCORES: "logit error"}
+QUANTITY: Mapping[str, str] = {
+    EMBEDDING: "1−cos",
+    SCORES: "logit error",
+    MULTI: "1−cos of a token",
+}
 """The measured quantity of each task, in words."""
 
 

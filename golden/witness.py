@@ -7,16 +7,16 @@ through the call that users make.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from goldfold.golden import scoring
+from goldfold.golden import late, scoring
 from goldfold.golden.errors import GoldenError
 from goldfold.golden.make import lengths_of, open_reference, quiet, shorten
-from goldfold.golden.tasks import EMBEDDING, SCORES
+from goldfold.golden.tasks import EMBEDDING, MULTI, SCORES
 from goldfold.golden.tokenizer_file import Ids, TokenizerFile, first_difference
 
 if TYPE_CHECKING:
@@ -28,8 +28,10 @@ _BATCH = 256
 """Texts in one call of sentence-transformers, which pads them."""
 _PAIRS, _PAIRED = 2_000, 200
 """Number of drawn pairs, and the letters of their longest text."""
-_IDENTITY = ("Dropout",)
-"""Modules that change nothing at inference."""
+_IDENTITY = ("Dropout", "MultiVectorMask")
+"""Modules that change no number at inference."""
+_CALLED = 400
+"""Number of drawn texts that go through the calls of queries and documents."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,9 @@ class Witness:
     """Drawn pairs of texts and their ids, uncut, where the model takes pairs."""
     facts: Mapping[str, Any]
     """The fields of an artifact's contract that do not depend on what an export asks for."""
+    called: Mapping[str, Mapping[str, Ids]] = field(default_factory=dict)
+    """Of token vectors: drawn texts and the ids that `encode_query` and `encode_document` make of
+    them, by call."""
 
     @property
     def longest(self) -> int:
@@ -133,10 +138,18 @@ def read(
             "default_prompt_name": model.default_prompt_name,
             "pad_id": int(tokenizer.pad_token_id or 0),
             "vocab_size": int(first.auto_model.get_input_embeddings().num_embeddings),
-            "normalized": ends[-1] == "Normalize" and model.truncate_dim is None,
+            "normalized": ends[-1] == "Normalize" and getattr(model, "truncate_dim", None) is None,
             "truncation_side": getattr(tokenizer, "truncation_side", "right"),
+            **({"task": MULTI, "tokenwise": late.facts_of(model)} if task == MULTI else {}),
         },
+        called=_called(model, file) if task == MULTI else {},
     )
+
+
+def _called(model: Any, file: TokenizerFile) -> dict[str, dict[str, Ids]]:
+    texts = sorted((text for text in file.drawn if len(text) < _PAIRED), key=len)
+    with quiet():
+        return late.called(model, texts[:: max(1, len(texts) // _CALLED)])
 
 
 def _scoring(model: Any, file: TokenizerFile) -> Witness:

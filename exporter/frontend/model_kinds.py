@@ -9,7 +9,7 @@ from typing import Any
 
 from goldfold.exporter.frontend import model_folder
 from goldfold.exporter.frontend.weights import read_object, refusal
-from goldfold.golden.tasks import EMBEDDING, SCORES
+from goldfold.golden.tasks import EMBEDDING, MULTI, SCORES
 
 RERANKER = "a reranker or classifier, which scores texts and pairs of texts"
 SPARSE = "a sparse encoder, which gives a text a weight for each token of its vocabulary"
@@ -18,13 +18,16 @@ STATIC = "a static embedding model, a table of one vector a token without a tran
 ROUTED = "a routed model, in which queries and documents take different ways"
 IMAGE = "a model of images and text"
 
-_TASKS = {"SentenceTransformer": EMBEDDING, "CrossEncoder": SCORES}
-_MODEL_TYPES = {
-    "SparseEncoder": SPARSE,
-    "MultiVectorEncoder": LATE,
-    "ColBERT": LATE,
+_TASKS = {
+    "SentenceTransformer": EMBEDDING,
+    "CrossEncoder": SCORES,
+    "MultiVectorEncoder": MULTI,
+    "ColBERT": MULTI,
 }
 """`model_type` in config_sentence_transformers.json. PyLate writes the last."""
+_MODEL_TYPES = {
+    "SparseEncoder": SPARSE,
+}
 
 _MODULES = {
     "MLMTransformer": SPARSE,
@@ -79,8 +82,8 @@ def task_of(path: Path) -> str:
         if said not in _TASKS and said is not None:
             what = _MODEL_TYPES.get(str(said))
             raise _refused(settings, f"model_type is {said!r}" + (f": {what}" if what else ""))
-    if said == "CrossEncoder":
-        return SCORES
+    if _TASKS.get(said) in (SCORES, MULTI):
+        return _TASKS[said]
     if (path / "modules.json").is_file():
         return EMBEDDING
     for name in ("adapter_config.json", "adapter_model.safetensors"):

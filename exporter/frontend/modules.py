@@ -10,13 +10,18 @@ from typing import Any
 
 from goldfold.exporter.frontend import model_kinds, weights
 from goldfold.exporter.frontend.weights import read_json, read_object, refusal
-from goldfold.golden.tasks import EMBEDDING, SCORES
+from goldfold.golden.tasks import EMBEDDING, MULTI, SCORES
 
 SUPPORTED = ("Transformer", "Pooling", "Dense", "LayerNorm", "Normalize", "Dropout")
 """The module kinds that can be exported. Dropout is the identity at inference."""
 
 SCORING = ("Transformer", "LogitScore", "Pooling", "Dense", "LayerNorm", "Normalize", "Dropout")
 """The module kinds of a model that scores pairs."""
+
+TOKENWISE = ("Transformer", "Dense", "MultiVectorMask", "Normalize")
+"""The module kinds of a model that gives a vector for each token."""
+_PYLATE = "pylate.models.Dense.Dense"
+"""PyLate's own projection, which sentence-transformers reads as its own."""
 
 WEIGHTED = ("Transformer", "Dense", "LayerNorm")
 """The module kinds that have weights."""
@@ -55,9 +60,12 @@ def read(path: Path, trust_remote_code: bool, task: str = EMBEDDING) -> tuple[Mo
     if not isinstance(entries, list) or not entries:
         raise refusal(f"{file}: must be a list of modules; save the model again")
     modules = tuple(_read_entry(file, place, entry) for place, entry in enumerate(entries))
-    model_kinds.check_modules(file, [module.type for module in modules])
+    if task != MULTI:
+        model_kinds.check_modules(file, [module.type for module in modules])
+    known = {SCORES: SCORING, MULTI: TOKENWISE}.get(task, SUPPORTED)
     for module in modules:
-        _check_type(file, module, trust_remote_code, SCORING if task == SCORES else SUPPORTED)
+        if not (task == MULTI and module.type == _PYLATE):
+            _check_type(file, module, trust_remote_code, known)
     kinds = [module.kind for module in modules]
     if kinds[0] != "Transformer" or kinds.count("Transformer") > 1:
         raise refusal(f"{file}: one Transformer must come first, but the modules are {kinds}")
@@ -68,7 +76,7 @@ def read(path: Path, trust_remote_code: bool, task: str = EMBEDDING) -> tuple[Mo
             f"{file}: two modules are called {again!r}, of which sentence-transformers keeps the "
             "last; give each a name of its own"
         )
-    if task == SCORES:
+    if task != EMBEDDING:
         return modules
     if "Pooling" not in kinds:
         raise refusal(

@@ -14,11 +14,11 @@ import onnx_ir as ir
 import torch
 from torch.fx import config as fx_config
 
-from goldfold.exporter.contract import Contract, Words
+from goldfold.exporter.contract import TOKEN_EMBEDDINGS, Contract, Words
 from goldfold.exporter.errors import ModelError, RewriteError
 from goldfold.exporter.frontend.source import Source
 from goldfold.exporter.frontend.tokens import Tokens
-from goldfold.exporter.frontend.trace import attention, lengths, scoring
+from goldfold.exporter.frontend.trace import attention, late, lengths, scoring
 from goldfold.exporter.frontend.trace.checkpoint import (
     Report,
     check,
@@ -33,14 +33,15 @@ from goldfold.exporter.frontend.trace.reasons import sentence, why
 from goldfold.exporter.ir import dialect
 from goldfold.exporter.ir.program import BATCH, TOKENS, Program
 from goldfold.exporter.system import natives
-from goldfold.golden.tasks import SCORES
+from goldfold.golden.tasks import MULTI, SCORES
 
 Progress = Callable[[str], None]
 Loaded = Callable[[Words], None]
 
 
 class Whole(torch.nn.Module):
-    """The whole model: (input_ids, attention_mask) int64 [B,S] → embedding or logits float32 [B,D].
+    """The whole model: (input_ids, attention_mask) int64 [B,S] → embedding or logits float32 [B,D],
+    or token vectors float32 [B,S,D].
 
     `separator` is the token behind which the second text of a pair begins, for transformers that
     are told so (scoring.py)."""
@@ -144,9 +145,10 @@ def _trace(
     normalized = bool(stages) and isinstance(stages[-1], Normalize)
     contract = Contract(
         model=source.name,
-        output=facts.output,
+        output=TOKEN_EMBEDDINGS if source.task == MULTI else facts.output,
         task=cast("Any", source.task),
         similarity=getattr(model, "similarity_fn_name", None) or "cosine",
+        tokenwise=late.facts_of(model) if source.task == MULTI else None,
         labels=facts.labels,
         activation=facts.activation,
         separator=facts.separator,
@@ -155,7 +157,7 @@ def _trace(
         vocab_size=trunk.get_input_embeddings().num_embeddings,
         pad_id=pad_id,
         normalized=normalized,
-        prompts=dict(model.prompts),
+        prompts={name: prompt or "" for name, prompt in model.prompts.items()},
         default_prompt_name=model.default_prompt_name,
         lengths=longest.by_task,
         truncation_side=lengths.side(model),
@@ -186,6 +188,8 @@ def _whole(model, facts: scoring.Facts) -> Whole:
         if inner is not trunk:
             whole.inside = f"{trunk.base_model_prefix}."
         return whole.eval()
+    if type(model).__name__ == "MultiVectorEncoder":
+        return Whole(trunk, _output_of(model[0]), late.stages_of(model)).eval()
     stages = [s for i in range(1, len(model)) if (s := stage_of(model[i], i)) is not None]
     if getattr(model, "truncate_dim", None) is not None:
         stages.append(Leading(model.truncate_dim))
@@ -195,7 +199,9 @@ def _whole(model, facts: scoring.Facts) -> Whole:
 def _load(source: Source, implementation: str) -> tuple[Any, Report]:
     import sentence_transformers
 
-    kind = "CrossEncoder" if source.task == SCORES else "SentenceTransformer"
+    kind = {SCORES: "CrossEncoder", MULTI: "MultiVectorEncoder"}.get(
+        source.task, "SentenceTransformer"
+    )
     try:
         with _quiet(), attention.registered(1), reported() as report:
             model = getattr(sentence_transformers, kind)(
