@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from goldfold.golden import tokenwise
 from goldfold.golden.errors import GoldenError
 from goldfold.golden.padding import batch_of
-from goldfold.golden import tokenwise
 from goldfold.golden.store import CALLS, NAMED, Case, Goldens
 from goldfold.golden.tasks import EMBEDDING, MULTI, SCORES, gap_error, scale_of
 
@@ -377,9 +377,7 @@ def call(
     if out.shape != wanted:
         raise GoldenError(f"the artifact returned {out.shape} for {ids.shape} tokens, not {wanted}")
     if task == MULTI:
-        return [
-            rows[: len(c.token_ids)].astype(float) for rows, c in zip(out, cases, strict=True)
-        ]
+        return [rows[: len(c.token_ids)].astype(float) for rows, c in zip(out, cases, strict=True)]
     return list(out.astype(np.float64))
 
 

@@ -126,7 +126,7 @@ TOKEN_GATES: dict[str, Gate] = {
     for name, gate in GATES.items()
 }
 """The limits of models that give a vector for each token: those of embeddings, for every token."""
-_BY_TASK = {EMBEDDING: GATES, SCORES: SCORE_GATES, MULTI: TOKEN_GATES}
+BY_TASK = {EMBEDDING: GATES, SCORES: SCORE_GATES, MULTI: TOKEN_GATES}
 
 
 Status = Literal["passed", "proved", "failed"]
@@ -174,7 +174,7 @@ class Verdict:
 
 def gate_for(precision: str, task: str = EMBEDDING) -> Gate:
     """The gate of `precision` for a task. Raises GoldenError for one that has none."""
-    gates = _BY_TASK[task]
+    gates = BY_TASK[task]
     if precision not in gates:
         raise GoldenError(f"no gate for precision {precision!r}; known: {', '.join(gates)}")
     return gates[precision]
@@ -240,6 +240,13 @@ def judge_losses(metrics: Iterable[Metric], precision: str) -> tuple[Reason, ...
                 Reason("retrieval", precision, value=_finite(one.upper), limit=limit, note=note)
             )
     return tuple(reasons)
+
+
+def counts(counted: tokenwise.Counted, goldens: Goldens) -> tuple[Reason, ...]:
+    """The reasons why other tokens of a golden text take part in scores than in the reference.
+    `counted` gives the places of those that do, for token ids and a call."""
+    faults = tokenwise.count_faults(counted, goldens)
+    return tuple(Reason("tokens", text=text, note=note) for text, note in faults)
 
 
 def _coverage(measurement: Measurement, goldens: Goldens) -> Iterator[Reason]:

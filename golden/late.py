@@ -19,8 +19,8 @@ from goldfold.golden.scoring import Asked
 from goldfold.golden.store import LIMITS, Case, Goldens, fingerprint
 from goldfold.golden.tasks import MULTI
 from goldfold.golden.texts import STRIDE, Draft, drafts, sentences
-from goldfold.golden.tokenwise import DOCUMENT, QUERY, RANKED, figures
 from goldfold.golden.tokenizer_file import Ids
+from goldfold.golden.tokenwise import DOCUMENT, QUERY, RANKED, figures
 
 _QUERIES, _DOCUMENTS, _WORDS = 3, 20, 7
 """Queries, the documents that each ranks, and a query's words, taken from one of these."""

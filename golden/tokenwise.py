@@ -16,10 +16,10 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from goldfold.golden.store import Case, Goldens
+from goldfold.golden.store import Goldens
 
-Counted = Callable[[Case], Sequence[int]]
-"""The places of a case's tokens that count in an artifact."""
+Counted = Callable[[Sequence[int], str], Sequence[int]]
+"""(token ids, call) -> the places of the tokens that count in an artifact."""
 
 QUERY, DOCUMENT = "encode_query", "encode_document"
 RANKED = "ranked"
@@ -96,7 +96,7 @@ def count_faults(counted: Counted, goldens: Goldens) -> Iterator[tuple[str, str]
     """Yields the id of each case of which other tokens count in an artifact than in the reference,
     and how they differ."""
     for case in goldens.cases:
-        found, owed = list(counted(case)), case.counted
+        found, owed = list(counted(case.token_ids, case.call)), case.counted
         if found != owed:
             first = min(set(found) ^ set(owed))
             said = "counts and should not" if first in set(found) else "should count and does not"

@@ -19,6 +19,7 @@ from goldfold.exporter.artifact.bundle import (
     open_bundle,
     steadily,
 )
+from goldfold.exporter.artifact.late_encoder import LateEncoder
 from goldfold.exporter.artifact.runnable import WINDOW, Runnable, checked_texts, is_whole
 from goldfold.exporter.artifact.scorer import Scorer
 from goldfold.exporter.contract import Task
@@ -40,7 +41,8 @@ def load(
     check: bool = True,
 ) -> Encoder:
     """Open an artifact folder for use, by any number of threads at a time. The result is an
-    Encoder, or of a model that scores pairs of texts a Scorer (exporter/artifact/scorer.py).
+    Encoder, of a model that scores pairs of texts a Scorer (exporter/artifact/scorer.py), and of
+    one that gives a vector for each token a LateEncoder (exporter/artifact/late_encoder.py).
 
     Args:
         folder: an artifact that `export` wrote.
@@ -85,7 +87,7 @@ def open_encoder(
     except TargetError as error:
         raise TargetError(f"{bundle.path}: {error}") from None
     check_references(bundle.path, manifest)
-    kind = Scorer if manifest.contract.task == "scores" else Encoder
+    kind = {"scores": Scorer, "multi_vector": LateEncoder}.get(manifest.contract.task, Encoder)
     encoder = kind(bundle, processes.opened(processes.Way(bundle, threads, streams, proof)))
     bundle.check_unchanged()
     return cast("Encoder", encoder)

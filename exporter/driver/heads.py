@@ -25,7 +25,9 @@ def check(dims: Sequence[int], full: int, task: str = "embedding") -> tuple[int,
     """Returns `dims`, largest first. Raises UsageError for one that the model does not have, and
     where the model gives no embedding."""
     if dims and task != "embedding":
-        raise UsageError("--dims: the model gives scores, and an embedding alone can be shortened")
+        raise UsageError(
+            "--dims: the model gives no embedding of a text, which alone can be shortened"
+        )
     for dim in dims:
         if not 1 <= dim <= full:
             raise UsageError(f"--dims {dim}: the model has 1 … {full} dimensions")
