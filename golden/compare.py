@@ -20,8 +20,8 @@ from goldfold.golden.store import CALLS, NAMED, Case, Goldens
 from goldfold.golden.tasks import EMBEDDING, MULTI, SCORES, gap_error, scale_of
 
 Run = Callable[[np.ndarray, np.ndarray], np.ndarray]
-"""(ids int64 [B,S], mask int64 [B,S]) -> float32 [B,D], or [B,S,D] of a model that gives a vector for
-each token; the mask is 1 on tokens, 0 on padding."""
+"""(ids int64 [B,S], mask int64 [B,S]) -> float32 [B,D], or [B,S,D] of a model that gives a vector
+for each token; the mask is 1 on tokens, 0 on padding."""
 
 Tokenize = Callable[[list[Any], str], list[list[int]]]
 """(texts, call) -> ids with specials, truncated as the artifact truncates, unpadded. The call is ""

@@ -63,7 +63,8 @@ class Gate:
     interval; None where there is no promise."""
     order: float | None = None
     """Of scores, and of MaxSim: the least nDCG@10 of a query's documents, ranked by the artifact,
-    with fp32's scores as gains. None bounds none: `worst` then decides which documents may change places."""
+    with fp32's scores as gains. None bounds none: `worst` then decides which documents may change
+    places."""
     kind: Literal["distance", "score"] = "distance"
     """The kind of the reasons that name `worst`."""
 

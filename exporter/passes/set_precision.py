@@ -14,6 +14,7 @@ from goldfold.exporter.passes.base import Equality, Pass
 from goldfold.exporter.passes.rewriting import integers
 from goldfold.exporter.passes.rewriting.attention import is_lookup, serves_attention, sums_computed
 from goldfold.exporter.passes.rewriting.headroom import FP16_MAX, HEADROOM
+from goldfold.exporter.passes.rewriting.pattern import normalised
 from goldfold.exporter.passes.rewriting.writer import Writer, append, swap_names
 
 Kind = Literal["fp16", "bf16"]
@@ -49,7 +50,8 @@ class SetPrecision(Pass):
     costs EmbeddingGemma 3e-6 on its worst text); rotary embeddings and their tables (5e-6; position
     2,047 times a frequency has no room in 11 bits); the residual stream, where every rounding would
     be carried to the end (6e-5 against 1e-6 on its most sensitive text); pooling's sums and all
-    ops behind them, one vector per text. `head` "half" takes the linear maps on whole texts too,
+    ops behind them, one vector per text; the division of an L2 normalisation, also of
+    tokens, so that a vector has the length 1. `head` "half" takes the linear maps on whole texts too,
     for hardware whose matrix units have no f32. `part` "attention" is for two kinds in one program.
 
     Integer weights are dequantized in half precision, with their scales: fp16 holds a recipe's
@@ -109,6 +111,33 @@ class SetPrecision(Pass):
             hh = Cast <to: int = 10> (h)
             yh = MatMul(hh, w)
             y = Cast <to: int = 1> (yh)
+        }
+
+    options: a vector for each token
+        kind: fp16
+
+    before: a vector for each token
+        f (float[batch,tokens,4] x, float[4,4] w) => (float[batch,tokens,4] y)
+        {
+            h = MatMul(x, w)
+            last = Constant <value_ints: ints = [-1]> ()
+            n = ReduceL2 <keepdims: int = 1> (h, last)
+            e = Constant <value_float: float = 1e-12> ()
+            c = Clip(n, e)
+            y = Div(h, c)
+        }
+
+    after: a vector for each token
+        f (float[batch,tokens,4] x, float16[4,4] w) => (float[batch,tokens,4] y)
+        {
+            xh = Cast <to: int = 10> (x)
+            hh = MatMul(xh, w)
+            h = Cast <to: int = 1> (hh)
+            last = Constant <value_ints: ints = [-1]> ()
+            n = ReduceL2 <keepdims: int = 1> (h, last)
+            e = Constant <value_float: float = 1e-12> ()
+            c = Clip(n, e)
+            y = Div(h, c)
         }
 
     options: integer weights
@@ -285,6 +314,8 @@ class SetPrecision(Pass):
             return None
         if self.products == "f32" and integers.multiplies_integers(node):
             return None
+        if _lengthens(node):
+            return None
         return None if _is_positional(node) else Half(node, KINDS[self.kind])
 
     def refuses(self, match: Half) -> str | None:
@@ -320,6 +351,16 @@ class SetPrecision(Pass):
         for value in node.outputs:
             if value.dtype == ir.DataType.FLOAT:
                 _widen(value, kind, memo)
+
+
+def _lengthens(node: ir.Node) -> bool:
+    """Returns whether a node is the division of a normalisation, or makes its divisor."""
+    if normalised(node) is not None:
+        return True
+    uses = node.outputs[0].uses()
+    return node.op_type == "Expand" and any(
+        use.idx == 1 and normalised(use.node) is not None for use in uses
+    )
 
 
 def _rms(array: np.ndarray) -> float:

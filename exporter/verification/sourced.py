@@ -273,8 +273,7 @@ def _own(encoder: Encoder, file: TokenizerFile, witness: Witness | None) -> Iter
     pairs = {pair: ids for pair, ids in witness.pairs.items() if len(ids) <= length}
     for call, texts in witness.called.items():
         found = dict(zip(texts, encoder.called(list(texts), call), strict=True))
-        fitting = {text: ids for text, ids in texts.items()}
-        if said := tokenizer_file.first_difference(fitting, found):
+        if said := tokenizer_file.first_difference(texts, found):
             yield Reason("tokenizer", note=f"{call} gives {said}.")
     if pairs:
         found = dict(zip(pairs, encoder.called(list(pairs), PREDICT), strict=True))
