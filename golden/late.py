@@ -42,7 +42,8 @@ def make(asked: Asked, progress: reference.Progress | None = None) -> Goldens:
         )
     if asked.max_length is not None:
         reference.shorten(model, asked.max_length)
-    lengths = reference.lengths_of(model)
+    with reference.quiet():  # of queries that are cut
+        lengths = reference.lengths_of(model)
     _check_company(model, asked)
     plan = _fitting(model, lengths)
     cases: list[Case] = []
@@ -105,7 +106,7 @@ def _ranked() -> Iterator[Draft]:
 
 def _embedded(model: Any, draft: Draft, asked: Asked) -> tuple[Case, np.ndarray]:
     try:
-        with reference.one_thread():
+        with reference.one_thread(), reference.quiet():
             prompt, features, vectors, counts = encode(model, draft)
     except GoldenError:
         raise

@@ -57,6 +57,7 @@ FILES = (_RECORD, _NUMBERS)
 _DEFINING = re.compile(
     r"""
       .+\.safetensors | .+\.bin | .+\.index\.json
+    | artifact\.metadata
     | config\.json | modules\.json
     | config_sentence_transformers\.json | sentence_\w+_config\.json
     | adapter_config\.json | preprocessor_config\.json | processor_config\.json

@@ -24,6 +24,7 @@ DIM = 32
 PROMPTS = {"query": "[Q] ", "document": "[D] "}
 EXPANSION = {"strategy": "fixed", "attend": False, "length": QUERY}
 FAMILIES = ("bert", "roberta", "distilbert", "modernbert")
+_NULL = ("default_prompt_name",)
 _SMALL = {"num_hidden_layers": 2, "max_position_embeddings": LONGEST + 8}
 
 
@@ -62,7 +63,7 @@ def pylate(kind: str, folder: Path, *, attend: bool = False, **more: Any) -> Pat
     words = transformers.AutoTokenizer.from_pretrained(made)
     model = transformers.AutoModel.from_pretrained(made)
     words.add_tokens(["[Q] ", "[D] "])
-    model.resize_token_embeddings(len(words))
+    model.resize_token_embeddings(len(words), mean_resizing=False)
     models._randomise(model, seed=23)
     head = load_file(made / "1_Dense" / "model.safetensors")
     for file in sorted(made.rglob("*"), reverse=True):
@@ -104,7 +105,42 @@ def pylate(kind: str, folder: Path, *, attend: bool = False, **more: Any) -> Pat
         "skiplist_words": list(string.punctuation),
         **more,
     }
+    said = {key: value for key, value in said.items() if value is not None or key in _NULL}
     (made / "config_sentence_transformers.json").write_text(json.dumps(said))
+    return made
+
+
+def stanford(folder: Path, **more: Any) -> Path:
+    """Save the same as Stanford's ColBERT does: a BERT with its projection beside it."""
+    trunk("bert", folder / "model")
+    made = folder / "model"
+    words = transformers.AutoTokenizer.from_pretrained(made)
+    words.add_tokens(["[unused0]", "[unused1]"])
+    model = transformers.AutoModel.from_pretrained(made)
+    model.resize_token_embeddings(len(words), mean_resizing=False)
+    models._randomise(model, seed=31)
+    tensors = {f"bert.{name}": value for name, value in model.state_dict().items()}
+    tensors["linear.weight"] = dense(model.config.hidden_size).linear.weight.detach()
+    for file in made.iterdir():
+        file.unlink()
+    words.save_pretrained(made)
+    save_file(
+        {k: v.contiguous() for k, v in tensors.items()},
+        made / "model.safetensors",
+        {"format": "pt"},
+    )
+    config = {**model.config.to_dict(), "architectures": ["HF_ColBERT"]}
+    (made / "config.json").write_text(json.dumps(config))
+    said = {
+        "query_token_id": "[unused0]",
+        "doc_token_id": "[unused1]",
+        "query_maxlen": QUERY,
+        "doc_maxlen": DOCUMENT,
+        "attend_to_mask_tokens": False,
+        "mask_punctuation": True,
+        **more,
+    }
+    (made / "artifact.metadata").write_text(json.dumps(said))
     return made
 
 

@@ -29,6 +29,11 @@ _MODEL_TYPES = {
     "SparseEncoder": SPARSE,
 }
 
+_PYLATE = "query_prefix"
+"""A setting of config_sentence_transformers.json that only PyLate writes."""
+_STANFORD = "HF_ColBERT"
+"""The class that config.json names where Stanford's ColBERT wrote the model."""
+
 _MODULES = {
     "MLMTransformer": SPARSE,
     "SpladePooling": SPARSE,
@@ -54,7 +59,7 @@ _HEADS = {
     "ForConditionalImageGeneration": IMAGE,
     "ForImageTextToText": IMAGE,
 }
-_ARCHITECTURES = {"HF_ColBERT": LATE, "ColBERT": LATE, "CLIPModel": IMAGE, "SiglipModel": IMAGE}
+_ARCHITECTURES = {"ColBERT": LATE, "CLIPModel": IMAGE, "SiglipModel": IMAGE}
 """Endings, and whole names, of the class that config.json names."""
 
 _TAGS = {
@@ -78,10 +83,13 @@ def task_of(path: Path) -> str:
     that it is a kind of model that goldfold does not export, or none."""
     settings, said = path / "config_sentence_transformers.json", None
     if settings.is_file():
-        said = read_object(settings).get("model_type")
+        stated = read_object(settings)
+        said = stated.get("model_type")
         if said not in _TASKS and said is not None:
             what = _MODEL_TYPES.get(str(said))
             raise _refused(settings, f"model_type is {said!r}" + (f": {what}" if what else ""))
+        if said is None and _PYLATE in stated:  # PyLate, before it wrote a type
+            return MULTI
     if _TASKS.get(said) in (SCORES, MULTI):
         return _TASKS[said]
     if (path / "modules.json").is_file():
@@ -89,6 +97,8 @@ def task_of(path: Path) -> str:
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         if (path / name).is_file():
             raise adapter(path / name)
+    if is_stanford(path):
+        return MULTI
     if (path / "artifact.metadata").is_file():  # Stanford's ColBERT writes it beside its weights
         raise _refused(path / "artifact.metadata", f"the model is {LATE}")
     config = path / "config.json"
@@ -112,6 +122,12 @@ def check_modules(file: Path, types: Sequence[str]) -> None:
         bare = dotted.rpartition(".")[2]
         ours = dotted.startswith("sentence_transformers.")
         kind = LATE if dotted.startswith("pylate.") else _MODULES.get(bare) if ours else None
+        if kind == LATE:
+            raise refusal(
+                f"{file}: its module {bare} ({dotted}) says that the model is {kind}, and "
+                "config_sentence_transformers.json does not; set model_type there to "
+                "'MultiVectorEncoder', or to 'ColBERT' for PyLate's"
+            )
         if kind is not None:
             raise _refused(file, f"its module {bare} ({dotted}) says that the model is {kind}")
 
@@ -122,6 +138,14 @@ def adapter(file: Path) -> Exception:
         f"{file}: the model is an adapter (LoRA or the like) upon another one; merge it, with "
         "peft's merge_and_unload, save the result with its tokenizer, and give that"
     )
+
+
+def is_stanford(path: Path) -> bool:
+    """Returns whether transformers' own files are Stanford's ColBERT, whose projection is among the
+    transformer's weights."""
+    config = path / "config.json"
+    named: Any = read_object(config).get("architectures") if config.is_file() else None
+    return isinstance(named, list) and _STANFORD in named
 
 
 def _scores(config: Path) -> bool:
@@ -144,8 +168,8 @@ def _check_config(file: Path) -> None:
 
 def _refused(file: Path, why: str) -> Exception:
     return refusal(
-        f"{file}: {why}; goldfold exports models that embed texts, with one vector a text, "
-        "and models that score pairs of texts, and does not support this kind"
+        f"{file}: {why}; goldfold exports models that embed texts, with one vector a text or one "
+        "a token, and models that score pairs of texts, and does not support this kind"
     )
 
 

@@ -55,7 +55,7 @@ def read(path: Path, trust_remote_code: bool, task: str = EMBEDDING) -> tuple[Mo
     """
     file = path / LIST
     if not file.is_file():
-        return _made_of(path)[: 1 if task == SCORES else None]
+        return _made_of(path, task)
     entries = read_json(file)
     if not isinstance(entries, list) or not entries:
         raise refusal(f"{file}: must be a list of modules; save the model again")
@@ -92,10 +92,21 @@ def read(path: Path, trust_remote_code: bool, task: str = EMBEDDING) -> tuple[Mo
     return modules
 
 
-def _made_of(path: Path) -> tuple[ModuleSpec, ...]:
+def _made_of(path: Path, task: str) -> tuple[ModuleSpec, ...]:
     """Returns sentence-transformers' modules for a folder without modules.json: a Transformer and
-    pooling, whose mode it chooses by the model (exporter/trace says which)."""
+    pooling, whose mode it chooses by the model (exporter/trace says which); of scores the first
+    alone; of token vectors a projection, which lies among the transformer's weights."""
     base = "sentence_transformers.base.modules.transformer.Transformer"
+    if task == SCORES:
+        return (ModuleSpec(0, "0", "", base),)
+    if task == MULTI:
+        if not model_kinds.is_stanford(path):
+            raise refusal(
+                f"{path}: has no {LIST}, so sentence-transformers would make up a projection; "
+                "save the model again"
+            )
+        dense = "sentence_transformers.base.modules.dense.Dense"
+        return ModuleSpec(0, "0", "", base), ModuleSpec(1, "1", "", dense, configured=False)
     pooling = "sentence_transformers.sentence_transformer.modules.pooling.Pooling"
     return ModuleSpec(0, "0", "", base), ModuleSpec(1, "1", "", pooling, configured=False)
 

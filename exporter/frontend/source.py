@@ -191,7 +191,9 @@ def open_model(
         prompts=prompts,
         default_prompt_name=default_prompt_name,
         weights=tuple(
-            file for f in folders for file in weights.find_weights(path / f, path / f == trunk)
+            file
+            for f in dict.fromkeys(folders)
+            for file in weights.find_weights(path / f, path / f == trunk)
         ),
         licence_files=model_folder.licence_files(path),
         card=card,

@@ -84,6 +84,11 @@ def check_length(contract: Contract, max_length: int | None) -> None:
         raise UsageError(
             f"--max-length is {max_length}; {contract.model} takes 1 … {contract.max_length}"
         )
+    least = contract.tokenwise.query_tokens if contract.tokenwise else 0
+    if max_length is not None and max_length < least:
+        raise UsageError(
+            f"--max-length is {max_length}; {contract.model} fills queries up to {least} tokens"
+        )
 
 
 def goldens_of(opened: Bundle) -> Goldens:

@@ -94,7 +94,10 @@ class OpenVino(Target[OpenVinoOptions]):
         from goldfold.targets.openvino import interop, tokenizer
 
         if contract.task != "embedding":
-            return ("There is no OpenVINO tokenizer of pairs: goldfold or tokenizer.json serves.",)
+            what = "pairs" if contract.task == "scores" else "queries"
+            return (
+                f"There is no OpenVINO tokenizer of {what}: goldfold or tokenizer.json serves.",
+            )
         interop.write(folder, contract, precision, reference)
         under_way = begun if isinstance(begun, tokenizer.Conversion) else None
         ids, more = reference.token_ids, reference.texts

@@ -114,7 +114,8 @@ def _trace(
     progress("loading the model")
     model, report = _load(source, implementation)
     check_shapes(report, source)
-    longest = lengths.settle(model, max_length)
+    with _quiet():  # of queries that are cut, which is what is looked at
+        longest = lengths.settle(model, max_length)
     text = _tokenizer(model)
     pad_id = int(model.tokenizer.pad_token_id or 0)
     plain = longest.by_task.get("", longest.most)
@@ -163,10 +164,8 @@ def _trace(
         truncation_side=lengths.side(model),
     )
     tokens = Tokens(text, contract)
-    if source.task == SCORES:
-        scoring.check(model, tokens, contract)
-    else:
-        lengths.check(model, tokens, contract)
+    with _quiet():
+        (scoring if source.task == SCORES else lengths).check(model, tokens, contract)
     canonical(graph_model, contract.output)
     said = [*longest.notes, *notes]
     return Program(graph_model, contract, text, said, lasting=not longest.borrowed)
@@ -220,6 +219,8 @@ def _load(source: Source, implementation: str) -> tuple[Any, Report]:
         if implementation == attention.NAME:  # mostly a class with its own table of attentions
             raise attention.Refused(f"it does not load with our attention ({said})") from error
         raise ModelError(f"sentence-transformers cannot open {source.path}: {said}") from error
+    if source.task == MULTI and not source.modules[-1].configured:
+        report.unread -= late.PROJECTION
     modality = getattr(model[0], "modality_config", {"text": {}})
     if "text" not in modality or "message" in modality:
         raise ModelError(

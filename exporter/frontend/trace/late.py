@@ -16,6 +16,8 @@ from goldfold.exporter.errors import ModelError
 from goldfold.exporter.frontend.trace.modules import Dense, Normalize
 
 _TOKENS = "token_embeddings"
+PROJECTION = {"linear.weight"}
+"""The tensor of Stanford's ColBERT that is no part of its transformer, and is read as a Dense."""
 
 
 def stages_of(model: Any) -> list[torch.nn.Module]:
