@@ -22,8 +22,8 @@ from goldfold.golden.texts import STRIDE, Draft, drafts, sentences
 from goldfold.golden.tokenizer_file import Ids
 from goldfold.golden.tokenwise import DOCUMENT, QUERY, RANKED, figures
 
-_QUERIES, _DOCUMENTS, _WORDS = 3, 20, 7
-"""Queries, the documents that each ranks, and a query's words, taken from one of these."""
+_WORDS, _DOCUMENTS = (7, 4, 1), 20
+"""The words of each query, taken from one of the documents, and the documents that it ranks."""
 _COMPANY = 1e-3
 """1-cos of a token beside a longer text, above which the model's padding counts."""
 _LONGEST = 1 << 17
@@ -97,9 +97,10 @@ def _ranked() -> Iterator[Draft]:
     """Yields the queries and the documents that they rank."""
     pool = sentences()
     documents = [pool[(STRIDE * at) % len(pool)] for at in range(_DOCUMENTS)]
-    for number in range(_QUERIES):
-        query = " ".join(documents[5 * number + 2].split()[:_WORDS]).rstrip(".,;")
+    for number, words in enumerate(_WORDS):
+        query = " ".join(documents[5 * number + 2].split()[:words]).rstrip(".,;")
         yield Draft(f"query-{number}", RANKED, query, call=QUERY)
+    yield Draft("query-empty", "call", "", call=QUERY)
     for at, document in enumerate(documents):
         yield Draft(f"document-{at}", RANKED, document, call=DOCUMENT)
 

@@ -118,7 +118,8 @@ def read(
     file = TokenizerFile(backend.to_str())
     if task == SCORES:
         return _scoring(model, file)
-    by_call = lengths_of(model)
+    with quiet():
+        by_call = lengths_of(model)
     lengths = {
         "": by_call["encode"],
         "query": by_call["encode_query"],

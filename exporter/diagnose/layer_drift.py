@@ -78,17 +78,22 @@ def _compared(made: Made, goldens: Goldens, stages: Stages) -> tuple[LayerLook, 
 
 def moved(trail: Sequence[tuple[str, str]], program: Program) -> list[str]:
     """Returns the layer that is pooled as it stands, if a pass has moved its gain behind the
-    pooling.
+    pooling, and the one whose tokens are projected as they stand, if its gain went into the
+    projection.
 
     `trail` is as in goldfold.exporter.passes.pipeline.Pipeline.
     """
-    if not any(law == "sink-linear-past-mean" for law, _ in trail):
-        return []
+    laws = {law for law, _ in trail}
+    sunk, folded = "sink-linear-past-mean" in laws, "fold-norm-gain" in laws
     return [
         name
         for name, value in layer_values.leaving(program, numbered).items()
-        if any(_pools(use.node) for use in value.uses())
+        if any(_pools(use.node) and (sunk or (folded and _maps(use.node))) for use in value.uses())
     ]
+
+
+def _maps(node: ir.Node) -> bool:
+    return node.op_type in ("MatMul", "Gemm")
 
 
 def _pools(node: ir.Node) -> bool:

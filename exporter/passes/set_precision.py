@@ -50,9 +50,9 @@ class SetPrecision(Pass):
     costs EmbeddingGemma 3e-6 on its worst text); rotary embeddings and their tables (5e-6; position
     2,047 times a frequency has no room in 11 bits); the residual stream, where every rounding would
     be carried to the end (6e-5 against 1e-6 on its most sensitive text); pooling's sums and all
-    ops behind them, one vector per text; the division of an L2 normalisation, also of
-    tokens, so that a vector has the length 1. `head` "half" takes the linear maps on whole texts too,
-    for hardware whose matrix units have no f32. `part` "attention" is for two kinds in one program.
+    ops behind them, one vector per text; the division of an L2 normalisation, of tokens as well, so
+    that a vector has the length 1. `head` "half" takes the linear maps on whole texts too, for
+    hardware whose matrix units have no f32. `part` "attention" is for two kinds in one program.
 
     Integer weights are dequantized in half precision, with their scales: fp16 holds a recipe's
     scales exactly, so the bits are the same. bf16 does not hold them: there the weights are
