@@ -182,8 +182,6 @@ def encode(
 
 def facts_of(model: Any) -> dict[str, Any]:
     """Returns the contract's facts about token vectors, as the model's own calls show them."""
-    import torch
-
     query = model.preprocess(["one"], task="query")
     filled = query.get("query_expansion_positions")
     places = [] if filled is None else filled[0].nonzero().flatten().tolist()
@@ -194,15 +192,15 @@ def facts_of(model: Any) -> dict[str, Any]:
             "filler": int(query["input_ids"][0, places[0]]),
             "filler_seen": bool(query["attention_mask"][0, places[0]]),
         }
-    vocabulary = torch.arange(int(model[0].auto_model.get_input_embeddings().num_embeddings))
-    every = vocabulary[None]
+    size = int(model[0].auto_model.get_input_embeddings().num_embeddings)
+    every = query["input_ids"].new_tensor([list(range(size))])
     left_out = {}
     for task in ("query", "document"):
-        features = {"input_ids": every, "attention_mask": torch.ones_like(every)}
+        features = {"input_ids": every, "attention_mask": 0 * every + 1}
         for module in model:
             if type(module).__name__ == "MultiVectorMask":
                 features = module(dict(features), task=task)
-        left_out[task] = vocabulary[~features["attention_mask"][0].bool()].tolist()
+        left_out[task] = every[~features["attention_mask"].bool()].tolist()
     return {
         **fill,
         "skipped_in_queries": left_out["query"],

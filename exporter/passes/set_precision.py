@@ -14,7 +14,7 @@ from goldfold.exporter.passes.base import Equality, Pass
 from goldfold.exporter.passes.rewriting import integers
 from goldfold.exporter.passes.rewriting.attention import is_lookup, serves_attention, sums_computed
 from goldfold.exporter.passes.rewriting.headroom import FP16_MAX, HEADROOM
-from goldfold.exporter.passes.rewriting.pattern import normalised
+from goldfold.exporter.passes.rewriting.pattern import is_division_of_norm
 from goldfold.exporter.passes.rewriting.writer import Writer, append, swap_names
 
 Kind = Literal["fp16", "bf16"]
@@ -113,29 +113,24 @@ class SetPrecision(Pass):
             y = Cast <to: int = 1> (yh)
         }
 
-    options: a vector for each token
-        kind: fp16
-
     before: a vector for each token
-        f (float[batch,tokens,4] x, float[4,4] w) => (float[batch,tokens,4] y)
+        f (float[batch,tokens,4] x, float[4,4] w, float e) => (float[batch,tokens,4] y)
         {
             h = MatMul(x, w)
             last = Constant <value_ints: ints = [-1]> ()
             n = ReduceL2 <keepdims: int = 1> (h, last)
-            e = Constant <value_float: float = 1e-12> ()
             c = Clip(n, e)
             y = Div(h, c)
         }
 
     after: a vector for each token
-        f (float[batch,tokens,4] x, float16[4,4] w) => (float[batch,tokens,4] y)
+        f (float[batch,tokens,4] x, float16[4,4] w, float e) => (float[batch,tokens,4] y)
         {
             xh = Cast <to: int = 10> (x)
             hh = MatMul(xh, w)
             h = Cast <to: int = 1> (hh)
             last = Constant <value_ints: ints = [-1]> ()
             n = ReduceL2 <keepdims: int = 1> (h, last)
-            e = Constant <value_float: float = 1e-12> ()
             c = Clip(n, e)
             y = Div(h, c)
         }
@@ -310,11 +305,9 @@ class SetPrecision(Pass):
         if whole and not (self.head == "half" and node.op_type in ("MatMul", "Gemm")):
             return None
         # The residual stream, and where attention is written out also its masked scores.
-        if sums_computed(node):
+        if sums_computed(node) or is_division_of_norm(node):
             return None
         if self.products == "f32" and integers.multiplies_integers(node):
-            return None
-        if _lengthens(node):
             return None
         return None if _is_positional(node) else Half(node, KINDS[self.kind])
 
@@ -351,16 +344,6 @@ class SetPrecision(Pass):
         for value in node.outputs:
             if value.dtype == ir.DataType.FLOAT:
                 _widen(value, kind, memo)
-
-
-def _lengthens(node: ir.Node) -> bool:
-    """Returns whether a node is the division of a normalisation, or makes its divisor."""
-    if normalised(node) is not None:
-        return True
-    uses = node.outputs[0].uses()
-    return node.op_type == "Expand" and any(
-        use.idx == 1 and normalised(use.node) is not None for use in uses
-    )
 
 
 def _rms(array: np.ndarray) -> float:

@@ -30,8 +30,6 @@ def refused(folder: Path, kind: str, culprit: str) -> None:
     [
         ("CrossEncoder", "reranker"),
         ("SparseEncoder", "sparse"),
-        ("MultiVectorEncoder", "late"),
-        ("ColBERT", "late"),
     ],
 )
 def test_type_in_the_settings(folder: Path, model_type: str, kind: str) -> None:
@@ -49,9 +47,7 @@ def test_type_in_the_settings(folder: Path, model_type: str, kind: str) -> None:
         ("sentence_transformers.models.StaticEmbedding", "static"),
         ("sentence_transformers.sparse_encoder.modules.SpladePooling", "sparse"),
         ("sentence_transformers.cross_encoder.modules.LogitScore", "reranker"),
-        ("sentence_transformers.multi_vector_encoder.modules.MultiVectorMask", "late"),
         ("sentence_transformers.models.CLIPModel", "image"),
-        ("pylate.models.Dense.Dense", "late"),
     ],
 )
 def test_module_that_only_such_models_have(folder: Path, dotted: str, kind: str) -> None:
@@ -60,11 +56,23 @@ def test_module_that_only_such_models_have(folder: Path, dotted: str, kind: str)
 
 
 @pytest.mark.parametrize(
+    "dotted",
+    [
+        "sentence_transformers.multi_vector_encoder.modules.MultiVectorMask",
+        "pylate.models.Dense.Dense",
+    ],
+)
+def test_module_of_token_vectors_in_a_model_that_says_otherwise(folder: Path, dotted: str) -> None:
+    set_type(folder, 1, dotted)
+    refuse((dotted, model_kinds.LATE, "set model_type there to 'MultiVectorEncoder'"), folder)
+
+
+@pytest.mark.parametrize(
     ("architecture", "kind"),
     [
         ("BertForSequenceClassification", "reranker"),
         ("DebertaV2ForSequenceClassification", "reranker"),
-        ("HF_ColBERT", "late"),
+        ("ColBERT", "late"),
         ("CLIPModel", "image"),
     ],
 )
