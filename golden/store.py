@@ -376,7 +376,7 @@ def _check(goldens: Goldens, where: str) -> None:
             f"{where}: embeddings are {goldens.embeddings.dtype} {goldens.embeddings.shape},"
             f" not float32 {shape}"
         )
-    usable = np.isfinite(goldens.embeddings).all(axis=1)
+    usable = np.asarray(np.isfinite(goldens.embeddings).all(axis=1))
     if goldens.task != SCORES:
         usable &= goldens.embeddings.any(axis=1)
     counts = [len(c.token_ids) if goldens.task == MULTI else 1 for c in goldens.cases]

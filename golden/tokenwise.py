@@ -31,7 +31,7 @@ def figures(found: np.ndarray, golden: np.ndarray) -> tuple[float, float, float]
     a text, both f64 [S, D]; `found` may have rows of padding below. inf where a vector is not
     finite, or zero, or lacking."""
     found = found[: len(golden)]
-    beyond = (float("inf"),) * 3
+    beyond = (float("inf"), float("inf"), float("inf"))
     if found.shape != golden.shape or not np.isfinite(found).all():
         return beyond
     norms, owed = (np.linalg.norm(rows, axis=1) for rows in (found, golden))
