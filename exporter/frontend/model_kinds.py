@@ -90,8 +90,8 @@ def task_of(path: Path) -> str:
             raise _refused(settings, f"model_type is {said!r}" + (f": {what}" if what else ""))
         if said is None and _PYLATE in stated:  # PyLate, before it wrote a type
             return MULTI
-    if _TASKS.get(said) in (SCORES, MULTI):
-        return _TASKS[said]
+    if _TASKS.get(str(said)) in (SCORES, MULTI):
+        return _TASKS[str(said)]
     if (path / "modules.json").is_file():
         return EMBEDDING
     for name in ("adapter_config.json", "adapter_model.safetensors"):
