@@ -19,6 +19,7 @@ INPUT_IDS = "input_ids"
 ATTENTION_MASK = "attention_mask"
 EMBEDDING = "sentence_embedding"
 LOGITS = "logits"
+TOKEN_EMBEDDINGS = "token_embeddings"
 
 Activation = Literal["identity", "sigmoid", "tanh"]
 """What turns the logits of a score into what `predict` returns."""
@@ -47,6 +48,26 @@ class Frame(Record, frozen=True, kw_only=True):
         return f"{self.before}{query}{self.between}{document}{self.after}"
 
 
+class Tokenwise(Record, frozen=True, kw_only=True):
+    """Of a model that gives a vector for each token: which tokens take part in scores.
+
+    A query shorter than `query_tokens` is filled up with `filler`, and its fillers count; the mask
+    is 1 on them only if `filler_seen`. Tokens that are skipped have vectors as others do, and are
+    left out of scores: those of documents are skipped in texts without a task as well."""
+
+    query_tokens: Annotated[int, Meta(ge=0, le=1 << 31)] = 0
+    """The fewest tokens of a query; 0 where queries are not filled up."""
+    filler: Annotated[int, Meta(ge=0, le=1 << 31)] | None = None
+    filler_seen: bool = False
+    """Whether attention sees the fillers."""
+    skipped_in_queries: tuple[Annotated[int, Meta(ge=0, le=1 << 31)], ...] = ()
+    skipped_in_documents: tuple[Annotated[int, Meta(ge=0, le=1 << 31)], ...] = ()
+
+    def __post_init__(self) -> None:
+        if (self.filler is None) != (self.query_tokens == 0):
+            raise ValueError("query_tokens and filler are set together")
+
+
 class Contract(Record, frozen=True, kw_only=True):
     """The contract of an artifact with its caller. Every manifest contains it."""
 
@@ -56,17 +77,21 @@ class Contract(Record, frozen=True, kw_only=True):
     """Each is int64[batch, tokens]; the mask is 1 where a token is real, and padding is on the
     right."""
     output: str = EMBEDDING
-    """float32[batch, dim]."""
-    task: Literal["embedding", "scores", "sparse"] = "embedding"
-    """What the output is: the embedding of a text, or the logits of a pair of texts, one a label,
-    or a text's weights, one a token of a vocabulary."""
+    """float32[batch, dim]; of `multi_vector` float32[batch, tokens, dim]."""
+    task: Literal["embedding", "scores", "sparse", "multi_vector"] = "embedding"
+    """What the output is: the embedding of a text, the logits of a pair of texts, one a label, a
+    text's weights, one a token of a vocabulary, or a vector for each token of a text."""
     route: str = ""
     """Of a model with several routes: the one that the graph computes, mostly `query` or
     `document`."""
     labels: tuple[str, ...] = ()
     """The names of the logits, in their order; empty where the model names none."""
-    similarity: Literal["cosine", "dot", "euclidean", "manhattan"] = "cosine"
+    similarity: Literal["cosine", "dot", "euclidean", "manhattan", "maxsim", "meanmaxsim"] = (
+        "cosine"
+    )
     """How the model compares two embeddings."""
+    tokenwise: Tokenwise | None = None
+    """Of token vectors: which of them count."""
     activation: Activation = "identity"
     """Of scores: what `predict` applies to the logits."""
     separator: Annotated[int, Meta(ge=0, le=1 << 31)] | None = None
@@ -99,6 +124,13 @@ class Contract(Record, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if self.labels and len(self.labels) != self.dim:
             raise ValueError(f"{len(self.labels)} labels name {self.dim} logits")
+        if (self.task == "multi_vector") != (self.tokenwise is not None):
+            raise ValueError("tokenwise belongs to the task multi_vector")
+        if self.tokenwise and self.tokenwise.query_tokens > self.length_of("query"):
+            raise ValueError(
+                f"queries are filled up to {self.tokenwise.query_tokens} tokens, and hold "
+                f"{self.length_of('query')}"
+            )
         if len(set(self.heads)) != len(self.heads) or not all(0 < n < self.dim for n in self.heads):
             raise ValueError(
                 f"heads are {self.heads}, and must be sizes below {self.dim}, each once"

@@ -86,12 +86,13 @@ def measure(
     0 leaves that out. Raises GoldenError when `run` returns the wrong shape.
     """
     reference, reading = reference_rows(goldens, dims), reading_for(goldens)
-    sequences = [case.token_ids for case in goldens.cases]
+    cases, shape = goldens.cases, (dims or goldens.dim, goldens.task)
+    sequences = [case.token_ids for case in cases]
     plan = list(batches([len(ids) for ids in sequences], tokens_of(goldens)))
     total = len(plan) + bool(threads)
     found: list[Called] = []
     for done, (name, rows) in enumerate(plan, start=1):
-        made = call(run, [sequences[row] for row in rows], pad_id, reference.shape[1])
+        made = call(run, [cases[row] for row in rows], pad_id, *shape)
         for place, (row, embedding) in enumerate(zip(rows, made, strict=True)):
             way = f"row {place} of {name}"
             found.append(Called(goldens.cases[row].id, way, reading(embedding, reference[row])))
@@ -101,7 +102,7 @@ def measure(
         order = _threaded(sequences, threads)
 
         def one(row: int) -> Called:
-            (embedding,) = call(run, [sequences[row]], pad_id, reference.shape[1])
+            (embedding,) = call(run, [cases[row]], pad_id, *shape)
             way = f"alone, in {threads} threads"
             return Called(goldens.cases[row].id, way, reading(embedding, reference[row]))
 
@@ -109,9 +110,7 @@ def measure(
             found += pool.map(one, order)
         if progress is not None:
             progress(f"{threads} threads", total, total)
-    return Ways(
-        tuple(found), reference.shape[1], goldens.normalized, goldens.task, goldens.rounding
-    )
+    return Ways(tuple(found), shape[0], goldens.normalized, goldens.task, goldens.rounding)
 
 
 def batches(

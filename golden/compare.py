@@ -7,19 +7,31 @@ file.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from goldfold.golden.batching import crowd_of, tokens_of
+from goldfold.golden import tokenwise
+from goldfold.golden.batching import crowd_of, mixed_batches, tokens_of
 from goldfold.golden.errors import GoldenError
-from goldfold.golden.store import CALLS, NAMED, Goldens
-from goldfold.golden.tasks import SCORES, SPARSE, gap_error, least_of, scale_of, strays
+from goldfold.golden.padding import batch_of
+from goldfold.golden.store import CALLS, NAMED, Case, Goldens
+from goldfold.golden.tasks import (
+    EMBEDDING,
+    MULTI,
+    SCORES,
+    SPARSE,
+    gap_error,
+    least_of,
+    scale_of,
+    strays,
+)
 
 Run = Callable[[np.ndarray, np.ndarray], np.ndarray]
-"""(ids int64 [B,S], mask int64 [B,S]) -> float32 [B,D]; the mask is 1 on tokens, 0 on padding."""
+"""(ids int64 [B,S], mask int64 [B,S]) -> float32 [B,D], or [B,S,D] of a model that gives a vector
+for each token; the mask is 1 on tokens, 0 on padding."""
 
 Tokenize = Callable[[list[Any], str], list[list[int]]]
 """(texts, call) -> ids with specials, truncated as the artifact truncates, unpadded. The call is ""
@@ -30,11 +42,8 @@ Progress = Callable[[str, int, int], None]
 """Called with (what ran, calls done, calls in all) after each call of the artifact."""
 
 
-RANKED = "ranked"
+RANKED = tokenwise.RANKED
 """The kind of the pairs whose first text is a query, and the second one of its documents."""
-_PAIRS = 1 << 25
-"""Pairs of tokens in a batch: where attention is not fused, each head has one f32 score per pair,
-which takes 2 GiB for 16 heads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +63,8 @@ class Reading:
 
     `distance` is 1-cos, `norm_error` is | ||e||/||g|| - 1 |, `delta` is max |e_k - g_k|. Of scores,
     `distance` is max |e_k - g_k| on the goldens' scale (tasks.py), and `norm_error` is 0. Of sparse
-    vectors, `strays` is the number of entries that are zero in one of e and g alone.
+    vectors, `strays` is the number of entries that are zero in one of e and g alone. Of token
+    vectors, each figure is that of the worst token.
     """
 
     distance: float
@@ -94,8 +104,9 @@ class Measurement:
     similarity_padded: float
     pairs: tuple[tuple[float, float], ...] = ()
     """For plots: (g_i.g_j, e_i.e_j - g_i.g_j) of a drawn sample of pairs, texts run alone."""
-    embeddings: np.ndarray | None = field(default=None, compare=False, repr=False)
-    """f64 [N, dim] of the texts run alone; not part of a record."""
+    embeddings: Any = field(default=None, compare=False, repr=False)
+    """f64 [N, dim] of the texts run alone, or a list of [tokens, dim]; not part of a record. None
+    where nothing was kept."""
 
     @property
     def longest(self) -> int:
@@ -197,31 +208,33 @@ def measure(
     exceeds the goldens.
     """
     reference, read = reference_rows(goldens, dims), reading_for(goldens)
-    sequences = [case.token_ids for case in goldens.cases]
-    lengths = [len(ids) for ids in sequences]
+    cases, shape = goldens.cases, (dims or goldens.dim, goldens.task)
+    lengths = [len(case.token_ids) for case in cases]
     room = tokens_of(goldens)
     batches = mixed_batches(lengths, most=room)
     many = crowd_of(lengths, room)
-    total = len(sequences) + len(batches) + bool(many)
+    total = len(cases) + len(batches) + bool(many)
 
-    alone, padded = np.empty_like(reference), np.empty_like(reference)
-    for row, case in enumerate(goldens.cases):
-        alone[[row]] = call(run, [case.token_ids], pad_id, reference.shape[1])
+    ran: dict[int, np.ndarray] = {}
+    for row, case in enumerate(cases):
+        (ran[row],) = call(run, [case], pad_id, *shape)
         if progress is not None:
             progress(case.id, row + 1, total)
+    alone = _in_order(ran, goldens)
     for number, rows in enumerate(batches, start=1):
-        padded[list(rows)] = call(run, [sequences[r] for r in rows], pad_id, reference.shape[1])
+        ran |= zip(rows, call(run, [cases[r] for r in rows], pad_id, *shape), strict=True)
         if progress is not None:
-            progress(f"padded batch {number}", len(sequences) + number, total)
-    crowd = padded.copy()
+            progress(f"padded batch {number}", len(cases) + number, total)
+    padded = _in_order(ran, goldens)
     if many:  # more rows at once than any of the other batches has
-        crowd[many] = call(run, [sequences[r] for r in many], pad_id, reference.shape[1])
+        ran |= zip(many, call(run, [cases[r] for r in many], pad_id, *shape), strict=True)
         if progress is not None:
             progress(f"{len(many)} texts at once", total, total)
+    crowd = _in_order(ran, goldens)
 
     return Measurement(
         model=goldens.model,
-        dim=reference.shape[1],
+        dim=shape[0],
         normalized=goldens.normalized,
         rows=tuple(
             TextRow(c.id, len(c.token_ids), read(a, g), _worse(read(p, g), read(q, g)))
@@ -229,45 +242,29 @@ def measure(
         ),
         similarity_alone=_between(alone, reference, goldens),
         similarity_padded=max(_between(rows, reference, goldens) for rows in (padded, crowd)),
-        pairs=() if goldens.task in (SCORES, SPARSE) else sampled_pairs(alone, reference),
+        pairs=sampled_pairs(alone, reference) if goldens.task == EMBEDDING else (),
         embeddings=alone,
     )
 
 
-def reference_rows(goldens: Goldens, dims: int | None = None) -> np.ndarray:
+def _in_order(ran: Mapping[int, np.ndarray], goldens: Goldens) -> Any:
+    rows = [ran[row] for row in range(len(goldens.cases))]
+    return rows if goldens.task == MULTI else np.stack(rows)
+
+
+def reference_rows(goldens: Goldens, dims: int | None = None) -> Any:
     """Returns the goldens, f64 [N, dims]: their first `dims` components, normalised again if the
-    model normalises. Raises GoldenError where `dims` exceeds the goldens."""
+    model normalises; of token vectors a list of [tokens, dims]. Raises GoldenError where `dims`
+    exceeds the goldens."""
+    if goldens.task == MULTI and dims in (None, goldens.dim):
+        return [goldens.row(at).astype(np.float64) for at in range(len(goldens.cases))]
     reference = goldens.embeddings.astype(np.float64)
     if dims is None or dims == goldens.dim:
         return reference
-    if not 0 < dims < goldens.dim:
+    if not 0 < dims < goldens.dim or goldens.task == MULTI:
         raise GoldenError(f"goldens of {goldens.dim} dimensions cannot judge {dims}")
     reference = reference[:, :dims]
     return unit(reference) if goldens.normalized else reference
-
-
-def mixed_batches(
-    lengths: Sequence[int], size: int = 4, most: int | None = None
-) -> list[tuple[int, ...]]:
-    """Deal all texts into batches of at most `size`, half from the long end, half from the short.
-
-    Padding does harm where a long text stands beside a short one (whole attention rows see only
-    padding). Taking the long ones two by two keeps the padded total small, since a batch costs its
-    longest text. Very long ones go by themselves: memory grows with their square. `most` bounds the
-    tokens of a batch.
-    """
-    order = sorted(range(len(lengths)), key=lambda i: lengths[i])
-    batches = []
-    while order:
-        longest = max(lengths[order[-1]], 1)
-        rows = min(size, _PAIRS // longest**2, size if most is None else most // longest)
-        rows = max(1, rows)
-        long = [order.pop() for _ in range(min(rows - rows // 2, len(order)))]
-        short = [order.pop(0) for _ in range(min(rows // 2, len(order)))]
-        # Alternating rows, so that neither kind always comes first.
-        paired = [r for pair in zip(long, short, strict=False) for r in pair]
-        batches.append((*paired, *long[len(short) :], *short[len(long) :]))
-    return batches
 
 
 def reading(embedding: np.ndarray, golden: np.ndarray) -> Reading:
@@ -292,7 +289,10 @@ def reading(embedding: np.ndarray, golden: np.ndarray) -> Reading:
 
 
 def reading_for(goldens: Goldens) -> Callable[[np.ndarray, np.ndarray], Reading]:
-    """Returns the comparison of one result with its golden, both f64 [D], for the goldens' task."""
+    """Returns the comparison of one result with its golden, both f64 [D], or [S, D], for the
+    goldens' task."""
+    if goldens.task == MULTI:
+        return lambda found, golden: Reading(*tokenwise.figures(found, golden))
     if goldens.task == SPARSE:
         least = least_of(goldens.embeddings, goldens.rounding)
         return lambda e, g: replace(reading(e, g), strays=strays(e, g, least))
@@ -319,7 +319,9 @@ def rankings(goldens: Goldens) -> list[list[int]]:
     return [rows for rows in found.values() if len(rows) > 1]
 
 
-def _between(found: np.ndarray, reference: np.ndarray, goldens: Goldens) -> float:
+def _between(found: Any, reference: Any, goldens: Goldens) -> float:
+    if goldens.task == MULTI:
+        return tokenwise.similarity_error(found, reference, goldens)
     if goldens.task == SCORES:
         return gap_error(found, reference, rankings(goldens), scale_of(goldens.embeddings))
     return similarity_error(found, reference)
@@ -361,20 +363,18 @@ def unit(rows: np.ndarray) -> np.ndarray:
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
-def call(run: Run, sequences: Sequence[Sequence[int]], pad_id: int, dim: int) -> np.ndarray:
-    """Run one right-padded batch; float64 [B, dim]."""
-    longest = max(len(ids) for ids in sequences)
-    ids = np.full((len(sequences), longest), pad_id, dtype=np.int64)
-    mask = np.zeros_like(ids)
-    for row, sequence in enumerate(sequences):
-        ids[row, : len(sequence)] = sequence
-        mask[row, : len(sequence)] = 1
+def call(
+    run: Run, cases: Sequence[Case], pad_id: int, dim: int, task: str = EMBEDDING
+) -> list[np.ndarray]:
+    """Run one right-padded batch; float64 [dim] a case, or [its tokens, dim]."""
+    ids, mask = batch_of(cases, pad_id)
     out = np.asarray(run(ids, mask))
-    if out.shape != (len(sequences), dim):
-        raise GoldenError(
-            f"the artifact returned {out.shape} for {ids.shape} tokens, not {(len(sequences), dim)}"
-        )
-    return out.astype(np.float64)
+    wanted = (*ids.shape, dim) if task == MULTI else (len(cases), dim)
+    if out.shape != wanted:
+        raise GoldenError(f"the artifact returned {out.shape} for {ids.shape} tokens, not {wanted}")
+    if task == MULTI:
+        return [rows[: len(c.token_ids)].astype(float) for rows, c in zip(out, cases, strict=True)]
+    return list(out.astype(np.float64))
 
 
 def _worse(one: Reading, other: Reading) -> Reading:

@@ -39,12 +39,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
-from goldfold.golden.compare import Measurement, TokenFault, rankings
+import numpy as np
+
+from goldfold.golden import tokenwise
+from goldfold.golden.compare import Measurement, TokenFault, rankings, reference_rows
 from goldfold.golden.errors import GoldenError
 from goldfold.golden.metrics import RETRIEVAL, Metric
 from goldfold.golden.reasons import Reason
 from goldfold.golden.store import Goldens
-from goldfold.golden.tasks import EMBEDDING, SCORES, SPARSE, ndcg, scale_of, turned
+from goldfold.golden.tasks import EMBEDDING, MULTI, SCORES, SPARSE, ndcg, scale_of, turned
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +62,9 @@ class Gate:
     """Bounds the share of fp32's nDCG@10 that retrieval loses, as the upper end of its 95 %
     interval; None where there is no promise."""
     order: float | None = None
-    """Of scores: the least nDCG@10 of a query's documents, ranked by the artifact, with fp32's
-    scores as gains. None bounds none: `worst` then decides which documents may change places."""
+    """Of scores, and of MaxSim: the least nDCG@10 of a query's documents, ranked by the artifact,
+    with fp32's scores as gains. None bounds none: `worst` then decides which documents may change
+    places."""
     nonzeros: bool = False
     """Of sparse vectors: whether the same entries must be non-zero. Coarser rounding than f32's
     moves weights near zero across it."""
@@ -128,6 +132,19 @@ promise of retrieval, which is not judged. fp32 keeps each weight that is larger
 (golden/tasks.py, `least_of`)."""
 
 
+TOKEN_GATES: dict[str, Gate] = {
+    name: replace(gate, mean=None, loss=None, order=SCORE_GATES[name].order)
+    for name, gate in GATES.items()
+}
+"""The limits of models that give a vector for each token: those of embeddings, for every token."""
+BY_TASK = {
+    EMBEDDING: GATES,
+    SCORES: SCORE_GATES,
+    SPARSE: SPARSE_GATES,
+    MULTI: TOKEN_GATES,
+}
+
+
 Status = Literal["passed", "proved", "failed"]
 WORDS: dict[Status, str] = {"passed": "PASS", "proved": "PROVED", "failed": "FAIL"}
 """The word for each status, in tables and reports."""
@@ -173,7 +190,7 @@ class Verdict:
 
 def gate_for(precision: str, task: str = EMBEDDING) -> Gate:
     """The gate of `precision` for a task. Raises GoldenError for one that has none."""
-    gates = {SCORES: SCORE_GATES, SPARSE: SPARSE_GATES}.get(task, GATES)
+    gates = BY_TASK[task]
     if precision not in gates:
         raise GoldenError(f"no gate for precision {precision!r}; known: {', '.join(gates)}")
     return gates[precision]
@@ -253,6 +270,13 @@ def judge_losses(metrics: Iterable[Metric], precision: str) -> tuple[Reason, ...
     return tuple(reasons)
 
 
+def counts(counted: tokenwise.Counted, goldens: Goldens) -> tuple[Reason, ...]:
+    """The reasons why other tokens of a golden text take part in scores than in the reference.
+    `counted` gives the places of those that do, for token ids and a call."""
+    faults = tokenwise.count_faults(counted, goldens)
+    return tuple(Reason("tokens", text=text, note=note) for text, note in faults)
+
+
 def _coverage(measurement: Measurement, goldens: Goldens) -> Iterator[Reason]:
     return (Reason("goldens", note=note) for note in _uncovered(measurement, goldens))
 
@@ -318,24 +342,40 @@ def _order(
     """Documents that change places although fp32 scores them further apart than two errors, and
     queries whose order loses more than the gate allows."""
     found = measurement.embeddings
-    if goldens.task != SCORES or found is None or len(found) != len(goldens.cases):
+    if goldens.task == EMBEDDING or found is None or len(found) != len(goldens.cases):
         return
+    if goldens.task == MULTI:
+        gap, ranked = 2 * gate.similarity, _by_maxsim(found, goldens)
+    else:
+        gap = 2 * gate.worst * scale_of(goldens.embeddings)
+        ranked = _by_label(found, goldens)
+    for query, ids, e, g in ranked:
+        if (pair := next(turned(e, g, gap), None)) is not None:
+            one, other = (ids[at] for at in pair)
+            note = f"{other} is ranked before {one}, which fp32 ranks first for {query[:40]!r}."
+            yield Reason("order", precision, text=one, note=note)
+        elif gate.order is not None and not (kept := ndcg(e, g)) >= gate.order:
+            note = (
+                f"The order of the documents for {query[:40]!r} keeps nDCG@10 {kept:.4f} of"
+                f" fp32's, under the {precision} limit of {gate.order}."
+            )
+            yield Reason("order", precision, value=kept, limit=gate.order, note=note)
+
+
+_Ranked = tuple[str, list[str], np.ndarray, np.ndarray]
+"""A query, the ids of its documents, and their scores in an artifact and in fp32."""
+
+
+def _by_label(found: np.ndarray, goldens: Goldens) -> Iterator[_Ranked]:
     golden = goldens.embeddings.astype(float)
-    gap = 2 * gate.worst * scale_of(golden)
     for rows in rankings(goldens):
-        query = goldens.cases[rows[0]].text
+        ids = [goldens.cases[row].id for row in rows]
         for label in range(golden.shape[1]):
-            e, g = found[rows, label], golden[rows, label]
-            if (pair := next(turned(e, g, gap), None)) is not None:
-                one, other = (goldens.cases[rows[at]].id for at in pair)
-                note = f"{other} is ranked before {one}, which fp32 ranks first for {query[:40]!r}."
-                yield Reason("order", precision, text=one, note=note)
-            elif gate.order is not None and not (kept := ndcg(e, g)) >= gate.order:
-                note = (
-                    f"The order of the documents for {query[:40]!r} keeps nDCG@10 {kept:.4f} of"
-                    f" fp32's, under the {precision} limit of {gate.order}."
-                )
-                yield Reason("order", precision, value=kept, limit=gate.order, note=note)
+            yield goldens.cases[rows[0]].text, ids, found[rows, label], golden[rows, label]
+
+
+def _by_maxsim(found: Sequence[np.ndarray], goldens: Goldens) -> Iterator[_Ranked]:
+    return tokenwise.rankings(found, reference_rows(goldens), goldens)
 
 
 def _finite(value: float | None) -> float | None:

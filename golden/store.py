@@ -12,19 +12,20 @@ import io
 import json
 import math
 import os
-import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from goldfold.golden import triplets
 from goldfold.golden.errors import GoldenError
-from goldfold.golden.tasks import EMBEDDING, SCORES, SPARSE, TASKS
+from goldfold.golden.identity import defines as defines
+from goldfold.golden.identity import fingerprint
+from goldfold.golden.tasks import EMBEDDING, MULTI, SCORES, SPARSE, TASKS
 
 FORMAT = 1
 CALLS = ("encode", "encode_query", "encode_document", "predict")
@@ -55,26 +56,6 @@ _TOKENS = 1 << 20
 FILES = (_RECORD, _NUMBERS)
 """All files of a folder of goldens."""
 
-# Files that define the function of a SentenceTransformer folder: weights, configurations, the
-# tokenizer, and its own code. Matched against the file's name, in any folder.
-_DEFINING = re.compile(
-    r"""
-      .+\.safetensors | .+\.bin | .+\.index\.json
-    | config\.json | modules\.json | router_config\.json
-    | config_sentence_transformers\.json | sentence_\w+_config\.json
-    | adapter_config\.json | preprocessor_config\.json | processor_config\.json
-    | tokenizer.*\.json | special_tokens_map\.json | added_tokens\.json
-    | vocab\.(txt|json) | merges\.txt | .+\.model | .+\.spm | .+\.bpe
-    | .+\.jinja | .+\.tiktoken
-    | .+\.py
-    """,
-    re.VERBOSE,
-)
-# Names that match the above but do not define the function: leftovers of training.
-_TRAINING = re.compile(r"training_args\.bin|optimizer.*\.bin|scheduler.*\.bin|train_script\.py")
-# Other forms of the same model, which a download may have or leave out.
-_EXPORTS = re.compile(r"onnx|openvino|coreml|gguf|openvino_.+", re.IGNORECASE)
-
 
 @dataclass(frozen=True, slots=True)
 class Case:
@@ -94,6 +75,16 @@ class Case:
     call: str = ""
     pair: str = ""
     """The second text of a pair."""
+    unseen: int = 0
+    """Of token vectors: how many of the last tokens attention does not see."""
+    skipped: tuple[int, ...] = ()
+    """Of token vectors: the places of tokens that take no part in scores."""
+
+    @property
+    def counted(self) -> list[int]:
+        """The places of the tokens whose vectors take part in scores."""
+        left_out = frozenset(self.skipped)
+        return [at for at in range(len(self.token_ids)) if at not in left_out]
 
     @property
     def input(self) -> str | tuple[str, str]:
@@ -122,7 +113,8 @@ class Goldens:
     prompts: Mapping[str, str] = field(default_factory=dict)
     task: str = EMBEDDING
     """What the model gives (golden/tasks.py). Of `scores`, `embeddings` holds the logits. Of
-    `sparse`, the numbers lie on disk as triplets where these are fewer (triplets.py)."""
+    `sparse`, the numbers lie on disk as triplets where these are fewer (triplets.py). Of
+    `multi_vector` it is float32 [tokens of all cases, dim], a row for each token."""
     rounding: float = 0.0
     """Of scores and sparse vectors: how far the reference's own f32 is from f64, at worst, on the
     scale of the numbers."""
@@ -132,29 +124,25 @@ class Goldens:
         """The tokens of the longest text."""
         return max((len(case.token_ids) for case in self.cases), default=0)
 
+    def row(self, place: int) -> np.ndarray:
+        """The result of one case: float32 [dim], or [tokens, dim] of a model that gives a vector
+        for each token."""
+        if self.task != MULTI:
+            return self.embeddings[place]
+        start = sum(len(case.token_ids) for case in self.cases[:place])
+        return self.embeddings[start : start + len(self.cases[place].token_ids)]
+
     def within(self, length: int) -> Goldens:
         """The goldens of at most `length` tokens, which an artifact of that static length can read.
 
         The artifact would cut longer ones and the reference would not, so they do not compare.
         """
         rows = [i for i, case in enumerate(self.cases) if len(case.token_ids) <= length]
-        return replace(
-            self, cases=tuple(self.cases[i] for i in rows), embeddings=self.embeddings[rows]
-        )
-
-
-def defines(path: str) -> bool:
-    """Whether the file at `path` (posix, relative to the model's folder) defines the function."""
-    pure = PurePosixPath(path)
-    if any(part.startswith(".") or _EXPORTS.fullmatch(part) for part in pure.parts):
-        return False
-    return bool(_DEFINING.fullmatch(pure.name)) and not _TRAINING.fullmatch(pure.name)
-
-
-def fingerprint(digests: Mapping[str, str]) -> str:
-    """sha256 over the sorted lines "path sha256", one per defining file: a model's identity."""
-    lines = "".join(f"{path} {digest}\n" for path, digest in sorted(digests.items()))
-    return hashlib.sha256(lines.encode()).hexdigest()
+        kept: Any = self.embeddings[rows]
+        if self.task == MULTI:
+            some = [self.row(i) for i in rows]
+            kept = np.concatenate(some) if some else self.embeddings[:0]
+        return replace(self, cases=tuple(self.cases[i] for i in rows), embeddings=kept)
 
 
 def save(goldens: Goldens, folder: Path) -> None:
@@ -194,6 +182,8 @@ def save(goldens: Goldens, folder: Path) -> None:
                 "token_ids": " ".join(map(str, case.token_ids)),
                 **({"call": case.call} if case.call else {}),
                 **({"pair": case.pair} if case.call == PREDICT else {}),
+                **({"unseen": case.unseen} if case.unseen else {}),
+                **({"skipped": " ".join(map(str, case.skipped))} if case.skipped else {}),
             }
             for case in goldens.cases
         ],
@@ -323,7 +313,14 @@ def _case(entry: dict[str, Any]) -> Case:
     if call and call not in CALLS:
         raise ValueError(f"'call' is {call!r}, none of {', '.join(CALLS)}")
     pair = _typed(entry, "pair", str) if call == PREDICT else ""
-    return Case(**strings, token_ids=ids, call=call, pair=pair)
+    unseen = _typed(entry, "unseen", int) if "unseen" in entry else 0
+    skipped = _typed(entry, "skipped", str) if "skipped" in entry else ""
+    if skipped.count(" ") > len(ids):
+        raise ValueError("more tokens are left out than a text has")
+    places = tuple(int(one) for one in skipped.split(" ")) if skipped else ()
+    if not 0 <= unseen < max(len(ids), 1) or not set(places) < set(range(len(ids) + 1)):
+        raise ValueError("tokens are unseen or left out that the text does not have")
+    return Case(**strings, token_ids=ids, call=call, pair=pair, unseen=unseen, skipped=places)
 
 
 def _task(said: Any) -> str:
@@ -366,12 +363,17 @@ def _check(goldens: Goldens, where: str) -> None:
             )
     if not 0.0 <= goldens.rounding <= ROUNDING:
         raise GoldenError(f"{where}: 'rounding' is {goldens.rounding}, not 0 to {ROUNDING}")
-    shape = (len(goldens.cases), goldens.dim)
+    tokens = sum(len(case.token_ids) for case in goldens.cases)
+    shape = (tokens if goldens.task == MULTI else len(goldens.cases), goldens.dim)
     if goldens.embeddings.shape != shape or goldens.embeddings.dtype != np.float32:
         raise GoldenError(
             f"{where}: embeddings are {goldens.embeddings.dtype} {goldens.embeddings.shape},"
             f" not float32 {shape}"
         )
-    for case, row in zip(goldens.cases, goldens.embeddings, strict=True):
-        if not np.isfinite(row).all() or (goldens.task != SCORES and not row.any()):
+    usable = np.asarray(np.isfinite(goldens.embeddings).all(axis=1))
+    if goldens.task != SCORES:
+        usable &= goldens.embeddings.any(axis=1)
+    counts = [len(c.token_ids) if goldens.task == MULTI else 1 for c in goldens.cases]
+    for case, end, count in zip(goldens.cases, np.cumsum(counts), counts, strict=True):
+        if not usable[end - count : end].all():
             raise GoldenError(f"{where}: the embedding of {case.id!r} is not finite, or zero")

@@ -5,6 +5,7 @@
 | `embedding` | a text | a vector [D] | 1−cos |
 | `scores` | a pair of texts | a logit for each label [L] | the logits' error, on a scale |
 | `sparse` | a text | a weight for each token of a vocabulary [V] | 1−cos, and the non-zeros |
+| `multi_vector` | a text | a vector for each token [S, D] | 1−cos of each token |
 
 The scale of scores is the largest logit of the goldens, and at least 1: a logit is a sum whose
 rounding follows the size of what is summed, not that of the result.
@@ -16,13 +17,14 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-EMBEDDING, SCORES, SPARSE = "embedding", "scores", "sparse"
-TASKS = (EMBEDDING, SCORES, SPARSE)
+EMBEDDING, SCORES, SPARSE, MULTI = "embedding", "scores", "sparse", "multi_vector"
+TASKS = (EMBEDDING, SCORES, SPARSE, MULTI)
 
 QUANTITY: Mapping[str, str] = {
     EMBEDDING: "1−cos",
     SCORES: "logit error",
     SPARSE: "1−cos",
+    MULTI: "1−cos of a token",
 }
 """The measured quantity of each task, in words."""
 

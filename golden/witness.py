@@ -7,17 +7,17 @@ through the call that users make.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 
-from goldfold.golden import scoring, sparse, tables
+from goldfold.golden import late, scoring, sparse, tables
 from goldfold.golden.errors import GoldenError
 from goldfold.golden.framing import tokenizer_of
 from goldfold.golden.reference import lengths_of, open_reference, quiet, shorten
-from goldfold.golden.tasks import EMBEDDING, SCORES, SPARSE
+from goldfold.golden.tasks import EMBEDDING, MULTI, SCORES, SPARSE
 from goldfold.golden.tokenizer_file import Ids, TokenizerFile, first_difference
 
 if TYPE_CHECKING:
@@ -29,8 +29,10 @@ _BATCH = 256
 """Texts in one call of sentence-transformers, which pads them."""
 _PAIRS, _PAIRED = 2_000, 200
 """Number of drawn pairs, and the letters of their longest text."""
-_IDENTITY = ("Dropout",)
-"""Modules that change nothing at inference."""
+_IDENTITY = ("Dropout", "MultiVectorMask")
+"""Modules that change no number at inference."""
+_CALLED = 400
+"""Number of drawn texts that go through the calls of queries and documents."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,9 @@ class Witness:
     """Drawn pairs of texts and their ids, uncut, where the model takes pairs."""
     facts: Mapping[str, Any]
     """The fields of an artifact's contract that do not depend on what an export asks for."""
+    called: Mapping[str, Mapping[str, Ids]] = field(default_factory=dict)
+    """Of token vectors: drawn texts and the ids that `encode_query` and `encode_document` make of
+    them, by call."""
 
     @property
     def longest(self) -> int:
@@ -120,7 +125,8 @@ def read(
         file = TokenizerFile(sparse.tokenizer_of(model, backend.to_str()))
     else:
         file = TokenizerFile(tables.plain(backend) if static else tokenizer_of(model))
-    by_call = lengths_of(model)
+    with quiet():
+        by_call = lengths_of(model)
     lengths = {
         "": by_call["encode"],
         "query": by_call["encode_query"],
@@ -138,11 +144,19 @@ def read(
             "similarity": model.similarity_fn_name or "cosine",
             "prompts": {name: prompt or "" for name, prompt in model.prompts.items()},
             "default_prompt_name": model.default_prompt_name,
-            "normalized": ends[-1] == "Normalize" and model.truncate_dim is None,
+            "normalized": ends[-1] == "Normalize" and getattr(model, "truncate_dim", None) is None,
             **(tables.facts(model) if static else _facts(model)),
             **({"task": SPARSE, "route": route} if task == SPARSE else {}),
+            **({"task": MULTI, "tokenwise": late.facts_of(model)} if task == MULTI else {}),
         },
+        called=_called(model, file) if task == MULTI else {},
     )
+
+
+def _called(model: Any, file: TokenizerFile) -> dict[str, dict[str, Ids]]:
+    texts = sorted((text for text in file.drawn if len(text) < _PAIRED), key=len)
+    with quiet():
+        return late.called(model, texts[:: max(1, len(texts) // _CALLED)])
 
 
 def _scoring(model: Any, file: TokenizerFile) -> Witness:

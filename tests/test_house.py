@@ -174,7 +174,9 @@ def test_golden_shares_no_code_with_what_it_checks() -> None:
         assert all(room_of(name).startswith("golden") for name in ours(module)), module
 
 
-REFERENCES = {f"goldfold.golden.{name}" for name in ("make", "reference", "scoring", "sparse", "witness")}
+REFERENCES = {
+    f"goldfold.golden.{name}" for name in ("make", "reference", "scoring", "sparse", "witness")
+}
 """The modules that ask the reference."""
 
 

@@ -19,6 +19,7 @@ from goldfold.exporter.artifact.bundle import (
     open_bundle,
     steadily,
 )
+from goldfold.exporter.artifact.late_encoder import LateEncoder
 from goldfold.exporter.artifact.runnable import (
     WINDOW,
     Runnable,
@@ -47,8 +48,9 @@ def load(
     check: bool = True,
 ) -> Encoder:
     """Open an artifact folder for use, by any number of threads at a time. The result is an
-    Encoder, of a model that scores pairs of texts a Scorer (exporter/artifact/scorer.py), and of a
-    sparse encoder a SparseEncoder (exporter/artifact/sparse_encoder.py).
+    Encoder, of a model that scores pairs of texts a Scorer (exporter/artifact/scorer.py), of a
+    sparse encoder a SparseEncoder (exporter/artifact/sparse_encoder.py), and of one that gives a
+    vector for each token a LateEncoder (exporter/artifact/late_encoder.py).
 
     Args:
         folder: an artifact that `export` wrote.
@@ -99,7 +101,11 @@ def open_encoder(
     return cast("Encoder", encoder)
 
 
-_KINDS: Mapping[str, type[Runnable]] = {"scores": Scorer, "sparse": SparseEncoder}
+_KINDS: Mapping[str, type[Runnable]] = {
+    "scores": Scorer,
+    "sparse": SparseEncoder,
+    "multi_vector": LateEncoder,
+}
 
 
 class Encoder(Runnable):

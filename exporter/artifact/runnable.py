@@ -24,6 +24,7 @@ _OWN = {
     "embedding": ("embeds texts", "embed"),
     "scores": ("scores pairs of texts", "predict or rank"),
     "sparse": ("gives sparse vectors of texts", "embed or encode"),
+    "multi_vector": ("gives a vector for each token", "encode_query, encode_document or rank"),
 }
 
 
@@ -75,7 +76,7 @@ class Runnable:
         self, input_ids: np.ndarray, attention_mask: np.ndarray, dims: int | None = None
     ) -> np.ndarray:
         """Run the model itself: int64 [B,S] ids and mask (1 on tokens, padding right) → float32
-        [B,D].
+        [B,D]; [B,S,D] of a model that gives a vector for each token.
 
         `dims` is the size of one of the artifact's heads; the largest if None.
 
@@ -93,10 +94,11 @@ class Runnable:
                 f"{contract.model} has no head of {dims} dimensions here; it has {known}"
             )
         rows = np.asarray(self._run(ids, mask, contract.output_of(dims)), dtype=np.float32)
-        if rows.shape != (len(ids), dims):
+        wanted = (*ids.shape, dims) if contract.task == "multi_vector" else (len(ids), dims)
+        if rows.shape != wanted:
             raise ArtifactError(
                 f"{self.bundle.path} is damaged: it gives {rows.shape}, and its {MANIFEST} says "
-                f"{(len(ids), dims)}"
+                f"{wanted}"
             )
         return rows
 
@@ -182,8 +184,33 @@ class Runnable:
         raise self._refused("predict")
 
     def rank(self, *_: Any, **__: Any) -> Any:
-        """Rank documents for a query, where the model scores pairs."""
+        """Rank documents for a query, where the model scores pairs, or compares tokens
+        (exporter/artifact/late_encoder.py)."""
         raise self._refused("rank")
+
+
+def ranked(
+    scores: np.ndarray, texts: Sequence[str], top_k: int | None, return_documents: bool
+) -> list[dict[str, Any]]:
+    """Returns the `top_k` documents of the largest scores, the best first, as
+    sentence-transformers' rank does. Documents of equal scores keep their order."""
+    order = np.argsort(-scores, kind="stable")[:top_k]
+    return [
+        {
+            "corpus_id": int(at),
+            "score": float(scores[at]),
+            **({"text": texts[at]} if return_documents else {}),
+        }
+        for at in order
+    ]
+
+
+def check_rank(query: Any, top_k: int | None) -> None:
+    """Refuse the arguments of `rank` that are none. Raises UsageError."""
+    if top_k is not None and (not is_whole(top_k) or top_k < 1):
+        raise UsageError(f"top_k is {top_k!r}; it must be a whole number from 1")
+    if not isinstance(query, str):
+        raise UsageError(f"rank takes one query, not {type(query).__name__}")
 
 
 def _read_tokens(bundle: Bundle, contract: Contract) -> Tokens:

@@ -7,7 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from goldfold.exporter.artifact.runnable import WINDOW, Runnable, checked_texts, is_whole
+from goldfold.exporter.artifact.runnable import (
+    WINDOW,
+    Runnable,
+    check_rank,
+    checked_texts,
+    is_whole,
+    ranked,
+)
 from goldfold.exporter.errors import TextError, UsageError
 from goldfold.exporter.evaluate import batches as batching
 
@@ -93,21 +100,10 @@ class Scorer(Runnable):
                 f"{self.contract.model} has no one score to rank by, but labels ({names}); call "
                 "predict"
             )
-        if top_k is not None and (not is_whole(top_k) or top_k < 1):
-            raise UsageError(f"top_k is {top_k!r}; it must be a whole number from 1")
-        if not isinstance(query, str):
-            raise UsageError(f"rank takes one query, not {type(query).__name__}")
+        check_rank(query, top_k)
         texts = checked_texts(documents)
         scores = self.predict([(query, text) for text in texts], batch_size)
-        order = np.argsort(-scores, kind="stable")[:top_k]
-        return [
-            {
-                "corpus_id": int(at),
-                "score": float(scores[at]),
-                **({"text": texts[at]} if return_documents else {}),
-            }
-            for at in order
-        ]
+        return ranked(scores, texts, top_k, return_documents)
 
     def logits(self, pairs: Sequence[Pair], batch_size: int = 32) -> np.ndarray:
         """Returns the model's own numbers for pairs, before any activation: float32 [N, labels].

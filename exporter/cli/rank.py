@@ -1,4 +1,5 @@
-"""`goldfold rank`: documents ranked for a query by an artifact that scores pairs of texts."""
+"""`goldfold rank`: documents ranked for a query by an artifact that scores pairs of texts, or that
+compares their tokens."""
 
 from __future__ import annotations
 
@@ -33,7 +34,7 @@ def rank(
     query: Annotated[str, typer.Argument(help="The query.")],
     asked: RankFlags,
 ) -> None:
-    """Rank documents for a query with a reranker's artifact."""
+    """Rank documents for a query with the artifact of a reranker or a late-interaction model."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text

@@ -11,14 +11,14 @@ import numpy as np
 
 from goldfold.exporter.diagnose.pass_drift import is_half
 from goldfold.exporter.evaluate import emulate, interpret
-from goldfold.exporter.evaluate.batches import pad
 from goldfold.exporter.frontend.source import Source
 from goldfold.exporter.ir.program import Program
 from goldfold.exporter.options import Options
 from goldfold.exporter.passes.pipeline import Pipeline
-from goldfold.golden.batching import tokens_of
-from goldfold.golden.compare import Measurement, Reading, TextRow, mixed_batches, reading_for
+from goldfold.golden.batching import mixed_batches, tokens_of
+from goldfold.golden.compare import Measurement, Reading, TextRow, reading_for
 from goldfold.golden.gate import limits
+from goldfold.golden.padding import batch_of
 from goldfold.golden.store import SHORT, Goldens
 
 if TYPE_CHECKING:
@@ -131,6 +131,6 @@ def _probe(suspect: Suspect, row: TextRow) -> Probe:
         batch = next(batch for batch in batches if index in batch)
         width = max(lengths[i] for i in batch)
     contract = suspect.made.final.contract
-    ids, mask = pad([goldens.cases[index].token_ids], contract.pad_id, width)
-    golden = goldens.embeddings[index].astype(np.float64)[: contract.dim]
+    ids, mask = batch_of([goldens.cases[index]], contract.pad_id, width)
+    golden = goldens.row(index).astype(np.float64)[..., : contract.dim]
     return Probe(row, ids, mask, golden, padded, reading_for(goldens))

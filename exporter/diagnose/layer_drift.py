@@ -17,10 +17,11 @@ from goldfold.exporter.contract import EMBEDDING
 from goldfold.exporter.diagnose.failure import Made
 from goldfold.exporter.diagnose.pass_drift import is_half
 from goldfold.exporter.evaluate import emulate, interpret, layer_values
-from goldfold.exporter.evaluate.batches import pad
 from goldfold.exporter.ir.program import MODULE, Program
 from goldfold.exporter.progress import Stages
 from goldfold.exporter.records import LayerLook
+from goldfold.golden.compare import reading_for
+from goldfold.golden.padding import batch_of
 from goldfold.golden.store import SHORT, Goldens
 
 TEXTS = 3
@@ -65,10 +66,9 @@ def _compared(made: Made, goldens: Goldens, stages: Stages) -> tuple[LayerLook, 
     for row, place in enumerate(places):
         tokens, text = int(mask[row].sum()), goldens.cases[place].id
         cut = [{key: v[row : row + 1] for key, v in side.items()} for side in (there, here)]
-        golden = goldens.embeddings[place][: embedded.shape[1]]
-        last = layer_values.Apart(
-            EMBEDDING, layer_values.distance(golden.astype(float), embedded[row])
-        )
+        golden = goldens.row(place)[..., : embedded.shape[-1]]
+        apart = reading_for(goldens)(embedded[row].astype(float), golden.astype(float))
+        last = layer_values.Apart(EMBEDDING, apart.distance)
         for one in (*layer_values.compare(*cut, tokens=tokens), last):
             known = worst.get(one.name)
             if known is None or one.distance > known.worst:
@@ -78,17 +78,22 @@ def _compared(made: Made, goldens: Goldens, stages: Stages) -> tuple[LayerLook, 
 
 def moved(trail: Sequence[tuple[str, str]], program: Program) -> list[str]:
     """Returns the layer that is pooled as it stands, if a pass has moved its gain behind the
-    pooling.
+    pooling, and the one whose tokens are projected as they stand, if its gain went into the
+    projection.
 
     `trail` is as in goldfold.exporter.passes.pipeline.Pipeline.
     """
-    if not any(law == "sink-linear-past-mean" for law, _ in trail):
-        return []
+    laws = {law for law, _ in trail}
+    sunk, folded = "sink-linear-past-mean" in laws, "fold-norm-gain" in laws
     return [
         name
         for name, value in layer_values.leaving(program, numbered).items()
-        if any(_pools(use.node) for use in value.uses())
+        if any(_pools(use.node) and (sunk or (folded and _maps(use.node))) for use in value.uses())
     ]
+
+
+def _maps(node: ir.Node) -> bool:
+    return node.op_type in ("MatMul", "Gemm")
 
 
 def _pools(node: ir.Node) -> bool:
@@ -114,4 +119,4 @@ def _batch(goldens: Goldens, pad_id: int) -> tuple[list[int], np.ndarray, np.nda
         raise ValueError(f"the goldens have no text of 3 to {SHORT} tokens")
     steps = dict.fromkeys(round(at * (len(short) - 1) / (TEXTS - 1)) for at in range(TEXTS))
     places = [short[step][1] for step in steps]
-    return places, *pad([goldens.cases[place].token_ids for place in places], pad_id)
+    return places, *batch_of([goldens.cases[place] for place in places], pad_id)

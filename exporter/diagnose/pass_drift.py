@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from goldfold.exporter.evaluate import emulate, interpret
-from goldfold.exporter.evaluate.batches import pad
 from goldfold.exporter.ir.program import Program
 from goldfold.exporter.progress import Stages
 from goldfold.exporter.records import Look, PassReport
 from goldfold.golden.compare import reading_for
 from goldfold.golden.errors import GoldenError
+from goldfold.golden.padding import batch_of
 from goldfold.golden.store import SHORT, Goldens
 
 
@@ -35,9 +35,10 @@ def look(program: Program, goldens: Goldens, after: str = "") -> Look:
     read = reading_for(goldens)
     found = [
         read(
-            run(*pad([case.token_ids], program.contract.pad_id))[0], golden[: program.contract.dim]
+            run(*batch_of([case], program.contract.pad_id))[0].astype(np.float64),
+            short.row(at).astype(np.float64)[..., : program.contract.dim],
         ).distance
-        for case, golden in zip(short.cases, short.embeddings, strict=True)
+        for at, case in enumerate(short.cases)
     ]
     worst = int(np.argmax(found))
     return Look(

@@ -25,9 +25,8 @@ def check(dims: Sequence[int], full: int, task: str = "embedding") -> tuple[int,
     """Returns `dims`, largest first. Raises UsageError for one that the model does not have, and
     where the model gives no embedding."""
     if dims and task != "embedding":
-        gives = {"scores": "scores", "sparse": "sparse vectors"}.get(task, task)
         raise UsageError(
-            f"--dims: the model gives {gives}, and an embedding alone can be shortened"
+            "--dims: the model gives no embedding of a text, which alone can be shortened"
         )
     for dim in dims:
         if not 1 <= dim <= full:

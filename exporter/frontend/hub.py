@@ -13,7 +13,7 @@ OTHER_FORMAT_SUFFIXES = (".bin", ".h5", ".msgpack", ".onnx", ".ot", ".pt", ".pth
 
 _FETCHED = (
     "*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.md", "LICENSE*", "LICENCE*",
-    "NOTICE*", "COPYING*", "USE_POLICY*",
+    "NOTICE*", "COPYING*", "USE_POLICY*", "artifact.metadata",
 )  # fmt: skip
 _NOT_FETCHED = (
     *(f"{folder}/*" for folder in OTHER_FORMAT_FOLDERS),

@@ -10,7 +10,7 @@ from typing import Any
 from goldfold.exporter.frontend import model_folder
 from goldfold.exporter.frontend.weights import read_object, refusal
 from goldfold.golden import tasks
-from goldfold.golden.tasks import EMBEDDING, SCORES
+from goldfold.golden.tasks import EMBEDDING, MULTI, SCORES
 
 RERANKER = "a reranker or classifier, which scores texts and pairs of texts"
 SPARSE = "a sparse encoder, which gives a text a weight for each token of its vocabulary"
@@ -20,12 +20,18 @@ IMAGE = "a model of images and text"
 
 CSR = "a sparse autoencoder upon an embedding (CSR)"
 
-_TASKS = {"SentenceTransformer": EMBEDDING, "CrossEncoder": SCORES, "SparseEncoder": tasks.SPARSE}
-_MODEL_TYPES = {
-    "MultiVectorEncoder": LATE,
-    "ColBERT": LATE,
+_TASKS = {
+    "SentenceTransformer": EMBEDDING,
+    "CrossEncoder": SCORES,
+    "SparseEncoder": tasks.SPARSE,
+    "MultiVectorEncoder": MULTI,
+    "ColBERT": MULTI,
 }
 """`model_type` in config_sentence_transformers.json. PyLate writes the last."""
+_PYLATE = "query_prefix"
+"""A setting of config_sentence_transformers.json that only PyLate writes."""
+_STANFORD = "HF_ColBERT"
+"""The class that config.json names where Stanford's ColBERT wrote the model."""
 
 _MODULES = {
     "MLMTransformer": SPARSE,
@@ -55,7 +61,7 @@ _HEADS = {
     "ForConditionalImageGeneration": IMAGE,
     "ForImageTextToText": IMAGE,
 }
-_ARCHITECTURES = {"HF_ColBERT": LATE, "ColBERT": LATE, "CLIPModel": IMAGE, "SiglipModel": IMAGE}
+_ARCHITECTURES = {"ColBERT": LATE, "CLIPModel": IMAGE, "SiglipModel": IMAGE}
 """Endings, and whole names, of the class that config.json names."""
 
 _TAGS = {
@@ -77,17 +83,21 @@ def task_of(path: Path) -> str:
     that it is a kind of model that goldfold does not export, or none."""
     settings, said = path / "config_sentence_transformers.json", None
     if settings.is_file():
-        said = read_object(settings).get("model_type")
+        stated = read_object(settings)
+        said = stated.get("model_type")
         if said not in _TASKS and said is not None:
-            what = _MODEL_TYPES.get(str(said))
-            raise _refused(settings, f"model_type is {said!r}" + (f": {what}" if what else ""))
-    if said in ("CrossEncoder", "SparseEncoder"):
-        return _TASKS[said]
+            raise _refused(settings, f"model_type is {said!r}")
+        if said is None and _PYLATE in stated:  # PyLate, before it wrote a type
+            return MULTI
+    if _TASKS.get(str(said), EMBEDDING) != EMBEDDING:
+        return _TASKS[str(said)]
     if (path / "modules.json").is_file():
         return EMBEDDING
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         if (path / name).is_file():
             raise adapter(path / name)
+    if is_stanford(path):
+        return MULTI
     if (path / "artifact.metadata").is_file():  # Stanford's ColBERT writes it beside its weights
         raise _refused(path / "artifact.metadata", f"the model is {LATE}")
     config = path / "config.json"
@@ -123,6 +133,12 @@ def check_modules(file: Path, types: Sequence[str], task: str = EMBEDDING) -> No
                 f"{file}: its module {bare} ({dotted}) says that the model is {kind}, and "
                 "config_sentence_transformers.json does not: set model_type to 'SparseEncoder'"
             )
+        if kind == LATE:
+            raise refusal(
+                f"{file}: its module {bare} ({dotted}) says that the model is {kind}, and "
+                "config_sentence_transformers.json does not; set model_type there to "
+                "'MultiVectorEncoder', or to 'ColBERT' for PyLate's"
+            )
         raise _refused(file, f"its module {bare} ({dotted}) says that the model is {kind}")
 
 
@@ -133,6 +149,14 @@ def adapter(file: Path) -> Exception:
         "peft's merge_and_unload, save the result and its tokenizer into a copy of this folder "
         "without the adapter_* files, and give that"
     )
+
+
+def is_stanford(path: Path) -> bool:
+    """Returns whether transformers' own files are Stanford's ColBERT, whose projection is among the
+    transformer's weights."""
+    config = path / "config.json"
+    named: Any = read_object(config).get("architectures") if config.is_file() else None
+    return isinstance(named, list) and _STANFORD in named
 
 
 def _named(config: Path, ending: str) -> bool:
@@ -159,8 +183,9 @@ def _check_config(file: Path) -> None:
 
 def _refused(file: Path, why: str) -> Exception:
     return refusal(
-        f"{file}: {why}; goldfold exports models that embed texts, with one vector a text, "
-        "dense or sparse, and models that score pairs of texts, and does not support this kind"
+        f"{file}: {why}; goldfold exports models that embed texts, with one vector a text, dense "
+        "or sparse, or one a token, and models that score pairs of texts, and does not support "
+        "this kind"
     )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from goldfold.exporter.frontend import model_kinds, sparse_modules, weights
 from goldfold.exporter.frontend.module_spec import ModuleSpec
 from goldfold.exporter.frontend.weights import read_json, read_object, refusal
-from goldfold.golden.tasks import EMBEDDING, SCORES, SPARSE
+from goldfold.golden.tasks import EMBEDDING, MULTI, SCORES, SPARSE
 
 SUPPORTED = (
     "Transformer",
@@ -25,6 +25,11 @@ SUPPORTED = (
 
 SCORING = ("Transformer", "LogitScore", "Pooling", "Dense", "LayerNorm", "Normalize", "Dropout")
 """The module kinds of a model that scores pairs."""
+
+TOKENWISE = ("Transformer", "Dense", "MultiVectorMask", "Normalize")
+"""The module kinds of a model that gives a vector for each token."""
+_PYLATE = "pylate.models.Dense.Dense"
+"""PyLate's own projection, which sentence-transformers reads as its own."""
 
 WEIGHTED = ("Transformer", "StaticEmbedding", "Dense", "LayerNorm", *sparse_modules.WEIGHTED)
 """The module kinds that have weights."""
@@ -48,14 +53,17 @@ def read(path: Path, trust_remote_code: bool, task: str = EMBEDDING) -> tuple[Mo
     modules = tuple(_read_entry(file, place, entry) for place, entry in enumerate(entries))
     if task == SPARSE:
         modules = sparse_modules.expanded(path, modules)
-    model_kinds.check_modules(file, [module.type for module in modules], task)
+    if task != MULTI:
+        model_kinds.check_modules(file, [module.type for module in modules], task)
     if task == SPARSE:
         for module in modules:
             _check_type(file, module, trust_remote_code, sparse_modules.SUPPORTED)
         sparse_modules.check(file, modules)
         return modules
+    known = {SCORES: SCORING, MULTI: TOKENWISE}.get(task, SUPPORTED)
     for module in modules:
-        _check_type(file, module, trust_remote_code, SCORING if task == SCORES else SUPPORTED)
+        if not (task == MULTI and module.type == _PYLATE):
+            _check_type(file, module, trust_remote_code, known)
     kinds = [module.kind for module in modules]
     if STATIC in kinds:
         _check_static(file, kinds)
@@ -68,7 +76,7 @@ def read(path: Path, trust_remote_code: bool, task: str = EMBEDDING) -> tuple[Mo
             f"{file}: two modules are called {again!r}, of which sentence-transformers keeps the "
             "last; give each a name of its own"
         )
-    if task == SCORES or kinds[0] == STATIC:
+    if task != EMBEDDING or kinds[0] == STATIC:
         return modules
     if "Pooling" not in kinds:
         raise refusal(
@@ -95,16 +103,24 @@ def _check_static(file: Path, kinds: list[str]) -> None:
 
 
 def _made_of(path: Path, task: str) -> tuple[ModuleSpec, ...]:
-    """Returns sentence-transformers' modules for a folder without modules.json: a Transformer, and
-    pooling, whose mode it chooses by the model (exporter/trace says which)."""
+    """Returns sentence-transformers' modules for a folder without modules.json: a Transformer and
+    pooling, whose mode it chooses by the model (exporter/trace says which); of scores the first
+    alone; of token vectors a projection, which lies among the transformer's weights."""
     base = "sentence_transformers.base.modules.transformer.Transformer"
-    pooling = "sentence_transformers.sentence_transformer.modules.pooling.Pooling"
-    first = ModuleSpec(0, "0", "", base)
     if task == SCORES:
-        return (first,)
+        return (ModuleSpec(0, "0", "", base),)
+    if task == MULTI:
+        if not model_kinds.is_stanford(path):
+            raise refusal(
+                f"{path}: has no {LIST}, so sentence-transformers would make up a projection; "
+                "save the model again"
+            )
+        dense = "sentence_transformers.base.modules.dense.Dense"
+        return ModuleSpec(0, "0", "", base), ModuleSpec(1, "1", "", dense, configured=False)
+    pooling = "sentence_transformers.sentence_transformer.modules.pooling.Pooling"
     if task == SPARSE:
         pooling = sparse_modules.POOLING
-    return first, ModuleSpec(1, "1", "", pooling, configured=False)
+    return ModuleSpec(0, "0", "", base), ModuleSpec(1, "1", "", pooling, configured=False)
 
 
 def _read_entry(file: Path, place: int, entry: Any) -> ModuleSpec:

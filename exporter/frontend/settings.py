@@ -34,6 +34,9 @@ _ELSEWHERE = re.compile(
 )
 """Names of settings that lead loaders to other files, or to other places."""
 
+_FILLING = "query_expansion"
+"""A group whose `token` is one of the vocabulary, and no key to a hub."""
+
 _ATTENTION = re.compile(r"_?(attn|experts)_implementation(_internal)?")
 _PLAIN_ATTENTION = (None, "eager", "sdpa", "batched_mm", "grouped_mm")
 """Attention implementations that transformers has itself, on a CPU; others are packages, or kernels
@@ -133,7 +136,7 @@ def _check_sentence_settings(file: Path, config: Mapping[str, Any]) -> None:
             "folder; put its files there, and remove the setting"
         )
     for group, settings in config.items():
-        if not isinstance(settings, dict):
+        if not isinstance(settings, dict) or group == _FILLING:
             continue
         for choice, value in settings.items():
             if _ATTENTION.fullmatch(choice):

@@ -54,7 +54,17 @@ class Tokens:
 
     def ids(self, texts: Sequence[str], task: Task = "") -> list[list[int]]:
         """Returns the token ids of each text, specials included, truncated to the model's length
-        for the task.
+        for the task; a query is filled up where the contract says so. Raises TextError as `own_ids`
+        does."""
+        how = self._contract.tokenwise
+        found = self.own_ids(texts, task)
+        if how is None or how.filler is None or task != "query":
+            return found
+        return [ids + [how.filler] * (how.query_tokens - len(ids)) for ids in found]
+
+    def own_ids(self, texts: Sequence[str], task: Task = "") -> list[list[int]]:
+        """Returns the token ids of each text, specials included, truncated to the model's length
+        for the task, and never filled up.
 
         Raises TextError, naming the indices, for texts on which the tokenizer fails.
         """

@@ -128,6 +128,8 @@ def _contract(program: Program) -> Iterator[tuple[None, str]]:
         yield None, f"the output is {output.dtype}, the contract says float32"
     if output.shape is None or output.shape[-1] != contract.dim:
         yield None, f"the output has shape {output.shape}, the contract says {contract.dim} wide"
+    elif len(output.shape) != (rank := 3 if contract.task == "multi_vector" else 2):
+        yield None, f"the output has shape {output.shape}, the contract says of rank {rank}"
 
 
 def _derivations(graph: ir.Graph) -> Iterator[tuple[None, str]]:

@@ -14,6 +14,7 @@ from goldfold.exporter.passes.base import Equality, Pass
 from goldfold.exporter.passes.rewriting import integers
 from goldfold.exporter.passes.rewriting.attention import is_lookup, serves_attention, sums_computed
 from goldfold.exporter.passes.rewriting.headroom import FP16_MAX, HEADROOM
+from goldfold.exporter.passes.rewriting.pattern import is_division_of_norm
 from goldfold.exporter.passes.rewriting.writer import Writer, append, swap_names
 
 Kind = Literal["fp16", "bf16"]
@@ -49,8 +50,9 @@ class SetPrecision(Pass):
     costs EmbeddingGemma 3e-6 on its worst text); rotary embeddings and their tables (5e-6; position
     2,047 times a frequency has no room in 11 bits); the residual stream, where every rounding would
     be carried to the end (6e-5 against 1e-6 on its most sensitive text); pooling's sums and all
-    ops behind them, one vector per text. `head` "half" takes the linear maps on whole texts too,
-    for hardware whose matrix units have no f32. `part` "attention" is for two kinds in one program.
+    ops behind them, one vector per text; the division of an L2 normalisation, of tokens as well, so
+    that a vector has the length 1. `head` "half" takes the linear maps on whole texts too, for
+    hardware whose matrix units have no f32. `part` "attention" is for two kinds in one program.
 
     Integer weights are dequantized in half precision, with their scales: fp16 holds a recipe's
     scales exactly, so the bits are the same. bf16 does not hold them: there the weights are
@@ -109,6 +111,28 @@ class SetPrecision(Pass):
             hh = Cast <to: int = 10> (h)
             yh = MatMul(hh, w)
             y = Cast <to: int = 1> (yh)
+        }
+
+    before: a vector for each token
+        f (float[batch,tokens,4] x, float[4,4] w, float e) => (float[batch,tokens,4] y)
+        {
+            h = MatMul(x, w)
+            last = Constant <value_ints: ints = [-1]> ()
+            n = ReduceL2 <keepdims: int = 1> (h, last)
+            c = Clip(n, e)
+            y = Div(h, c)
+        }
+
+    after: a vector for each token
+        f (float[batch,tokens,4] x, float16[4,4] w, float e) => (float[batch,tokens,4] y)
+        {
+            xh = Cast <to: int = 10> (x)
+            hh = MatMul(xh, w)
+            h = Cast <to: int = 1> (hh)
+            last = Constant <value_ints: ints = [-1]> ()
+            n = ReduceL2 <keepdims: int = 1> (h, last)
+            c = Clip(n, e)
+            y = Div(h, c)
         }
 
     options: integer weights
@@ -281,7 +305,7 @@ class SetPrecision(Pass):
         if whole and not (self.head == "half" and node.op_type in ("MatMul", "Gemm")):
             return None
         # The residual stream, and where attention is written out also its masked scores.
-        if sums_computed(node):
+        if sums_computed(node) or is_division_of_norm(node):
             return None
         if self.products == "f32" and integers.multiplies_integers(node):
             return None

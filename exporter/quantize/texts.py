@@ -101,4 +101,15 @@ def token_ids(program: Program, *groups: tuple[Sequence[Any], int | None]) -> li
     for drafts, length in groups:
         tokenizer.enable_truncation(most if length is None else min(length, most))
         found |= dict.fromkeys(tuple(one.ids) for one in tokenizer.encode_batch(list(drafts)))
-    return [list(ids) for ids in found if ids]
+    return _filled(program, [list(ids) for ids in found if ids])
+
+
+def _filled(program: Program, rows: list[list[int]]) -> list[list[int]]:
+    """Returns every third row filled up as a query of the model is."""
+    how = program.contract.tokenwise
+    if how is None or how.filler is None:
+        return rows
+    return [
+        ids + [how.filler] * (0 if at % _PROMPTED else how.query_tokens - len(ids))
+        for at, ids in enumerate(rows)
+    ]

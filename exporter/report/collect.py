@@ -23,7 +23,7 @@ from goldfold.exporter.report.pages import (
 from goldfold.exporter.system.names import line
 from goldfold.golden import store
 from goldfold.golden.errors import GoldenError
-from goldfold.golden.gate import GATES, SCORE_GATES, SPARSE_GATES, Status
+from goldfold.golden.gate import BY_TASK, Status
 
 
 def collect(folders: Sequence[Path], *, check_files: bool = True) -> Report:
@@ -101,8 +101,7 @@ def _figures(path: Path, check_files: bool) -> ArtifactFigures:
 def _known(opened: Bundle) -> dict[str, Any]:
     """Returns the figures from the manifest."""
     manifest: Manifest = opened.manifest
-    gates = {"scores": SCORE_GATES, "sparse": SPARSE_GATES}.get(manifest.contract.task, GATES)
-    gate = gates.get(manifest.gate)
+    gate = BY_TASK[manifest.contract.task].get(manifest.gate)
     return {
         "name": opened.name,
         "target": manifest.target,

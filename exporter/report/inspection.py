@@ -73,7 +73,8 @@ class Inspection:
             *((("losses", losses.sentence(lost)),) if lost is not None else ()),
             (
                 "embedding",
-                f"{contract.dim} × float32, {'unit' if contract.normalized else 'free'} length",
+                f"{'tokens × ' if contract.tokenwise else ''}{contract.dim} × float32, "
+                f"{'unit' if contract.normalized else 'free'} length",
             ),
             ("attention", ", ".join(f"{n} × {seen}" for seen, n in manifest.attention.items())),
             ("longest text", f"{contract.max_length} tokens"),

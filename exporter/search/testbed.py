@@ -19,7 +19,7 @@ from goldfold.exporter import __version__
 from goldfold.exporter.artifact import bundle, sidecars
 from goldfold.exporter.contract import Contract
 from goldfold.exporter.driver import cached_stages, preparing
-from goldfold.exporter.errors import ArtifactError, OutputError
+from goldfold.exporter.errors import ArtifactError, OutputError, UsageError
 from goldfold.exporter.evaluate import interpret
 from goldfold.exporter.evaluate.batches import padded
 from goldfold.exporter.frontend.source import Source
@@ -118,6 +118,11 @@ def make(
     """Trace `source`, balance it as `gains` asks, and write the folder, whole or not at all."""
     program = preparing.traced(source, stages, max_length)
     check_length(program.contract, max_length)
+    if program.contract.task == "multi_vector":
+        raise UsageError(
+            f"{source.name} gives a vector for each token, and a recipe is searched for by vectors "
+            "of texts; export it with --precision int8-weights, int8 or int4"
+        )
     preparing.legalized(program, Pipeline(), max_length)
     preparing.rewrite(program, gains, Pipeline(), stages)
     sequences = texts.short(program)

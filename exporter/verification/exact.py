@@ -17,12 +17,12 @@ import onnx_ir as ir
 from goldfold.exporter import registry
 from goldfold.exporter.artifact.manifest import Manifest
 from goldfold.exporter.evaluate import emulate, interpret
-from goldfold.exporter.evaluate.batches import pad
 from goldfold.exporter.ir.program import Program
 from goldfold.exporter.ir.protobuf import MODEL
 from goldfold.exporter.progress import Stages
 from goldfold.golden.compare import reading_for
 from goldfold.golden.gate import limits
+from goldfold.golden.padding import batch_of
 from goldfold.golden.proof import readers
 from goldfold.golden.reasons import Reason
 from goldfold.golden.store import Goldens
@@ -47,7 +47,7 @@ def reasons(
     target, limit = registry.target(manifest.target), limits("fp32", goldens).worst
     if (folder / MODEL).is_file():
         return ()
-    if notes := _gelus(program, folder):
+    if notes := _near(program, folder):
         return tuple(Reason("constants", note=note) for note in notes)
     if manifest.gate == "fp32" or "static" in manifest.needs:
         return ()
@@ -64,8 +64,10 @@ def reasons(
         for case in cases:
             tokens = len(case.token_ids)
             for width in (tokens, min(tokens + _PADDING, manifest.contract.max_length)):
-                ids, mask = pad([case.token_ids], manifest.contract.pad_id, width)
+                ids, mask = batch_of([case], manifest.contract.pad_id, width)
                 one, two = (np.asarray(f(ids, mask))[0].astype(np.float64) for f in (run, there))
+                if one.ndim == 2:  # the rows of padding are nobody's
+                    one, two = one[:tokens], two[:tokens]
                 apart = read(one, two).distance
                 if not apart <= worst:
                     worst, text = apart, case.id
@@ -78,27 +80,46 @@ def reasons(
     return (Reason("constants", note=note),)
 
 
-def _gelus(program: Program, folder: Path) -> list[str]:
-    """Returns a note for each kind of GELU of which a file computes more than its program has. A
-    compiler may write one from the ops around an Erf or a Tanh, so those count as well."""
+def _near(program: Program, folder: Path) -> list[str]:
+    """Returns a note for what a file computes by another number, or another function, than its
+    program, so near that samples cannot tell: its epsilons, and its GELUs. A compiler may write
+    either from the ops and constants around, so those count as well."""
     most: Counter[str] = Counter()
+    small: set[float] = set()
     for node in program.graph:
         if node.op_type == "Gelu":
             tanh = node.attributes.get_string("approximate", "none") == "tanh"
             most["tanh" if tanh else "erf"] += 1
         elif node.op_type in {"Erf", "Tanh"}:
             most[node.op_type.lower()] += 1
+        if "epsilon" in node.attributes:
+            small.add(node.attributes.get_float("epsilon"))
+    for value in program.graph.initializers.values():
+        tensor = value.const_value
+        if tensor is not None and tensor.size == 1 and tensor.dtype.is_floating_point():
+            small.add(float(tensor.numpy().astype(np.float32).item()))
     try:
         with closing(readers.read(folder)) as contents:
-            held = contents.gelus
+            held, epsilons = contents.gelus, contents.epsilons
     except readers.NoReader:
         return []
-    return [
-        f"Its graph is not its program's: {count} of its GELUs are computed by {kind or 'nothing'},"
-        f" its program has {most[kind]}."
+    notes = [
+        f"{count} of its GELUs are computed by {kind or 'nothing'}, its program has {most[kind]}"
         for kind, count in held.items()
         if count > most[kind]
     ]
+    notes += [
+        f"no norm of its program adds {one:.3g}" for one in epsilons if not _among(one, small)
+    ]
+    return [f"Its graph is not its program's: {note}." for note in notes]
+
+
+def _among(found: float, known: set[float]) -> bool:
+    """Returns whether a number is one of those known, or one of them in half precision."""
+    with np.errstate(over="ignore"):
+        return any(
+            abs(found - one) <= 1e-5 * abs(one) or found == float(np.float16(one)) for one in known
+        )
 
 
 def _as_stored(program: Program, folder: Path) -> Program:

@@ -16,7 +16,7 @@ from goldfold.golden import store
 from goldfold.golden.errors import GoldenError
 from goldfold.golden.measured import reach
 from goldfold.golden.store import Goldens
-from goldfold.golden.tasks import SCORES
+from goldfold.golden.tasks import MULTI, SCORES
 
 
 @contextmanager
@@ -67,7 +67,7 @@ def _suffices(goldens: Goldens, longest: int) -> bool:
 def make_goldens(source: Source, stages: Stages, max_length: int | None = None) -> Goldens:
     """Make new goldens. Called within a stage. Raises GoldenError where sentence-transformers
     cannot make them, ModelError for files that changed meanwhile."""
-    from goldfold.golden import scoring
+    from goldfold.golden import late, scoring
     from goldfold.golden.make import Opening, make
 
     stages.detail("none stored for this model: sentence-transformers makes them")
@@ -76,11 +76,11 @@ def make_goldens(source: Source, stages: Stages, max_length: int | None = None) 
         def progress(_: str, done: int, total: int) -> None:
             stages.step(done, total)
 
-        if source.task == SCORES:
+        if source.task in (SCORES, MULTI):
             asked = scoring.Asked(
                 source.loads, source.name, source.defining, source.trusted, max_length
             )
-            goldens = scoring.make(asked, progress)
+            goldens = (scoring if source.task == SCORES else late).make(asked, progress)
         else:
             goldens = make(
                 source.loads,
@@ -99,6 +99,11 @@ def check_length(contract: Contract, max_length: int | None) -> None:
     if max_length is not None and not 1 <= max_length <= contract.max_length:
         raise UsageError(
             f"--max-length is {max_length}; {contract.model} takes 1 … {contract.max_length}"
+        )
+    least = contract.tokenwise.query_tokens if contract.tokenwise else 0
+    if max_length is not None and max_length < least:
+        raise UsageError(
+            f"--max-length is {max_length}; {contract.model} fills queries up to {least} tokens"
         )
 
 

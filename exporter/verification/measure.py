@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from goldfold.exporter import records, registry
 from goldfold.exporter.artifact.bundle import Bundle, Manifest, VerdictRecord
 from goldfold.exporter.artifact.encoder import Encoder
+from goldfold.exporter.artifact.late_encoder import LateEncoder
 from goldfold.exporter.artifact.result import measured, standing
 from goldfold.exporter.progress import Stages
 from goldfold.exporter.proofs import Constants
@@ -123,6 +124,8 @@ def measure(
             dims=encoder.contract.dim,
         )
         verdict = gate.judge(measurement, faults, manifest.gate, goldens)
+        if isinstance(encoder, LateEncoder):
+            verdict = verdict.also(*gate.counts(encoder.counted, goldens))
         verdict = standing(encoder.bundle, verdict, emulated)
         worst = max(measurement.worst, measurement.worst_padded)
         beside = f" ({verdict.stand_in}; {verdict.not_run})" if verdict.stand_in else ""

@@ -273,6 +273,10 @@ def _own(encoder: Encoder, file: TokenizerFile, witness: Witness | None) -> Iter
     if said := tokenizer_file.first_difference(wanted, made):
         yield Reason("tokenizer", note=f"embed gives {said}.")
     pairs = {pair: ids for pair, ids in witness.pairs.items() if len(ids) <= length}
+    for call, texts in witness.called.items():
+        found = dict(zip(texts, encoder.called(list(texts), call), strict=True))
+        if said := tokenizer_file.first_difference(texts, found):
+            yield Reason("tokenizer", note=f"{call} gives {said}.")
     if pairs:
         found = dict(zip(pairs, encoder.called(list(pairs), PREDICT), strict=True))
         if said := tokenizer_file.first_difference(_joined(pairs), _joined(found)):

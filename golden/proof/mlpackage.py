@@ -96,6 +96,7 @@ _SCHEMA: wire.Schema = {
     "Texts": {1: ("values", "text")},
     "Bytes": {1: ("values", "bytes")},
 }  # fmt: skip
+_MODE = ("gelu", "mode")
 _GELUS = {"EXACT": "erf", "TANH_APPROXIMATION": "tanh"}
 _UNSAID = frozenset({"docString", "notes", "offset"})
 
@@ -114,12 +115,16 @@ def read(package: Path) -> Contents:
     model = wire.whole(source.read_small(path, _MODEL), _SCHEMA, "Model", path.name)
     reader = _Reader(path)
     gelus: Counter[str] = Counter()
+    epsilons: set[float] = set()
     for function in _functions(model):
         for name, value in _values(function):
             reader.add(name, value)
-        gelus |= _gelus(function)  # each function is the whole model, for another size
+        asked = list(_asked(function))
+        modes = [_number(v, "strings") for kind, key, v in asked if (kind, key) == _MODE]
+        gelus |= Counter(_GELUS.get(mode, str(mode)) for mode in modes)  # another size's functions
+        epsilons |= {_number(v, "floats") or 0.0 for _, key, v in asked if key == "epsilon"}
     contents = reader.contents(model)
-    contents.gelus = gelus
+    contents.gelus, contents.epsilons = gelus, epsilons
     return contents
 
 
@@ -152,25 +157,28 @@ def _values(function: wire.Message) -> Iterator[tuple[str, wire.Message]]:
                     yield f"{name}.{wire.one(given, 'key', '')}", bound["value"][-1]
 
 
-def _gelus(function: wire.Message) -> Counter[str]:
-    """Returns the modes of GELUs, each of which is a text of its own or a constant's name."""
-    texts: dict[str, str] = {}
-    for name, value in _values(function):
-        immediate = wire.one(value, "immediateValue", {})
-        strings = wire.one(wire.one(immediate, "tensor", {}), "strings", {})
-        texts[name] = str(wire.one(strings, "values", ""))
-    found: Counter[str] = Counter()
+def _asked(function: wire.Message) -> Iterator[tuple[str, str, wire.Message]]:
+    """Yields the type of each operation, and the name and value of each input that is constant,
+    whether it stands there or is a constant's of its own."""
+    known = dict(_values(function))
     for operation in _operations(function):
-        if wire.one(operation, "type", "") == "gelu":
-            name = wire.one(wire.one(operation, "outputs", {}), "name", "")
-            given = {
-                wire.one(g, "key", ""): wire.one(g, "value", {})
-                for g in operation.get("inputs", [])
-            }
-            bound = wire.one(given.get("mode", {}), "arguments", {})
-            mode = texts.get(wire.one(bound, "name", f"{name}.mode"), "")
-            found[_GELUS.get(mode, mode)] += 1
-    return found
+        name = wire.one(wire.one(operation, "outputs", {}), "name", "")
+        for given in operation.get("inputs", []):
+            key = wire.one(given, "key", "")
+            bound = wire.one(wire.one(given, "value", {}), "arguments", {})
+            value = known.get(wire.one(bound, "name", f"{name}.{key}"))
+            if value is not None:
+                yield wire.one(operation, "type", ""), key, value
+
+
+def _number(value: wire.Message, kind: str) -> Any:
+    """Returns the one text, or the one float, of a value in the program; None for another."""
+    tensor = wire.one(wire.one(value, "immediateValue", {}), "tensor", {})
+    found = wire.one(wire.one(tensor, kind, {}), "values", None)
+    if kind == "floats" and found is None:  # half precision lies in bytes
+        raw = bytes(wire.one(wire.one(tensor, "bytes", {}), "values", b""))
+        found = np.frombuffer(raw, np.float16) if len(raw) == 2 else None
+    return found if isinstance(found, str) or found is None else float(np.ravel(found)[0])
 
 
 class _Reader:

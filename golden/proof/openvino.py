@@ -71,6 +71,8 @@ class _Reader:
         if tag == "layer":
             constant = attributes.get("type") == "Const"
             self._layers.append(attributes.get("name", "") if constant else "\0")
+        elif tag == "data" and "eps" in attributes:
+            self.contents.epsilons.add(float(attributes["eps"]))
         elif tag == "data" and "approximation_mode" in attributes:
             self.contents.gelus[attributes["approximation_mode"].lower()] += 1
         elif tag == "data" and self._open[-2:-1] == ["layer"] and self._layers[-1] != "\0":

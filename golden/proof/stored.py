@@ -82,6 +82,8 @@ class Contents:
     gelus: Counter[str] = field(default_factory=Counter)
     """How many GELUs of the graph are computed by erf, and how many by tanh: two functions too near
     to one another for samples. Empty for formats whose structure is compared as it stands."""
+    epsilons: set[float] = field(default_factory=set)
+    """What the graph's norms add below their roots, where it is no constant of its own."""
     lost: list[tuple[str, str]] = field(default_factory=list)
     """Names of constants that an engine holds in no plain order, each with a sentence."""
 

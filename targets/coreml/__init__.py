@@ -83,6 +83,8 @@ class CoreMl(Target[CoreMlOptions]):
     ) -> None:
         from goldfold.targets.coreml import build
 
+        if contract.task == "multi_vector":
+            return
         (loader,) = self.companion_files
         said = build.swift(contract, tokenizer, options)
         (folder / loader).write_text(said, encoding="utf-8")

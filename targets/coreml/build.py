@@ -42,9 +42,10 @@ def write(program: Program, folder: Path, options: CoreMlOptions) -> tuple[str, 
     lowering.check(program, ROWS)
     system = vendor.system(options.minimum_target or vendor.DEFAULT_SYSTEM)
     save(milprogram(program, system, options), folder / PACKAGE, system)
-    (folder / LOADER).write_text(
-        swift(program.contract, program.tokenizer, options), encoding="utf-8"
-    )
+    if program.contract.task != "multi_vector":  # it reads one vector
+        (folder / LOADER).write_text(
+            swift(program.contract, program.tokenizer, options), encoding="utf-8"
+        )
     return said(options, system, _quantized(program))
 
 

@@ -79,7 +79,9 @@ def _open(
                     ATTENTION_MASK: _widened(attention_mask[place], padded, 0),
                 }
                 out.append(np.asarray(row(feeds)[name][0], dtype=np.float32))
-        return np.stack(out)
+        rows = np.stack(out)
+        # A vector for each token: those of the padding that the function asks for are left out.
+        return rows[:, : input_ids.shape[1]] if rows.ndim == 3 else rows
 
     return run
 

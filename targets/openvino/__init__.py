@@ -94,7 +94,9 @@ class OpenVino(Target[OpenVinoOptions]):
         from goldfold.targets.openvino import interop, tokenizer
 
         if contract.task != "embedding":
-            what = "pairs" if contract.task == "scores" else "sparse vectors' texts"
+            what = {"scores": "pairs", "sparse": "sparse vectors' texts"}.get(
+                contract.task, "queries"
+            )
             return (
                 f"There is no OpenVINO tokenizer of {what}: goldfold or tokenizer.json serves.",
             )

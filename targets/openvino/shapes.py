@@ -22,7 +22,7 @@ _PLACE = "goldfold"
 _KEYS = ("batch", "buckets")
 
 Infer = Callable[[np.ndarray, np.ndarray, str], np.ndarray]
-"""(ids, mask, output) → float32[B,D], at one shape."""
+"""(ids, mask, output) → float32[B,D], or float32[B,S,D], at one shape."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,8 @@ def padded(
         return opened[length]
 
     def run(ids: np.ndarray, mask: np.ndarray, output: str) -> np.ndarray:
-        length = shapes.length(ids.shape[1])
+        tokens = ids.shape[1]
+        length = shapes.length(tokens)
         infer_at = at(length)
         columns = max(length - ids.shape[1], 0)
         ids = np.pad(ids, ((0, 0), (0, columns)), constant_values=pad_id)
@@ -113,6 +114,7 @@ def padded(
             infer_at(ids_all[place : place + size], mask_all[place : place + size], output)
             for place in range(0, len(ids_all), size)
         ]
-        return np.concatenate(found)[: len(ids)]
+        rows = np.concatenate(found)[: len(ids)]
+        return rows[:, :tokens] if rows.ndim == 3 else rows  # a vector for each token
 
     return run

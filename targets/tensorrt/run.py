@@ -110,8 +110,9 @@ class _Engine:
         self.profiles = [self._profile(index) for index in range(self._count())]
         sizes = (contract.dim, *contract.heads)
         outputs = {contract.output_of(dim): dim for dim in sizes}
+        each = contract.task == "multi_vector"
         # No reference to this object: the GPU's memory is released as soon as it is gone.
-        self.contexts = Pool(lambda: _Context(engine, cuda, outputs), streams)
+        self.contexts = Pool(lambda: _Context(engine, cuda, outputs, each), streams)
 
     def __call__(
         self, input_ids: np.ndarray, attention_mask: np.ndarray, output: str | None = None
@@ -154,9 +155,11 @@ class _Engine:
 class _Context:
     """An execution context, for one caller at a time, with a stream and buffers of its own."""
 
-    def __init__(self, engine: Any, cuda: _Cuda, outputs: dict[str, int]) -> None:
+    def __init__(self, engine: Any, cuda: _Cuda, outputs: dict[str, int], each: bool) -> None:
         self.cuda = cuda
         self.outputs = outputs
+        self.each = each
+        """Whether an output has a row for each token, instead of one a text."""
         self.buffers: dict[str, tuple[int, int]] = {}
         """Device address and bytes by tensor."""
         self.active: int | None = None
@@ -200,7 +203,8 @@ class _Context:
         out = np.empty(0, dtype=np.float32)
         address = 0
         for name, dim in self.outputs.items():  # each needs a buffer, read or not
-            room = np.empty((input_ids.shape[0], dim), dtype=np.float32)
+            rows = input_ids.shape if self.each else input_ids.shape[:1]
+            room = np.empty((*rows, dim), dtype=np.float32)
             place = self._room(name, room.nbytes)
             self._must(self.context.set_tensor_address(name, place), f"place {name}")
             if name == output:

@@ -192,7 +192,7 @@ def test_what_the_graph_cannot_carry_is_refused(
     file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
     with pytest.raises(ModelError, match=said):
         export(tmp_path / "model", ["onnxruntime"], out=tmp_path / "out", cache=False)
-    with pytest.raises(UsageError, match="--dims: the model gives scores"):
+    with pytest.raises(UsageError, match="--dims: the model gives no embedding"):
         export(built(room, "bert-saved"), ["onnxruntime"], out=tmp_path / "out", dims=[1])
 
 

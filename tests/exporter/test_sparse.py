@@ -103,7 +103,7 @@ def test_a_route_must_be_named(routed, splade, tmp_path: Path) -> None:
         export(routed[0], out=tmp_path / "out", route="answer")
     with pytest.raises(UsageError, match="--route query: tiny has no routes"):
         export(splade[0], out=tmp_path / "out", route="query")
-    with pytest.raises(UsageError, match="--dims: the model gives sparse vectors"):
+    with pytest.raises(UsageError, match="--dims: the model gives no embedding"):
         export(splade[0], ["onnxruntime"], out=tmp_path / "out", dims=(64,))
 
 

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from goldfold.golden.compare import measure, mixed_batches, reading, sampled_pairs, token_faults
+from goldfold.golden.batching import mixed_batches
+from goldfold.golden.compare import measure, reading, sampled_pairs, token_faults
 from goldfold.golden.errors import GoldenError
 from goldfold.golden.store import Goldens
 from tests.golden.golden_toys import goldens_of

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from goldfold.golden import calling, store, triplets
-from goldfold.golden.batching import crowd_of, tokens_of
-from goldfold.golden.compare import measure, mixed_batches
+from goldfold.golden.batching import crowd_of, mixed_batches, tokens_of
+from goldfold.golden.compare import measure
 from goldfold.golden.errors import GoldenError
 from goldfold.golden.gate import judge
 from goldfold.golden.make import Opening, make

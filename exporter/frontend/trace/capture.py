@@ -8,12 +8,19 @@ from typing import Any, cast
 import onnx_ir as ir
 import torch
 
-from goldfold.exporter.contract import Contract, Words
+from goldfold.exporter.contract import TOKEN_EMBEDDINGS, Contract, Words
 from goldfold.exporter.errors import ModelError, RewriteError
 from goldfold.exporter.frontend.framed import framed
 from goldfold.exporter.frontend.source import Source
 from goldfold.exporter.frontend.tokens import Tokens
-from goldfold.exporter.frontend.trace import attention, lengths, scoring, sparse, static
+from goldfold.exporter.frontend.trace import (
+    attention,
+    late,
+    lengths,
+    scoring,
+    sparse,
+    static,
+)
 from goldfold.exporter.frontend.trace.around import cause, lean, placed, quiet, unpanicked
 from goldfold.exporter.frontend.trace.boundary import at_the_end
 from goldfold.exporter.frontend.trace.checkpoint import (
@@ -29,14 +36,15 @@ from goldfold.exporter.frontend.trace.names import canonical
 from goldfold.exporter.frontend.trace.reasons import sentence, why
 from goldfold.exporter.ir import dialect
 from goldfold.exporter.ir.program import BATCH, TOKENS, Program
-from goldfold.golden.tasks import SCORES, SPARSE
+from goldfold.golden.tasks import MULTI, SCORES, SPARSE
 
 Progress = Callable[[str], None]
 Loaded = Callable[[Words], None]
 
 
 class Whole(torch.nn.Module):
-    """The whole model: (input_ids, attention_mask) int64 [B,S] → embedding or logits float32 [B,D].
+    """The whole model: (input_ids, attention_mask) int64 [B,S] → embedding or logits float32 [B,D],
+    or token vectors float32 [B,S,D].
 
     `separator` is the token behind which the second text of a pair begins, for transformers that
     are told so (scoring.py)."""
@@ -114,7 +122,8 @@ def _trace(
     model, report = _load(source, implementation)
     check_shapes(report, source)
     reader = static if source.static else lengths
-    longest = reader.settle(model, max_length)
+    with quiet():  # of queries that are cut, which is what is looked at
+        longest = reader.settle(model, max_length)
     text, pad_id, rows = _tokenizer(model, source)
     plain = longest.by_task.get("", longest.most)
     loaded(Words(text, plain, pad_id, reader.side(model), source.task))
@@ -145,10 +154,11 @@ def _trace(
     normalized = bool(stages) and isinstance(stages[-1], Normalize)
     contract = Contract(
         model=source.name,
-        output=facts.output,
+        output=TOKEN_EMBEDDINGS if source.task == MULTI else facts.output,
         task=cast("Any", source.task),
         route=source.route,
         similarity=getattr(model, "similarity_fn_name", None) or "cosine",
+        tokenwise=late.facts_of(model) if source.task == MULTI else None,
         labels=facts.labels,
         activation=facts.activation,
         separator=facts.separator,
@@ -158,13 +168,14 @@ def _trace(
         vocab_size=rows,
         pad_id=pad_id,
         normalized=normalized,
-        prompts=dict(model.prompts),
+        prompts={name: prompt or "" for name, prompt in model.prompts.items()},
         default_prompt_name=model.default_prompt_name,
         lengths=longest.by_task,
         truncation_side=reader.side(model),
     )
     checks = scoring.check if source.task == SCORES else reader.check
-    checks(model, Tokens(text, contract), contract)
+    with quiet():
+        checks(model, Tokens(text, contract), contract)
     canonical(graph_model, contract.output)
     said = [*longest.notes, *notes]
     return Program(graph_model, contract, text, said, lasting=not longest.borrowed)
@@ -197,6 +208,8 @@ def _whole(model, source: Source, facts: scoring.Facts) -> Whole | sparse.Static
         if inner is not trunk:
             whole.inside = f"{trunk.base_model_prefix}."
         return whole.eval()
+    if type(model).__name__ == "MultiVectorEncoder":
+        return Whole(trunk, _output_of(model[0]), late.stages_of(model)).eval()
     return Whole(trunk, _output_of(model[0]), _stages(model), facts.separator).eval()
 
 
@@ -207,10 +220,13 @@ def _stages(model) -> list[torch.nn.Module]:
     return stages
 
 
+_CLASSES = {SCORES: "CrossEncoder", SPARSE: "SparseEncoder", MULTI: "MultiVectorEncoder"}
+
+
 def _load(source: Source, implementation: str) -> tuple[Any, Report]:
     import sentence_transformers
 
-    kind = {SCORES: "CrossEncoder", SPARSE: "SparseEncoder"}.get(source.task, "SentenceTransformer")
+    kind = _CLASSES.get(source.task, "SentenceTransformer")
     try:
         with quiet(), attention.registered(1), reported() as report:
             model = getattr(sentence_transformers, kind)(
@@ -233,6 +249,8 @@ def _load(source: Source, implementation: str) -> tuple[Any, Report]:
         if implementation == attention.NAME:
             raise attention.Refused(f"it does not load with our attention ({said})") from error
         raise ModelError(f"sentence-transformers cannot open {source.path}: {said}") from error
+    if source.task == MULTI and not source.modules[-1].configured:
+        report.unread -= late.PROJECTION
     modality = getattr(model[0], "modality_config", {"text": {}})
     if "text" not in modality:
         raise ModelError(

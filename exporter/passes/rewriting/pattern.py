@@ -150,3 +150,9 @@ def normalised(node: ir.Node | None) -> ir.Value | None:
     """x, if `node` is x / clip(‖x‖₂, ε), its L2 normalisation; else None."""
     division = node is not None and node.op_type == "Div" and not node.domain
     return node.inputs[0] if division and node is not None and floor_of(node) else None
+
+
+def is_division_of_norm(node: ir.Node) -> bool:
+    """Whether `node` is the division of an L2 normalisation, or spreads its divisor."""
+    readers = [use.node for use in node.outputs[0].uses() if node.op_type == "Expand"]
+    return any(normalised(one) is not None for one in (node, *readers))

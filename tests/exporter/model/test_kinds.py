@@ -24,18 +24,11 @@ def refused(folder: Path, kind: str, culprit: str) -> None:
     assert "add" not in said and "mean pooling" not in said
 
 
-@pytest.mark.parametrize(
-    ("model_type", "kind"),
-    [
-        ("MultiVectorEncoder", "late"),
-        ("ColBERT", "late"),
-    ],
-)
-def test_type_in_the_settings(folder: Path, model_type: str, kind: str) -> None:
-    edit(folder / "config_sentence_transformers.json", lambda c: c.update(model_type=model_type))
-    refused(folder, kind, repr(model_type))
+def test_type_in_the_settings(folder: Path) -> None:
+    edit(folder / "config_sentence_transformers.json", lambda c: c.update(model_type="Other"))
+    refuse(("model_type is 'Other'", "does not support this kind"), folder)
     (folder / "modules.json").unlink()
-    refused(folder, kind, repr(model_type))
+    refuse(("model_type is 'Other'", "does not support this kind"), folder)
 
 
 @pytest.mark.parametrize(
@@ -44,9 +37,7 @@ def test_type_in_the_settings(folder: Path, model_type: str, kind: str) -> None:
         ("sentence_transformers.base.modules.router.Router", "routed"),
         ("sentence_transformers.models.Asym", "routed"),
         ("sentence_transformers.sparse_encoder.modules.SparseAutoEncoder", "csr"),
-        ("sentence_transformers.multi_vector_encoder.modules.MultiVectorMask", "late"),
         ("sentence_transformers.models.CLIPModel", "image"),
-        ("pylate.models.Dense.Dense", "late"),
     ],
 )
 def test_module_that_only_such_models_have(folder: Path, dotted: str, kind: str) -> None:
@@ -55,9 +46,21 @@ def test_module_that_only_such_models_have(folder: Path, dotted: str, kind: str)
 
 
 @pytest.mark.parametrize(
+    "dotted",
+    [
+        "sentence_transformers.multi_vector_encoder.modules.MultiVectorMask",
+        "pylate.models.Dense.Dense",
+    ],
+)
+def test_module_of_token_vectors_in_a_model_that_says_otherwise(folder: Path, dotted: str) -> None:
+    set_type(folder, 1, dotted)
+    refuse((dotted, model_kinds.LATE, "set model_type there to 'MultiVectorEncoder'"), folder)
+
+
+@pytest.mark.parametrize(
     ("architecture", "kind"),
     [
-        ("HF_ColBERT", "late"),
+        ("ColBERT", "late"),
         ("CLIPModel", "image"),
     ],
 )

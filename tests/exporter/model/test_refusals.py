@@ -177,8 +177,8 @@ def test_refuses_no_pooling(folder: Path) -> None:
 
 def test_refuses_another_type_of_model(folder: Path) -> None:
     file = folder / "config_sentence_transformers.json"
-    edit(file, lambda config: config.update(model_type="MultiVectorEncoder"))
-    refuse((file.name, "MultiVectorEncoder"), folder)
+    edit(file, lambda config: config.update(model_type="ImageEncoder"))
+    refuse((file.name, "ImageEncoder"), folder)
 
 
 def test_refuses_prompts_that_are_not_text(folder: Path) -> None:

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from goldfold.exporter.contract import Contract
+from goldfold.exporter.contract import Contract, Tokenwise
 from goldfold.exporter.errors import TargetError
 from goldfold.targets.tensorrt import run
 from tests.threads.calls import together
@@ -91,7 +91,10 @@ class FakeCuda:
 
 
 class FakeContext:
-    """An execution context that embeds a text as its ids' sum, its length and the profile."""
+    """An execution context that embeds a text as its ids' sum, its length and the profile. With
+    `each` it gives such a row for each token, and adds the token's place."""
+
+    each, output = False, "sentence_embedding"
 
     def __init__(self, cuda: FakeCuda) -> None:
         self.cuda = cuda
@@ -127,15 +130,17 @@ class FakeContext:
     def execute_async_v3(self, stream: int) -> bool:
         self._enter()
         shape, profile = self.shapes["input_ids"], self.profile
-        source, to = self.addresses["input_ids"], self.addresses["sentence_embedding"]
+        source, to = self.addresses["input_ids"], self.addresses[self.output]
 
         def compute() -> None:
             ids = np.frombuffer(ctypes.string_at(source, 8 * shape[0] * shape[1]), np.int64)
             rows = np.zeros((shape[0], DIM), np.float32)
             rows[:, 0] = ids.reshape(shape).sum(1)
             rows[:, 1], rows[:, 2] = shape[1], profile
+            made = np.repeat(rows[:, None], shape[1], 1) + np.arange(shape[1])[:, None]
+            made = made.astype(np.float32) if self.each else rows
             time.sleep(0.0002)
-            ctypes.memmove(to, rows.tobytes(), rows.nbytes)
+            ctypes.memmove(to, made.tobytes(), made.nbytes)
             self.calls += 1
             self.thread = 0  # the caller is served; the next may come
 
@@ -191,6 +196,30 @@ def calls(engine: Any, count: int) -> tuple[list[Any], list[np.ndarray]]:
         wanted.append(rows)
         made.append(lambda ids=ids: engine(ids, np.ones_like(ids)))
     return made, wanted
+
+
+def test_an_engine_that_gives_a_row_for_each_token(
+    fakes: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FakeContext, "each", True)
+    monkeypatch.setattr(FakeContext, "output", "token_embeddings")
+    contract = Contract(
+        model="fake",
+        output="token_embeddings",
+        task="multi_vector",
+        tokenwise=Tokenwise(),
+        dim=DIM,
+        max_length=256,
+        vocab_size=100,
+        pad_id=0,
+        normalized=False,
+    )
+    engine = run.load(Path("nowhere"), contract, "tensorrt_rtx")
+    for size in ((1, 1), (3, 7), (40, 200), (2, 5)):  # in parts, and in a buffer that was larger
+        ids = np.full(size, 3)
+        rows = engine(ids, np.ones_like(ids))
+        assert rows.shape == (*size, DIM)
+        assert (rows[:, :, 1] == size[1] + np.arange(size[1])).all()
 
 
 @pytest.mark.parametrize(("streams", "contexts"), [(None, 1), (1, 1), (3, 3)])
