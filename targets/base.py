@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol
 
@@ -54,6 +54,9 @@ class Built:
     left_out: tuple[str, ...] = ()
     """Parts that were impossible and that the user did not name, one sentence each; also for the
     manifest."""
+    proved: Mapping[str, str] = field(default_factory=dict)
+    """The sha256 of files whose contents the target has proved itself, by name: they may not change
+    until the artifact is sealed."""
 
 
 class Target(ABC, Generic[O]):

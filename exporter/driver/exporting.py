@@ -362,7 +362,7 @@ def _build(
         manifest = bundle.seal(
             folder,
             {
-                "structure": constants.finish(folder, skeleton),
+                "structure": constants.finish(folder, skeleton, done.proved),
                 "goldfold": __version__,
                 "target": target_name,
                 "precision": precision,

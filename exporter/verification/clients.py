@@ -42,6 +42,9 @@ def fault(folder: Path, file: TokenizerFile, contract: Contract) -> str | None:
     for name, value in wanted.items():
         if name in settings and settings[name] != value:
             return f"it says {name} {settings[name]!r}, and the artifact has {value!r}"
+    lowers = settings.get("do_lower_case")
+    if lowers is not None and bool(lowers) != (file.made(["A"])["A"] == file.made(["a"])["a"]):
+        return f"it says do_lower_case {lowers!r}, and {TOKENIZER} does otherwise"
     pad = settings.get("pad_token")
     pad = pad.get("content") if isinstance(pad, dict) else pad
     if isinstance(pad, str) and file.id_of(pad) != contract.pad_id:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,14 +62,18 @@ def prove(opened: Bundle, source: Path | None, stages: Stages) -> Proved:
     return Proved(_record(proof, source), reasons, proof.faults)
 
 
-def finish(folder: Path, skeleton: bytes) -> str:
+def finish(folder: Path, skeleton: bytes, kept: Mapping[str, str]) -> str:
     """Add the digests of constants that the target's file holds in another form than the program to
     an artifact's derivations.
 
     Returns the sha256 of the structure of the graph that the file should hold: for an `.onnx` file
     the program's own, of which `skeleton` is the protobuf; for others the file's, so that it cannot
-    change later. "" where no reader knows the target's form. Raises ArtifactError.
+    change later. "" where no reader knows the target's form. `kept` holds the sha256 of files whose
+    contents the target has proved. Raises ArtifactError, also where one of these has changed.
     """
+    for name, owed in kept.items():
+        if digest(folder / name) != owed:
+            raise ArtifactError(f"{folder / name} has changed since its weights were found in it")
     try:
         known = expressions.read(folder / DERIVATIONS).constants
         named = {line.name: line.kind for line in known}

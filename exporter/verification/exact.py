@@ -97,7 +97,7 @@ def _near(program: Program, folder: Path) -> list[str]:
     for value in program.graph.initializers.values():
         tensor = value.const_value
         if tensor is not None and tensor.size == 1 and tensor.dtype.is_floating_point():
-            small.add(float(tensor.numpy().astype(np.float32).item()))
+            small |= {float(tensor.numpy().astype(np.float32).item())} - {0.0}
     try:
         with closing(readers.read(folder)) as contents:
             held, epsilons = contents.gelus, contents.epsilons

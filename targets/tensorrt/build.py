@@ -17,6 +17,7 @@ from typing import Any
 from goldfold.exporter.errors import RewriteError, TargetError
 from goldfold.exporter.ir import onnx_file as onnxfile
 from goldfold.exporter.ir.program import Program, infer_shapes, where
+from goldfold.exporter.system.files import digest
 from goldfold.targets.base import Built
 from goldfold.targets.tensorrt import architectures, proof, settings, twin, vendor, worker
 from goldfold.targets.tensorrt.layout import COMMAND, ENGINE, RECIPE, SPEC
@@ -62,7 +63,8 @@ def write(
     profiles = len(options.profile)
     if rtx and (fault := holding.fault(profiles)) is not None:
         raise RewriteError(f"{ENGINE} does not hold what its ONNX says: {fault}")
-    return Built(options, _said(module, holding, options), architectures.left_out(lacks))
+    said, left = _said(module, holding, options), architectures.left_out(lacks)
+    return Built(options, said, left, {ENGINE: digest(folder / ENGINE)})
 
 
 def _compile(
