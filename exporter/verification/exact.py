@@ -47,7 +47,7 @@ def reasons(
     target, limit = registry.target(manifest.target), limits("fp32", goldens).worst
     if (folder / MODEL).is_file():
         return ()
-    if notes := _near(program, folder):
+    if notes := _near(program, folder, manifest.floating != "fp32"):
         return tuple(Reason("constants", note=note) for note in notes)
     if manifest.gate == "fp32" or "static" in manifest.needs:
         return ()
@@ -80,7 +80,7 @@ def reasons(
     return (Reason("constants", note=note),)
 
 
-def _near(program: Program, folder: Path) -> list[str]:
+def _near(program: Program, folder: Path, half: bool) -> list[str]:
     """Returns a note for what a file computes by another number, or another function, than its
     program, so near that samples cannot tell: its epsilons, and its GELUs. A compiler may write
     either from the ops and constants around, so those count as well."""
@@ -93,7 +93,7 @@ def _near(program: Program, folder: Path) -> list[str]:
         elif node.op_type in {"Erf", "Tanh"}:
             most[node.op_type.lower()] += 1
         if "epsilon" in node.attributes:
-            small.add(node.attributes.get_float("epsilon"))
+            small.add(node.attributes.get_float("epsilon", 0.0))
     for value in program.graph.initializers.values():
         tensor = value.const_value
         if tensor is not None and tensor.size == 1 and tensor.dtype.is_floating_point():
@@ -114,11 +114,12 @@ def _near(program: Program, folder: Path) -> list[str]:
     return [f"Its graph is not its program's: {note}." for note in notes]
 
 
-def _among(found: float, known: set[float]) -> bool:
-    """Returns whether a number is one of those known, or one of them in half precision."""
+def _among(found: float, known: set[float], half: bool) -> bool:
+    """Returns whether a number is one of those known, or with `half` one of them in fp16."""
     with np.errstate(over="ignore"):
         return any(
-            abs(found - one) <= 1e-5 * abs(one) or found == float(np.float16(one)) for one in known
+            abs(found - one) <= 1e-5 * abs(one) or (half and found == float(np.float16(one)))
+            for one in known
         )
 
 
