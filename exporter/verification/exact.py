@@ -109,7 +109,7 @@ def _near(program: Program, folder: Path, half: bool) -> list[str]:
         if count > most[kind]
     ]
     notes += [
-        f"no norm of its program adds {one:.3g}" for one in epsilons if not _among(one, small)
+        f"no norm of its program adds {one:.3g}" for one in epsilons if not _among(one, small, half)
     ]
     return [f"Its graph is not its program's: {note}." for note in notes]
 
