@@ -93,7 +93,17 @@ class Runnable:
             raise UsageError(
                 f"{contract.model} has no head of {dims} dimensions here; it has {known}"
             )
-        rows = np.asarray(self._run(ids, mask, contract.output_of(dims)), dtype=np.float32)
+        try:
+            found = self._run(ids, mask, contract.output_of(dims))
+        except (GoldfoldError, MemoryError):
+            raise
+        except Exception as error:  # a runtime's own, of a graph that does not fit its sizes
+            said = (" ".join(str(error).split()) or type(error).__name__)[:200]
+            raise ArtifactError(
+                f"{self.bundle.path}: its runtime fails on {ids.shape[0]} × {ids.shape[1]} tokens: "
+                f"{said}"
+            ) from error
+        rows = np.asarray(found, dtype=np.float32)
         wanted = (*ids.shape, dims) if contract.task == "multi_vector" else (len(ids), dims)
         if rows.shape != wanted:
             raise ArtifactError(

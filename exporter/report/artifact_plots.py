@@ -19,7 +19,7 @@ def layers(artifact: ArtifactFigures) -> Plot | None:
     if len(found) < 2:
         return None
     finite = [step.worst for step in found if math.isfinite(step.worst)]
-    y = plots.decades("1−cos", finite or [1.0])
+    y = plots.decades(artifact.quantity, finite or [1.0])
     x = Axis("layer", 0.0, len(found) - 1.0, False, ())
     dots = tuple(
         Dot(
@@ -27,7 +27,11 @@ def layers(artifact: ArtifactFigures) -> Plot | None:
             plots.y_of(y.at(min(step.worst, y.high))),
             "w-alone" + ("" if math.isfinite(step.worst) else " bad"),
             f"after {step.layer}: "
-            + (f"1−cos {step.worst:.1e}" if math.isfinite(step.worst) else "not finite")
+            + (
+                f"{artifact.quantity} {step.worst:.1e}"
+                if math.isfinite(step.worst)
+                else "not finite"
+            )
             + f" ({step.worst_id})",
         )
         for index, step in enumerate(found)

@@ -23,6 +23,7 @@ from goldfold.exporter.records import (
 )
 from goldfold.golden.gate import Status
 from goldfold.golden.measured import unmeasured
+from goldfold.golden.tasks import EMBEDDING, QUANTITY
 
 FORMAT = "goldfold.report/6"
 
@@ -121,6 +122,11 @@ class ArtifactFigures(Record, frozen=True, kw_only=True):
         return unmeasured(max((text.tokens for text in self.texts), default=0), most)
 
     @property
+    def quantity(self) -> str:
+        """What is measured, in words: 1−cos, or the error of logits."""
+        return QUANTITY[EMBEDDING if self.contract is None else self.contract.task]
+
+    @property
     def judged(self) -> Figures | None:
         """The figures that decide: the emulator's where there are some."""
         return self.emulated or self.measured
@@ -174,6 +180,12 @@ class Report(Record, frozen=True, kw_only=True):
         speeds = (a.speed for a in self.artifacts if a.speed is not None)
         paces = (pace for speed in speeds for pace in speed.shapes)
         return tuple(sorted({(pace.batch, pace.tokens) for pace in paces}))
+
+    @property
+    def quantity(self) -> str:
+        """What is measured of the artifacts, in words; the error where they have several tasks."""
+        found = {artifact.quantity for artifact in self.artifacts if artifact.contract}
+        return next(iter(found)) if len(found) == 1 else "error" if found else QUANTITY[EMBEDDING]
 
     @property
     def models(self) -> tuple[str, ...]:

@@ -73,7 +73,7 @@ def _against(report: Report, title: str, value, name: str) -> Plot | None:
     best, kinds = front(report), list(dict.fromkeys(a.target for a, _ in shown))
     named = human_size if title == "size" else (lambda v: f"{v:.3g}")
     x = plots.linear(title, 0, max(at for _, at in shown) * 1.14, named)
-    y = plots.decades("1−cos: worst, mean, gate", list(_heights(a for a, _ in shown)))
+    y = plots.decades(f"{report.quantity}: worst, mean, gate", list(_heights(a for a, _ in shown)))
     dots, bars = [], []
     for artifact, at in shown:
         judged = artifact.judged
@@ -82,7 +82,8 @@ def _against(report: Report, title: str, value, name: str) -> Plot | None:
         bars += _stem(artifact, across, worst, y)
         bad = "" if artifact.state in ("passed", "proved") else "bad"
         faint = "" if artifact.folder in best or bad else "faint"
-        said = f"{artifact.folder}: {human_size(artifact.bytes)}, worst 1−cos {judged.larger:.1e}"
+        said = f"{artifact.folder}: {human_size(artifact.bytes)}"
+        said += f", worst {artifact.quantity} {judged.larger:.1e}"
         said += "" if title == "size" else f", {at:.3g} {title}"
         said += "; proved, not run itself" if artifact.state == "proved" else ""
         said += "" if artifact.share is None else f", {artifact.share:.0%} of its gate"

@@ -115,12 +115,12 @@ def by_length(artifact: ArtifactFigures) -> Plot | None:
     if not found:
         return None
     limits = [artifact.limit] if artifact.limit else []
-    y = decades("1−cos", [figure for *_, figure in found] + limits)
+    y = decades(artifact.quantity, [figure for *_, figure in found] + limits)
     longest = max(text.tokens for text, *_ in found)
     ticks = tuple((float(2**k), str(2**k)) for k in range(0, 20, 2) if 2**k <= longest)
     x = Axis("tokens", 0.8, longest * 1.25, True, ticks)
     return Plot(
-        "1−cos by text length",
+        f"{artifact.quantity} by text length",
         "Every golden text alone and in a padded batch"
         + (", every value rounded to its type in emulation." if rounded else "."),
         x.title,
@@ -132,7 +132,7 @@ def by_length(artifact: ArtifactFigures) -> Plot | None:
                 x_of(x.at(text.tokens)),
                 y_of(y.at(figure)),
                 f"w-{way} {'bad' if artifact.limit and figure > artifact.limit else ''}",
-                f"{text.id} ({way}): {text.tokens} tokens, 1−cos {figure:.1e}",
+                f"{text.id} ({way}): {text.tokens} tokens, {artifact.quantity} {figure:.1e}",
                 radius=4.3 if way == "padded" else 2.6,
             )
             for text, way, figure in found
@@ -178,7 +178,7 @@ def drift(artifact: ArtifactFigures) -> Plot | None:
     if len(looks) < 2:
         return None
     worst = [look.worst for look in looks if math.isfinite(look.worst)]
-    y = decades("worst 1−cos", worst or [1.0])
+    y = decades(f"worst {artifact.quantity}", worst or [1.0])
     x = Axis("pass", 0.0, len(looks) - 1.0, False, ())
     dots = [
         Dot(
