@@ -11,7 +11,7 @@ from goldfold.exporter import registry
 from goldfold.exporter.artifact import processes
 from goldfold.exporter.artifact.bundle import MANIFEST, TOKENIZER, Bundle
 from goldfold.exporter.contract import Contract, Task
-from goldfold.exporter.errors import ArtifactError, TextError, UsageError
+from goldfold.exporter.errors import ArtifactError, GoldfoldError, TextError, UsageError
 from goldfold.exporter.evaluate import batches as batching
 from goldfold.exporter.frontend.tokens import Tokens
 from goldfold.exporter.system.files import read_tokenizer
