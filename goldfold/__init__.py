@@ -22,7 +22,10 @@ from goldfold.exporter.system import start, surroundings
 if TYPE_CHECKING:
     from goldfold.exporter.artifact.encoder import Encoder as Encoder
     from goldfold.exporter.artifact.encoder import load as load
+    from goldfold.exporter.artifact.late_encoder import LateEncoder as LateEncoder
     from goldfold.exporter.artifact.result import Result as Result
+    from goldfold.exporter.artifact.scorer import Scorer as Scorer
+    from goldfold.exporter.artifact.sparse_encoder import SparseEncoder as SparseEncoder
     from goldfold.exporter.artifact.unbuilt import Failure as Failure
     from goldfold.exporter.contract import Contract as Contract
     from goldfold.exporter.driver.exporting import export as export
@@ -49,10 +52,13 @@ _HOMES = {
     "Failure": "goldfold.exporter.artifact.unbuilt",
     "GateMissed": "goldfold.exporter.errors",
     "GoldfoldError": "goldfold.exporter.errors",
+    "LateEncoder": "goldfold.exporter.artifact.late_encoder",
     "ModelError": "goldfold.exporter.errors",
     "OutputError": "goldfold.exporter.errors",
     "Result": "goldfold.exporter.artifact.result",
     "RewriteError": "goldfold.exporter.errors",
+    "Scorer": "goldfold.exporter.artifact.scorer",
+    "SparseEncoder": "goldfold.exporter.artifact.sparse_encoder",
     "TargetError": "goldfold.exporter.errors",
     "TextError": "goldfold.exporter.errors",
     "UsageError": "goldfold.exporter.errors",
@@ -67,10 +73,13 @@ __all__ = [
     "Failure",
     "GateMissed",
     "GoldfoldError",
+    "LateEncoder",
     "ModelError",
     "OutputError",
     "Result",
     "RewriteError",
+    "Scorer",
+    "SparseEncoder",
     "TargetError",
     "TextError",
     "UsageError",
