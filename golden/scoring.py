@@ -16,6 +16,7 @@ import numpy as np
 from goldfold.golden import reference
 from goldfold.golden.compare import RANKED
 from goldfold.golden.errors import GoldenError
+from goldfold.golden.measured import reach
 from goldfold.golden.store import PREDICT, ROUNDING, Case, Goldens, fingerprint
 from goldfold.golden.tasks import SCORES, scale_of
 from goldfold.golden.texts import STRIDE, authored, fit, length_targets, sentences
@@ -27,6 +28,9 @@ _WORDS = 7
 _COMPANY = 1e-3
 """Error of a logit beside a longer pair, above which the model's padding counts (make.py)."""
 _LONGEST = 1 << 17
+_EACH = 1 << 11
+"""Tokens of the longest model that is measured on each kind of cut pair; a longer one on one
+kind."""
 _WIDE = 1 << 30
 """Parameters of the largest model that is run in f64: 8 GB."""
 
@@ -139,11 +143,14 @@ def drafts(count: Count, max_length: int) -> Iterator[Draft]:
         kind = "beyond" if target > max_length else "length"
         text = fit(lambda text: count(query, text), target, start=STRIDE * number + 3)
         yield Draft(f"length-{target}", kind, (query, text))
+    if reach(max_length) < max_length:
+        return  # no cut pair: each is as long as the model's own length
     # Both too long, and the first alone: the longer one of a pair loses tokens.
     half, whole = (fit(lambda text: count(text, ""), n, start=n) for n in _sizes(max_length, empty))
     yield Draft("beyond-both", "beyond", (whole, half))
-    yield Draft("beyond-first", "beyond", (whole, query))
-    yield Draft("beyond-half", "beyond", (half, whole))
+    if max_length <= _EACH:
+        yield Draft("beyond-first", "beyond", (whole, query))
+        yield Draft("beyond-half", "beyond", (half, whole))
 
 
 def _sizes(max_length: int, least: int) -> tuple[int, int]:
