@@ -118,10 +118,11 @@ def make(
     """Trace `source`, balance it as `gains` asks, and write the folder, whole or not at all."""
     program = preparing.traced(source, stages, max_length)
     check_length(program.contract, max_length)
-    if program.contract.task == "multi_vector":
+    gives = {"multi_vector": "a vector for each token", "scores": "scores of pairs"}
+    if (task := program.contract.task) in gives:
         raise UsageError(
-            f"{source.name} gives a vector for each token, and a recipe is searched for by vectors "
-            "of texts; export it with --precision int8-weights, int8 or int4"
+            f"{source.name} gives {gives[task]}, and a recipe is searched for by vectors of texts; "
+            "export it with --precision int8-weights, int8 or int4"
         )
     preparing.legalized(program, Pipeline(), max_length)
     preparing.rewrite(program, gains, Pipeline(), stages)
