@@ -94,7 +94,7 @@ class _Tensors:
 
     def equal(self, name: str, array: np.ndarray) -> Expr | None:
         """The derivation of a floating array that equals tensors; None if it equals none."""
-        if array.dtype == np.int64 and array.size >= _LISTED:
+        if array.dtype == np.int64 and array.size >= _LISTED and not _counts(array):
             return self._listed(array)
         if array.dtype.kind != "f" or array.size < 2:
             return None
@@ -166,6 +166,11 @@ class _Tensors:
                 summed = cast(Expr("add", (one, _widened(held, array.dtype))), array.dtype)
                 return _shaped(summed, held.array.shape, array.shape)
         return None
+
+
+def _counts(array: np.ndarray) -> bool:
+    """Whether whole numbers are those from 0 on: positions, which targets spell as they like."""
+    return bool(np.array_equal(array.reshape(-1), np.arange(array.size)))
 
 
 def _is_weight(array: np.ndarray) -> bool:

@@ -311,7 +311,7 @@ def test_the_tokenizer_is_the_one_whose_digest_was_taken(
 ) -> None:
     text = (artifact / "tokenizer.json").read_text("utf-8")
     monkeypatch.setattr(
-        "goldfold.exporter.artifact.encoder.read_tokenizer",
+        "goldfold.exporter.artifact.runnable.read_tokenizer",
         lambda path: text.replace('"id":4,', '"id":5,', 1).encode() + b" ",
     )
     with pytest.raises(ArtifactError, match=r"tokenizer\.json"):

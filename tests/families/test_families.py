@@ -48,7 +48,7 @@ def test_a_page_that_is_wrong_is_told_so() -> None:
     (bound,) = page.faults(FAMILIES[0], shown, kept, ())
     assert bound.startswith("openvino in fp16 is off by 3.0e-05, the page says at most ")
     said = page.faults(FAMILIES[0], shown, kept, page.SHOWN)
-    assert any(fault.startswith("attention: now 'eager', not ") for fault in said)
+    assert any(fault.startswith("attention: now 'none', not ") for fault in said)
     assert any(fault.startswith("no longer: applied: ") for fault in said)
 
 
