@@ -112,7 +112,7 @@ def test_a_target_that_does_not_load_takes_no_other_with_it(
 
 def test_figures_that_are_not_finite_are_json() -> None:
     measurement = Measurement("m", 2, True, (), math.inf, math.inf)
-    contract = SimpleNamespace(task="embedding")
+    contract = SimpleNamespace(task="embedding", max_length=9)
     manifest = SimpleNamespace(target="t", precision="fp32", contract=contract)
     opened = SimpleNamespace(manifest=manifest, size=1, verdict=None)
     verdict = gate.Verdict((Reason("unusable", "fp32", "a", "alone"),))
