@@ -47,7 +47,16 @@ from goldfold.golden.errors import GoldenError
 from goldfold.golden.metrics import RETRIEVAL, Metric
 from goldfold.golden.reasons import Reason
 from goldfold.golden.store import Goldens
-from goldfold.golden.tasks import EMBEDDING, MULTI, SCORES, SPARSE, ndcg, scale_of, turned
+from goldfold.golden.tasks import (
+    EMBEDDING,
+    MULTI,
+    ROUNDINGS,
+    SCORES,
+    SPARSE,
+    ndcg,
+    scale_of,
+    turned,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,15 +219,12 @@ def limits(precision: str, compared: Compared) -> Gate:
     """The gate of `precision` for what was compared. Raises GoldenError for one that has none.
 
     A logit of a deep model is off by more than 1e-6 in any f32, the reference's own included: its
-    limit is then four times the reference's rounding, which its goldens state.
+    limit is then so many times the reference's rounding (tasks.ROUNDINGS), which its goldens state.
     """
     gate = gate_for(precision, compared.task)
     if compared.task != SCORES:
         return gate
-    return replace(gate, worst=max(gate.worst, _ROUNDINGS * compared.rounding))
-
-
-_ROUNDINGS = 4
+    return replace(gate, worst=max(gate.worst, ROUNDINGS * compared.rounding))
 
 
 def judge(

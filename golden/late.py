@@ -26,7 +26,6 @@ _WORDS, _DOCUMENTS = (7, 4, 1), 20
 """The words of each query, taken from one of the documents, and the documents that it ranks."""
 _COMPANY = 1e-3
 """1-cos of a token beside a longer text, above which the model's padding counts."""
-_LONGEST = 1 << 17
 _ROOM = LIMITS["embeddings.npy"] // 8
 """Numbers of all token vectors together: half of what a file of goldens may hold."""
 
@@ -34,14 +33,7 @@ _ROOM = LIMITS["embeddings.npy"] // 8
 def make(asked: Asked, progress: reference.Progress | None = None) -> Goldens:
     """Run the reference over the golden texts of a model. Raises GoldenError as make.make does."""
     model = reference.open_reference(asked.model_dir, asked.trust_remote_code, MULTI)
-    own = model.max_seq_length
-    if asked.max_length is None and not (isinstance(own, int) and 0 < own <= _LONGEST):
-        raise GoldenError(
-            f"{asked.name} declares no usable maximum length ({own}); set max_seq_length in its "
-            "sentence_bert_config.json, or ask for a shorter one"
-        )
-    if asked.max_length is not None:
-        reference.shorten(model, asked.max_length)
+    reference.settle(model, asked.name, asked.max_length)
     with reference.quiet():  # of queries that are cut
         lengths = reference.lengths_of(model)
     _check_company(model, asked)

@@ -23,6 +23,7 @@ from goldfold.golden.reference import (
     one_thread,
     open_reference,
     provenance_of,
+    settle,
     shorten,
 )
 from goldfold.golden.store import Case, Goldens, fingerprint
@@ -37,9 +38,6 @@ _COMPANY = 1e-3
 """A share of a vector's length. Measured: rounding in f32 moved it by at most 1.1e-6, on every kind
 of tests/models.py, EmbeddingGemma-300M and all-MiniLM-L6-v2; padding that counts moved it by 0.4
 and more, on BERT without a mask and padded on the left."""
-
-# Tokenizers without a limit declare 1e30; fitting texts to that length would never end.
-_LONGEST = 1 << 17
 
 
 @dataclass(frozen=True)
@@ -86,14 +84,7 @@ def make(
     """
     model = open_reference(model_dir, opening.trust_remote_code, opening.task, opening.route)
     max_length = tables.limit(model, max_length)
-    own = model.max_seq_length
-    if max_length is None and not (isinstance(own, int) and 0 < own <= _LONGEST):
-        raise GoldenError(
-            f"{name} declares no usable maximum length ({own}); set max_seq_length in its "
-            "sentence_bert_config.json, or ask for a shorter one"
-        )
-    if max_length is not None:
-        shorten(model, max_length)
+    settle(model, name, max_length)
     _check_company(model, model_dir)
     cases: list[Case] = []
     rows: list[np.ndarray] = []

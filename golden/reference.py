@@ -17,6 +17,9 @@ from goldfold.golden.errors import GoldenError
 from goldfold.golden.tasks import EMBEDDING, MULTI, SCORES, SPARSE
 from goldfold.golden.texts import sentences
 
+# Tokenizers without a limit declare 1e30; fitting texts to that length would never end.
+LONGEST = 1 << 17
+
 Progress = Callable[[str, int, int], None]
 """Called with (text id, texts done, texts in all) after each text."""
 
@@ -85,6 +88,20 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
+
+
+def settle(model: Any, name: str, max_length: int | None, file: str = "") -> None:
+    """Let the model cut texts to `max_length` tokens, or refuse one that declares no usable length
+    of its own. Raises GoldenError, naming the setting."""
+    own = model.max_seq_length
+    if max_length is not None:
+        shorten(model, max_length)
+    elif not (isinstance(own, int) and 0 < own <= LONGEST):
+        where = file or "max_seq_length in its sentence_bert_config.json"
+        raise GoldenError(
+            f"{name} declares no usable maximum length ({own}); set {where}, or ask for a shorter "
+            "one"
+        )
 
 
 def shorten(model: Any, length: int) -> None:

@@ -27,7 +27,6 @@ _WORDS = 7
 """Words of a query, taken from one of its documents."""
 _COMPANY = 1e-3
 """Error of a logit beside a longer pair, above which the model's padding counts (make.py)."""
-_LONGEST = 1 << 17
 _EACH = 1 << 11
 """Tokens of the longest model that is measured on each kind of cut pair; a longer one on one
 kind."""
@@ -62,14 +61,9 @@ class Draft:
 def make(asked: Asked, progress: reference.Progress | None = None) -> Goldens:
     """Run the reference over the golden pairs of a model. Raises GoldenError as make.make does."""
     model = reference.open_reference(asked.model_dir, asked.trust_remote_code, SCORES)
-    own = model.max_seq_length
-    if asked.max_length is None and not (isinstance(own, int) and 0 < own <= _LONGEST):
-        raise GoldenError(
-            f"{asked.name} declares no usable maximum length ({own}); set model_max_length in its "
-            "tokenizer_config.json, or ask for a shorter one"
-        )
-    if asked.max_length is not None:
-        reference.shorten(model, asked.max_length)
+    reference.settle(
+        model, asked.name, asked.max_length, "model_max_length in its tokenizer_config.json"
+    )
     longest = length_of(model)
     marks = tuple(model.tokenizer.all_special_tokens)
     plan = [d for d in drafts(lambda a, b: _count(model, a, b), longest) if _plain(d.pair, marks)]

@@ -36,7 +36,9 @@ def scale_of(golden: np.ndarray) -> float:
 
 NOTHING = 1e-6
 """A weight of a sparse vector that f32 cannot tell from zero, on the goldens' scale."""
-_ROUNDINGS = 4
+ROUNDINGS = 4
+"""How many of the reference's roundings an artifact may be off by: its own f32 and the reference's
+are each off by one, and the reference's is measured on some of the inputs, so twice that."""
 
 
 def strays(found: np.ndarray, golden: np.ndarray, least: float) -> int:
@@ -48,7 +50,7 @@ def strays(found: np.ndarray, golden: np.ndarray, least: float) -> int:
 def least_of(golden: np.ndarray, rounding: float) -> float:
     """Returns the least weight that counts as one: above the rounding of f32, which the goldens
     state for the reference."""
-    return max(NOTHING, _ROUNDINGS * rounding) * scale_of(golden)
+    return max(NOTHING, ROUNDINGS * rounding) * scale_of(golden)
 
 
 def gap_error(

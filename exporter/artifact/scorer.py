@@ -111,7 +111,11 @@ class Scorer(Runnable):
         out = np.empty((len(pairs), self.contract.dim), np.float32)
         odd: dict[int, str] = {}
         for start in range(0, len(pairs), WINDOW):
-            found = self._tokens.pair_ids(pairs[start : start + WINDOW])
+            try:
+                found = self._tokens.pair_ids(pairs[start : start + WINDOW])
+            except TextError as error:
+                odd |= {start + at: why for at, why in error.reasons.items()}
+                continue
             odd |= {start + at: why for at, why in self._tokens.unreadable(found).items()}
             if odd:
                 continue

@@ -99,11 +99,13 @@ class Tokens:
         """
         contract, found, odd = self._contract, [], {}
         length, side = contract.max_length, contract.truncation_side
-        if contract.frame is not None:
-            return self._framed(contract.frame, pairs)
         for place, pair in enumerate(pairs):
             try:
-                one, other = self._encoded([self._begun(text, length) for text in pair])
+                begun = [self._begun(text, length) for text in pair]
+                if contract.frame is not None:
+                    found.append(self._framed(contract.frame, begun[0], begun[1]))
+                    continue
+                one, other = self._encoded(begun)
             except TextError as error:
                 odd[place] = next(iter(error.reasons.values()))
                 continue
@@ -120,18 +122,15 @@ class Tokens:
             raise TextError(odd, [" | ".join(pair) for pair in pairs])
         return found
 
-    def _framed(self, frame: Frame, pairs: Sequence[tuple[str, str]]) -> list[list[int]]:
-        """Returns the token ids of pairs within a chat template, which has all special tokens."""
-        length, side, found = self._contract.max_length, self._contract.truncation_side, []
-        for one, other in pairs:
-            text = frame.around((self._begun(one, length), self._begun(other, length)))
-            ids = self._encoded([text])[0].ids
-            if len(ids) >= length:
-                ids = ids[:length] if side == "right" else ids[-length:]
-                kept = frame.suffix[-length:]
-                ids = [*ids[: len(ids) - len(kept)], *kept]
-            found.append(ids)
-        return found
+    def _framed(self, frame: Frame, one: str, other: str) -> list[int]:
+        """Returns the token ids of a pair within a chat template, which has all special tokens."""
+        length, side = self._contract.max_length, self._contract.truncation_side
+        ids = self._encoded([frame.around((one, other))])[0].ids
+        if len(ids) < length:
+            return ids
+        ids = ids[:length] if side == "right" else ids[-length:]
+        kept = frame.suffix[-length:]
+        return [*ids[: len(ids) - len(kept)], *kept]
 
     def called(self, texts: Sequence[Any], call: str) -> list[list[int]]:
         """Returns the token ids for one of goldfold.golden.store.CALLS, with its prompt and its

@@ -145,7 +145,7 @@ def test_a_call_of_another_task_is_refused(room: Path) -> None:
     assert np.allclose(np.diag(encoder.similarity(rows, rows)), 1)
 
 
-def test_what_is_no_pair_is_refused(room: Path) -> None:
+def test_what_is_no_pair_is_refused(room: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scorer = load(exported(room, "bert-saved").path)
     for wrong, said in (
         ("a text", "predict takes pairs of texts, not str"),
@@ -159,6 +159,10 @@ def test_what_is_no_pair_is_refused(room: Path) -> None:
             scorer.predict(wrong)
     with pytest.raises(TextError, match="spells '\\[SEP\\]' in its first text"):
         scorer.predict([("one", "two"), ("a [SEP] b", "two")])
+    monkeypatch.setattr("goldfold.exporter.artifact.scorer.WINDOW", 4)
+    with pytest.raises(TextError, match="text 6 ") as raised:
+        scorer.predict([*[("one", "two")] * 6, ("a [SEP] b", "two"), ("one", "two")])
+    assert list(raised.value.reasons) == [6]
     with pytest.raises(UsageError, match="activation is 'relu'"):
         scorer.predict([("a", "b")], activation="relu")
     with pytest.raises(UsageError, match="top_k is 0"):

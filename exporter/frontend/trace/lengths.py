@@ -20,11 +20,11 @@ UNDECLARED = 1 << 17
 """Maximum tokens for a model without a length of its own, where the caller names no smaller one."""
 
 _TASKS: tuple[Task, ...] = ("", "query", "document")
-_PROSE = (
+PROSE = (
     "The ferry crosses the strait twice a day, and whoever misses it waits until evening. "
     "Zwei Brücken führen über den Fluss; 他们在河边等船。 "
 )
-_SHORT = ("", " ", "one", "Two words.", "  blanks  around  ", "Ünïcödé, 日本語, 🍞 & <b>tags</b>")
+SHORT = ("", " ", "one", "Two words.", "  blanks  around  ", "Ünïcödé, 日本語, 🍞 & <b>tags</b>")
 
 
 @dataclass(frozen=True)
@@ -87,10 +87,10 @@ def side(model: Any) -> Literal["right", "left"]:
 def check(model: Any, tokens: Tokens, contract: Contract) -> None:
     """Refuse a model whose texts become other tokens than its tokenizer.json and contract give: a
     setting that goldfold does not know then decides. Raises ModelError, naming what is set."""
-    long = _PROSE * (2 + 2 * contract.max_length // 20)
+    long = PROSE * (2 + 2 * contract.max_length // 20)
     special = " ".join(f"in{token}word" for token in model.tokenizer.all_special_tokens)
     for task in _TASKS:
-        for text in (*_SHORT, special, long):
+        for text in (*SHORT, special, long):
             features = _features(model, text, task)
             expected = None if features is None else features["input_ids"][0].tolist()
             types = {} if features is None else features
@@ -135,7 +135,7 @@ def _asked_of(model: Any, asked: int | None) -> dict[Task, int]:
         model.max_seq_length = UNDECLARED
         sparse.limit(model, UNDECLARED)
     own = [getattr(model[0], f"{task}_length", None) or 0 for task in ("query", "document")]
-    endless = _PROSE * (2 + max(model.max_seq_length, *own) // 8)
+    endless = PROSE * (2 + max(model.max_seq_length, *own) // 8)
     whole = len(model.tokenizer(endless, truncation=False, verbose=False)["input_ids"])
     found: dict[Task, int] = {}
     for task in _TASKS:

@@ -17,7 +17,7 @@ import torch
 from goldfold.exporter.contract import EMBEDDING, LOGITS, Activation, Contract, Frame
 from goldfold.exporter.errors import ModelError
 from goldfold.exporter.frontend.tokens import Tokens
-from goldfold.exporter.frontend.trace.lengths import eager
+from goldfold.exporter.frontend.trace.lengths import PROSE, SHORT, eager
 from goldfold.exporter.frontend.trace.modules import Pool, stage_of
 
 _ACTIVATIONS: dict[str, Activation] = {
@@ -27,11 +27,6 @@ _ACTIVATIONS: dict[str, Activation] = {
 }
 _UNNAMED = "LABEL_"
 """What transformers calls the labels of a model that has no names for them."""
-_PROSE = (
-    "The ferry crosses the strait twice a day, and whoever misses it waits until evening. "
-    "Zwei Brücken führen über den Fluss; 他们在河边等船。 "
-)
-_TEXTS = ("", " ", "one", "Two words.", "  blanks  around  ", "Ünïcödé, 日本語, 🍞 & <b>tags</b>")
 
 
 @dataclass(frozen=True)
@@ -205,7 +200,7 @@ def _separator(model: Any) -> int | None:
         other = trunk(**given, token_type_ids=torch.zeros_like(types), return_dict=True)
         if all(torch.equal(a, b) for a, b in zip(one.values(), other.values(), strict=True)):
             return None
-    for text in _TEXTS:
+    for text in SHORT:
         for pair in ((text, "a second text"), ("a first text", text)):
             found = model.preprocess([pair])
             if not torch.equal(found["token_type_ids"], segments(found["input_ids"], separator)):
@@ -219,9 +214,9 @@ def _separator(model: Any) -> int | None:
 def check(model: Any, tokens: Tokens, contract: Contract) -> None:
     """Refuse a model whose pairs become other tokens than its tokenizer.json and contract give.
     Raises ModelError."""
-    long = _PROSE * (2 + 2 * contract.max_length // 20)
-    texts = (*_TEXTS, long)
-    for pair in [(one, other) for one in texts for other in (*_TEXTS[:3], _TEXTS[-1], long)]:
+    long = PROSE * (2 + 2 * contract.max_length // 20)
+    texts = (*SHORT, long)
+    for pair in [(one, other) for one in texts for other in (*SHORT[:3], SHORT[-1], long)]:
         try:
             wanted = model.preprocess([pair])["input_ids"][0].tolist()
         except Exception as error:

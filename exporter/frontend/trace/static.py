@@ -20,8 +20,8 @@ from goldfold.exporter.contract import Contract
 from goldfold.exporter.errors import ModelError, TextError
 from goldfold.exporter.frontend.source import Source
 from goldfold.exporter.frontend.tokens import Tokens
+from goldfold.exporter.frontend.trace.lengths import SHORT, Lengths
 from goldfold.exporter.frontend.trace.lengths import UNDECLARED as MOST
-from goldfold.exporter.frontend.trace.lengths import Lengths
 from goldfold.exporter.frontend.trace.modules import Pool
 
 UNDECLARED = 1 << 15
@@ -32,7 +32,7 @@ _WHOLE, _TABLE, _MAPPING, _WEIGHTS = "embedding.weight", "embeddings", "mapping"
 """Tensors: of sentence-transformers' own module, and of model2vec."""
 
 _LONG = "The bridge stays open until the river rises; danach fährt nur das Boot, 直到水退。 "
-_SHORT = ("", " ", "one", "Two words.", "  blanks  around  ", "Ünïcödé, 日本語, 🍞 & <b>tags</b>")
+
 
 VECTORS = "token_embeddings"
 POOL = Pool(("mean",))
@@ -148,7 +148,7 @@ def check(model: Any, tokens: Tokens, contract: Contract) -> None:
     long = _LONG * (2 + 2 * contract.max_length // 20)
     added = model[0].tokenizer.get_added_tokens_decoder().values()
     special = " ".join(f"in{token.content}word" for token in added)
-    for text in (*_SHORT, special, long):
+    for text in (*SHORT, special, long):
         expected = model.preprocess([text])["input_ids"].tolist()
         try:
             (found,) = tokens.ids([text])
