@@ -182,6 +182,34 @@ def scores(node: ir.Node, known: Known) -> float:
     return float((a * b).max()) * abs(band.scale) * (1 + _off(width))
 
 
+def conv(node: ir.Node, known: Known) -> Extent:
+    """Σ_{c,k} w[d,c,k] · x[c,t+k] along one axis, where padding counts as 0; `n` terms in f32 are
+    off by at most n·2^-24 of the sum of their magnitudes."""
+    x, w = known.of(node.inputs[0]), known.constant(node.inputs[1])
+    sizes, groups = known.sizes(node.inputs[0]), int(attribute(node, "group", 1))
+    if w is None or w.ndim != 3 or sizes is None or not isinstance(sizes[1], int):
+        return unbounded("Conv of another kind")
+    weight = w.astype(np.float64).reshape(groups, -1, *w.shape[1:])
+    unit, tiny = known.weights(node.inputs[1])
+
+    def grouped(array: np.ndarray) -> np.ndarray:
+        array = np.broadcast_to(array.reshape(-1), (sizes[1],))  # type: ignore[arg-type]
+        return array.reshape(groups, 1, -1, 1)
+
+    lo, hi = grouped(np.minimum(x.lo, 0)), grouped(np.maximum(x.hi, 0))
+    terms = np.sort(np.stack([weight * lo, weight * hi]), axis=0)
+    least, most = (part.sum((2, 3)).reshape(1, -1, 1) for part in terms)
+    size = np.maximum(-lo, hi)
+    off = (abs(weight) * unit + tiny + abs(weight) * w[0].size * 2.0**-23) * size
+    off = off.sum((2, 3)).reshape(1, -1, 1) * (1 + SLACK)
+    found = Extent(least - off, most + off, over=x.over)
+    if len(node.inputs) < 3 or node.inputs[2] is None:
+        return found
+    bias = known.of(node.inputs[2])
+    shift = [part.reshape(1, -1, 1) for part in (bias.lo, bias.hi)]
+    return Extent(found.lo + shift[0], found.hi + shift[1], over=x.over or bias.over)
+
+
 def attention(node: ir.Node, known: Known) -> Extent:
     """ONNX's Attention, as spell-attention writes it: a mixture of rows of the third input."""
     v = known.of(node.inputs[2])
@@ -264,6 +292,7 @@ def dequantize(node: ir.Node, known: Known) -> Extent:
 RULES: dict[str, Rule] = {
     "MatMul": matmul,
     "Gemm": gemm,
+    "Conv": conv,
     "goldfold.BandAttention": band_attention,
     "Attention": attention,
     "RMSNormalization": norm,

@@ -15,6 +15,7 @@ from goldfold.exporter.frontend.source import Source
 from goldfold.exporter.frontend.tokens import Tokens
 from goldfold.exporter.frontend.trace import (
     attention,
+    experts,
     late,
     lengths,
     scoring,
@@ -129,8 +130,11 @@ def _trace(
     loaded(Words(text, plain, pad_id, reader.side(model), source.task))
     facts = scoring.facts_of(model) if source.task == SCORES else scoring.Facts()
     whole = _whole(model, source, facts)
+    mixture = experts.widen(whole)
     lookup = isinstance(whole, sparse.Static)
     stages = list(whole.stages)
+    with quiet():
+        lengths.fill_tables(getattr(whole, "transformer", None), longest.most)
 
     with attention.registered(longest.most) as recorder, quiet():
         progress("tracing with torch.export")
@@ -177,7 +181,7 @@ def _trace(
     with quiet():
         checks(model, Tokens(text, contract), contract)
     canonical(graph_model, contract.output)
-    said = [*longest.notes, *notes]
+    said = [*longest.notes, *notes, *([mixture] if mixture else [])]
     return Program(graph_model, contract, text, said, lasting=not longest.borrowed)
 
 
@@ -185,7 +189,9 @@ def load_whole(source: Source) -> Whole | sparse.Static:
     """Returns the model in torch, with eager attention, under the names that traced nodes bear."""
     model = _load(source, "eager")[0]
     facts = scoring.facts_of(model) if source.task == SCORES else scoring.Facts()
-    return _whole(model, source, facts)
+    whole = _whole(model, source, facts)
+    experts.widen(whole)
+    return whole
 
 
 def _whole(model, source: Source, facts: scoring.Facts) -> Whole | sparse.Static:

@@ -4,7 +4,7 @@ sentence-transformers decides which of its settings counts."""
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -19,6 +19,10 @@ from goldfold.exporter.frontend.trace import sparse
 UNDECLARED = 1 << 17
 """Maximum tokens for a model without a length of its own, where the caller names no smaller one."""
 
+_CODE = "transformers_modules"
+"""The package that code which comes with a model is imported as."""
+_FILLED = 4096
+"""Tokens of the longest text that a model is run on for its tables alone."""
 _TASKS: tuple[Task, ...] = ("", "query", "document")
 PROSE = (
     "The ferry crosses the strait twice a day, and whoever misses it waits until evening. "
@@ -192,6 +196,17 @@ def _positions(model: Any) -> int | None:
         if index.numel() == 4 and bool((index.flatten().diff() == 1).all())
     ]
     return min(found, default=None)
+
+
+def fill_tables(trunk: Any, most: int) -> None:
+    """Run a transformer whose code comes with the model once on its longest text, so that tables
+    which grow with the text (angles, say) have all their rows: that code then asks nothing of the
+    length of a text."""
+    if not type(trunk).__module__.startswith(_CODE) or most > _FILLED:
+        return
+    ids = torch.full((1, most), 5, dtype=torch.long)
+    with torch.no_grad(), eager(trunk), suppress(Exception):  # the trace reports any error
+        trunk(input_ids=ids, attention_mask=torch.ones_like(ids))
 
 
 @contextmanager

@@ -55,6 +55,22 @@ def gemm(emit: Emit, node: ir.Node) -> Any:
     return emit("add", x=product, y=c)
 
 
+def conv(emit: Emit, node: ir.Node) -> Any:
+    """A convolution along one axis, with constant weights."""
+    x, pads = emit.var(0), emit.attribute("pads", [0, 0])
+    if emit.known(1) is None or len(x.shape) != 3:
+        raise emit.fault("its weights depend on the text, or it has not one axis")
+    if str(emit.attribute("auto_pad", "NOTSET")) != "NOTSET":
+        raise emit.fault("its padding is not said in numbers")
+    bias = {} if emit.operand(2) is None else {"bias": emit.var(2)}
+    return emit(
+        "conv", x=x, weight=emit.var(1), pad_type="custom", pad=[int(n) for n in pads],
+        strides=[int(n) for n in emit.attribute("strides", [1])],
+        dilations=[int(n) for n in emit.attribute("dilations", [1])],
+        groups=int(emit.attribute("group", 1)), **bias,
+    )  # fmt: skip
+
+
 def _linear(
     emit: Emit, node: ir.Node, x: Any, weights: Any, shift: np.ndarray | None = None
 ) -> Any:
@@ -304,6 +320,7 @@ def _open_band(emit: Emit, q: Any, band: dialect.Band) -> Any:
 
 
 ROWS: dict[str, Row] = {
+    "Conv": conv,
     "MatMul": matmul, "Gemm": gemm, "RMSNormalization": rms_norm, "LayerNormalization": layer_norm,
     "RotaryEmbedding": rotary, "goldfold.BandAttention": band_attention,
 }  # fmt: skip
