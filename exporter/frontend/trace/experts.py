@@ -137,7 +137,7 @@ def _wide(module: Any, sizes: Sizes) -> Wide | Packed | None:
     """Returns the wide layer of a module of experts; None if it is none."""
     if hasattr(module, "_apply_gate") and hasattr(module, "_is_expert_parallel"):
         return _of_interface(module, sizes)
-    mlp = getattr(module, "mlp", None)
+    mlp: Any = getattr(module, "mlp", None)
     if type(module).__name__ == "NomicExperts" and hasattr(mlp, "w1"):
         matrices = {"w1": mlp.w1.T, "w2": mlp.w2}
         wide = Wide(sizes, matrices, mlp.activation_fn, module.moe_num_experts)
