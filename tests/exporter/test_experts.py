@@ -46,7 +46,7 @@ def test_experts_of_transformers_give_the_reference(kind: str, tmp_path: Path) -
     assert result.passed
     assert off(result.path, folder) < 1e-4
     (note,) = (one for one in result.bundle.manifest.notes if "mixture of experts" in one)
-    assert "each of its 2 layers of up to 4 experts" in note
+    assert "2 of its modules compute all of their experts, up to 4" in note
 
 
 def layer(kind: str, **settings: Any) -> tuple[Any, experts.Wide]:

@@ -187,11 +187,26 @@ def test_a_window_wider_than_the_longest_text_is_none() -> None:
     assert attention.probe(band(300, False), 300) == attention.Mask(300, False)
 
 
+def chunked(size: int, causal: bool):
+    def allowed(batch, head, i, j):
+        same = torch.as_tensor(i) // size == torch.as_tensor(j) // size
+        return same & (j <= i) if causal else same
+
+    return allowed
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_chunks_that_no_text_fills_are_none(causal: bool) -> None:
+    assert attention.probe(chunked(300, causal), 300) == attention.Mask(0, causal)
+    with pytest.raises(attention.Refused, match="is not a band"):
+        attention.probe(chunked(299, causal), 300)
+
+
 @pytest.mark.parametrize(
     ("name", "function"),
     [
         ("lopsided", lambda b, h, i, j: ((i - j) < 3) & ((j - i) < 5)),
-        ("chunked", lambda b, h, i, j: torch.as_tensor(i) // 8 == torch.as_tensor(j) // 8),
+        ("chunked", chunked(8, False)),
         ("nobody", lambda b, h, i, j: torch.zeros_like(i - j, dtype=torch.bool)),
         ("first token too", lambda b, h, i, j: ((i - j).abs() < 3) | (j == 0)),
         ("fails", lambda b, h, i, j: {}["a table it does not have"]),

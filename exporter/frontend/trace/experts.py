@@ -127,9 +127,9 @@ def widen(whole: torch.nn.Module) -> str | None:
     whole.register_forward_pre_hook(sizes.note, with_kwargs=True)
     most = max((made.mlp if isinstance(made, Packed) else made).count for _, _, made in found)
     return (
-        f"A mixture of experts: each of its {len(found)} layers of up to {most} experts computes "
-        "all of them for every token, and weighs those that a token is not sent to by 0. A token "
-        "whose experts are nearly equal may be sent to others where values are rounded otherwise."
+        f"A mixture of experts: {len(found)} of its modules compute all of their experts, up to "
+        f"{most}, for every token, and weigh those that a token is not sent to by 0. A token whose "
+        "experts are nearly equal may be sent to others where values are rounded otherwise."
     )
 
 
