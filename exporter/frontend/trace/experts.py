@@ -113,36 +113,43 @@ def widen(whole: torch.nn.Module) -> str | None:
     Known are those that transformers' interface of experts computes, and Nomic's. Raises ModelError
     for experts that no wide layer expresses.
     """
-    sizes = Sizes()
-    found = [
-        (parent, name, made)
-        for parent in list(whole.modules())
+    sizes, most = Sizes(), 0
+    places = [
+        (parent, name)
+        for parent in whole.modules()
         for name, child in parent.named_children()
-        if (made := _wide(child, sizes)) is not None
+        if _kind(child)
     ]
-    for parent, name, made in found:
+    for parent, name in places:  # one at a time: what is replaced leaves memory
+        made = _wide(getattr(parent, name), sizes)
         setattr(parent, name, made.eval())
-    if not found:
+        most = max(most, (made.mlp if isinstance(made, Packed) else made).count)
+    if not places:
         return None
     whole.register_forward_pre_hook(sizes.note, with_kwargs=True)
-    most = max((made.mlp if isinstance(made, Packed) else made).count for _, _, made in found)
     return (
-        f"A mixture of experts: {len(found)} of its modules compute all of their experts, up to "
+        f"A mixture of experts: {len(places)} of its modules compute all of their experts, up to "
         f"{most}, for every token, and weigh those that a token is not sent to by 0. A token whose "
         "experts are nearly equal may be sent to others where values are rounded otherwise."
     )
 
 
-def _wide(module: Any, sizes: Sizes) -> Wide | Packed | None:
-    """Returns the wide layer of a module of experts; None if it is none."""
+def _kind(module: Any) -> str:
+    """Returns whose experts a module is; "" if it is none."""
     if hasattr(module, "_apply_gate") and hasattr(module, "_is_expert_parallel"):
+        return "transformers"
+    named = type(module).__name__ == "NomicExperts"
+    return "Nomic" if named and hasattr(getattr(module, "mlp", None), "w1") else ""
+
+
+def _wide(module: Any, sizes: Sizes) -> Wide | Packed:
+    """Returns the wide layer of a module of experts."""
+    if _kind(module) == "transformers":
         return _of_interface(module, sizes)
-    mlp: Any = getattr(module, "mlp", None)
-    if type(module).__name__ == "NomicExperts" and hasattr(mlp, "w1"):
-        matrices = {"w1": mlp.w1.T, "w2": mlp.w2}
-        wide = Wide(sizes, matrices, mlp.activation_fn, module.moe_num_experts)
-        return Packed(wide, getattr(module, "bias", None))
-    return None
+    mlp = module.mlp
+    matrices = {"w1": mlp.w1.T, "w2": mlp.w2}
+    wide = Wide(sizes, matrices, mlp.activation_fn, module.moe_num_experts)
+    return Packed(wide, getattr(module, "bias", None))
 
 
 def _of_interface(module: Any, sizes: Sizes) -> Wide:
