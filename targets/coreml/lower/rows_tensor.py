@@ -235,6 +235,15 @@ def scatter_elements(emit: Emit, node: ir.Node) -> Any:
     )
 
 
+def top_k(emit: Emit, node: ir.Node) -> Any:
+    """Which of equal values come first, MIL does not say."""
+    x = emit.var(0)
+    (count,) = fixed(emit, 1, "number of values")
+    axis = emit.attribute("axis", -1) % len(x.shape)
+    ascending = not emit.attribute("largest", 1)
+    return emit("topk", x=x, k=int(count), axis=axis, ascending=ascending)
+
+
 def gather_nd(emit: Emit, node: ir.Node) -> Any:
     batch = emit.attribute("batch_dims", 0)
     x, indices = emit.var(0), emit.var(1)
@@ -259,6 +268,6 @@ ROWS: dict[str, Row] = {
     "Transpose": transpose, "Squeeze": squeeze, "Unsqueeze": unsqueeze, "Expand": expand,
     "Tile": tile, "Slice": slices, "Split": split, "Concat": concat, "Gather": _gathering("gather"),
     "GatherElements": _gathering("gather_along_axis"), "GatherND": gather_nd, "Range": counted,
-    "ScatterElements": scatter_elements,
+    "ScatterElements": scatter_elements, "TopK": top_k,
 }  # fmt: skip
 """ONNX op → its row."""
