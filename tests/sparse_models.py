@@ -79,9 +79,9 @@ def static(folder: Path) -> Path:
     return folder
 
 
-def routed(folder: Path, scratch: Path) -> Path:
+def routed(folder: Path, scratch: Path, kind: str = "bert") -> Path:
     """Save a model of the routes `query`, a table, and `document`, SPLADE; return its folder."""
-    masked("bert", scratch)
+    masked(kind, scratch)
     router = Router.for_query_document([_table()], _splade(scratch, "max", "log1p_relu"))
     encoder = SparseEncoder(modules=[router], similarity_fn_name="dot", device="cpu")
     encoder.save_pretrained(str(folder), create_model_card=False)
