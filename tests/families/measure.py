@@ -37,8 +37,8 @@ PRECISIONS = ("fp32", "fp16")
 TARGETS = ("onnxruntime", "openvino", "coreml")
 
 Figures = dict[tuple[str, str], float]
-"""(target, precision) → the figure of the model's task (page.py), of the worst text, alone or padded,
-against sentence-transformers."""
+"""(target, precision) → the figure of the model's task (page.py), of the worst text, alone or
+padded, against sentence-transformers."""
 
 
 @dataclass(frozen=True)

@@ -203,7 +203,9 @@ def parse(text: str) -> list[Row]:
     return found
 
 
-def faults(family: Family | Model, shown: Shown, kept: Row | None, here: tuple[str, ...]) -> list[str]:
+def faults(
+    family: Family | Model, shown: Shown, kept: Row | None, here: tuple[str, ...]
+) -> list[str]:
     """What the page says wrongly of a family, as sentences; `here`: the targets that were run."""
     if kept is None:
         return [f"there is no row for {family.name}"]

@@ -100,7 +100,7 @@ MODELS = (
         sparse_models.LONGEST,
         "document",
     ),
-    Model("Table, query route", SPARSE, _routed, "a weight a token", sparse_models.LONGEST, "query"),
+    Model("Table, query route", SPARSE, _routed, "a row", sparse_models.LONGEST, "query"),
     Model("BERT, CSR", SPARSE, _csr, "mean → normalize → 16 of 256 units", sparse_models.LONGEST),
     Model(
         "BERT, ColBERT",

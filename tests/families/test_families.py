@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from goldfold.golden.tasks import MULTI
 from tests.families import measure, page
 from tests.families.families import FAMILIES, Family
 from tests.families.tasks import SHOWN, Model, task_of
@@ -18,6 +19,8 @@ def test_a_family_passes_everywhere_as_the_page_says(
 ) -> None:
     shown = measure.show(family, tmp_path)
     assert shown.figures.keys() == {(t, p) for t in measure.here() for p in measure.PRECISIONS}
+    reads = task_of(family) != MULTI and "coreml" in measure.here()  # Swift's knows one vector
+    assert any((tmp_path / "out").rglob("GoldfoldEncoder.swift")) == reads
     rows = {(row.task, row.name): row for row in page.parse(page.PAGE.read_text("utf-8"))}
     kept = rows.get((task_of(family), family.name))
     found = page.faults(family, shown, kept, measure.here())
