@@ -92,6 +92,9 @@ class Contract(Record, frozen=True, kw_only=True):
     """How the model compares two embeddings."""
     tokenwise: Tokenwise | None = None
     """Of token vectors: which of them count."""
+    units: Annotated[int, Meta(ge=0, le=1 << 20)] = 0
+    """Of a sparse autoencoder (CSR): the most units of a text that are not zero, of `dim`; 0 of
+    weights of a vocabulary, which are as many as there are."""
     activation: Activation = "identity"
     """Of scores: what `predict` applies to the logits."""
     separator: Annotated[int, Meta(ge=0, le=1 << 31)] | None = None
@@ -126,6 +129,8 @@ class Contract(Record, frozen=True, kw_only=True):
             raise ValueError(f"{len(self.labels)} labels name {self.dim} logits")
         if (self.task == "multi_vector") != (self.tokenwise is not None):
             raise ValueError("tokenwise belongs to the task multi_vector")
+        if self.units and (self.task != "sparse" or self.units > self.dim):
+            raise ValueError(f"units are {self.units} of {self.dim} in the task {self.task}")
         if self.tokenwise and self.tokenwise.query_tokens > self.length_of("query"):
             raise ValueError(
                 f"queries are filled up to {self.tokenwise.query_tokens} tokens, and hold "

@@ -25,6 +25,7 @@ from goldfold.golden.tasks import (
     SPARSE,
     gap_error,
     least_of,
+    level,
     scale_of,
     strays,
 )
@@ -63,8 +64,8 @@ class Reading:
 
     `distance` is 1-cos, `norm_error` is | ||e||/||g|| - 1 |, `delta` is max |e_k - g_k|. Of scores,
     `distance` is max |e_k - g_k| on the goldens' scale (tasks.py), and `norm_error` is 0. Of sparse
-    vectors, `strays` is the number of entries that are zero in one of e and g alone. Of token
-    vectors, each figure is that of the worst token.
+    vectors, `strays` is the number of entries that are zero in one of e and g alone; of a CSR, both
+    are first made level (tasks.py). Of token vectors, each figure is that of the worst token.
     """
 
     distance: float
@@ -295,7 +296,8 @@ def reading_for(goldens: Goldens) -> Callable[[np.ndarray, np.ndarray], Reading]
         return lambda found, golden: Reading(*tokenwise.figures(found, golden))
     if goldens.task == SPARSE:
         least = least_of(goldens.embeddings, goldens.rounding)
-        return lambda e, g: replace(reading(e, g), strays=strays(e, g, least))
+        kept = goldens.units
+        return lambda e, g: replace(reading(*level(e, g, kept)), strays=strays(e, g, least, kept))
     if goldens.task != SCORES:
         return reading
     scale = scale_of(goldens.embeddings)
@@ -324,6 +326,9 @@ def _between(found: Any, reference: Any, goldens: Goldens) -> float:
         return tokenwise.similarity_error(found, reference, goldens)
     if goldens.task == SCORES:
         return gap_error(found, reference, rankings(goldens), scale_of(goldens.embeddings))
+    if goldens.units:
+        pairs = [level(e, g, goldens.units) for e, g in zip(found, reference, strict=True)]
+        found, reference = (np.stack(side) for side in zip(*pairs, strict=True))
     return similarity_error(found, reference)
 
 

@@ -27,7 +27,7 @@ from goldfold.golden.reference import (
     shorten,
 )
 from goldfold.golden.store import Case, Goldens, fingerprint
-from goldfold.golden.tasks import EMBEDDING, SPARSE
+from goldfold.golden.tasks import EMBEDDING, SPARSE, level
 from goldfold.golden.texts import Draft, drafts, sentences
 
 if TYPE_CHECKING:
@@ -131,6 +131,7 @@ def make(
         embeddings=embeddings,
         prompts={name: prompt or "" for name, prompt in model.prompts.items()},
         task=opening.task,
+        units=sparse.units(model) if opening.task == SPARSE else 0,
         rounding=sparse.rounding(model, cases, rows) if opening.task == SPARSE else 0.0,
     )
 
@@ -148,6 +149,7 @@ def _check_company(model: SentenceTransformer, model_dir: Path) -> None:
             beside = np.asarray(model.encode([short, long], batch_size=2, **how), np.float64)[0]
     except Exception:  # the model cannot run on these: the golden texts give the reason
         return
+    alone, beside = level(alone, beside, sparse.units(model))
     size = float(np.linalg.norm(alone))
     if not float(np.linalg.norm(beside - alone)) <= _COMPANY * size:
         raise GoldenError(

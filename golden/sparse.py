@@ -16,7 +16,7 @@ import numpy as np
 
 from goldfold.golden.errors import GoldenError
 from goldfold.golden.store import ROUNDING, Case
-from goldfold.golden.tasks import scale_of
+from goldfold.golden.tasks import level, scale_of
 
 DENSE: Mapping[str, Any] = {"convert_to_sparse_tensor": False}
 """Arguments of `encode` for one dense tensor."""
@@ -38,6 +38,12 @@ def entries(first: Any) -> int:
     if hasattr(first, "auto_model"):
         return int(first.auto_model.get_input_embeddings().num_embeddings)
     return int(first.num_dimensions)
+
+
+def units(model: Any) -> int:
+    """How many units a model keeps of its sparse autoencoder (CSR), at most; 0 for another one."""
+    kept = model.max_active_dims if type(model[-1]).__name__ == "SparseAutoEncoder" else None
+    return int(kept or 0)
 
 
 def tokenizer_of(model: Any, written: str) -> str:
@@ -107,8 +113,8 @@ def plain(model: Any) -> Mapping[str, Any]:
 
 def rounding(model: Any, cases: Sequence[Case], rows: Sequence[np.ndarray]) -> float:
     """How far the reference's f32 is from f64 on some of the goldens, at worst, as a share of its
-    largest weight; 0 for a model whose weights take too much memory in f64. The model is in f64
-    afterwards."""
+    largest weight; 0 for a model whose weights take too much memory in f64. Of a CSR, both with the
+    same units. The model is in f64 afterwards."""
     import torch
 
     if sum(one.numel() for one in model.parameters()) > _WIDE:
@@ -120,6 +126,7 @@ def rounding(model: Any, cases: Sequence[Case], rows: Sequence[np.ndarray]) -> f
     worst = 0.0
     for text, row in sorted(texts, key=lambda one: len(one[0]))[:_MEASURED]:
         wide = model.encode([text], prompt="", show_progress_bar=False, **DENSE)[0].numpy()
+        wide, row = level(wide.astype(np.float64), row.astype(np.float64), units(model))
         worst = max(worst, float(np.abs(wide - row).max()))
     torch.set_num_threads(threads)
     return min(worst / scale_of(np.stack(rows)), ROUNDING)

@@ -115,6 +115,8 @@ class Goldens:
     """What the model gives (golden/tasks.py). Of `scores`, `embeddings` holds the logits. Of
     `sparse`, the numbers lie on disk as triplets where these are fewer (triplets.py). Of
     `multi_vector` it is float32 [tokens of all cases, dim], a row for each token."""
+    units: int = 0
+    """Of a sparse autoencoder (CSR): the most numbers of a row that are not zero."""
     rounding: float = 0.0
     """Of scores and sparse vectors: how far the reference's own f32 is from f64, at worst, on the
     scale of the numbers."""
@@ -170,6 +172,7 @@ def save(goldens: Goldens, folder: Path) -> None:
         **({"prompts": dict(goldens.prompts)} if goldens.prompts else {}),
         **({} if goldens.task == EMBEDDING else {"task": goldens.task}),
         **({"rounding": goldens.rounding} if goldens.task in _ROUNDED else {}),
+        **({"units": goldens.units} if goldens.units else {}),
         **({} if packed is None else {"triplets": True}),
         "embeddings_sha256": hashlib.sha256(numbers.getvalue()).hexdigest(),
         # A string of numbers instead of a list keeps the ids of a case on one line.
@@ -230,6 +233,7 @@ def load(folder: Path) -> Goldens:
             embeddings=_embeddings(raw, record),
             prompts=_prompts(record.get("prompts", {})),
             task=_task(record.get("task", EMBEDDING)),
+            units=_typed({"units": 0, **record}, "units", int),
             rounding=float(record.get("rounding", 0.0)),
         )
     except (ValueError, TypeError, KeyError, EOFError, OverflowError) as error:
@@ -361,6 +365,12 @@ def _check(goldens: Goldens, where: str) -> None:
                 f"{where}: {case.id!r} has {len(case.token_ids)} tokens, not 1 to"
                 f" {goldens.max_length}"
             )
+    most = max(map(np.count_nonzero, goldens.embeddings)) if goldens.units else 0
+    if not most <= goldens.units <= goldens.dim or (goldens.units and goldens.task != SPARSE):
+        raise GoldenError(
+            f"{where}: 'units' is {goldens.units}, and a row of {goldens.dim} numbers of the task "
+            f"{goldens.task} has up to {most} that are not zero"
+        )
     if not 0.0 <= goldens.rounding <= ROUNDING:
         raise GoldenError(f"{where}: 'rounding' is {goldens.rounding}, not 0 to {ROUNDING}")
     tokens = sum(len(case.token_ids) for case in goldens.cases)

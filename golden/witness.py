@@ -121,7 +121,8 @@ def read(
         raise GoldenError(f"{model_dir}: its tokenizer has no tokenizer.json form")
     if task == SCORES:
         return _scoring(model, TokenizerFile(backend.to_str()))
-    if task == SPARSE:
+    units = sparse.units(model) if task == SPARSE else 0
+    if task == SPARSE and not units:
         file = TokenizerFile(sparse.tokenizer_of(model, backend.to_str()))
     else:
         file = TokenizerFile(tables.plain(backend) if static else tokenizer_of(model))
@@ -146,7 +147,7 @@ def read(
             "default_prompt_name": model.default_prompt_name,
             "normalized": ends[-1] == "Normalize" and getattr(model, "truncate_dim", None) is None,
             **(tables.facts(model) if static else _facts(model)),
-            **({"task": SPARSE, "route": route} if task == SPARSE else {}),
+            **({"task": SPARSE, "route": route, "units": units} if task == SPARSE else {}),
             **({"task": MULTI, "tokenwise": late.facts_of(model)} if task == MULTI else {}),
         },
         called=_called(model, file) if task == MULTI else {},

@@ -258,23 +258,24 @@ def is_whole(value: object) -> bool:
     return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
 
 
-def checked_texts(texts: str | Sequence[str]) -> list[str]:
-    """Returns a list of texts that the tokenizer takes: strings of whole Unicode characters."""
+def checked_texts(texts: str | Sequence[str], call: str = "embed", kind: str = "text") -> list[str]:
+    """Returns a list of texts that the tokenizer takes: strings of whole Unicode characters. Raises
+    UsageError, naming the call, or the place of what is none."""
     if isinstance(texts, str):
         texts = [texts]
     elif isinstance(texts, (bytes, Mapping)) or not isinstance(texts, Iterable):
-        raise UsageError(f"embed takes a text or a list of texts, not {type(texts).__name__}")
+        raise UsageError(f"{call} takes a {kind} or a list of {kind}s, not {type(texts).__name__}")
     try:
         found = list(texts)
     except TypeError:  # an array without axes
-        raise UsageError("embed takes a text or a list of texts, not one that is neither") from None
+        raise UsageError(f"{call} takes a {kind} or a list of {kind}s, not neither") from None
     for row, text in enumerate(found):
         if not isinstance(text, str):
-            raise UsageError(f"text {row} is {type(text).__name__}; give strings")
+            raise UsageError(f"{kind} {row} is {type(text).__name__}; {call} takes strings")
         try:
             text.encode()
         except UnicodeEncodeError as error:
             raise UsageError(
-                f"text {row} holds half a character (a lone surrogate) at {error.start}"
+                f"{kind} {row} holds half a character (a lone surrogate) at {error.start}"
             ) from None
     return found

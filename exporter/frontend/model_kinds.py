@@ -18,8 +18,6 @@ LATE = "a late-interaction model, which gives a text a vector for each of its to
 ROUTED = "a routed model, in which queries and documents take different ways"
 IMAGE = "a model of images and text"
 
-CSR = "a sparse autoencoder upon an embedding (CSR)"
-
 _TASKS = {
     "SentenceTransformer": EMBEDDING,
     "CrossEncoder": SCORES,
@@ -36,8 +34,7 @@ _STANFORD = "HF_ColBERT"
 _MODULES = {
     "MLMTransformer": SPARSE,
     "SpladePooling": SPARSE,
-    "SparseAutoEncoder": CSR,
-    "CSRSparsity": CSR,
+    "SparseAutoEncoder": SPARSE,
     "SparseStaticEmbedding": SPARSE,
     "IDF": SPARSE,
     "MultiVectorMask": LATE,
@@ -46,7 +43,7 @@ _MODULES = {
     "CLIPModel": IMAGE,
 }
 """Modules of sentence-transformers that only such models have."""
-_SPARSE_MODULES = ("MLMTransformer", "SpladePooling", "SparseStaticEmbedding")
+_SPARSE_MODULES = ("MLMTransformer", "SpladePooling", "SparseStaticEmbedding", "SparseAutoEncoder")
 """Those of them that goldfold exports; `Router` is one where the model says that it is sparse."""
 _MASKED = "ForMaskedLM"
 """The ending of transformers' classes of which sentence-transformers makes sparse encoders."""
@@ -125,6 +122,11 @@ def check_modules(file: Path, types: Sequence[str], task: str = EMBEDDING) -> No
     for dotted in types:
         bare = dotted.rpartition(".")[2]
         ours = dotted.startswith("sentence_transformers.")
+        if ours and bare == "CSRSparsity":
+            raise refusal(
+                f"{file}: its module {bare} ({dotted}) has a name that sentence-transformers no "
+                "longer loads; write sentence_transformers.sparse_encoder.modules.SparseAutoEncoder"
+            )
         kind = LATE if dotted.startswith("pylate.") else _MODULES.get(bare) if ours else None
         if kind is None or bare in fitting:
             continue

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -194,7 +194,7 @@ def open_model(
     if hub_id and (lacking := [f for f in folders if not any((path / f).glob("*.safetensors"))]):
         path = hub.fetch_pickles(hub_id, lacking)
         seen = model_folder.look(path)
-    prompts, default_prompt_name = _read_prompts(path, task)
+    prompts, default_prompt_name = _read_prompts(path, task, listed)
     trunk = path / found[0].path
     trunks = {m.path for m in listed if m.kind in ("Transformer", "MLMTransformer")}
     static = found[0].kind == modules.STATIC
@@ -305,7 +305,9 @@ def _name_folder(path: Path) -> str:
     return real.parent.name if real.name in _GENERIC_NAMES else real.name
 
 
-def _read_prompts(path: Path, task: str = EMBEDDING) -> tuple[dict[str, str], str | None]:
+def _read_prompts(
+    path: Path, task: str, listed: Sequence[ModuleSpec]
+) -> tuple[dict[str, str], str | None]:
     """Returns the prompts and the default one's name from config_sentence_transformers.json, if
     there."""
     file = path / "config_sentence_transformers.json"
@@ -314,7 +316,7 @@ def _read_prompts(path: Path, task: str = EMBEDDING) -> tuple[dict[str, str], st
     config = read_object(file)
     settings.check_counts(file, config, ("truncate_dim",))
     if task == SPARSE:
-        sparse_modules.check_model(file, config)
+        sparse_modules.check_model(file, config, listed)
     prompts = config.get("prompts") or {}
     if not isinstance(prompts, dict) or not all(
         prompt is None or isinstance(prompt, str) for prompt in prompts.values()

@@ -163,6 +163,7 @@ def _trace(
         route=source.route,
         similarity=getattr(model, "similarity_fn_name", None) or "cosine",
         tokenwise=late.facts_of(model) if source.task == MULTI else None,
+        units=sparse.units(model) if source.task == SPARSE else 0,
         labels=facts.labels,
         activation=facts.activation,
         separator=facts.separator,
@@ -202,6 +203,9 @@ def _whole(model, source: Source, facts: scoring.Facts) -> Whole | sparse.Static
         return sparse.Static(model[0].weight).eval()
     trunk: Any = model[0].auto_model
     trunk.config.use_cache = False
+    if source.task == SPARSE and (kept := sparse.units(model)):
+        last = sparse.Autoencoder(model[-1], kept)
+        return Whole(trunk, _output_of(model[0]), [*_stages(list(model)[:-1]), last]).eval()
     if source.task == SPARSE:
         with lengths.eager(trunk):
             inner, output, stages, head = sparse.parts_of(model)
@@ -279,7 +283,7 @@ def _tokenizer(model, source: Source) -> tuple[str, int, int]:
     backend.no_padding()
     backend.no_truncation()
     pad_id = int(model.tokenizer.pad_token_id or 0)
-    if source.task == SPARSE:
+    if source.task == SPARSE and not sparse.is_csr(model):
         text = sparse.plain_tokenizer(model, backend.to_str(pretty=False))
         return text, pad_id, sparse.entries(model)
     rows = model[0].auto_model.get_input_embeddings().num_embeddings

@@ -250,7 +250,8 @@ def _batched(batch: int) -> dict[str, Any]:
 
 
 def largest(emit: Emit, node: ir.Node) -> Any:
-    """The k largest or smallest, and their places, which MIL counts in int32."""
+    """The k largest or smallest, and their places, which MIL counts in int32. Which of equal values
+    come first, MIL does not say."""
     count = int(fixed(emit, 1, "number of results").reshape(()))
     x, axis = emit.var(0), emit.attribute("axis", -1)
     return emit("topk", x=x, k=count, axis=axis, ascending=not emit.attribute("largest", 1))
