@@ -170,8 +170,9 @@ def band_attention(node: ir.Node, known: Known) -> Extent:
 
 
 def scores(node: ir.Node, known: Known) -> float:
-    """The bound on the scores inside a BandAttention: |q| |k| times the scale, before a softcap."""
-    band = dialect.Band.of(node)
+    """The bound on the scores inside a BandAttention: |q| |k| times the scale, before a softcap,
+    and the largest bias."""
+    band, bias = dialect.Band.of(node), dialect.bias_of(node)
     q, k = known.of(node.inputs[0]), known.of(node.inputs[1])
     width = known.count(known.width(node.inputs[0]))
     if q.lo.ndim != 4 or k.lo.ndim != 4:
@@ -179,7 +180,8 @@ def scores(node: ir.Node, known: Known) -> float:
     a, b = q.norm(-1, width), k.norm(-1, width)
     if b.shape[1] > 1 and a.shape[1] > 1:
         b = b.repeat(a.shape[1] // b.shape[1], 1)
-    return float((a * b).max()) * abs(band.scale) * (1 + _off(width))
+    added = 0.0 if bias is None else float(known.of(bias).size.max())
+    return float((a * b).max()) * abs(band.scale) * (1 + _off(width)) + added
 
 
 def conv(node: ir.Node, known: Known) -> Extent:

@@ -201,7 +201,7 @@ def _table(emit: Emit, place: int, wanted: str) -> Any:
 
 
 def band_attention(emit: Emit, node: ir.Node) -> Any:
-    """softmax(cap(s q kᵀ) + m) v with finite masks.
+    """softmax(cap(s q kᵀ) + b + m) v with finite masks.
 
     Query heads that share a key head lie one behind the other, so H heads of S queries are G heads
     of (H/G) S queries: only the shape changes, and neither keys nor values are repeated.
@@ -209,13 +209,20 @@ def band_attention(emit: Emit, node: ir.Node) -> Any:
     q, k, v = (emit.var(place) for place in range(3))
     band = dialect.Band.of(node)
     heads, groups, width = int(q.shape[1]), int(k.shape[1]), int(q.shape[3])
-    mask = _mask(emit, q, band)
+    mask, bias = _mask(emit, q, band), dialect.bias_of(node)
+    if bias is not None:  # one sum for all layers
+        whole = mask
+        mask = emit.shared(
+            ("biased", mask, bias), lambda: emit("add", "biased", x=emit.var(4), y=whole)
+        )
     q = emit("mul", "scaled", x=q, y=number(q, band.scale))
     tokens = q.shape[2]
     if groups == heads:
         weights = _weights(emit, emit("matmul", "scores", x=q, y=k, transpose_y=True), mask, band)
         return emit("matmul", x=weights, y=v)
     if is_open(tokens):
+        if bias is not None:
+            raise emit.fault("its heads share keys and have a bias, at an open length")
         return _open_groups(emit, (q, k, v), mask, band)
     tokens = int(tokens)
     many = tokens * heads // groups
