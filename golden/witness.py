@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 
-from goldfold.golden import late, scoring, sparse, tables
+from goldfold.golden import filling, late, scoring, sparse, tables
 from goldfold.golden.errors import GoldenError
 from goldfold.golden.framing import tokenizer_of
 from goldfold.golden.reference import lengths_of, open_reference, quiet, shorten
@@ -239,9 +239,9 @@ def _drawn(model: Any, texts: Sequence[T]) -> dict[T, Ids]:
     `texts`."""
     found: dict[T, Ids] = {}
     order = sorted(texts, key=lambda one: len(one) if isinstance(one, str) else len("".join(one)))
-    uncut: Any = {"text": {"truncation": False}}
     try:
         with quiet(), sparse.uncut(model):
+            uncut: Any = {"text": filling.uncut(model)}
             for start in range(0, len(order), _BATCH):
                 some = order[start : start + _BATCH]
                 if tables.is_static(model):

@@ -20,6 +20,7 @@ from goldfold.exporter.frontend.trace import (
     scoring,
     sparse,
     static,
+    towers,
 )
 from goldfold.exporter.frontend.trace.around import cause, lean, placed, quiet, unpanicked
 from goldfold.exporter.frontend.trace.boundary import at_the_end
@@ -65,14 +66,21 @@ class Whole(torch.nn.Module):
         """The path of `transformer` in the model that was loaded."""
         self.head = ""
         """The path there of a projection that a stage computes (sparse.py)."""
+        self.method = towers.FORWARD
+        """The method of `transformer` that is called with a text."""
+        self.filling: towers.Filling | None = None
+        """How every text is padded, where padding is a part of what the model reads."""
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         told = {}
         if self.separator is not None:
             told["token_type_ids"] = scoring.segments(input_ids, self.separator)
-        out = self.transformer(
-            input_ids=input_ids, attention_mask=attention_mask, return_dict=True, **told
-        )
+        if self.filling is not None:
+            input_ids, attention_mask = self.filling(input_ids, attention_mask)
+        call = self.transformer
+        if self.method != towers.FORWARD:
+            call = getattr(call, self.method)
+        out = call(input_ids=input_ids, attention_mask=attention_mask, return_dict=True, **told)
         x = out[self.output]
         mask = attention_mask.to(torch.bool)
         for stage in self.stages:
@@ -210,7 +218,13 @@ def _whole(model, source: Source, facts: scoring.Facts) -> Whole | sparse.Static
         return whole.eval()
     if type(model).__name__ == "MultiVectorEncoder":
         return Whole(trunk, _output_of(model[0]), late.stages_of(model)).eval()
-    return Whole(trunk, _output_of(model[0]), _stages(model), facts.separator).eval()
+    if towers.is_tower(model[0]):
+        whole = Whole(trunk, towers.output_of(model[0]), _stages(model))
+        whole.method = towers.TEXT
+    else:
+        whole = Whole(trunk, _output_of(model[0]), _stages(model), facts.separator)
+    whole.filling = towers.filling_of(model)
+    return whole.eval()
 
 
 def _stages(model) -> list[torch.nn.Module]:
@@ -276,7 +290,7 @@ def _tokenizer(model, source: Source) -> tuple[str, int, int]:
     if source.task == SPARSE:
         text = sparse.plain_tokenizer(model, backend.to_str(pretty=False))
         return text, pad_id, sparse.entries(model)
-    rows = model[0].auto_model.get_input_embeddings().num_embeddings
+    rows = towers.entries(model[0].auto_model)
     text = backend.to_str(pretty=False) if source.task == SCORES else framed(model)
     return text, pad_id, rows
 
