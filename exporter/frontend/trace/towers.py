@@ -27,9 +27,7 @@ class Filling:
     pad: int
     seen: bool
 
-    def __call__(
-        self, ids: torch.Tensor, mask: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def __call__(self, ids: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Returns ids and mask int64 [B, length] of int64 [B,S], S at most `length`."""
         ids = torch.where(mask.to(torch.bool), ids, self.pad)
         rest = torch.full((ids.shape[0], self.length), self.pad, dtype=torch.int64)
