@@ -136,7 +136,7 @@ def read(
     ends = [kind for kind in kinds if kind not in _IDENTITY]
     return Witness(
         tokenizer=file,
-        drawn=_drawn(model, file.drawn),
+        drawn=_readable(model, file),
         lengths=lengths,
         dim=int(_dim(model)),
         pairs={},
@@ -151,6 +151,18 @@ def read(
         },
         called=_called(model, file) if task == MULTI else {},
     )
+
+
+def _readable(model: Any, file: TokenizerFile) -> dict[str, Ids]:
+    """Returns the drawn texts and their ids; texts that spell the place of an image, which the
+    model refuses where there is none, have those of `file`."""
+    kinds = ("image_token", "video_token", "audio_token")
+    marks = [getattr(getattr(model[0], "processor", None), kind, None) for kind in kinds]
+    marks = [mark for mark in marks if isinstance(mark, str)]
+    left = [text for text in file.drawn if any(mark in text for mark in marks)]
+    rest = set(left)
+    found = {**file.made(left), **_drawn(model, [t for t in file.drawn if t not in rest])}
+    return {text: found[text] for text in file.drawn}
 
 
 def _called(model: Any, file: TokenizerFile) -> dict[str, dict[str, Ids]]:

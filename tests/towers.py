@@ -10,7 +10,8 @@ from typing import Any
 import torch
 import transformers
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.base.modules import Transformer
+from sentence_transformers.base.modules import Normalize, Transformer
+from sentence_transformers.sentence_transformer.modules import Pooling
 from tokenizers import Tokenizer, processors
 from tokenizers import models as tokenizer_models
 
@@ -108,10 +109,10 @@ def clip_tokenizer() -> Any:
     return transformers.CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=LONGEST)
 
 
-def _eyes(folder: Path, kind: str) -> None:
+def _eyes(folder: Path, kind: str, processor: str = "") -> None:
     said = {
         "image_processor_type": f"{kind}ImageProcessor",
-        "processor_class": f"{kind}Processor",
+        "processor_class": processor or f"{kind}Processor",
         "size": {"height": 8, "width": 8},
         "crop_size": {"height": 8, "width": 8},
     }
@@ -124,3 +125,46 @@ def _saved(folder: Path) -> None:
     for file in folder.iterdir():
         file.unlink()
     model.save(str(folder), create_model_card=False)
+
+
+JOINED = (
+    "{%- for m in messages -%}{%- if m.content is string -%}{{ m.content }}{%- else -%}"
+    "{%- for part in m.content if part.type == 'text' -%}{{ part.text }}{%- endfor -%}"
+    "{%- endif -%}{%- endfor -%}"
+)
+"""EmbeddingGemma 2's chat template for texts: all texts of all messages, one after another."""
+
+
+def embeddinggemma2(folder: Path, template: str = JOINED) -> Path:
+    """Save the whole of an EmbeddingGemma 2, with eyes, and return its folder. Its own processor
+    needs torchvision: LLaVA's treats texts the same."""
+    folder.mkdir(parents=True, exist_ok=True)
+    text = {**models._WIDER_WHEN_FULL, "vocab_size": models.VOCAB_SIZE + 1, "pad_token_id": 0}
+    text |= {"sliding_window": 16, "embedding_dim": 72, "max_position_embeddings": 64}
+    eyes = {**_EYES, "num_key_value_heads": 3, "head_dim": 8, "global_head_dim": 8}
+    config = transformers.EmbeddingGemma2Config(
+        text_config=text,
+        vision_config=transformers.Gemma4VisionConfig(**eyes),
+        audio_config=None,
+        image_token_id=models.VOCAB_SIZE,
+        video_token_id=models.VOCAB_SIZE + 1,
+        audio_token_id=models.VOCAB_SIZE + 2,
+    )
+    model = transformers.EmbeddingGemma2Model(config)
+    models._randomise(model, seed=6)
+    model.save_pretrained(folder)
+    words = models._make_tokenizer(True, 64)
+    words.add_special_tokens({"additional_special_tokens": ["<image>"]})
+    words.save_pretrained(folder)
+    _eyes(folder, "CLIP", "LlavaProcessor")
+    (folder / "chat_template.jinja").write_text(template)
+    first = Transformer(str(folder), model_kwargs={"dtype": torch.float32})
+    encoder = SentenceTransformer(
+        modules=[first, Pooling(72, pooling_mode="mean"), Normalize()],
+        prompts=models.PROMPTS,
+        device="cpu",
+    )
+    for file in folder.iterdir():
+        file.unlink()
+    encoder.save(str(folder), create_model_card=False)
+    return folder

@@ -58,6 +58,14 @@ def callable_of(first: Any) -> Callable[..., Any]:
     return getattr(first.auto_model, TEXT) if is_tower(first) else first.auto_model
 
 
+def placeholders(first: Any) -> set[str]:
+    """Returns the tokens that stand for an image or a sound, of which sentence-transformers refuses
+    a text that has none."""
+    kinds = ("image_token", "video_token", "audio_token")
+    found = (getattr(getattr(first, "processor", None), kind, None) for kind in kinds)
+    return {token for token in found if isinstance(token, str)}
+
+
 def entries(trunk: Any) -> int:
     """Returns the number of rows of the table of tokens."""
     return int(getattr(trunk, "text_model", trunk).get_input_embeddings().num_embeddings)
