@@ -46,7 +46,8 @@ class OpenVino(Target[OpenVinoOptions]):
     def begin(self, words: Words, folder: Path, kept: Kept | None = None) -> Begun | None:
         from goldfold.targets.openvino import tokenizer
 
-        return tokenizer.begin(words, folder, kept) if words.task == "embedding" else None
+        told = words.task == "embedding" and not words.framed
+        return tokenizer.begin(words, folder, kept) if told else None
 
     def own_passes(
         self, precision: str, contract: Contract, peaks: Mapping[str, float]
@@ -93,10 +94,12 @@ class OpenVino(Target[OpenVinoOptions]):
     ) -> tuple[str, ...]:
         from goldfold.targets.openvino import interop, tokenizer
 
-        if contract.task != "embedding":
-            what = {"scores": "pairs", "sparse": "sparse vectors' texts"}.get(
-                contract.task, "queries"
-            )
+        if contract.task != "embedding" or contract.frame is not None:
+            what = {
+                "scores": "pairs",
+                "sparse": "sparse vectors' texts",
+                "embedding": "texts in a chat template",
+            }.get(contract.task, "queries")
             return (
                 f"There is no OpenVINO tokenizer of {what}: goldfold or tokenizer.json serves.",
             )
@@ -116,7 +119,7 @@ class OpenVino(Target[OpenVinoOptions]):
     ) -> None:
         from goldfold.targets.openvino import interop
 
-        if contract.task == "embedding":
+        if contract.task == "embedding" and contract.frame is None:
             interop.write(folder, contract, precision, reference)
 
     def companions(self, folder: Path, contract: Contract) -> Mapping[str, Companion]:

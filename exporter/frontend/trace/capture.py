@@ -8,7 +8,7 @@ from typing import Any, cast
 import onnx_ir as ir
 import torch
 
-from goldfold.exporter.contract import TOKEN_EMBEDDINGS, Contract, Words
+from goldfold.exporter.contract import TOKEN_EMBEDDINGS, Contract, Frame, Words
 from goldfold.exporter.errors import ModelError, RewriteError
 from goldfold.exporter.frontend.framed import framed
 from goldfold.exporter.frontend.source import Source
@@ -132,9 +132,9 @@ def _trace(
     reader = static if source.static else lengths
     with quiet():  # of queries that are cut, which is what is looked at
         longest = reader.settle(model, max_length)
-    text, pad_id, rows = _tokenizer(model, source)
+    text, pad_id, rows, frame = _tokenizer(model, source)
     plain = longest.by_task.get("", longest.most)
-    loaded(Words(text, plain, pad_id, reader.side(model), source.task))
+    loaded(Words(text, plain, pad_id, reader.side(model), source.task, frame is not None))
     facts = scoring.facts_of(model) if source.task == SCORES else scoring.Facts()
     whole = _whole(model, source, facts)
     lookup = isinstance(whole, sparse.Static)
@@ -170,7 +170,7 @@ def _trace(
         labels=facts.labels,
         activation=facts.activation,
         separator=facts.separator,
-        frame=facts.frame,
+        frame=facts.frame or frame,
         dim=_static_dim(graph_model),
         max_length=longest.most,
         vocab_size=rows,
@@ -185,8 +185,14 @@ def _trace(
     with quiet():
         checks(model, Tokens(text, contract), contract)
     canonical(graph_model, contract.output)
-    said = [*longest.notes, *notes]
+    said = [*longest.notes, *notes, *([] if frame is None else [_FRAMED])]
     return Program(graph_model, contract, text, said, lasting=not longest.borrowed)
+
+
+_FRAMED = (
+    "A chat template stands around every text: goldfold's load adds it, and a client that reads "
+    "tokenizer.json alone must add it, as the contract's frame says."
+)
 
 
 def load_whole(source: Source) -> Whole | sparse.Static:
@@ -273,11 +279,11 @@ def _load(source: Source, implementation: str) -> tuple[Any, Report]:
     return model, report
 
 
-def _tokenizer(model, source: Source) -> tuple[str, int, int]:
-    """Returns the tokenizer as its Rust library writes it, the id of its padding token, and the
-    rows of the model's table. Raises ModelError for a tokenizer written in Python."""
+def _tokenizer(model, source: Source) -> tuple[str, int, int, Frame | None]:
+    """Returns the tokenizer as its Rust library writes it, the id of its padding token, the rows of
+    the model's table, and what a chat template puts around a text. Raises ModelError for a tokenizer written in Python."""
     if source.static:
-        return static.tokenizer(model), *static.ids(model)
+        return static.tokenizer(model), *static.ids(model), None
     backend = getattr(model.tokenizer, "backend_tokenizer", None)
     if backend is None:
         raise ModelError(
@@ -289,10 +295,12 @@ def _tokenizer(model, source: Source) -> tuple[str, int, int]:
     pad_id = int(model.tokenizer.pad_token_id or 0)
     if source.task == SPARSE:
         text = sparse.plain_tokenizer(model, backend.to_str(pretty=False))
-        return text, pad_id, sparse.entries(model)
+        return text, pad_id, sparse.entries(model), None
     rows = towers.entries(model[0].auto_model)
-    text = backend.to_str(pretty=False) if source.task == SCORES else framed(model)
-    return text, pad_id, rows
+    if source.task == SCORES:
+        return backend.to_str(pretty=False), pad_id, rows, None
+    text, frame = framed(model, source.task)
+    return text, pad_id, rows, frame
 
 
 def _output_of(trunk: Any) -> str:
