@@ -12,8 +12,7 @@ import transformers
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Normalize, Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling
-from tokenizers import Tokenizer, processors
-from tokenizers import models as tokenizer_models
+from tokenizers import processors
 
 from tests import models
 
@@ -135,7 +134,9 @@ JOINED = (
 """EmbeddingGemma 2's chat template for texts: all texts of all messages, one after another."""
 
 
-def embeddinggemma2(folder: Path, template: str = JOINED) -> Path:
+def embeddinggemma2(
+    folder: Path, template: str = JOINED, prompts: dict[str, str] = models.PROMPTS
+) -> Path:
     """Save the whole of an EmbeddingGemma 2, with eyes, and return its folder. Its own processor
     needs torchvision: LLaVA's treats texts the same."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -161,7 +162,7 @@ def embeddinggemma2(folder: Path, template: str = JOINED) -> Path:
     first = Transformer(str(folder), model_kwargs={"dtype": torch.float32})
     encoder = SentenceTransformer(
         modules=[first, Pooling(72, pooling_mode="mean"), Normalize()],
-        prompts=models.PROMPTS,
+        prompts=prompts,
         device="cpu",
     )
     for file in folder.iterdir():

@@ -17,7 +17,15 @@ from goldfold.golden.errors import GoldenError
 from goldfold.golden.tasks import EMBEDDING
 
 _MARK = "qqq7qqq"
-_PROBES = (_MARK, f" {_MARK}\n", "", "a\n\nb {{ c }} <b>", "{% if x %}", "\u2003two\u3000", "x" * 99)
+_PROBES = (
+    _MARK,
+    f" {_MARK}\n",
+    "",
+    "a\n\nb {{ c }} <b>",
+    "{% if x %}",
+    "\u2003two\u3000",
+    "x" * 99,
+)
 _SIZES = ("padding", "truncation", "max_length", "return_tensors")
 """Settings of apply_chat_template that do not reach the template."""
 
@@ -58,7 +66,8 @@ def _said(name: str, task: str | None, text: str) -> str:
     if name:
         return (
             f"its chat template puts the prompt {name!r} elsewhere than right before the text, "
-            "inside the frame, or trims the text behind it; only a prompt right there is supported"
+            "inside the frame, or trims the text behind it, which is not supported; to export the "
+            "model for texts without one, remove the prompts from config_sentence_transformers.json"
         )
     what = f"a {task}" if task else repr(text[:30])
     return (

@@ -91,7 +91,7 @@ def test_the_eyes_are_not_needed(tmp_path: Path) -> None:
 
 def test_padding_that_depends_on_neighbours_is_refused(tmp_path: Path) -> None:
     folder = towers.siglip(tmp_path / "m", padded=False)
-    with pytest.raises(ModelError, match="no attention_mask.*max_length") as caught:
+    with pytest.raises(ModelError, match=r"no attention_mask.*max_length") as caught:
         export(folder, ["onnxruntime"], ["fp32"], tmp_path / "out", cache=False)
     assert len(str(caught.value).splitlines()) == 1
 

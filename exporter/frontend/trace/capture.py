@@ -281,7 +281,8 @@ def _load(source: Source, implementation: str) -> tuple[Any, Report]:
 
 def _tokenizer(model, source: Source) -> tuple[str, int, int, Frame | None]:
     """Returns the tokenizer as its Rust library writes it, the id of its padding token, the rows of
-    the model's table, and what a chat template puts around a text. Raises ModelError for a tokenizer written in Python."""
+    the model's table, and what a chat template puts around a text. Raises ModelError for a
+    tokenizer written in Python."""
     if source.static:
         return static.tokenizer(model), *static.ids(model), None
     backend = getattr(model.tokenizer, "backend_tokenizer", None)
