@@ -94,16 +94,18 @@ class OpenVino(Target[OpenVinoOptions]):
     ) -> tuple[str, ...]:
         from goldfold.targets.openvino import interop, tokenizer
 
-        if contract.task != "embedding" or contract.frame is not None:
-            what = {
-                "scores": "pairs",
-                "sparse": "sparse vectors' texts",
-                "embedding": "texts in a chat template",
-            }.get(contract.task, "queries")
+        if contract.task != "embedding":
+            what = {"scores": "pairs", "sparse": "sparse vectors' texts"}.get(
+                contract.task, "queries"
+            )
             return (
                 f"There is no OpenVINO tokenizer of {what}: goldfold or tokenizer.json serves.",
             )
         interop.write(folder, contract, precision, reference)
+        if contract.frame is not None:
+            return (
+                "There is no OpenVINO tokenizer of a chat template: goldfold and load.py add it.",
+            )
         under_way = begun if isinstance(begun, tokenizer.Conversion) else None
         ids, more = reference.token_ids, reference.texts
         return (tokenizer.write(folder, contract, ids, under_way, more),)
@@ -119,7 +121,7 @@ class OpenVino(Target[OpenVinoOptions]):
     ) -> None:
         from goldfold.targets.openvino import interop
 
-        if contract.task == "embedding" and contract.frame is None:
+        if contract.task == "embedding":
             interop.write(folder, contract, precision, reference)
 
     def companions(self, folder: Path, contract: Contract) -> Mapping[str, Companion]:

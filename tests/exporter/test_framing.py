@@ -3,13 +3,16 @@ frame in the contract, and what is not fixed is refused."""
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 
+import numpy as np
 import pytest
 from sentence_transformers import SentenceTransformer
 
 from goldfold import export
-from goldfold.exporter.errors import ModelError
+from goldfold.exporter.artifact.layout import lay_out
+from goldfold.exporter.errors import ModelError, TargetError
 from goldfold.exporter.frontend.source import open_model
 from goldfold.exporter.frontend.trace import trace
 from tests import models, towers
@@ -93,6 +96,20 @@ def test_letters_beside_a_text_are_a_frame(
         assert ids == model.preprocess([text])["input_ids"][0].tolist(), text[:40]
     assert encoder.contract.frame.strip == (template != NAMED)
     assert any("goldfold's load adds it" in note for note in encoder.bundle.manifest.notes)
+
+
+def test_the_loader_beside_an_artifact_adds_the_frame(tmp_path: Path, monkeypatch) -> None:
+    folder = chatting(tmp_path / "m", CHATML, prompts={})
+    encoder = exported(folder, monkeypatch, (), "openvino")
+    path = encoder.bundle.path
+    spec = importlib.util.spec_from_file_location("loader", path / "load.py")
+    loader = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(loader)
+    model = SentenceTransformer(str(folder), device="cpu")
+    for text in ODD:
+        assert np.abs(loader.embed([text]) - model.encode([text])).max() < 2e-6, text[:40]
+    with pytest.raises(TargetError, match="puts texts into a chat template, which"):
+        lay_out(path, "ovms", tmp_path / "laid")
 
 
 def test_a_frame_within_the_tokenizers_own_tokens(tmp_path: Path, monkeypatch) -> None:
