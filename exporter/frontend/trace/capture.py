@@ -229,7 +229,9 @@ def _whole(model, source: Source, facts: scoring.Facts) -> Whole | sparse.Static
         whole.method = towers.TEXT
     else:
         whole = Whole(trunk, _output_of(model[0]), _stages(model), facts.separator)
-    whole.filling = towers.filling_of(model)
+    filling = towers.filling_of(model)
+    if filling is not None and (filling.seen or whole.method == towers.TEXT):
+        whole.filling = filling  # padding that nothing sees changes no vector
     return whole.eval()
 
 

@@ -201,7 +201,7 @@ def _positions(model: Any) -> int | None:
 @contextmanager
 def eager(trunk: Any) -> Iterator[None]:
     """Make the transformer compute attention itself while this is open."""
-    every = (getattr(module, "config", None) for module in trunk.modules())
+    every: list[Any] = [getattr(module, "config", None) for module in trunk.modules()]
     held = [config for config in every if hasattr(config, "_attn_implementation")]
     own = [(config, config._attn_implementation) for config in held]
     for config in held:
