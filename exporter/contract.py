@@ -31,13 +31,13 @@ Task = Literal["", "query", "document"]
 
 class Frame(Record, frozen=True, kw_only=True):
     """A chat template as fixed text around a pair: before the query, between query and document,
-    and after the document."""
+    and after the document. Around one text nothing is in between."""
 
     before: str
     between: str
     after: str
     strip: bool = False
-    """Whether blanks at the ends of either text are dropped."""
+    """Whether white space at the ends of either text is dropped, as Python's `str.strip` does."""
     suffix: tuple[Annotated[int, Meta(ge=0, le=1 << 31)], ...] = ()
     """The tokens that end every text, one that was truncated as well: a language model is asked for
     its next word behind them."""
@@ -46,6 +46,16 @@ class Frame(Record, frozen=True, kw_only=True):
         """Returns the text that the model reads."""
         query, document = (text.strip() for text in pair) if self.strip else pair
         return f"{self.before}{query}{self.between}{document}{self.after}"
+
+    def ended(self, ids: list[int], length: int) -> list[int]:
+        """Returns the ids of what was read, cut to `length` tokens, with the suffix at their
+        end."""
+        kept = self.suffix[-length:] if len(ids) >= length else ()
+        return [*ids[: len(ids) - len(kept)], *kept]
+
+    def about(self, text: str) -> str:
+        """Returns what the model reads of one text, its prompt in front."""
+        return f"{self.before}{text.strip() if self.strip else text}{self.after}"
 
 
 class Tokenwise(Record, frozen=True, kw_only=True):
@@ -101,7 +111,8 @@ class Contract(Record, frozen=True, kw_only=True):
     """Of scores: the token behind which the graph sees the second text of a pair; None where the
     model does not tell the two apart."""
     frame: Frame | None = None
-    """Of scores: the text around a pair, where a chat template makes one text of it."""
+    """Where a chat template makes the text that is read: what it puts around a pair, or around a
+    text. A template of added tokens alone is a part of the tokenizer instead."""
     dim: Annotated[int, Meta(gt=0, le=1 << 20)]
     """Size of the full embedding. No real model comes near these limits; a forged manifest
     might."""
@@ -180,6 +191,8 @@ class Words:
     """The side on which a text that is too long loses tokens."""
     task: str = "embedding"
     """As in the contract."""
+    framed: bool = False
+    """Whether a chat template stands around texts that the tokenizer does not add."""
 
     @classmethod
     def of(cls, contract: Contract, tokenizer: str) -> Words:
@@ -190,6 +203,7 @@ class Words:
             contract.pad_id,
             contract.truncation_side,
             contract.task,
+            contract.frame is not None,
         )
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from goldfold.golden import sparse, tables
+from goldfold.golden import filling, sparse, tables
 from goldfold.golden.errors import GoldenError
 from goldfold.golden.reference import (
     Progress,
@@ -155,7 +155,7 @@ def _check_company(model: SentenceTransformer, model_dir: Path) -> None:
         raise GoldenError(
             f"{model_dir}: sentence-transformers gives a text another vector beside a longer one, "
             f"{np.linalg.norm(beside - alone) / size:.1e} of its length apart: its padding counts; "
-            "correct padding_side, model_input_names or return_attention_mask in its settings"
+            f"{filling.remedy(model)}"
         )
 
 
@@ -264,7 +264,10 @@ def _encode(model: SentenceTransformer, draft: Draft) -> tuple[str, tuple[int, .
     if len(caught) != 1 or "input_ids" not in caught[0]:
         raise GoldenError("the model's first module takes no token ids: nothing to compare with")
     features = caught[0]
-    if "attention_mask" in features and not bool(features["attention_mask"].bool().all()):
+    filled, mask = filling.is_filled(model), features.get("attention_mask")
+    if not filled and mask is not None and not bool(mask.bool().all()):
         raise GoldenError(f"the reference padded {draft.id!r}, although it went in alone")
     ids = tuple(int(i) for i in features["input_ids"].reshape(-1))
+    if filled:
+        ids = filling.own(model, (prompts[-1] or "") + draft.text, ids)
     return prompts[-1] or "", ids, np.asarray(rows[0], dtype=np.float32)

@@ -51,6 +51,7 @@ def open_reference(
             )
             # A table keeps the type of its file, whatever is asked for.
             model = model.float() if tables.is_static(model) else model
+            _take_strings_as_texts(model)
             return sparse.narrowed(model, route)
     except GoldenError:
         raise
@@ -61,6 +62,16 @@ def open_reference(
         raise GoldenError(
             f"sentence-transformers cannot load {model_dir}: {kind}: {said}"
         ) from error
+
+
+def _take_strings_as_texts(model: Any) -> None:
+    """Let a model of images and text take the address of an image as the text that it is: it would
+    fetch it."""
+    formatter = getattr(model[0], "input_formatter", None)
+    held = getattr(formatter, "supported_modalities", None)
+    if formatter is not None and held is not None:
+        kept = [one for one in held if one in ("text", "message")]
+        formatter.supported_modalities = kept or held
 
 
 @contextlib.contextmanager

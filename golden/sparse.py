@@ -36,7 +36,8 @@ def is_static(model: Any) -> bool:
 def entries(first: Any) -> int:
     """The number of token ids that a model's first module knows."""
     if hasattr(first, "auto_model"):
-        return int(first.auto_model.get_input_embeddings().num_embeddings)
+        trunk = first.auto_model  # CLIP and its like keep texts and images apart
+        return int(getattr(trunk, "text_model", trunk).get_input_embeddings().num_embeddings)
     return int(first.num_dimensions)
 
 

@@ -40,7 +40,6 @@ _MODULES = {
     "MultiVectorMask": LATE,
     "Router": ROUTED,
     "Asym": ROUTED,
-    "CLIPModel": IMAGE,
 }
 """Modules of sentence-transformers that only such models have."""
 _SPARSE_MODULES = ("MLMTransformer", "SpladePooling", "SparseStaticEmbedding", "SparseAutoEncoder")
@@ -58,7 +57,7 @@ _HEADS = {
     "ForConditionalImageGeneration": IMAGE,
     "ForImageTextToText": IMAGE,
 }
-_ARCHITECTURES = {"ColBERT": LATE, "CLIPModel": IMAGE, "SiglipModel": IMAGE}
+_ARCHITECTURES = {"ColBERT": LATE}
 """Endings, and whole names, of the class that config.json names."""
 
 _TAGS = {

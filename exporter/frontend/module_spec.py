@@ -18,6 +18,8 @@ class ModuleSpec:
     """Whether a config.json of the module's own configures it."""
     route: str = ""
     """The route that it belongs to, in a model that has several."""
+    embeds: bool = False
+    """Whether it is a Transformer that gives the embedding of a text by itself (towers.py)."""
 
     @property
     def kind(self) -> str:

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from goldfold.exporter.frontend import model_kinds, sparse_modules, weights
+from goldfold.exporter.frontend import model_kinds, sparse_modules, towers, weights
 from goldfold.exporter.frontend.module_spec import ModuleSpec
 from goldfold.exporter.frontend.weights import read_json, read_object, refusal
 from goldfold.golden.tasks import EMBEDDING, MULTI, SCORES, SPARSE
@@ -50,7 +50,9 @@ def read(path: Path, trust_remote_code: bool, task: str = EMBEDDING) -> tuple[Mo
     entries = read_json(file)
     if not isinstance(entries, list) or not entries:
         raise refusal(f"{file}: must be a list of modules; save the model again")
-    modules = tuple(_read_entry(file, place, entry) for place, entry in enumerate(entries))
+    modules = tuple(
+        towers.told(path, _read_entry(file, place, entry)) for place, entry in enumerate(entries)
+    )
     if task == SPARSE:
         modules = sparse_modules.expanded(path, modules)
     if task != MULTI:
@@ -77,6 +79,9 @@ def read(path: Path, trust_remote_code: bool, task: str = EMBEDDING) -> tuple[Mo
             "last; give each a name of its own"
         )
     if task != EMBEDDING or kinds[0] == STATIC:
+        return modules
+    if modules[0].embeds:
+        towers.check(file, kinds)
         return modules
     if "Pooling" not in kinds:
         raise refusal(
@@ -109,6 +114,8 @@ def _made_of(path: Path, task: str) -> tuple[ModuleSpec, ...]:
     base = "sentence_transformers.base.modules.transformer.Transformer"
     if task == SCORES:
         return (ModuleSpec(0, "0", "", base),)
+    if towers.is_tower(path / "config.json"):
+        return (ModuleSpec(0, "0", "", base, embeds=True),)
     if task == MULTI:
         if not model_kinds.is_stanford(path):
             raise refusal(

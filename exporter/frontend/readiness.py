@@ -46,7 +46,9 @@ def ready(source: Source, stages: Stages, cache: Cache | None = None) -> Source:
 
 def _briefly(source: Source) -> list[str]:
     said = []
-    if not (source.path / modules.LIST).is_file() and source.task == EMBEDDING:
+    if source.modules[0].embeds:
+        said.append("the text's side of a model of images and text")
+    elif not (source.path / modules.LIST).is_file() and source.task == EMBEDDING:
         said.append(f"no {modules.LIST}: pooling as sentence-transformers chooses it")
     if source.loads != source.path:
         said.append("pickled weights converted")

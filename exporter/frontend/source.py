@@ -28,6 +28,7 @@ from goldfold.exporter.frontend import (
     modules,
     settings,
     sparse_modules,
+    towers,
     weights,
 )
 from goldfold.exporter.frontend.module_spec import ModuleSpec
@@ -208,7 +209,7 @@ def open_model(
     card = model_folder.card_of(path)
     code = () if static else settings.own_code(trunk)
     plain = (path / modules.LIST).is_file() or task != EMBEDDING
-    notes = () if plain else (_WITHOUT_LIST,)
+    notes = (towers.NOTE,) if found[0].embeds else () if plain else (_WITHOUT_LIST,)
     notes += (_WITHOUT_PROMPTS,) if modules.leaves_prompts_out(path, found) else ()
     if len(found) < len(listed):
         default_name = f"{default_name}-{found[0].route}"

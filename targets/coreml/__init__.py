@@ -83,7 +83,7 @@ class CoreMl(Target[CoreMlOptions]):
     ) -> None:
         from goldfold.targets.coreml import build
 
-        if contract.task == "multi_vector":
+        if contract.task == "multi_vector" or contract.frame is not None:
             return
         (loader,) = self.companion_files
         said = build.swift(contract, tokenizer, options)

@@ -49,7 +49,8 @@ def built(room: Path, name: str) -> Path:
     if not folder.is_dir():
         kind, _, form = name.partition("-")
         if kind == "generative":
-            rankers.build_generative(folder)
+            how = {"template": rankers.CHATML, "length": 240} if form else {}
+            rankers.build_generative(folder, **how)
         else:
             rankers.build(kind, folder, 3 if kind == "deberta" else 1, form)
     return folder
@@ -63,7 +64,7 @@ def exported(room: Path, name: str, target: str = "onnxruntime", precision: str 
 
 @pytest.mark.parametrize(
     "name",
-    ["bert-saved", "bert-hub", "deberta-saved", "qwen3-hub", "generative"],
+    ["bert-saved", "bert-hub", "deberta-saved", "qwen3-hub", "generative", "generative-chatml"],
 )
 def test_scores_are_the_references(room: Path, name: str) -> None:
     result = exported(room, name)

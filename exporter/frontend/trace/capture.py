@@ -8,7 +8,7 @@ from typing import Any, cast
 import onnx_ir as ir
 import torch
 
-from goldfold.exporter.contract import TOKEN_EMBEDDINGS, Contract, Words
+from goldfold.exporter.contract import TOKEN_EMBEDDINGS, Contract, Frame, Words
 from goldfold.exporter.errors import ModelError, RewriteError
 from goldfold.exporter.frontend.framed import framed
 from goldfold.exporter.frontend.source import Source
@@ -21,6 +21,7 @@ from goldfold.exporter.frontend.trace import (
     scoring,
     sparse,
     static,
+    towers,
 )
 from goldfold.exporter.frontend.trace.around import cause, lean, placed, quiet, unpanicked
 from goldfold.exporter.frontend.trace.boundary import at_the_end
@@ -66,14 +67,21 @@ class Whole(torch.nn.Module):
         """The path of `transformer` in the model that was loaded."""
         self.head = ""
         """The path there of a projection that a stage computes (sparse.py)."""
+        self.method = towers.FORWARD
+        """The method of `transformer` that is called with a text."""
+        self.filling: towers.Filling | None = None
+        """How every text is padded, where padding is a part of what the model reads."""
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         told = {}
         if self.separator is not None:
             told["token_type_ids"] = scoring.segments(input_ids, self.separator)
-        out = self.transformer(
-            input_ids=input_ids, attention_mask=attention_mask, return_dict=True, **told
-        )
+        if self.filling is not None:
+            input_ids, attention_mask = self.filling(input_ids, attention_mask)
+        call = self.transformer
+        if self.method != towers.FORWARD:
+            call = getattr(call, self.method)
+        out = call(input_ids=input_ids, attention_mask=attention_mask, return_dict=True, **told)
         x = out[self.output]
         mask = attention_mask.to(torch.bool)
         for stage in self.stages:
@@ -125,9 +133,9 @@ def _trace(
     reader = static if source.static else lengths
     with quiet():  # of queries that are cut, which is what is looked at
         longest = reader.settle(model, max_length)
-    text, pad_id, rows = _tokenizer(model, source)
+    text, pad_id, rows, frame = _tokenizer(model, source)
     plain = longest.by_task.get("", longest.most)
-    loaded(Words(text, plain, pad_id, reader.side(model), source.task))
+    loaded(Words(text, plain, pad_id, reader.side(model), source.task, frame is not None))
     facts = scoring.facts_of(model) if source.task == SCORES else scoring.Facts()
     whole = _whole(model, source, facts)
     mixture = experts.widen(whole)
@@ -167,7 +175,7 @@ def _trace(
         labels=facts.labels,
         activation=facts.activation,
         separator=facts.separator,
-        frame=facts.frame,
+        frame=facts.frame or frame,
         dim=_static_dim(graph_model),
         max_length=longest.most,
         vocab_size=rows,
@@ -183,7 +191,14 @@ def _trace(
         checks(model, Tokens(text, contract), contract)
     canonical(graph_model, contract.output)
     said = [*longest.notes, *notes, *([mixture] if mixture else [])]
+    said += [] if frame is None else [_FRAMED]
     return Program(graph_model, contract, text, said, lasting=not longest.borrowed)
+
+
+_FRAMED = (
+    "A chat template stands around every text: goldfold's load adds it, and a client that reads "
+    "tokenizer.json alone must add it, as the contract's frame says."
+)
 
 
 def load_whole(source: Source) -> Whole | sparse.Static:
@@ -220,7 +235,15 @@ def _whole(model, source: Source, facts: scoring.Facts) -> Whole | sparse.Static
         return whole.eval()
     if type(model).__name__ == "MultiVectorEncoder":
         return Whole(trunk, _output_of(model[0]), late.stages_of(model)).eval()
-    return Whole(trunk, _output_of(model[0]), _stages(model), facts.separator).eval()
+    if towers.is_tower(model[0]):
+        whole = Whole(trunk, towers.output_of(model[0]), _stages(model))
+        whole.method = towers.TEXT
+    else:
+        whole = Whole(trunk, _output_of(model[0]), _stages(model), facts.separator)
+    filling = towers.filling_of(model)
+    if filling is not None and (filling.seen or whole.method == towers.TEXT):
+        whole.filling = filling  # padding that nothing sees changes no vector
+    return whole.eval()
 
 
 def _stages(model) -> list[torch.nn.Module]:
@@ -269,11 +292,12 @@ def _load(source: Source, implementation: str) -> tuple[Any, Report]:
     return model, report
 
 
-def _tokenizer(model, source: Source) -> tuple[str, int, int]:
-    """Returns the tokenizer as its Rust library writes it, the id of its padding token, and the
-    rows of the model's table. Raises ModelError for a tokenizer written in Python."""
+def _tokenizer(model, source: Source) -> tuple[str, int, int, Frame | None]:
+    """Returns the tokenizer as its Rust library writes it, the id of its padding token, the rows of
+    the model's table, and what a chat template puts around a text. Raises ModelError for a
+    tokenizer written in Python."""
     if source.static:
-        return static.tokenizer(model), *static.ids(model)
+        return static.tokenizer(model), *static.ids(model), None
     backend = getattr(model.tokenizer, "backend_tokenizer", None)
     if backend is None:
         raise ModelError(
@@ -285,10 +309,12 @@ def _tokenizer(model, source: Source) -> tuple[str, int, int]:
     pad_id = int(model.tokenizer.pad_token_id or 0)
     if source.task == SPARSE and not sparse.is_csr(model):
         text = sparse.plain_tokenizer(model, backend.to_str(pretty=False))
-        return text, pad_id, sparse.entries(model)
-    rows = model[0].auto_model.get_input_embeddings().num_embeddings
-    text = backend.to_str(pretty=False) if source.task == SCORES else framed(model)
-    return text, pad_id, rows
+        return text, pad_id, sparse.entries(model), None
+    rows = towers.entries(model[0].auto_model)
+    if source.task == SCORES:
+        return backend.to_str(pretty=False), pad_id, rows, None
+    text, frame = framed(model, source.task)
+    return text, pad_id, rows, frame
 
 
 def _output_of(trunk: Any) -> str:

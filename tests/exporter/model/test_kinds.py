@@ -35,7 +35,6 @@ def test_type_in_the_settings(folder: Path) -> None:
     [
         ("sentence_transformers.base.modules.router.Router", "routed"),
         ("sentence_transformers.models.Asym", "routed"),
-        ("sentence_transformers.models.CLIPModel", "image"),
     ],
 )
 def test_module_that_only_such_models_have(folder: Path, dotted: str, kind: str) -> None:
@@ -59,7 +58,7 @@ def test_module_of_token_vectors_in_a_model_that_says_otherwise(folder: Path, do
     ("architecture", "kind"),
     [
         ("ColBERT", "late"),
-        ("CLIPModel", "image"),
+        ("ViTForImageClassification", "image"),
     ],
 )
 def test_architecture_without_a_list_of_modules(folder: Path, architecture: str, kind: str) -> None:

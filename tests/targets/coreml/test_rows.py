@@ -324,9 +324,6 @@ def test_ops_of_several_outputs(data: st.DataObject) -> None:
     a = draw.floats(2, sum(sizes))
     check(*run("Split", ({"a": a}, {"b": np.array(sizes)}, {"axis": -1}), outputs=3))
     check(*run("Split", ({"a": draw.floats(2, 5)}, {}, {"axis": 1, "num_outputs": 3}), outputs=3))
-    a = draw.rng.permutation(8).reshape(2, 4).astype(np.float32)  # no two are equal
-    how = {"axis": draw.of(-1, 1), "largest": draw.of(0, 1)}
-    check(*run("TopK", ({"a": a}, {"b": np.array([2])}, how), outputs=2))
 
 
 @given(st.data())
