@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 
 from goldfold import export, load
 from goldfold.exporter.errors import ModelError
@@ -57,7 +59,7 @@ def layer(kind: str, **settings: Any) -> tuple[Any, experts.Wide]:
     with torch.no_grad():
         for parameter in module.parameters():
             parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
-    holder = torch.nn.ModuleDict({"experts": module})
+    holder = torch.nn.ModuleDict({"experts": copy.deepcopy(module)})
     experts.widen(holder)
     return module, holder["experts"]  # type: ignore[return-value]
 
@@ -112,6 +114,16 @@ def test_every_weight_follows_from_the_file_and_no_router_is_rounded(tmp_path: P
     found = sites.find(program)
     assert sum(site.kind == "down" for site in found) == 3
     assert not any("gate" in site.place for site in found)
+
+
+def test_an_expert_that_the_checkpoint_lacks_is_named(tmp_path: Path) -> None:
+    folder = models.build("qwen3_moe", tmp_path / "m", num_hidden_layers=1)
+    held = load_file(folder / "model.safetensors")
+    rest = {name: one for name, one in held.items() if ".experts." not in name}
+    assert len(rest) < len(held)
+    save_file(rest, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ModelError, match=r"lacks 'layers\.0\.mlp\.experts\.down_proj'.*make up"):
+        trace(ready(open_model(folder), Stages()))
 
 
 # --- Nomic's experts, whose code comes with the model
@@ -195,8 +207,6 @@ class NomicBertModel(Plain):
 @pytest.fixture
 def nomic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder of NomicBERT with code of its own, whose second layer is a mixture of experts."""
-    from safetensors.torch import save_file
-
     monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "hf"))
     folder = models.build("nomic", tmp_path / "nomic", num_hidden_layers=2)
     held = transformers.NomicBertModel.from_pretrained(folder).state_dict()

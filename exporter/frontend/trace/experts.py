@@ -167,4 +167,6 @@ def _of_interface(module: Any, sizes: Sizes) -> Wide:
         matrices[f"{name}_bias"] = getattr(module, f"{name}_bias").flatten()
         matrices["down_proj_bias"] = module.down_proj_bias
     act = module._apply_gate if module.has_gate else module.act_fn
-    return Wide(sizes, matrices, act, up.shape[0])
+    wide = Wide(sizes, matrices, act, up.shape[0])
+    module._parameters.clear()  # or the method keeps them in memory
+    return wide
