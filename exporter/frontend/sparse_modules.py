@@ -14,6 +14,8 @@ from goldfold.exporter.frontend.module_spec import ModuleSpec
 from goldfold.exporter.frontend.weights import read_object, refusal
 
 AUTOENCODER = "SparseAutoEncoder"
+_UNITS = 512
+"""The units of an autoencoder whose settings name no number."""
 _BETWEEN = ("Dense", "LayerNorm", "Normalize", "Dropout")
 """Modules that may stand between Pooling and an autoencoder."""
 SUPPORTED = (
@@ -95,7 +97,7 @@ def check_settings(file: Path, module: ModuleSpec, config: Mapping[str, Any]) ->
             "would look for itself; load the model and save it again"
         )
     if module.kind == AUTOENCODER:
-        units, kept = config.get("hidden_dim", 512), config.get("k", 8)
+        units, kept = config.get("hidden_dim", _UNITS), config.get("k", 8)
         if not (_is_count(units) and _is_count(kept) and kept <= units):
             raise refusal(f"{file}: k is {kept!r} of {units!r} units (hidden_dim); correct it")
     for name, known in _POOLED.items() if module.kind == "SpladePooling" else ():
@@ -107,8 +109,13 @@ def check_model(path: Path, config: Mapping[str, Any], modules: Sequence[ModuleS
     """Refuse a model other than a CSR that keeps its largest weights alone. Raises ModelError."""
     most = config.get("max_active_dims")
     if most is not None and modules[-1].kind == AUTOENCODER:
-        if not _is_count(most):
-            raise refusal(f"{path}: max_active_dims is {most!r}; it must be a whole number from 1")
+        file = path.parent / modules[-1].path / "config.json"
+        there = read_object(file).get("hidden_dim", _UNITS) if file.is_file() else None
+        if not _is_count(most) or (_is_count(there) and most > there):
+            raise refusal(
+                f"{path}: max_active_dims is {most!r}; it must be a whole number from 1 to the "
+                f"units of its {AUTOENCODER} ({there})"
+            )
     elif most is not None:
         raise refusal(
             f"{path}: max_active_dims is {most!r}: keeping the largest weights alone is not "

@@ -116,6 +116,12 @@ def test_modules_that_are_not_supported(copy) -> None:
             {"max_active_dims": True},
             ("max_active_dims is True", "a whole number from 1"),
         ),
+        (
+            "csr",
+            "config_sentence_transformers.json",
+            {"max_active_dims": 257},
+            ("max_active_dims is 257", "to the units of its SparseAutoEncoder (256)"),
+        ),
         ("csr", "3_SparseAutoEncoder/config.json", {"k": 0}, ("k is 0 of 256 units",)),
         ("csr", "3_SparseAutoEncoder/config.json", {"k": 300}, ("k is 300 of 256 units",)),
         ("static", "config.json", {"path": "../idf.json"}, ("path is '../idf.json'",)),
