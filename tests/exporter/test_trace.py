@@ -108,8 +108,8 @@ def test_a_family_keeps_its_embeddings(kind: str, tmp_path: Path) -> None:
     expected = RAISED.get(kind, {})
     assert {name: applied[name] for name in expected} == expected
     if expected:  # MPNet negates positions, which are whole numbers
-        floats = [v for n in program.graph for v in n.outputs if v.dtype == ir.DataType.FLOAT]
-        assert not SPELLING & {value.producer().op_type for value in floats}
+        floats = [n for n in program.graph if n.outputs[0].dtype == ir.DataType.FLOAT]
+        assert not SPELLING & {node.op_type for node in floats}
     assert max(errors(program, folder, (1, 4, 300, 590))) <= PROMISED
     if kind in EAGER:
         assert len(program.notes) == 1

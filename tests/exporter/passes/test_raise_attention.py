@@ -113,7 +113,7 @@ READ = {
 @pytest.mark.parametrize("text", READ.values(), ids=READ)
 def test_a_mask_is_known_however_it_is_spelt(text: str) -> None:
     rng = np.random.default_rng(3)
-    feeds = {
+    feeds: dict[str, np.ndarray] = {
         name: rng.normal(size=size).astype(np.float32)
         for name, size in {"q": (2, 2, 5, 8), "k": (2, 2, 8, 5), "v": (2, 2, 5, 8)}.items()
     }
@@ -268,7 +268,7 @@ def test_bounds_on_scores_hold_the_bias(early: Program) -> None:
     # A bias that is the same for all tokens changes no weight, and so no other score.
     found = []
     for number in (0.0, 100.0):
-        held = np.full(table.const_value.shape, number, np.float32)
+        held = np.full(table.const_value.numpy().shape, number, np.float32)
         table.const_value = ir.tensor(held, name=table.name)
         found.append(scores(program))
     for before, after in zip(*found, strict=True):
