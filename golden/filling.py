@@ -37,6 +37,23 @@ def uncut(model: Any) -> dict[str, Any]:
     return {"truncation": False, "padding": True, "return_attention_mask": True}
 
 
+def check(model: Any, length: int | None) -> None:
+    """Refuse to cut a model's texts to fewer tokens than it pads them to, where it reads the
+    padding. Raises GoldenError."""
+    if length is None or not is_filled(model):
+        return
+    features = model.preprocess(["a"])
+    full = int(features["input_ids"].shape[1])
+    read = "attention_mask" not in features or not any(
+        type(module).__name__ == "Pooling" for module in model
+    )
+    if read and length < full:
+        raise GoldenError(
+            f"the model pads every text to {full} tokens and reads the padding, so that texts of "
+            f"{length} tokens would be another model's; leave --max-length out"
+        )
+
+
 def remedy(model: Any) -> str:
     """Returns what to set where padding changes a text's vector."""
     if "attention_mask" in model.preprocess(["a", "two words"]):

@@ -84,6 +84,7 @@ def make(
     """
     model = open_reference(model_dir, opening.trust_remote_code, opening.task, opening.route)
     max_length = tables.limit(model, max_length)
+    filling.check(model, max_length)
     settle(model, name, max_length)
     _check_company(model, model_dir)
     cases: list[Case] = []

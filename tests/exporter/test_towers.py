@@ -96,6 +96,12 @@ def test_padding_that_depends_on_neighbours_is_refused(tmp_path: Path) -> None:
     assert len(str(caught.value).splitlines()) == 1
 
 
+def test_a_shorter_text_would_be_another_models(tmp_path: Path) -> None:
+    folder = towers.siglip(tmp_path / "m")
+    with pytest.raises(ModelError, match="pads every text to 24 tokens and reads the padding"):
+        export(folder, ["onnxruntime"], out=tmp_path / "out", max_length=16, cache=False)
+
+
 def test_pooling_behind_an_embedding_is_refused(tmp_path: Path) -> None:
     folder = towers.clip(tmp_path / "m")
     file = folder / "modules.json"
