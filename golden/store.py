@@ -79,6 +79,8 @@ class Case:
     """Of token vectors: how many of the last tokens attention does not see."""
     skipped: tuple[int, ...] = ()
     """Of token vectors: the places of tokens that take no part in scores."""
+    unpooled: int = 0
+    """How many leading tokens, the prompt's, pooling leaves out."""
 
     @property
     def counted(self) -> list[int]:
@@ -184,6 +186,7 @@ def save(goldens: Goldens, folder: Path) -> None:
                 **({"pair": case.pair} if case.call == PREDICT else {}),
                 **({"unseen": case.unseen} if case.unseen else {}),
                 **({"skipped": " ".join(map(str, case.skipped))} if case.skipped else {}),
+                **({"unpooled": case.unpooled} if case.unpooled else {}),
             }
             for case in goldens.cases
         ],
@@ -318,9 +321,12 @@ def _case(entry: dict[str, Any]) -> Case:
     if skipped.count(" ") > len(ids):
         raise ValueError("more tokens are left out than a text has")
     places = tuple(int(one) for one in skipped.split(" ")) if skipped else ()
-    if not 0 <= unseen < max(len(ids), 1) or not set(places) < set(range(len(ids) + 1)):
+    unpooled = _typed(entry, "unpooled", int) if "unpooled" in entry else 0
+    unknown = not set(places) < set(range(len(ids) + 1)) or not 0 <= unpooled < max(len(ids), 1)
+    if not 0 <= unseen < max(len(ids), 1) or unknown:
         raise ValueError("tokens are unseen or left out that the text does not have")
-    return Case(**strings, token_ids=ids, call=call, pair=pair, unseen=unseen, skipped=places)
+    how = {"unseen": unseen, "skipped": places, "unpooled": unpooled}
+    return Case(**strings, token_ids=ids, call=call, pair=pair, **how)
 
 
 def _task(said: Any) -> str:

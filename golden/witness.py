@@ -16,7 +16,7 @@ import numpy as np
 from goldfold.golden import late, scoring, sparse, tables
 from goldfold.golden.errors import GoldenError
 from goldfold.golden.framing import tokenizer_of
-from goldfold.golden.reference import lengths_of, open_reference, quiet, shorten
+from goldfold.golden.reference import lengths_of, open_reference, quiet, shorten, unpooled_of
 from goldfold.golden.tasks import EMBEDDING, MULTI, SCORES, SPARSE
 from goldfold.golden.tokenizer_file import Ids, TokenizerFile, first_difference
 
@@ -132,8 +132,6 @@ def read(
         "query": by_call["encode_query"],
         "document": by_call["encode_document"],
     }
-    kinds = [type(module).__name__ for module in model]
-    ends = [kind for kind in kinds if kind not in _IDENTITY]
     return Witness(
         tokenizer=file,
         drawn=_drawn(model, file.drawn),
@@ -144,13 +142,27 @@ def read(
             "similarity": model.similarity_fn_name or "cosine",
             "prompts": {name: prompt or "" for name, prompt in model.prompts.items()},
             "default_prompt_name": model.default_prompt_name,
-            "normalized": ends[-1] == "Normalize" and getattr(model, "truncate_dim", None) is None,
+            "unpooled": unpooled_of(model) if task == EMBEDDING else {},
+            "normalized": _normalizes(model, task),
             **(tables.facts(model) if static else _facts(model)),
-            **({"task": SPARSE, "route": route} if task == SPARSE else {}),
+            **({"task": SPARSE} if task == SPARSE else {}),
+            "route": route,
             **({"task": MULTI, "tokenwise": late.facts_of(model)} if task == MULTI else {}),
         },
         called=_called(model, file) if task == MULTI else {},
     )
+
+
+def _normalizes(model: Any, task: str) -> bool:
+    """Returns whether the last module that changes the result is Normalize."""
+    result = "token_embeddings" if task == MULTI else "sentence_embedding"
+    ends = [
+        type(module).__name__
+        for module in model
+        if type(module).__name__ not in _IDENTITY
+        and (getattr(module, "module_output_name", None) or result) == result
+    ]
+    return ends[-1:] == ["Normalize"] and getattr(model, "truncate_dim", None) is None
 
 
 def _called(model: Any, file: TokenizerFile) -> dict[str, dict[str, Ids]]:

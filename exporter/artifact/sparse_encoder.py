@@ -4,7 +4,7 @@ out."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 
@@ -167,16 +167,6 @@ class SparseEncoder(Runnable):
         if odd:
             raise TextError({first + at: why for at, why in odd.items()}, [""] * first + texts)
         return out
-
-    def _check_task(self, task: str) -> None:
-        if task not in get_args(Task):
-            raise UsageError(f"task is {task!r}; it must be query, document or empty")
-        route = self.contract.route
-        if task and route in ("query", "document") and task != route:
-            raise UsageError(
-                f"{self.contract.model} is the {route} route of its model; export the other one "
-                f"with --route {task}"
-            )
 
     def _check_top(self, top_k: int | None) -> None:
         if top_k is not None and (not is_whole(top_k) or not 1 <= top_k <= self.contract.dim):

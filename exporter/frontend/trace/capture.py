@@ -8,7 +8,13 @@ from typing import Any, cast
 import onnx_ir as ir
 import torch
 
-from goldfold.exporter.contract import TOKEN_EMBEDDINGS, Contract, Words
+from goldfold.exporter.contract import (
+    ATTENTION_MASK,
+    INPUT_IDS,
+    TOKEN_EMBEDDINGS,
+    Contract,
+    Words,
+)
 from goldfold.exporter.errors import ModelError, RewriteError
 from goldfold.exporter.frontend.framed import framed
 from goldfold.exporter.frontend.source import Source
@@ -17,6 +23,8 @@ from goldfold.exporter.frontend.trace import (
     attention,
     late,
     lengths,
+    prompts,
+    routes,
     scoring,
     sparse,
     static,
@@ -31,7 +39,15 @@ from goldfold.exporter.frontend.trace.checkpoint import (
     reported,
 )
 from goldfold.exporter.frontend.trace.lower import lower
-from goldfold.exporter.frontend.trace.modules import Leading, Normalize, stage_of
+from goldfold.exporter.frontend.trace.modules import (
+    LAYERS,
+    PROMPT,
+    Leading,
+    divided,
+    is_unit,
+    run,
+    stage_of,
+)
 from goldfold.exporter.frontend.trace.names import canonical
 from goldfold.exporter.frontend.trace.reasons import sentence, why
 from goldfold.exporter.ir import dialect
@@ -47,7 +63,8 @@ class Whole(torch.nn.Module):
     or token vectors float32 [B,S,D].
 
     `separator` is the token behind which the second text of a pair begins, for transformers that
-    are told so (scoring.py)."""
+    are told so (scoring.py). For each number of `skips` there is a further result, of texts whose
+    first tokens are a prompt's, which pooling leaves out."""
 
     def __init__(
         self,
@@ -61,23 +78,33 @@ class Whole(torch.nn.Module):
         self.output = output
         self.stages = torch.nn.ModuleList(stages)
         self.separator = separator
+        self.skips: tuple[int, ...] = ()
         self.inside = ""
         """The path of `transformer` in the model that was loaded."""
         self.head = ""
         """The path there of a projection that a stage computes (sparse.py)."""
 
-    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> Any:
         told = {}
         if self.separator is not None:
             told["token_type_ids"] = scoring.segments(input_ids, self.separator)
         out = self.transformer(
             input_ids=input_ids, attention_mask=attention_mask, return_dict=True, **told
         )
-        x = out[self.output]
-        mask = attention_mask.to(torch.bool)
-        for stage in self.stages:
-            x = stage(x, mask)
-        return x
+        mask, stages = attention_mask.to(torch.bool), list(self.stages)
+        state = {
+            TOKEN_EMBEDDINGS: out[self.output],
+            INPUT_IDS: input_ids,
+            ATTENTION_MASK: attention_mask,
+        }
+        if out.get("hidden_states") is not None:
+            state[LAYERS] = out["hidden_states"]
+        if not self.skips:
+            return run(stages, state, mask)
+        first = divided(stages)
+        run(stages[:first], state, mask)
+        prompts = ({}, *({PROMPT: skip} for skip in self.skips))
+        return tuple(run(stages[first:], {**state, **prompt}, mask) for prompt in prompts)
 
 
 def trace(
@@ -129,6 +156,8 @@ def _trace(
     loaded(Words(text, plain, pad_id, reader.side(model), source.task))
     facts = scoring.facts_of(model) if source.task == SCORES else scoring.Facts()
     whole = _whole(model, source, facts)
+    unpooled = prompts.unpooled(model)
+    whole.skips = tuple(sorted(set(unpooled.values())))
     lookup = isinstance(whole, sparse.Static)
     stages = list(whole.stages)
 
@@ -151,7 +180,6 @@ def _trace(
 
     nodes = list(dialect.band_attentions(graph_model.graph))
     _check_attention(nodes, recorder, "" if lookup else implementation)
-    normalized = bool(stages) and isinstance(stages[-1], Normalize)
     contract = Contract(
         model=source.name,
         output=TOKEN_EMBEDDINGS if source.task == MULTI else facts.output,
@@ -167,16 +195,17 @@ def _trace(
         max_length=longest.most,
         vocab_size=rows,
         pad_id=pad_id,
-        normalized=normalized,
+        normalized=is_unit(stages),
         prompts={name: prompt or "" for name, prompt in model.prompts.items()},
         default_prompt_name=model.default_prompt_name,
+        unpooled=unpooled,
         lengths=longest.by_task,
         truncation_side=reader.side(model),
     )
     checks = scoring.check if source.task == SCORES else reader.check
     with quiet():
         checks(model, Tokens(text, contract), contract)
-    canonical(graph_model, contract.output)
+    canonical(graph_model, contract.outputs)
     said = [*longest.notes, *notes]
     return Program(graph_model, contract, text, said, lasting=not longest.borrowed)
 
@@ -240,7 +269,7 @@ def _load(source: Source, implementation: str) -> tuple[Any, Report]:
                     "use_safetensors": None if source.trusted else True,
                 },
             )
-            model = sparse.narrowed(model, source.route)
+            model = routes.narrowed(model, source.route)
             report = report.of(getattr(model[0], "auto_model", None))
     except Exception as error:
         said = f"{type(error).__name__}: {sentence(error)}"

@@ -14,7 +14,6 @@ KINDS = {
     "sparse": model_kinds.SPARSE,
     "csr": model_kinds.CSR,
     "late": model_kinds.LATE,
-    "routed": model_kinds.ROUTED,
     "image": model_kinds.IMAGE,
 }
 
@@ -34,8 +33,6 @@ def test_type_in_the_settings(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("dotted", "kind"),
     [
-        ("sentence_transformers.base.modules.router.Router", "routed"),
-        ("sentence_transformers.models.Asym", "routed"),
         ("sentence_transformers.sparse_encoder.modules.SparseAutoEncoder", "csr"),
         ("sentence_transformers.models.CLIPModel", "image"),
     ],
