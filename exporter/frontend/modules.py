@@ -225,7 +225,7 @@ def _check_type(
         raise refusal(
             f"{file}: module {module.name!r} is of type {module.type!r}, not one of "
             "sentence-transformers' own: loading it would run code from the model's folder, which "
-            f"is refused; supported are {supported}"
+            f"is refused; read it, then pass --trust-remote-code; supported are {supported}"
         )
     raise refusal(
         f"{file}: module {module.name!r} is of the unknown type {module.type!r}: trusted to run, "

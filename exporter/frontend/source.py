@@ -22,6 +22,7 @@ from pathlib import Path, PurePosixPath
 
 from goldfold.exporter.errors import UsageError
 from goldfold.exporter.frontend import (
+    adapters,
     hub,
     model_folder,
     model_kinds,
@@ -187,6 +188,10 @@ def open_model(
         )
     path, default_name, hub_id = _locate(name_or_path, trust_remote_code)
     seen = model_folder.look(path)
+    adapter = adapters.found(path)
+    if adapter is not None:
+        path = adapters.merged(path, adapter)
+        seen = model_folder.look(path)
     task = model_kinds.task_of(path)
     listed = modules.read(path, trust_remote_code, task)
     found = routes.chosen(names.line(default_name), listed, route)
@@ -207,7 +212,8 @@ def open_model(
     card = model_folder.card_of(path)
     code = tuple(one for trunk in trunks for one in settings.own_code(path / trunk))
     plain = (path / modules.LIST).is_file() or task != EMBEDDING
-    notes = () if plain else (_WITHOUT_LIST,)
+    notes = () if adapter is None else (_MERGED,)
+    notes += () if plain else (_WITHOUT_LIST,)
     if modules.leaves_prompts_out(path, found):
         notes += (_UNPOOLED if any(prompts.values()) else _WITHOUT_PROMPTS,)
     taken = next((module.route for module in found if module.route), "")
@@ -240,6 +246,10 @@ _WITHOUT_PROMPTS = (
     "Its pooling leaves the tokens of a prompt out, and the model names no prompt: the artifact "
     "embeds texts without one, and an instruction that a caller puts before a text is pooled."
 )
+_MERGED = (
+    "The model is an adapter upon another one; peft merged the two, and the artifact's source is "
+    "the result."
+)
 _UNPOOLED = (
     "Its pooling leaves the tokens of a prompt out: the embedding of a text with a prompt is an "
     "output of its own, sentence_embedding_after_N, where N is the prompt's number in the "
@@ -253,13 +263,9 @@ _WITHOUT_LIST = (
 
 def _check_trunk(folder: Path, trust_remote_code: bool) -> None:
     if not (folder / "config.json").is_file():
-        if (folder / "adapter_config.json").is_file():
-            raise model_kinds.adapter(folder / "adapter_config.json")
         raise refusal(
             f"{folder / 'config.json'}: missing, and a Transformer needs it; fetch the model again"
         )
-    if (folder / "adapter_config.json").is_file():
-        raise model_kinds.adapter(folder / "adapter_config.json")
     settings.check(folder, trust_remote_code)
 
 

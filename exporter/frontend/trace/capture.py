@@ -23,6 +23,7 @@ from goldfold.exporter.frontend.trace import (
     attention,
     late,
     lengths,
+    own_code,
     prompts,
     routes,
     scoring,
@@ -44,6 +45,7 @@ from goldfold.exporter.frontend.trace.modules import (
     PROMPT,
     Leading,
     divided,
+    is_foreign,
     is_unit,
     run,
     stage_of,
@@ -81,6 +83,8 @@ class Whole(torch.nn.Module):
         self.skips: tuple[int, ...] = ()
         self.inside = ""
         """The path of `transformer` in the model that was loaded."""
+        self.within = ""
+        """The path of the model that was loaded in `transformer`."""
         self.head = ""
         """The path there of a projection that a stage computes (sparse.py)."""
 
@@ -170,7 +174,9 @@ def _trace(
                 raise
             # A model that asks for our mask and then computes attention itself fails on it.
             raise attention.Refused(f"with our mask, {error}") from error
-        names = {f"{whole.inside}{name}" for name in reached(exported, "transformer.")}
+        names = {
+            f"{whole.inside}{name}" for name in reached(exported, f"transformer.{whole.within}")
+        }
         names |= {f"{whole.head}.{name}" for name in reached(exported, sparse.HEAD)}
         notes = check(report, names, source)
         if implementation == attention.NAME and not recorder.calls and not lookup:
@@ -239,6 +245,11 @@ def _whole(model, source: Source, facts: scoring.Facts) -> Whole | sparse.Static
         return whole.eval()
     if type(model).__name__ == "MultiVectorEncoder":
         return Whole(trunk, _output_of(model[0]), late.stages_of(model)).eval()
+    if is_foreign(model[0]):
+        own = own_code.trunk_of(model[0])
+        whole = Whole(own, TOKEN_EMBEDDINGS, _stages(model))
+        whole.within = own.inside
+        return whole.eval()
     return Whole(trunk, _output_of(model[0]), _stages(model), facts.separator).eval()
 
 
@@ -270,7 +281,10 @@ def _load(source: Source, implementation: str) -> tuple[Any, Report]:
                 },
             )
             model = routes.narrowed(model, source.route)
+            own_code.check(model[0])
             report = report.of(getattr(model[0], "auto_model", None))
+    except ModelError:
+        raise
     except Exception as error:
         said = f"{type(error).__name__}: {sentence(error)}"
         if isinstance(error, KeyError) and error.args == (attention.NAME,):

@@ -51,7 +51,7 @@ class Static(torch.nn.Module):
     """(input_ids, attention_mask) int64 [B,S] → float32 [B,V]: a token's weight where the text has
     it, else 0. Padding repeats the first token, which sets the same weight again."""
 
-    inside = head = ""
+    inside = head = within = ""
 
     def __init__(self, weight: torch.Tensor) -> None:
         super().__init__()
