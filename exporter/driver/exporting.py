@@ -156,7 +156,7 @@ def export(
         program = traced(source, stages, max_length, loaded, kept)
         derive(program, source)
         check_length(program.contract, max_length)
-        heads.check(dims, program.contract.dim, program.contract.task)
+        heads.check(dims, program.contract, max_length)
         longest = max_length or program.contract.max_length
         settled = request.settled(longest)
         with stages("goldens"):

@@ -8,9 +8,8 @@ from functools import partial
 import numpy as np
 
 from goldfold.exporter import registry
-from goldfold.exporter.contract import Contract, Words
+from goldfold.exporter.contract import Words
 from goldfold.exporter.driver import cached_stages, heads
-from goldfold.exporter.errors import UsageError
 from goldfold.exporter.evaluate import bounds, ranges
 from goldfold.exporter.frontend.derive import derive
 from goldfold.exporter.frontend.source import Source
@@ -51,27 +50,12 @@ def legalized(
     `dims`. Changes `program`."""
     if max_length is not None:
         program.contract = program.contract.shortened(max_length)
-    _check_prompts(program.contract, bool(dims))
+    heads.check(dims, program.contract)
     if dims:
         heads.add(program, dims)
         mark_makers(program.graph, "heads")
     passes.run(program, pipeline.EARLY)
     return program
-
-
-def _check_prompts(contract: Contract, heads: bool) -> None:
-    """Refuse what does not go with a pooling that leaves out the tokens of prompts."""
-    if contract.unpooled and heads:
-        raise UsageError(
-            f"--dims: {contract.model} leaves prompts out of its pooling, and has an output for "
-            "each length of a prompt; shorten what embed gives, with its dims"
-        )
-    for name, tokens in contract.unpooled.items():
-        if tokens >= contract.max_length:
-            raise UsageError(
-                f"--max-length {contract.max_length}: {contract.model} has the prompt {name!r}, "
-                f"which alone has {tokens} tokens; give more than that"
-            )
 
 
 def rewrite(program: Program, recipe: Recipe | None, passes: Pipeline, stages: Stages) -> None:

@@ -152,8 +152,7 @@ def _reads(path: Path, module: ModuleSpec) -> bool:
 def _is_own(path: Path, module: ModuleSpec) -> bool:
     """Returns whether a module's class lies in the model's folder."""
     named = re.fullmatch(r"([A-Za-z_]\w*)\.[A-Za-z_]\w*", module.type)
-    is_own = named is not None and named[1] != "sentence_transformers"
-    return is_own and (path / f"{named[1]}.py").is_file()
+    return named is not None and (path / f"{named[1]}.py").is_file()
 
 
 def _check_static(file: Path, kinds: list[str]) -> None:

@@ -161,7 +161,8 @@ def _trace(
     facts = scoring.facts_of(model) if source.task == SCORES else scoring.Facts()
     whole = _whole(model, source, facts)
     unpooled = prompts.unpooled(model)
-    whole.skips = tuple(sorted(set(unpooled.values())))
+    if isinstance(whole, Whole):
+        whole.skips = tuple(sorted(set(unpooled.values())))
     lookup = isinstance(whole, sparse.Static)
     stages = list(whole.stages)
 

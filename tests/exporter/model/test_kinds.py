@@ -106,15 +106,6 @@ def test_tags_that_cannot_be_read_say_nothing(folder: Path) -> None:
         assert len(open_model(folder).modules) == 2
 
 
-@pytest.mark.parametrize("with_config", [True, False])
-def test_adapter_is_to_be_merged(folder: Path, with_config: bool) -> None:
-    (folder / "adapter_config.json").write_text("{}")
-    if not with_config:
-        for name in ("config.json", "modules.json", "model.safetensors"):
-            (folder / name).unlink()
-    refuse(("adapter_config.json", "merge"), folder)
-
-
 def test_a_quantized_checkpoint_is_not_quantized_again(folder: Path) -> None:
     edit(folder / "config.json", lambda c: c.update(quantization_config={"quant_method": "gptq"}))
     refuse(("config.json", "gptq", "give that"), folder)
