@@ -151,7 +151,7 @@ def _reads(path: Path, module: ModuleSpec) -> bool:
 
 def _is_own(path: Path, module: ModuleSpec) -> bool:
     """Returns whether a module's class lies in the model's folder."""
-    named = re.fullmatch(r"([A-Za-z_]\w*)\.[A-Za-z_]\w*", module.type)
+    named = re.fullmatch(r"(?!sentence_transformers\.)([A-Za-z_]\w*)\.\w+", module.type)
     return named is not None and (path / f"{named[1]}.py").is_file()
 
 
