@@ -49,16 +49,21 @@ def shorten(model: Any, length: int) -> None:
 
 @contextmanager
 def uncut(model: Any) -> Iterator[None]:
-    """Let a static model read texts whole while this is open."""
-    tokenizer = model[0].tokenizer if is_static(model) else None
-    own = getattr(tokenizer, "model_max_length", None)
-    if tokenizer is not None:
-        tokenizer.model_max_length = _ENDLESS
+    """Let a model read texts whole while this is open, where no argument of a call says so: a
+    static one, and a first module of the model's own code from before there was such an argument,
+    which cuts by its own length."""
+    first: Any = model[0]
+    old = hasattr(first, "auto_model") and not hasattr(first, "processing_kwargs")
+    held = first if old else first.tokenizer if is_static(model) else None
+    name = "max_seq_length" if old else "model_max_length"
+    own = getattr(held, name, None)
+    if held is not None:
+        setattr(held, name, _ENDLESS)
     try:
         yield
     finally:
-        if tokenizer is not None:
-            tokenizer.model_max_length = own
+        if held is not None:
+            setattr(held, name, own)
 
 
 def plain(model: Any) -> Mapping[str, Any]:

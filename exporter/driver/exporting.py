@@ -102,7 +102,7 @@ def export(
             gate's limit: minutes for each, and once for the fp32 reference
             (verification/losses.py).
         pairs: number of docstrings and functions; more of them leave less to chance.
-        route: the route of a model that has several (frontend/sparse_modules.py).
+        route: the route of a model that has several (frontend/routes.py).
         listener: receives the progress (goldfold.exporter.progress.Listener).
 
     Returns:

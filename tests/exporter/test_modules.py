@@ -229,8 +229,9 @@ def test_words_have_weights(tmp_path: Path) -> None:
 
 # --- the model's own code
 
-CODE = """
+CODE = '''
 import torch
+from transformers import AutoModel, AutoTokenizer
 from sentence_transformers.base.modules import Transformer as Base
 
 class Louder(Base):
@@ -243,6 +244,28 @@ class Asking(Base):
     def forward(self, features, **how):
         features = super().forward(features, **how)
         features["token_embeddings"] = features["token_embeddings"] * features["task_id"]
+        return features
+
+class Older(torch.nn.Module):
+    """As modules were once written: it tokenizes, and cuts, itself."""
+
+    def __init__(self, model_name_or_path, max_seq_length=None, model_args=None, **how):
+        super().__init__()
+        self.auto_model = AutoModel.from_pretrained(model_name_or_path, **(model_args or {}))
+        self.tokenizer = AutoTokenizer.from_pretrained(model_name_or_path)
+        self.max_seq_length = max_seq_length
+
+    @staticmethod
+    def load(input_path):
+        return Older(input_path)
+
+    def tokenize(self, texts, padding=True):
+        how = {"truncation": True, "max_length": self.max_seq_length, "return_tensors": "pt"}
+        return dict(self.tokenizer(texts, padding=padding, **how))
+
+    def forward(self, features, task=None):
+        found = self.auto_model.forward(**features, return_dict=False)
+        features["token_embeddings"] = found[0]
         return features
 
 class Words(torch.nn.Module):
@@ -266,7 +289,7 @@ class Centred(torch.nn.Module):
         x = features["sentence_embedding"]
         features["sentence_embedding"] = self.linear(x - x.mean(-1, keepdim=True))
         return features
-"""
+'''
 
 
 def own(folder: Path, place: int, name: str) -> Path:
@@ -284,6 +307,15 @@ def test_a_transformer_of_the_models_own_code(tmp_path: Path) -> None:
     model = SentenceTransformer(str(folder), device="cpu", trust_remote_code=True)
     for encoder in exported(folder, trust_remote_code=True):
         assert distance(encoder.embed(TEXTS), model.encode(list(TEXTS))) < LIMIT
+
+
+def test_a_transformer_as_older_models_have_it(tmp_path: Path) -> None:
+    folder = own(tmp_path / "m", 0, "Older")
+    edit(folder / "sentence_bert_config.json", lambda c: c.update(max_seq_length=LENGTH))
+    model = SentenceTransformer(str(folder), device="cpu", trust_remote_code=True)
+    (encoder,) = exported(folder, "onnxruntime", trust_remote_code=True)
+    long = [*TEXTS, "words " * 200]
+    assert distance(encoder.embed(long), model.encode(long)) < LIMIT
 
 
 def test_a_module_of_the_models_own_code_behind_pooling(tmp_path: Path) -> None:
