@@ -129,6 +129,10 @@ class Contract(Record, frozen=True, kw_only=True):
     prompts: dict[str, str] = field(default_factory=dict)
     """Prompt texts by name, each put before a text; empty prompts are listed as well."""
     default_prompt_name: str | None = None
+    unpooled: dict[str, Annotated[int, Meta(gt=0, le=1 << 31)]] = field(default_factory=dict)
+    """Where pooling leaves out the tokens of a prompt: by the name of the prompt, how many leading
+    tokens of a text it leaves out. Such a text's embedding is the output `output_after` of that
+    number."""
     lengths: dict[Task, int] = field(default_factory=dict)
     """Maximum lengths in tokens where they are below `max_length`: of a query, of a document, or,
     under "", of a text without a task."""
@@ -151,6 +155,8 @@ class Contract(Record, frozen=True, kw_only=True):
             raise ValueError(
                 f"heads are {self.heads}, and must be sizes below {self.dim}, each once"
             )
+        if self.unpooled and self.heads:
+            raise ValueError("heads and unpooled exclude each other")
 
     def length_of(self, task: Task) -> int:
         """Returns the maximum length of a text of `task` in tokens, specials included."""
@@ -176,6 +182,18 @@ class Contract(Record, frozen=True, kw_only=True):
         """Returns the name of the output of `dim` dimensions: `sentence_embedding`, or
         `sentence_embedding_256`."""
         return self.output if dim == self.dim else f"{EMBEDDING}_{dim}"
+
+    def output_after(self, tokens: int) -> str:
+        """Returns the name of the output of texts whose first `tokens` tokens are not pooled:
+        `sentence_embedding_after_7`; of 0 the first output."""
+        return f"{self.output}_after_{tokens}" if tokens else self.output
+
+    @property
+    def outputs(self) -> dict[str, int]:
+        """The size of each output of the graph, by its name, in their order."""
+        heads = {self.output_of(dim): dim for dim in (self.dim, *self.heads)}
+        after = sorted(set(self.unpooled.values()))
+        return heads | {self.output_after(tokens): self.dim for tokens in after}
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ file.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, astuple, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -30,9 +30,13 @@ from goldfold.golden.tasks import (
     strays,
 )
 
-Run = Callable[[np.ndarray, np.ndarray], np.ndarray]
+Run = Callable[..., np.ndarray]
 """(ids int64 [B,S], mask int64 [B,S]) -> float32 [B,D], or [B,S,D] of a model that gives a vector
-for each token; the mask is 1 on tokens, 0 on padding."""
+for each token; the mask is 1 on tokens, 0 on padding. A third argument names an output (`AFTER`)
+for texts whose prompt is not pooled."""
+
+AFTER = "sentence_embedding_after_"
+"""The name of an output, before the number of leading tokens that it does not pool."""
 
 Tokenize = Callable[[list[Any], str], list[list[int]]]
 """(texts, call) -> ids with specials, truncated as the artifact truncates, unpadded. The call is ""
@@ -373,7 +377,10 @@ def call(
 ) -> list[np.ndarray]:
     """Run one right-padded batch; float64 [dim] a case, or [its tokens, dim]."""
     ids, mask = batch_of(cases, pad_id)
-    out = np.asarray(run(ids, mask))
+    if len(skips := {case.unpooled for case in cases}) > 1:  # an output for each prompt's length
+        made = {n: call(run, [replace(c, unpooled=n) for c in cases], pad_id, dim) for n in skips}
+        return [made[case.unpooled][row] for row, case in enumerate(cases)]
+    out = np.asarray(run(ids, mask, *(f"{AFTER}{n}" for n in skips if n)))
     wanted = (*ids.shape, dim) if task == MULTI else (len(cases), dim)
     if out.shape != wanted:
         raise GoldenError(f"the artifact returned {out.shape} for {ids.shape} tokens, not {wanted}")
@@ -383,12 +390,7 @@ def call(
 
 
 def _worse(one: Reading, other: Reading) -> Reading:
-    return Reading(
-        max(one.distance, other.distance),
-        max(one.norm_error, other.norm_error),
-        max(one.delta, other.delta),
-        max(one.strays, other.strays),
-    )
+    return Reading(*map(max, astuple(one), astuple(other)))
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from goldfold.golden import sparse, tables
+from goldfold.golden import routes, sparse, tables
 from goldfold.golden.errors import GoldenError
 from goldfold.golden.tasks import EMBEDDING, MULTI, SCORES, SPARSE
 from goldfold.golden.texts import sentences
@@ -49,10 +49,11 @@ def open_reference(
                 local_files_only=True,
                 trust_remote_code=trust_remote_code,
             )
+            model = routes.narrowed(model, route)
             # A table keeps the type of its file, whatever is asked for.
             model = model.float() if tables.is_static(model) else model
             _take_strings_as_texts(model)
-            return sparse.narrowed(model, route)
+            return model
     except GoldenError:
         raise
     except Exception as error:
@@ -159,6 +160,22 @@ def count(model: Any, text: str) -> int:
     # verbose=False: texts beyond the limit are wanted here, the tokenizer's warning is not.
     how = {"add_special_tokens": False} if sparse.is_static(model) else {}
     return len(model.tokenizer(text, truncation=False, verbose=False, **how)["input_ids"])
+
+
+def leading(model: Any, features: Mapping[str, Any]) -> int:
+    """The number of leading tokens of a text that are a prompt's, and that pooling leaves out;
+    `features` are those of the first module."""
+    pools = [module for module in model if not getattr(module, "include_prompt", True)]
+    return int(features.get("prompt_length") or 0) if pools else 0
+
+
+def unpooled_of(model: Any) -> dict[str, int]:
+    """Those numbers by the name of each prompt; nothing where all tokens are pooled."""
+    found = {}
+    for name, prompt in model.prompts.items():
+        if prompt and (skipped := leading(model, model.preprocess(["one"], prompt=prompt))):
+            found[name] = skipped
+    return found
 
 
 def provenance_of(model: Any, digests: Mapping[str, str]) -> dict[str, Any]:

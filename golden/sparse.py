@@ -1,9 +1,4 @@
-"""The reference of sparse vectors: sentence-transformers' SparseEncoder in fp32 on the CPU.
-
-A routed model computes queries and documents by modules of their own. Its goldens are those of one
-route: the model is narrowed to the route's modules, and the whole model, called as users call it,
-must give the same vectors.
-"""
+"""The reference of sparse vectors: sentence-transformers' SparseEncoder in fp32 on the CPU."""
 
 from __future__ import annotations
 
@@ -14,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from goldfold.golden.errors import GoldenError
 from goldfold.golden.store import ROUNDING, Case
 from goldfold.golden.tasks import level, scale_of
 
@@ -24,7 +18,6 @@ _WIDE = 1 << 30
 """Parameters of the largest model that is run in f64: 8 GB."""
 _MEASURED = 24
 """Texts that are run in f64."""
-_TEXT = "The ferry crosses the strait twice a day."
 _ENDLESS = 1 << 40
 
 
@@ -54,36 +47,6 @@ def tokenizer_of(model: Any, written: str) -> str:
     return json.dumps({**json.loads(written), "post_processor": None}, ensure_ascii=False)
 
 
-def narrowed(model: Any, route: str) -> Any:
-    """The SparseEncoder of one route of `model`; `model` itself where no route is named. Raises
-    GoldenError where the two differ."""
-    if not route:
-        return model
-    import torch
-    from sentence_transformers import SparseEncoder
-
-    routes = model[0].sub_modules
-    if route not in routes:
-        raise GoldenError(f"the model has no route {route!r}, but {', '.join(routes)}")
-    found = SparseEncoder(
-        modules=[*routes[route], *list(model)[1:]],
-        device="cpu",
-        prompts=model.prompts,
-        default_prompt_name=model.default_prompt_name,
-        similarity_fn_name=model.similarity_fn_name,
-    )
-    whole = model.encode([_TEXT], task=route, show_progress_bar=False, **DENSE)
-    if not torch.equal(whole, found.encode([_TEXT], show_progress_bar=False, **DENSE)):
-        raise GoldenError(f"the route {route!r} alone gives another vector than the whole model")
-    return found
-
-
-def served(calls: Mapping[str, int], route: str) -> dict[str, int]:
-    """Those of the calls that the route of a model computes: not encode_query of documents'."""
-    other = {"query": "encode_document", "document": "encode_query"}.get(route)
-    return {name: length for name, length in calls.items() if name != other}
-
-
 def shorten(model: Any, length: int) -> None:
     """Let a static model cut texts to `length` tokens at most: its tokenizer alone decides."""
     if is_static(model):
@@ -93,16 +56,21 @@ def shorten(model: Any, length: int) -> None:
 
 @contextmanager
 def uncut(model: Any) -> Iterator[None]:
-    """Let a static model read texts whole while this is open."""
-    tokenizer = model[0].tokenizer if is_static(model) else None
-    own = getattr(tokenizer, "model_max_length", None)
-    if tokenizer is not None:
-        tokenizer.model_max_length = _ENDLESS
+    """Let a model read texts whole while this is open, where no argument of a call says so: a
+    static one, and a first module of the model's own code from before there was such an argument,
+    which cuts by its own length."""
+    first: Any = model[0]
+    old = hasattr(first, "auto_model") and not hasattr(first, "processing_kwargs")
+    held = first if old else first.tokenizer if is_static(model) else None
+    name = "max_seq_length" if old else "model_max_length"
+    own = getattr(held, name, None)
+    if held is not None:
+        setattr(held, name, _ENDLESS)
     try:
         yield
     finally:
-        if tokenizer is not None:
-            tokenizer.model_max_length = own
+        if held is not None:
+            setattr(held, name, own)
 
 
 def plain(model: Any) -> Mapping[str, Any]:

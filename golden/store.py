@@ -79,6 +79,8 @@ class Case:
     """Of token vectors: how many of the last tokens attention does not see."""
     skipped: tuple[int, ...] = ()
     """Of token vectors: the places of tokens that take no part in scores."""
+    unpooled: int = 0
+    """How many leading tokens, the prompt's, pooling leaves out."""
 
     @property
     def counted(self) -> list[int]:
@@ -139,7 +141,13 @@ class Goldens:
 
         The artifact would cut longer ones and the reference would not, so they do not compare.
         """
-        rows = [i for i, case in enumerate(self.cases) if len(case.token_ids) <= length]
+        return self._kept([i for i, c in enumerate(self.cases) if len(c.token_ids) <= length])
+
+    def pooled(self) -> Goldens:
+        """The goldens of texts that are pooled whole: those of an artifact's first output."""
+        return self._kept([i for i, case in enumerate(self.cases) if not case.unpooled])
+
+    def _kept(self, rows: list[int]) -> Goldens:
         kept: Any = self.embeddings[rows]
         if self.task == MULTI:
             some = [self.row(i) for i in rows]
@@ -187,6 +195,7 @@ def save(goldens: Goldens, folder: Path) -> None:
                 **({"pair": case.pair} if case.call == PREDICT else {}),
                 **({"unseen": case.unseen} if case.unseen else {}),
                 **({"skipped": " ".join(map(str, case.skipped))} if case.skipped else {}),
+                **({"unpooled": case.unpooled} if case.unpooled else {}),
             }
             for case in goldens.cases
         ],
@@ -322,9 +331,12 @@ def _case(entry: dict[str, Any]) -> Case:
     if skipped.count(" ") > len(ids):
         raise ValueError("more tokens are left out than a text has")
     places = tuple(int(one) for one in skipped.split(" ")) if skipped else ()
-    if not 0 <= unseen < max(len(ids), 1) or not set(places) < set(range(len(ids) + 1)):
+    unpooled = _typed({"unpooled": 0, **entry}, "unpooled", int)
+    unknown = not set(places) < set(range(len(ids) + 1)) or not 0 <= unpooled < max(len(ids), 1)
+    if not 0 <= unseen < max(len(ids), 1) or unknown:
         raise ValueError("tokens are unseen or left out that the text does not have")
-    return Case(**strings, token_ids=ids, call=call, pair=pair, unseen=unseen, skipped=places)
+    how = {"unseen": unseen, "skipped": places, "unpooled": unpooled}
+    return Case(**strings, token_ids=ids, call=call, pair=pair, **how)
 
 
 def _task(said: Any) -> str:
@@ -361,10 +373,8 @@ def _check(goldens: Goldens, where: str) -> None:
             raise GoldenError(f"{where}: the id {case.id!r} occurs twice")
         seen.add(case.id)
         if not 0 < len(case.token_ids) <= goldens.max_length:
-            raise GoldenError(
-                f"{where}: {case.id!r} has {len(case.token_ids)} tokens, not 1 to"
-                f" {goldens.max_length}"
-            )
+            held, most = len(case.token_ids), goldens.max_length
+            raise GoldenError(f"{where}: {case.id!r} has {held} tokens, not 1 to {most}")
     most = max(map(np.count_nonzero, goldens.embeddings)) if goldens.units else 0
     if not most <= goldens.units <= goldens.dim or (goldens.units and goldens.task != SPARSE):
         raise GoldenError(

@@ -16,7 +16,7 @@ import numpy as np
 from goldfold.golden import filling, late, scoring, sparse, tables
 from goldfold.golden.errors import GoldenError
 from goldfold.golden.framing import is_framed, plain, plain_tokenizer, tokenizer_of
-from goldfold.golden.reference import lengths_of, open_reference, quiet, shorten
+from goldfold.golden.reference import lengths_of, open_reference, quiet, shorten, unpooled_of
 from goldfold.golden.tasks import EMBEDDING, MULTI, SCORES, SPARSE
 from goldfold.golden.tokenizer_file import Ids, TokenizerFile, first_difference
 
@@ -136,8 +136,6 @@ def read(
         "query": by_call["encode_query"],
         "document": by_call["encode_document"],
     }
-    kinds = [type(module).__name__ for module in model]
-    ends = [kind for kind in kinds if kind not in _IDENTITY]
     return Witness(
         tokenizer=file,
         drawn=plain(model, file.drawn) if framed else _readable(model, file),
@@ -148,9 +146,11 @@ def read(
             "similarity": model.similarity_fn_name or "cosine",
             "prompts": {name: prompt or "" for name, prompt in model.prompts.items()},
             "default_prompt_name": model.default_prompt_name,
-            "normalized": ends[-1] == "Normalize" and getattr(model, "truncate_dim", None) is None,
+            "unpooled": unpooled_of(model) if task == EMBEDDING else {},
+            "normalized": _normalizes(model, task),
             **(tables.facts(model) if static else _facts(model)),
-            **({"task": SPARSE, "route": route, "units": units} if task == SPARSE else {}),
+            **({"task": SPARSE, "units": units} if task == SPARSE else {}),
+            "route": route,
             **({"task": MULTI, "tokenwise": late.facts_of(model)} if task == MULTI else {}),
         },
         called=_called(model, file) if task == MULTI else _in_frames(model, file) if framed else {},
@@ -178,6 +178,18 @@ def _readable(
     found = _drawn(model, [text for text in file.drawn if text not in left])
     found |= file.made(sorted(left))
     return {text: found[text] for text in file.drawn}
+
+
+def _normalizes(model: Any, task: str) -> bool:
+    """Returns whether the last module that changes the result is Normalize."""
+    result = "token_embeddings" if task == MULTI else "sentence_embedding"
+    ends = [
+        type(module).__name__
+        for module in model
+        if type(module).__name__ not in _IDENTITY
+        and (getattr(module, "module_output_name", None) or result) == result
+    ]
+    return ends[-1:] == ["Normalize"] and getattr(model, "truncate_dim", None) is None
 
 
 def _called(model: Any, file: TokenizerFile) -> dict[str, dict[str, Ids]]:

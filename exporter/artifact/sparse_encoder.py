@@ -4,7 +4,7 @@ or for each unit of a sparse autoencoder (CSR), out."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 
@@ -170,16 +170,6 @@ class SparseEncoder(Runnable):
         if odd:
             raise TextError({first + at: why for at, why in odd.items()}, [""] * first + texts)
         return out
-
-    def _check_task(self, task: str) -> None:
-        if task not in get_args(Task):
-            raise UsageError(f"task is {task!r}; it must be query, document or empty")
-        route = self.contract.route
-        if task and route in ("query", "document") and task != route:
-            raise UsageError(
-                f"{self.contract.model} is the {route} route of its model; export the other one "
-                f"with --route {task}"
-            )
 
     def _check_tokens(self, call: str) -> None:
         if self.contract.units:

@@ -89,9 +89,6 @@ def task_of(path: Path) -> str:
         return _TASKS[str(said)]
     if (path / "modules.json").is_file():
         return EMBEDDING
-    for name in ("adapter_config.json", "adapter_model.safetensors"):
-        if (path / name).is_file():
-            raise adapter(path / name)
     if is_stanford(path):
         return MULTI
     if (path / "artifact.metadata").is_file():  # Stanford's ColBERT writes it beside its weights
@@ -141,15 +138,6 @@ def check_modules(file: Path, types: Sequence[str], task: str = EMBEDDING) -> No
                 "'MultiVectorEncoder', or to 'ColBERT' for PyLate's"
             )
         raise _refused(file, f"its module {bare} ({dotted}) says that the model is {kind}")
-
-
-def adapter(file: Path) -> Exception:
-    """Returns the refusal of an adapter."""
-    return refusal(
-        f"{file}: the model is an adapter (LoRA or the like) upon another one; merge it, with "
-        "peft's merge_and_unload, save the result and its tokenizer into a copy of this folder "
-        "without the adapter_* files, and give that"
-    )
 
 
 def is_stanford(path: Path) -> bool:

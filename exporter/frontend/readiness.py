@@ -81,7 +81,7 @@ def _with_code_settled(source: Source) -> Source:
         "auto_map names code that comes with the model; it was not run, since transformers has "
         f"classes of these names itself{named}."
     )
-    own = source.trusted and modules.own_activation(source.path, source.modules)
+    own = source.trusted and modules.runs_own_code(source.path, source.modules)
     return _with(source, trusted=own, notes=(*source.notes, note))
 
 

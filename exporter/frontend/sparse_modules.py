@@ -5,11 +5,9 @@ documents."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, TypeGuard
 
-from goldfold.exporter.errors import UsageError
-from goldfold.exporter.frontend import weights
 from goldfold.exporter.frontend.module_spec import ModuleSpec
 from goldfold.exporter.frontend.weights import read_object, refusal
 
@@ -28,50 +26,19 @@ WEIGHTED = ("MLMTransformer", "SparseStaticEmbedding", AUTOENCODER)
 STATIC = "SparseStaticEmbedding"
 POOLING = "sentence_transformers.sparse_encoder.modules.splade_pooling.SpladePooling"
 
-_ROUTES = ("router_config.json", "config.json")
-"""The file of a Router's settings, and its former name."""
-_ROUTERS = ("Router", "Asym")
 _MADE = (("Transformer", "SpladePooling"), ("MLMTransformer", "SpladePooling"), (STATIC,))
 """The modules that a route may have."""
 _POOLED = {"pooling_strategy": ("max", "sum"), "activation_function": ("relu", "log1p_relu")}
 
 
-def expanded(path: Path, modules: tuple[ModuleSpec, ...]) -> tuple[ModuleSpec, ...]:
-    """Returns the modules, those of all routes in place of a Router. Raises ModelError for a Router
-    that is damaged, or that goldfold does not export."""
-    router = modules[0]
-    if router.kind not in _ROUTERS or not router.type.startswith("sentence_transformers."):
-        return modules
-    folder = path / router.path
-    file = next((folder / name for name in _ROUTES if (folder / name).is_file()), folder)
-    if file == folder:
-        raise refusal(f"{folder / _ROUTES[0]}: missing, and a Router needs it; fetch the model")
-    config = read_object(file)
-    types, structure = config.get("types"), config.get("structure")
-    parameters = config.get("parameters")
-    if not _is_table(types, str) or not _is_table(structure, list) or not structure:
-        raise refusal(f"{file}: must have the objects types and structure; save the model again")
-    if len(modules) > 1:
-        raise refusal(
-            f"{file}: {modules[1].kind} follows the Router; modules behind all routes are not "
-            "supported"
-        )
-    if isinstance(parameters, dict) and parameters.get("route_mappings"):
-        raise refusal(
-            f"{file}: route_mappings choose a route by more than its name, which is not supported"
-        )
-    found: list[ModuleSpec] = []
-    for route, names in structure.items():
-        for name in names:
-            if not isinstance(name, str) or name not in types or not weights.is_inside(name):
-                raise refusal(f"{file}: the route {route!r} has no module {str(name)[:60]!r}")
-            inner = PurePosixPath(router.path, name).as_posix()
-            found.append(ModuleSpec(len(found), name, inner, types[name], route=route))
-    return tuple(found)
-
-
 def check(file: Path, modules: Sequence[ModuleSpec]) -> None:
     """Refuse routes of other modules than goldfold exports. Raises ModelError."""
+    shared = [module for module in modules if not module.route]
+    if shared and len(shared) < len(modules):
+        raise refusal(
+            f"{file}: {shared[0].kind} stands beside the Router; a sparse encoder's modules before "
+            "and behind all routes are not supported"
+        )
     for route in dict.fromkeys(module.route for module in modules):
         kinds = tuple(module.kind for module in modules if module.route == route)
         if kinds not in _MADE and (route or not _is_csr(kinds)):
@@ -123,26 +90,5 @@ def check_model(path: Path, config: Mapping[str, Any], modules: Sequence[ModuleS
         )
 
 
-def chosen(name: str, modules: tuple[ModuleSpec, ...], route: str | None) -> tuple[ModuleSpec, ...]:
-    """Returns the modules of `route`, or all where there are no routes. Raises UsageError for a
-    route that the model does not have, and where it has several and none is named."""
-    routes = list(dict.fromkeys(module.route for module in modules if module.route))
-    if not routes:
-        if route:
-            raise UsageError(f"--route {route}: {name} has no routes; leave it out")
-        return modules
-    if route is None and len(routes) == 1:
-        route = routes[0]
-    if route is None:
-        raise UsageError(f"{name} has the routes {', '.join(routes)}: name one with --route")
-    if route not in routes:
-        raise UsageError(f"--route {route}: {name} has the routes {', '.join(routes)}")
-    return tuple(module for module in modules if module.route == route)
-
-
 def _is_count(found: Any) -> TypeGuard[int]:
     return isinstance(found, int) and not isinstance(found, bool) and found > 0
-
-
-def _is_table(found: Any, kind: type) -> TypeGuard[dict[str, Any]]:
-    return isinstance(found, dict) and all(isinstance(one, kind) for one in found.values())

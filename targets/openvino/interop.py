@@ -55,6 +55,7 @@ from tokenizers import Tokenizer
 
 PROMPTS = {prompts}
 OWN = {own}  # the prompt of a task, where none is named
+OUTPUTS = {outputs}  # by prompts whose tokens are not pooled
 LENGTHS = {lengths}  # tokens that a text of a task is cut to
 tokenizers = {{}}
 for length in set(LENGTHS.values()):
@@ -85,7 +86,8 @@ def embed(texts: list[str], prompt: str | None = None, task: str = "") -> np.nda
         raise RuntimeError("load.py was imported before this process was forked; use spawn instead")
     if not texts:
         return np.zeros((0, {dim}), np.float32)
-    before = PROMPTS[OWN[task] if prompt is None else prompt]
+    named = OWN[task] if prompt is None else prompt
+    before = PROMPTS[named]
     length = LENGTHS[task]
     rows = tokenizers[length].encode_batch([{read} for text in texts])
     ids, mask = (np.array([getattr(r, key) for r in rows]) for key in ("ids", "attention_mask"))
@@ -93,7 +95,8 @@ def embed(texts: list[str], prompt: str | None = None, task: str = "") -> np.nda
         if not sum(row.attention_mask) or max(row.ids) >= {vocab_size}:
             raise ValueError(f"text {{place}} has no tokens, or one that the model has no row for")
     with turn:  # a request serves one caller at a time, and writes its next answer over this one
-        return np.array(request.infer({{"{ids}": ids, "{mask}": mask}})["{output}"])
+        made = request.infer({{"{ids}": ids, "{mask}": mask}})
+        return np.array(made[OUTPUTS.get(named, "{output}")])
 '''
 
 
@@ -154,6 +157,7 @@ def _loader(contract: Contract, precision: str) -> str:
         ids=INPUT_IDS,
         mask=ATTENTION_MASK,
         output=contract.output,
+        outputs={name: contract.output_after(n) for name, n in contract.unpooled.items()},
     )
 
 

@@ -18,6 +18,9 @@ from goldfold.exporter.frontend.trace import (
     experts,
     late,
     lengths,
+    own_code,
+    prompts,
+    routes,
     scoring,
     sparse,
     static,
@@ -33,60 +36,21 @@ from goldfold.exporter.frontend.trace.checkpoint import (
     reported,
 )
 from goldfold.exporter.frontend.trace.lower import lower
-from goldfold.exporter.frontend.trace.modules import Leading, Normalize, stage_of
+from goldfold.exporter.frontend.trace.modules import (
+    Leading,
+    is_foreign,
+    is_unit,
+    stage_of,
+)
 from goldfold.exporter.frontend.trace.names import canonical
 from goldfold.exporter.frontend.trace.reasons import sentence, why
+from goldfold.exporter.frontend.trace.whole import Whole
 from goldfold.exporter.ir import dialect
 from goldfold.exporter.ir.program import BATCH, TOKENS, Program
 from goldfold.golden.tasks import MULTI, SCORES, SPARSE
 
 Progress = Callable[[str], None]
 Loaded = Callable[[Words], None]
-
-
-class Whole(torch.nn.Module):
-    """The whole model: (input_ids, attention_mask) int64 [B,S] → embedding or logits float32 [B,D],
-    or token vectors float32 [B,S,D].
-
-    `separator` is the token behind which the second text of a pair begins, for transformers that
-    are told so (scoring.py)."""
-
-    def __init__(
-        self,
-        trunk: torch.nn.Module,
-        output: str,
-        stages: list[torch.nn.Module],
-        separator: int | None = None,
-    ) -> None:
-        super().__init__()
-        self.transformer = trunk
-        self.output = output
-        self.stages = torch.nn.ModuleList(stages)
-        self.separator = separator
-        self.inside = ""
-        """The path of `transformer` in the model that was loaded."""
-        self.head = ""
-        """The path there of a projection that a stage computes (sparse.py)."""
-        self.method = towers.FORWARD
-        """The method of `transformer` that is called with a text."""
-        self.filling: towers.Filling | None = None
-        """How every text is padded, where padding is a part of what the model reads."""
-
-    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        told = {}
-        if self.separator is not None:
-            told["token_type_ids"] = scoring.segments(input_ids, self.separator)
-        if self.filling is not None:
-            input_ids, attention_mask = self.filling(input_ids, attention_mask)
-        call = self.transformer
-        if self.method != towers.FORWARD:
-            call = getattr(call, self.method)
-        out = call(input_ids=input_ids, attention_mask=attention_mask, return_dict=True, **told)
-        x = out[self.output]
-        mask = attention_mask.to(torch.bool)
-        for stage in self.stages:
-            x = stage(x, mask)
-        return x
 
 
 def trace(
@@ -139,6 +103,9 @@ def _trace(
     facts = scoring.facts_of(model) if source.task == SCORES else scoring.Facts()
     whole = _whole(model, source, facts)
     mixture = experts.widen(whole)
+    unpooled = prompts.unpooled(model)
+    if isinstance(whole, Whole):
+        whole.skips = tuple(sorted(set(unpooled.values())))
     lookup = isinstance(whole, sparse.Static)
     stages = list(whole.stages)
     with quiet():
@@ -153,7 +120,9 @@ def _trace(
                 raise
             # A model that asks for our mask and then computes attention itself fails on it.
             raise attention.Refused(f"with our mask, {error}") from error
-        names = {f"{whole.inside}{name}" for name in reached(exported, "transformer.")}
+        names = {
+            f"{whole.inside}{name}" for name in reached(exported, f"transformer.{whole.within}")
+        }
         names |= {f"{whole.head}.{name}" for name in reached(exported, sparse.HEAD)}
         notes = check(report, names, source)
         if implementation == attention.NAME and not recorder.calls and not lookup:
@@ -163,7 +132,6 @@ def _trace(
 
     nodes = list(dialect.band_attentions(graph_model.graph))
     _check_attention(nodes, recorder, "" if lookup else implementation)
-    normalized = bool(stages) and isinstance(stages[-1], Normalize)
     contract = Contract(
         model=source.name,
         output=TOKEN_EMBEDDINGS if source.task == MULTI else facts.output,
@@ -180,16 +148,17 @@ def _trace(
         max_length=longest.most,
         vocab_size=rows,
         pad_id=pad_id,
-        normalized=normalized,
+        normalized=is_unit(stages),
         prompts={name: prompt or "" for name, prompt in model.prompts.items()},
         default_prompt_name=model.default_prompt_name,
+        unpooled=unpooled,
         lengths=longest.by_task,
         truncation_side=reader.side(model),
     )
     checks = scoring.check if source.task == SCORES else reader.check
     with quiet():
         checks(model, Tokens(text, contract), contract)
-    canonical(graph_model, contract.output)
+    canonical(graph_model, contract.outputs)
     said = [*longest.notes, *notes, *([mixture] if mixture else [])]
     said += [] if frame is None else [_FRAMED]
     return Program(graph_model, contract, text, said, lasting=not longest.borrowed)
@@ -235,6 +204,11 @@ def _whole(model, source: Source, facts: scoring.Facts) -> Whole | sparse.Static
         return whole.eval()
     if type(model).__name__ == "MultiVectorEncoder":
         return Whole(trunk, _output_of(model[0]), late.stages_of(model)).eval()
+    if is_foreign(model[0]):
+        own = own_code.trunk_of(model[0])
+        whole = Whole(own, TOKEN_EMBEDDINGS, _stages(model))
+        whole.within = own.inside
+        return whole.eval()
     if towers.is_tower(model[0]):
         whole = Whole(trunk, towers.output_of(model[0]), _stages(model))
         whole.method = towers.TEXT
@@ -273,8 +247,11 @@ def _load(source: Source, implementation: str) -> tuple[Any, Report]:
                     "use_safetensors": None if source.trusted else True,
                 },
             )
-            model = sparse.narrowed(model, source.route)
+            model = routes.narrowed(model, source.route)
+            own_code.check(model[0])
             report = report.of(getattr(model[0], "auto_model", None))
+    except ModelError:
+        raise
     except Exception as error:
         said = f"{type(error).__name__}: {sentence(error)}"
         if isinstance(error, KeyError) and error.args == (attention.NAME,):

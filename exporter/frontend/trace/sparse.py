@@ -62,26 +62,11 @@ def limit(model: Any, length: int) -> None:
         model[0].tokenizer.model_max_length = length
 
 
-def narrowed(model: Any, route: str) -> Any:
-    """Returns a SparseEncoder of one route's modules; `model` itself where there are no routes."""
-    if not route:
-        return model
-    from sentence_transformers import SparseEncoder
-
-    return SparseEncoder(
-        modules=list(model[0].sub_modules[route]),
-        device="cpu",
-        prompts=model.prompts,
-        default_prompt_name=model.default_prompt_name,
-        similarity_fn_name=model.similarity_fn_name,
-    )
-
-
 class Static(torch.nn.Module):
     """(input_ids, attention_mask) int64 [B,S] → float32 [B,V]: a token's weight where the text has
     it, else 0. Padding repeats the first token, which sets the same weight again."""
 
-    inside = head = ""
+    inside = head = within = ""
 
     def __init__(self, weight: torch.Tensor) -> None:
         super().__init__()

@@ -13,7 +13,6 @@ from tests.exporter.model.refusing import edit, refuse, set_type
 KINDS = {
     "sparse": model_kinds.SPARSE,
     "late": model_kinds.LATE,
-    "routed": model_kinds.ROUTED,
     "image": model_kinds.IMAGE,
 }
 
@@ -28,18 +27,6 @@ def test_type_in_the_settings(folder: Path) -> None:
     refuse(("model_type is 'Other'", "does not support this kind"), folder)
     (folder / "modules.json").unlink()
     refuse(("model_type is 'Other'", "does not support this kind"), folder)
-
-
-@pytest.mark.parametrize(
-    ("dotted", "kind"),
-    [
-        ("sentence_transformers.base.modules.router.Router", "routed"),
-        ("sentence_transformers.models.Asym", "routed"),
-    ],
-)
-def test_module_that_only_such_models_have(folder: Path, dotted: str, kind: str) -> None:
-    set_type(folder, 1, dotted)
-    refused(folder, kind, dotted)
 
 
 @pytest.mark.parametrize(
@@ -104,15 +91,6 @@ def test_tags_that_cannot_be_read_say_nothing(folder: Path) -> None:
     for front in ("tags: [", "tags: &a [*a]", "tags: 3", f"tags: [{'x, ' * 3000}]"):
         (folder / "README.md").write_text(f"---\n{front}\n---\n", "utf-8")
         assert len(open_model(folder).modules) == 2
-
-
-@pytest.mark.parametrize("with_config", [True, False])
-def test_adapter_is_to_be_merged(folder: Path, with_config: bool) -> None:
-    (folder / "adapter_config.json").write_text("{}")
-    if not with_config:
-        for name in ("config.json", "modules.json", "model.safetensors"):
-            (folder / name).unlink()
-    refuse(("adapter_config.json", "merge"), folder)
 
 
 def test_a_quantized_checkpoint_is_not_quantized_again(folder: Path) -> None:
