@@ -112,7 +112,7 @@ def row(family: Family | Model, shown: Shown) -> Row:
     )
     reasons = [f"applied: {', '.join(f'{law} ×{n}' for law, n in applied.items()) or 'none'}"]
     reasons += [f"refused: {reason} ×{n}" for reason, n in refused.items()]
-    reasons += [f"eager: {_steady(note)}" for note in shown.notes]
+    reasons += [_noted(note) for note in shown.notes]
     return Row(cells, tuple(reasons), task_of(family))
 
 
@@ -138,9 +138,10 @@ def _lacks(shown: Shown) -> list[str]:
     return found
 
 
-def _steady(note: str) -> str:
-    """A note's reason, without the names that torch counts up."""
-    return re.sub(r" \(s\d+\)", "", note).rpartition("masks included: ")[2]
+def _noted(note: str) -> str:
+    """A note, and of eager attention the reason, without the names that torch counts up."""
+    _, eager, reason = note.rpartition("masks included: ")
+    return f"eager: {re.sub(r' [(]s[0-9]+[)]', '', reason)}" if eager else f"noted: {note}"
 
 
 # Figures ------------------------------------------------------------------------------------------
