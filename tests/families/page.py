@@ -133,7 +133,8 @@ def _grouped(refused: dict[str, int]) -> Counter[str]:
 
 def _lacks(shown: Shown) -> list[str]:
     found = [lack for op, lack in _SPELT.items() if op in shown.census]
-    if not shown.attention:  # whose masks and positions are spelt with the same ops
+    biased = any("biased" in seen for seen in shown.attention)
+    if not shown.attention or biased:  # whose masks or positions are spelt with the same ops
         found = [lack for lack in found if "rotary" not in lack]
     return found
 
