@@ -317,8 +317,9 @@ class SetPrecision(Pass):
         if self.part == "attention" and not (is_lookup(node) or serves_attention(node)):
             return None
         shape = node.outputs[0].shape
-        # Whole texts: no axis of tokens. An unknown shape is taken for tokens.
-        whole = shape is not None and not any(str(d) in (TOKENS, "None") for d in shape)
+        # Whole texts: no axis of tokens, which may be of one size. An unknown shape has one.
+        open_ = shape is None or any(str(d) in (TOKENS, "None") for d in shape)
+        whole = not open_ and len(shape or ()) < 3
         if whole and not (self.head == "half" and node.op_type in ("MatMul", "Gemm")):
             return None
         # The residual stream, and where attention is written out also its masked scores.

@@ -136,6 +136,8 @@ def _lacks(shown: Shown) -> list[str]:
     biased = any("biased" in seen for seen in shown.attention)
     if not shown.attention or biased:  # whose masks or positions are spelt with the same ops
         found = [lack for lack in found if "rotary" not in lack]
+    if shown.attention and "TopK" in shown.census:  # a router's softmax
+        found = [lack for lack in found if "attention" not in lack]
     return found
 
 
