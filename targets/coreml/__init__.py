@@ -44,7 +44,7 @@ class CoreMl(Target[CoreMlOptions]):
     def narrow(self, contract: Contract, options: CoreMlOptions) -> Contract:
         if options.flexible:
             return contract
-        return contract.with_(max_length=max(options.buckets))
+        return contract.shortened(max(options.buckets))
 
     def lowers(self) -> Collection[str]:
         from goldfold.targets.coreml.lower.table import ROWS
