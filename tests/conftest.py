@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from dataclasses import dataclass
 from functools import partial
@@ -34,6 +35,17 @@ GOLDEN_TEXTS = (
     "length-16", "length-257", "length-600", "length-672",
 )  # fmt: skip
 """Enough for the gate to mean something, few enough to verify in a second."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def little_to_collect() -> None:
+    """An export collects garbage before it measures; what lives from here on is not looked at."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_sessionfinish() -> None:
+    gc.unfreeze()
 
 
 @dataclass(frozen=True)
