@@ -17,7 +17,7 @@ from goldfold.exporter.frontend.tokens import Tokens
 from goldfold.exporter.frontend.trace import sparse, towers
 
 UNDECLARED = 1 << 17
-"""Maximum tokens for a model without a length of its own, where the caller names no smaller one."""
+"""The most tokens that may be asked of a model without a length of its own."""
 
 _CODE = "transformers_modules"
 """The package that code which comes with a model is imported as."""
@@ -140,8 +140,8 @@ def _asked_of(model: Any, asked: int | None) -> dict[Task, int]:
                 "the model says nowhere how long a text may be; set max_seq_length in its "
                 "sentence_bert_config.json, or pass --max-length"
             )
-        model.max_seq_length = UNDECLARED
-        sparse.limit(model, UNDECLARED)
+        model.max_seq_length = min(UNDECLARED, asked)
+        sparse.limit(model, model.max_seq_length)
     own = [getattr(model[0], f"{task}_length", None) or 0 for task in ("query", "document")]
     endless = PROSE * (2 + max(model.max_seq_length, *own) // 8)
     whole = len(model.tokenizer(endless, truncation=False, verbose=False)["input_ids"])
