@@ -166,9 +166,11 @@ def _in_frames(model: Any, file: TokenizerFile) -> dict[str, dict[str, Ids]]:
 def _readable(
     model: Any, file: TokenizerFile, texts: Sequence[str] | None = None
 ) -> dict[str, Ids]:
-    """Returns drawn texts, all if none are given, and their ids; texts that spell
-    the place of an image, which the model refuses where there is none, have those of `file`, or are
-    left out of the given ones."""
+    """Returns drawn texts, all if none are given, and their ids.
+
+    A text that spells the place of an image is refused by the model where there is no image: it is
+    left out of the given ones, and of all it has the ids of `file`.
+    """
     kinds = ("image_token", "video_token", "audio_token")
     marks = [getattr(getattr(model[0], "processor", None), kind, None) for kind in kinds]
     marks = [mark for mark in marks if isinstance(mark, str)]

@@ -79,7 +79,8 @@ def _share(node: ir.Node, summed: ir.Node, known: Known) -> Extent | None:
 
 
 def _mean(node: ir.Node, summed: ir.Node, known: Known, square_root: bool) -> Extent | None:
-    # Σ over seen tokens of x / their number lies among the x; over its root, √(tokens) times as far
+    # Σ over seen tokens of x / their number lies among the x; over its root, √(tokens) times that;
+    # with an ε added below, nearer to 0, which the masked x hold, and around which their ball is.
     above = producer(_back(node.inputs[0], ("Cast", "Identity")), "ReduceSum")
     if above is None:
         return None

@@ -94,6 +94,14 @@ BODIES = {
         k = Where(wide, x, zero) top = ReduceSum <keepdims: int = 0> (k, one)
         f = Cast <to: int = 1> (seen) n = ReduceSum <keepdims: int = 1> (f, one)
         least = Constant <value_float: float = 1e-9> () c = Clip(n, least) r = Div(top, c)""",
+    "less than a mean": """
+        seen = Cast <to: int = 9> (attention_mask) two = Constant <value_ints: ints = [2]> ()
+        wide = Unsqueeze(seen, two) zero = Constant <value_float: float = 0.0> ()
+        p = RMSNormalization <axis: int = -1, epsilon: float = 1e-6> (x, g)
+        five = Constant <value_float: float = 5.0> () q = Add(p, five)
+        k = Where(wide, q, zero) top = ReduceSum <keepdims: int = 0> (k, one)
+        f = Cast <to: int = 1> (seen) n = ReduceSum <keepdims: int = 1> (f, one)
+        m = Add(n, five) d = Div(top, m) r = MatMul(d, w)""",
     "sum over tokens": "r = ReduceSum <keepdims: int = 0> (x, one)",
     "means": "p = ReduceMean <keepdims: int = 1> (x, last) r = Sub(x, p)",
     "columns": """
