@@ -31,13 +31,13 @@ Task = Literal["", "query", "document"]
 
 class Frame(Record, frozen=True, kw_only=True):
     """A chat template as fixed text around a pair: before the query, between query and document,
-    and after the document."""
+    and after the document. Around one text nothing is in between."""
 
     before: str
     between: str
     after: str
     strip: bool = False
-    """Whether blanks at the ends of either text are dropped."""
+    """Whether white space at the ends of either text is dropped, as Python's `str.strip` does."""
     suffix: tuple[Annotated[int, Meta(ge=0, le=1 << 31)], ...] = ()
     """The tokens that end every text, one that was truncated as well: a language model is asked for
     its next word behind them."""
@@ -46,6 +46,16 @@ class Frame(Record, frozen=True, kw_only=True):
         """Returns the text that the model reads."""
         query, document = (text.strip() for text in pair) if self.strip else pair
         return f"{self.before}{query}{self.between}{document}{self.after}"
+
+    def ended(self, ids: list[int], length: int) -> list[int]:
+        """Returns the ids of what was read, cut to `length` tokens, with the suffix at their
+        end."""
+        kept = self.suffix[-length:] if len(ids) >= length else ()
+        return [*ids[: len(ids) - len(kept)], *kept]
+
+    def about(self, text: str) -> str:
+        """Returns what the model reads of one text, its prompt in front."""
+        return f"{self.before}{text.strip() if self.strip else text}{self.after}"
 
 
 class Tokenwise(Record, frozen=True, kw_only=True):
@@ -92,13 +102,17 @@ class Contract(Record, frozen=True, kw_only=True):
     """How the model compares two embeddings."""
     tokenwise: Tokenwise | None = None
     """Of token vectors: which of them count."""
+    units: Annotated[int, Meta(ge=0, le=1 << 20)] = 0
+    """Of a sparse autoencoder (CSR): the most units of a text that are not zero, of `dim`; 0 of
+    weights of a vocabulary, which are as many as there are."""
     activation: Activation = "identity"
     """Of scores: what `predict` applies to the logits."""
     separator: Annotated[int, Meta(ge=0, le=1 << 31)] | None = None
     """Of scores: the token behind which the graph sees the second text of a pair; None where the
     model does not tell the two apart."""
     frame: Frame | None = None
-    """Of scores: the text around a pair, where a chat template makes one text of it."""
+    """Where a chat template makes the text that is read: what it puts around a pair, or around a
+    text. A template of added tokens alone is a part of the tokenizer instead."""
     dim: Annotated[int, Meta(gt=0, le=1 << 20)]
     """Size of the full embedding. No real model comes near these limits; a forged manifest
     might."""
@@ -115,6 +129,10 @@ class Contract(Record, frozen=True, kw_only=True):
     prompts: dict[str, str] = field(default_factory=dict)
     """Prompt texts by name, each put before a text; empty prompts are listed as well."""
     default_prompt_name: str | None = None
+    unpooled: dict[str, Annotated[int, Meta(gt=0, le=1 << 31)]] = field(default_factory=dict)
+    """Where pooling leaves out the tokens of a prompt: by the name of the prompt, how many leading
+    tokens of a text it leaves out. Such a text's embedding is the output `output_after` of that
+    number."""
     lengths: dict[Task, int] = field(default_factory=dict)
     """Maximum lengths in tokens where they are below `max_length`: of a query, of a document, or,
     under "", of a text without a task."""
@@ -126,6 +144,8 @@ class Contract(Record, frozen=True, kw_only=True):
             raise ValueError(f"{len(self.labels)} labels name {self.dim} logits")
         if (self.task == "multi_vector") != (self.tokenwise is not None):
             raise ValueError("tokenwise belongs to the task multi_vector")
+        if self.units and (self.task != "sparse" or self.units > self.dim):
+            raise ValueError(f"units are {self.units} of {self.dim} in the task {self.task}")
         if self.tokenwise and self.tokenwise.query_tokens > self.length_of("query"):
             raise ValueError(
                 f"queries are filled up to {self.tokenwise.query_tokens} tokens, and hold "
@@ -135,6 +155,8 @@ class Contract(Record, frozen=True, kw_only=True):
             raise ValueError(
                 f"heads are {self.heads}, and must be sizes below {self.dim}, each once"
             )
+        if self.unpooled and self.heads:
+            raise ValueError("heads and unpooled exclude each other")
 
     def length_of(self, task: Task) -> int:
         """Returns the maximum length of a text of `task` in tokens, specials included."""
@@ -161,6 +183,18 @@ class Contract(Record, frozen=True, kw_only=True):
         `sentence_embedding_256`."""
         return self.output if dim == self.dim else f"{EMBEDDING}_{dim}"
 
+    def output_after(self, tokens: int) -> str:
+        """Returns the name of the output of texts whose first `tokens` tokens are not pooled:
+        `sentence_embedding_after_7`; of 0 the first output."""
+        return f"{self.output}_after_{tokens}" if tokens else self.output
+
+    @property
+    def outputs(self) -> dict[str, int]:
+        """The size of each output of the graph, by its name, in their order."""
+        heads = {self.output_of(dim): dim for dim in (self.dim, *self.heads)}
+        after = sorted(set(self.unpooled.values()))
+        return heads | {self.output_after(tokens): self.dim for tokens in after}
+
 
 @dataclass(frozen=True)
 class Words:
@@ -175,6 +209,8 @@ class Words:
     """The side on which a text that is too long loses tokens."""
     task: str = "embedding"
     """As in the contract."""
+    framed: bool = False
+    """Whether a chat template stands around texts that the tokenizer does not add."""
 
     @classmethod
     def of(cls, contract: Contract, tokenizer: str) -> Words:
@@ -185,6 +221,7 @@ class Words:
             contract.pad_id,
             contract.truncation_side,
             contract.task,
+            contract.frame is not None,
         )
 
 

@@ -21,7 +21,7 @@ _NUMBERS = 1 << 27
 def tokens_of(goldens: Goldens) -> int | None:
     """Returns the most tokens of a batch, padding included; None where nothing bounds them. A model
     of sparse vectors computes a number for each token and each entry of the vocabulary."""
-    return max(1, _NUMBERS // goldens.dim) if goldens.task == SPARSE else None
+    return max(1, _NUMBERS // goldens.dim) if goldens.task == SPARSE and not goldens.units else None
 
 
 def crowd_of(lengths: Sequence[int], most: int | None = None) -> list[int]:

@@ -8,7 +8,7 @@ file.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, astuple, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -25,13 +25,18 @@ from goldfold.golden.tasks import (
     SPARSE,
     gap_error,
     least_of,
+    level,
     scale_of,
     strays,
 )
 
-Run = Callable[[np.ndarray, np.ndarray], np.ndarray]
+Run = Callable[..., np.ndarray]
 """(ids int64 [B,S], mask int64 [B,S]) -> float32 [B,D], or [B,S,D] of a model that gives a vector
-for each token; the mask is 1 on tokens, 0 on padding."""
+for each token; the mask is 1 on tokens, 0 on padding. A third argument names an output (`AFTER`)
+for texts whose prompt is not pooled."""
+
+AFTER = "sentence_embedding_after_"
+"""The name of an output, before the number of leading tokens that it does not pool."""
 
 Tokenize = Callable[[list[Any], str], list[list[int]]]
 """(texts, call) -> ids with specials, truncated as the artifact truncates, unpadded. The call is ""
@@ -63,8 +68,8 @@ class Reading:
 
     `distance` is 1-cos, `norm_error` is | ||e||/||g|| - 1 |, `delta` is max |e_k - g_k|. Of scores,
     `distance` is max |e_k - g_k| on the goldens' scale (tasks.py), and `norm_error` is 0. Of sparse
-    vectors, `strays` is the number of entries that are zero in one of e and g alone. Of token
-    vectors, each figure is that of the worst token.
+    vectors, `strays` is the number of entries that are zero in one of e and g alone; of a CSR, both
+    are first made level (tasks.py). Of token vectors, each figure is that of the worst token.
     """
 
     distance: float
@@ -295,7 +300,8 @@ def reading_for(goldens: Goldens) -> Callable[[np.ndarray, np.ndarray], Reading]
         return lambda found, golden: Reading(*tokenwise.figures(found, golden))
     if goldens.task == SPARSE:
         least = least_of(goldens.embeddings, goldens.rounding)
-        return lambda e, g: replace(reading(e, g), strays=strays(e, g, least))
+        kept = goldens.units
+        return lambda e, g: replace(reading(*level(e, g, kept)), strays=strays(e, g, least, kept))
     if goldens.task != SCORES:
         return reading
     scale = scale_of(goldens.embeddings)
@@ -324,6 +330,9 @@ def _between(found: Any, reference: Any, goldens: Goldens) -> float:
         return tokenwise.similarity_error(found, reference, goldens)
     if goldens.task == SCORES:
         return gap_error(found, reference, rankings(goldens), scale_of(goldens.embeddings))
+    if goldens.units:
+        pairs = [level(e, g, goldens.units) for e, g in zip(found, reference, strict=True)]
+        found, reference = (np.stack(side) for side in zip(*pairs, strict=True))
     return similarity_error(found, reference)
 
 
@@ -368,7 +377,10 @@ def call(
 ) -> list[np.ndarray]:
     """Run one right-padded batch; float64 [dim] a case, or [its tokens, dim]."""
     ids, mask = batch_of(cases, pad_id)
-    out = np.asarray(run(ids, mask))
+    if len(skips := {case.unpooled for case in cases}) > 1:  # an output for each prompt's length
+        made = {n: call(run, [replace(c, unpooled=n) for c in cases], pad_id, dim) for n in skips}
+        return [made[case.unpooled][row] for row, case in enumerate(cases)]
+    out = np.asarray(run(ids, mask, *(f"{AFTER}{n}" for n in skips if n)))
     wanted = (*ids.shape, dim) if task == MULTI else (len(cases), dim)
     if out.shape != wanted:
         raise GoldenError(f"the artifact returned {out.shape} for {ids.shape} tokens, not {wanted}")
@@ -378,12 +390,7 @@ def call(
 
 
 def _worse(one: Reading, other: Reading) -> Reading:
-    return Reading(
-        max(one.distance, other.distance),
-        max(one.norm_error, other.norm_error),
-        max(one.delta, other.delta),
-        max(one.strays, other.strays),
-    )
+    return Reading(*map(max, astuple(one), astuple(other)))
 
 
 def _mean(values: Sequence[float]) -> float:

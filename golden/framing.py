@@ -61,6 +61,51 @@ def tokenizer_of(model: Any) -> str:
     return Tokenizer.from_str(json.dumps(record, ensure_ascii=False)).to_str(pretty=False)
 
 
+def plain_tokenizer(model: Any) -> str:
+    """Returns the tokenizer of a SentenceTransformer as a chat template's text goes through it: its
+    special tokens are added only if they are in the reference."""
+    from tokenizers import Tokenizer
+
+    whole = Tokenizer.from_str(model.tokenizer.backend_tokenizer.to_str(pretty=False))
+    whole.no_padding()
+    whole.no_truncation()
+    added = whole.encode(rendered(model, "one"), add_special_tokens=True).ids
+    if _ids(model, "one") != added:
+        record = {**json.loads(whole.to_str()), "post_processor": None}
+        whole = Tokenizer.from_str(json.dumps(record, ensure_ascii=False))
+    return whole.to_str(pretty=False)
+
+
+def rendered(model: Any, text: str) -> str:
+    """Returns what the chat template makes of a text alone."""
+    first = model[0]
+    made = first.input_formatter.batch_to_message("text", {"text": [text]})[1]["message"]
+    own = {"padding", "truncation", "max_length", "return_tensors", "restore_suffix"}
+    said = first.processing_kwargs.get("chat_template", {})
+    how = {key: value for key, value in said.items() if key not in own}
+    holder = first.processor if getattr(first.processor, "chat_template", None) else first.tokenizer
+    return holder.apply_chat_template(made[0], tokenize=False, **how)
+
+
+def is_framed(model: Any) -> bool:
+    """Whether a chat template stands around texts that is no part of the tokenizer."""
+    if "message" not in getattr(model[0], "modality_config", {}):
+        return False
+    try:
+        tokenizer_of(model)
+    except GoldenError:
+        return True
+    return False
+
+
+def plain(model: Any, texts: Sequence[str]) -> dict[str, tuple[int, ...]]:
+    """Returns the ids of each text in the tokenizer that a chat template's text goes through."""
+    from tokenizers import Tokenizer
+
+    made = Tokenizer.from_str(plain_tokenizer(model)).encode_batch_fast(list(texts))
+    return {text: tuple(one.ids) for text, one in zip(texts, made, strict=True)}
+
+
 def _frame(model: Any, plain: Any) -> tuple[list[int], list[int]]:
     """Returns the ids before and after every text."""
     rows = {text: _ids(model, text) for text in _PROBES}

@@ -7,27 +7,29 @@ is then measured against a value without any.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from goldfold.golden import sparse, tables
+from goldfold.golden import filling, routes, sparse, tables
 from goldfold.golden.errors import GoldenError
 from goldfold.golden.reference import (
     Progress,
     count,
     is_unit,
+    leading,
     lengths_of,
     one_thread,
     open_reference,
     provenance_of,
     settle,
     shorten,
+    unpooled_of,
 )
 from goldfold.golden.store import Case, Goldens, fingerprint
-from goldfold.golden.tasks import EMBEDDING, SPARSE
+from goldfold.golden.tasks import EMBEDDING, SPARSE, level
 from goldfold.golden.texts import Draft, drafts, sentences
 
 if TYPE_CHECKING:
@@ -49,7 +51,7 @@ class Opening:
     task: str = EMBEDDING
     """What the model gives (tasks.py)."""
     route: str = ""
-    """The route of a routed model (sparse.py)."""
+    """The route of a routed model (routes.py)."""
 
 
 def make(
@@ -84,6 +86,7 @@ def make(
     """
     model = open_reference(model_dir, opening.trust_remote_code, opening.task, opening.route)
     max_length = tables.limit(model, max_length)
+    filling.check(model, max_length)
     settle(model, name, max_length)
     _check_company(model, model_dir)
     cases: list[Case] = []
@@ -131,6 +134,7 @@ def make(
         embeddings=embeddings,
         prompts={name: prompt or "" for name, prompt in model.prompts.items()},
         task=opening.task,
+        units=sparse.units(model) if opening.task == SPARSE else 0,
         rounding=sparse.rounding(model, cases, rows) if opening.task == SPARSE else 0.0,
     )
 
@@ -148,12 +152,13 @@ def _check_company(model: SentenceTransformer, model_dir: Path) -> None:
             beside = np.asarray(model.encode([short, long], batch_size=2, **how), np.float64)[0]
     except Exception:  # the model cannot run on these: the golden texts give the reason
         return
+    alone, beside = level(alone, beside, sparse.units(model))
     size = float(np.linalg.norm(alone))
     if not float(np.linalg.norm(beside - alone)) <= _COMPANY * size:
         raise GoldenError(
             f"{model_dir}: sentence-transformers gives a text another vector beside a longer one, "
             f"{np.linalg.norm(beside - alone) / size:.1e} of its length apart: its padding counts; "
-            "correct padding_side, model_input_names or return_attention_mask in its settings"
+            f"{filling.remedy(model)}"
         )
 
 
@@ -181,7 +186,7 @@ def _run(
     rows: list[np.ndarray],
 ) -> None:
     """Encode every draft, in order, into `cases` and `rows`. Raises _Beyond for a failed text."""
-    lengths = sparse.served(lengths_of(model), route)
+    lengths = routes.served(lengths_of(model), route)
     prompts = {key: value for key, value in model.prompts.items() if value}
     plain = lengths.pop("")
     texts = drafts(prompts, lambda text: count(model, text), plain, lengths)
@@ -189,20 +194,24 @@ def _run(
         if unknown := sorted(set(only) - {draft.id for draft in texts}):
             raise GoldenError(f"{name} has no golden text called {unknown[0]!r}")
         texts = tuple(draft for draft in texts if draft.id in only)
+    told = unpooled_of(model)
     for done, draft in enumerate(texts, start=1):
         tokens = count(model, draft.prompt + draft.text)
-        if tokens:
+        # An artifact has outputs for the model's own prompts, where pooling leaves prompts out.
+        if tokens and (not told or draft.prompt in ("", *prompts.values())):
             try:
                 with one_thread():
-                    prompt, ids, row = _encode(model, draft)
+                    prompt, ids, row, unpooled = _encode(model, draft)
             except GoldenError:
                 raise
             except Exception as error:  # torch's, of sizes that do not fit, or a setting's effect
                 raise _Beyond(min(tokens, max(plain, *lengths.values())), error) from error
             if len(ids) > lengths.get(draft.call, plain):
                 raise GoldenError(f"the reference read {len(ids)} tokens of {draft.id!r} uncut")
-            if row.any() or not tables.is_static(model):
-                cases.append(Case(draft.id, draft.kind, draft.text, prompt, ids, draft.call))
+            # Of tokens that are all a prompt's, or have rows of zeros, nothing is pooled.
+            if unpooled < len(ids) and (row.any() or not tables.is_static(model)):
+                made = Case(draft.id, draft.kind, draft.text, prompt, ids, draft.call)
+                cases.append(replace(made, unpooled=unpooled))
                 rows.append(row)
         if progress is not None:
             progress(draft.id, done, len(texts))
@@ -229,8 +238,11 @@ def _bearable(model: SentenceTransformer, length: int) -> int:
     return good
 
 
-def _encode(model: SentenceTransformer, draft: Draft) -> tuple[str, tuple[int, ...], np.ndarray]:
-    """(prompt, token ids that the first module received, float32 [D]) of one text encoded alone.
+def _encode(
+    model: SentenceTransformer, draft: Draft
+) -> tuple[str, tuple[int, ...], np.ndarray, int]:
+    """(prompt, token ids that the first module received, float32 [D], leading tokens that are not
+    pooled) of one text encoded alone.
 
     Prompt and ids are caught on their way into the model instead of being computed a second time:
     a second call could differ in prompt or truncation, and would then certify the wrong ids.
@@ -262,7 +274,11 @@ def _encode(model: SentenceTransformer, draft: Draft) -> tuple[str, tuple[int, .
     if len(caught) != 1 or "input_ids" not in caught[0]:
         raise GoldenError("the model's first module takes no token ids: nothing to compare with")
     features = caught[0]
-    if "attention_mask" in features and not bool(features["attention_mask"].bool().all()):
+    filled, mask = filling.is_filled(model), features.get("attention_mask")
+    if not filled and mask is not None and not bool(mask.bool().all()):
         raise GoldenError(f"the reference padded {draft.id!r}, although it went in alone")
     ids = tuple(int(i) for i in features["input_ids"].reshape(-1))
-    return prompts[-1] or "", ids, np.asarray(rows[0], dtype=np.float32)
+    if filled:
+        ids = filling.own(model, (prompts[-1] or "") + draft.text, ids)
+    unpooled = leading(model, features)
+    return prompts[-1] or "", ids, np.asarray(rows[0], dtype=np.float32), unpooled

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from goldfold.golden import sparse, tables
+from goldfold.golden import routes, sparse, tables
 from goldfold.golden.errors import GoldenError
 from goldfold.golden.tasks import EMBEDDING, MULTI, SCORES, SPARSE
 from goldfold.golden.texts import sentences
@@ -49,9 +49,11 @@ def open_reference(
                 local_files_only=True,
                 trust_remote_code=trust_remote_code,
             )
+            model = routes.narrowed(model, route)
             # A table keeps the type of its file, whatever is asked for.
             model = model.float() if tables.is_static(model) else model
-            return sparse.narrowed(model, route)
+            _take_strings_as_texts(model)
+            return model
     except GoldenError:
         raise
     except Exception as error:
@@ -61,6 +63,16 @@ def open_reference(
         raise GoldenError(
             f"sentence-transformers cannot load {model_dir}: {kind}: {said}"
         ) from error
+
+
+def _take_strings_as_texts(model: Any) -> None:
+    """Let a model of images and text take the address of an image as the text that it is: it would
+    fetch it."""
+    formatter = getattr(model[0], "input_formatter", None)
+    held = getattr(formatter, "supported_modalities", None)
+    if formatter is not None and held is not None:
+        kept = [one for one in held if one in ("text", "message")]
+        formatter.supported_modalities = kept or held
 
 
 @contextlib.contextmanager
@@ -148,6 +160,22 @@ def count(model: Any, text: str) -> int:
     # verbose=False: texts beyond the limit are wanted here, the tokenizer's warning is not.
     how = {"add_special_tokens": False} if sparse.is_static(model) else {}
     return len(model.tokenizer(text, truncation=False, verbose=False, **how)["input_ids"])
+
+
+def leading(model: Any, features: Mapping[str, Any]) -> int:
+    """The number of leading tokens of a text that are a prompt's, and that pooling leaves out;
+    `features` are those of the first module."""
+    pools = [module for module in model if not getattr(module, "include_prompt", True)]
+    return int(features.get("prompt_length") or 0) if pools else 0
+
+
+def unpooled_of(model: Any) -> dict[str, int]:
+    """Those numbers by the name of each prompt; nothing where all tokens are pooled."""
+    found = {}
+    for name, prompt in model.prompts.items():
+        if prompt and (skipped := leading(model, model.preprocess(["one"], prompt=prompt))):
+            found[name] = skipped
+    return found
 
 
 def provenance_of(model: Any, digests: Mapping[str, str]) -> dict[str, Any]:

@@ -1,9 +1,4 @@
-"""The reference of sparse vectors: sentence-transformers' SparseEncoder in fp32 on the CPU.
-
-A routed model computes queries and documents by modules of their own. Its goldens are those of one
-route: the model is narrowed to the route's modules, and the whole model, called as users call it,
-must give the same vectors.
-"""
+"""The reference of sparse vectors: sentence-transformers' SparseEncoder in fp32 on the CPU."""
 
 from __future__ import annotations
 
@@ -14,9 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from goldfold.golden.errors import GoldenError
 from goldfold.golden.store import ROUNDING, Case
-from goldfold.golden.tasks import scale_of
+from goldfold.golden.tasks import level, scale_of
 
 DENSE: Mapping[str, Any] = {"convert_to_sparse_tensor": False}
 """Arguments of `encode` for one dense tensor."""
@@ -24,7 +18,6 @@ _WIDE = 1 << 30
 """Parameters of the largest model that is run in f64: 8 GB."""
 _MEASURED = 24
 """Texts that are run in f64."""
-_TEXT = "The ferry crosses the strait twice a day."
 _ENDLESS = 1 << 40
 
 
@@ -36,8 +29,15 @@ def is_static(model: Any) -> bool:
 def entries(first: Any) -> int:
     """The number of token ids that a model's first module knows."""
     if hasattr(first, "auto_model"):
-        return int(first.auto_model.get_input_embeddings().num_embeddings)
+        trunk = first.auto_model  # CLIP and its like keep texts and images apart
+        return int(getattr(trunk, "text_model", trunk).get_input_embeddings().num_embeddings)
     return int(first.num_dimensions)
+
+
+def units(model: Any) -> int:
+    """How many units a model keeps of its sparse autoencoder (CSR), at most; 0 for another one."""
+    kept = model.max_active_dims if type(model[-1]).__name__ == "SparseAutoEncoder" else None
+    return int(kept or 0)
 
 
 def tokenizer_of(model: Any, written: str) -> str:
@@ -45,36 +45,6 @@ def tokenizer_of(model: Any, written: str) -> str:
     if not is_static(model):
         return written
     return json.dumps({**json.loads(written), "post_processor": None}, ensure_ascii=False)
-
-
-def narrowed(model: Any, route: str) -> Any:
-    """The SparseEncoder of one route of `model`; `model` itself where no route is named. Raises
-    GoldenError where the two differ."""
-    if not route:
-        return model
-    import torch
-    from sentence_transformers import SparseEncoder
-
-    routes = model[0].sub_modules
-    if route not in routes:
-        raise GoldenError(f"the model has no route {route!r}, but {', '.join(routes)}")
-    found = SparseEncoder(
-        modules=[*routes[route], *list(model)[1:]],
-        device="cpu",
-        prompts=model.prompts,
-        default_prompt_name=model.default_prompt_name,
-        similarity_fn_name=model.similarity_fn_name,
-    )
-    whole = model.encode([_TEXT], task=route, show_progress_bar=False, **DENSE)
-    if not torch.equal(whole, found.encode([_TEXT], show_progress_bar=False, **DENSE)):
-        raise GoldenError(f"the route {route!r} alone gives another vector than the whole model")
-    return found
-
-
-def served(calls: Mapping[str, int], route: str) -> dict[str, int]:
-    """Those of the calls that the route of a model computes: not encode_query of documents'."""
-    other = {"query": "encode_document", "document": "encode_query"}.get(route)
-    return {name: length for name, length in calls.items() if name != other}
 
 
 def shorten(model: Any, length: int) -> None:
@@ -86,16 +56,21 @@ def shorten(model: Any, length: int) -> None:
 
 @contextmanager
 def uncut(model: Any) -> Iterator[None]:
-    """Let a static model read texts whole while this is open."""
-    tokenizer = model[0].tokenizer if is_static(model) else None
-    own = getattr(tokenizer, "model_max_length", None)
-    if tokenizer is not None:
-        tokenizer.model_max_length = _ENDLESS
+    """Let a model read texts whole while this is open, where no argument of a call says so: a
+    static one, and a first module of the model's own code from before there was such an argument,
+    which cuts by its own length."""
+    first: Any = model[0]
+    old = hasattr(first, "auto_model") and not hasattr(first, "processing_kwargs")
+    held = first if old else first.tokenizer if is_static(model) else None
+    name = "max_seq_length" if old else "model_max_length"
+    own = getattr(held, name, None)
+    if held is not None:
+        setattr(held, name, _ENDLESS)
     try:
         yield
     finally:
-        if tokenizer is not None:
-            tokenizer.model_max_length = own
+        if held is not None:
+            setattr(held, name, own)
 
 
 def plain(model: Any) -> Mapping[str, Any]:
@@ -107,8 +82,8 @@ def plain(model: Any) -> Mapping[str, Any]:
 
 def rounding(model: Any, cases: Sequence[Case], rows: Sequence[np.ndarray]) -> float:
     """How far the reference's f32 is from f64 on some of the goldens, at worst, as a share of its
-    largest weight; 0 for a model whose weights take too much memory in f64. The model is in f64
-    afterwards."""
+    largest weight; 0 for a model whose weights take too much memory in f64. Of a CSR, both with the
+    same units. The model is in f64 afterwards."""
     import torch
 
     if sum(one.numel() for one in model.parameters()) > _WIDE:
@@ -120,6 +95,7 @@ def rounding(model: Any, cases: Sequence[Case], rows: Sequence[np.ndarray]) -> f
     worst = 0.0
     for text, row in sorted(texts, key=lambda one: len(one[0]))[:_MEASURED]:
         wide = model.encode([text], prompt="", show_progress_bar=False, **DENSE)[0].numpy()
+        wide, row = level(wide.astype(np.float64), row.astype(np.float64), units(model))
         worst = max(worst, float(np.abs(wide - row).max()))
     torch.set_num_threads(threads)
     return min(worst / scale_of(np.stack(rows)), ROUNDING)

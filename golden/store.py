@@ -79,6 +79,8 @@ class Case:
     """Of token vectors: how many of the last tokens attention does not see."""
     skipped: tuple[int, ...] = ()
     """Of token vectors: the places of tokens that take no part in scores."""
+    unpooled: int = 0
+    """How many leading tokens, the prompt's, pooling leaves out."""
 
     @property
     def counted(self) -> list[int]:
@@ -115,6 +117,8 @@ class Goldens:
     """What the model gives (golden/tasks.py). Of `scores`, `embeddings` holds the logits. Of
     `sparse`, the numbers lie on disk as triplets where these are fewer (triplets.py). Of
     `multi_vector` it is float32 [tokens of all cases, dim], a row for each token."""
+    units: int = 0
+    """Of a sparse autoencoder (CSR): the most numbers of a row that are not zero."""
     rounding: float = 0.0
     """Of scores and sparse vectors: how far the reference's own f32 is from f64, at worst, on the
     scale of the numbers."""
@@ -137,7 +141,13 @@ class Goldens:
 
         The artifact would cut longer ones and the reference would not, so they do not compare.
         """
-        rows = [i for i, case in enumerate(self.cases) if len(case.token_ids) <= length]
+        return self._kept([i for i, c in enumerate(self.cases) if len(c.token_ids) <= length])
+
+    def pooled(self) -> Goldens:
+        """The goldens of texts that are pooled whole: those of an artifact's first output."""
+        return self._kept([i for i, case in enumerate(self.cases) if not case.unpooled])
+
+    def _kept(self, rows: list[int]) -> Goldens:
         kept: Any = self.embeddings[rows]
         if self.task == MULTI:
             some = [self.row(i) for i in rows]
@@ -170,6 +180,7 @@ def save(goldens: Goldens, folder: Path) -> None:
         **({"prompts": dict(goldens.prompts)} if goldens.prompts else {}),
         **({} if goldens.task == EMBEDDING else {"task": goldens.task}),
         **({"rounding": goldens.rounding} if goldens.task in _ROUNDED else {}),
+        **({"units": goldens.units} if goldens.units else {}),
         **({} if packed is None else {"triplets": True}),
         "embeddings_sha256": hashlib.sha256(numbers.getvalue()).hexdigest(),
         # A string of numbers instead of a list keeps the ids of a case on one line.
@@ -184,6 +195,7 @@ def save(goldens: Goldens, folder: Path) -> None:
                 **({"pair": case.pair} if case.call == PREDICT else {}),
                 **({"unseen": case.unseen} if case.unseen else {}),
                 **({"skipped": " ".join(map(str, case.skipped))} if case.skipped else {}),
+                **({"unpooled": case.unpooled} if case.unpooled else {}),
             }
             for case in goldens.cases
         ],
@@ -230,6 +242,7 @@ def load(folder: Path) -> Goldens:
             embeddings=_embeddings(raw, record),
             prompts=_prompts(record.get("prompts", {})),
             task=_task(record.get("task", EMBEDDING)),
+            units=_typed({"units": 0, **record}, "units", int),
             rounding=float(record.get("rounding", 0.0)),
         )
     except (ValueError, TypeError, KeyError, EOFError, OverflowError) as error:
@@ -318,9 +331,12 @@ def _case(entry: dict[str, Any]) -> Case:
     if skipped.count(" ") > len(ids):
         raise ValueError("more tokens are left out than a text has")
     places = tuple(int(one) for one in skipped.split(" ")) if skipped else ()
-    if not 0 <= unseen < max(len(ids), 1) or not set(places) < set(range(len(ids) + 1)):
+    unpooled = _typed({"unpooled": 0, **entry}, "unpooled", int)
+    unknown = not set(places) < set(range(len(ids) + 1)) or not 0 <= unpooled < max(len(ids), 1)
+    if not 0 <= unseen < max(len(ids), 1) or unknown:
         raise ValueError("tokens are unseen or left out that the text does not have")
-    return Case(**strings, token_ids=ids, call=call, pair=pair, unseen=unseen, skipped=places)
+    how = {"unseen": unseen, "skipped": places, "unpooled": unpooled}
+    return Case(**strings, token_ids=ids, call=call, pair=pair, **how)
 
 
 def _task(said: Any) -> str:
@@ -357,10 +373,14 @@ def _check(goldens: Goldens, where: str) -> None:
             raise GoldenError(f"{where}: the id {case.id!r} occurs twice")
         seen.add(case.id)
         if not 0 < len(case.token_ids) <= goldens.max_length:
-            raise GoldenError(
-                f"{where}: {case.id!r} has {len(case.token_ids)} tokens, not 1 to"
-                f" {goldens.max_length}"
-            )
+            held, most = len(case.token_ids), goldens.max_length
+            raise GoldenError(f"{where}: {case.id!r} has {held} tokens, not 1 to {most}")
+    most = max(map(np.count_nonzero, goldens.embeddings)) if goldens.units else 0
+    if not most <= goldens.units <= goldens.dim or (goldens.units and goldens.task != SPARSE):
+        raise GoldenError(
+            f"{where}: 'units' is {goldens.units}, and a row of {goldens.dim} numbers of the task "
+            f"{goldens.task} has up to {most} that are not zero"
+        )
     if not 0.0 <= goldens.rounding <= ROUNDING:
         raise GoldenError(f"{where}: 'rounding' is {goldens.rounding}, not 0 to {ROUNDING}")
     tokens = sum(len(case.token_ids) for case in goldens.cases)

@@ -4,7 +4,7 @@
 |---|---|---|---|
 | `embedding` | a text | a vector [D] | 1−cos |
 | `scores` | a pair of texts | a logit for each label [L] | the logits' error, on a scale |
-| `sparse` | a text | a weight for each token of a vocabulary [V] | 1−cos, and the non-zeros |
+| `sparse` | a text | a weight for each token of a vocabulary, or unit [V] | 1−cos, the non-zeros |
 | `multi_vector` | a text | a vector for each token [S, D] | 1−cos of each token |
 
 The scale of scores is the largest logit of the goldens, and at least 1: a logit is a sum whose
@@ -41,10 +41,37 @@ ROUNDINGS = 4
 are each off by one, and the reference's is measured on some of the inputs, so twice that."""
 
 
-def strays(found: np.ndarray, golden: np.ndarray, least: float) -> int:
-    """Returns the number of entries of sparse vectors that are zero in one and above `least` in the
-    other."""
-    return int((((found == 0) & (golden > least)) | ((golden == 0) & (found > least))).sum())
+def strays(found: np.ndarray, golden: np.ndarray, least: float, units: int = 0) -> int:
+    """Returns the number of entries of sparse vectors [V] that are zero in one, and in the other
+    above `least`. Of a CSR that keeps `units`, above the k-th largest of the one by `least`; and
+    those of `found` that are too many."""
+    lost, gained = (found == 0) & (golden > 0), (golden == 0) & (found > 0)
+    lost &= golden > floor(found, units) + least
+    gained &= found > floor(golden, units) + least
+    over = int(np.count_nonzero(found)) - units if units else 0
+    return int((lost | gained).sum()) + max(0, over)
+
+
+def floor(row: np.ndarray, units: int) -> float:
+    """Returns what a unit must be above to be among the `units` largest of [V]: the least of these,
+    or 0 where they are not all positive, or not limited."""
+    return max(0.0, float(-np.partition(-row, units - 1)[units - 1])) if units else 0.0
+
+
+def level(found: np.ndarray, golden: np.ndarray, units: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns two sparse vectors [V] of a CSR as they are where both keep the same units.
+
+    A unit that one of the two keeps alone was at most as large in the other as the least that this
+    one keeps. It is given that number there, or its own if that is less: of all vectors before the
+    choice that give these two, the nearest. So units that are nearly equal may change places, and a
+    larger one that is missing counts with what it is above. A vector of more than `units` is left
+    as it is, and so are vectors without a limit.
+    """
+    if not units or np.count_nonzero(found) > units:
+        return found, golden
+    lost, gained = (found == 0) & (golden > 0), (golden == 0) & (found > 0)
+    e = np.where(lost, np.minimum(golden, floor(found, units)), found)
+    return e, np.where(gained, np.minimum(found, floor(golden, units)), golden)
 
 
 def least_of(golden: np.ndarray, rounding: float) -> float:

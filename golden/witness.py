@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 
-from goldfold.golden import late, scoring, sparse, tables
+from goldfold.golden import filling, late, scoring, sparse, tables
 from goldfold.golden.errors import GoldenError
-from goldfold.golden.framing import tokenizer_of
-from goldfold.golden.reference import lengths_of, open_reference, quiet, shorten
+from goldfold.golden.framing import is_framed, plain, plain_tokenizer, tokenizer_of
+from goldfold.golden.reference import lengths_of, open_reference, quiet, shorten, unpooled_of
 from goldfold.golden.tasks import EMBEDDING, MULTI, SCORES, SPARSE
 from goldfold.golden.tokenizer_file import Ids, TokenizerFile, first_difference
 
@@ -116,15 +116,19 @@ def read(
         shorten(model, longest)
     tokenizer: Any = model.tokenizer
     static = tables.is_static(model)
-    backend = getattr(tokenizer, "backend_tokenizer", tokenizer if static else None)
+    backend, framed = getattr(tokenizer, "backend_tokenizer", tokenizer if static else None), False
     if backend is None:
         raise GoldenError(f"{model_dir}: its tokenizer has no tokenizer.json form")
     if task == SCORES:
         return _scoring(model, TokenizerFile(backend.to_str()))
-    if task == SPARSE:
+    units = sparse.units(model) if task == SPARSE else 0
+    if task == SPARSE and not units:
         file = TokenizerFile(sparse.tokenizer_of(model, backend.to_str()))
+    elif static:
+        file = TokenizerFile(tables.plain(backend))
     else:
-        file = TokenizerFile(tables.plain(backend) if static else tokenizer_of(model))
+        framed = task == EMBEDDING and is_framed(model)
+        file = TokenizerFile(plain_tokenizer(model) if framed else tokenizer_of(model))
     with quiet():
         by_call = lengths_of(model)
     lengths = {
@@ -132,11 +136,9 @@ def read(
         "query": by_call["encode_query"],
         "document": by_call["encode_document"],
     }
-    kinds = [type(module).__name__ for module in model]
-    ends = [kind for kind in kinds if kind not in _IDENTITY]
     return Witness(
         tokenizer=file,
-        drawn=_drawn(model, file.drawn),
+        drawn=plain(model, file.drawn) if framed else _readable(model, file),
         lengths=lengths,
         dim=int(_dim(model)),
         pairs={},
@@ -144,13 +146,50 @@ def read(
             "similarity": model.similarity_fn_name or "cosine",
             "prompts": {name: prompt or "" for name, prompt in model.prompts.items()},
             "default_prompt_name": model.default_prompt_name,
-            "normalized": ends[-1] == "Normalize" and getattr(model, "truncate_dim", None) is None,
+            "unpooled": unpooled_of(model) if task == EMBEDDING else {},
+            "normalized": _normalizes(model, task),
             **(tables.facts(model) if static else _facts(model)),
-            **({"task": SPARSE, "route": route} if task == SPARSE else {}),
+            **({"task": SPARSE, "units": units} if task == SPARSE else {}),
+            "route": route,
             **({"task": MULTI, "tokenwise": late.facts_of(model)} if task == MULTI else {}),
         },
-        called=_called(model, file) if task == MULTI else {},
+        called=_called(model, file) if task == MULTI else _in_frames(model, file) if framed else {},
     )
+
+
+def _in_frames(model: Any, file: TokenizerFile) -> dict[str, dict[str, Ids]]:
+    """Returns drawn texts and the ids that reach a model whose chat template stands around them."""
+    texts = [text for text in file.drawn if len(text) < _PAIRED][:_PAIRS]
+    return {"": _readable(model, file, texts)}
+
+
+def _readable(
+    model: Any, file: TokenizerFile, texts: Sequence[str] | None = None
+) -> dict[str, Ids]:
+    """Returns drawn texts, all if none are given, and their ids; texts that spell
+    the place of an image, which the model refuses where there is none, have those of `file`, or are
+    left out of the given ones."""
+    kinds = ("image_token", "video_token", "audio_token")
+    marks = [getattr(getattr(model[0], "processor", None), kind, None) for kind in kinds]
+    marks = [mark for mark in marks if isinstance(mark, str)]
+    left = {text for text in file.drawn if any(mark in text for mark in marks)}
+    if texts is not None:
+        return _drawn(model, [text for text in texts if text not in left])
+    found = _drawn(model, [text for text in file.drawn if text not in left])
+    found |= file.made(sorted(left))
+    return {text: found[text] for text in file.drawn}
+
+
+def _normalizes(model: Any, task: str) -> bool:
+    """Returns whether the last module that changes the result is Normalize."""
+    result = "token_embeddings" if task == MULTI else "sentence_embedding"
+    ends = [
+        type(module).__name__
+        for module in model
+        if type(module).__name__ not in _IDENTITY
+        and (getattr(module, "module_output_name", None) or result) == result
+    ]
+    return ends[-1:] == ["Normalize"] and getattr(model, "truncate_dim", None) is None
 
 
 def _called(model: Any, file: TokenizerFile) -> dict[str, dict[str, Ids]]:
@@ -239,9 +278,9 @@ def _drawn(model: Any, texts: Sequence[T]) -> dict[T, Ids]:
     `texts`."""
     found: dict[T, Ids] = {}
     order = sorted(texts, key=lambda one: len(one) if isinstance(one, str) else len("".join(one)))
-    uncut: Any = {"text": {"truncation": False}}
     try:
         with quiet(), sparse.uncut(model):
+            uncut: Any = {"text": filling.uncut(model)}
             for start in range(0, len(order), _BATCH):
                 some = order[start : start + _BATCH]
                 if tables.is_static(model):

@@ -51,7 +51,7 @@ CORPUS = (
 # Pad, eos, bos and unk have EmbeddingGemma's ids, and the BERT-like families take the same places,
 # so that one vocabulary serves all.
 _GEMMA_SPECIAL = ("<pad>", "<eos>", "<bos>", "<unk>")
-_GEMMA_LIKE = ("gemma3", "qwen3", "llama", "gpt2")
+_GEMMA_LIKE = ("gemma3", "qwen3", "qwen3_moe", "lfm2", "llama", "gpt2")
 _BERT_SPECIAL = ("[PAD]", "[SEP]", "[CLS]", "[UNK]")
 
 _COMMON: dict[str, Any] = {
@@ -140,6 +140,30 @@ _BACKBONES: dict[str, tuple[str, str, dict[str, Any]]] = {
             **_BERT_LIKE,
             "num_key_value_heads": 1,
             "head_dim": 16,
+        },
+    ),
+    # Four experts, two a token, in every layer.
+    "qwen3_moe": (
+        "Qwen3MoeConfig",
+        "Qwen3MoeModel",
+        {
+            **_BERT_LIKE,
+            "num_key_value_heads": 1,
+            "head_dim": 16,
+            "num_experts": 4,
+            "num_experts_per_tok": 2,
+            "norm_topk_prob": True,
+            "moe_intermediate_size": 32,
+        },
+    ),
+    # Short convolutions and attention by turns.
+    "lfm2": (
+        "Lfm2Config",
+        "Lfm2Model",
+        {
+            **_BERT_LIKE,
+            "num_key_value_heads": 1,
+            "layer_types": ["conv", "full_attention", "conv"],
         },
     ),
     # As text encoders made of a Llama are saved: it sees both ways because its file says so.

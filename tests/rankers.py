@@ -107,6 +107,22 @@ TEMPLATE = (
 """A chat template that puts text around a pair, and ends where a language model goes on."""
 
 
+CHATML = (
+    "{%- set ns = namespace(asked='find passages that answer the query') -%}"
+    "{%- for m in messages if m.role == 'system' -%}"
+    "{%- set ns.asked = m.content -%}{%- endfor -%}"
+    "{{ '<bos>system\nJudge whether the document meets the query.<eos>\n<bos>user\n' }}"
+    "{{ '<Instruct>: ' + ns.asked + '\n' }}"
+    "{%- for m in messages -%}"
+    "{%- if m.role == 'query' -%}{{ '<Query>: ' + m.content | trim + '\n' }}"
+    "{%- elif m.role == 'document' -%}{{ '<Document>: ' + m.content | trim }}{%- endif -%}"
+    "{%- endfor -%}"
+    "{{ '<eos>\n<bos>assistant\n<think>\n\n</think>\n\n' }}"
+)
+"""The form of Qwen3-Reranker's template: three turns, the last of which is begun with an empty
+thought; the texts are trimmed. The letters beside them are no added tokens."""
+
+
 def build_generative(folder: Path, template: str = TEMPLATE, length: int = 160) -> Path:
     """Save a language model that scores by the logits of two tokens, as Qwen3-Reranker does."""
     config = transformers.Qwen3Config(

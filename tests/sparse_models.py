@@ -1,5 +1,5 @@
 """Small seeded SparseEncoders: tests/models.py's backbones with the head of a masked language
-model, a table of weights, and a Router of both."""
+model, a table of weights, a Router of both, and an autoencoder upon an embedding."""
 
 from __future__ import annotations
 
@@ -9,9 +9,13 @@ from typing import Any
 
 import torch
 import transformers
-from sentence_transformers import SparseEncoder
+from sentence_transformers import SentenceTransformer, SparseEncoder
 from sentence_transformers.base.modules import Router, Transformer
-from sentence_transformers.sparse_encoder.modules import SparseStaticEmbedding, SpladePooling
+from sentence_transformers.sparse_encoder.modules import (
+    SparseAutoEncoder,
+    SparseStaticEmbedding,
+    SpladePooling,
+)
 
 from tests import models, rankers
 
@@ -75,11 +79,30 @@ def static(folder: Path) -> Path:
     return folder
 
 
-def routed(folder: Path, scratch: Path) -> Path:
+def routed(folder: Path, scratch: Path, kind: str = "bert") -> Path:
     """Save a model of the routes `query`, a table, and `document`, SPLADE; return its folder."""
-    masked("bert", scratch)
+    masked(kind, scratch)
     router = Router.for_query_document([_table()], _splade(scratch, "max", "log1p_relu"))
     encoder = SparseEncoder(modules=[router], similarity_fn_name="dot", device="cpu")
+    encoder.save_pretrained(str(folder), create_model_card=False)
+    return folder
+
+
+def csr(
+    kind: str,
+    folder: Path,
+    scratch: Path,
+    units: tuple[int, int] = (16, 256),
+    normalize: bool = False,
+) -> Path:
+    """Save an embedding model with an autoencoder that keeps so many of its units; return its
+    folder."""
+    models.build(kind, scratch, head=("normalize",), max_seq_length=LONGEST, num_hidden_layers=2)
+    (kept, there), dense = units, SentenceTransformer(str(scratch), device="cpu")
+    width = dense.get_embedding_dimension()
+    last = SparseAutoEncoder(width, there, k=kept, k_aux=there, normalize=normalize)
+    models._randomise(last, seed=37)
+    encoder = SparseEncoder(modules=[*dense, last], device="cpu", prompts=models.PROMPTS)
     encoder.save_pretrained(str(folder), create_model_card=False)
     return folder
 

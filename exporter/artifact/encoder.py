@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any, cast
 
 import numpy as np
 
@@ -155,13 +155,13 @@ class Encoder(Runnable):
         embedding_types.check_output(output)
         if not is_whole(batch_size) or batch_size < 1:
             raise UsageError(f"batch_size is {batch_size!r}; it must be a whole number from 1")
-        if task not in get_args(Task):
-            raise UsageError(f"task is {task!r}; it must be query, document or empty")
         if errors not in ("raise", "nan") or (errors == "nan" and output != "float32"):
             raise UsageError(f"errors is {errors!r}; it must be raise, or, of float32, nan")
         dim = self._dims(dims)
         texts = checked_texts(texts)
+        self._check_task(task)
         prefix = self.prefix(prompt, task)
+        name = self.contract.prompt_name(task) if prompt is None else prompt
         made = dim if dim in self.contract.heads else self.contract.dim
         out = np.empty((len(texts), made), dtype=np.float32)
         odd: dict[int, str] = {}
@@ -174,7 +174,7 @@ class Encoder(Runnable):
             good = [ids for place, ids in enumerate(found) if place not in wrong]
             for rows in self.batches([len(ids) for ids in good], batch_size):
                 ids, mask = batching.pad([good[row] for row in rows], self.contract.pad_id)
-                out[[places[row] for row in rows]] = made_rows = self.run(ids, mask, made)
+                out[[places[row] for row in rows]] = made_rows = self.run(ids, mask, made, name)
                 for row in np.flatnonzero(~np.isfinite(made_rows).all(axis=1)):
                     odd[places[rows[row]]] = self._overflows
         if odd and errors == "raise":

@@ -124,7 +124,7 @@ class LateEncoder(Runnable):
         the best first, with the document under "text" if `return_documents`. `top_k` is the most
         that are returned. Raises as `encode`."""
         check_rank(query, top_k)
-        texts = checked_texts(documents)
+        texts = checked_texts(documents, "rank", "document")
         asked = self.encode_query([query], batch_size=batch_size)
         rows = self.encode_document(texts, batch_size=batch_size)
         return ranked(self.similarity(asked, rows)[0], texts, top_k, return_documents)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
@@ -73,19 +73,24 @@ class Runnable:
         return self._tokens.called(texts, call)
 
     def run(
-        self, input_ids: np.ndarray, attention_mask: np.ndarray, dims: int | None = None
+        self,
+        input_ids: np.ndarray,
+        attention_mask: np.ndarray,
+        dims: int | None = None,
+        prompt: str = "",
     ) -> np.ndarray:
         """Run the model itself: int64 [B,S] ids and mask (1 on tokens, padding right) → float32
         [B,D]; [B,S,D] of a model that gives a vector for each token.
 
-        `dims` is the size of one of the artifact's heads; the largest if None.
+        `dims` is the size of one of the artifact's heads; the largest if None. `prompt` is the name
+        of the prompt with which every row begins: a model that leaves prompts out of its pooling
+        has to be told.
 
         Raises:
             UsageError: shapes differ, ids out of the vocabulary, a mask that is not ones then
-                zeros, a row without tokens, more tokens than the model takes, a head that is not
-                there.
+                zeros, a row without tokens, more tokens than the model takes, a head or a prompt
+                that is not there.
         """
-        ids, mask = self._checked(input_ids, attention_mask)
         contract = self.contract
         dims = contract.dim if dims is None else dims
         if dims not in (contract.dim, *contract.heads):
@@ -93,8 +98,16 @@ class Runnable:
             raise UsageError(
                 f"{contract.model} has no head of {dims} dimensions here; it has {known}"
             )
+        self.prefix(prompt)
+        if skipped := contract.unpooled.get(prompt, 0):
+            return self._ran(input_ids, attention_mask, contract.output_after(skipped))
+        return self._ran(input_ids, attention_mask, contract.output_of(dims))
+
+    def _ran(self, input_ids: np.ndarray, attention_mask: np.ndarray, output: str) -> np.ndarray:
+        ids, mask = self._checked(input_ids, attention_mask)
+        contract, dims = self.contract, self.contract.outputs[output]
         try:
-            found = self._run(ids, mask, contract.output_of(dims))
+            found = self._run(ids, mask, output)
         except (GoldfoldError, MemoryError):
             raise
         except Exception as error:  # a runtime's own, of a graph that does not fit its sizes
@@ -112,10 +125,14 @@ class Runnable:
             )
         return rows
 
-    def call(self, input_ids: np.ndarray, attention_mask: np.ndarray, output: str) -> np.ndarray:
-        """Run the model as `run` does, with the output by its name."""
-        sizes = {self.contract.output_of(d): d for d in (self.contract.dim, *self.contract.heads)}
-        return self.run(input_ids, attention_mask, sizes[output])
+    def call(
+        self, input_ids: np.ndarray, attention_mask: np.ndarray, output: str | None = None
+    ) -> np.ndarray:
+        """Run the model as `run` does, with the output by its name; None is the first. Raises
+        UsageError for one that is not there."""
+        if output is not None and output not in self.contract.outputs:
+            raise UsageError(f"{self.contract.model} has no output {output!r}")
+        return self._ran(input_ids, attention_mask, output or self.contract.output)
 
     def _checked(self, ids: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         try:
@@ -174,6 +191,17 @@ class Runnable:
             return prompts.get(prompt, "")
         known = ", ".join(sorted(prompts)) or "none"
         raise UsageError(f"{self.contract.model} has no prompt {prompt!r}; it has: {known}")
+
+    def _check_task(self, task: str) -> None:
+        """Refuse a task that another route of the model computes. Raises UsageError."""
+        if task not in get_args(Task):
+            raise UsageError(f"task is {task!r}; it must be query, document or empty")
+        route = self.contract.route
+        if task and route and task != route:
+            raise UsageError(
+                f"{self.contract.model} is the {route} route of its model; export the other one "
+                f"with --route {task}"
+            )
 
     _result = "result"
 
@@ -258,23 +286,24 @@ def is_whole(value: object) -> bool:
     return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
 
 
-def checked_texts(texts: str | Sequence[str]) -> list[str]:
-    """Returns a list of texts that the tokenizer takes: strings of whole Unicode characters."""
+def checked_texts(texts: str | Sequence[str], call: str = "embed", kind: str = "text") -> list[str]:
+    """Returns a list of texts that the tokenizer takes: strings of whole Unicode characters. Raises
+    UsageError, naming the call, or the place of what is none."""
     if isinstance(texts, str):
         texts = [texts]
     elif isinstance(texts, (bytes, Mapping)) or not isinstance(texts, Iterable):
-        raise UsageError(f"embed takes a text or a list of texts, not {type(texts).__name__}")
+        raise UsageError(f"{call} takes a {kind} or a list of {kind}s, not {type(texts).__name__}")
     try:
         found = list(texts)
     except TypeError:  # an array without axes
-        raise UsageError("embed takes a text or a list of texts, not one that is neither") from None
+        raise UsageError(f"{call} takes a {kind} or a list of {kind}s, not neither") from None
     for row, text in enumerate(found):
         if not isinstance(text, str):
-            raise UsageError(f"text {row} is {type(text).__name__}; give strings")
+            raise UsageError(f"{kind} {row} is {type(text).__name__}; {call} takes strings")
         try:
             text.encode()
         except UnicodeEncodeError as error:
             raise UsageError(
-                f"text {row} holds half a character (a lone surrogate) at {error.start}"
+                f"{kind} {row} holds half a character (a lone surrogate) at {error.start}"
             ) from None
     return found

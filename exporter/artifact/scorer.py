@@ -101,7 +101,7 @@ class Scorer(Runnable):
                 "predict"
             )
         check_rank(query, top_k)
-        texts = checked_texts(documents)
+        texts = checked_texts(documents, "rank", "document")
         scores = self.predict([(query, text) for text in texts], batch_size)
         return ranked(scores, texts, top_k, return_documents)
 

@@ -14,6 +14,7 @@ from tokenizers import Tokenizer
 from goldfold.exporter.artifact import bundle
 from goldfold.exporter.artifact.bundle import TOKENIZER
 from goldfold.exporter.contract import Contract, Reference, limited
+from goldfold.exporter.frontend import towers
 from goldfold.exporter.frontend.model_folder import copy_text
 from goldfold.exporter.frontend.source import Source
 from goldfold.exporter.frontend.weights import read_object
@@ -92,9 +93,11 @@ def reference(
     further ones, with the ids of the source's own tokenizer."""
     settings = source.path / "config_sentence_transformers.json"
     said = read_object(settings) if settings.is_file() else {}
-    backbone = source.path / source.modules[0].path / "config.json"
+    first = source.modules[0]
+    backbone = source.path / first.path / "config.json"
+    config = read_object(backbone) if backbone.is_file() and not source.static else {}
     return Reference(
-        config=read_object(backbone) if backbone.is_file() and not source.static else {},
+        config=towers.text_config(config) if first.embeds else config,
         similarity=said.get("similarity_fn_name"),
         token_ids={c.prompt + c.text: c.token_ids for c in goldens.cases if not c.call},
         texts=texts,

@@ -1,10 +1,10 @@
-"""The encoder of an artifact of sparse vectors: texts in, a weight for each token of a vocabulary
-out."""
+"""The encoder of an artifact of sparse vectors: texts in, a weight for each token of a vocabulary,
+or for each unit of a sparse autoencoder (CSR), out."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 
@@ -43,8 +43,8 @@ class SparseEncoder(Runnable):
         *,
         task: Task = "",
     ) -> list[Weights]:
-        """Returns the weights of each text: indices int32 [K] into the vocabulary and values
-        float32 [K], the largest first; equal values in the order of their indices.
+        """Returns the weights of each text: indices int32 [K] into the vocabulary, or of units, and
+        values float32 [K], the largest first; equal values in the order of their indices.
 
         Args:
             texts: one text or many; longer ones than the model takes are truncated. A text without
@@ -57,7 +57,7 @@ class SparseEncoder(Runnable):
                 encode_query and encode_document.
 
         Raises:
-            UsageError: as `encode`, and for a `top_k` that the vocabulary does not have, or a
+            UsageError: as `encode`, and for a `top_k` of more weights than a text can have, or a
                 threshold below 0.
             TextError: as `encode`.
         """
@@ -93,8 +93,8 @@ class SparseEncoder(Runnable):
         alone.
 
         `max_active_dims` keeps so many of a text's largest weights. Raises UsageError for an
-        unknown prompt, a batch size below 1, a number that the vocabulary does not have, and a task
-        that another route of the model computes; TextError, naming the texts, for those that
+        unknown prompt, a batch size below 1, a number of more weights than a text can have, and a
+        task that another route of the model computes; TextError, naming the texts, for those that
         cannot be embedded.
         """
         self._check_top(max_active_dims)
@@ -118,7 +118,9 @@ class SparseEncoder(Runnable):
         self, embeddings: np.ndarray, top_k: int | None = None
     ) -> list[tuple[str, float]] | list[list[tuple[str, float]]]:
         """Returns the tokens and weights of dense vectors, the largest first: a list of pairs of
-        one vector [V], a list of such lists of [N, V]."""
+        one vector [V], a list of such lists of [N, V]. Raises UsageError for units, which stand for
+        no tokens."""
+        self._check_tokens("decode")
         self._check_top(top_k)
         rows = np.asarray(embeddings, np.float32)
         if rows.ndim not in (1, 2) or rows.shape[-1] != self.contract.dim:
@@ -129,7 +131,8 @@ class SparseEncoder(Runnable):
         return found[0] if rows.ndim == 1 else found
 
     def tokens(self, weights: Weights) -> list[tuple[str, float]]:
-        """Returns the tokens and weights of one text's `embed`."""
+        """Returns the tokens and weights of one text's `embed`. Raises UsageError as `decode`."""
+        self._check_tokens("tokens")
         return [
             (self._tokens.token(int(index)), float(value))
             for index, value in zip(*weights, strict=True)
@@ -168,20 +171,19 @@ class SparseEncoder(Runnable):
             raise TextError({first + at: why for at, why in odd.items()}, [""] * first + texts)
         return out
 
-    def _check_task(self, task: str) -> None:
-        if task not in get_args(Task):
-            raise UsageError(f"task is {task!r}; it must be query, document or empty")
-        route = self.contract.route
-        if task and route in ("query", "document") and task != route:
+    def _check_tokens(self, call: str) -> None:
+        if self.contract.units:
             raise UsageError(
-                f"{self.contract.model} is the {route} route of its model; export the other one "
-                f"with --route {task}"
+                f"{call}: {self.contract.model} weighs units of an autoencoder, which stand for no "
+                "tokens; embed gives their indices"
             )
 
     def _check_top(self, top_k: int | None) -> None:
-        if top_k is not None and (not is_whole(top_k) or not 1 <= top_k <= self.contract.dim):
+        most = self.contract.units or self.contract.dim
+        if top_k is not None and (not is_whole(top_k) or not 1 <= top_k <= most):
             raise UsageError(
-                f"top_k is {top_k!r}; {self.contract.model} has 1 … {self.contract.dim} weights"
+                f"top_k is {top_k!r}; {self.contract.model} has 1 … {most} weights"
+                f"{' of a text' if self.contract.units else ''}"
             )
 
 

@@ -1,4 +1,5 @@
-"""What `goldfold embed` prints of sparse vectors: `token:value` pairs, or JSON."""
+"""What `goldfold embed` prints of sparse vectors: `token:value` pairs, of units `index:value`, or
+JSON."""
 
 from __future__ import annotations
 
@@ -41,7 +42,8 @@ def show(encoder: SparseEncoder, texts: list[str], asked: EmbedFlags) -> None:
         write_file(asked.save, lambda file: np.save(file, rows, allow_pickle=False))
         return
     found = encoder.embed(texts, asked.top_k, asked.threshold, asked.prompt, **how)
-    named = [encoder.tokens(weights) for weights in found]
+    named: list[Any] = [encoder.tokens(weights) for weights in found if not encoder.contract.units]
+    named = named or [[*zip(at.tolist(), v.tolist(), strict=True)] for at, v in found]
     if asked.as_json:
         print(json.dumps(named, ensure_ascii=False))
         return

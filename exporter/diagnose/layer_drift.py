@@ -114,7 +114,8 @@ def _batch(goldens: Goldens, pad_id: int) -> tuple[list[int], np.ndarray, np.nda
     """Returns indices of the texts among `goldens`, and int64 [TEXTS, tokens] token ids and mask,
     padded on the right."""
     lengths = [len(case.token_ids) for case in goldens.cases]
-    short = sorted((n, place) for place, n in enumerate(lengths) if 2 < n <= SHORT)
+    pooled = [not case.unpooled for case in goldens.cases]
+    short = sorted((n, at) for at, n in enumerate(lengths) if 2 < n <= SHORT and pooled[at])
     if not short:
         raise ValueError(f"the goldens have no text of 3 to {SHORT} tokens")
     steps = dict.fromkeys(round(at * (len(short) - 1) / (TEXTS - 1)) for at in range(TEXTS))

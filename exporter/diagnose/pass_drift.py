@@ -28,7 +28,7 @@ def look(program: Program, goldens: Goldens, after: str = "") -> Look:
 
     Raises GoldenError if there is no short golden.
     """
-    short = goldens.within(SHORT)
+    short = goldens.within(SHORT).pooled()
     if not short.cases:
         raise GoldenError(f"the goldens of {goldens.model} have no text of at most {SHORT} tokens")
     run = (emulate.runner if is_half(program) else interpret.runner)(program)

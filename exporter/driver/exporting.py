@@ -102,7 +102,7 @@ def export(
             gate's limit: minutes for each, and once for the fp32 reference
             (verification/losses.py).
         pairs: number of docstrings and functions; more of them leave less to chance.
-        route: the route of a model that has several (frontend/sparse_modules.py).
+        route: the route of a model that has several (frontend/routes.py).
         listener: receives the progress (goldfold.exporter.progress.Listener).
 
     Returns:
@@ -156,7 +156,7 @@ def export(
         program = traced(source, stages, max_length, loaded, kept)
         derive(program, source)
         check_length(program.contract, max_length)
-        heads.check(dims, program.contract.dim, program.contract.task)
+        heads.check(dims, program.contract, max_length)
         longest = max_length or program.contract.max_length
         settled = request.settled(longest)
         with stages("goldens"):

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
-from goldfold.exporter.contract import EMBEDDING
+from goldfold.exporter.contract import EMBEDDING, Contract
 from goldfold.exporter.errors import UsageError
 from goldfold.exporter.ir.program import Program, add_constant, drop_unused
 from goldfold.exporter.passes.rewriting.pattern import normalised
@@ -21,13 +21,26 @@ _FLOOR = 1e-12
 """torch.nn.functional.normalize's floor: a zero row stays zero."""
 
 
-def check(dims: Sequence[int], full: int, task: str = "embedding") -> tuple[int, ...]:
-    """Returns `dims`, largest first. Raises UsageError for one that the model does not have, and
-    where the model gives no embedding."""
-    if dims and task != "embedding":
+def check(dims: Sequence[int], contract: Contract, most: int | None = None) -> tuple[int, ...]:
+    """Returns `dims`, largest first. Raises UsageError for one that the model does not have, where
+    the model gives no embedding, or has outputs by its prompts, and for a text of `most` tokens
+    that a prompt would fill."""
+    full = contract.dim
+    if dims and contract.task != "embedding":
         raise UsageError(
             "--dims: the model gives no embedding of a text, which alone can be shortened"
         )
+    if dims and contract.unpooled:
+        raise UsageError(
+            f"--dims: {contract.model} leaves prompts out of its pooling, and has an output for "
+            "each length of a prompt; shorten what embed gives, with its dims"
+        )
+    for name, tokens in contract.unpooled.items():
+        if tokens >= (most or contract.max_length):
+            raise UsageError(
+                f"--max-length {most or contract.max_length}: {contract.model} has the prompt "
+                f"{name!r}, which alone has {tokens} tokens; give more than that"
+            )
     for dim in dims:
         if not 1 <= dim <= full:
             raise UsageError(f"--dims {dim}: the model has 1 … {full} dimensions")
@@ -42,7 +55,7 @@ def add(program: Program, dims: Sequence[int]) -> None:
     have.
     """
     contract, graph = program.contract, program.graph
-    largest, *others = check(dims, contract.dim)
+    largest, *others = check(dims, contract)
     output = graph.outputs[0]
     whole = normalised(output.producer()) if contract.normalized else output
     if whole is None:

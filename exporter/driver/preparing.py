@@ -50,6 +50,7 @@ def legalized(
     `dims`. Changes `program`."""
     if max_length is not None:
         program.contract = program.contract.shortened(max_length)
+    heads.check(dims, program.contract)
     if dims:
         heads.add(program, dims)
         mark_makers(program.graph, "heads")

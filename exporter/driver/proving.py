@@ -137,7 +137,7 @@ def prove(group: Group, built: Built) -> Result:
         location = locating.by_constant(found.faults, suspects)
     elif missed and built.made is not None:
         proof = None if emulation is None else emulation.measurement
-        suspect = Suspect(built.made, goldens, found.measurement, proof)
+        suspect = Suspect(built.made, goldens.pooled(), found.measurement, proof)
         location = locating.locate(suspect, stages)
     looks: tuple[Look, ...] = ()
     inside: tuple[LayerLook, ...] = ()

@@ -30,7 +30,7 @@ BATCH_NUMBERS = 1 << 27
 def room(contract: Contract) -> int:
     """The most tokens of a batch: fewer than BATCH_TOKENS where each token has a number for every
     entry of a vocabulary."""
-    if contract.task != "sparse":
+    if contract.task != "sparse" or contract.units:
         return BATCH_TOKENS
     return min(BATCH_TOKENS, BATCH_NUMBERS // contract.dim)
 

@@ -36,8 +36,11 @@ from goldfold.exporter.ir import dialect
 from goldfold.exporter.ir.program import Program, constant, infer_shapes
 
 RULES = {**extent_moves.RULES, **extent_arithmetic.RULES, **extent_products.RULES}
-"""The rule of each op; `Split` alone has several results and stands in extent_moves.py."""
-_EXACT = frozenset(extent_moves.RULES) - {"RotaryEmbedding"} | {"Split", "Shape", "Size", "Range"}
+"""The rule of each op that has one result."""
+_SEVERAL = {"Split": extent_moves.split, "TopK": extent_moves.largest}
+_EXACT = frozenset(extent_moves.RULES) - {"RotaryEmbedding"} | {
+    *_SEVERAL, "Shape", "Size", "Range"
+}  # fmt: skip
 """Ops whose results are numbers of their inputs."""
 _END = float(np.finfo(np.float32).max)
 _INSIDE = 4
@@ -82,8 +85,8 @@ class _Walk(Known):
     def after(self, node: ir.Node) -> list[Extent]:
         """The extents of a node's results, which are known from now on."""
         op = dialect.op_of(node)
-        if op == "Split":
-            found = extent_moves.split(node, self)
+        if op in _SEVERAL:
+            found = _SEVERAL[op](node, self)
         elif op == "Constant":
             array = constant(node.outputs[0])
             found = [unbounded("a Constant of no numbers") if array is None else of_constant(array)]

@@ -299,6 +299,17 @@ def gather_elements(node: ir.Node, known: Known) -> Extent:
     return Extent(lo, hi, ball, over=x.over)
 
 
+def largest(node: ir.Node, known: Known) -> list[Extent]:
+    """TopK: numbers of one axis in another order, and their places along it."""
+    x, sizes = known.of(node.inputs[0]), known.sizes(node.inputs[0])
+    if sizes is None or not x.lo.ndim:
+        return [flat(x), unbounded("places along an axis of unknown size")]
+    axis = _axis(node, len(sizes), -1)
+    lo, hi = x.lo.min(axis, keepdims=True), x.hi.max(axis, keepdims=True)
+    last = between(0, max(known.count(sizes[axis]) - 1, 0))
+    return [Extent(lo, hi, over=x.over), last]
+
+
 def pad(node: ir.Node, known: Known) -> Extent:
     given = known.of(node.inputs[2]) if len(node.inputs) > 2 and node.inputs[2] else between(0, 0)
     return hull(flat(known.of(node.inputs[0])), flat(given))

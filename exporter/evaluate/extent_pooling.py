@@ -1,4 +1,5 @@
-"""Bounds of a division that undoes a sum: x / ‖x‖ and means over the tokens that a text has.
+"""Bounds of a division that undoes a sum: x / ‖x‖, means over the tokens that a text has, and the
+shares of a token's experts.
 
 The divisor of each depends on the same value as what it divides, so the quotient of their bounds
 says nothing: a mean of vectors in a box lies in the box, whatever their number.
@@ -11,7 +12,7 @@ import onnx_ir as ir
 
 from goldfold.exporter.evaluate.extent import Ball, Extent
 from goldfold.exporter.evaluate.extent_known import Known
-from goldfold.exporter.passes.rewriting.pattern import attribute, integers, producer
+from goldfold.exporter.passes.rewriting.pattern import attribute, integers, producer, scalar
 
 _CARRIES = ("Cast", "Unsqueeze", "Squeeze", "Expand", "Reshape", "Identity")
 _AT_LEAST = (*_CARRIES, "Clip", "Max")
@@ -29,6 +30,11 @@ def pooled(node: ir.Node, known: Known) -> Extent | None:
     root = _back(below, _AT_LEAST)
     squared = producer(root, "Sqrt")
     summed = producer(_back(squared.inputs[0], _AT_LEAST) if squared else root, "ReduceSum")
+    if summed is None and squared is None:
+        summed = _raised_sum(root)
+    share = None if summed is None or squared else _share(node, summed, known)
+    if share is not None:
+        return share
     if summed is not None:
         return _mean(node, summed, known, square_root=squared is not None)
     length = producer(root, "ReduceL2")
@@ -46,6 +52,30 @@ def _normalized(node: ir.Node, length: ir.Node, known: Known) -> Extent | None:
         return None
     one = np.full((1,) * rank, _OFF)
     return Extent(-one, one, Ball(-1, one * 0, one, one, one * 0))
+
+
+def _raised_sum(value: ir.Value | None) -> ir.Node | None:
+    """The sum in (sum + ε), with a constant ε ≥ 0."""
+    added = producer(value, "Add")
+    for place in (0, 1) if added is not None else ():
+        epsilon = scalar(added.inputs[1 - place])  # type: ignore[union-attr]
+        if epsilon is not None and epsilon >= 0:
+            return producer(_back(added.inputs[place], _AT_LEAST), "ReduceSum")  # type: ignore[union-attr]
+    return None
+
+
+def _share(node: ir.Node, summed: ir.Node, known: Known) -> Extent | None:
+    # x / Σx lies between 0 and 1 for x ≥ 0, where the sum is not 0
+    whole = _back(node.inputs[0], ("Cast", "Identity"))
+    if _back(summed.inputs[0], ("Cast", "Identity")) is not whole:
+        return None
+    x, below = known.of(node.inputs[0]), known.of(node.inputs[1])
+    chosen = producer(whole, "TopK")
+    # Of the parts of 1, the largest is no smaller than 1 / their number.
+    parts = chosen is not None and producer(chosen.inputs[0], "Softmax") is not None
+    if (x.lo < 0).any() or not ((below.lo > 0).all() or parts):
+        return None
+    return Extent(np.zeros_like(x.lo), np.full_like(x.hi, _OFF), over=x.over)
 
 
 def _mean(node: ir.Node, summed: ir.Node, known: Known, square_root: bool) -> Extent | None:

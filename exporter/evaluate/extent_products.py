@@ -170,8 +170,9 @@ def band_attention(node: ir.Node, known: Known) -> Extent:
 
 
 def scores(node: ir.Node, known: Known) -> float:
-    """The bound on the scores inside a BandAttention: |q| |k| times the scale, before a softcap."""
-    band = dialect.Band.of(node)
+    """The bound on the scores inside a BandAttention: |q| |k| times the scale, before a softcap,
+    and the largest bias."""
+    band, bias = dialect.Band.of(node), dialect.bias_of(node)
     q, k = known.of(node.inputs[0]), known.of(node.inputs[1])
     width = known.count(known.width(node.inputs[0]))
     if q.lo.ndim != 4 or k.lo.ndim != 4:
@@ -179,7 +180,36 @@ def scores(node: ir.Node, known: Known) -> float:
     a, b = q.norm(-1, width), k.norm(-1, width)
     if b.shape[1] > 1 and a.shape[1] > 1:
         b = b.repeat(a.shape[1] // b.shape[1], 1)
-    return float((a * b).max()) * abs(band.scale) * (1 + _off(width))
+    added = 0.0 if bias is None else float(known.of(bias).size.max())
+    return float((a * b).max()) * abs(band.scale) * (1 + _off(width)) + added
+
+
+def conv(node: ir.Node, known: Known) -> Extent:
+    """Σ_{c,k} w[d,c,k] · x[c,t+k] along one axis, where padding counts as 0; `n` terms in f32 are
+    off by at most n·2^-24 of the sum of their magnitudes."""
+    x, w = known.of(node.inputs[0]), known.constant(node.inputs[1])
+    sizes, groups = known.sizes(node.inputs[0]), int(attribute(node, "group", 1))
+    if w is None or w.ndim != 3 or sizes is None or not isinstance(sizes[1], int):
+        return unbounded("Conv of another kind")
+    weight = w.astype(np.float64).reshape(groups, -1, *w.shape[1:])
+    unit, tiny = known.weights(node.inputs[1])
+
+    def grouped(array: np.ndarray) -> np.ndarray:
+        array = np.broadcast_to(array.reshape(-1), (sizes[1],))  # type: ignore[arg-type]
+        return array.reshape(groups, 1, -1, 1)
+
+    lo, hi = grouped(np.minimum(x.lo, 0)), grouped(np.maximum(x.hi, 0))
+    terms = np.sort(np.stack([weight * lo, weight * hi]), axis=0)
+    least, most = (part.sum((2, 3)).reshape(1, -1, 1) for part in terms)
+    size = np.maximum(-lo, hi)
+    off = (abs(weight) * unit + tiny + abs(weight) * w[0].size * 2.0**-23) * size
+    off = off.sum((2, 3)).reshape(1, -1, 1) * (1 + SLACK)
+    found = Extent(least - off, most + off, over=x.over)
+    if len(node.inputs) < 3 or node.inputs[2] is None:
+        return found
+    bias = known.of(node.inputs[2])
+    shift = [part.reshape(1, -1, 1) for part in (bias.lo, bias.hi)]
+    return Extent(found.lo + shift[0], found.hi + shift[1], over=x.over or bias.over)
 
 
 def attention(node: ir.Node, known: Known) -> Extent:
@@ -264,6 +294,7 @@ def dequantize(node: ir.Node, known: Known) -> Extent:
 RULES: dict[str, Rule] = {
     "MatMul": matmul,
     "Gemm": gemm,
+    "Conv": conv,
     "goldfold.BandAttention": band_attention,
     "Attention": attention,
     "RMSNormalization": norm,

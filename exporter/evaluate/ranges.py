@@ -80,6 +80,14 @@ def _scores(program: Program, attention: ir.Node) -> str:
     product = ir.node("Mul", longest, name=f"{name}.product")
     bound = ir.node("Mul", [product.outputs[0], factor.outputs[0]], name=f"{name}.peak")
     nodes += [factor, product, bound]
+    bias = dialect.bias_of(attention)
+    if bias is not None:
+        bound.name = f"{name}.products"
+        absolute = ir.node("Abs", [bias], name=f"{name}.bias")
+        most = ir.node("ReduceMax", absolute.outputs, {"keepdims": 0}, name=f"{name}.bias.most")
+        parts = [bound.outputs[0], most.outputs[0]]
+        bound = ir.node("Add", parts, name=f"{name}.peak")
+        nodes += [absolute, most, bound]
     for node in nodes:
         node.outputs[0].name = node.name
     bound.outputs[0].type = ir.TensorType(ir.DataType.FLOAT)

@@ -2,8 +2,9 @@
 
 A trace says little about where a constant comes from: torch renames, transposes, splits and adds.
 Contents say it for certain. A constant that equals a tensor bit by bit, as it is, widened,
-transposed, or a run of its rows, follows from that tensor, whatever made it; where several equal
-it, they are the same numbers, and the one with the most similar name is taken.
+transposed, or a run of its rows, follows from that tensor, whatever made it; one that is several
+tensors below each other follows from these. Where several equal it, they are the same numbers, and
+the one with the most similar name is taken.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ _CHUNK = 1 << 22
 """Numbers that are compared at once."""
 _HEAD = 64
 """Numbers that are compared first: they tell nearly all unequal arrays apart."""
+_KEY = 16
+"""Numbers by which a matrix is looked up."""
 _LISTED = 64
 """Whole numbers of the shortest list that is taken for a tensor: shorter ones are axes and sizes,
 which a tensor may hold by chance."""
@@ -91,6 +94,8 @@ class _Tensors:
         self._sized: dict[int, list[_Held]] = {}
         for held in self._all:
             self._sized.setdefault(held.array.size, []).append(held)
+        self._pieces: dict[tuple[int, bytes], list[_Piece]] = {}
+        """The matrices that may stand below others, by their width and first numbers in f32."""
 
     def equal(self, name: str, array: np.ndarray) -> Expr | None:
         """The derivation of a floating array that equals tensors; None if it equals none."""
@@ -98,7 +103,7 @@ class _Tensors:
             return self._listed(array)
         if array.dtype.kind != "f" or array.size < 2:
             return None
-        for find in (self._whole, self._rows, self._raised):
+        for find in (self._whole, self._rows, self._raised, self._stacked):
             found = find(name, array)
             if found is not None:
                 return found
@@ -166,6 +171,69 @@ class _Tensors:
                 summed = cast(Expr("add", (one, _widened(held, array.dtype))), array.dtype)
                 return _shaped(summed, held.array.shape, array.shape)
         return None
+
+    def _stacked(self, name: str, array: np.ndarray) -> Expr | None:
+        """Tensors below each other, or side by side, as the experts of one layer."""
+        if array.ndim != 2 or array.dtype != np.float32:
+            return None
+        for turned in (True, False):
+            wanted = array.T if turned else array
+            parts: list[_Piece] = []
+            at = 0
+            while at < len(wanted):
+                piece = self._piece(name, wanted[at:])
+                if piece is None:
+                    break
+                parts.append(piece)
+                at += len(piece.rows)
+            else:
+                self._used |= {part.held.tensor.name for part in parts}
+                exprs = [part.expr(array.dtype) for part in parts]
+                whole = exprs[0] if len(exprs) == 1 else Expr("concat", (0, *exprs))
+                return Expr("transpose", (whole, 1, 0)) if turned else whole
+        return None
+
+    def _piece(self, name: str, wanted: np.ndarray) -> _Piece | None:
+        """The matrix that some rows begin with; the one of the most similar name."""
+        if not self._pieces:
+            for piece in (piece for held in self._all for piece in _matrices(held)):
+                self._pieces.setdefault(_beginning(piece.rows), []).append(piece)
+        alike = self._pieces.get(_beginning(wanted), [])
+        for piece in sorted(alike, key=lambda piece: -_shared(name, piece.held.tensor.name)):
+            rows = len(piece.rows)
+            if rows <= len(wanted) and _same(wanted[:rows], piece.rows):
+                return piece
+        return None
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """A tensor of the source as a matrix."""
+
+    held: _Held
+    rows: np.ndarray
+    turned: bool
+    """Whether its last two axes have changed places."""
+
+    def expr(self, dtype: np.dtype) -> Expr:
+        found, shape = _widened(self.held, dtype), self.held.array.shape
+        if self.turned:
+            rank = len(shape)
+            found = Expr("transpose", (found, *range(rank - 2), rank - 1, rank - 2))
+        return found if len(shape) == 2 else reshape(found, self.rows.shape)
+
+
+def _matrices(held: _Held) -> Iterator[_Piece]:
+    """A tensor [N,D] or [E,N,D] as the matrices [E·N,D] and [E·D,N]."""
+    array = held.array
+    if array.ndim in (2, 3) and array.size and array.dtype.kind != "i":
+        for turned, moved in ((False, array), (True, array.swapaxes(-1, -2))):
+            yield _Piece(held, moved.reshape(-1, moved.shape[-1]), turned)
+
+
+def _beginning(rows: np.ndarray) -> tuple[int, bytes]:
+    """What equal matrices have in common: their width, and the first numbers of the first row."""
+    return rows.shape[1], rows[0, :_KEY].astype(np.float32).tobytes()
 
 
 def _counts(array: np.ndarray) -> bool:

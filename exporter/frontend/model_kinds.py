@@ -18,8 +18,6 @@ LATE = "a late-interaction model, which gives a text a vector for each of its to
 ROUTED = "a routed model, in which queries and documents take different ways"
 IMAGE = "a model of images and text"
 
-CSR = "a sparse autoencoder upon an embedding (CSR)"
-
 _TASKS = {
     "SentenceTransformer": EMBEDDING,
     "CrossEncoder": SCORES,
@@ -36,17 +34,15 @@ _STANFORD = "HF_ColBERT"
 _MODULES = {
     "MLMTransformer": SPARSE,
     "SpladePooling": SPARSE,
-    "SparseAutoEncoder": CSR,
-    "CSRSparsity": CSR,
+    "SparseAutoEncoder": SPARSE,
     "SparseStaticEmbedding": SPARSE,
     "IDF": SPARSE,
     "MultiVectorMask": LATE,
     "Router": ROUTED,
     "Asym": ROUTED,
-    "CLIPModel": IMAGE,
 }
 """Modules of sentence-transformers that only such models have."""
-_SPARSE_MODULES = ("MLMTransformer", "SpladePooling", "SparseStaticEmbedding")
+_SPARSE_MODULES = ("MLMTransformer", "SpladePooling", "SparseStaticEmbedding", "SparseAutoEncoder")
 """Those of them that goldfold exports; `Router` is one where the model says that it is sparse."""
 _MASKED = "ForMaskedLM"
 """The ending of transformers' classes of which sentence-transformers makes sparse encoders."""
@@ -61,7 +57,7 @@ _HEADS = {
     "ForConditionalImageGeneration": IMAGE,
     "ForImageTextToText": IMAGE,
 }
-_ARCHITECTURES = {"ColBERT": LATE, "CLIPModel": IMAGE, "SiglipModel": IMAGE}
+_ARCHITECTURES = {"ColBERT": LATE}
 """Endings, and whole names, of the class that config.json names."""
 
 _TAGS = {
@@ -93,9 +89,6 @@ def task_of(path: Path) -> str:
         return _TASKS[str(said)]
     if (path / "modules.json").is_file():
         return EMBEDDING
-    for name in ("adapter_config.json", "adapter_model.safetensors"):
-        if (path / name).is_file():
-            raise adapter(path / name)
     if is_stanford(path):
         return MULTI
     if (path / "artifact.metadata").is_file():  # Stanford's ColBERT writes it beside its weights
@@ -125,6 +118,11 @@ def check_modules(file: Path, types: Sequence[str], task: str = EMBEDDING) -> No
     for dotted in types:
         bare = dotted.rpartition(".")[2]
         ours = dotted.startswith("sentence_transformers.")
+        if ours and bare == "CSRSparsity":
+            raise refusal(
+                f"{file}: its module {bare} ({dotted}) has a name that sentence-transformers no "
+                "longer loads; write sentence_transformers.sparse_encoder.modules.SparseAutoEncoder"
+            )
         kind = LATE if dotted.startswith("pylate.") else _MODULES.get(bare) if ours else None
         if kind is None or bare in fitting:
             continue
@@ -140,15 +138,6 @@ def check_modules(file: Path, types: Sequence[str], task: str = EMBEDDING) -> No
                 "'MultiVectorEncoder', or to 'ColBERT' for PyLate's"
             )
         raise _refused(file, f"its module {bare} ({dotted}) says that the model is {kind}")
-
-
-def adapter(file: Path) -> Exception:
-    """Returns the refusal of an adapter."""
-    return refusal(
-        f"{file}: the model is an adapter (LoRA or the like) upon another one; merge it, with "
-        "peft's merge_and_unload, save the result and its tokenizer into a copy of this folder "
-        "without the adapter_* files, and give that"
-    )
 
 
 def is_stanford(path: Path) -> bool:

@@ -46,7 +46,9 @@ def ready(source: Source, stages: Stages, cache: Cache | None = None) -> Source:
 
 def _briefly(source: Source) -> list[str]:
     said = []
-    if not (source.path / modules.LIST).is_file() and source.task == EMBEDDING:
+    if source.modules[0].embeds:
+        said.append("the text's side of a model of images and text")
+    elif not (source.path / modules.LIST).is_file() and source.task == EMBEDDING:
         said.append(f"no {modules.LIST}: pooling as sentence-transformers chooses it")
     if source.loads != source.path:
         said.append("pickled weights converted")
@@ -79,7 +81,7 @@ def _with_code_settled(source: Source) -> Source:
         "auto_map names code that comes with the model; it was not run, since transformers has "
         f"classes of these names itself{named}."
     )
-    own = source.trusted and modules.own_activation(source.path, source.modules)
+    own = source.trusted and modules.runs_own_code(source.path, source.modules)
     return _with(source, trusted=own, notes=(*source.notes, note))
 
 

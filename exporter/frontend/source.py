@@ -15,19 +15,22 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 from goldfold.exporter.errors import UsageError
 from goldfold.exporter.frontend import (
+    adapters,
     hub,
     model_folder,
     model_kinds,
     modules,
+    routes,
     settings,
     sparse_modules,
+    towers,
     weights,
 )
 from goldfold.exporter.frontend.module_spec import ModuleSpec
@@ -186,32 +189,37 @@ def open_model(
         )
     path, default_name, hub_id = _locate(name_or_path, trust_remote_code)
     seen = model_folder.look(path)
+    adapter = adapters.found(path)
+    if adapter is not None:
+        path = adapters.merged(path, adapter)
+        seen = model_folder.look(path)
     task = model_kinds.task_of(path)
     listed = modules.read(path, trust_remote_code, task)
-    found = sparse_modules.chosen(names.line(default_name), listed, route)
+    found = routes.chosen(names.line(default_name), listed, route)
     # A library that loads one route loads them all.
-    folders = list(dict.fromkeys(m.path for m in listed if m.kind in modules.WEIGHTED))
+    folders = list(dict.fromkeys(m.path for m in listed if modules.has_weights(path, m)))
     if hub_id and (lacking := [f for f in folders if not any((path / f).glob("*.safetensors"))]):
         path = hub.fetch_pickles(hub_id, lacking)
         seen = model_folder.look(path)
-    prompts, default_prompt_name = _read_prompts(path, task)
-    trunk = path / found[0].path
-    trunks = {m.path for m in listed if m.kind in ("Transformer", "MLMTransformer")}
-    static = found[0].kind == modules.STATIC
-    if static:
-        _check_table(trunk)
+    prompts, default_prompt_name = _read_prompts(path, task, listed)
+    trunks = {m.path: None for m in listed if m.kind in ("Transformer", "MLMTransformer")}
     for module in listed:
+        if module.kind == modules.STATIC:
+            _check_table(path / module.path)
         if module.path in trunks or module.kind == sparse_modules.STATIC:
             _check_trunk(path / module.path, trust_remote_code)
         if module.kind not in ("Transformer", modules.STATIC):
-            modules.check_settings(path, module, any(prompts.values()), trust_remote_code)
+            modules.check_settings(path, module, trust_remote_code)
     card = model_folder.card_of(path)
-    code = () if static else settings.own_code(trunk)
+    code = tuple(one for trunk in trunks for one in settings.own_code(path / trunk))
     plain = (path / modules.LIST).is_file() or task != EMBEDDING
-    notes = () if plain else (_WITHOUT_LIST,)
-    notes += (_WITHOUT_PROMPTS,) if modules.leaves_prompts_out(path, found) else ()
+    notes = () if adapter is None else (_MERGED,)
+    notes += (towers.NOTE,) if found[0].embeds else () if plain else (_WITHOUT_LIST,)
+    if modules.leaves_prompts_out(path, found):
+        notes += (_UNPOOLED if any(prompts.values()) else _WITHOUT_PROMPTS,)
+    taken = next((module.route for module in found if module.route), "")
     if len(found) < len(listed):
-        default_name = f"{default_name}-{found[0].route}"
+        default_name = f"{default_name}-{taken}"
     return Source(
         path=path,
         name=name or names.line(default_name),
@@ -227,17 +235,26 @@ def open_model(
         licence=None if card is None else model_folder.licence_of(card),
         seen=seen,
         code=code,
-        trusted=trust_remote_code and bool(code or modules.own_activation(path, found)),
+        trusted=trust_remote_code and bool(code or modules.runs_own_code(path, listed)),
         incomplete=allow_incomplete,
         loads=path,
         notes=notes,
-        route=found[0].route,
+        route=taken,
     )
 
 
 _WITHOUT_PROMPTS = (
     "Its pooling leaves the tokens of a prompt out, and the model names no prompt: the artifact "
     "embeds texts without one, and an instruction that a caller puts before a text is pooled."
+)
+_MERGED = (
+    "The model is an adapter upon another one; peft merged the two, and the artifact's source is "
+    "the result."
+)
+_UNPOOLED = (
+    "Its pooling leaves the tokens of a prompt out: the embedding of a text with a prompt is an "
+    "output of its own, sentence_embedding_after_N, where N is the prompt's number in the "
+    "contract's unpooled."
 )
 _WITHOUT_LIST = (
     "There is no modules.json: the model is what sentence-transformers makes of such a folder, the "
@@ -247,13 +264,9 @@ _WITHOUT_LIST = (
 
 def _check_trunk(folder: Path, trust_remote_code: bool) -> None:
     if not (folder / "config.json").is_file():
-        if (folder / "adapter_config.json").is_file():
-            raise model_kinds.adapter(folder / "adapter_config.json")
         raise refusal(
             f"{folder / 'config.json'}: missing, and a Transformer needs it; fetch the model again"
         )
-    if (folder / "adapter_config.json").is_file():
-        raise model_kinds.adapter(folder / "adapter_config.json")
     settings.check(folder, trust_remote_code)
 
 
@@ -305,7 +318,9 @@ def _name_folder(path: Path) -> str:
     return real.parent.name if real.name in _GENERIC_NAMES else real.name
 
 
-def _read_prompts(path: Path, task: str = EMBEDDING) -> tuple[dict[str, str], str | None]:
+def _read_prompts(
+    path: Path, task: str, listed: Sequence[ModuleSpec]
+) -> tuple[dict[str, str], str | None]:
     """Returns the prompts and the default one's name from config_sentence_transformers.json, if
     there."""
     file = path / "config_sentence_transformers.json"
@@ -314,7 +329,7 @@ def _read_prompts(path: Path, task: str = EMBEDDING) -> tuple[dict[str, str], st
     config = read_object(file)
     settings.check_counts(file, config, ("truncate_dim",))
     if task == SPARSE:
-        sparse_modules.check_model(file, config)
+        sparse_modules.check_model(file, config, listed)
     prompts = config.get("prompts") or {}
     if not isinstance(prompts, dict) or not all(
         prompt is None or isinstance(prompt, str) for prompt in prompts.values()

@@ -51,6 +51,8 @@ class Tokens:
                 raise
             raise ValueError(" ".join(str(error).split())[:200]) from None
         self._contract = contract
+        # Around a pair, `pair_ids` puts it.
+        self._frame = None if contract.task == "scores" else contract.frame
 
     def ids(self, texts: Sequence[str], task: Task = "") -> list[list[int]]:
         """Returns the token ids of each text, specials included, truncated to the model's length
@@ -73,9 +75,13 @@ class Tokens:
         odd: dict[int, str] = {}
         chunk: list[str] = []
         letters = first = 0
+        frame = self._frame
         for place, text in enumerate(texts):
             try:
-                chunk.append(self._begun(text, length))
+                if frame is not None and frame.strip:
+                    text = text.strip()
+                text = self._begun(text, length)
+                chunk.append(text if frame is None else frame.about(text))
             except TextError as error:
                 odd[place] = error.reasons[0]
                 chunk.append("")
@@ -126,11 +132,7 @@ class Tokens:
         """Returns the token ids of a pair within a chat template, which has all special tokens."""
         length, side = self._contract.max_length, self._contract.truncation_side
         ids = self._encoded([frame.around((one, other))])[0].ids
-        if len(ids) < length:
-            return ids
-        ids = ids[:length] if side == "right" else ids[-length:]
-        kept = frame.suffix[-length:]
-        return [*ids[: len(ids) - len(kept)], *kept]
+        return frame.ended(ids[:length] if side == "right" else ids[-length:], length)
 
     def called(self, texts: Sequence[Any], call: str) -> list[list[int]]:
         """Returns the token ids for one of goldfold.golden.store.CALLS, with its prompt and its
@@ -186,7 +188,9 @@ class Tokens:
         if len(encoding.ids) + self._added > length:
             room = max(length - self._added, 0)
             encoding.truncate(room, direction=self._contract.truncation_side)
-        return self._tokenizer.post_process(encoding, None, True).ids[:length]
+        ids = self._tokenizer.post_process(encoding, None, True).ids[:length]
+        frame = self._frame
+        return ids if frame is None else frame.ended(ids, length)
 
     def _begun(self, text: str, length: int) -> str:
         """Returns the part of a long text that decides its first `length` tokens; of a text

@@ -3,7 +3,7 @@
 `goldfold.BandAttention` states an encoder's attention (which token sees which) in attributes, where
 a pass can read it, instead of in a dozen nodes of mask arithmetic:
 
-    y[B,H,S,D] = BandAttention(q[B,H,S,D], k[B,G,S,D], v[B,G,S,D], padding[B,S])
+    y[B,H,S,D] = BandAttention(q[B,H,S,D], k[B,G,S,D], v[B,G,S,D], padding[B,S], bias)
                  {scale, window, causal, softcap}
 
 * G divides H; query head h reads key/value head h // (H/G).
@@ -11,6 +11,9 @@ a pass can read it, instead of in a dozen nodes of mask arithmetic:
 * window = 0: no window. Otherwise token i sees token j only if |i − j| < window.
 * causal = 1: token i sees token j only if j ≤ i.
 * softcap = 0: none. Otherwise scores become softcap · tanh(scores / softcap) before masking.
+* `bias` may be missing. Otherwise it is added to the scores before the mask is; its shape is
+  [1 or B, 1 or H, S, S]. One bias may serve all layers. A node with a bias has the overload
+  "biased", since a function in ONNX cannot ask whether an input is there.
 
 The op is defined by the model-local function below, in standard ops only; equivalence is tested
 against that function. Its mask is *added* and finite, so a row that sees no token (a padding token
@@ -36,6 +39,8 @@ IR_VERSION = 10
 
 DOMAIN = "goldfold"
 BAND_ATTENTION = "BandAttention"
+BIASED = "biased"
+"""The overload of a BandAttention with a bias."""
 
 HIDDEN = -3.0e4
 """The number added to the score of a token that must not be seen.
@@ -114,10 +119,38 @@ _BAND_ATTENTION_FUNCTION = f"""
 }}
 """
 
+_ADD_BIAS = """
+  by_head = Concat <axis: int = 0> (batch, heads, tokens, tokens)
+  plain = Reshape (limited, by_head)
+  biased = Add (plain, bias)
+  by_group = Shape (limited)
+  summed = Reshape (biased, by_group)
+  masked = Add (summed, mask)
+"""
+"""The line of the definition that adds the mask, where there is a bias."""
 
-def band_attention_function() -> ir.Function:
-    """A fresh copy of the definition of `goldfold.BandAttention` in standard ops."""
-    return ir.serde.deserialize_function(onnx.parser.parse_function(_BAND_ATTENTION_FUNCTION))
+
+def band_attention_function(overload: str = "") -> ir.Function:
+    """A fresh copy of the definition of `goldfold.BandAttention` in standard ops, without a bias or
+    with one."""
+    text = _BAND_ATTENTION_FUNCTION
+    if overload == BIASED:
+        text = text.replace("opset_import", f'overload: "{BIASED}", opset_import')
+        text = text.replace("padding) =>", "padding, bias) =>")
+        text = text.replace("  masked = Add (limited, mask)\n", _ADD_BIAS)
+    return ir.serde.deserialize_function(onnx.parser.parse_function(text))
+
+
+def define(model: ir.Model) -> None:
+    """Give the model the definition of every BandAttention that its graph uses, and no other, and
+    our domain if there is one."""
+    for key in [key for key in model.functions if key[:2] == (DOMAIN, BAND_ATTENTION)]:
+        del model.functions[key]
+    model.opset_imports.pop(DOMAIN, None)
+    for overload in sorted({node.overload for node in band_attentions(model.graph)}):
+        function = band_attention_function(overload)
+        model.functions[function.identifier()] = function
+        model.opset_imports[DOMAIN] = 1
 
 
 @dataclass(frozen=True)
@@ -147,6 +180,11 @@ class Band:
 
 def is_band_attention(node: ir.Node) -> bool:
     return node.domain == DOMAIN and node.op_type == BAND_ATTENTION
+
+
+def bias_of(node: ir.Node) -> ir.Value | None:
+    """The bias of a BandAttention, or None."""
+    return node.inputs[4] if len(node.inputs) > 4 else None
 
 
 def band_attentions(graph: ir.Graph) -> Iterator[ir.Node]:

@@ -92,10 +92,11 @@ def _op(node: ir.Node, model: ir.Model) -> Iterator[tuple[ir.Node, str]]:
 
 
 def _band_attention(node: ir.Node) -> Iterator[tuple[ir.Node, str]]:
-    if len(node.inputs) != 4 or any(v is None for v in node.inputs):
-        yield node, f"BandAttention takes q, k, v and padding, not {len(node.inputs)} inputs"
+    if len(node.inputs) not in (4, 5) or any(v is None for v in node.inputs):
+        said = f"BandAttention takes q, k, v and padding, not {len(node.inputs)} inputs"
+        yield node, f"{said}; a fifth is its bias"
         return
-    q, k, v, padding = node.inputs
+    q, k, v, padding = node.inputs[:4]
     assert q is not None and k is not None and v is not None and padding is not None
     for name, value, rank in (("q", q, 4), ("k", k, 4), ("v", v, 4), ("padding", padding, 2)):
         if value.shape is not None and len(value.shape) != rank:
@@ -109,6 +110,22 @@ def _band_attention(node: ir.Node) -> Iterator[tuple[ir.Node, str]]:
         heads, groups = q.shape[1], k.shape[1]
         if isinstance(heads, int) and isinstance(groups, int) and heads % groups:
             yield node, f"{heads} heads are no multiple of {groups} key/value heads"
+    bias = dialect.bias_of(node)
+    if (bias is not None) != (node.overload == dialect.BIASED):
+        yield node, f"it has {len(node.inputs)} inputs and the overload {node.overload!r}"
+    if bias is not None:
+        yield from _bias(node, bias, q)
+
+
+def _bias(node: ir.Node, bias: ir.Value, q: ir.Value) -> Iterator[tuple[ir.Node, str]]:
+    if None not in (bias.dtype, q.dtype) and bias.dtype != q.dtype:
+        yield node, f"its bias is {bias.dtype}, its queries are {q.dtype}"
+    if bias.shape is None or q.shape is None or len(q.shape) != 4:
+        return
+    if len(bias.shape) != 4:
+        yield node, f"bias has shape {bias.shape}, which is not of rank 4"
+    elif bias.shape[1] not in (1, q.shape[1]):
+        yield node, f"bias has shape {bias.shape}, which is not of one head or {q.shape[1]}"
 
 
 def _contract(program: Program) -> Iterator[tuple[None, str]]:

@@ -73,10 +73,12 @@ class Program:
         return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
     def attention(self) -> dict[str, int]:
-        """The number of BandAttention nodes by the tokens that they let a token see."""
+        """The number of BandAttention nodes by the tokens that they let a token see, and by whether
+        a bias is added to their scores."""
         counts: dict[str, int] = {}
         for node in dialect.band_attentions(self.graph):
             seen = sees(dialect.Band.of(node))
+            seen += ", biased" if dialect.bias_of(node) is not None else ""
             counts[seen] = counts.get(seen, 0) + 1
         return counts
 

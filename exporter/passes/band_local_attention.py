@@ -142,6 +142,19 @@ class BandLocalAttention(Pass):
         block: 2
         start: 4
 
+    refuses: its scores have a bias
+        # says its bias has a row of all tokens for each token
+        f (float[B,2,T,8] q, bool[B,T] padding, float[1,2,T,T] bias) => (float[B,2,T,8] y)
+        {
+            y = goldfold.BandAttention:biased <scale: float = 0.25, window: int = 2>
+                (q, q, q, padding, bias)
+        }
+
+    options:
+        max_length: 9
+        block: 2
+        start: 4
+
     refuses: an output has an axis of tokens
         # says its inputs are not ids and a mask
         f (float[B,T,16] x, int64[B,T] ids, int64[B,T] mask) => (float[B,2,T,8] y)
@@ -174,7 +187,9 @@ class BandLocalAttention(Pass):
 
     def refuses(self, match: Windowed) -> str | None:
         node = match.node
-        q, k, v, padding = node.inputs
+        q, k, v, padding = node.inputs[:4]
+        if dialect.bias_of(node) is not None:
+            return "its bias has a row of all tokens for each token"
         for name, value in (("q", q), ("k", k), ("v", v)):
             shape = value.shape if value is not None else None
             if shape is None or not all(isinstance(shape[axis], int) for axis in (1, 3)):
@@ -191,7 +206,7 @@ class BandLocalAttention(Pass):
             memo["blocks"] = Blocks.of(node.graph, self.block, self.start, self.max_length)
         blocks: Blocks = memo["blocks"]
         emit = Emitter(node, memo)
-        q, k, v, padding = node.inputs
+        q, k, v, padding = node.inputs[:4]
         assert q is not None and k is not None and v is not None and padding is not None
         near = blocks.neighbourhood(emit, match.band)
         queries = self._blocked(match, blocks, emit)

@@ -135,11 +135,7 @@ def graph(text: str, weights: dict[str, np.ndarray] | None = None) -> ir.Model:
     """
     proto = onnx.parser.parse_model(_HEADER + text)
     model = ir.from_proto(proto)
-    if any(dialect.band_attentions(model.graph)):
-        function = dialect.band_attention_function()
-        model.functions[function.identifier()] = function
-    else:
-        model.opset_imports.pop(dialect.DOMAIN, None)
+    dialect.define(model)
     rng = np.random.default_rng(0)
     for value in list(model.graph.inputs):
         assert value.shape is not None and value.dtype is not None and value.name is not None

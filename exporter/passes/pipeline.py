@@ -23,6 +23,7 @@ from goldfold.exporter.passes.fold_norm_gain import FoldNormGain, Policy
 from goldfold.exporter.passes.fuse_identity_dense import FuseIdentityDense
 from goldfold.exporter.passes.legalize_rotary import LegalizeRotary
 from goldfold.exporter.passes.narrow_linear import NarrowLinear
+from goldfold.exporter.passes.raise_attention import RaiseAttention
 from goldfold.exporter.passes.raise_gelu import RaiseGelu
 from goldfold.exporter.passes.raise_mask import RaiseMask
 from goldfold.exporter.passes.raise_rms_norm import RaiseRmsNorm
@@ -44,6 +45,7 @@ EARLY: tuple[Pass, ...] = (
     RaiseRmsNorm(),  # before every common pass: those look for norms by name
     RaiseGelu(),  # likewise, for targets that have a kernel for it
     RaiseMask(),  # likewise, for targets that would multiply it out, and lose what is added to it
+    RaiseAttention(),  # once its mask is a choice; before the common passes, which read attention
 )
 """The passes that make a traced graph legal everywhere. They run for every export."""
 

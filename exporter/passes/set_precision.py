@@ -14,7 +14,11 @@ from goldfold.exporter.passes.base import Equality, Pass
 from goldfold.exporter.passes.rewriting import integers
 from goldfold.exporter.passes.rewriting.attention import is_lookup, serves_attention, sums_computed
 from goldfold.exporter.passes.rewriting.headroom import FP16_MAX, HEADROOM
-from goldfold.exporter.passes.rewriting.pattern import is_division_of_norm
+from goldfold.exporter.passes.rewriting.pattern import (
+    chooses,
+    is_division_of_norm,
+    is_positional,
+)
 from goldfold.exporter.passes.rewriting.writer import Writer, append, swap_names
 
 Kind = Literal["fp16", "bf16"]
@@ -51,8 +55,9 @@ class SetPrecision(Pass):
     2,047 times a frequency has no room in 11 bits); the residual stream, where every rounding would
     be carried to the end (6e-5 against 1e-6 on its most sensitive text); pooling's sums and all
     ops behind them, one vector per text; the division of an L2 normalisation, of tokens as well, so
-    that a vector has the length 1. `head` "half" takes the linear maps on whole texts too, for
-    hardware whose matrix units have no f32. `part` "attention" is for two kinds in one program.
+    that a vector has the length 1; the scores by which a router chooses experts, for the choice is
+    no smooth function of them. `head` "half" takes the linear maps on whole texts too, for hardware
+    whose matrix units have no f32. `part` "attention" is for two kinds in one program.
 
     Integer weights are dequantized in half precision, with their scales: fp16 holds a recipe's
     scales exactly, so the bits are the same. bf16 does not hold them: there the weights are
@@ -268,6 +273,18 @@ class SetPrecision(Pass):
             y = Cast <to: int = 1> (yh)
         }
 
+    options: the scores of a choice
+        kind: fp16
+
+    ignores: the scores of a choice
+        f (float[batch,tokens,4] x, float[4,6] w) => (int64[batch,tokens,2] chosen)
+        {
+            h = MatMul(x, w)
+            p = Softmax <axis: int = -1> (h)
+            k = Constant <value_ints: ints = [2]> ()
+            best, chosen = TopK(p, k)
+        }
+
     options: a head on one vector per text
         kind: bf16
 
@@ -300,16 +317,17 @@ class SetPrecision(Pass):
         if self.part == "attention" and not (is_lookup(node) or serves_attention(node)):
             return None
         shape = node.outputs[0].shape
-        # Whole texts: no axis of tokens. An unknown shape is taken for tokens.
-        whole = shape is not None and not any(str(d) in (TOKENS, "None") for d in shape)
+        # Whole texts: no axis of tokens, which may be of one size. An unknown shape has one.
+        open_ = shape is None or any(str(d) in (TOKENS, "None") for d in shape)
+        whole = not open_ and len(shape or ()) < 3
         if whole and not (self.head == "half" and node.op_type in ("MatMul", "Gemm")):
             return None
         # The residual stream, and where attention is written out also its masked scores.
-        if sums_computed(node) or is_division_of_norm(node):
+        if sums_computed(node) or is_division_of_norm(node) or chooses(node):
             return None
         if self.products == "f32" and integers.multiplies_integers(node):
             return None
-        return None if _is_positional(node) else Half(node, KINDS[self.kind])
+        return None if is_positional(node) else Half(node, KINDS[self.kind])
 
     def refuses(self, match: Half) -> str | None:
         if match.kind != ir.DataType.FLOAT16:
@@ -379,22 +397,3 @@ def _widen(value: ir.Value, kind: ir.DataType, memo: dict) -> None:
     swap_names(value, wide, f"{value.name}.half")
     value.type = ir.TensorType(kind)
     memo[wide, kind] = value
-
-
-def _is_positional(node: ir.Node) -> bool:
-    """Whether `node` depends on sizes and constants alone: arithmetic on positions."""
-    waiting, seen = [node], {node}
-    while waiting:
-        current = waiting.pop()
-        if current.op_type in ("Shape", "Size"):
-            continue
-        for value in current.inputs:
-            if value is None or value.const_value is not None:
-                continue
-            producer = value.producer()
-            if producer is None:
-                return False  # an input of the graph
-            if producer not in seen:
-                seen.add(producer)
-                waiting.append(producer)
-    return True

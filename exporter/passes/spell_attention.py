@@ -18,13 +18,13 @@ from goldfold.exporter.passes.rewriting.writer import take_over
 class SpellAttention(Pass):
     """`goldfold.BandAttention` becomes ONNX's `Attention` with an added mask.
 
-    The window and the padding go into one finite mask for all layers with the same band. A mask of
-    booleans would be shorter, but a row that sees no token is NaN with it. Grouped key/value heads
-    stay grouped.
+    The window, the padding and a bias go into one finite mask for all layers that share them. A
+    mask of booleans would be shorter, but a row that sees no token is NaN with it. Grouped
+    key/value heads stay grouped.
 
     holds:
-        Attention(q, k, v, m) = softmax(s q kᵀ + m) v, with m = 0 where token i sees token j and
-        −3e4 elsewhere
+        Attention(q, k, v, b + m) = softmax(s q kᵀ + (b + m)) v, with m = 0 where token i sees token
+        j and −3e4 elsewhere
 
     needs:
         no softcap: opset 23 caps the scores after the mask is added, BandAttention before
@@ -53,6 +53,28 @@ class SpellAttention(Pass):
     after: causal, two groups
         none
 
+    before: with a bias
+        f (float[B,2,T,8] q, float[B,2,T,8] k, bool[B,T] padding, float[1,2,T,T] bias)
+            => (float[B,2,T,8] y)
+        {
+            y = goldfold.BandAttention:biased
+                <scale: float = 1.0, window: int = 0, causal: int = 0, softcap: float = 0.0>
+                (q, k, k, padding, bias)
+        }
+
+    after: with a bias
+        f (float[B,2,T,8] q, float[B,2,T,8] k, bool[B,T] padding, float[1,2,T,T] bias)
+            => (float[B,2,T,8] y)
+        {
+            middle = Constant <value_ints: ints = [1, 2]> ()
+            real = Unsqueeze(padding, middle)
+            zero = Constant <value_float: float = 0.0> ()
+            hidden = Constant <value_float: float = -30000.0> ()
+            mask = Where(real, zero, hidden)
+            sum = Add(bias, mask)
+            y = Attention <scale: float = 1.0> (q, k, k, sum)
+        }
+
     refuses: the scores are capped
         # says opset 23's Attention caps the scores after the mask, this one before it
         f (float[B,2,T,8] q, float[B,2,T,8] k, float[B,2,T,8] v, bool[B,T] padding)
@@ -77,10 +99,12 @@ class SpellAttention(Pass):
     def construct(self, match: ir.Node, memo: dict) -> None:
         band = dialect.Band.of(match)
         emit = Emitter(match, memo)
-        q, k, v, padding = match.inputs
+        q, k, v, padding = match.inputs[:4]
         assert q is not None and k is not None and v is not None and padding is not None
+        bias = dialect.bias_of(match)
         # ONNX Runtime's kernel needs a row per query, even if all rows are equal.
-        mask = emit.square_mask(q, padding, band)
-        # softmax(s q kᵀ + m) v
+        made = emit.square_mask if bias is None else emit.mask
+        mask = emit.biased(made(q, padding, band), bias)
+        # softmax(s q kᵀ + b + m) v
         y = emit("Attention", q, k, v, mask, scale=band.scale, name="attended")
         take_over(match.outputs[0], y)

@@ -18,6 +18,7 @@ from goldfold.exporter.ir import dialect
 from goldfold.exporter.ir.program import Program, constant, where
 from goldfold.exporter.passes.rewriting.attention import is_lookup
 from goldfold.exporter.passes.rewriting.linear import Linear, linear_ending_at
+from goldfold.exporter.passes.rewriting.pattern import chooses
 from goldfold.exporter.quantize.recipe import Kind
 
 _OPERANDS: tuple[Kind, ...] = ("query", "key", "value")
@@ -89,7 +90,8 @@ def _sites(program: Program) -> Iterator[Site]:
                 yield Site("table", node, None)
             continue
         linear = linear_ending_at(node)
-        if linear is not None and min(linear.weight.shape) > 1:
+        # A router is small as well, and rounding it sends tokens to other experts.
+        if linear is not None and min(linear.weight.shape) > 1 and not chooses(linear.product):
             kind = _kind(linear)
             yield Site(kind, linear.product, linear, depth)
             depth += kind == "down"
@@ -154,7 +156,7 @@ def _computed_by_activation(value: ir.Value) -> bool:
         return False
     if node.op_type in dialect.ACTIVATIONS:
         return True
-    return node.op_type in _POINTWISE and any(
+    return node.op_type in {*_POINTWISE, "Reshape"} and any(
         _computed_by_activation(operand) for operand in node.inputs if operand is not None
     )
 

@@ -98,8 +98,11 @@ def token_ids(program: Program, *groups: tuple[Sequence[Any], int | None]) -> li
     tokenizer, most = Tokenizer.from_str(program.tokenizer), program.contract.max_length
     tokenizer.no_padding()
     found: dict[tuple[int, ...], None] = {}
+    framed = None if program.contract.task == "scores" else program.contract.frame
     for drafts, length in groups:
         tokenizer.enable_truncation(most if length is None else min(length, most))
+        if framed is not None:
+            drafts = [framed.about(text) for text in drafts]
         found |= dict.fromkeys(tuple(one.ids) for one in tokenizer.encode_batch(list(drafts)))
     return _filled(program, [list(ids) for ids in found if ids])
 

@@ -256,6 +256,7 @@ def fp32_embed(source: Source) -> reference.Embed:
     digests of its files, so the files are checked again."""
     if source.task != EMBEDDING:
         raise UsageError(f"{source.name} gives {source.task}; embeddings alone are judged")
+    _check_route(source.name, source.route)
     embed = reference.sentence_transformer(source.loads, trust_remote_code=source.trusted)
 
     def checked(texts: Sequence[str], kind: str) -> np.ndarray:
@@ -283,14 +284,24 @@ def _instead(opened: Bundle) -> list[str]:
     return said
 
 
+def _check_route(name: str, route: str) -> None:
+    """Refuse to judge retrieval by one route of a model. Raises UsageError."""
+    if route:
+        raise UsageError(
+            f"{name} is the {route} route of its model, and retrieval takes both; an artifact of a "
+            "route is measured by its goldens, and not judged"
+        )
+
+
 def _embed(encoder: Encoder, stages: Stages) -> reference.Embed:
     prompts = encoder.contract.prompts
+    _check_route(encoder.contract.model, encoder.contract.route)
 
     def embed(texts: Sequence[str], kind: str) -> np.ndarray:
-        prefix, done = reference.prompt_of(kind, prompts), 0
+        named, done = next((n for n in reference.KINDS[kind] if n in prompts), ""), 0
         out = np.empty((len(texts), encoder.contract.dim), dtype=np.float32)
         for rows in reference.chunks(texts):
-            out[rows] = encoder.embed([prefix + texts[row] for row in rows], prompt="")
+            out[rows] = encoder.embed([texts[row] for row in rows], prompt=named)
             done += len(rows)
             stages.step(done, len(texts))
         return out

@@ -117,7 +117,7 @@ def measure(
     with stages(f"verify {encoder.bundle.name}"):
         faults = compare.token_faults(encoder.called, goldens)
         measurement = compare.measure(
-            encoder.run,
+            encoder.call,
             goldens,
             pad_id=encoder.contract.pad_id,
             progress=lambda what, done, total: stages.step(done, total),

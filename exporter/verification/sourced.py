@@ -268,15 +268,17 @@ def _own(encoder: Encoder, file: TokenizerFile, witness: Witness | None) -> Iter
     if witness is None:
         return
     length = encoder.contract.length_of("")
-    wanted = {text: ids for text, ids in file.made(file.drawn).items() if len(ids) <= length}
-    made = dict(zip(wanted, encoder.called(list(wanted), ""), strict=True))
-    if said := tokenizer_file.first_difference(wanted, made):
-        yield Reason("tokenizer", note=f"embed gives {said}.")
+    if encoder.contract.frame is None or encoder.contract.task == "scores":
+        wanted = {text: ids for text, ids in file.made(file.drawn).items() if len(ids) <= length}
+        made = dict(zip(wanted, encoder.called(list(wanted), ""), strict=True))
+        if said := tokenizer_file.first_difference(wanted, made):
+            yield Reason("tokenizer", note=f"embed gives {said}.")
     pairs = {pair: ids for pair, ids in witness.pairs.items() if len(ids) <= length}
     for call, texts in witness.called.items():
-        found = dict(zip(texts, encoder.called(list(texts), call), strict=True))
-        if said := tokenizer_file.first_difference(texts, found):
-            yield Reason("tokenizer", note=f"{call} gives {said}.")
+        wanted = {text: ids for text, ids in texts.items() if len(ids) <= length or call}
+        found = dict(zip(wanted, encoder.called(list(wanted), call), strict=True))
+        if said := tokenizer_file.first_difference(wanted, found):
+            yield Reason("tokenizer", note=f"{call or 'embed'} gives {said}.")
     if pairs:
         found = dict(zip(pairs, encoder.called(list(pairs), PREDICT), strict=True))
         if said := tokenizer_file.first_difference(_joined(pairs), _joined(found)):

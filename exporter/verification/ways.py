@@ -29,7 +29,7 @@ def reasons(encoder: Encoder, goldens: Goldens, stages: Stages) -> tuple[Reason,
             stages.detail(head)
             some = goldens.within(_HEADS) if head else goldens
             ways = calling.measure(
-                lambda ids, mask, name=name: encoder.call(ids, mask, name),
+                lambda ids, mask, output=None, name=name: encoder.call(ids, mask, output or name),
                 some if some.cases else goldens,
                 pad_id=contract.pad_id,
                 dims=dim,

@@ -122,7 +122,8 @@ def read(package: Path) -> Contents:
         asked = list(_asked(function))
         modes = [_number(v, "strings") for kind, key, v in asked if (kind, key) == _MODE]
         gelus |= Counter(_GELUS.get(mode, str(mode)) for mode in modes)  # another size's functions
-        epsilons |= {_number(v, "floats") or 0.0 for _, key, v in asked if key == "epsilon"}
+        added = {(kind, _number(v, "floats") or 0.0) for kind, key, v in asked if key == "epsilon"}
+        epsilons |= {number for kind, number in added - {("log", 0.0)}}  # a plain logarithm
     contents = reader.contents(model)
     contents.gelus, contents.epsilons = gelus, epsilons
     return contents

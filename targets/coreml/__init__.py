@@ -44,7 +44,7 @@ class CoreMl(Target[CoreMlOptions]):
     def narrow(self, contract: Contract, options: CoreMlOptions) -> Contract:
         if options.flexible:
             return contract
-        return contract.with_(max_length=max(options.buckets))
+        return contract.shortened(max(options.buckets))
 
     def lowers(self) -> Collection[str]:
         from goldfold.targets.coreml.lower.table import ROWS
@@ -83,7 +83,7 @@ class CoreMl(Target[CoreMlOptions]):
     ) -> None:
         from goldfold.targets.coreml import build
 
-        if contract.task == "multi_vector":
+        if contract.task == "multi_vector" or contract.frame is not None:
             return
         (loader,) = self.companion_files
         said = build.swift(contract, tokenizer, options)

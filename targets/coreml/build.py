@@ -42,7 +42,8 @@ def write(program: Program, folder: Path, options: CoreMlOptions) -> tuple[str, 
     lowering.check(program, ROWS)
     system = vendor.system(options.minimum_target or vendor.DEFAULT_SYSTEM)
     save(milprogram(program, system, options), folder / PACKAGE, system)
-    if program.contract.task != "multi_vector":  # it reads one vector
+    # It reads one vector, of a text as it is.
+    if program.contract.task != "multi_vector" and program.contract.frame is None:
         (folder / LOADER).write_text(
             swift(program.contract, program.tokenizer, options), encoding="utf-8"
         )

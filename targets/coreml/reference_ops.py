@@ -158,6 +158,25 @@ def linear(get: Operands) -> np.ndarray:
     return y if bias is None else y + bias
 
 
+def conv(get: Operands) -> np.ndarray:
+    """x [B,C,S] with weights [D, C / groups, k], padded with zeros by numbers that are given."""
+    x, weight, bias = get("x"), get("weight"), get("bias")
+    groups, width = int(get("groups", 1)), weight.shape[-1]
+    step, apart = (int(np.ravel(get(name, [1]))[0]) for name in ("strides", "dilations"))
+    if x.ndim != 3 or str(get("pad_type", "valid")) != "custom":
+        raise NotImplementedError("conv along several axes, or with padding by a word")
+    x = np.pad(x, ((0, 0), (0, 0), tuple(int(n) for n in np.ravel(get("pad")))))
+    x = x.reshape(x.shape[0], groups, -1, x.shape[-1])
+    weight = weight.reshape(groups, -1, *weight.shape[1:])
+    count = (x.shape[-1] - apart * (width - 1) - 1) // step + 1
+    total = get.working(0)
+    for place in range(width):
+        taken = x[..., place * apart :: step][..., :count]
+        total = total + np.einsum("gdc,bgcs->bgds", weight[..., place], taken)
+    y = np.asarray(total).reshape(x.shape[0], -1, count)
+    return y if bias is None else y + bias[:, None]
+
+
 def matmul(get: Operands) -> np.ndarray:
     x, y = get("x"), get("y")
     x = x.swapaxes(-1, -2) if get("transpose_x", False) else x
@@ -203,7 +222,7 @@ NUMERIC: dict[str, Numeric] = {
     "inverse": lambda get: 1 / (get("x") + get("epsilon", get.working(1e-4))),
     "log": lambda get: np.log(get("x") + get("epsilon", get.working(1e-45))),
     "gelu": gelu, "softmax": softmax, "cumsum": cumsum, "layer_norm": layer_norm,
-    "l2_norm": l2_norm, "linear": linear, "matmul": matmul, "einsum": einsum,
+    "l2_norm": l2_norm, "linear": linear, "conv": conv, "matmul": matmul, "einsum": einsum,
     "scaled_dot_product_attention": attention,
     "reduce_sum": _reduction(np.sum), "reduce_mean": _reduction(np.mean),
     "reduce_max": _reduction(np.max), "reduce_min": _reduction(np.min),

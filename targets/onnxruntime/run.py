@@ -26,7 +26,7 @@ def load(folder: Path, contract: Contract, threads: int | None, streams: int | N
         threads = max(1, (threads or _cores()) // streams)
     session = _open(folder / MODEL, threads)
     known = {found.name for found in session.get_outputs()}
-    for name in (contract.output, *map(contract.output_of, contract.heads)):
+    for name in contract.outputs:
         if name not in known:
             raise ArtifactError(f"{folder / MODEL} has no output {name[:80]}; export it again")
 

@@ -46,7 +46,8 @@ class OpenVino(Target[OpenVinoOptions]):
     def begin(self, words: Words, folder: Path, kept: Kept | None = None) -> Begun | None:
         from goldfold.targets.openvino import tokenizer
 
-        return tokenizer.begin(words, folder, kept) if words.task == "embedding" else None
+        told = words.task == "embedding" and not words.framed
+        return tokenizer.begin(words, folder, kept) if told else None
 
     def own_passes(
         self, precision: str, contract: Contract, peaks: Mapping[str, float]
@@ -101,6 +102,10 @@ class OpenVino(Target[OpenVinoOptions]):
                 f"There is no OpenVINO tokenizer of {what}: goldfold or tokenizer.json serves.",
             )
         interop.write(folder, contract, precision, reference)
+        if contract.frame is not None:
+            return (
+                "There is no OpenVINO tokenizer of a chat template: goldfold and load.py add it.",
+            )
         under_way = begun if isinstance(begun, tokenizer.Conversion) else None
         ids, more = reference.token_ids, reference.texts
         return (tokenizer.write(folder, contract, ids, under_way, more),)

@@ -64,7 +64,7 @@ def write(program: Program, precision: str, folder: Path, options: OpenVinoOptio
     if precision == "bf16":
         share = precise.EARLY if dynamic_group(program.graph) else 1.0
         wanted = precise.stream(converted, share) | precise.lookups(converted)
-        precise.mark(folder / XML, wanted)
+        precise.mark(folder / XML, wanted | precise.choices(converted))
 
 
 def _narrow(xml: Path) -> None:

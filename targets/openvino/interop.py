@@ -55,6 +55,7 @@ from tokenizers import Tokenizer
 
 PROMPTS = {prompts}
 OWN = {own}  # the prompt of a task, where none is named
+OUTPUTS = {outputs}  # by prompts whose tokens are not pooled
 LENGTHS = {lengths}  # tokens that a text of a task is cut to
 tokenizers = {{}}
 for length in set(LENGTHS.values()):
@@ -85,20 +86,36 @@ def embed(texts: list[str], prompt: str | None = None, task: str = "") -> np.nda
         raise RuntimeError("load.py was imported before this process was forked; use spawn instead")
     if not texts:
         return np.zeros((0, {dim}), np.float32)
-    before = PROMPTS[OWN[task] if prompt is None else prompt]
+    named = OWN[task] if prompt is None else prompt
+    before = PROMPTS[named]
     length = LENGTHS[task]
-    rows = tokenizers[length].encode_batch([begun(before + text, length) for text in texts])
+    rows = tokenizers[length].encode_batch([{read} for text in texts])
     ids, mask = (np.array([getattr(r, key) for r in rows]) for key in ("ids", "attention_mask"))
-    for place, row in enumerate(rows):
+{ended}    for place, row in enumerate(rows):
         if not sum(row.attention_mask) or max(row.ids) >= {vocab_size}:
             raise ValueError(f"text {{place}} has no tokens, or one that the model has no row for")
     with turn:  # a request serves one caller at a time, and writes its next answer over this one
-        return np.array(request.infer({{"{ids}": ids, "{mask}": mask}})["{output}"])
+        made = request.infer({{"{ids}": ids, "{mask}": mask}})
+        return np.array(made[OUTPUTS.get(named, "{output}")])
 '''
 
 
+_ENDED = """\
+    for row, count in zip(ids, mask.sum(1)):  # the template's end, which a text that is cut keeps
+        if count == length:
+            row[max(count - {many}, 0) : count] = {suffix}[-count:]
+"""
+
+
 def write(folder: Path, contract: Contract, precision: str, reference: Reference) -> None:
-    """Write the configuration files and the loader beside the files that `folder` holds already."""
+    """Write the configuration files and the loader beside the files that `folder` holds already:
+    the loader alone where a chat template stands around texts, which no configuration adds."""
+    if contract.frame is None:
+        _write_settings(folder, contract, precision, reference)
+    (folder / LOADER).write_text(_loader(contract, precision), encoding="utf-8")
+
+
+def _write_settings(folder: Path, contract: Contract, precision: str, reference: Reference) -> None:
     hint = HINTS[precision]
     for name, content in {
         "config.json": _config(contract, reference),
@@ -113,8 +130,19 @@ def write(folder: Path, contract: Contract, precision: str, reference: Reference
     }.items():
         text = json.dumps(content, ensure_ascii=False, indent=1)
         (folder / name).write_text(text + "\n", encoding="utf-8")
+
+
+def _loader(contract: Contract, precision: str) -> str:
+    """Returns the text of the loader."""
     tasks: tuple[Task, ...] = ("", "query", "document")
-    loader = _LOADER.format(
+    frame, read, ended = contract.frame, "begun(before + text, length)", ""
+    if frame is not None:
+        whole = "(before + text).strip()" if frame.strip else "before + text"
+        read = f"{frame.before!r} + begun({whole}, length) + {frame.after!r}"
+        ended = _ENDED.format(many=len(frame.suffix), suffix=list(frame.suffix))
+    return _LOADER.format(
+        read=read,
+        ended=ended if frame is not None and frame.suffix else "",
         prompts=pformat({**contract.prompts, "": ""}, width=88, sort_dicts=False),
         own={task: contract.prompt_name(task) for task in tasks},
         lengths={task: contract.length_of(task) for task in tasks},
@@ -124,13 +152,13 @@ def write(folder: Path, contract: Contract, precision: str, reference: Reference
         vocab_size=contract.vocab_size,
         pad_id=contract.pad_id,
         xml=XML,
-        hint=hint,
+        hint=HINTS[precision],
         dim=contract.dim,
         ids=INPUT_IDS,
         mask=ATTENTION_MASK,
         output=contract.output,
+        outputs={name: contract.output_after(n) for name, n in contract.unpooled.items()},
     )
-    (folder / LOADER).write_text(loader, encoding="utf-8")
 
 
 def _config(contract: Contract, reference: Reference) -> dict[str, Any]:

@@ -6,6 +6,8 @@ is rounded away. The additions are a thousandth of the arithmetic. OpenVINO's CP
 layer in fp32, whatever the hint says, if the file marks it as precise; Python has no name for that
 mark, so it is written into the `.xml`.
 
+So are the scores by which a router chooses experts: rounded, they choose others.
+
 Norms cannot be marked: the plugin makes one kernel of each, and the mark is lost on the way.
 """
 
@@ -57,6 +59,21 @@ def lookups(model: ov.Model) -> set[str]:
             terms = [_before_reshape(op.input_value(place).get_node()) for place in (0, 1)]
             if all(term.get_friendly_name() in found for term in terms):
                 found.add(op.get_friendly_name())
+    return found
+
+
+def choices(model: ov.Model) -> set[str]:
+    """Returns the names of the layers that lead from a linear map to a choice of experts."""
+    found: set[str] = set()
+    tops = [op for op in model.get_ordered_ops() if op.get_type_name() == "TopK"]
+    waiting = [op.input_value(0).get_node() for op in tops]
+    while waiting:
+        op = waiting.pop()
+        if op.get_type_name() in ("Constant", "Parameter") or op.get_friendly_name() in found:
+            continue
+        found.add(op.get_friendly_name())
+        if op.get_type_name() != "MatMul":
+            waiting += [op.input_value(place).get_node() for place in range(op.get_input_size())]
     return found
 
 

@@ -52,7 +52,7 @@ def load(
     """
     model = _read(folder)
     known = set[str]().union(*(port.get_names() for port in model.outputs))
-    for name in (contract.output, *map(contract.output_of, contract.heads)):
+    for name in contract.outputs:
         if name not in known:
             raise ArtifactError(f"{folder / XML} has no output {name[:80]}; export it again")
     shapes = Shapes.of(model)

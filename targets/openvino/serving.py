@@ -66,6 +66,11 @@ def lay_out(
     Returns notes for the user, one sentence each. Raises TargetError where the artifact lacks what
     the server needs, RewriteError if the server's model differs from the artifact's.
     """
+    if contract.frame is not None:
+        raise TargetError(
+            f"{folder} puts texts into a chat template, which this layout's server does not; embed "
+            "with goldfold, or with load.py"
+        )
     return (_ovms if layout == OVMS else _library)(folder, contract, precision, out)
 
 

@@ -90,7 +90,7 @@ class TensorRt(Target[TensorRtOptions]):
 
     def narrow(self, contract: Contract, options: TensorRtOptions) -> Contract:
         most = settings.longest(options.profile, contract.max_length)
-        return contract.with_(max_length=most)
+        return contract.shortened(most)
 
     def own_passes(
         self, precision: str, contract: Contract, peaks: Mapping[str, float]

@@ -162,9 +162,16 @@ def _spec(
         "compatible": list(options.compatible),
         "profiles": [[list(p.least), list(p.usual), list(p.most)] for p in profiles],
         # There is a fused attention for half precision; without decomposition fp32 would not build
-        # at all.
-        "decompose": precision == "fp32",
+        # at all, nor would texts that the graph pads to one length.
+        "decompose": precision == "fp32" or _is_padded(program),
     }
+
+
+def _is_padded(program: Program) -> bool:
+    """Returns whether attention is over a number of tokens that no input decides."""
+    found = (node.inputs[0] for node in program.graph if node.op_type == "Attention")
+    shapes = (None if value is None else value.shape for value in found)
+    return any(shape is not None and isinstance(shape[2], int) for shape in shapes)
 
 
 def _trtexec(spec: dict[str, Any], options: TensorRtOptions) -> str:
@@ -180,7 +187,7 @@ def _trtexec(spec: dict[str, Any], options: TensorRtOptions) -> str:
     line = " ".join([*parts, *(flags[name] for name in options.compatible)])
     if spec["decompose"]:
         line += (
-            "\n# f32 attention has no fused kernel: mark its layers decomposable as build.py does"
+            "\n# its attention has no fused kernel: mark its layers decomposable as build.py does"
         )
     return line
 

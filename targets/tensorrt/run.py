@@ -108,8 +108,7 @@ class _Engine:
         self.engine = engine = _open(path, trt)
         self.device: int = self.cuda.do("cudaGetDevice")
         self.profiles = [self._profile(index) for index in range(self._count())]
-        sizes = (contract.dim, *contract.heads)
-        outputs = {contract.output_of(dim): dim for dim in sizes}
+        outputs = contract.outputs
         each = contract.task == "multi_vector"
         # No reference to this object: the GPU's memory is released as soon as it is gone.
         self.contexts = Pool(lambda: _Context(engine, cuda, outputs, each), streams)

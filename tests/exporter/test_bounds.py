@@ -114,6 +114,25 @@ BODIES = {
         zero = Constant <value: tensor = int8 {0}> ()
         q = QuantizeLinear(x, step, zero) d = DequantizeLinear(q, step, zero)
         r = MatMul(d, w)""",
+    "shares of experts": """
+        p = MatMul(x, w) e = Softmax <axis: int = -1> (p) k = Constant <value_ints: ints = [2]> ()
+        best, chosen = TopK <axis: int = -1> (e, k)
+        n = ReduceSum <keepdims: int = 1> (best, last) d = Div(best, n)
+        f = Cast <to: int = 1> (chosen) r = Add(d, f)""",
+    "shares of gates": """
+        p = MatMul(x, w) e = Sigmoid(p) k = Constant <value_ints: ints = [2]> ()
+        best, chosen = TopK <axis: int = -1> (e, k)
+        n = ReduceSum <keepdims: int = 1> (best, last)
+        tiny = Constant <value_float: float = 1e-20> () m = Add(n, tiny) r = Div(best, m)""",
+    "causal convolution": """
+        rows = Transpose <perm: ints = [0, 2, 1]> (x)
+        k = Constant <value: tensor = float[6,1,3] {1, -2, 3, 0.5, 0.25, -1, 4, 4, 4, -1, -1, -1,
+            0, 0, 2, 0.1, -0.2, 0.3}> ()
+        r = Conv <group: int = 6, pads: ints = [2, 2]> (rows, k, s)""",
+    "full convolution": """
+        rows = Transpose <perm: ints = [0, 2, 1]> (x)
+        k = Constant <value: tensor = float[2,3,2] {1, -2, 3, 0.5, 0.25, -1, 4, 4, 4, -1, -1, 1}> ()
+        r = Conv <group: int = 2, pads: ints = [0, 1]> (rows, k)""",
     "a quotient": "h = Tanh(z) e = Exp(h) r = Div(x, e)",
     "a row of a few": "place = Constant <value_int: int = 1> () p = Gather(t, place) r = Add(x, p)",
 }  # fmt: skip
@@ -212,7 +231,9 @@ def prepared(kind: str, folder: Path, **settings) -> Program:
     return preparing.prepare(source, Stages(), Pipeline())
 
 
-@pytest.mark.parametrize("kind", ["gemma3", "bert", "modernbert", "t5", "mpnet", "qwen3"])
+@pytest.mark.parametrize(
+    "kind", ["gemma3", "bert", "modernbert", "t5", "mpnet", "qwen3", "qwen3_moe", "lfm2"]
+)
 def test_no_text_beats_a_bound(kind: str, tmp_path: Path) -> None:
     program = prepared(kind, tmp_path, max_seq_length=40)
     data = np.random.default_rng(2)

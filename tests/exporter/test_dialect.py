@@ -26,8 +26,10 @@ def attention(feeds: harness.Arrays, band: Band) -> np.ndarray:
     A token that sees nobody attends to everybody, as all its scores are lowered alike.
     """
     q, k, v = (feeds[name].astype(np.float64) for name in "qkv")
-    padding = feeds["padding"]
+    padding, bias = feeds["padding"], feeds.get("bias")
     texts, heads, tokens, width = q.shape
+    if bias is not None:
+        bias = np.broadcast_to(bias.astype(np.float64), (texts, heads, tokens, tokens))
     y = np.zeros((texts, heads, tokens, width))
     for text, head, i in np.ndindex(texts, heads, tokens):
         group = head // (heads // k.shape[1])
@@ -37,6 +39,8 @@ def attention(feeds: harness.Arrays, band: Band) -> np.ndarray:
             score = math.fsum(q[text, head, i] * band.scale * k[text, group, j])
             if band.softcap:
                 score = band.softcap * math.tanh(score / band.softcap)
+            if bias is not None:
+                score += bias[text, head, i, j]
             scores.append(score)
         weights = np.exp(np.array(scores) - max(scores))
         weights /= math.fsum(weights)
@@ -51,8 +55,12 @@ def _sees(i: int, j: int, band: Band) -> bool:
     return not band.window or abs(i - j) < band.window
 
 
-def text_of(heads: int, groups: int, width: int, band: Band | None) -> str:
-    """One BandAttention over symbolic texts and tokens; without a band, no attribute is given."""
+def text_of(heads: int, groups: int, width: int, band: Band | None, bias: str = "") -> str:
+    """One BandAttention over symbolic texts and tokens; without a band, no attribute is given. A
+    bias is of these texts and heads, as "B,1"."""
+    given, added, overload = "", "", ""
+    if bias:
+        given, added, overload = f", float[{bias},T,T] bias", ", bias", ":biased"
     attributes = ""
     if band is not None:
         attributes = (
@@ -61,8 +69,8 @@ def text_of(heads: int, groups: int, width: int, band: Band | None) -> str:
         )
     return f"""
     f (float[B,{heads},T,{width}] q, float[B,{groups},T,{width}] k, float[B,{groups},T,{width}] v,
-       bool[B,T] padding) => (float[B,{heads},T,{width}] y)
-    {{ y = goldfold.BandAttention {attributes} (q, k, v, padding) }}
+       bool[B,T] padding{given}) => (float[B,{heads},T,{width}] y)
+    {{ y = goldfold.BandAttention{overload} {attributes} (q, k, v, padding{added}) }}
     """
 
 
@@ -110,7 +118,11 @@ def cases(draw: st.DrawFn) -> Case:
         "v": drawing.numbers((texts, groups, tokens, width), "normal", seed + 2),
         "padding": np.array([draw(row) for _ in range(texts)]),
     }
-    return Case(text_of(heads, groups, width, band), band, feeds)
+    bias = draw(st.sampled_from(["", "1,1", f"1,{heads}", "B,1", f"B,{heads}"]), label="bias")
+    if bias:
+        sizes = [texts if size == "B" else int(size) for size in bias.split(",")]
+        feeds["bias"] = drawing.numbers((*sizes, tokens, tokens), "normal", seed + 3)
+    return Case(text_of(heads, groups, width, band, bias), band, feeds)
 
 
 @given(case=cases())
@@ -211,6 +223,18 @@ def test_every_definition_is_a_fresh_copy() -> None:
     one, two = dialect.band_attention_function(), dialect.band_attention_function()
     assert one is not two
     assert one.identifier() == (dialect.DOMAIN, dialect.BAND_ATTENTION, "")
+    biased = dialect.band_attention_function(dialect.BIASED)
+    assert biased.identifier() == (dialect.DOMAIN, dialect.BAND_ATTENTION, dialect.BIASED)
+
+
+def test_a_model_gets_the_definitions_that_it_uses() -> None:
+    band = Band(scale=0.5, window=0, causal=False, softcap=0.0)
+    for bias, overload in (("", ""), ("1,2", dialect.BIASED)):
+        model = harness.build(text_of(2, 2, 4, band, bias))
+        assert [key[2] for key in model.functions] == [overload]
+        EXPAND.rewrite(model)
+        dialect.define(model)
+        assert not model.functions and dialect.DOMAIN not in model.opset_imports
 
 
 LEFT_ALONE = {

@@ -1,5 +1,5 @@
-"""Models whose classes keep to no convention: an attention table of their own, experts, code that
-comes with the model."""
+"""Models whose classes keep to no convention: an attention table of their own, code that comes with
+the model."""
 
 from __future__ import annotations
 
@@ -57,27 +57,6 @@ def test_a_class_that_knows_no_attention_of_ours_is_traced_with_its_own(
     assert result.passed
     assert any("traced with eager attention" in one for one in result.bundle.manifest.notes)
     assert off(result.path, folder) < 1e-4
-
-
-@pytest.mark.parametrize(
-    ("name", "experts"),
-    [
-        ("Qwen3Moe", {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}),
-        ("Mixtral", {"num_local_experts": 4}),
-    ],
-)
-def test_experts_are_refused_in_a_sentence(
-    name: str, experts: dict[str, int], tmp_path: Path
-) -> None:
-    sizes = {"hidden_size": 48, "num_attention_heads": 3, "num_key_value_heads": 1}
-    folder = bare(
-        name, tmp_path / name, num_hidden_layers=2, intermediate_size=96, **sizes, **experts
-    )
-    with pytest.raises(ModelError, match=r"cannot (translate|trace)") as caught:
-        trace(open_model(folder))
-    said = str(caught.value)
-    assert "\x1b" not in said and "\n" not in said and "Next steps" not in said
-    assert "no ONNX form of transformers.grouped_mm" in said or "values of its input" in said
 
 
 @pytest.mark.parametrize(

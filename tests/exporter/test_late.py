@@ -144,10 +144,10 @@ def test_other_forms(build: Callable[[Path], Path], target: str, tmp_path: Path)
     same(made.path, model, 2e-6 if contract.normalized else 2e-5)
 
 
-def test_half_precision_and_integers(source: Path, tmp_path: Path) -> None:
-    for made in export(source, ["onnxruntime"], ["fp16", "int8-weights"], tmp_path):
-        assert made.passed, made.verdict.sentences
-        assert 1e-9 < made.measurement.worst < 1e-3
+def test_integers(source: Path, tmp_path: Path) -> None:
+    (made,) = export(source, ["onnxruntime"], ["int8-weights"], tmp_path)
+    assert made.passed, made.verdict.sentences
+    assert 1e-9 < made.measurement.worst < 1e-3
 
 
 def test_static_shapes_leave_no_padding_behind(source: Path, tmp_path: Path) -> None:
@@ -164,13 +164,6 @@ def test_static_shapes_leave_no_padding_behind(source: Path, tmp_path: Path) -> 
     assert made.passed, made.verdict.sentences
     ids = np.full((3, 5), 7, np.int64)
     assert load(made.path).run(ids, np.ones_like(ids)).shape == (3, 5, late_models.DIM)
-
-
-def test_core_ml(source: Path, tmp_path: Path) -> None:
-    (made,) = export(source, ["coreml"], ["fp32"], tmp_path / "out")
-    assert made.passed, made.verdict.sentences
-    assert not (made.path / "GoldfoldEncoder.swift").exists()
-    same(made.path, source)
 
 
 def test_one_text_and_none(encoder: LateEncoder) -> None:
@@ -217,6 +210,8 @@ def test_what_belongs_to_other_tasks_is_refused(encoder: Any) -> None:
         encoder.encode(["a"], task="both")
     with pytest.raises(UsageError, match="top_k is 0"):
         encoder.rank("a", ["b"], top_k=0)
+    with pytest.raises(UsageError, match="document 1 is float; rank takes strings"):
+        encoder.rank("a", ["b", 0.5])
     with pytest.raises(UsageError, match=re.escape("lists of arrays [tokens, dimensions]")):
         encoder.similarity([np.zeros(3)], [np.zeros((1, 3))])
 

@@ -9,7 +9,7 @@ import pytest
 
 from goldfold.exporter.contract import EMBEDDING
 from goldfold.exporter.errors import RewriteError
-from goldfold.exporter.ir import legality
+from goldfold.exporter.ir import dialect, legality
 from goldfold.exporter.ir.program import Program
 from tests.exporter import small
 
@@ -111,6 +111,41 @@ def heads_no_multiple(program: Program) -> None:
     node_of(program, "a").replace_input_with(1, k)
 
 
+def a_bias(program: Program, *sizes: int | str, kind: ir.DataType = ir.DataType.FLOAT) -> None:
+    """Give the attention a bias of this shape and type."""
+    model, old = program.model, node_of(program, "a")
+    bias = ir.Value(name="bias", type=ir.TensorType(kind), shape=ir.Shape(sizes))
+    program.graph.inputs.append(bias)
+    inputs = [*old.inputs, bias]
+    new = ir.node(old.op_type, inputs, old.attributes, domain=old.domain, overload=dialect.BIASED)
+    new.name = old.name
+    new.metadata_props.update(old.metadata_props)
+    program.graph.insert_before(old, [new])
+    name, old.outputs[0].name = old.outputs[0].name, "replaced"
+    new.outputs[0].name = name
+    old.outputs[0].replace_all_uses_with(new.outputs[0])
+    program.graph.remove(old, safe=True)
+    dialect.define(model)
+
+
+def a_bias_of_rank_three(program: Program) -> None:
+    a_bias(program, 4, "tokens", "tokens")
+
+
+def a_bias_of_other_heads(program: Program) -> None:
+    a_bias(program, 1, 2, "tokens", "tokens")
+
+
+def a_bias_of_another_type(program: Program) -> None:
+    a_bias(program, 1, 4, "tokens", "tokens", kind=ir.DataType.FLOAT16)
+
+
+def a_bias_without_its_overload(program: Program) -> None:
+    a_bias(program, 1, 4, "tokens", "tokens")
+    node_of(program, "a").overload = ""
+    dialect.define(program.model)
+
+
 AT_NODES: dict[Callable[[Program], None], tuple[str, str]] = {
     read_too_early: ("encoder.m", "it reads 'l', which nothing before it makes"),
     read_from_elsewhere: ("encoder.m", "it reads 'l', which nothing before it makes"),
@@ -127,6 +162,10 @@ AT_NODES: dict[Callable[[Program], None], tuple[str, str]] = {
     padding_of_rank_three: ("encoder.a", "padding has shape [batch,1,tokens]"),
     padding_of_numbers: ("encoder.a", "padding is INT64, not BOOL"),
     keys_of_another_type: ("encoder.a", "different types FLOAT, FLOAT16, FLOAT"),
+    a_bias_of_rank_three: ("encoder.a", "bias has shape [4,tokens,tokens], which is not of rank 4"),
+    a_bias_of_other_heads: ("encoder.a", "which is not of one head or 4"),
+    a_bias_of_another_type: ("encoder.a", "its bias is FLOAT16, its queries are FLOAT"),
+    a_bias_without_its_overload: ("encoder.a", "it has 5 inputs and the overload ''"),
     heads_no_multiple: ("encoder.a", "4 heads are no multiple of 3 key/value heads"),
 }
 

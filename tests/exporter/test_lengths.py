@@ -99,6 +99,17 @@ def test_length_of_the_processing(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     same(encoder, folder)
 
 
+def test_padding_that_nothing_sees(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = models.build("bert", tmp_path / "m", max_seq_length=40)
+    settings(folder, processing_kwargs={"text": {"padding": "max_length"}})
+    encoder = exported(folder, monkeypatch, ("length-16",))
+    same(encoder, folder)
+    assert len(encoder.tokenize(["one"])[0]) < 10
+    settings(folder, processing_kwargs={"text": {"pad_to_multiple_of": 8}})
+    with pytest.raises(ModelError, match="pad texts to another length than 8 tokens"):
+        trace(open_model(folder))
+
+
 @pytest.mark.parametrize("target", ["openvino", "onnxruntime"])
 def test_texts_cut_on_the_left(
     target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -134,6 +134,39 @@ def test_decode_as_sentence_transformers_does(splade) -> None:
     assert encoder.tokens(encoder.embed(TEXTS[1], top_k=7)[0]) == wanted[1]
 
 
+@pytest.fixture(scope="module")
+def csr(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+    scratch = tmp_path_factory.mktemp("csr")
+    folder = sparse_models.csr("bert", scratch / "tiny", scratch / "dense", normalize=True)
+    said = folder / "config_sentence_transformers.json"  # as users choose fewer units than k
+    said.write_text(said.read_text().replace('"max_active_dims": 16', '"max_active_dims": 12'))
+    return folder, exported(folder, scratch / "out")
+
+
+def test_units_of_an_autoencoder(csr, capsys: pytest.CaptureFixture[str]) -> None:
+    folder, encoder = csr
+    contract = encoder.contract
+    assert (contract.task, contract.units, contract.dim) == ("sparse", 12, 256)
+    rows = encoder.encode(TEXTS)
+    agree(rows, reference(folder))
+    agree(encoder.encode_query(TEXTS), reference(folder, "encode_query"))
+    assert ((rows > 0).sum(1) == 12).all()
+    for row, (indices, values) in zip(rows, encoder.embed(TEXTS), strict=True):
+        assert len(indices) == 12 and np.array_equal(row[indices], values)
+    few = encoder.encode(TEXTS, max_active_dims=5)
+    assert ((few > 0).sum(1) == 5).all() and (few[few > 0] == rows[few > 0]).all()
+    for wrong in (lambda: encoder.encode("a", max_active_dims=13), lambda: encoder.embed("a", 13)):
+        with pytest.raises(UsageError, match="top_k is 13; tiny has 1 … 12 weights of a text"):
+            wrong()
+    with pytest.raises(UsageError, match=r"decode: tiny weighs units .* which stand for no tokens"):
+        encoder.decode(rows)
+    asked = ["embed", str(encoder.bundle.path), TEXTS[0], "--top-k", "2"]
+    assert app.guarded(partial(app.app, args=asked), False) == 0
+    ((at, values),) = encoder.embed(TEXTS[0], top_k=2)
+    said = " ".join(f"{i}:{v:.7g}" for i, v in zip(at, values.tolist(), strict=True))
+    assert capsys.readouterr().out == f"{said}\n"
+
+
 @pytest.mark.parametrize(
     ("call", "culprit"),
     [

@@ -23,7 +23,7 @@ def main() -> int:
         return 1
     rows = []
     for family in page.FAMILIES:
-        print(family.name, file=sys.stderr)
+        print(family.kind, file=sys.stderr)
         with tempfile.TemporaryDirectory() as scratch:
             rows.append(page.row(family, measure.show(family, Path(scratch))))
     page.PAGE.write_text(page.render(rows), encoding="utf-8")

@@ -73,6 +73,8 @@ FAMILIES = (
     Family("EmbeddingGemma 2, text", "embeddinggemma2", {**_BOTH, "sliding_window": 8}),
     Family("Gemma 4", "gemma4", {**_BOTH, "sliding_window": 8}, pooling=("lasttoken",)),
     Family("Qwen 3", "qwen3", pooling=("lasttoken",)),
+    Family("Qwen 3, mixture of experts", "qwen3_moe", {**_LAYERS, "seed": 8}),
+    Family("LFM2", "lfm2", {**_LAYERS, "layer_types": ["conv", "full_attention"]}),
     Family("Llama, bidirectional", "llama", pooling=("mean_sqrt_len_tokens",), head=()),
     Family("Static embeddings, model2vec", "static", {}),
 )

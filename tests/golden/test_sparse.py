@@ -18,7 +18,7 @@ from goldfold.golden.gate import judge
 from goldfold.golden.make import Opening, make
 from goldfold.golden.reference import open_reference
 from goldfold.golden.store import Goldens
-from goldfold.golden.tasks import NOTHING, SPARSE, least_of, strays
+from goldfold.golden.tasks import NOTHING, SPARSE, least_of, level, strays
 from tests import sparse_models
 
 Run = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -69,6 +69,21 @@ def test_strays_are_zero_on_one_side_alone() -> None:
     assert strays(golden, golden, NOTHING) == 0
     assert strays(np.array([0.0, 1e-7, 0.0, 0.0, 1.0]), golden, NOTHING) == 1
     assert strays(np.array([2e-6, 1e-7, 2e-6, 0.0, 0.0]), golden, NOTHING) == 2
+
+
+def test_units_that_are_nearly_equal_may_change_places() -> None:
+    golden = np.array([0.9, 0.5, 0.3, 0.0, 0.0])  # of [0.9, 0.5, 0.3, 0.3 − 1e-7, 0.1] the first 3
+    near = np.array([0.9, 0.5, 0.0, 0.3, 0.0])
+    e, g = level(near, golden, 3)
+    assert np.array_equal(e, [0.9, 0.5, 0.3, 0.3, 0.0]) and np.array_equal(g, e)
+    assert strays(near, golden, 1e-6, 3) == 0 and strays(near, golden, 1e-6) == 2
+    for far in ([0.9, 0.0, 0.3, 0.3, 0.0], [0.9, 0.5, 0.0, 0.4, 0.0], [0.9, 0.5, 0.3, 0.3, 0.0]):
+        e, g = level(np.array(far), golden, 3)
+        assert not np.allclose(e, g, atol=0.09) and strays(np.array(far), golden, 1e-6, 3) == 1
+    # Fewer than three are positive: what is missing was zero at most.
+    e, g = level(np.array([0.9, 0.5, 0.0, 0.0, 0.0]), golden, 3)
+    assert np.array_equal(g, golden) and e[2] == 0
+    assert level(near, golden, 0)[1] is golden
 
 
 @pytest.fixture(scope="module")
@@ -186,6 +201,62 @@ def test_a_logarithm_too_few_and_too_many(folder: Path, goldens: Goldens) -> Non
     run = torch_run(folder)
     assert "distance" in kinds(lambda ids, mask: np.expm1(run(ids, mask)), goldens, "fp16")
     assert "distance" in kinds(lambda ids, mask: np.log1p(run(ids, mask)), goldens, "fp16")
+
+
+@pytest.fixture(scope="module")
+def csr(tmp_path_factory: pytest.TempPathFactory) -> tuple[Goldens, Run]:
+    scratch = tmp_path_factory.mktemp("csr")
+    made = sparse_models.csr("bert", scratch / "model", scratch / "dense")
+    return make(
+        made, name="csr", digests={"a": "b"}, opening=Opening(task=SPARSE), only=FEW
+    ), torch_run(made)
+
+
+FEW = ("card-query", "german-query", "chinese", "one-letter", "length-16")
+
+
+def test_goldens_of_units_are_stored_and_read(csr: tuple[Goldens, Run], tmp_path: Path) -> None:
+    goldens, _ = csr
+    assert goldens.units == 16 and ((goldens.embeddings > 0).sum(1) == 16).all()
+    assert 0 < goldens.rounding < 1e-5
+    store.save(goldens, tmp_path / "g")
+    found = store.load(tmp_path / "g")
+    assert found.units == 16 and np.array_equal(found.embeddings, goldens.embeddings)
+    file = tmp_path / "g" / "golden.json"
+    file.write_text(file.read_text("utf-8").replace('"units": 16', '"units": 15'), "utf-8")
+    with pytest.raises(GoldenError, match="'units' is 15"):
+        store.load(tmp_path / "g")
+
+
+def test_a_unit_too_many_another_and_a_smaller_one(csr: tuple[Goldens, Run]) -> None:
+    goldens, run = csr
+    assert not kinds(run, goldens)
+
+    def changed(change: Callable[[np.ndarray, np.ndarray], None]) -> Run:
+        def made(ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
+            rows = run(ids, mask).copy()
+            for row in rows:
+                change(row, np.argsort(-row))
+            return rows
+
+        return made
+
+    def more(row: np.ndarray, order: np.ndarray) -> None:
+        row[order[-1]] = row[order[15]]
+
+    def fewer(row: np.ndarray, order: np.ndarray) -> None:
+        row[order[15]] = 0
+
+    def other(row: np.ndarray, order: np.ndarray) -> None:
+        row[order[0]], row[order[-1]] = 0, row[order[0]]
+
+    def rounded(row: np.ndarray, order: np.ndarray) -> None:
+        row[order[15]], row[order[-1]] = 0, row[order[15]]
+
+    for wrong in (more, fewer, other):
+        assert {"distance", "nonzeros"} <= kinds(changed(wrong), goldens)
+        assert "distance" in kinds(changed(wrong), goldens, "fp16")
+    assert not kinds(changed(rounded), goldens)  # its place is taken by an equal one
 
 
 def test_batches_of_a_large_vocabulary_are_small(goldens: Goldens) -> None:

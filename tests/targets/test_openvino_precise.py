@@ -1,4 +1,5 @@
-"""The residual stream in f32 under a bf16 hint: what is marked, and that the plugin heeds it."""
+"""The residual stream and routers in f32 under a bf16 hint: what is marked, and that the plugin
+heeds it."""
 
 from __future__ import annotations
 
@@ -51,3 +52,16 @@ def test_stream_is_computed_in_f32_and_comes_closer(
         mean[folder] = compare.measure(run, goldens, pad_id=contract.pad_id).mean
     assert np.isfinite(list(mean.values())).all()
     assert mean[built] < 0.9 * mean[artifacts["openvino"]]
+
+
+def test_scores_of_a_choice_are_marked_from_their_linear_map_on() -> None:
+    from openvino import opset13 as ops
+
+    x = ops.parameter([-1, 4], np.float32, name="x")
+    norm = ops.multiply(x, ops.constant(np.ones(4, np.float32)))
+    scores = ops.matmul(norm, ops.constant(np.ones((4, 3), np.float32)), False, False)
+    shares = ops.softmax(scores, 1)
+    best = ops.topk(shares, ops.constant(2), 1, "max", "value")
+    model = ov.Model([best.output(0)], [x])
+    wanted = {op.get_friendly_name() for op in (scores, shares)}
+    assert precise.choices(model) == wanted

@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -57,8 +58,8 @@ def test_what_leaks_from_padding_breaks_the_promise(
 ) -> None:
     run = Encoder.run
 
-    def leaks(self: Encoder, ids: np.ndarray, mask: np.ndarray, dims: int | None = None):
-        return run(self, ids, mask, dims) + np.float32(1e-4) * (1 - mask).mean(1)[:, None]
+    def leaks(self: Encoder, ids: np.ndarray, mask: np.ndarray, *how: Any):
+        return run(self, ids, mask, *how) + np.float32(1e-4) * (1 - mask).mean(1)[:, None]
 
     monkeypatch.setattr(Encoder, "run", leaks)
     lengths = np.array([3, 40, 5, 200, 9])

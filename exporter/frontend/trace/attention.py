@@ -98,8 +98,22 @@ def probe(mask_function: Callable, max_length: int) -> Mask:
         symmetric = causal or right == left
         near = (i - j).abs() < max_length  # no text has tokens further apart
         if not symmetric or not torch.equal(sees(i, j) & near, expected & near):
+            if (found := _within(sees, max_length)) is not None:
+                return found
             raise Refused(f"its mask is not a band (token {middle} sees −{left} … +{right})")
     return Mask(window, causal)
+
+
+def _within(sees: Callable, max_length: int) -> Mask | None:
+    """Returns the mask of attention without a window, where a mask is that inside the longest text
+    and something else beyond: chunks that no text fills."""
+    if max_length < 2:
+        return None
+    i, j = torch.linspace(0, max_length - 1, 97).long()[:, None], torch.arange(max_length)[None, :]
+    for causal in (True, False):
+        if torch.equal(sees(i, j), (j <= i) if causal else torch.ones_like(j <= i)):
+            return Mask(0, causal)
+    return None
 
 
 def _mask(recorder: Recorder) -> Callable:

@@ -8,18 +8,23 @@ from typing import Any, cast
 import onnx_ir as ir
 import torch
 
-from goldfold.exporter.contract import TOKEN_EMBEDDINGS, Contract, Words
+from goldfold.exporter.contract import TOKEN_EMBEDDINGS, Contract, Frame, Words
 from goldfold.exporter.errors import ModelError, RewriteError
 from goldfold.exporter.frontend.framed import framed
 from goldfold.exporter.frontend.source import Source
 from goldfold.exporter.frontend.tokens import Tokens
 from goldfold.exporter.frontend.trace import (
     attention,
+    experts,
     late,
     lengths,
+    own_code,
+    prompts,
+    routes,
     scoring,
     sparse,
     static,
+    towers,
 )
 from goldfold.exporter.frontend.trace.around import cause, lean, placed, quiet, unpanicked
 from goldfold.exporter.frontend.trace.boundary import at_the_end
@@ -31,53 +36,21 @@ from goldfold.exporter.frontend.trace.checkpoint import (
     reported,
 )
 from goldfold.exporter.frontend.trace.lower import lower
-from goldfold.exporter.frontend.trace.modules import Leading, Normalize, stage_of
+from goldfold.exporter.frontend.trace.modules import (
+    Leading,
+    is_foreign,
+    is_unit,
+    stage_of,
+)
 from goldfold.exporter.frontend.trace.names import canonical
 from goldfold.exporter.frontend.trace.reasons import sentence, why
+from goldfold.exporter.frontend.trace.whole import Whole
 from goldfold.exporter.ir import dialect
 from goldfold.exporter.ir.program import BATCH, TOKENS, Program
 from goldfold.golden.tasks import MULTI, SCORES, SPARSE
 
 Progress = Callable[[str], None]
 Loaded = Callable[[Words], None]
-
-
-class Whole(torch.nn.Module):
-    """The whole model: (input_ids, attention_mask) int64 [B,S] → embedding or logits float32 [B,D],
-    or token vectors float32 [B,S,D].
-
-    `separator` is the token behind which the second text of a pair begins, for transformers that
-    are told so (scoring.py)."""
-
-    def __init__(
-        self,
-        trunk: torch.nn.Module,
-        output: str,
-        stages: list[torch.nn.Module],
-        separator: int | None = None,
-    ) -> None:
-        super().__init__()
-        self.transformer = trunk
-        self.output = output
-        self.stages = torch.nn.ModuleList(stages)
-        self.separator = separator
-        self.inside = ""
-        """The path of `transformer` in the model that was loaded."""
-        self.head = ""
-        """The path there of a projection that a stage computes (sparse.py)."""
-
-    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        told = {}
-        if self.separator is not None:
-            told["token_type_ids"] = scoring.segments(input_ids, self.separator)
-        out = self.transformer(
-            input_ids=input_ids, attention_mask=attention_mask, return_dict=True, **told
-        )
-        x = out[self.output]
-        mask = attention_mask.to(torch.bool)
-        for stage in self.stages:
-            x = stage(x, mask)
-        return x
 
 
 def trace(
@@ -124,13 +97,19 @@ def _trace(
     reader = static if source.static else lengths
     with quiet():  # of queries that are cut, which is what is looked at
         longest = reader.settle(model, max_length)
-    text, pad_id, rows = _tokenizer(model, source)
+    text, pad_id, rows, frame = _tokenizer(model, source)
     plain = longest.by_task.get("", longest.most)
-    loaded(Words(text, plain, pad_id, reader.side(model), source.task))
+    loaded(Words(text, plain, pad_id, reader.side(model), source.task, frame is not None))
     facts = scoring.facts_of(model) if source.task == SCORES else scoring.Facts()
     whole = _whole(model, source, facts)
+    mixture = experts.widen(whole)
+    unpooled = prompts.unpooled(model)
+    if isinstance(whole, Whole):
+        whole.skips = tuple(sorted(set(unpooled.values())))
     lookup = isinstance(whole, sparse.Static)
     stages = list(whole.stages)
+    with quiet():
+        lengths.fill_tables(getattr(whole, "transformer", None), longest.most)
 
     with attention.registered(longest.most) as recorder, quiet():
         progress("tracing with torch.export")
@@ -141,7 +120,9 @@ def _trace(
                 raise
             # A model that asks for our mask and then computes attention itself fails on it.
             raise attention.Refused(f"with our mask, {error}") from error
-        names = {f"{whole.inside}{name}" for name in reached(exported, "transformer.")}
+        names = {
+            f"{whole.inside}{name}" for name in reached(exported, f"transformer.{whole.within}")
+        }
         names |= {f"{whole.head}.{name}" for name in reached(exported, sparse.HEAD)}
         notes = check(report, names, source)
         if implementation == attention.NAME and not recorder.calls and not lookup:
@@ -151,7 +132,6 @@ def _trace(
 
     nodes = list(dialect.band_attentions(graph_model.graph))
     _check_attention(nodes, recorder, "" if lookup else implementation)
-    normalized = bool(stages) and isinstance(stages[-1], Normalize)
     contract = Contract(
         model=source.name,
         output=TOKEN_EMBEDDINGS if source.task == MULTI else facts.output,
@@ -159,33 +139,44 @@ def _trace(
         route=source.route,
         similarity=getattr(model, "similarity_fn_name", None) or "cosine",
         tokenwise=late.facts_of(model) if source.task == MULTI else None,
+        units=sparse.units(model) if source.task == SPARSE else 0,
         labels=facts.labels,
         activation=facts.activation,
         separator=facts.separator,
-        frame=facts.frame,
+        frame=facts.frame or frame,
         dim=_static_dim(graph_model),
         max_length=longest.most,
         vocab_size=rows,
         pad_id=pad_id,
-        normalized=normalized,
+        normalized=is_unit(stages),
         prompts={name: prompt or "" for name, prompt in model.prompts.items()},
         default_prompt_name=model.default_prompt_name,
+        unpooled=unpooled,
         lengths=longest.by_task,
         truncation_side=reader.side(model),
     )
     checks = scoring.check if source.task == SCORES else reader.check
     with quiet():
         checks(model, Tokens(text, contract), contract)
-    canonical(graph_model, contract.output)
-    said = [*longest.notes, *notes]
+    canonical(graph_model, contract.outputs)
+    said = [*longest.notes, *notes, *([mixture] if mixture else [])]
+    said += [] if frame is None else [_FRAMED]
     return Program(graph_model, contract, text, said, lasting=not longest.borrowed)
+
+
+_FRAMED = (
+    "A chat template stands around every text: goldfold's load adds it, and a client that reads "
+    "tokenizer.json alone must add it, as the contract's frame says."
+)
 
 
 def load_whole(source: Source) -> Whole | sparse.Static:
     """Returns the model in torch, with eager attention, under the names that traced nodes bear."""
     model = _load(source, "eager")[0]
     facts = scoring.facts_of(model) if source.task == SCORES else scoring.Facts()
-    return _whole(model, source, facts)
+    whole = _whole(model, source, facts)
+    experts.widen(whole)
+    return whole
 
 
 def _whole(model, source: Source, facts: scoring.Facts) -> Whole | sparse.Static:
@@ -196,6 +187,9 @@ def _whole(model, source: Source, facts: scoring.Facts) -> Whole | sparse.Static
         return sparse.Static(model[0].weight).eval()
     trunk: Any = model[0].auto_model
     trunk.config.use_cache = False
+    if source.task == SPARSE and (kept := sparse.units(model)):
+        last = sparse.Autoencoder(model[-1], kept)
+        return Whole(trunk, _output_of(model[0]), [*_stages(list(model)[:-1]), last]).eval()
     if source.task == SPARSE:
         with lengths.eager(trunk):
             inner, output, stages, head = sparse.parts_of(model)
@@ -210,7 +204,20 @@ def _whole(model, source: Source, facts: scoring.Facts) -> Whole | sparse.Static
         return whole.eval()
     if type(model).__name__ == "MultiVectorEncoder":
         return Whole(trunk, _output_of(model[0]), late.stages_of(model)).eval()
-    return Whole(trunk, _output_of(model[0]), _stages(model), facts.separator).eval()
+    if is_foreign(model[0]):
+        own = own_code.trunk_of(model[0])
+        whole = Whole(own, TOKEN_EMBEDDINGS, _stages(model))
+        whole.within = own.inside
+        return whole.eval()
+    if towers.is_tower(model[0]):
+        whole = Whole(trunk, towers.output_of(model[0]), _stages(model))
+        whole.method = towers.TEXT
+    else:
+        whole = Whole(trunk, _output_of(model[0]), _stages(model), facts.separator)
+    filling = towers.filling_of(model)
+    if filling is not None and (filling.seen or whole.method == towers.TEXT):
+        whole.filling = filling  # padding that nothing sees changes no vector
+    return whole.eval()
 
 
 def _stages(model) -> list[torch.nn.Module]:
@@ -240,8 +247,11 @@ def _load(source: Source, implementation: str) -> tuple[Any, Report]:
                     "use_safetensors": None if source.trusted else True,
                 },
             )
-            model = sparse.narrowed(model, source.route)
+            model = routes.narrowed(model, source.route)
+            own_code.check(model[0])
             report = report.of(getattr(model[0], "auto_model", None))
+    except ModelError:
+        raise
     except Exception as error:
         said = f"{type(error).__name__}: {sentence(error)}"
         if isinstance(error, KeyError) and error.args == (attention.NAME,):
@@ -259,11 +269,12 @@ def _load(source: Source, implementation: str) -> tuple[Any, Report]:
     return model, report
 
 
-def _tokenizer(model, source: Source) -> tuple[str, int, int]:
-    """Returns the tokenizer as its Rust library writes it, the id of its padding token, and the
-    rows of the model's table. Raises ModelError for a tokenizer written in Python."""
+def _tokenizer(model, source: Source) -> tuple[str, int, int, Frame | None]:
+    """Returns the tokenizer as its Rust library writes it, the id of its padding token, the rows of
+    the model's table, and what a chat template puts around a text. Raises ModelError for a
+    tokenizer written in Python."""
     if source.static:
-        return static.tokenizer(model), *static.ids(model)
+        return static.tokenizer(model), *static.ids(model), None
     backend = getattr(model.tokenizer, "backend_tokenizer", None)
     if backend is None:
         raise ModelError(
@@ -273,12 +284,14 @@ def _tokenizer(model, source: Source) -> tuple[str, int, int]:
     backend.no_padding()
     backend.no_truncation()
     pad_id = int(model.tokenizer.pad_token_id or 0)
-    if source.task == SPARSE:
+    if source.task == SPARSE and not sparse.is_csr(model):
         text = sparse.plain_tokenizer(model, backend.to_str(pretty=False))
-        return text, pad_id, sparse.entries(model)
-    rows = model[0].auto_model.get_input_embeddings().num_embeddings
-    text = backend.to_str(pretty=False) if source.task == SCORES else framed(model)
-    return text, pad_id, rows
+        return text, pad_id, sparse.entries(model), None
+    rows = towers.entries(model[0].auto_model)
+    if source.task == SCORES:
+        return backend.to_str(pretty=False), pad_id, rows, None
+    text, frame = framed(model, source.task)
+    return text, pad_id, rows, frame
 
 
 def _output_of(trunk: Any) -> str:

@@ -4,7 +4,7 @@ sentence-transformers decides which of its settings counts."""
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -14,11 +14,15 @@ from torch.overrides import TorchFunctionMode
 from goldfold.exporter.contract import Contract, Task
 from goldfold.exporter.errors import ModelError, TextError
 from goldfold.exporter.frontend.tokens import Tokens
-from goldfold.exporter.frontend.trace import sparse
+from goldfold.exporter.frontend.trace import sparse, towers
 
 UNDECLARED = 1 << 17
 """Maximum tokens for a model without a length of its own, where the caller names no smaller one."""
 
+_CODE = "transformers_modules"
+"""The package that code which comes with a model is imported as."""
+_FILLED = 4096
+"""Tokens of the longest text that a model is run on for its tables alone."""
 _TASKS: tuple[Task, ...] = ("", "query", "document")
 PROSE = (
     "The ferry crosses the strait twice a day, and whoever misses it waits until evening. "
@@ -88,11 +92,15 @@ def check(model: Any, tokens: Tokens, contract: Contract) -> None:
     """Refuse a model whose texts become other tokens than its tokenizer.json and contract give: a
     setting that goldfold does not know then decides. Raises ModelError, naming what is set."""
     long = PROSE * (2 + 2 * contract.max_length // 20)
-    special = " ".join(f"in{token}word" for token in model.tokenizer.all_special_tokens)
+    marks = set(model.tokenizer.all_special_tokens) - towers.placeholders(model[0])
+    special = " ".join(f"in{token}word" for token in sorted(marks))
+    filling = towers.filling_of(model)
     for task in _TASKS:
         for text in (*SHORT, special, long):
             features = _features(model, text, task)
             expected = None if features is None else features["input_ids"][0].tolist()
+            if expected is not None:
+                expected = towers.own_ids(model, text, expected, filling)
             types = {} if features is None else features
             if "token_type_ids" in types and bool(types["token_type_ids"].any()):
                 raise ModelError(
@@ -183,7 +191,7 @@ def _positions(model: Any) -> int | None:
     with torch.no_grad(), eager(trunk), _lookups() as seen:
         ids = torch.full((1, 4), 5, dtype=torch.long)
         try:
-            trunk(input_ids=ids, attention_mask=torch.ones_like(ids))
+            towers.callable_of(model[0])(input_ids=ids, attention_mask=torch.ones_like(ids))
         except Exception:  # tracing reports this with its own message
             return None
     found = [
@@ -194,15 +202,30 @@ def _positions(model: Any) -> int | None:
     return min(found, default=None)
 
 
+def fill_tables(trunk: Any, most: int) -> None:
+    """Run a transformer whose code comes with the model once on its longest text, so that tables
+    which grow with the text (angles, say) have all their rows: that code then asks nothing of the
+    length of a text."""
+    if not type(trunk).__module__.startswith(_CODE) or most > _FILLED:
+        return
+    ids = torch.full((1, most), 5, dtype=torch.long)
+    with torch.no_grad(), eager(trunk), suppress(Exception):  # the trace reports any error
+        trunk(input_ids=ids, attention_mask=torch.ones_like(ids))
+
+
 @contextmanager
 def eager(trunk: Any) -> Iterator[None]:
     """Make the transformer compute attention itself while this is open."""
-    own = trunk.config._attn_implementation
-    trunk.config._attn_implementation = "eager"
+    every: list[Any] = [getattr(module, "config", None) for module in trunk.modules()]
+    held = [config for config in every if hasattr(config, "_attn_implementation")]
+    own = [(config, config._attn_implementation) for config in held]
+    for config in held:
+        config._attn_implementation = "eager"
     try:
         yield
     finally:
-        trunk.config._attn_implementation = own
+        for config, implementation in own:
+            config._attn_implementation = implementation
 
 
 @contextmanager

@@ -38,12 +38,7 @@ def lower(exported: torch.export.ExportedProgram) -> ir.Model:
     except Exception as error:
         raise ModelError(f"torch.onnx cannot translate this model: {why(error)}") from error
     model.ir_version = dialect.IR_VERSION
-    model.opset_imports[dialect.DOMAIN] = 1
-    if any(dialect.band_attentions(model.graph)):
-        function = dialect.band_attention_function()
-        model.functions[function.identifier()] = function
-    else:
-        model.opset_imports.pop(dialect.DOMAIN)
+    dialect.define(model)
     return model
 
 

@@ -7,6 +7,7 @@ Here a walk from the output orders every node, and each node is named by its sou
 from __future__ import annotations
 
 import ast
+from collections.abc import Iterable
 
 import onnx_ir as ir
 
@@ -16,15 +17,16 @@ from goldfold.exporter.ir.program import BATCH, MODULE, TOKENS
 _SCOPES = "pkg.torch.onnx.name_scopes"
 
 
-def canonical(model: ir.Model, output: str = EMBEDDING) -> None:
-    """Order, rename and strip `model` in place: nodes, values, dims, metadata. `output` is the name
-    of its result."""
+def canonical(model: ir.Model, outputs: Iterable[str] = (EMBEDDING,)) -> None:
+    """Order, rename and strip `model` in place: nodes, values, dims, metadata. `outputs` are the
+    names of its results."""
     graph = model.graph
     _name_dims(graph)
     _order(graph)
     _name_nodes(graph)
     _name_values(graph)
-    graph.outputs[0].name = output
+    for value, name in zip(graph.outputs, outputs, strict=True):
+        value.name = name
     model.metadata_props.clear()
     graph.metadata_props.clear()
     model.producer_name, model.producer_version = "goldfold", ""

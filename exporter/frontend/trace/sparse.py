@@ -1,10 +1,14 @@
-"""Sparse encoders as traced stages: a weight for each entry of a vocabulary.
+"""Sparse encoders as traced stages: a weight for each entry of a vocabulary, or for each unit of a
+sparse autoencoder (CSR).
 
 The logits of a masked language model are [B,S,V] numbers, hundreds of times more than its hidden
 states, so each step over them counts. The largest of `b + h·w` over a text's tokens is
 `b + max h·w`, to the last bit, because adding b is monotonic; so are relu and log1p. And a padded
 token whose hidden state is that of the first one changes no maximum. A text's weights by `max` then
 take one product and one reduction at that size.
+
+A CSR keeps the k largest of its units. ONNX's TopK takes the first of equal ones; torch says
+nothing of them.
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ from typing import Any
 import torch
 
 from goldfold.exporter.errors import ModelError
+from goldfold.exporter.frontend.sparse_modules import AUTOENCODER
 
 HEAD = "stages.0.head."
 """The prefix of the last projection's parameters in the traced model."""
@@ -23,6 +28,16 @@ HEAD = "stages.0.head."
 def is_static(model: Any) -> bool:
     """Returns whether a model looks its vectors up, without a transformer."""
     return type(model[0]).__name__ == "SparseStaticEmbedding"
+
+
+def is_csr(model: Any) -> bool:
+    """Returns whether a model ends in a sparse autoencoder."""
+    return type(model[-1]).__name__ == AUTOENCODER
+
+
+def units(model: Any) -> int:
+    """Returns how many units of a CSR a text has at most; 0 of another model."""
+    return int(model.max_active_dims or model[-1].k) if is_csr(model) else 0
 
 
 def entries(model: Any) -> int:
@@ -47,26 +62,11 @@ def limit(model: Any, length: int) -> None:
         model[0].tokenizer.model_max_length = length
 
 
-def narrowed(model: Any, route: str) -> Any:
-    """Returns a SparseEncoder of one route's modules; `model` itself where there are no routes."""
-    if not route:
-        return model
-    from sentence_transformers import SparseEncoder
-
-    return SparseEncoder(
-        modules=list(model[0].sub_modules[route]),
-        device="cpu",
-        prompts=model.prompts,
-        default_prompt_name=model.default_prompt_name,
-        similarity_fn_name=model.similarity_fn_name,
-    )
-
-
 class Static(torch.nn.Module):
     """(input_ids, attention_mask) int64 [B,S] → float32 [B,V]: a token's weight where the text has
     it, else 0. Padding repeats the first token, which sets the same weight again."""
 
-    inside = head = ""
+    inside = head = within = ""
 
     def __init__(self, weight: torch.Tensor) -> None:
         super().__init__()
@@ -79,6 +79,29 @@ class Static(torch.nn.Module):
         return empty.scatter(
             1, ids, torch.nn.functional.embedding(ids, self.weight[:, None])[..., 0]
         )
+
+
+class Autoencoder(torch.nn.Module):
+    """x [B,D] → relu of the `kept` largest of (x′ − p) Wᵀ + b, the others zero [B,H]; x′ is x, or
+    (x − mean) / (std + 1e-5), the deviation with D − 1 (sentence-transformers'
+    SparseAutoEncoder)."""
+
+    def __init__(self, source: Any, kept: int) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(source.encoder.weight.detach().T.contiguous())
+        self.before: Any = source.pre_bias
+        self.after: Any = source.latent_bias
+        self.kept = kept
+        self.normalize: bool = source.normalize
+
+    def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        if self.normalize:
+            x = x - x.mean(-1, keepdim=True)
+            spread = (x * x).sum(-1, keepdim=True) / (x.shape[-1] - 1)
+            x = x / (spread.sqrt() + 1e-5)
+        x = (x - self.before) @ self.weight + self.after
+        most = torch.topk(x, self.kept, dim=-1)
+        return torch.zeros_like(x).scatter(-1, most.indices, torch.relu(most.values))
 
 
 class Projection(torch.nn.Module):

@@ -118,6 +118,10 @@ class Emitter(Writer):
         zero, hidden = self.number(0.0, q), self.number(dialect.HIDDEN, q)
         return self.shared("Where", seen, zero, hidden, name="mask")
 
+    def biased(self, mask: ir.Value, bias: ir.Value | None) -> ir.Value:
+        """The mask plus a bias [1 or batch, 1 or heads, tokens, tokens], once for all layers."""
+        return mask if bias is None else self.shared("Add", bias, mask, name="bias_and_mask")
+
     def square_mask(self, q: ir.Value, padding: ir.Value, band: dialect.Band) -> ir.Value:
         """The same as [batch, 1, tokens, tokens], for kernels that do not broadcast its rows."""
         mask = self.mask(q, padding, band)
@@ -135,8 +139,8 @@ class Emitter(Writer):
         mask: ir.Value,
         band: dialect.Band,
     ) -> ir.Value:
-        """softmax(cap(s q kᵀ) + m) v in standard ops; the mask may broadcast. Heads are fixed
-        numbers, and widths too where several heads share a group.
+        """softmax(cap(s q kᵀ) + m) v in standard ops; the mask may broadcast, and is a sum where it
+        holds a bias. Heads are fixed numbers, and widths too where several heads share a group.
 
         Heads that share keys and values get no copies: MatMul broadcasts a group's keys and values
         over its heads.
@@ -152,7 +156,7 @@ class Emitter(Writer):
             queries = self("Reshape", queries, split, name="grouped")
             keys = self("Unsqueeze", keys, self.ints([2]), name="keys_5d")
             v = self("Unsqueeze", v, self.ints([2]), name="values_5d")
-            mask = self.shared("Unsqueeze", mask, self.ints([1]))
+            mask = self._by_group(mask, heads, groups)
         scores = self("MatMul", queries, keys, name="scores")
         if softcap:
             cap = self.number(softcap, q)
@@ -164,6 +168,18 @@ class Emitter(Writer):
         if grouped:
             mixed = self("Reshape", mixed, self.ints([0, heads, -1, int(out)]), name="heads")  # type: ignore
         return mixed
+
+    def _by_group(self, mask: ir.Value, heads: int, groups: int) -> ir.Value:
+        """The mask with an axis more: [batch, groups or 1, heads of a group or 1, …]."""
+        maker = mask.producer()
+        if maker is None or maker.op_type != "Add":  # one for all heads
+            return self.shared("Unsqueeze", mask, self.ints([1]))
+        # Its bias may have one head or all.
+        whole = self.shared("Expand", mask, self.ints([1, heads, 1, 1]), name="mask_by_head")
+        sizes = self.shared("Shape", mask, start=2, end=4, name="mask_rows")
+        split = self.ints([0, groups, heads // groups])
+        sizes = self.shared("Concat", split, sizes, axis=0, name="mask_sizes")
+        return self.shared("Reshape", whole, sizes, name="mask_by_group")
 
     def _tokens(self, padding: ir.Value) -> ir.Value:
         return self.shared("Shape", padding, start=1, end=2, name="tokens")

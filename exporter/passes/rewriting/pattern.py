@@ -156,3 +156,39 @@ def is_division_of_norm(node: ir.Node) -> bool:
     """Whether `node` is the division of an L2 normalisation, or spreads its divisor."""
     readers = [use.node for use in node.outputs[0].uses() if node.op_type == "Expand"]
     return any(normalised(one) is not None for one in (node, *readers))
+
+
+def is_positional(node: ir.Node) -> bool:
+    """Whether `node` depends on sizes and constants alone: arithmetic on positions."""
+    waiting, seen = [node], {node}
+    while waiting:
+        current = waiting.pop()
+        if current.op_type in ("Shape", "Size"):
+            continue
+        for value in current.inputs:
+            if value is None or value.const_value is not None:
+                continue
+            producer = value.producer()
+            if producer is None:
+                return False  # an input of the graph
+            if producer not in seen:
+                seen.add(producer)
+                waiting.append(producer)
+    return True
+
+
+_SCORES = frozenset(
+    {"Add", "Sub", "Mul", "Div", "Softmax", "Sigmoid", "Cast", "Clip", *dialect.REARRANGES}
+)
+"""Ops between a router's linear map and its choice."""
+
+
+def chooses(node: ir.Node) -> bool:
+    """Whether a TopK reads the result of `node`, as it is or behind a softmax and the like: a part
+    of the scores by which experts are chosen."""
+    return any(
+        (reader.op_type == "TopK" and place == 0)
+        or (dialect.op_of(reader) in _SCORES and chooses(reader))
+        for value in node.outputs
+        for reader, place in value.uses()
+    )

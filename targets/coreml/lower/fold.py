@@ -68,9 +68,12 @@ def _in_f64(node: ir.Node, arrays: Sequence[np.ndarray | None]) -> np.ndarray:
     assert x is not None and w is not None
     kind, wide = x.dtype, x.astype(np.float64)
     if node.op_type == "MatMul":
-        if x.ndim > 2 or w.ndim > 2:
+        if w.ndim > 2 or (x.ndim > 2 and w.ndim < 2):
             return folded(np.matmul(np.asarray(wide), np.asarray(w)).astype(kind), x, w)
-        return (wide @ w.astype(np.float64)).astype(kind)
+        if x.ndim <= 2:
+            return (wide @ w.astype(np.float64)).astype(kind)
+        made = wide.reshape(-1, x.shape[-1]) @ w.astype(np.float64)
+        return made.reshape(*x.shape[:-1], w.shape[-1]).astype(kind)
     width = x.shape[-1]
     rows = wide.reshape(-1, width)
     ones = np.ones((width, 1))
@@ -98,6 +101,8 @@ def _again(
     """The result once more, by operations that a derivation follows (ir/derivation.py)."""
     match node.op_type:
         case "Identity" | "Reshape" | "Unsqueeze" | "Squeeze" | "Flatten":
+            return x.reshape(result.shape)
+        case "Tile" if x.shape == result.shape:  # once, as for each text of one
             return x.reshape(result.shape)
         case "Transpose":
             axes = node.attributes.get("perm")

@@ -55,6 +55,22 @@ def gemm(emit: Emit, node: ir.Node) -> Any:
     return emit("add", x=product, y=c)
 
 
+def conv(emit: Emit, node: ir.Node) -> Any:
+    """A convolution along one axis, with constant weights."""
+    x, pads = emit.var(0), emit.attribute("pads", [0, 0])
+    if emit.known(1) is None or len(x.shape) != 3:
+        raise emit.fault("its weights depend on the text, or it has not one axis")
+    if str(emit.attribute("auto_pad", "NOTSET")) != "NOTSET":
+        raise emit.fault("its padding is not said in numbers")
+    bias = {} if emit.operand(2) is None else {"bias": emit.var(2)}
+    return emit(
+        "conv", x=x, weight=emit.var(1), pad_type="custom", pad=[int(n) for n in pads],
+        strides=[int(n) for n in emit.attribute("strides", [1])],
+        dilations=[int(n) for n in emit.attribute("dilations", [1])],
+        groups=int(emit.attribute("group", 1)), **bias,
+    )  # fmt: skip
+
+
 def _linear(
     emit: Emit, node: ir.Node, x: Any, weights: Any, shift: np.ndarray | None = None
 ) -> Any:
@@ -185,7 +201,7 @@ def _table(emit: Emit, place: int, wanted: str) -> Any:
 
 
 def band_attention(emit: Emit, node: ir.Node) -> Any:
-    """softmax(cap(s q kᵀ) + m) v with finite masks.
+    """softmax(cap(s q kᵀ) + b + m) v with finite masks.
 
     Query heads that share a key head lie one behind the other, so H heads of S queries are G heads
     of (H/G) S queries: only the shape changes, and neither keys nor values are repeated.
@@ -193,13 +209,20 @@ def band_attention(emit: Emit, node: ir.Node) -> Any:
     q, k, v = (emit.var(place) for place in range(3))
     band = dialect.Band.of(node)
     heads, groups, width = int(q.shape[1]), int(k.shape[1]), int(q.shape[3])
-    mask = _mask(emit, q, band)
+    mask, bias = _mask(emit, q, band), dialect.bias_of(node)
+    if bias is not None:  # one sum for all layers
+        whole = mask
+        mask = emit.shared(
+            ("biased", mask, bias), lambda: emit("add", "biased", x=emit.var(4), y=whole)
+        )
     q = emit("mul", "scaled", x=q, y=number(q, band.scale))
     tokens = q.shape[2]
     if groups == heads:
         weights = _weights(emit, emit("matmul", "scores", x=q, y=k, transpose_y=True), mask, band)
         return emit("matmul", x=weights, y=v)
     if is_open(tokens):
+        if bias is not None:
+            raise emit.fault("its heads share keys and have a bias, at an open length")
         return _open_groups(emit, (q, k, v), mask, band)
     tokens = int(tokens)
     many = tokens * heads // groups
@@ -304,6 +327,7 @@ def _open_band(emit: Emit, q: Any, band: dialect.Band) -> Any:
 
 
 ROWS: dict[str, Row] = {
+    "Conv": conv,
     "MatMul": matmul, "Gemm": gemm, "RMSNormalization": rms_norm, "LayerNormalization": layer_norm,
     "RotaryEmbedding": rotary, "goldfold.BandAttention": band_attention,
 }  # fmt: skip

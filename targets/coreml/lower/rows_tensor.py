@@ -249,6 +249,14 @@ def _batched(batch: int) -> dict[str, Any]:
     return {"batch_dims": batch} if batch else {}  # a parameter that iOS 16's op lacks
 
 
+def largest(emit: Emit, node: ir.Node) -> Any:
+    """The k largest or smallest, and their places, which MIL counts in int32. Which of equal values
+    come first, MIL does not say."""
+    count = int(fixed(emit, 1, "number of results").reshape(()))
+    x, axis = emit.var(0), emit.attribute("axis", -1)
+    return emit("topk", x=x, k=count, axis=axis, ascending=not emit.attribute("largest", 1))
+
+
 def counted(emit: Emit, node: ir.Node) -> Any:
     start, end, step = (emit.var(place) for place in range(3))
     return emit("range_1d", start=start, end=end, step=step)
@@ -259,6 +267,6 @@ ROWS: dict[str, Row] = {
     "Transpose": transpose, "Squeeze": squeeze, "Unsqueeze": unsqueeze, "Expand": expand,
     "Tile": tile, "Slice": slices, "Split": split, "Concat": concat, "Gather": _gathering("gather"),
     "GatherElements": _gathering("gather_along_axis"), "GatherND": gather_nd, "Range": counted,
-    "ScatterElements": scatter_elements,
+    "ScatterElements": scatter_elements, "TopK": largest,
 }  # fmt: skip
 """ONNX op → its row."""

@@ -12,9 +12,7 @@ from tests.exporter.model.refusing import edit, refuse, set_type
 
 KINDS = {
     "sparse": model_kinds.SPARSE,
-    "csr": model_kinds.CSR,
     "late": model_kinds.LATE,
-    "routed": model_kinds.ROUTED,
     "image": model_kinds.IMAGE,
 }
 
@@ -29,20 +27,6 @@ def test_type_in_the_settings(folder: Path) -> None:
     refuse(("model_type is 'Other'", "does not support this kind"), folder)
     (folder / "modules.json").unlink()
     refuse(("model_type is 'Other'", "does not support this kind"), folder)
-
-
-@pytest.mark.parametrize(
-    ("dotted", "kind"),
-    [
-        ("sentence_transformers.base.modules.router.Router", "routed"),
-        ("sentence_transformers.models.Asym", "routed"),
-        ("sentence_transformers.sparse_encoder.modules.SparseAutoEncoder", "csr"),
-        ("sentence_transformers.models.CLIPModel", "image"),
-    ],
-)
-def test_module_that_only_such_models_have(folder: Path, dotted: str, kind: str) -> None:
-    set_type(folder, 1, dotted)
-    refused(folder, kind, dotted)
 
 
 @pytest.mark.parametrize(
@@ -61,7 +45,7 @@ def test_module_of_token_vectors_in_a_model_that_says_otherwise(folder: Path, do
     ("architecture", "kind"),
     [
         ("ColBERT", "late"),
-        ("CLIPModel", "image"),
+        ("ViTForImageClassification", "image"),
     ],
 )
 def test_architecture_without_a_list_of_modules(folder: Path, architecture: str, kind: str) -> None:
@@ -107,15 +91,6 @@ def test_tags_that_cannot_be_read_say_nothing(folder: Path) -> None:
     for front in ("tags: [", "tags: &a [*a]", "tags: 3", f"tags: [{'x, ' * 3000}]"):
         (folder / "README.md").write_text(f"---\n{front}\n---\n", "utf-8")
         assert len(open_model(folder).modules) == 2
-
-
-@pytest.mark.parametrize("with_config", [True, False])
-def test_adapter_is_to_be_merged(folder: Path, with_config: bool) -> None:
-    (folder / "adapter_config.json").write_text("{}")
-    if not with_config:
-        for name in ("config.json", "modules.json", "model.safetensors"):
-            (folder / name).unlink()
-    refuse(("adapter_config.json", "merge"), folder)
 
 
 def test_a_quantized_checkpoint_is_not_quantized_again(folder: Path) -> None:

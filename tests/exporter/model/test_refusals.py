@@ -132,22 +132,27 @@ def test_refuses_huge_json(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "dotted",
+    ("kind", "why"),
     [
-        "sentence_transformers.models.CNN",
-        "sentence_transformers.models.LSTM",
-        "sentence_transformers.models.WeightedLayerPooling",
+        ("CNN", "its convolutions read the padding"),
+        ("LSTM", "which only WordEmbeddings says"),
+        ("WordEmbeddings", "drops a word that is in no list"),
+        ("BoW", "drops a word that is in no list"),
+        ("MLP", "does not support; supported are"),
     ],
 )
-def test_refuses_a_module_it_does_not_know(folder: Path, dotted: str) -> None:
+def test_refuses_a_module_it_does_not_know(folder: Path, kind: str, why: str) -> None:
+    dotted = f"sentence_transformers.models.{kind}"
     set_type(folder, 3, dotted)
-    culprits = (
-        "modules.json",
-        dotted,
-        "Transformer, StaticEmbedding, Pooling, Dense, LayerNorm, Normalize, Dropout",
-    )
-    refuse(culprits, folder)
-    refuse(culprits, folder, trust_remote_code=True)
+    supported = "Pooling, Dense, LayerNorm, Normalize, Dropout"
+    refuse(("modules.json", dotted, why, supported), folder)
+    refuse(("modules.json", dotted, why, supported), folder, trust_remote_code=True)
+
+
+@pytest.mark.parametrize("kind", ["WeightedLayerPooling", "WordWeights"])
+def test_refuses_a_module_of_tokens_behind_pooling(folder: Path, kind: str) -> None:
+    set_type(folder, 2, f"sentence_transformers.models.{kind}")
+    refuse(("modules.json", f"{kind} comes behind Pooling"), folder)
 
 
 @pytest.mark.parametrize(
@@ -198,18 +203,14 @@ def test_refuses_settings_that_choose_other_weights(folder: Path) -> None:
     refuse((file.name, "'use_safetensors'"), folder)
 
 
-def test_refuses_an_adapter(folder: Path) -> None:
-    (folder / "adapter_config.json").write_text("{}")
-    refuse(("adapter_config.json", "merge"), folder)
-
-
-def test_refuses_pooling_without_the_prompt(folder: Path) -> None:
-    file = folder / "1_Pooling" / "config.json"
-    edit(file, lambda config: config.update(include_prompt=False))
-    refuse(("1_Pooling/config.json", "include_prompt", "prompt's length"), folder)
-    settings = folder / "config_sentence_transformers.json"
-    edit(settings, lambda config: config.update(prompts={"query": "", "document": None}))
-    open_model(folder)
+def test_refuses_a_second_router(folder: Path) -> None:
+    for place, name in ((2, "2_Dense"), (3, "3_Router")):
+        set_type(folder, place, "sentence_transformers.base.modules.router.Router")
+        edit(folder / "modules.json", lambda m, at=place, to=name: m[at].update(path=to))
+        (folder / name).mkdir(exist_ok=True)
+        router = '{"types": {"a": "x.Y"}, "structure": {"query": ["a"]}, "parameters": {}}'
+        (folder / name / "router_config.json").write_text(router, "utf-8")
+    refuse(("is a second Router; one is supported",), folder)
 
 
 @pytest.mark.parametrize("name", ["evil.Act", "torchevil.Act", 7])

@@ -22,6 +22,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         form: sparse_models.build("bert", folder / form, form) for form in ("saved", "hub", "bare")
     }
     made["static"] = sparse_models.static(folder / "static")
+    made["csr"] = sparse_models.csr("bert", folder / "csr", folder / "dense")
     made["routed"] = sparse_models.routed(folder / "routed", folder / "masked")
     return made
 
@@ -39,6 +40,10 @@ def test_sparse_folders(built: dict[str, Path]) -> None:
         assert (source.task, source.route, kinds) == ("sparse", "", [first, "SpladePooling"])
         assert not source.notes and [file.name for file in source.weights] == ["model.safetensors"]
     assert open_model(built["static"]).modules[0].kind == "SparseStaticEmbedding"
+    source = open_model(built["csr"])
+    kinds = ["Transformer", "Pooling", "Normalize", "SparseAutoEncoder"]
+    assert (source.task, [module.kind for module in source.modules]) == ("sparse", kinds)
+    assert len(source.weights) == 2
 
 
 def test_routes(built: dict[str, Path]) -> None:
@@ -78,9 +83,11 @@ def test_modules_that_are_not_supported(copy) -> None:
     folder = copy("saved")
     listed = folder / "modules.json"
     edit(listed, lambda modules: modules[1].update(type=f"{DOTTED}.SparseAutoEncoder"))
-    refuse(("SparseAutoEncoder", "a sparse autoencoder upon an embedding"), folder)
-    edit(listed, lambda modules: modules[1].update(type=f"{DOTTED}.Dense"))
-    refuse(("Dense", "which goldfold does not support"), folder)
+    refuse(("Transformer, SparseAutoEncoder;", "Pooling and at the end"), folder)
+    edit(listed, lambda modules: modules[1].update(type=f"{DOTTED}.CSRSparsity"))
+    refuse(("CSRSparsity", "no longer loads", f"{DOTTED}.SparseAutoEncoder"), folder)
+    edit(listed, lambda modules: modules[1].update(type=f"{DOTTED}.LSTM"))
+    refuse(("LSTM", "which goldfold does not support"), folder)
     edit(listed, lambda modules: modules[:1])
     refuse(("its modules are Transformer;", "SpladePooling"), folder)
     edit(listed, lambda modules: modules[0].update(type="custom.Encoder"))
@@ -103,6 +110,20 @@ def test_modules_that_are_not_supported(copy) -> None:
             {"max_active_dims": 64},
             ("max_active_dims is 64", "top_k"),
         ),
+        (
+            "csr",
+            "config_sentence_transformers.json",
+            {"max_active_dims": True},
+            ("max_active_dims is True", "a whole number from 1"),
+        ),
+        (
+            "csr",
+            "config_sentence_transformers.json",
+            {"max_active_dims": 257},
+            ("max_active_dims is 257", "to the units of its SparseAutoEncoder (256)"),
+        ),
+        ("csr", "3_SparseAutoEncoder/config.json", {"k": 0}, ("k is 0 of 256 units",)),
+        ("csr", "3_SparseAutoEncoder/config.json", {"k": 300}, ("k is 300 of 256 units",)),
         ("static", "config.json", {"path": "../idf.json"}, ("path is '../idf.json'",)),
         ("routed", "router_config.json", {"structure": []}, ("types and structure",)),
         (

@@ -191,10 +191,10 @@ class Reference:
     def __init__(self, model: ir.Model) -> None:
         proto = ir.to_proto(model)
         # onnx.inliner leaves attributes that a call does not give without a value, default or not.
-        defaults = {(f.domain, f.name): f.attribute_proto for f in proto.functions}
+        defaults = {(f.domain, f.name, f.overload): f.attribute_proto for f in proto.functions}
         for node in proto.graph.node:
             given = {attribute.name for attribute in node.attribute}
-            for attribute in defaults.get((node.domain, node.op_type), ()):
+            for attribute in defaults.get((node.domain, node.op_type, node.overload), ()):
                 if attribute.name not in given:
                     node.attribute.append(attribute)
         self.evaluator = ReferenceEvaluator(onnx.inliner.inline_local_functions(proto))

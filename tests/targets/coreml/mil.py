@@ -58,7 +58,8 @@ def model_of(
     functions = []
     if domain:
         opsets.append(onnx.helper.make_opsetid(domain, 1))
-        functions.append(ir.to_proto(dialect.band_attention_function()))
+        kinds = ("", dialect.BIASED)
+        functions += [ir.to_proto(dialect.band_attention_function(kind)) for kind in kinds]
     model = onnx.helper.make_model(
         graph, opset_imports=opsets, ir_version=dialect.IR_VERSION, functions=functions
     )

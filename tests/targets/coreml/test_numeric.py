@@ -67,6 +67,9 @@ def cases() -> list[tuple[str, dict[str, Any]]]:
                                 "gamma": floats(4), "beta": floats(4),
                                 "epsilon": np.float32(0.1)}))  # fmt: skip
     made.append(("l2_norm", {"x": floats(1, 3, 4, 5), "epsilon": np.float32(0.1)}))
+    made.append(("conv", {"x": floats(2, 4, 7), "weight": floats(6, 2, 3), "groups": 2,
+                          "pad_type": "custom", "pad": np.array([2, 1], np.int32),
+                          "bias": floats(6)}))  # fmt: skip
     made.append(("linear", {"x": floats(2, 3), "weight": floats(4, 3), "bias": floats(4)}))
     for x, y in (((2, 3), (3, 4)), ((2, 2, 3), (2, 3, 4)), ((1, 2, 3), (5, 3, 4))):
         made.append(("matmul", {"x": floats(*x), "y": floats(*y)}))
@@ -166,8 +169,8 @@ def test_agrees_with_coremltools_own_inference() -> None:
                 else:
                     np.testing.assert_array_equal(ours, theirs, err_msg=op)
             seen.add(op)
-    # coremltools infers nothing for these three.
-    assert {op for op, _ in cases()} - seen == {"gather_nd", "one_hot", "silu"}
+    # coremltools infers nothing for these four; conv is compared with ONNX Runtime.
+    assert {op for op, _ in cases()} - seen == {"conv", "gather_nd", "one_hot", "silu"}
 
 
 def test_what_coremltools_does_not_infer_is_as_documented() -> None:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 pytest.importorskip("coremltools")
 
+from goldfold.exporter.ir import dialect
 from goldfold.targets.coreml.lower.table import ROWS
 from tests.targets.coreml.mil import lowered, model_of
 
@@ -317,7 +318,7 @@ def test_row_means_what_onnx_runtime_computes(op: str) -> None:
 
 @given(st.data())
 @_EXAMPLES
-def test_split(data: st.DataObject) -> None:
+def test_ops_of_several_outputs(data: st.DataObject) -> None:
     draw = Draw(data)
     sizes = [draw.size(), draw.size(), draw.size()]
     a = draw.floats(2, sum(sizes))
@@ -338,14 +339,16 @@ def test_band_attention_means_its_function(data: st.DataObject) -> None:
         "scale": 0.5, "window": draw.of(0, 1, 3), "causal": draw.of(0, 1),
         "softcap": draw.of(0.0, 5.0),
     }  # fmt: skip
-    model = model_of(
-        "BandAttention", {"a": q, "b": k, "c": v, "d": padding}, domain="goldfold", **how
-    )
+    fed = {"a": q, "b": k, "c": v, "d": padding}
+    if draw.of(False, True):
+        bias = draw.floats(1, draw.of(1, groups * each), tokens, tokens)
+        fed, how = {**fed, "e": bias}, {**how, "overload": dialect.BIASED}
+    model = model_of("BandAttention", fed, domain="goldfold", **how)
     session = onnxruntime.InferenceSession(model.SerializeToString())
-    (expected,) = session.run(None, {"a": q, "b": k, "c": v, "d": padding})
+    (expected,) = session.run(None, fed)
     # MIL takes no truth values as inputs: the mask goes in as numbers.
     wider = numbers_in(model, "d")
-    feeds = {"a": q, "b": k, "c": v, "d": padding.astype(np.int64)}
+    feeds = {**fed, "d": padding.astype(np.int64)}
     (found,) = lowered(wider, feeds)
     i, j = np.arange(tokens)[:, None], np.arange(tokens)[None]
     seen = padding & ((np.abs(i - j) < how["window"]) | (how["window"] == 0))
@@ -392,4 +395,5 @@ def test_every_row_is_tested() -> None:
     elsewhere = {"Split", "goldfold.BandAttention", "And", "Or", "Xor", "Not", "Where", "Shape"}
     elsewhere |= {"Range"}  # sizes: known of static functions, and flexible ones are tested whole
     elsewhere |= {"QuantizeLinear", "DequantizeLinear"}  # test_integers.py
+    elsewhere |= {"TopK", "Conv"}  # test_rows_of_blocks.py
     assert set(ROWS) == set(CASES) | elsewhere

@@ -78,9 +78,12 @@ def copy(package: Path, to: Path) -> Path:
 def test_defaults(asked: dict, length: int, buckets: tuple, system: str) -> None:
     settled = TARGET.settle("fp16", CoreMlOptions(**asked), length)
     assert (settled.buckets, settled.minimum_target) == (buckets, system)
+    most = max(buckets) if buckets else length
     contract = small.program().contract.with_(max_length=length)
-    longest = TARGET.narrow(contract, settled).max_length
-    assert longest == (max(buckets) if buckets else length)
+    made = TARGET.narrow(contract.with_(lengths={"query": 1, "document": most}), settled)
+    assert made.max_length == most
+    # A length that is no shorter than the longest text is no length of its own.
+    assert made.lengths == {"query": 1, **({} if buckets else {"document": most})}
 
 
 @pytest.mark.parametrize(

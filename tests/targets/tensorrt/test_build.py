@@ -21,6 +21,7 @@ from goldfold.golden import make as golden_make
 from goldfold.golden.compare import reading
 from goldfold.targets.tensorrt import TARGET, build, proof, settings, vendor
 from goldfold.targets.tensorrt.options import TensorRtOptions
+from tests import late_models
 from tests.conftest import GOLDEN_TEXTS, Exported
 
 pytestmark = pytest.mark.skipif(
@@ -242,6 +243,25 @@ def test_a_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 # --- the whole way
+
+
+def test_an_engine_of_a_vector_for_each_token(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = partial(golden_make.make, only=("card-query", "chinese", "length-33"))
+    monkeypatch.setattr(golden_make, "make", few)
+    folder = late_models.build("bert", tmp_path / "tiny")
+    asked = TensorRtOptions(compute_capability=("sm86",), profile=("1x1:2x16:4x96",))
+    (result,) = export(
+        folder, ["tensorrt"], ["fp16"], tmp_path / "out", build=asked, cache=False, locate=False
+    )
+    assert result.passed, result.verdict.sentences
+    assert ", all stand in the engine bit by bit" in result.bundle.manifest.built[1]
+    model = onnx.load(result.path / "model.onnx", load_external_data=False)
+    sizes = [
+        one.dim_value or one.dim_param for one in model.graph.output[0].type.tensor_type.shape.dim
+    ]
+    assert sizes == ["batch", "tokens", late_models.DIM]
 
 
 def test_an_export_is_verified_and_says_what_was_not_run(

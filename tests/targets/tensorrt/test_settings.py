@@ -98,7 +98,8 @@ def test_the_largest_profile_is_what_the_artifact_promises() -> None:
         model="example", dim=4, max_length=512, vocab_size=8, pad_id=0, normalized=True
     )
     asked = TensorRtOptions(profile=("1x1:1x8:4x16", "1x1:8x64:32x256"))
-    assert TARGET.narrow(contract, asked).max_length == 256
+    made = TARGET.narrow(contract.with_(lengths={"query": 32, "document": 300}), asked)
+    assert made.max_length == 256 and made.lengths == {"query": 32}
 
 
 # --- architectures
