@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from goldfold.exporter.ir.program import add_constant, constant
 from goldfold.exporter.passes.base import Equality, Pass
+from goldfold.exporter.passes.rewriting.integers import multiplies_integers
 from goldfold.exporter.passes.rewriting.pattern import attribute
 from goldfold.exporter.passes.rewriting.writer import Writer, take_over
 
@@ -73,6 +74,16 @@ class UnpackWeights(Pass):
             y = MatMul(x, d)
         }
 
+    ignores: an input of fixed steps
+        f (float[B,T,6] x, int8[6,4] w, float[4] s, float step) => (float[B,T,4] y)
+        {
+            zero = Constant <value: tensor = int8 {0}> ()
+            n = QuantizeLinear(x, step, zero)
+            x8 = DequantizeLinear(n, step, zero)
+            d = DequantizeLinear <axis: int = 1> (w, s)
+            y = MatMul(x8, d)
+        }
+
     ignores: an activation
         f (float[B,T,6] x, float s) => (float[B,T,6] y)
         {
@@ -88,7 +99,11 @@ class UnpackWeights(Pass):
         if node.domain or node.op_type != "DequantizeLinear":
             return None
         numbers = node.inputs[0]
-        return None if numbers is None or numbers.const_value is None else node
+        if numbers is None or numbers.const_value is None:
+            return None
+        if any(multiplies_integers(reader) for reader, _ in node.outputs[0].uses()):
+            return None  # beside a rounded input, which makes it a product of integers
+        return node
 
     def refuses(self, match: ir.Node) -> str | None:
         numbers, scale = match.inputs[:2]
