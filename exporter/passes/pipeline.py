@@ -213,14 +213,18 @@ def every() -> tuple[Pass, ...]:
     from goldfold.exporter.passes.pack_table import PackTable
     from goldfold.exporter.passes.quantize_activations import QuantizeActivations
     from goldfold.exporter.passes.quantize_weights import QuantizeWeights
+    from goldfold.exporter.passes.round_rows import RoundRows
     from goldfold.exporter.passes.sink_dequantize_past_gather import SinkDequantizePastGather
     from goldfold.exporter.passes.spell_attention import SpellAttention
+    from goldfold.exporter.passes.unpack_weights import UnpackWeights
 
     nothing = Contract(model="", dim=1, max_length=1, vocab_size=1, pad_id=0, normalized=True)
     quantization = (BalanceChannels(), QuantizeWeights(), PackTable(), QuantizeActivations())
     half_precision = (ScaleResidual(), SetPrecision())
     own = (
         SinkDequantizePastGather(),
+        RoundRows(),
+        UnpackWeights(),
         BandLocalAttention(),
         SpellAttention(),
         ExpandBandAttention(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -19,6 +20,10 @@ from goldfold.exporter.passes.rewriting.writer import Writer, append
 
 DYNAMIC = "goldfold.dynamic_quantization_group_size"
 """A graph's metadata: the groups in which a runtime may round the inputs of integer maps."""
+
+FINER = "goldfold.finer_activations"
+"""A graph's metadata: JSON of `kept`, the channels that stay floating point where activations are
+rounded, by value, and `twice`, the integers whose input is rounded in two parts, by name."""
 
 
 def dynamic_group(graph: ir.Graph) -> int:
@@ -95,6 +100,11 @@ class QuantizeWeights(Pass):
     dynamic: int = 0
     """The number of inputs per group in which runtimes may round the inputs of integer maps at run
     time; the graph states it in DYNAMIC, and 0 forbids the rounding."""
+    kept: Mapping[str, tuple[int, ...]] = field(default_factory=dict, compare=False)
+    """Channels that a runtime leaves in floating point where it rounds a value, by its name; the
+    graph states them in FINER."""
+    twice: tuple[str, ...] = ()
+    """Names of matrices whose input a runtime rounds in two parts; likewise."""
 
     def match(self, node: ir.Node) -> Held | None:
         if node.domain or node.op_type not in ("Gather", "MatMul", "Gemm"):
@@ -142,6 +152,9 @@ class QuantizeWeights(Pass):
         assert graph is not None
         if self.dynamic:
             graph.metadata_props[DYNAMIC] = str(self.dynamic)
+            if self.kept or self.twice:
+                names = [f"{name}.int8" for name in self.twice]
+                graph.metadata_props[FINER] = json.dumps({"kept": dict(self.kept), "twice": names})
         array = constant(stored)
         assert array is not None
         matrix = array.T if match.transposed else array

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from goldfold.exporter.passes.rewriting.grid import Grid, Quantized, scales
+from goldfold.exporter.passes.rewriting.grid import PAIR, Grid, Quantized, scales
 
 _DAMPING = 0.01
 """The share of the diagonal's mean that is added to the diagonal of the moments: directions that no
@@ -55,12 +55,14 @@ def compensated(matrix: np.ndarray, grid: Grid, seen: Order) -> Quantized:
     # [inputs, channels] in the order of rounding: a row is one input of all channels.
     rest = np.ascontiguousarray(matrix.T[order], np.float32)
     steps = np.ascontiguousarray(spread.T[order])
-    found = np.empty_like(rest)
+    found = np.zeros_like(rest)
+    places = partners(order) if grid.pairs else order
     for start in range(0, inputs, _LAZY):
         stop = min(start + _LAZY, inputs)
         errors = np.empty((stop - start, rest.shape[1]), np.float32)
         for row in range(start, stop):
-            found[row] = np.clip(np.rint(rest[row] / steps[row]), grid.low, grid.high)
+            low, high = _room(grid, found, places, row) if grid.pairs else (grid.low, grid.high)
+            found[row] = np.clip(np.rint(rest[row] / steps[row]), low, high)
             error = (rest[row] - found[row] * steps[row]) / upper[row, row]
             errors[row - start] = error
             rest[row + 1 : stop] -= upper[row, row + 1 : stop, None] * error
@@ -68,3 +70,22 @@ def compensated(matrix: np.ndarray, grid: Grid, seen: Order) -> Quantized:
     numbers = np.empty(matrix.shape, np.int8)
     numbers[:, order] = found.T.astype(np.int8)
     return Quantized(grid, numbers, scale)
+
+
+def partners(order: np.ndarray) -> np.ndarray:
+    """For each place in the order of rounding, the place of the input beside it (2i and 2i + 1);
+    its own for a last one that has none."""
+    place = np.empty_like(order)
+    place[order] = np.arange(len(order))
+    beside = order ^ 1
+    return place[np.where(beside < len(order), beside, order)]
+
+
+def _room(
+    grid: Grid, found: np.ndarray, places: np.ndarray, row: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The least and the largest integers of a row, by what its partner has become: 0 until then."""
+    beside = found[places[row]]
+    most = PAIR - np.abs(beside)
+    low = np.where(beside < 0, np.maximum(grid.low, -most), grid.low)
+    return low, np.where(beside > 0, np.minimum(grid.high, most), grid.high)

@@ -192,10 +192,28 @@ def passes(
     steps = tuple((name, float(worked[f"{name}/step"])) for name in values)
     rows = [one.site.matrix.shape[1] for one in first.values() if one.site.linear is not None]
     group = recipe.group(min(rows, default=0))
-    weights = (QuantizeWeights(plan=integers, dynamic=group),) if integers else ()
+    weights = (
+        (QuantizeWeights(integers, group, *_finer(recipe, first, worked)),) if integers else ()
+    )
     tables = [one.choice.bits for one in first.values() if one.site.kind == "table"]
     packs = (PackTable(),) if any(bits in PACKED for bits in tables) else ()
     return (*weights, *packs, *((QuantizeActivations(steps),) if steps else ()))
+
+
+def _finer(
+    recipe: Recipe, first: Mapping[str, Planned], worked: Arrays
+) -> tuple[dict[str, tuple[int, ...]], tuple[str, ...]]:
+    """What of the activations that runtimes round stays finer: the largest channels of each value,
+    and the matrices whose input has two parts."""
+    if not recipe.dynamic:
+        return {}, ()
+    kept: dict[str, tuple[int, ...]] = {}
+    for one in first.values():
+        peak = None if one.site.x is None else worked.get(f"{one.site.x.name or ''}/peak")
+        if peak is not None and recipe.kept:
+            largest = np.argsort(-peak, kind="stable")[: recipe.kept]
+            kept[one.site.x.name or ""] = tuple(sorted(map(int, largest)))  # type: ignore[union-attr]
+    return kept, tuple(name for name, one in first.items() if one.choice.parts == 2)
 
 
 def _work(
@@ -231,6 +249,9 @@ def _work(
         if one.choice.bits and one.choice.activations == "static" and seen is not None:
             assert x is not None
             arrays[f"{x.name or ''}/step"] = np.array(step(seen))
+        if one.choice.bits and seen is not None:
+            assert x is not None
+            arrays[f"{x.name or ''}/peak"] = seen.peak
         progress(done, len(planned))
     if links:
         others = {

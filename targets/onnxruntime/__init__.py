@@ -32,10 +32,14 @@ class OnnxRuntime(Target[Options]):
         self, precision: str, contract: Contract, peaks: Mapping[str, float]
     ) -> tuple[Pass, ...]:
         from goldfold.exporter.passes.band_local_attention import BandLocalAttention
+        from goldfold.exporter.passes.round_rows import RoundRows
         from goldfold.exporter.passes.sink_dequantize_past_gather import SinkDequantizePastGather
+        from goldfold.exporter.passes.unpack_weights import UnpackWeights
 
         return (
             SinkDequantizePastGather(),  # ONNX Runtime dequantizes a whole table at every call
+            RoundRows(),  # where the recipe allows it, integer products, which are the fast ones
+            UnpackWeights(),  # the other integers become floats when a session opens the file
             BandLocalAttention(contract.max_length),  # while windows are still attributes
         )
 

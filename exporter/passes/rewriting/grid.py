@@ -17,6 +17,12 @@ _CHUNK = 1 << 22
 
 _RATIOS = np.linspace(1.0, 0.6, 17)
 """Shares of the range that are tried for a scale; values beyond are clipped."""
+_WIDER = np.linspace(2.0, 1.0, 16, endpoint=False)
+"""Shares above 1, where neighbours are paired: they then exceed PAIR together less often."""
+
+PAIR = 128
+"""The most that two neighbouring weights of one sign may be together, where they are paired: a byte
+times PAIR is below 2¹⁵."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +32,9 @@ class Grid:
 
     bits: int
     block: int = 0
+    pairs: bool = False
+    """Whether inputs 2i and 2i + 1 of one sign are at most PAIR together: sums of their products
+    with bytes then fit 16 bits, as some processors add them."""
 
     @property
     def low(self) -> int:
@@ -125,15 +134,19 @@ def scales(
     blocks = grid.blocks(inputs)
     parts = matrix.reshape(channels, blocks, -1)
     widest = np.maximum(parts.max(axis=2) / grid.high, parts.min(axis=2) / grid.low)
+    if grid.pairs and not search:
+        for part in (np.maximum(parts, 0), np.maximum(-parts, 0)):
+            both = part[..., :-1:2] + part[..., 1::2]
+            widest = np.maximum(widest, both.max(axis=2, initial=0) / PAIR)
     full = representable(widest)
     if not search:
         return full
     weight = 1.0 if importance is None else importance.reshape(blocks, -1).astype(np.float32)
     best, least = full, np.full(full.shape, np.inf, np.float32)
-    for ratio in _RATIOS:
+    for ratio in (*_WIDER, *_RATIOS) if grid.pairs else _RATIOS:
         tried = representable(full * np.float32(ratio))
         steps = tried[:, :, None]
-        error = parts - np.clip(np.rint(parts / steps), grid.low, grid.high) * steps
+        error = parts - _nearest(parts / steps, grid) * steps
         cost = (error * error * weight).sum(axis=2)
         better = cost < least
         best, least = np.where(better, tried, best), np.where(better, cost, least)
@@ -149,5 +162,24 @@ def representable(scale: np.ndarray) -> np.ndarray:
 def _round(matrix: np.ndarray, scale: np.ndarray, grid: Grid) -> np.ndarray:
     channels, inputs = matrix.shape
     parts = matrix.reshape(channels, scale.shape[1], -1)
-    found = np.clip(np.rint(parts / scale[:, :, None]), grid.low, grid.high)
+    found = _nearest(parts / scale[:, :, None], grid)
     return found.astype(np.int8).reshape(channels, inputs)
+
+
+def _nearest(parts: np.ndarray, grid: Grid) -> np.ndarray:
+    found = np.clip(np.rint(parts), grid.low, grid.high)
+    return paired(found) if grid.pairs else found
+
+
+def paired(numbers: np.ndarray) -> np.ndarray:
+    """The integers [..., inputs] again, where two neighbours (2i, 2i + 1) of one sign are at most
+    PAIR together: each gives half of what is too much."""
+    found = numbers.astype(np.int16)
+    first, second = found[..., :-1:2], found[..., 1::2]
+    for sign in (1, -1):
+        one, two = np.maximum(sign * first, 0), np.maximum(sign * second, 0)
+        over = np.maximum(one + two - PAIR, 0)
+        over = np.where((one > 0) & (two > 0), over, 0)
+        first -= sign * (over - over // 2)
+        second -= sign * (over // 2)
+    return found.astype(numbers.dtype)
