@@ -61,8 +61,13 @@ def compensated(matrix: np.ndarray, grid: Grid, seen: Order) -> Quantized:
         stop = min(start + _LAZY, inputs)
         errors = np.empty((stop - start, rest.shape[1]), np.float32)
         for row in range(start, stop):
-            low, high = _room(grid, found, places, row) if grid.pairs else (grid.low, grid.high)
-            found[row] = np.clip(np.rint(rest[row] / steps[row]), low, high)
+            near = rest[row] / steps[row]
+            low, high = grid.low, grid.high
+            if grid.pairs:
+                other = places[row]
+                beside = found[other] if other <= row else rest[other] / steps[other]
+                low, high = _room(grid, near, beside, other <= row)
+            found[row] = np.clip(np.rint(near), low, high)
             error = (rest[row] - found[row] * steps[row]) / upper[row, row]
             errors[row - start] = error
             rest[row + 1 : stop] -= upper[row, row + 1 : stop, None] * error
@@ -82,10 +87,13 @@ def partners(order: np.ndarray) -> np.ndarray:
 
 
 def _room(
-    grid: Grid, found: np.ndarray, places: np.ndarray, row: int
+    grid: Grid, near: np.ndarray, beside: np.ndarray, rounded: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The least and the largest integers of a row, by what its partner has become: 0 until then."""
-    beside = found[places[row]]
+    """The least and the largest integers [channels] of an input that is `near` them, by the integers
+    of its partner; where that is not rounded yet, the two share what is too much."""
     most = PAIR - np.abs(beside)
+    if not rounded:
+        most = np.where(np.abs(near) > most, np.floor((np.abs(near) + most) / 2), most)
+    most = np.maximum(most, 0)
     low = np.where(beside < 0, np.maximum(grid.low, -most), grid.low)
     return low, np.where(beside > 0, np.minimum(grid.high, most), grid.high)

@@ -203,16 +203,21 @@ def passes(
 def _finer(
     recipe: Recipe, first: Mapping[str, Planned], worked: Arrays
 ) -> tuple[dict[str, tuple[int, ...]], tuple[str, ...]]:
-    """What of the activations that runtimes round stays finer: the largest channels of each value,
-    and the matrices whose input has two parts."""
+    """What of the activations that runtimes round stays finer: the channels of each value that
+    stand out most, and the matrices whose input has two parts."""
     if not recipe.dynamic:
         return {}, ()
-    kept: dict[str, tuple[int, ...]] = {}
+    counts: dict[str, int] = {}
     for one in first.values():
-        peak = None if one.site.x is None else worked.get(f"{one.site.x.name or ''}/peak")
-        if peak is not None and recipe.kept:
-            largest = np.argsort(-peak, kind="stable")[: recipe.kept]
-            kept[one.site.x.name or ""] = tuple(sorted(map(int, largest)))  # type: ignore[union-attr]
+        if one.site.x is not None:
+            name = one.site.x.name or ""
+            counts[name] = max(counts.get(name, 0), one.choice.kept)
+    kept: dict[str, tuple[int, ...]] = {}
+    for name, count in counts.items():
+        standing = worked.get(f"{name}/standing")
+        if count and standing is not None:
+            first_ones = np.argsort(-standing, kind="stable")[:count]
+            kept[name] = tuple(sorted(map(int, first_ones)))
     return kept, tuple(name for name, one in first.items() if one.choice.parts == 2)
 
 
@@ -251,7 +256,7 @@ def _work(
             arrays[f"{x.name or ''}/step"] = np.array(step(seen))
         if one.choice.bits and seen is not None:
             assert x is not None
-            arrays[f"{x.name or ''}/peak"] = seen.peak
+            arrays[f"{x.name or ''}/standing"] = seen.standing
         progress(done, len(planned))
     if links:
         others = {
@@ -290,7 +295,7 @@ def _wants(choice: Choice) -> bool:
     """Whether a choice needs statistics."""
     searched = choice.bits == 4 and choice.rounding == "nearest"
     weighed = searched or choice.rounding == "gptq"
-    return bool(choice.bits) and (choice.activations == "static" or weighed)
+    return bool(choice.bits) and (choice.activations == "static" or weighed or choice.kept > 0)
 
 
 class _Orders:

@@ -7,8 +7,6 @@ dynamic = 128                # a runtime that can may round the activations of i
                              # run time, in groups of this many inputs or in a smaller block; a
                              # number below 1, such as 0.17, is a share of the shortest row,
                              # rounded down to a multiple of 16
-kept = 8                     # channels of an input that stay floating point where it is rounded at
-                             # run time, the largest on the calibration texts
 around = "fast"              # "close": OpenVINO computes the rest in f32 instead of bf16; the
                              # fp16 of other targets is close already
 
@@ -17,6 +15,8 @@ bits = 8                     # 8, 4, or 0 for floating point; 7 with static acti
 block = 0                    # neighbouring inputs per scale; 0 is one scale per channel
 rounding = "nearest"         # or "gptq", "gptaq", "qat"
 activations = "none"         # the map's input: "none" or "static" (8 bits, one scale)
+kept = 0                     # where it is rounded at run time, so many of its channels stay floating
+                             # point: those that stand out most on the calibration texts
 parts = 1                    # 2: where it is rounded at run time, it has two parts of 8 bits
 pairs = false                # true: two neighbouring weights of one sign are at most 128 together,
                              # so that sums of 16 bits hold their products with bytes
@@ -81,6 +81,9 @@ class Choice(Record, frozen=True, kw_only=True):
     the rounded ones before it (exporter/quantize/gptaq.py); "qat" recovers the integers that the
     matrix was made of, and refuses a matrix that was not made of integers."""
     activations: Activations = "none"
+    kept: Natural = 0
+    """The channels of the map's input that stay floating point, where a runtime rounds the others;
+    of maps that read one value, the largest number counts."""
     parts: Literal[1, 2] = 1
     """The parts of 8 bits of the map's input, where a runtime rounds it."""
     pairs: bool = False
@@ -105,6 +108,7 @@ class Rule(Record, frozen=True, kw_only=True):
     block: Natural | None = None
     rounding: Rounding | None = None
     activations: Activations | None = None
+    kept: Natural | None = None
     parts: Literal[1, 2] | None = None
     pairs: bool | None = None
 
@@ -138,7 +142,6 @@ class Recipe(Record, frozen=True, kw_only=True):
     gains: Literal["fold", "keep", "balance"] = "balance"
     alpha: Annotated[float, Meta(ge=0.0, le=1.0)] = 0.0
     dynamic: Natural | Annotated[float, Meta(ge=0)] = 0
-    kept: Natural = 0
     around: Literal["fast", "close"] = "fast"
     weights: Choice = Choice()
     table: Choice = Choice()

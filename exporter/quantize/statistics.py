@@ -1,5 +1,5 @@
-"""Statistics of activations on the calibration texts: each channel's largest magnitude, and the
-second moments between channels.
+"""Statistics of activations on the calibration texts: each channel's largest magnitude, how far it
+stands out of its rows, and the second moments between channels.
 
 Only sums are kept, so memory is the same for ten texts and ten thousand.
 """
@@ -20,6 +20,8 @@ from goldfold.exporter.ir.program import Program
 _ROWS = 512
 """Tokens that are gathered before they enter a channel's moments: one large product is cheaper
 than many small ones."""
+_TINY = 1e-60
+"""Added to a row's mean square: a row of zeros then counts nothing."""
 
 
 @dataclass
@@ -31,6 +33,9 @@ class Activation:
     moments: np.ndarray
     """f64 [channels, channels], the sum of x xᵀ; `moments / tokens` is its mean. Only the
     diagonal, [channels], where `record` was asked for no more."""
+    standing: np.ndarray
+    """f64 [channels], the sum of (x / r)⁴, r being the root mean square of a row: large where a
+    channel is often far larger than the others, which then share the step that it sets."""
     tokens: int = 0
 
     @property
@@ -86,12 +91,14 @@ def record(
 
 def _empty(channels: int, moments: bool) -> Activation:
     shape = (channels, channels) if moments else (channels,)
-    return Activation(np.zeros(channels, np.float32), np.zeros(shape, np.float64))
+    return Activation(np.zeros(channels, np.float32), np.zeros(shape), np.zeros(channels))
 
 
 def _reach(one: Activation, rows: np.ndarray) -> None:
     one.peak = np.maximum(one.peak, np.abs(rows).max(axis=0))
     one.tokens += len(rows)
+    squares = np.square(rows, dtype=np.float64)
+    one.standing += np.square(squares / (squares.mean(axis=1, keepdims=True) + _TINY)).sum(axis=0)
 
 
 def _flush(found: dict[str, Activation], waiting: dict[str, list[np.ndarray]]) -> None:
