@@ -110,7 +110,7 @@ class UnseenFigures(Record, frozen=True, kw_only=True):
         sure = f"{self.confidence:.0%}"
         low = "" if self.lower is None else f" at least {self.lower:.1e} ({sure}),"
         if self.upper is None:
-            high = f" at most: takes {least(self.share, self.confidence):,} texts"
+            high = f" no upper end below {least(self.share, self.confidence):,} texts"
         else:
             high = f" at most {self.upper:.1e} ({sure})"
         limits = f"limit {self.limit:.0e}"

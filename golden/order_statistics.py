@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from goldfold.golden.errors import GoldenError
 
@@ -44,22 +45,32 @@ def percentile(
     # Of n values, share * n in exact arithmetic may be a whole number that f64 misses by its last
     # bit: 0.999 * 1000 is one.
     estimate = min(max(math.ceil(round(share * count, 9)), 1), count)
-    below, lower, upper = 0.0, 0, None
-    for k in range(count):
-        if below <= 1 - confidence:  # P(fewer than k at or below q) <= 1 - confidence
-            lower = k
-        below += _chance(k, count, share)
-        if upper is None and below >= confidence:  # P(at most k below q), for the (k + 1)-th
-            upper = k + 1
-    if below <= 1 - confidence:
-        lower = count
+    lower, upper = ranks(count, share, confidence)
     return Percentile(
         value=order[estimate - 1],
         lower=order[lower - 1] if lower else None,
-        upper=None if upper is None else order[upper - 1],
+        upper=order[upper - 1] if upper else None,
         share=share,
         confidence=confidence,
     )
+
+
+@lru_cache(maxsize=64)
+def ranks(count: int, share: float, confidence: float) -> tuple[int, int]:
+    """The places, from 1, of the values that are the lower and the upper end among `count` in
+    order; 0 for none.
+
+    lower: the largest k with P(at least k at or below q) >= confidence;
+    upper: the smallest k with P(at most k - 1 below q) >= confidence.
+    """
+    below, lower, upper = 0.0, 0, 0
+    for k in range(count):
+        if below <= 1 - confidence:  # P(fewer than k at or below q)
+            lower = k
+        below += _chance(k, count, share)
+        if not upper and below >= confidence:  # P(at most k below q)
+            upper = k + 1
+    return (count if below <= 1 - confidence else lower), upper
 
 
 def least(share: float = SHARE, confidence: float = CONFIDENCE) -> int:
