@@ -107,7 +107,7 @@ class UnseenFigures(Record, frozen=True, kw_only=True):
     @property
     def sentence(self) -> str:
         """The figures in one line."""
-        sure = f"{self.confidence:.0%}"
+        sure = f"{100 * self.confidence:.0f} %"
         low = "" if self.lower is None else f" at least {self.lower:.1e} ({sure}),"
         if self.upper is None:
             high = f" no upper end below {least(self.share, self.confidence):,} texts"

@@ -212,5 +212,7 @@ def _say_unseen(results: Sequence[Result]) -> None:
     measured in its place."""
     for result in results:
         found = result.bundle.verdict and result.bundle.verdict.unseen
-        for said in () if not found else (found.sentence, *found.missing):
-            open_console().print(Text(f"{result.bundle.name}: {said}"), soft_wrap=True)
+        if found:
+            open_console().print(Text(f"{result.bundle.name}: {found.sentence}"), soft_wrap=True)
+        for said in found.missing if found else ():
+            open_console(stderr=True).print(Text(f"unseen texts: {said}"), soft_wrap=True)

@@ -67,7 +67,7 @@ def test_installed_texts_are_those_of_the_installation() -> None:
 
 
 def test_a_manual_page_is_read_as_prose() -> None:
-    page = '.TH X 1\n.SH NAME\nx \\- \\fBgo\\fR there\n.\\" aside\nand back\\&.\n.PP\nIt is \\(aqso\\(aq.\n'
+    page = '.SH NAME\nx \\- \\fBgo\\fR there\n.\\" aside\nand back\\&.\n.PP\nIt is \\(aqso\\(aq.\n'
     paragraphs = [text.strip() for text in installed._plain(page).split("\n\n") if text.strip()]
     assert paragraphs == ["x - go there", "and back.", "It is 'so'."]
 
