@@ -4,7 +4,6 @@ and of what holds for most texts, by chance: figures over unseen ones."""
 from __future__ import annotations
 
 from goldfold.exporter.records import Real, Record
-from goldfold.golden.order_statistics import least
 
 
 class KindBounds(Record, frozen=True, kw_only=True):
@@ -86,6 +85,8 @@ class UnseenFigures(Record, frozen=True, kw_only=True):
     lower: Real | None
     upper: Real | None
     """The percentile's interval; null where there are too few texts for that end."""
+    fewest: int
+    """The fewest texts with an upper end."""
     confidence: float
     """The confidence of each end: 0.95."""
     limit: float
@@ -110,7 +111,7 @@ class UnseenFigures(Record, frozen=True, kw_only=True):
         sure = f"{100 * self.confidence:.0f} %"
         low = "" if self.lower is None else f" at least {self.lower:.1e} ({sure}),"
         if self.upper is None:
-            high = f" no upper end below {least(self.share, self.confidence):,} texts"
+            high = f" no upper end below {self.fewest:,} texts"
         else:
             high = f" at most {self.upper:.1e} ({sure})"
         limits = f"limit {self.limit:.0e}"

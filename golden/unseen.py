@@ -140,16 +140,16 @@ def judge(found: Figures, precision: str) -> tuple[Reason, ...]:
     """The reasons why figures are over the limits of `precision`: the percentile over that of one
     text, or the mean over that of the mean. Raises GoldenError on an unknown precision."""
     gate, reasons = gate_for(precision), []
-    over = f"of 1-cos over {found.texts:,} unseen texts"
-    if not found.percentile.value <= gate.worst:
-        kinds = [one.kind for one in found.kinds if not one.worst <= gate.worst]
-        more = f" and {len(kinds) - _NAMED} kinds more" if len(kinds) > _NAMED else ""
+    top, count = found.percentile, f"{found.texts:,}"
+    if not top.value <= gate.worst:
+        kinds = _listed([one.kind for one in found.kinds if not one.worst <= gate.worst])
         note = (
-            f"The {ordinal(found.percentile.share)} percentile {over}, in {_listed(kinds)}{more},"
+            f"The {ordinal(top.share)} percentile of 1-cos over {count} unseen texts, in {kinds},"
         )
-        reasons.append(_reason(precision, found.percentile.value, gate.worst, note))
+        reasons.append(_reason(precision, top.value, gate.worst, note))
     if gate.mean is not None and not found.mean <= gate.mean:
-        reasons.append(_reason(precision, found.mean, gate.mean, f"The mean {over}"))
+        note = f"The mean of 1-cos over {count} unseen texts"
+        reasons.append(_reason(precision, found.mean, gate.mean, note))
     return tuple(reasons)
 
 
@@ -165,7 +165,8 @@ def ordinal(share: float) -> str:
 
 
 def _listed(kinds: Sequence[str]) -> str:
-    return ", ".join(kinds[:_NAMED])
+    more = f" and {len(kinds) - _NAMED} kinds more" if len(kinds) > _NAMED else ""
+    return ", ".join(kinds[:_NAMED]) + more
 
 
 def _reason(precision: str, value: float, limit: float, note: str) -> Reason:

@@ -80,8 +80,11 @@ def witness_of(source: Source, stages: Stages, longest: int) -> Witness:
 
 
 class SourceModel:
-    """A source that artifacts are compared with, on so many `unseen` texts as well: it is read once
-    for all of them."""
+    """A source that artifacts are compared with: it is read once for all of them.
+
+    `unseen` is the number of unseen texts (golden/unseen.py) on which `verify` compares embeddings
+    with it as well, at most 10,000; 0 is none.
+    """
 
     def __init__(self, model: str | Path, trust_remote_code: bool = False, unseen: int = 0) -> None:
         self.model, self._trusted, self._count = model, trust_remote_code, unseen

@@ -22,7 +22,7 @@ from goldfold.exporter.frontend.source import Source
 from goldfold.exporter.progress import Stages
 from goldfold.exporter.proofs import KindFigures, UnseenFigures
 from goldfold.exporter.system import natives
-from goldfold.golden import gate, unseen
+from goldfold.golden import gate, order_statistics, unseen
 from goldfold.golden.errors import GoldenError
 from goldfold.golden.gate import Verdict
 from goldfold.golden.judging import reference
@@ -170,6 +170,7 @@ def of(encoder: Encoder, stages: Stages, texts: Texts | None) -> UnseenFigures |
             percentile=drawn.percentile.value,
             lower=drawn.percentile.lower,
             upper=drawn.percentile.upper,
+            fewest=order_statistics.least(),
             confidence=drawn.percentile.confidence,
             kinds=_kinds(drawn),
             installed=() if beside is None else _kinds(beside),
