@@ -97,7 +97,7 @@ class UnseenFigures(Record, frozen=True, kw_only=True):
     """Figures of texts of what is installed, which differ from machine to machine; not judged."""
     installed_digest: str = ""
     left_out: int = 0
-    """Texts of which the reference has no embedding, mostly for want of tokens."""
+    """Texts, drawn or installed, of which the source has no embedding, for want of tokens."""
     faults: tuple[str, ...] = ()
     """Texts with other token ids than the source's, or an embedding that is not finite."""
     missing: tuple[str, ...] = ()
@@ -116,8 +116,9 @@ class UnseenFigures(Record, frozen=True, kw_only=True):
             high = f" at most {self.upper:.1e} ({sure})"
         limits = f"limit {self.limit:.0e}"
         limits += "" if self.mean_limit is None else f", of the mean {self.mean_limit:.0e}"
+        left = f", and {self.left_out:,} that have no reference" if self.left_out else ""
         return (
-            f"{self.texts:,} unseen texts: {100 * self.share:g}th percentile of 1−cos "
+            f"{self.texts:,} unseen texts{left}: {100 * self.share:g}th percentile of 1−cos "
             f"{self.percentile:.1e},{low}{high}; worst {self.worst:.1e} ({self.worst_kind}), "
             f"mean {self.mean:.1e}; {limits}"
         )

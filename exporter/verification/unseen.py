@@ -157,7 +157,10 @@ def of(encoder: Encoder, stages: Stages, texts: Texts | None) -> UnseenFigures |
     with stages(f"unseen {opened.name}"):
         found = _measure(encoder, stages, texts)
         drawn, beside = (found.figures(texts.all, numbers) for numbers in found.parts)
-        assert drawn is not None, "every drawn text was left out"
+        if drawn is None:
+            raise GoldenError(
+                f"{texts.source.name}: the source has no embedding of any unseen text"
+            )
         record = UnseenFigures(
             texts=drawn.texts,
             seed=SEED,

@@ -210,3 +210,19 @@ def test_python_asks_as_the_command_does(quick: Goldens, tiny: Path, tmp_path: P
         tiny, ["onnxruntime"], ["fp32"], tmp_path / "out", locate=False, cache=False, unseen=20
     )
     assert result.passed and figures_of(result.path).texts == 20
+
+
+def test_texts_without_tokens_are_left_out_and_counted(goldfold: Run, tmp_path: Path) -> None:
+    from tests import static  # here, so that collecting tests does not load torch
+
+    words = static.tokenizer(unknown=False, specials=False)
+    folder = static.build(tmp_path / "model", words=words, prompts={"query": "find: "})
+    out = tmp_path / "out"
+    asked = ("export", folder, *ONE, "--precision", "fp32", "--out", out)
+    outcome = goldfold(*asked, "--unseen", COUNT)
+    assert outcome.code == 0, outcome
+    found = figures_of(out / "onnxruntime-fp32")
+    assert 0 < found.left_out < COUNT // 2 and found.worst < 1e-8 and not found.faults
+    every = (*found.kinds, *found.installed)
+    assert sum(one.texts for one in every) == COUNT + COUNT // 5 - found.left_out
+    assert f"and {found.left_out} that have no reference" in outcome.out
