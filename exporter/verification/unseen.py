@@ -29,11 +29,12 @@ from goldfold.golden.judging import reference
 from goldfold.golden.order_statistics import Percentile
 from goldfold.golden.reasons import Reason
 from goldfold.golden.tasks import EMBEDDING
+from goldfold.golden.token_texts import Draws
 from goldfold.golden.unseen import Unseen
 
 SEED = 0
 PROMPTED = 3
-"""One text in this many stands behind one of the model's prompts, in turn."""
+"""One text in this many, by chance, stands behind one of the model's prompts."""
 INSTALLED = 5
 """One text of what is installed is measured for this many drawn ones."""
 _FAULTS = 10
@@ -101,10 +102,10 @@ class Texts:
     def _expected(self, length: int, prompts: Sequence[str], stages: Stages) -> Expected:
         source, count = self.source, len(self.all)
         model = reference.Model(source.loads, source.trusted, source.route, length)
-        named = [_prompt(number, prompts) for number in range(count)]
+        named = _prompts(count, prompts)
         rows: dict[int, np.ndarray] = {}
         ids: dict[int, tuple[int, ...]] = {}
-        for prompt, numbers in Expected(tuple(named), np.empty(0), ()).groups().items():
+        for prompt, numbers in Expected(named, np.empty(0), ()).groups().items():
             kind = f"{reference.NAMED}{prompt}" if prompt else "plain"
             embed = reference.cached(
                 source.fingerprint,
@@ -116,14 +117,16 @@ class Texts:
             rows |= zip(numbers, embed(some, kind), strict=True)
             ids |= zip(numbers, model.token_ids(some, kind), strict=True)
         order = range(count)
-        return Expected(
-            tuple(named), np.stack([rows[n] for n in order]), tuple(ids[n] for n in order)
-        )
+        return Expected(named, np.stack([rows[n] for n in order]), tuple(ids[n] for n in order))
 
 
-def _prompt(number: int, prompts: Sequence[str]) -> str:
-    turn, rest = divmod(number, PROMPTED)
-    return "" if rest or not prompts else prompts[turn % len(prompts)]
+def _prompts(count: int, prompts: Sequence[str]) -> tuple[str, ...]:
+    """Returns the prompt before each text, drawn by chance too: texts in turn would not be drawn
+    alike, as the percentile's interval asks."""
+    draws = Draws(SEED + 1)
+    return tuple(
+        "" if draws.below(PROMPTED) or not prompts else draws.one(prompts) for _ in range(count)
+    )
 
 
 def check(count: int) -> None:
