@@ -1,5 +1,5 @@
-"""Records of what is proved of an artifact for every text: its constants, and bounds on its
-values."""
+"""Records of what is proved of an artifact for every text, its constants and bounds on its values;
+and of what holds for most texts, by chance: figures over unseen ones."""
 
 from __future__ import annotations
 
@@ -55,3 +55,70 @@ class Constants(Record, frozen=True, kw_only=True):
             return f"{said}; {self.faults + self.uncovered} are wrong."
         assumed = f"; {self.assumed} are assumed" if self.assumed else ""
         return f"{said}: every number follows{assumed}."
+
+
+class KindFigures(Record, frozen=True, kw_only=True):
+    """The 1−cos of the unseen texts of one kind; infinite where an embedding is not finite."""
+
+    kind: str
+    texts: int
+    worst: Real
+    mean: Real
+
+
+class UnseenFigures(Record, frozen=True, kw_only=True):
+    """The 1−cos of an artifact over unseen texts (golden/unseen.py), against the source in fp32;
+    infinite where an embedding is not finite."""
+
+    texts: int
+    seed: int
+    digest: str
+    """Digest of the drawn texts, which are the same everywhere."""
+    worst: Real
+    worst_kind: str
+    worst_number: int
+    """The place of the worst text among the measured ones, from 0."""
+    mean: Real
+    share: float
+    """The share of texts that the percentile is of: 0.999."""
+    percentile: Real
+    lower: Real | None
+    upper: Real | None
+    """The percentile's interval; null where there are too few texts for that end."""
+    fewest: int
+    """The fewest texts with an upper end."""
+    confidence: float
+    """The confidence of each end: 0.95."""
+    limit: float
+    """The gate of one text, with which the percentile is compared."""
+    mean_limit: float | None
+    kinds: tuple[KindFigures, ...]
+    installed: tuple[KindFigures, ...] = ()
+    """Figures of texts of what is installed, which differ from machine to machine; not judged."""
+    installed_digest: str = ""
+    left_out: int = 0
+    """Texts, drawn or installed, of which the source has no embedding, for want of tokens."""
+    faults: tuple[str, ...] = ()
+    """Texts with other token ids than the source's, or an embedding that is not finite."""
+    missing: tuple[str, ...] = ()
+    """What was measured in the artifact's place, one sentence each."""
+    measured: str
+    """Time of the measurement, in UTC."""
+
+    @property
+    def sentence(self) -> str:
+        """The figures in one line."""
+        sure = f"{100 * self.confidence:.0f} %"
+        low = "" if self.lower is None else f" at least {self.lower:.1e} ({sure}),"
+        if self.upper is None:
+            high = f" no upper end below {self.fewest:,} texts"
+        else:
+            high = f" at most {self.upper:.1e} ({sure})"
+        limits = f"limit {self.limit:.0e}"
+        limits += "" if self.mean_limit is None else f", of the mean {self.mean_limit:.0e}"
+        left = f", and {self.left_out:,} that have no reference" if self.left_out else ""
+        return (
+            f"{self.texts:,} unseen texts{left}: {100 * self.share:g}th percentile of 1−cos "
+            f"{self.percentile:.1e},{low}{high}; worst {self.worst:.1e} ({self.worst_kind}), "
+            f"mean {self.mean:.1e}; {limits}"
+        )

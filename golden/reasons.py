@@ -9,7 +9,7 @@ from typing import Literal
 Kind = Literal[
     "goldens", "tokens", "unusable", "distance", "norm", "mean", "similarity", "retrieval",
     "unproved", "constants", "contract", "tokenizer", "companion", "score", "order",
-    "nonzeros",
+    "nonzeros", "unseen",
 ]  # fmt: skip
 
 
@@ -72,4 +72,5 @@ _SENTENCES: dict[str, Callable[[Reason], str]] = {
     "contract": lambda r: r.note,
     "tokenizer": lambda r: r.note,
     "companion": lambda r: r.note,
+    "unseen": lambda r: r.note if r.limit is None else f"{r.note} is {_over(r)}",
 }

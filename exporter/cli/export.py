@@ -20,6 +20,7 @@ from goldfold.exporter.cli.flags import (
     RequireRun,
     Route,
     Trust,
+    Unseen,
     whole_numbers,
 )
 from goldfold.exporter.cli.results import exported
@@ -67,6 +68,7 @@ class ExportFlags:
     build: TargetFlags = field(default_factory=TargetFlags)
     judge: JudgeToo = False
     pairs: Count = LEAST
+    unseen: Unseen = 0
     no_cache: NoCache = False
     trust_remote_code: Trust = False
     allow_incomplete: Annotated[
@@ -111,6 +113,7 @@ def export(model: Model, asked: ExportFlags) -> None:
                 cache=not asked.no_cache,
                 judge=asked.judge,
                 pairs=asked.pairs,
+                unseen=asked.unseen,
                 route=asked.route,
                 listener=listener,
             )

@@ -59,7 +59,13 @@ JudgeToo = Annotated[
         " artifact, and once the time of 6,000 texts in fp32.",
     ),
 ]
-
+Unseen = Annotated[
+    int,
+    typer.Option(
+        "--unseen",
+        help="Number of unseen texts to compare with the source in fp32, as 1000; 0: none.",
+    ),
+]
 
 Route = Annotated[
     str | None,

@@ -100,6 +100,7 @@ def show(
         if result.unmeasured:
             console.print(Text(f"{result.bundle.name}: {result.unmeasured}"), soft_wrap=True)
     _say_losses(results)
+    _say_unseen(results)
     if not all(r.passed for r in results):
         log.print(reasons(rows))
     for result in results:
@@ -145,6 +146,7 @@ def _entry(result: Result, require_run: bool = False) -> dict[str, Any]:
         "texts": len(result.measurement.rows),
         "measurement": finite(summary(result.measurement)),
         "losses": _losses(result),
+        "unseen": _unseen(result),
         "unrecorded": result.unrecorded,
     }
 
@@ -164,6 +166,7 @@ def _nothing(lost: Lost) -> dict[str, Any]:
         "texts",
         "measurement",
         "losses",
+        "unseen",
         "unrecorded",
     )
     said = {"passed": False, "code": lost.error.code, "reasons": [one_line(str(lost.error))]}
@@ -197,3 +200,19 @@ def _say_losses(results: Sequence[Result]) -> None:
             missing |= dict.fromkeys(one for one in losses.missing if one != UNJUDGED)
     for reason in missing:
         open_console(stderr=True).print(Text(f"left out: {reason}"), soft_wrap=True)
+
+
+def _unseen(result: Result) -> dict[str, Any] | None:
+    verdict = result.bundle.verdict
+    return None if verdict is None or verdict.unseen is None else verdict.unseen.plain()
+
+
+def _say_unseen(results: Sequence[Result]) -> None:
+    """Print each artifact's figures over unseen texts, where they were measured, and what was
+    measured in its place."""
+    for result in results:
+        found = result.bundle.verdict and result.bundle.verdict.unseen
+        if found:
+            open_console().print(Text(f"{result.bundle.name}: {found.sentence}"), soft_wrap=True)
+        for said in found.missing if found else ():
+            open_console(stderr=True).print(Text(f"unseen texts: {said}"), soft_wrap=True)

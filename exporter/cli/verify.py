@@ -9,7 +9,16 @@ from typing import Annotated
 import typer
 
 from goldfold.exporter.cli.console import listening, warn
-from goldfold.exporter.cli.flags import AsJson, Count, JudgeToo, Quiet, RequireRun, Threads, Trust
+from goldfold.exporter.cli.flags import (
+    AsJson,
+    Count,
+    JudgeToo,
+    Quiet,
+    RequireRun,
+    Threads,
+    Trust,
+    Unseen,
+)
 from goldfold.exporter.cli.results import verified
 from goldfold.golden.judging.pairs import LEAST
 
@@ -26,9 +35,10 @@ class VerifyFlags:
     ] = None
     judge: JudgeToo = False
     pairs: Count = LEAST
+    unseen: Unseen = 0
     model: Annotated[
         str | None,
-        typer.Option(help="Source to compare tokenizer and contract with; --judge may need it."),
+        typer.Option(help="Source to compare with; --unseen needs it, --judge may."),
     ] = None
     threads: Threads = None
     trust_remote_code: Trust = False
@@ -46,7 +56,7 @@ def verify(
     from goldfold.exporter.verification.several import Judging
 
     signed = several.check_signature(folders, asked.signature, asked.public_key)
-    judging = Judging(asked.judge, asked.pairs, asked.model, asked.trust_remote_code)
+    judging = Judging(asked.judge, asked.pairs, asked.model, asked.trust_remote_code, asked.unseen)
     judging.check()
     with listening(asked.quiet or asked.as_json) as listener:
         found = several.verify_all(

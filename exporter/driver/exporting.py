@@ -45,6 +45,7 @@ from goldfold.exporter.passes.set_precision import Kind, SetPrecision
 from goldfold.exporter.progress import Listener, Stages
 from goldfold.exporter.system.cache import Cache, open_cache
 from goldfold.exporter.verification import constants, sourced
+from goldfold.exporter.verification import unseen as unseen_texts
 from goldfold.exporter.verification.goldens import check_length, obtain_goldens, origin_of, ours
 from goldfold.exporter.verification.judging import Fp32, convene, fp32_embed
 from goldfold.golden import measured
@@ -74,6 +75,7 @@ def export(
     cache: bool = True,
     judge: bool = False,
     pairs: int = LEAST,
+    unseen: int = 0,
     route: str | None = None,
     listener: Listener | None = None,
 ) -> list[Result]:
@@ -102,6 +104,8 @@ def export(
             gate's limit: minutes for each, and once for the fp32 reference
             (verification/losses.py).
         pairs: number of docstrings and functions; more of them leave less to chance.
+        unseen: number of unseen texts on which every artifact is compared with the source in fp32
+            (verification/unseen.py).
         route: the route of a model that has several (frontend/routes.py).
         listener: receives the progress (goldfold.exporter.progress.Listener).
 
@@ -128,6 +132,7 @@ def export(
         locate=locate,
         judge=judge,
         count=pairs,
+        unseen=unseen,
     )
     stages, kept = Stages(listener), open_cache(cache)
     with stages("open"):
@@ -138,9 +143,11 @@ def export(
             allow_incomplete=allow_incomplete,
             route=route,
         )
-        _check_places(request)
+        request.check_places()
         request.settled(ANY_LENGTH)  # refuses what no length puts right
+        texts = unseen_texts.draw(source, unseen)
         source = ready(source, stages, kept)
+        texts = texts and replace(texts, source=source)
         origin = origin_of(source)
     with bundle.scratch(request.out) as scratch, ExitStack() as stack:
         begun: dict[str, Begun | None] = {}
@@ -178,6 +185,7 @@ def export(
             scratch=scratch,
             drift=Drift(goldens, stages) if verify_each else None,
             judges=judges,
+            unseen=texts,
             begun=begun,
         )
         programs = [program]
@@ -185,19 +193,6 @@ def export(
         done = _build_all(session, programs, settled, kept)
     report.after_export(request.out, stages)
     return done.returned(request.pairs)
-
-
-def _check_places(request: Request) -> None:
-    """Refuse folders that cannot be written, or hold other things. Raises OutputError,
-    UsageError."""
-    out, dump = request.out, request.options.dump
-    bundle.check_output(
-        out, [f"{target}-{precision}" for target, precision in request.pairs], request.force
-    )
-    if dump is not None:
-        if dump.resolve().is_relative_to(out.resolve()):
-            raise UsageError(f"--dump {dump} lies in --out; give it a place of its own")
-        bundle.check_writable(dump, "--dump")
 
 
 class _Outcomes:

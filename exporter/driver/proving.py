@@ -33,10 +33,11 @@ from goldfold.golden.witness import Witness
 
 if TYPE_CHECKING:
     from goldfold.exporter.verification.judging import Judges
+    from goldfold.exporter.verification.unseen import Texts
     from goldfold.targets.base import Begun
 
 
-_NO_EMBEDDING = ("retrieval", "constants", "contract", "tokenizer", "companion")
+_NO_EMBEDDING = ("retrieval", "constants", "contract", "tokenizer", "companion", "unseen")
 """Kinds of reasons that no golden embedding shows."""
 
 
@@ -73,6 +74,8 @@ class Session:
     """The callback that measures the drift after every pass, where the export was asked for it."""
     judges: Judges | None
     """The judges of quantized artifacts; None if the export does not judge."""
+    unseen: Texts | None
+    """The unseen texts; None if the export measures none."""
     begun: Mapping[str, Begun | None]
     """The jobs that run beside the export, by target."""
 
@@ -127,7 +130,7 @@ def prove(group: Group, built: Built) -> Result:
         stages,
         emulation=emulation,
         judges=session.judges,
-        given=Given(session.witness, session.source.loads, just_built=True),
+        given=Given(session.witness, session.source.loads, True, session.unseen),
     )
     found = replace(found, verdict=found.verdict.also(*further))
     location = None

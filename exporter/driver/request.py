@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from goldfold.exporter import registry
+from goldfold.exporter.artifact import bundle
 from goldfold.exporter.errors import UsageError
 from goldfold.exporter.options import Asked, Options, check_taken, own
 from goldfold.exporter.passes import pipeline
 from goldfold.exporter.quantize import recipe as recipes_of
 from goldfold.exporter.quantize.recipe import Recipe
+from goldfold.exporter.verification import unseen
 from goldfold.exporter.verification.judging import check_pairs
 
 ANY_LENGTH = 1 << 62
@@ -41,6 +43,8 @@ class Request:
     judge: bool
     count: int
     """Number of docstrings and functions, where `judge` asks for them."""
+    unseen: int
+    """Number of unseen texts."""
     recipes: Mapping[str, Recipe | None]
     """The recipe of each precision, by its name; None for a floating one."""
     pairs: Sequence[Pair]
@@ -61,7 +65,19 @@ class Request:
             raise UsageError("--stop-after and --skip set-precision leave only fp32 whole")
         if request.judge:
             check_judged(known, request.count)
+        unseen.check(request.unseen)
         return request
+
+    def check_places(self) -> None:
+        """Refuse folders that cannot be written, or hold other things. Raises OutputError,
+        UsageError."""
+        out, dump = self.out, self.options.dump
+        names = [f"{target}-{precision}" for target, precision in self.pairs]
+        bundle.check_output(out, names, self.force)
+        if dump is not None:
+            if dump.resolve().is_relative_to(out.resolve()):
+                raise UsageError(f"--dump {dump} lies in --out; give it a place of its own")
+            bundle.check_writable(dump, "--dump")
 
     def settled(self, max_length: int) -> dict[Pair, Options]:
         """Returns the options of each pair's build, for texts of at most `max_length` tokens.

@@ -146,6 +146,7 @@ def _judged(opened: Bundle, verdict: VerdictRecord) -> dict[str, Any]:
         "layers": verdict.layers,
         "ranges": verdict.ranges,
         "losses": verdict.losses,
+        "unseen": verdict.unseen,
         "speed": verdict.speed,
         "location": verdict.location,
         "build_seconds": seconds.get(f"build {opened.name}"),

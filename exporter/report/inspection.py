@@ -64,6 +64,7 @@ class Inspection:
         table = Table(title=line(str(self.bundle.path)), title_justify="left", show_header=False)
         prompts = ", ".join(contract.prompts) or "none"
         lost = None if verdict is None else verdict.losses
+        drawn = None if verdict is None else verdict.unseen
         proof = None if verdict is None else verdict.constants
         for key, value in (
             ("model", f"{contract.model} (licence: {manifest.origin.licence or 'not stated'})"),
@@ -71,6 +72,7 @@ class Inspection:
             *_verdict(verdict),
             *((("constants", proof.sentence),) if proof is not None else ()),
             *((("losses", losses.sentence(lost)),) if lost is not None else ()),
+            *((("unseen", drawn.sentence),) if drawn is not None else ()),
             (
                 "embedding",
                 f"{'tokens × ' if contract.tokenwise else ''}{contract.dim} × float32, "

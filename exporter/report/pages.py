@@ -8,7 +8,7 @@ from msgspec import field
 
 from goldfold.exporter.artifact.bundle import FileEntry, Origin
 from goldfold.exporter.contract import Contract
-from goldfold.exporter.proofs import Constants, KindBounds
+from goldfold.exporter.proofs import Constants, KindBounds, UnseenFigures
 from goldfold.exporter.records import (
     Figures,
     KindRange,
@@ -93,6 +93,8 @@ class ArtifactFigures(Record, frozen=True, kw_only=True):
     losses: Losses | None = None
     """The losses in retrieval of a quantized artifact; null for any other, and for one verified
     before they were measured."""
+    unseen: UnseenFigures | None = None
+    """The figures over unseen texts; null where they were never measured."""
     speed: Speed | None = None
     """The last latency measurement of `goldfold report --speed`."""
     location: Location | None = None

@@ -14,9 +14,9 @@ from goldfold.exporter.artifact.encoder import Encoder
 from goldfold.exporter.artifact.late_encoder import LateEncoder
 from goldfold.exporter.artifact.result import measured, standing
 from goldfold.exporter.progress import Stages
-from goldfold.exporter.proofs import Constants
+from goldfold.exporter.proofs import Constants, UnseenFigures
 from goldfold.exporter.records import Figures, Losses, Timing
-from goldfold.exporter.verification import constants, losses, sourced, ways
+from goldfold.exporter.verification import constants, losses, sourced, unseen, ways
 from goldfold.exporter.verification.sourced import Given
 from goldfold.golden import compare, gate
 from goldfold.golden.compare import Measurement
@@ -55,6 +55,7 @@ class Measured:
     beside: Mapping[str, Measurement] = field(default_factory=dict)
     """Measurements of other runtimes on the same file, for the record."""
     losses: Losses | None = None
+    unseen: UnseenFigures | None = None
     constants: Constants | None = None
     faults: tuple[Fault, ...] = ()
     """Constants that do not follow from the source."""
@@ -73,7 +74,7 @@ def measure_all(
     """Measure an open artifact in every way that its verdict needs, and apply its gate.
 
     `emulation` is the proof where the runtime computes in another precision here; `judges` measure
-    the losses of quantization; `given` is the source, where it is at hand.
+    the losses of quantization; `given` is the source, where it is at hand, and the unseen texts.
     """
     opened = encoder.bundle
     precision = opened.manifest.gate
@@ -95,6 +96,8 @@ def measure_all(
     verdict = verdict.also(*proof.reasons)
     lost = losses.of(encoder, goldens, measurement, stages, judges)
     verdict = losses.hold(verdict, lost, precision)
+    drawn = unseen.of(encoder, stages, None if given is None else given.unseen)
+    verdict = unseen.hold(verdict, drawn, precision)
     return Measured(
         measurement,
         verdict,
@@ -103,6 +106,7 @@ def measure_all(
         rounded,
         others,
         lost,
+        drawn,
         proof.record,
         proof.faults,
     )
@@ -237,6 +241,7 @@ def record(opened: Bundle, found: Measured, timings: Sequence[Timing]) -> Verdic
         emulated_heads=_figures(found.emulated_heads),
         constants=found.constants,
         losses=found.losses,
+        unseen=found.unseen,
         timings=tuple(timings),
         passes_seconds={report.name: report.seconds for report in manifest.passes},
         machine={

@@ -11,7 +11,7 @@ from goldfold.exporter.artifact.manifest import is_artifact, read_manifest
 from goldfold.exporter.artifact.result import Result
 from goldfold.exporter.errors import ArtifactError, GoldfoldError, OutputError, UsageError
 from goldfold.exporter.progress import Listener, Stages
-from goldfold.exporter.verification import verifying
+from goldfold.exporter.verification import unseen, verifying
 from goldfold.exporter.verification.judging import (
     Judges,
     Log,
@@ -44,10 +44,16 @@ class Judging:
     """The source model: every artifact is compared with it, and judging needs it until its fp32
     embeddings are in the cache."""
     trust_remote_code: bool = False
+    unseen: int = 0
+    """Number of unseen texts on which every artifact is compared with `model`."""
 
     def check(self) -> None:
-        """Raise UsageError for an option that has no meaning where nothing is judged."""
+        """Raise UsageError for an option that has no meaning where nothing is judged, and for
+        unseen texts without a source."""
         check_alone(self.wanted, self.pairs)
+        unseen.check(self.unseen)
+        if self.unseen and self.model is None:
+            raise UsageError("--unseen compares with the source in fp32; name it with --model")
 
     def judges(self, paths: Sequence[Path], listener: Listener | None, log: Log) -> Judges | bool:
         """Returns the judges of all these artifacts, or False. Raises UsageError if there is
@@ -107,7 +113,7 @@ def verify_all(
     judges = judging.judges(paths, listener, log)
     source = None
     if judging.model is not None:
-        source = SourceModel(judging.model, judging.trust_remote_code)
+        source = SourceModel(judging.model, judging.trust_remote_code, judging.unseen)
 
     def one(path: Path) -> Result:
         return verifying.verify(

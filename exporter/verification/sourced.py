@@ -35,6 +35,7 @@ from goldfold.exporter.system import natives
 from goldfold.exporter.system.cache import open_cache
 from goldfold.exporter.system.files import read_tokenizer
 from goldfold.exporter.verification import clients
+from goldfold.exporter.verification import unseen as unseen_texts
 from goldfold.golden import source_record, tokenizer_file
 from goldfold.golden.errors import GoldenError
 from goldfold.golden.reasons import Reason
@@ -53,6 +54,8 @@ class Given:
     """The folder of the model whose tensors were loaded."""
     just_built: bool = False
     """Whether the artifact was built in this process, which has run its companions already."""
+    unseen: unseen_texts.Texts | None = None
+    """The unseen texts on which the artifact is compared with it, if on any."""
 
 
 def witness_of(source: Source, stages: Stages, longest: int) -> Witness:
@@ -77,10 +80,15 @@ def witness_of(source: Source, stages: Stages, longest: int) -> Witness:
 
 
 class SourceModel:
-    """A source that artifacts are compared with: it is read once for all of them."""
+    """A source that artifacts are compared with: it is read once for all of them.
 
-    def __init__(self, model: str | Path, trust_remote_code: bool = False) -> None:
-        self.model, self._trusted = model, trust_remote_code
+    `unseen` is the number of unseen texts (golden/unseen.py) on which `verify` compares embeddings
+    with it as well, at most 10,000; 0 is none.
+    """
+
+    def __init__(self, model: str | Path, trust_remote_code: bool = False, unseen: int = 0) -> None:
+        self.model, self._trusted, self._count = model, trust_remote_code, unseen
+        self._texts: dict[str, unseen_texts.Texts | None] = {}
         self._source: dict[str, Source] = {}
         self._read: dict[tuple[str, int], Witness] = {}
 
@@ -96,13 +104,16 @@ class SourceModel:
     def given(self, opened: Bundle, goldens: Goldens, stages: Stages) -> Given:
         """Returns the source for an artifact. Raises ModelError for a model that cannot be opened,
         UsageError for one that is not the artifact's."""
+        unseen_texts.check(self._count)
         source = self.source(stages, opened.manifest.contract.route)
         if source.fingerprint != opened.manifest.origin.fingerprint:
             raise UsageError(f"{opened.path} was not exported from {source.name}")
         asked = source.route, goldens.max_length
         if asked not in self._read:
             self._read = {asked: witness_of(source, stages, goldens.max_length)}
-        return Given(self._read[asked], source.loads)
+        if source.route not in self._texts:
+            self._texts[source.route] = unseen_texts.draw(source, self._count)
+        return Given(self._read[asked], source.loads, unseen=self._texts[source.route])
 
 
 def stated(

@@ -36,7 +36,9 @@ def verify(
     """Check every digest of an artifact folder, run its goldens again, and renew its verdict.json.
 
     `model` is the artifact's source, with which its tokenizer, the companions of that and its
-    contract are compared; without it they are compared with the record of the export.
+    contract are compared; without it they are compared with the record of the export. A
+    `SourceModel(model, unseen=1000)` compares embeddings of a thousand unseen texts as well
+    (goldfold.exporter.verification.unseen); without it, earlier figures of such texts stay.
     `judge` measures a quantized artifact on the Lee corpus and the retrieval of `pairs` pairs, and
     compares it with its limit (goldfold.exporter.verification.losses); several verifications may
     share the result of goldfold.exporter.verification.judging.convene. Judging needs `model` until

@@ -13,10 +13,14 @@ import os
 import tempfile
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from goldfold.golden import tables
 from goldfold.golden.errors import GoldenError
 
 Embed = Callable[[Sequence[str], str], np.ndarray]
@@ -32,6 +36,9 @@ KINDS: Mapping[str, tuple[str, ...]] = {
 }
 """Kind -> the names under which models have its prompt. "plain" never has one."""
 
+NAMED = "prompt:"
+"""The beginning of a kind that names its one prompt itself."""
+
 CHUNK = 32
 """Texts of similar length in one call."""
 
@@ -40,8 +47,10 @@ BLOCK = 250
 
 
 def prompt_of(kind: str, prompts: Mapping[str, str]) -> str:
-    """The prefix in a model's `prompts` (name -> prefix) for a text of `kind`; "" if none."""
-    return next((prompts[name] for name in KINDS[kind] if name in prompts), "")
+    """The prefix in a model's `prompts` (name -> prefix) for a text of `kind`; "" if none. NAMED
+    and a prompt's name is a kind as well."""
+    names = (kind.removeprefix(NAMED),) if kind.startswith(NAMED) else KINDS[kind]
+    return next((prompts[name] for name in names if name in prompts), "")
 
 
 def chunks(texts: Sequence[str], size: int = CHUNK) -> list[list[int]]:
@@ -55,14 +64,32 @@ def sentence_transformer(model_dir: Path, *, trust_remote_code: bool = False) ->
 
     That call raises GoldenError if the model cannot be loaded.
     """
-    opened = []
+    return Model(model_dir, trust_remote_code).embed
 
-    def embed(texts: Sequence[str], kind: str) -> np.ndarray:
-        from goldfold.golden.reference import open_reference
 
-        if not opened:
-            opened.append(open_reference(model_dir, trust_remote_code))
-        model, rows = opened[0], {}
+@dataclass
+class Model:
+    """A model in fp32, which the first call loads. That call raises GoldenError if the model cannot
+    be loaded."""
+
+    folder: Path
+    trust_remote_code: bool = False
+    route: str = ""
+    length: int | None = None
+    """Cut texts to this many tokens, if the model's own length is not less."""
+
+    @cached_property
+    def _opened(self) -> Any:
+        from goldfold.golden.reference import open_reference, shorten
+
+        model = open_reference(self.folder, self.trust_remote_code, route=self.route)
+        if self.length is not None:
+            shorten(model, self.length)
+        return model
+
+    def embed(self, texts: Sequence[str], kind: str) -> np.ndarray:
+        """The embeddings of `texts`, float32 [N, D], as Embed says."""
+        model, rows = self._opened, {}
         for chunk in chunks(texts):
             found = model.encode(
                 [texts[row] for row in chunk],
@@ -75,7 +102,23 @@ def sentence_transformer(model_dir: Path, *, trust_remote_code: bool = False) ->
             rows.update(zip(chunk, found, strict=True))
         return np.stack([rows[row] for row in range(len(texts))]).astype(np.float32, copy=False)
 
-    return embed
+    def token_ids(self, texts: Sequence[str], kind: str) -> list[tuple[int, ...]]:
+        """The token ids that reach the model, specials and prompt included, cut to its length."""
+        model, rows = self._opened, {}
+        prompt = prompt_of(kind, model.prompts)
+        for chunk in chunks(texts):
+            made = model.preprocess([texts[row] for row in chunk], prompt=prompt)
+            rows.update(zip(chunk, _ids(model, made), strict=True))
+        return [rows[row] for row in range(len(texts))]
+
+
+def _ids(model: Any, features: Mapping[str, Any]) -> list[tuple[int, ...]]:
+    """Returns the ids of each text of one input, without padding."""
+    if tables.is_static(model):
+        return tables.read(features)
+    ids, mask = (features[name].tolist() for name in ("input_ids", "attention_mask"))
+    both = (zip(row, kept, strict=True) for row, kept in zip(ids, mask, strict=True))
+    return [tuple(id_ for id_, kept in row if kept) for row in both]
 
 
 def cached(
@@ -84,8 +127,10 @@ def cached(
     folder: Path | None = None,
     note: Callable[[str], None] = lambda text: None,
     step: Step = lambda done, total: None,
+    how: str = "",
 ) -> Embed:
     """`make`, called only for texts that `folder` (the user's cache by default) does not hold.
+    `how` tells apart what gives the same texts of one model other embeddings, as its length.
 
     Texts are kept in blocks of BLOCK, so blocks made before a run was killed are not made again. A
     damaged file is reported through `note` and made again. If the cache cannot be written, `note`
@@ -104,7 +149,7 @@ def cached(
         return np.concatenate(found)
 
     def block_of(texts: Sequence[str], kind: str) -> np.ndarray:
-        file = place / f"{fingerprint[:24]}-{digest(texts, kind)[:24]}.npz"
+        file = place / f"{fingerprint[:24]}-{digest(texts, kind + how)[:24]}.npz"
         if file.exists():
             found = _read(file, len(texts))
             if found is not None:

@@ -1,5 +1,6 @@
-"""Four sets of texts: calibration for statistics, corpus for chained rounding, tuning for the
-search, golden for the gate. None may hold what another holds, and each must be broad."""
+"""Five sets of texts: calibration for statistics, corpus for chained rounding, tuning for the
+search, golden for the gate, unseen ones for its percentile. None may hold what another holds, and
+each must be broad."""
 
 from __future__ import annotations
 
@@ -16,6 +17,7 @@ from goldfold.exporter.frontend.source import open_model
 from goldfold.exporter.frontend.trace import trace
 from goldfold.exporter.quantize import texts
 from goldfold.exporter.search import tuning
+from goldfold.golden import unseen
 from tests import models
 
 SHINGLE = 8
@@ -29,11 +31,16 @@ def golden_set() -> tuple[str, ...]:
     )
 
 
+def unseen_set() -> tuple[str, ...]:
+    return tuple(one.text for one in unseen.drawn())
+
+
 SETS: dict[str, Callable[[], tuple[str, ...]]] = {
     "golden": golden_set,
     "calibration": texts.calibration_texts,
     "tuning": tuning.texts,
     "corpus": texts.corpus_texts,
+    "unseen": unseen_set,
 }
 PAIRS = tuple(itertools.combinations(SETS, 2))
 
@@ -66,6 +73,21 @@ def test_no_run_of_words_stands_in_two_sets(one: str, other: str) -> None:
     runs = [set().union(*map(shingles, SETS[name]())) for name in (one, other)]
     assert len(runs[0]) > 100 and len(runs[1]) > 100
     assert not runs[0] & runs[1]
+
+
+@pytest.mark.parametrize("name", ["golden", "calibration", "tuning", "corpus"])
+def test_no_other_set_holds_one_of_ten_thousand_unseen_texts(name: str) -> None:
+    drawn = {plain(one.text) for one in unseen.drawn(unseen.MOST)}
+    assert not drawn & set(map(plain, SETS[name]()))
+
+
+def test_no_other_set_holds_what_is_installed() -> None:
+    found = [one.text for one in unseen.installed(200)]
+    runs = set().union(*map(shingles, found))
+    assert len(runs) > 100
+    for name, others in SETS.items():
+        assert not set(map(plain, found)) & set(map(plain, others())), name
+        assert not runs & set().union(*map(shingles, others())), name
 
 
 @pytest.mark.parametrize("name", ["calibration", "tuning", "corpus"])

@@ -143,8 +143,9 @@ def test_cache_is_asked_first_and_knows_texts_kind_and_model(tmp_path: Path) -> 
     ):
         embed(texts, kind)
     cached("e" * 64, made, tmp_path)(["a 1", "b 2"], "query")
-    assert made.calls == 5
-    assert len(list(tmp_path.iterdir())) == 5  # nothing half-written beside them
+    cached("f" * 64, made, tmp_path, how=" of 64 tokens")(["a 1", "b 2"], "query")
+    assert made.calls == 6
+    assert len(list(tmp_path.iterdir())) == 6  # nothing half-written beside them
 
 
 def test_killed_run_goes_on_where_it_was(tmp_path: Path) -> None:
@@ -213,6 +214,8 @@ def test_prompts_and_chunks() -> None:
         "p: ",
         "",
     ]
+    assert prompt_of("prompt:passage", prompts) == "p: "
+    assert prompt_of("prompt:plain", prompts) == ""
     assert chunks(["a", "ccc", "bb"], 2) == [[1, 2], [0]]
 
 
