@@ -4,7 +4,7 @@ integers."""
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, ClassVar
@@ -22,8 +22,9 @@ from goldfold.exporter.passes.rewriting.writer import Writer, module_of, take_ov
 
 _TINY = 1e-30
 """The least size of a row: a row of zeros has no step of its own."""
-_FLOAT, _BYTE, _INT = (
-    ir.TensorType(kind) for kind in (ir.DataType.FLOAT, ir.DataType.UINT8, ir.DataType.INT32)
+_FLOAT, _BYTE, _INT, _INT8 = (
+    ir.TensorType(kind)
+    for kind in (ir.DataType.FLOAT, ir.DataType.UINT8, ir.DataType.INT32, ir.DataType.INT8)
 )
 
 
@@ -36,6 +37,10 @@ class Product:
     numbers: ir.Value
     scale: ir.Value
     dequantize: ir.Node
+
+    @property
+    def channels(self) -> int:
+        return int(self.numbers.shape[1])  # type: ignore[index, arg-type]
 
 
 @dataclass(frozen=True)
@@ -59,7 +64,8 @@ class RoundRows(Pass):
     Channels that are far larger than the others would set the step of every row: a few of them,
     found on calibration texts, stay floating point and are multiplied with the same integers. Where
     8 bits of a value are too few, it has two parts: what the first rounding left is rounded again,
-    254 times as fine.
+    254 times as fine. Products of one value are one product, whose channels are shared out behind
+    it: fewer and larger operations.
 
     ONNX Runtime multiplies bytes with the instructions of VNNI where a processor has them. Without
     (AVX2) it adds products of two neighbouring inputs in 16 bits, where a sum above 32,767 is cut:
@@ -213,23 +219,29 @@ class RoundRows(Pass):
         return None
 
     def construct(self, match: Product, memo: dict) -> None:
-        node, graph = match.node, _main(match.node)
-        kept, twice = _finer(graph)
+        kept, twice = _finer(_main(match.node))
         kept, twice = kept | dict(self.kept), twice | dict(self.twice)
-        write = _Rows(match, memo)
+        parts = bool(twice.get(match.numbers.name or ""))
+        beside = [
+            other
+            for node, _ in match.x.uses()
+            if (other := self.match(node)) is not None and other.x is match.x
+            if self.refuses(other) is None
+            if bool(twice.get(other.numbers.name or "")) == parts
+        ]
+        write = _Rows(match, beside, memo)
         row = write.row(kept.get(match.x.name or "", ()))
         product = write.product(row.bytes, "sums")
-        if twice.get(match.numbers.name or ""):
+        if parts:
             finest = write.constant("1/254", np.float32(1 / 254))
             rest = write.product(write.rest(row), "rest")
             product = write("Add", product, write("Mul", rest, finest, name="small"), name="both")
         value = write("Mul", product, row.step, name="stepped")
         if row.kept is not None:
-            rows = write("Gather", match.numbers, row.places, name="kept.rows", axis=0)
-            rows.type = ir.TensorType(ir.DataType.INT8)
+            rows = write("Gather", write.numbers, row.places, name="kept.rows", axis=0, type=_INT8)
             whole = write("Cast", rows, name="kept.weights", to=ir.DataType.FLOAT.value)
             value = write("Add", value, write("MatMul", row.kept, whole, name="kept"), name="sum")
-        take_over(node.outputs[0], write("Mul", value, match.scale, name="scaled"))
+        write.shared_out(write("Mul", value, write.scale, name="scaled"))
 
 
 def _main(node: ir.Node) -> ir.Graph:
@@ -249,15 +261,39 @@ def _finer(graph: ir.Graph) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
 
 
 class _Rows(Writer):
-    """Writes in front of one product; what several products read is made once."""
+    """Writes in front of the first of the products of a value; what several read is made once."""
 
-    def __init__(self, match: Product, memo: dict) -> None:
+    def __init__(self, match: Product, products: Sequence[Product], memo: dict) -> None:
         super().__init__(match.node, match.node.outputs[0].name or "", module_of(match.x))
-        self.match, self.memo = match, memo
+        self.match, self.products, self.memo = match, products, memo
+        self.numbers = self.joined("numbers", [one.numbers for one in products], 1, _INT8)
+        self.scale = self.joined("scales", [one.scale for one in products], 0, _FLOAT)
 
     def __call__(self, op: str, *inputs: Any, name: str, **attributes: Any) -> ir.Value:
         kind = attributes.pop("type", _FLOAT)
         return super().__call__(op, *inputs, name=name, type=kind, **attributes)
+
+    def joined(
+        self, name: str, parts: Sequence[ir.Value], axis: int, kind: ir.TensorType
+    ) -> ir.Value:
+        """Constants side by side, which a session joins when it opens."""
+        if len(parts) == 1:
+            return parts[0]
+        return self("Concat", *parts, name=name, axis=axis, type=kind)
+
+    def shared_out(self, value: ir.Value) -> None:
+        """Give every product its channels of the joined one."""
+        if len(self.products) == 1:
+            take_over(self.match.node.outputs[0], value)
+            return
+        counts = np.array([one.channels for one in self.products])
+        sizes = self.constant(f"sizes {counts.tolist()}", counts)
+        old = [one.node.outputs[0] for one in self.products]
+        into = [f"{one.name}.part" for one in old]
+        for one, part in zip(
+            old, self.parts("Split", value, sizes, name="split", into=into, axis=-1), strict=True
+        ):
+            take_over(one, part)
 
     def constant(self, name: str, array: np.ndarray | np.generic) -> ir.Value:
         if name not in self.memo:
@@ -266,7 +302,7 @@ class _Rows(Writer):
 
     def product(self, given: ir.Value, name: str) -> ir.Value:
         middle = self.constant("middle", np.uint8(128))
-        sums = self("MatMulInteger", given, self.match.numbers, middle, name=name, type=_INT)
+        sums = self("MatMulInteger", given, self.numbers, middle, name=name, type=_INT)
         return self("Cast", sums, name=f"{name}.float", to=ir.DataType.FLOAT.value)
 
     def row(self, channels: Any) -> Row:
@@ -288,28 +324,24 @@ class _Rows(Writer):
         size = self("Max", reach, self.constant("tiny", np.float32(_TINY)), name="size")
         near = self("Mul", wide, self("Div", most, size, name="finer"), name="near")
         found = Row(
-            near, self.bytes(near, "bytes"), self("Div", size, most, name="step"), kept, places
+            near, self.bytes(near, 1.0, "bytes"), self("Div", size, most, name="step"), kept, places
         )
         self.stem, self.memo[x] = own, found  # type: ignore[assignment]
         return found
 
-    def bytes(self, near: ir.Value, name: str) -> ir.Value:
-        one = self.constant("one", np.float32(1))
-        middle = self.constant("middle", np.uint8(128))
-        return self("QuantizeLinear", near, one, middle, name=name, type=_BYTE)
+    def bytes(self, near: ir.Value, step: float, name: str) -> ir.Value:
+        size, middle = self.constant(f"{step:g}", np.float32(step)), np.uint8(128)
+        middle = self.constant("middle", middle)
+        return self("QuantizeLinear", near, size, middle, name=name, type=_BYTE)
 
     def rest(self, row: Row) -> ir.Value:
         """The second part: what the first left, 254 times as fine."""
         if row not in self.memo:
             self.stem, own = self.match.x.name or "", self.stem
-            one, middle = (
-                self.constant("one", np.float32(1)),
-                self.constant("middle", np.uint8(128)),
-            )
+            one, middle = self.constant("1", np.float32(1)), self.constant("middle", np.uint8(128))
             back = self("DequantizeLinear", row.bytes, one, middle, name="first")
             left = self("Sub", row.near, back, name="left")
-            fine = self("Mul", left, self.constant("254", np.float32(254)), name="left.near")
-            self.memo[row] = self.bytes(fine, "left.bytes")
+            self.memo[row] = self.bytes(left, 1 / 254, "left.bytes")
             self.stem = own
         return self.memo[row]
 
