@@ -1,4 +1,4 @@
-"""round-weights: integer weights of a linear map are rounded to bf16 once they are multiplied out."""
+"""round-weights: integer weights of a linear map, multiplied out, are rounded to bf16."""
 
 from __future__ import annotations
 
@@ -140,7 +140,12 @@ class RoundWeights(Pass):
             write = Writer(match, value.name or "")
             half, wide = ir.DataType.BFLOAT16, ir.DataType.FLOAT
             rounded = write(
-                "Cast", value, name="half", type=ir.TensorType(half), shape=value.shape, to=half.value
+                "Cast",
+                value,
+                name="half",
+                type=ir.TensorType(half),
+                shape=value.shape,
+                to=half.value,
             )
             memo[value] = write(
                 "Cast", rounded, name="wide", type=value.type, shape=value.shape, to=wide.value

@@ -48,6 +48,7 @@ def write(program: Program, precision: str, folder: Path, options: OpenVinoOptio
     for port, name in zip(converted.outputs, outputs, strict=True):
         port.get_tensor().set_names({name})
     converted.outputs[0].get_tensor().add_names({HIDDEN})
+    program.spelled += worked_out.spell(converted).items()
     _blocks = slim(converted)
     _name(converted)
     converted.set_rt_info(str(dynamic_group(program.graph)), [RUNTIME, GROUP])

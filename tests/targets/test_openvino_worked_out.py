@@ -1,22 +1,25 @@
-"""Integer weights that OpenVINO multiplies out once, when it compiles: what the compiled model holds,
-and that nothing else changes."""
+"""Integer weights that OpenVINO multiplies out once, when it compiles: what the compiled model
+holds, and that nothing else changes."""
 
 from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 import openvino as ov
 import pytest
+from openvino import opset13 as ops
 
 from goldfold.exporter.ir.program import Program
 from goldfold.exporter.passes.pipeline import run as run_passes
 from goldfold.exporter.passes.quantize_weights import DYNAMIC, Held, QuantizeWeights
 from goldfold.exporter.passes.rewriting.grid import Grid, Quantized, nearest
 from goldfold.exporter.passes.round_weights import RoundWeights
-from goldfold.targets.openvino import TARGET, markup, serving, worked_out
-from goldfold.targets.openvino.model_file import GROUP, XML
+from goldfold.golden.gate import GATES
+from goldfold.targets.openvino import TARGET, markup, worked_out
+from goldfold.targets.openvino.model_file import XML
 from goldfold.targets.openvino.options import OPEN
 from tests.conftest import Exported
 
@@ -64,9 +67,13 @@ def built(
     return _built(program, folder / "once"), _built(program, folder / "narrow", rounds=False)
 
 
-def _compiled(folder: Path, hint: str = "bf16") -> ov.CompiledModel:
+def _read(folder: Path) -> ov.Model:
+    return ov.Core().read_model(folder / XML)
+
+
+def _compiled(folder: Path, hint: str = "bf16", profile: bool = False) -> ov.CompiledModel:
     """Compiled as a stranger does, from the file alone."""
-    options = {"INFERENCE_PRECISION_HINT": hint}
+    options = {"INFERENCE_PRECISION_HINT": hint, "PERF_COUNT": profile}
     return ov.Core().compile_model(folder / XML, "CPU", options)
 
 
@@ -91,17 +98,94 @@ def _held(folder: Path, hint: str = "bf16") -> tuple[Counter[str], Counter[str]]
     return maps, others
 
 
-def _run(folder: Path, hint: str = "bf16") -> np.ndarray:
+def _feeds() -> dict[str, np.ndarray]:
     ids = np.array([[2, 5, 6, 7, 8, 1], [2, 9, 1, 0, 0, 0]])
-    feeds = {"input_ids": ids, "attention_mask": (ids != 0).astype(np.int64)}
-    return np.array(_compiled(folder, hint)(feeds)[0])
+    return {"input_ids": ids, "attention_mask": (ids != 0).astype(np.int64)}
+
+
+def _run(folder: Path, hint: str = "bf16") -> np.ndarray:
+    return np.array(_compiled(folder, hint)(_feeds())[0], np.float64)
 
 
 def test_maps_are_held_in_bf16_and_the_table_in_integers(built: tuple[Path, Path]) -> None:
     once, narrow = built
     maps, others = _held(once)
-    print(maps, others, _held(narrow))
-    assert set(maps) == {"bf16"}
+    assert set(maps) == {"bf16"} and maps["bf16"] == len(worked_out.weights(_read(once)))
     assert others["i8"] == 1  # the table
-    kept = _held(narrow)[0]
-    assert INTEGERS & set(kept)  # what the plugin does by itself: the pass is not for nothing
+    assert INTEGERS & set(_held(narrow)[0])  # where it fails, the plugin needs no help any more
+
+
+def test_no_weight_is_worked_out_in_a_call(built: tuple[Path, Path]) -> None:
+    once, _ = built
+    request = _compiled(once, profile=True).create_infer_request()
+    request.infer(_feeds())
+    ran = {one.node_name for one in request.profiling_info if one.status == one.Status.EXECUTED}
+    known = {op.get_friendly_name() for op in _read(once).get_ops() if worked_out.is_constant(op)}
+    assert ran and known and not ran & known
+
+
+def test_embeddings_are_those_of_integers(built: tuple[Path, Path]) -> None:
+    """In bf16 all stays as close as its gate asks. In f32 the file alone rounds: the weights, to
+    2^-9 of each, whose square bounds 1−cos where a layer does not make errors larger than 8 times
+    what they were."""
+    once, narrow = built
+    exact = _run(narrow, "f32")
+    assert (1 - (_run(once) * exact).sum(axis=1)).max() < GATES["bf16"].worst
+    rounded = 1 - (_run(once, "f32") * exact).sum(axis=1)
+    assert 1e-9 < rounded.max() < (8 * 2.0**-9) ** 2 / 2
+
+
+def _weights(spells: bool, tmp_path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Integers times scales as a linear map reads them in a compiled file, and as bf16 has them."""
+    rng = np.random.default_rng(0)
+    numbers = rng.integers(-127, 128, (256, 64)).astype(np.int8)
+    scale = rng.uniform(1e-3, 2e-3, (1, 64)).astype(np.float32)
+    x = ops.parameter([-1, 256], np.float32)
+    product = ops.multiply(ops.convert(ops.constant(numbers), "f32"), ops.constant(scale))
+    wide = ops.convert(ops.convert(product, "bf16"), "f32")
+    model = ov.Model([ops.matmul(x, wide, False, False)], [x], "weights")  # type: ignore[misc]
+    if spells:
+        worked_out.spell(model)
+    names = worked_out.weights(model)
+    assert len(names) == 1
+    ov.save_model(model, tmp_path / XML, compress_to_fp16=False)
+    markup.mark(tmp_path / XML, names, worked_out.MARK)
+    expected = (numbers * scale).astype(ml_dtypes.bfloat16).astype(np.float32)
+    return _compiled(tmp_path, "f32")(np.eye(256, dtype=np.float32))[0], expected
+
+
+def test_weights_are_rounded_to_the_nearest(tmp_path: Path) -> None:
+    found, expected = _weights(True, tmp_path)
+    assert np.array_equal(found, expected)
+
+
+def test_plugin_s_own_conversion_still_truncates(tmp_path: Path) -> None:
+    """Where this fails, the plugin rounds, and nothing need be spelled in front of it."""
+    found, expected = _weights(False, tmp_path)
+    assert (abs(found) < abs(expected)).mean() > 0.1
+
+
+def test_file_of_weights_keeps_its_size(built: tuple[Path, Path]) -> None:
+    once, narrow = ((folder / XML).with_suffix(".bin").stat().st_size for folder in built)
+    assert once - narrow <= 4  # one number, by which all are rounded
+
+
+def test_server_s_copy_keeps_the_marks(built: tuple[Path, Path], tmp_path: Path) -> None:
+    once, _ = built
+    ov.save_model(_read(once), tmp_path / XML, compress_to_fp16=False)
+    kept = markup.marked(tmp_path / XML, worked_out.MARK)
+    assert kept == markup.marked(once / XML, worked_out.MARK) == worked_out.weights(_read(once))
+
+
+def test_products_of_integers_stay(exported: Exported, tmp_path: Path) -> None:
+    program = _quantized(exported, 8, dynamic=32)
+    with_pass = _built(program, tmp_path / "with")
+    without = _built(program, tmp_path / "without", rounds=False)
+    assert INTEGERS & set(_held(with_pass)[0])
+    assert (with_pass / XML).read_bytes() == (without / XML).read_bytes()
+
+
+def test_weights_around_which_f32_is_asked_for_stay(exported: Exported, tmp_path: Path) -> None:
+    folder = _built(_quantized(exported, 8), tmp_path / "close", precision="fp32")
+    assert not markup.marked(folder / XML, worked_out.MARK)
+    assert INTEGERS & set(_held(folder, "f32")[0])
