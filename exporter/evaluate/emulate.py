@@ -50,6 +50,7 @@ def emulated(program: Program, rounds: bool = True) -> Program:
     infer_shapes(copy.model)  # a value without a type could not be rounded
     graph = copy.graph
     _dequantize(copy.model, rounds)
+    _round_constants(copy.model)
     for value in list(graph.initializers.values()):
         tensor = value.const_value
         if tensor is not None and tensor.dtype in HALF:
@@ -102,6 +103,21 @@ def _dequantize(model: ir.Model, rounds: bool) -> None:
                 part[:] = part.astype(kind)
         made = add_constant(graph, f"{value.name}.dense", whole)
         value.replace_all_uses_with(made, replace_graph_outputs=True)
+    drop_unused(model)
+
+
+def _round_constants(model: ir.Model) -> None:
+    """Replace a constant's Cast to half precision by its result, once for all calls."""
+    graph = model.graph
+    for node in list(graph):
+        if node.op_type != "Cast" or node.domain or (array := constant(node.inputs[0])) is None:
+            continue
+        kind = ir.DataType(node.attributes["to"].value)
+        if kind not in HALF:
+            continue
+        rounded = array.astype(kind.numpy()).astype(np.float32)
+        made = add_constant(graph, f"{node.outputs[0].name}.dense", rounded)
+        node.outputs[0].replace_all_uses_with(made, replace_graph_outputs=True)
     drop_unused(model)
 
 

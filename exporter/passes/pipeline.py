@@ -214,6 +214,7 @@ def every() -> tuple[Pass, ...]:
     from goldfold.exporter.passes.quantize_activations import QuantizeActivations
     from goldfold.exporter.passes.quantize_weights import QuantizeWeights
     from goldfold.exporter.passes.round_rows import RoundRows
+    from goldfold.exporter.passes.round_weights import RoundWeights
     from goldfold.exporter.passes.sink_dequantize_past_gather import SinkDequantizePastGather
     from goldfold.exporter.passes.spell_attention import SpellAttention
     from goldfold.exporter.passes.unpack_weights import UnpackWeights
@@ -225,6 +226,7 @@ def every() -> tuple[Pass, ...]:
         SinkDequantizePastGather(),
         RoundRows(),
         UnpackWeights(),
+        RoundWeights(),
         BandLocalAttention(),
         SpellAttention(),
         ExpandBandAttention(),

@@ -54,12 +54,16 @@ class OpenVino(Target[OpenVinoOptions]):
     ) -> tuple[Pass, ...]:
         from goldfold.exporter.passes.band_local_attention import BandLocalAttention
         from goldfold.exporter.passes.expand_band_attention import ExpandBandAttention
+        from goldfold.exporter.passes.round_weights import RoundWeights
         from goldfold.exporter.passes.sink_dequantize_past_gather import SinkDequantizePastGather
 
+        # Last: what a linear map reads is final by now, and tables are looked up.
+        rounded = (RoundWeights(),) if precision == "bf16" else ()
         return (
             BandLocalAttention(contract.max_length),  # while windows are still attributes
             ExpandBandAttention(),  # OpenVINO refuses an op it has no conversion rule for
             SinkDequantizePastGather(),  # its own kernel for the pair truncates in bf16
+            *rounded,
         )
 
     def executes(self, precision: str) -> bool:

@@ -20,7 +20,7 @@ from goldfold.exporter.errors import OutputError, RewriteError
 from goldfold.exporter.ir import dialect
 from goldfold.exporter.ir.program import Program, infer_shapes, weights_aside, where
 from goldfold.exporter.passes.quantize_weights import dynamic_group
-from goldfold.targets.openvino import precise
+from goldfold.targets.openvino import markup, precise, worked_out
 from goldfold.targets.openvino.memory import constant
 from goldfold.targets.openvino.model_file import GROUP, HIDDEN, RUNTIME, XML
 from goldfold.targets.openvino.options import OPEN, OpenVinoOptions
@@ -48,6 +48,7 @@ def write(program: Program, precision: str, folder: Path, options: OpenVinoOptio
     for port, name in zip(converted.outputs, outputs, strict=True):
         port.get_tensor().set_names({name})
     converted.outputs[0].get_tensor().add_names({HIDDEN})
+    program.spelled += worked_out.spell(converted).items()
     _blocks = slim(converted)
     _name(converted)
     converted.set_rt_info(str(dynamic_group(program.graph)), [RUNTIME, GROUP])
@@ -64,7 +65,9 @@ def write(program: Program, precision: str, folder: Path, options: OpenVinoOptio
     if precision == "bf16":
         share = precise.EARLY if dynamic_group(program.graph) else 1.0
         wanted = precise.stream(converted, share) | precise.lookups(converted)
-        precise.mark(folder / XML, wanted | precise.choices(converted))
+        markup.mark(folder / XML, wanted | precise.choices(converted), precise.MARK)
+    if held := worked_out.weights(converted):
+        markup.mark(folder / XML, held, worked_out.MARK)
 
 
 def _narrow(xml: Path) -> None:

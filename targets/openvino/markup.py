@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 from xml.etree import ElementTree
+from xml.sax.saxutils import escape
 
 from goldfold.exporter.errors import ArtifactError
 from goldfold.exporter.system.files import read_bounded
@@ -41,3 +42,26 @@ def read(path: Path) -> ElementTree.Element:
         raise ArtifactError(f"cannot read {path}: {error.strerror}") from error
     except (ElementTree.ParseError, ValueError, RecursionError) as error:
         raise ArtifactError(f"cannot read {path}: {type(error).__name__} {error}") from error
+
+
+def marked(xml: Path, kind: str) -> set[str]:
+    """Returns the names of the layers that a file marks as `kind`. OpenVINO reads the marks, and
+    writes few of them. Raises ArtifactError."""
+    mark = f"rt_info/attribute[@name='{kind}']"
+    layers = read(xml).iterfind("layers/layer")
+    return {layer.attrib["name"] for layer in layers if layer.find(mark) is not None}
+
+
+def mark(xml: Path, names: set[str], kind: str) -> None:
+    """Mark the layers called `names` in a file that OpenVINO wrote."""
+    wanted = {escape(name, {'"': "&quot;"}) for name in names}
+    head, *layers = xml.read_text("utf-8").split("<layer ")
+    for at, layer in enumerate(layers):
+        if layer.split('name="', 1)[1].split('"', 1)[0] in wanted:
+            layers[at] = layer.replace("<input>", f"{note(kind)}<input>", 1)
+    xml.write_text("<layer ".join([head, *layers]), "utf-8")
+
+
+def note(kind: str) -> str:
+    """Returns a layer's mark as it stands in a file."""
+    return f'<rt_info><attribute name="{kind}" version="0" /></rt_info>'

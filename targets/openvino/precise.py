@@ -14,15 +14,10 @@ Norms cannot be marked: the plugin makes one kernel of each, and the mark is los
 from __future__ import annotations
 
 import math
-from pathlib import Path
-from xml.sax.saxutils import escape
 
 import openvino as ov
 
-from goldfold.targets.openvino import markup
-
-_MARK = '<rt_info><attribute name="precise" version="0" /></rt_info>'
-
+MARK = "precise"
 
 EARLY = 0.25
 """The share of the stream that is worth marking where integers meet rounded activations: errors of
@@ -84,21 +79,3 @@ def _is_looked_up(op: ov.Node) -> bool:
 
 def _before_reshape(op: ov.Node) -> ov.Node:
     return op.input_value(0).get_node() if op.get_type_name() == "Reshape" else op
-
-
-def marked(xml: Path) -> set[str]:
-    """Returns the names of the layers that a file marks. OpenVINO reads the marks and does not
-    write them."""
-    layers = markup.read(xml).iterfind("layers/layer")
-    mark = "rt_info/attribute[@name='precise']"
-    return {layer.attrib["name"] for layer in layers if layer.find(mark) is not None}
-
-
-def mark(xml: Path, names: set[str]) -> None:
-    """Mark the layers called `names` in a file that OpenVINO wrote."""
-    wanted = {escape(name, {'"': "&quot;"}) for name in names}
-    head, *layers = xml.read_text("utf-8").split("<layer ")
-    for at, layer in enumerate(layers):
-        if layer.split('name="', 1)[1].split('"', 1)[0] in wanted:
-            layers[at] = layer.replace("<input>", f"{_MARK}<input>", 1)
-    xml.write_text("<layer ".join([head, *layers]), "utf-8")

@@ -160,8 +160,8 @@ def _with_tokens(
     inputs, title = model.get_parameters(), model.get_friendly_name()
     served = ov.Model([result], inputs, title)  # type: ignore[reportGeneralTypeIssues]
     ov.save_model(served, place / XML, compress_to_fp16=False)
-    if names := precise.marked(folder / XML):
-        precise.mark(place / XML, names)
+    if names := markup.marked(folder / XML, precise.MARK):
+        markup.mark(place / XML, names, precise.MARK)
     _compare(folder / XML, place / XML, contract, exact)
     if _alike(folder / _BIN, place / _BIN):
         (place / _BIN).unlink()

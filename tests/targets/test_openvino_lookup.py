@@ -10,7 +10,7 @@ import openvino as ov
 import pytest
 from openvino import opset13 as ops
 
-from goldfold.targets.openvino import TARGET, precise
+from goldfold.targets.openvino import TARGET, markup, precise
 from goldfold.targets.openvino.model_file import XML
 
 ROWS, BLOCKS, BLOCK = 400, 4, 16
@@ -45,7 +45,7 @@ def _error(rows: ov.Node, ids: ov.Node, exact: np.ndarray, folder: Path, marks: 
     model = ov.Model([read], [ids], "rows")  # type: ignore[misc]
     ov.save_model(model, folder / XML, compress_to_fp16=False)
     if marks:
-        precise.mark(folder / XML, precise.lookups(model))
+        markup.mark(folder / XML, precise.lookups(model), precise.MARK)
     options = {"INFERENCE_PRECISION_HINT": "bf16"}
     compiled = ov.Core().compile_model(folder / XML, "CPU", options)
     return compiled(np.arange(ROWS)[None])[0][0] / exact - 1

@@ -12,7 +12,7 @@ import pytest
 from goldfold.exporter.artifact.bundle import open_bundle
 from goldfold.exporter.passes.pipeline import run as run_passes
 from goldfold.golden import compare, store
-from goldfold.targets.openvino import TARGET, precise
+from goldfold.targets.openvino import TARGET, markup, precise
 from goldfold.targets.openvino.model_file import XML
 from goldfold.targets.openvino.options import OPEN
 from tests.conftest import Exported
@@ -35,8 +35,9 @@ def test_additions_to_the_stream_are_marked_and_nothing_else(
     layers = [op for op in model.get_ops() if op.get_type_name() == "Gelu"]
     assert len(names) == 2 * len(layers)  # after attention, and after the feed-forward half
     text, plain = ((folder / XML).read_text("utf-8") for folder in (built, artifacts["openvino"]))
-    assert text.count(precise._MARK) == len(names)
-    assert text.replace(precise._MARK, "") == plain
+    mark = markup.note(precise.MARK)
+    assert text.count(mark) == len(names)
+    assert text.replace(mark, "") == plain
 
 
 def test_stream_is_computed_in_f32_and_comes_closer(

@@ -27,7 +27,7 @@ from goldfold.exporter.cli import app
 from goldfold.exporter.errors import ArtifactError, OutputError, TargetError, UsageError
 from goldfold.golden import store
 from goldfold.golden.store import Goldens
-from goldfold.targets.openvino import TARGET, model_file, precise, serving
+from goldfold.targets.openvino import TARGET, markup, model_file, precise, serving
 from tests.targets import test_openvino_bundle as readers
 
 LIMIT = 1e-8
@@ -182,7 +182,7 @@ def test_marks_of_precision_survive(artifact: Path, tmp_path: Path) -> None:
     shutil.copytree(artifact, folder)
     xml = folder / "openvino_model.xml"
     names = precise.stream(ov.Core().read_model(xml))
-    precise.mark(xml, names)
+    markup.mark(xml, names, precise.MARK)
     contract = open_bundle(artifact).manifest.contract
     out = tmp_path / "out"
     out.mkdir()

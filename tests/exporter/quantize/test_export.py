@@ -15,7 +15,7 @@ from onnx import numpy_helper
 from goldfold import export, load
 from goldfold.exporter.artifact.bundle import read_manifest
 from goldfold.golden import make as golden_make
-from goldfold.targets.openvino import precise
+from goldfold.targets.openvino import markup, precise
 from goldfold.targets.tensorrt import vendor
 from tests.conftest import GOLDEN_TEXTS
 
@@ -270,7 +270,7 @@ def test_what_integers_meet_is_rounded_as_the_file_says_and_not_otherwise(
     assert groups == [32, 0]
     # Of the stream, the first quarter alone is kept in f32 beside rounded activations.
     additions = precise.stream(ov.Core().read_model(files[going.path]))
-    marked = [precise.marked(file) for file in files.values()]
+    marked = [markup.marked(file, precise.MARK) for file in files.values()]
     assert len(marked[0] & additions) == -(-len(additions) // 4) and len(additions) > 4
     rows = precise.lookups(ov.Core().read_model(files[going.path]))
     assert marked == [marked[0] & additions | rows, set()] and len(rows) == 3
