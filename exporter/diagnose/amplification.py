@@ -217,9 +217,9 @@ class Bench:
         named = tuple((f"{at}:{site.kind}:{site.depth}", site) for at, site in enumerate(found))
         attention = attributing.attentions(named)
         seen = [name for one in attention.values() for name in (one.query, one.key)]
-        taps = [_tap(name, site) for name, site in named]
+        taps = [tap_of(name, site) for name, site in named]
         probe = Probe(copy, taps, tuple(dict.fromkeys(seen)))
-        probing.round_rows(other, [_tap("", site) for site in same], BITS)
+        probing.round_rows(other, [tap_of("", site) for site in same], BITS)
         run = interpret.runner(other)
 
         def rounded(ids: Sequence[int]) -> np.ndarray:
@@ -229,7 +229,8 @@ class Bench:
         return Bench(named, attention, probe, rounded)
 
 
-def _tap(name: str, site: Site) -> Tap:
+def tap_of(name: str, site: Site) -> Tap:
+    """Returns the tap in front of a map, or behind the lookup of a table's rows."""
     if site.x is None:
         return Tap(name, site.node.outputs[0])
     return Tap(name, site.x, site.node)
