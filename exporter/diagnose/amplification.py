@@ -180,8 +180,8 @@ def amplification(
         progress: called with (done, total) texts.
 
     Raises:
-        UsageError: there is no text.
-        RewriteError: the program has no linear map, or a value of a text is not finite.
+        UsageError: there is no text, or the program has no linear map.
+        RewriteError: a value of a text is not finite.
     """
     if not texts:
         raise UsageError("amplification: there is no text to look at; name at least one")
@@ -207,13 +207,13 @@ class Bench:
 
     @staticmethod
     def of(program: Program, kept: Sequence[Kind] = ()) -> Bench:
-        """Raises RewriteError if the program has no linear map."""
+        """Raises UsageError if the program has no linear map."""
         copy, other = program.copy(), program.copy()
         found, same = (
             [site for site in all_sites.find(one) if site.kind not in kept] for one in (copy, other)
         )
         if not any(site.linear is not None for site in found):
-            raise RewriteError(f"{program.contract.model} has no linear map that could be probed")
+            raise UsageError(f"{program.contract.model} has no linear map that could be probed")
         named = tuple((f"{at}:{site.kind}:{site.depth}", site) for at, site in enumerate(found))
         attention = attributing.attentions(named)
         seen = [name for one in attention.values() for name in (one.query, one.key)]

@@ -61,7 +61,8 @@ def amplify(
 
     `precision` is the recipe whose gate is held against what was found; `opening` may hold
     `trust_remote_code`, `route` and `cache` as in `export`. Raises GoldfoldError as that does;
-    UsageError for a recipe or a golden that does not exist, and where there is no text.
+    UsageError for a recipe or a golden that does not exist, for a model that
+    gives scores, and where there is no text.
     """
     if precision not in recipe.shipped():
         raise UsageError(
@@ -73,6 +74,8 @@ def amplify(
     with stages("open"):
         source = ready(open_model(model, **opening), stages, kept)
     program = preparing.traced(source, stages, cache=kept)
+    if program.contract.task == "scores":
+        raise UsageError(f"{source.name} gives scores of pairs; only embeddings have an angle")
     preparing.legalized(program, Pipeline())
     pipeline.run(program, pipeline.common(program.contract, "none"))
     words = Tokens(program.tokenizer, program.contract)
