@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from goldfold.exporter import __version__
+from goldfold.exporter.cli.amplify import amplify
 from goldfold.exporter.cli.bisect import bisect
 from goldfold.exporter.cli.cache import cache_app
 from goldfold.exporter.cli.console import warn
@@ -49,7 +50,7 @@ for command in (
     *(export, verify, embed, rank, inspect, report),
     *(targets, recipes, quantize, judge),
     *(layout, sign, diff, demo),
-    *(passes, explain, bisect, coreml_run),
+    *(passes, explain, bisect, amplify, coreml_run),
 ):
     app.command()(flagged(command))
 app.add_typer(golden_app, name="golden")
