@@ -4,7 +4,7 @@ integers."""
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, ClassVar
@@ -38,10 +38,6 @@ class Product:
     scale: ir.Value
     dequantize: ir.Node
 
-    @property
-    def channels(self) -> int:
-        return int(self.numbers.shape[1])  # type: ignore[index, arg-type]
-
 
 @dataclass(frozen=True)
 class Row:
@@ -64,8 +60,7 @@ class RoundRows(Pass):
     Channels that are far larger than the others would set the step of every row: a few of them,
     found on calibration texts, stay floating point and are multiplied with the same integers. Where
     8 bits of a value are too few, it has two parts: what the first rounding left is rounded again,
-    254 times as fine. Products of one value are one product, whose channels are shared out behind
-    it: fewer and larger operations.
+    254 times as fine.
 
     ONNX Runtime multiplies bytes with the instructions of VNNI where a processor has them. Without
     (AVX2) it adds products of two neighbouring inputs in 16 bits, where a sum above 32,767 is cut:
@@ -219,29 +214,22 @@ class RoundRows(Pass):
         return None
 
     def construct(self, match: Product, memo: dict) -> None:
-        kept, twice = _finer(_main(match.node))
+        node, graph = match.node, _main(match.node)
+        kept, twice = _finer(graph)
         kept, twice = kept | dict(self.kept), twice | dict(self.twice)
-        parts = bool(twice.get(match.numbers.name or ""))
-        beside = [
-            other
-            for node, _ in match.x.uses()
-            if (other := self.match(node)) is not None and other.x is match.x
-            if self.refuses(other) is None
-            if bool(twice.get(other.numbers.name or "")) == parts
-        ]
-        write = _Rows(match, beside, memo)
+        write = _Rows(match, memo)
         row = write.row(kept.get(match.x.name or "", ()))
         product = write.product(row.bytes, "sums")
-        if parts:
+        if twice.get(match.numbers.name or ""):
             finest = write.constant("1/254", np.float32(1 / 254))
             rest = write.product(write.rest(row), "rest")
             product = write("Add", product, write("Mul", rest, finest, name="small"), name="both")
         value = write("Mul", product, row.step, name="stepped")
         if row.kept is not None:
-            rows = write("Gather", write.numbers, row.places, name="kept.rows", axis=0, type=_INT8)
+            rows = write("Gather", match.numbers, row.places, name="kept.rows", axis=0, type=_INT8)
             whole = write("Cast", rows, name="kept.weights", to=ir.DataType.FLOAT.value)
             value = write("Add", value, write("MatMul", row.kept, whole, name="kept"), name="sum")
-        write.shared_out(write("Mul", value, write.scale, name="scaled"))
+        take_over(node.outputs[0], write("Mul", value, match.scale, name="scaled"))
 
 
 def _main(node: ir.Node) -> ir.Graph:
@@ -261,39 +249,15 @@ def _finer(graph: ir.Graph) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
 
 
 class _Rows(Writer):
-    """Writes in front of the first of the products of a value; what several read is made once."""
+    """Writes in front of one product; what several products read is made once."""
 
-    def __init__(self, match: Product, products: Sequence[Product], memo: dict) -> None:
+    def __init__(self, match: Product, memo: dict) -> None:
         super().__init__(match.node, match.node.outputs[0].name or "", module_of(match.x))
-        self.match, self.products, self.memo = match, products, memo
-        self.numbers = self.joined("numbers", [one.numbers for one in products], 1, _INT8)
-        self.scale = self.joined("scales", [one.scale for one in products], 0, _FLOAT)
+        self.match, self.memo = match, memo
 
     def __call__(self, op: str, *inputs: Any, name: str, **attributes: Any) -> ir.Value:
         kind = attributes.pop("type", _FLOAT)
         return super().__call__(op, *inputs, name=name, type=kind, **attributes)
-
-    def joined(
-        self, name: str, parts: Sequence[ir.Value], axis: int, kind: ir.TensorType
-    ) -> ir.Value:
-        """Constants side by side, which a session joins when it opens."""
-        if len(parts) == 1:
-            return parts[0]
-        return self("Concat", *parts, name=name, axis=axis, type=kind)
-
-    def shared_out(self, value: ir.Value) -> None:
-        """Give every product its channels of the joined one."""
-        if len(self.products) == 1:
-            take_over(self.match.node.outputs[0], value)
-            return
-        counts = np.array([one.channels for one in self.products])
-        sizes = self.constant(f"sizes {counts.tolist()}", counts)
-        old = [one.node.outputs[0] for one in self.products]
-        into = [f"{one.name}.part" for one in old]
-        for one, part in zip(
-            old, self.parts("Split", value, sizes, name="split", into=into, axis=-1), strict=True
-        ):
-            take_over(one, part)
 
     def constant(self, name: str, array: np.ndarray | np.generic) -> ir.Value:
         if name not in self.memo:
@@ -302,7 +266,7 @@ class _Rows(Writer):
 
     def product(self, given: ir.Value, name: str) -> ir.Value:
         middle = self.constant("middle", np.uint8(128))
-        sums = self("MatMulInteger", given, self.numbers, middle, name=name, type=_INT)
+        sums = self("MatMulInteger", given, self.match.numbers, middle, name=name, type=_INT)
         return self("Cast", sums, name=f"{name}.float", to=ir.DataType.FLOAT.value)
 
     def row(self, channels: Any) -> Row:

@@ -11,7 +11,7 @@ from goldfold.exporter.ir.program import constant
 from goldfold.exporter.passes.base import Equality, Pass
 from goldfold.exporter.passes.quantize_weights import dynamic_group
 from goldfold.exporter.passes.rewriting.integers import multiplies_integers
-from goldfold.exporter.passes.rewriting.pattern import chooses, producer
+from goldfold.exporter.passes.rewriting.pattern import attribute, chooses, producer
 from goldfold.exporter.passes.rewriting.writer import Writer
 
 
@@ -25,7 +25,7 @@ class RoundWeights(Pass):
     multiplies as fast as weights that were never integers (docs/quantization.md). The numbers that
     are multiplied are the same.
 
-    Where activations are rounded as well, integers are multiplied with integers, so the whole graph
+    Where the other operand is rounded as well, integers are multiplied with integers, and that map
     stays as it is. The scores by which a router chooses experts are computed in f32 there.
 
     holds:
@@ -85,17 +85,14 @@ class RoundWeights(Pass):
             y = MatMul(x, d)
         }
 
-    ignores: integers multiplied with integers elsewhere
-        f (float[B,T,6] x, int8[6,4] w, int8[6,4] v, float[4] s, float step)
-            => (float[B,T,4] y, float[B,T,4] z)
+    ignores: integers multiplied with integers
+        f (float[B,T,6] x, int8[6,4] w, float[4] s, float step) => (float[B,T,4] y)
         {
             zero = Constant <value: tensor = int8 {0}> ()
             n = QuantizeLinear(x, step, zero)
             x8 = DequantizeLinear(n, step, zero)
             d = DequantizeLinear <axis: int = 1> (w, s)
             y = MatMul(x8, d)
-            e = DequantizeLinear <axis: int = 1> (v, s)
-            z = MatMul(x, e)
         }
 
     ignores: the scores of a choice
@@ -122,7 +119,7 @@ class RoundWeights(Pass):
             return None
         if dequantize.inputs[0] is None or dequantize.inputs[0].const_value is None:
             return None  # an activation
-        return None if _rounds_activations(node) else node
+        return None if _multiplies_integers(node, dequantize) else node
 
     def refuses(self, match: ir.Node) -> str | None:
         dequantize = producer(match.inputs[1])
@@ -153,8 +150,10 @@ class RoundWeights(Pass):
         match.replace_input_with(1, memo[value])
 
 
-def _rounds_activations(node: ir.Node) -> bool:
-    """Whether anything in the graph around `node` multiplies integers with integers, or may."""
-    graph = node.graph
-    assert graph is not None
-    return bool(dynamic_group(graph)) or any(map(multiplies_integers, graph))  # type: ignore[arg-type]
+def _multiplies_integers(node: ir.Node, dequantize: ir.Node) -> bool:
+    """Whether a linear map multiplies integers with integers, or may: with fixed steps, or where a
+    runtime may round its input, which it does beside a scale per channel alone."""
+    if multiplies_integers(node):
+        return True
+    assert node.graph is not None
+    return bool(dynamic_group(node.graph)) and not attribute(dequantize, "block_size", 0)  # type: ignore[arg-type]
