@@ -23,7 +23,8 @@ DYNAMIC = "goldfold.dynamic_quantization_group_size"
 
 FINER = "goldfold.finer_activations"
 """A graph's metadata: JSON of `kept`, the channels that stay floating point where activations are
-rounded, by value, and `twice`, the integers whose input is rounded in two parts, by name."""
+rounded, by value, and of `parts`: 2 where the input of integers is rounded in two parts, 0 where it
+is not rounded, by their names."""
 
 
 def dynamic_group(graph: ir.Graph) -> int:
@@ -103,8 +104,8 @@ class QuantizeWeights(Pass):
     kept: Mapping[str, tuple[int, ...]] = field(default_factory=dict, compare=False)
     """Channels that a runtime leaves in floating point where it rounds a value, by its name; the
     graph states them in FINER."""
-    twice: tuple[str, ...] = ()
-    """Names of matrices whose input a runtime rounds in two parts; likewise."""
+    parts: Mapping[str, int] = field(default_factory=dict, compare=False)
+    """Parts of a matrix's input, by its name, where they are not one; likewise."""
 
     def match(self, node: ir.Node) -> Held | None:
         if node.domain or node.op_type not in ("Gather", "MatMul", "Gemm"):
@@ -152,9 +153,9 @@ class QuantizeWeights(Pass):
         assert graph is not None
         if self.dynamic:
             graph.metadata_props[DYNAMIC] = str(self.dynamic)
-            if self.kept or self.twice:
-                names = [f"{name}.int8" for name in self.twice]
-                graph.metadata_props[FINER] = json.dumps({"kept": dict(self.kept), "twice": names})
+            if self.kept or self.parts:
+                named = {f"{name}.int8": count for name, count in self.parts.items()}
+                graph.metadata_props[FINER] = json.dumps({"kept": dict(self.kept), "parts": named})
         array = constant(stored)
         assert array is not None
         matrix = array.T if match.transposed else array

@@ -124,7 +124,7 @@ class RoundRows(Pass):
 
     options: two maps, one of two parts
         always: 1
-        twice: v = 1
+        parts: v = 2
 
     before: two maps, one of two parts
         # w: -64 to 64
@@ -140,6 +140,17 @@ class RoundRows(Pass):
 
     after: two maps, one of two parts
         none
+
+    options: an input that stays floating point
+        always: 1
+        parts: w = 0
+
+    ignores: an input that stays floating point
+        f (float[B,T,6] x, int8[6,4] w, float[4] s) => (float[B,T,4] y)
+        {
+            d = DequantizeLinear <axis: int = 1> (w, s)
+            y = MatMul(x, d)
+        }
 
     options: blocks
         always: 1
@@ -181,8 +192,9 @@ class RoundRows(Pass):
     kept: Any = field(default=(), compare=False)
     """Channels that stay floating point, by the name of the value, as pairs or a mapping; those
     that the graph names (FINER) are kept as well."""
-    twice: Any = field(default=(), compare=False)
-    """Names of integers whose input has two parts, as pairs or a mapping; likewise."""
+    parts: Any = field(default=(), compare=False)
+    """Parts of the input of integers, by their name, as pairs or a mapping: 2, or 0 where it is not
+    rounded; likewise."""
 
     def match(self, node: ir.Node) -> Product | None:
         if node.domain or node.op_type != "MatMul" or node.graph is None:
@@ -195,6 +207,8 @@ class RoundRows(Pass):
             return None
         numbers, scale = dequantize.inputs[:2]
         if numbers is None or scale is None or constant(numbers) is None:
+            return None
+        if (_finer(_main(node))[1] | dict(self.parts)).get(numbers.name or "") == 0:
             return None
         return Product(node, x, numbers, scale, dequantize)
 
@@ -215,12 +229,12 @@ class RoundRows(Pass):
 
     def construct(self, match: Product, memo: dict) -> None:
         node, graph = match.node, _main(match.node)
-        kept, twice = _finer(graph)
-        kept, twice = kept | dict(self.kept), twice | dict(self.twice)
+        kept, parts = _finer(graph)
+        kept, parts = kept | dict(self.kept), parts | dict(self.parts)
         write = _Rows(match, memo)
         row = write.row(kept.get(match.x.name or "", ()))
         product = write.product(row.bytes, "sums")
-        if twice.get(match.numbers.name or ""):
+        if parts.get(match.numbers.name or "") == 2:
             finest = write.constant("1/254", np.float32(1 / 254))
             rest = write.product(write.rest(row), "rest")
             product = write("Add", product, write("Mul", rest, finest, name="small"), name="both")
@@ -240,7 +254,7 @@ def _main(node: ir.Node) -> ir.Graph:
 @lru_cache(maxsize=4)
 def _parsed(text: str) -> tuple[dict[str, list[int]], dict[str, int]]:
     found = json.loads(text)
-    return found["kept"], dict.fromkeys(found["twice"], 1)
+    return found["kept"], found["parts"]
 
 
 def _finer(graph: ir.Graph) -> tuple[Mapping[str, Any], Mapping[str, Any]]:

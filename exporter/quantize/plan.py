@@ -202,11 +202,11 @@ def passes(
 
 def _finer(
     recipe: Recipe, first: Mapping[str, Planned], worked: Arrays
-) -> tuple[dict[str, tuple[int, ...]], tuple[str, ...]]:
+) -> tuple[dict[str, tuple[int, ...]], dict[str, int]]:
     """What of the activations that runtimes round stays finer: the channels of each value that
-    stand out most, and the matrices whose input has two parts."""
+    stand out most, and the matrices whose input has no or two parts of 8 bits."""
     if not recipe.dynamic:
-        return {}, ()
+        return {}, {}
     counts: dict[str, int] = {}
     for one in first.values():
         if one.site.x is not None:
@@ -218,7 +218,8 @@ def _finer(
         if count and standing is not None:
             first_ones = np.argsort(-standing, kind="stable")[:count]
             kept[name] = tuple(sorted(map(int, first_ones)))
-    return kept, tuple(name for name, one in first.items() if one.choice.parts == 2)
+    parts = {name: one.choice.parts for name, one in first.items() if one.choice.parts != 1}
+    return kept, {name: count for name, count in parts.items() if first[name].site.x is not None}
 
 
 def _work(

@@ -17,7 +17,8 @@ rounding = "nearest"         # or "gptq", "gptaq", "qat"
 activations = "none"         # the map's input: "none" or "static" (8 bits, one scale)
 kept = 0                     # where it is rounded at run time, so many of its channels stay floating
                              # point: those that stand out most on the calibration texts
-parts = 1                    # 2: where it is rounded at run time, it has two parts of 8 bits
+parts = 1                    # 2: where it is rounded at run time, it has two parts of 8 bits; 0: it is
+                             # not rounded, where a runtime can choose for each map
 pairs = false                # true: two neighbouring weights of one sign are at most 128 together,
                              # so that sums of 16 bits hold their products with bytes
 
@@ -27,6 +28,7 @@ bits = 8
 [[rule]]                     # … and the exceptions; later rules win
 kinds = ["down"]             # exporter/quantize/sites.py has the list
 first = 4                    # in the first four layers alone; 0.25 is the first quarter
+last = 0.25                  # in the last quarter alone; 4 is the last four layers
 layers = "encoder.layers.?"  # a pattern of source modules; all of them if left out
 activations = "none"
 optional = false             # a rule that fits no matrix is an error unless this is true
@@ -84,8 +86,8 @@ class Choice(Record, frozen=True, kw_only=True):
     kept: Natural = 0
     """The channels of the map's input that stay floating point, where a runtime rounds the others;
     of maps that read one value, the largest number counts."""
-    parts: Literal[1, 2] = 1
-    """The parts of 8 bits of the map's input, where a runtime rounds it."""
+    parts: Literal[0, 1, 2] = 1
+    """The parts of 8 bits of the map's input, where a runtime rounds it; 0 leaves it floating."""
     pairs: bool = False
 
     @property
@@ -102,6 +104,8 @@ class Rule(Record, frozen=True, kw_only=True):
     layers: str = "*"
     first: Annotated[int, Meta(gt=0)] | Annotated[float, Meta(gt=0)] | None = None
     """The first layers alone: how many, or which share of all."""
+    last: Annotated[int, Meta(gt=0)] | Annotated[float, Meta(gt=0)] | None = None
+    """The last layers alone, likewise."""
     optional: bool = False
     """Whether the rule may fit no matrix, as in recipes for models of any form."""
     bits: Bits | None = None
@@ -109,29 +113,36 @@ class Rule(Record, frozen=True, kw_only=True):
     rounding: Rounding | None = None
     activations: Activations | None = None
     kept: Natural | None = None
-    parts: Literal[1, 2] | None = None
+    parts: Literal[0, 1, 2] | None = None
     pairs: bool | None = None
 
     def __post_init__(self) -> None:
         for kind in self.kinds:
             if kind not in KINDS:
                 raise ValueError(f"no kind is called {kind!r}; there are {', '.join(KINDS)}")
-        if self.first is not None and not math.isfinite(self.first):
-            raise ValueError(f"first is {self.first}; it must be finite")
-        if self.first is not None and self.first > 1 and self.first % 1:
-            raise ValueError(f"first is {self.first}: a number of layers, or a share below 1")
+        for name, layers in (("first", self.first), ("last", self.last)):
+            if layers is not None and not math.isfinite(layers):
+                raise ValueError(f"{name} is {layers}; it must be finite")
+            if layers is not None and layers > 1 and layers % 1:
+                raise ValueError(f"{name} is {layers}: a number of layers, or a share below 1")
 
     def covers(self, site: Site) -> bool:
         pattern = self.layers if "*" in self.layers or "?" in self.layers else f"{self.layers}*"
-        if self.first is not None:
-            last = self.first if self.first >= 1 else self.first * site.layers
-            if site.kind == "table" or site.depth >= last:
-                return False
+        if site.kind == "table" and (self.first or self.last):
+            return False
+        if self.first is not None and site.depth >= _layers(self.first, site):
+            return False
+        if self.last is not None and site.depth < site.layers - _layers(self.last, site):
+            return False
         return (not self.kinds or site.kind in self.kinds) and fnmatchcase(site.place, pattern)
 
     def change(self, choice: Choice) -> Choice:
         given = {name: getattr(self, name) for name in Choice.__struct_fields__}
         return choice.with_(**{name: value for name, value in given.items() if value is not None})
+
+
+def _layers(given: float, site: Site) -> float:
+    return given if given >= 1 else given * site.layers
 
 
 class Recipe(Record, frozen=True, kw_only=True):

@@ -42,7 +42,7 @@ def test_an_error_is_half_a_step_of_its_row(parts: int, kept, seed: int, size: f
     weights, rng = _weights(seed), np.random.default_rng(seed)
     x = (rng.standard_normal((2, 3, _INPUTS)) * rng.lognormal(size=(2, 3, 1)) * size).astype("f")
     x[..., 3] *= 100
-    law = RoundRows(always=True, kept={"x": kept}, twice={"w": parts - 1})
+    law = RoundRows(always=True, kept={"x": kept}, parts={"w": parts})
     got = _rounded(law, weights, x).astype(np.float64)
     matrix = weights["w"].astype(np.float64) * weights["s"]
     exact = x.astype(np.float64) @ matrix
@@ -56,7 +56,7 @@ def test_an_error_is_half_a_step_of_its_row(parts: int, kept, seed: int, size: f
 def test_a_row_depends_on_no_other() -> None:
     weights, rng = _weights(1), np.random.default_rng(1)
     x = rng.standard_normal((4, 7, _INPUTS)).astype(np.float32)
-    law = RoundRows(always=True, kept={"x": (2,)}, twice={"w": 1})
+    law = RoundRows(always=True, kept={"x": (2,)}, parts={"w": 2})
     alone = _rounded(law, weights, x[:1])
     x[1:] *= 1e6
     x[0, 5:] = 0
