@@ -59,18 +59,18 @@ def to_toml(recipe: Recipe, comment: Sequence[str] = ()) -> str:
         said = {k: v for k, v in rule.plain().items() if v is not None}
         optional = said.pop("optional")
         kinds, layers = said.pop("kinds"), said.pop("layers")
-        first = said.pop("first", None)
+        ends = [(end, said.pop(end, None)) for end in ("first", "last")]
         lines += ["", "[[rule]]"]
         lines += [f"kinds = [{', '.join(map(_text, kinds))}]"] if kinds else []
         lines += [f"layers = {_text(layers)}"] if layers != "*" else []
-        lines += [f"first = {first}"] if first is not None else []
+        lines += [f"{end} = {layers}" for end, layers in ends if layers is not None]
         lines += ["optional = true"] if optional else []
         lines += _choice(said)
     return "\n".join(lines) + "\n"
 
 
 def _choice(said: dict[str, Any]) -> list[str]:
-    return [f"{k} = {_text(v) if isinstance(v, str) else v}" for k, v in said.items()]
+    return [f"{k} = {json.dumps(v)}" for k, v in said.items()]
 
 
 def _text(text: str) -> str:
