@@ -1,0 +1,139 @@
+"""Figures of all perturbations put together: by groups of kinds, and against the gate."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from statistics import median
+from typing import Any
+
+from rich.table import Table
+
+from benchmarks.margins.measuring import SETS
+
+ASKED = 0.6
+"""The share of the gate's worst that the worst over everything may be."""
+GROUPS: Mapping[str, tuple[str, ...]] = {
+    "natural language": (
+        "script", "words", "long", "language", "english", "prompt", "card", "call", "titled",
+        "length", "beyond",
+    ),
+    "code, numbers, mixed": ("code", "numbers", "mixed", "markup", "data", "shape"),
+    "short, emoji": ("short", "tiny", "emoji"),
+    "noise": (
+        "combining", "controls", "private-use", "whitespace", "noise", "unicode", "punctuation",
+    ),
+}  # fmt: skip
+"""Kinds of goldens and of unseen texts; `script:Thai` is `script`."""
+OTHER = "other"
+Row = dict[str, Any]
+
+
+def group_of(kind: str) -> str:
+    """Returns the group of a kind of text."""
+    short = kind.partition(":")[0]
+    return next((name for name, kinds in GROUPS.items() if short in kinds), OTHER)
+
+
+def grouped(kinds: Mapping[str, Sequence[float]]) -> dict[str, tuple[float, float]]:
+    """Returns worst and mean of each group, from texts, worst and mean of each kind."""
+    found: dict[str, list[Sequence[float]]] = {}
+    for kind, figures in kinds.items():
+        found.setdefault(group_of(kind), []).append(figures)
+    return {
+        name: (
+            max(worst for _, worst, _ in rows),
+            sum(count * mean for count, _, mean in rows) / sum(count for count, _, _ in rows),
+        )
+        for name, rows in found.items()
+    }
+
+
+def distributions(rows: Iterable[Row]) -> dict[str, dict[str, dict[str, list[float]]]]:
+    """Returns min, median and max over perturbations of `worst` and `mean`, by set and group."""
+    pooled: dict[str, dict[str, list[tuple[float, float]]]] = {name: {} for name in SETS}
+    for row in _measured(rows):
+        for name in SETS:
+            for group, figures in grouped(row[name]["kinds"]).items():
+                pooled[name].setdefault(group, []).append(figures)
+            figures = row[name]["worst"], row[name]["mean"]
+            pooled[name].setdefault("all", []).append(figures)
+    return {
+        name: {group: _spread(seen) for group, seen in groups.items()}
+        for name, groups in pooled.items()
+    }
+
+
+def _spread(seen: Sequence[tuple[float, float]]) -> dict[str, list[float]]:
+    worst, mean = ([pair[at] for pair in seen] for at in (0, 1))
+    return {
+        what: [min(one), median(one), max(one)] for what, one in (("worst", worst), ("mean", mean))
+    }
+
+
+def verdict(rows: Iterable[Row], limit: float) -> Row:
+    """Returns the worst text over everything, with its place, and its share of the gate's worst."""
+    worst, row, name = max(
+        ((row[name]["worst"], row, name) for row in _measured(rows) for name in SETS),
+        key=lambda one: one[0],
+    )
+    share = worst / limit
+    return {
+        "worst": worst,
+        "limit": limit,
+        "share": share,
+        "asked": ASKED,
+        "holds": share <= ASKED,
+        "perturbation": row["name"],
+        "set": name,
+        "kind": row[name]["worst_kind"],
+    }
+
+
+def said(target: str, found: Row) -> str:
+    """Returns a verdict in a sentence."""
+    return (
+        f"{target}: worst over everything / gate's worst = {found['worst']:.1e} / "
+        f"{found['limit']:.0e} = {found['share']:.2f} (at most {found['asked']} is asked), "
+        f"{found['perturbation']}, {found['set']}, {found['kind']}"
+    )
+
+
+def _measured(rows: Iterable[Row]) -> list[Row]:
+    return [row for row in rows if not row["impossible"]]
+
+
+def row_table(target: str, rows: Iterable[Row]) -> Table:
+    """Returns a line for each perturbation of a target."""
+    table = Table(title=f"{target}: 1−cos", title_justify="left")
+    table.add_column("perturbation")
+    for name in SETS:
+        for head in ("worst", "mean", "99.9 %"):
+            table.add_column(f"{name} {head}", justify="right")
+    table.add_column("worst unseen kind")
+    for row in rows:
+        if row["impossible"]:
+            table.add_row(row["name"], *["—"] * 6, f"not possible: {row['impossible']}")
+            continue
+        cells = [
+            f"{row[name][key]:.1e}" for name in SETS for key in ("worst", "mean", "percentile")
+        ]
+        same = f"; equal to {row['same']}" if row["same"] else ""
+        table.add_row(row["name"], *cells, row["unseen"]["worst_kind"] + same)
+    return table
+
+
+def summary_table(target: str, found: Mapping[str, Any]) -> Table:
+    """Returns a line for each set and group, from `distributions`."""
+    table = Table(title=f"{target}: over all perturbations", title_justify="left")
+    table.add_column("texts")
+    for what in ("worst", "mean"):
+        for head in ("min", "median", "max"):
+            table.add_column(f"{what}, {head}", justify="right")
+    for name, groups in found.items():
+        for group in (*GROUPS, OTHER, "all"):
+            if group in groups:
+                both = groups[group]
+                cells = [f"{one:.1e}" for what in ("worst", "mean") for one in both[what]]
+                table.add_row(f"{name}, {group}", *cells)
+        table.add_section()
+    return table
