@@ -67,7 +67,7 @@ def texts_of(
         drawn = unseen.drawn(count, verified.SEED)
         expected = verified.Texts(source, drawn, ()).expected(contract, stages)
     rows = np.asarray(expected.rows, np.float64)
-    sound = np.isfinite(rows).all(axis=1) & rows.any(axis=1)
+    sound = [bool(np.isfinite(row).all() and row.any()) for row in rows]
     kept = [at for at, ids in enumerate(expected.ids) if ids and sound[at]]
     kinds = tuple(drawn[at].kind for at in kept)
     found["unseen"] = Texts(tuple(expected.ids[at] for at in kept), rows[kept], kinds)
@@ -80,9 +80,14 @@ class Run:
 
     target: str
     floating: str
+    """The precision for which it was built."""
+    computed: str
+    """The precision in which it is run."""
     threads: int | None = None
     cap: str = ""
     """The value of ONEDNN_MAX_CPU_ISA; "" is none."""
+    groups: bool = True
+    """Whether activations may be rounded where the file allows it."""
 
 
 def embedded(
@@ -101,7 +106,12 @@ def embedded(
 def _embed(
     folder: Path, contract: Contract, run: Run, ids: Mapping[str, Sequence[Sequence[int]]]
 ) -> dict[str, np.ndarray]:
-    call = registry.target(run.target).load(folder, contract, run.floating, run.threads)
+    if run.target == "openvino" and not run.groups:
+        from goldfold.targets.openvino import run as plugin
+
+        call = plugin.load(folder, contract, run.computed, run.threads, groups=False)
+    else:
+        call = registry.target(run.target).load(folder, contract, run.computed, run.threads)
     found = {}
     for name, rows in ids.items():
         arrays = (np.array([list(row)], np.int64) for row in rows)

@@ -22,6 +22,9 @@ SHARE = 0.01
 HALVES = ("first", "second", "odd", "even")
 CAPS = {"AVX2": "avx2", "AVX512_CORE": "avx512bw", "AVX512_CORE_VNNI": "avx512_vnni"}
 """Values of ONEDNN_MAX_CPU_ISA, and the flag of a processor that has the instructions."""
+ROUNDS = frozenset(CAPS) - {"AVX2"}
+"""Caps under which OpenVINO may round activations as it goes: its kernels for that need AVX-512, or
+VNNI, and it has to be told, for it asks the real processor."""
 FLOATS = ("bf16", "fp32")
 NO_CAP = "ONNX Runtime chooses its kernels by CPUID, and no option or variable caps that"
 ONE_FLOAT = "ONNX Runtime's kernels compute in f32 alone around integers"
