@@ -50,6 +50,7 @@ from goldfold.exporter.progress import Stages
 from goldfold.exporter.quantize import recipe as recipes
 from goldfold.exporter.system.cache import open_cache
 from goldfold.golden.gate import gate_for
+from goldfold.golden.tasks import EMBEDDING
 from goldfold.golden.unseen import COUNT
 
 TARGETS = ("onnxruntime", "openvino")
@@ -71,6 +72,8 @@ def main(
     with listening(quiet=False) as listener, tempfile.TemporaryDirectory() as scratch:
         stages, cache = Stages(listener), open_cache()
         source = ready(open_model(model), stages, cache)
+        if source.task != EMBEDDING:
+            raise typer.BadParameter(f"{source.name} gives {source.task}, and no embeddings")
         maker = Maker.of(source, found, stages, cache)
         contract = maker.program.contract
         sets = measuring.texts_of(source, contract, stages, texts, longest)
@@ -153,6 +156,7 @@ class Bench:
                 key = cached_stages.content(program)
                 for target, one in some:
                     self._one(program, key, target, one)
+                del program  # before the next is made
 
     def _programs(
         self, change: Perturbation | None, here: dict[str, list[Perturbation]]
@@ -221,6 +225,8 @@ def _print(record: Record, targets: list[str], limit: float) -> int:
     groups = {target: summary.distributions(record.of(target)) for target in targets}
     for target in targets:
         console.print(summary.row_table(target, record.of(target)))
+        for sentence in summary.not_measured(record.of(target)):
+            console.print(f"{target}: {sentence}", soft_wrap=True)
         console.print(summary.summary_table(target, groups[target]))
         verdicts[target] = summary.verdict(record.of(target), limit)
     for target, found in verdicts.items():

@@ -103,23 +103,29 @@ def _measured(rows: Iterable[Row]) -> list[Row]:
 
 
 def row_table(target: str, rows: Iterable[Row]) -> Table:
-    """Returns a line for each perturbation of a target."""
+    """Returns a line for each perturbation of a target that was measured."""
     table = Table(title=f"{target}: 1−cos", title_justify="left")
-    table.add_column("perturbation")
+    table.add_column("perturbation", no_wrap=True)
     for name in SETS:
         for head in ("worst", "mean", "99.9 %"):
             table.add_column(f"{name} {head}", justify="right")
-    table.add_column("worst unseen kind")
-    for row in rows:
-        if row["impossible"]:
-            table.add_row(row["name"], *["—"] * 6, f"not possible: {row['impossible']}")
-            continue
+    table.add_column("worst unseen", no_wrap=True)
+    for row in _measured(rows):
         cells = [
             f"{row[name][key]:.1e}" for name in SETS for key in ("worst", "mean", "percentile")
         ]
-        same = f"; equal to {row['same']}" if row["same"] else ""
-        table.add_row(row["name"], *cells, row["unseen"]["worst_kind"] + same)
+        same = f" = {row['same']}" if row["same"] else ""
+        table.add_row(row["name"] + same, *cells, row["unseen"]["worst_kind"])
     return table
+
+
+def not_measured(rows: Iterable[Row]) -> list[str]:
+    """Returns a sentence for each reason why perturbations were not measured."""
+    found: dict[str, list[str]] = {}
+    for row in rows:
+        if row["impossible"]:
+            found.setdefault(row["impossible"], []).append(row["name"])
+    return [f"not possible, {', '.join(names)}: {reason}" for reason, names in found.items()]
 
 
 def summary_table(target: str, found: Mapping[str, Any]) -> Table:

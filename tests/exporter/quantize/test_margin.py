@@ -3,10 +3,14 @@ figures are put together as they should."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from benchmarks.margins import summary
+from benchmarks.margins.making import Calibrated, Maker, build
+from benchmarks.margins.measuring import Run, Texts, embedded
 from benchmarks.margins.perturbations import (
     CAPS,
     HALVES,
@@ -20,7 +24,13 @@ from benchmarks.margins.perturbations import (
     listed,
     moved,
 )
+from goldfold.exporter.driver import cached_stages, preparing
+from goldfold.exporter.ir.program import Program, constant
+from goldfold.exporter.passes.pipeline import Pipeline
 from goldfold.exporter.passes.rewriting.grid import Grid, paired
+from goldfold.exporter.progress import Stages
+from goldfold.exporter.quantize import recipe as recipes
+from goldfold.exporter.system.cache import Cache
 from goldfold.golden import kinds
 
 FLAGS = frozenset(CAPS.values())
@@ -104,6 +114,7 @@ def _row(name: str, worst: float, mean: float) -> summary.Row:
 def test_rows_are_put_together() -> None:
     rows = [_row("base", 1e-3, 4e-4), _row("noise 0", 4e-3, 5e-4), _row("half odd", 2e-3, 6e-4)]
     rows.append({"name": "isa AVX2", "impossible": NO_CAP})
+    assert summary.not_measured(rows) == [f"not possible, isa AVX2: {NO_CAP}"]
     found = summary.distributions(rows)["unseen"]
     assert found["all"] == {"worst": [1e-3, 2e-3, 4e-3], "mean": [4e-4, 5e-4, 6e-4]}
     assert found["noise"]["mean"][0] == pytest.approx((1e-3 + 3 * 4e-4) / 4)
@@ -111,3 +122,53 @@ def test_rows_are_put_together() -> None:
     assert (verdict["share"], verdict["perturbation"]) == (pytest.approx(0.8), "noise 0")
     assert not verdict["holds"] and summary.verdict(rows[:1], limit=5e-3)["holds"]
     assert "0.80 (at most 0.6 is asked), noise 0" in summary.said("openvino", verdict)
+
+
+@pytest.fixture(scope="module")
+def maker(legal_gemma: Program, tmp_path_factory: pytest.TempPathFactory) -> Maker:
+    recipe = recipes.find("int8")
+    assert recipe is not None
+    program = legal_gemma.copy()
+    preparing.rewrite(program, recipe, Pipeline(), Stages())
+    return Maker(program, recipe, Stages(), Cache(tmp_path_factory.mktemp("cache")))
+
+
+@pytest.fixture(scope="module")
+def calibrated(maker: Maker) -> Calibrated:
+    return maker.calibrated(None)
+
+
+def _integers(program: Program) -> dict[str, np.ndarray]:
+    values = program.graph.initializers.values()
+    found = {value.name or "": constant(value) for value in values}
+    return {k: np.asarray(v) for k, v in found.items() if v is not None and v.dtype == np.int8}
+
+
+def test_the_base_is_what_an_export_quantizes(maker: Maker, calibrated: Calibrated) -> None:
+    program, passes = maker.program.copy(), Pipeline()
+    assert maker.cache is not None
+    before = sorted(maker.cache.folder.iterdir())
+    preparing.quantize(program, maker.recipe, passes, Stages(), [], maker.cache)
+    assert cached_stages.content(calibrated.quantized()) == cached_stages.content(program)
+    assert before == sorted(maker.cache.folder.iterdir()) and before  # it was found there
+
+
+def test_noise_changes_integers_alone(calibrated: Calibrated) -> None:
+    base, noisy = _integers(calibrated.quantized()), _integers(calibrated.quantized(0))
+    assert base and base.keys() == noisy.keys()
+    changed = sum(np.count_nonzero(noisy[name] != base[name]) for name in base)
+    assert changed == pytest.approx(0.01 * sum(one.size for one in base.values()), rel=0.1)
+    again = calibrated.quantized()  # noise left what it was drawn from as it was
+    assert all((one == base[name]).all() for name, one in _integers(again).items())
+
+
+def test_an_artifact_is_measured_in_a_process_of_its_own(
+    calibrated: Calibrated, tmp_path: Path
+) -> None:
+    program = calibrated.quantized()
+    build(program, "onnxruntime", "fp32", tmp_path)
+    ids = ((1, 2, 3), (4, 5))
+    texts = Texts(ids, np.ones((2, 4)), ("words", "noise"))
+    run = Run("onnxruntime", "fp32", "fp32", 1)
+    found = embedded(tmp_path, program.contract, run, {"unseen": texts})["unseen"]
+    assert found.shape[0] == 2 and np.isfinite(found).all()
