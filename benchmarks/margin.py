@@ -49,7 +49,7 @@ from goldfold.exporter.ir.program import Program
 from goldfold.exporter.progress import Stages
 from goldfold.exporter.quantize import recipe as recipes
 from goldfold.exporter.system.cache import open_cache
-from goldfold.golden.gate import gate_for
+from goldfold.golden.gate import Gate, gate_for
 from goldfold.golden.tasks import EMBEDDING
 from goldfold.golden.unseen import COUNT
 
@@ -91,7 +91,7 @@ def main(
         plans = {name: listed(name, _floats(name), flags) for name in target}
         wanted = {Kind.base, *(only or Kind)}
         bench.measure({k: [one for one in v if one.kind in wanted] for k, v in plans.items()})
-    raise typer.Exit(_print(bench.record, list(target), gate_for(found.gate).worst))
+    raise typer.Exit(_print(bench.record, list(target), gate_for(found.gate)))
 
 
 def _own_code() -> str:
@@ -219,7 +219,7 @@ class Bench:
         self.record.add({**row, "impossible": "", "same": "", "made": None, **more})
 
 
-def _print(record: Record, targets: list[str], limit: float) -> int:
+def _print(record: Record, targets: list[str], gate: Gate) -> int:
     """Print the tables and the verdicts. Returns the exit code."""
     console, verdicts = open_console(), {}
     groups = {target: summary.distributions(record.of(target)) for target in targets}
@@ -228,7 +228,7 @@ def _print(record: Record, targets: list[str], limit: float) -> int:
         for sentence in summary.not_measured(record.of(target)):
             console.print(f"{target}: {sentence}", soft_wrap=True)
         console.print(summary.summary_table(target, groups[target]))
-        verdicts[target] = summary.verdict(record.of(target), limit)
+        verdicts[target] = summary.verdict(record.of(target), gate)
     for target, found in verdicts.items():
         console.print(summary.said(target, found), soft_wrap=True)
     record.write(groups=groups, verdicts=verdicts)

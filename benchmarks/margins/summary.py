@@ -9,6 +9,7 @@ from typing import Any
 from rich.table import Table
 
 from benchmarks.margins.measuring import SETS
+from goldfold.golden.gate import Gate
 
 ASKED = 0.6
 """The share of the gate's worst that the worst over everything may be."""
@@ -70,31 +71,31 @@ def _spread(seen: Sequence[tuple[float, float]]) -> dict[str, list[float]]:
     }
 
 
-def verdict(rows: Iterable[Row], limit: float) -> Row:
-    """Returns the worst text over everything, with its place, and its share of the gate's worst."""
-    worst, row, name = max(
-        ((row[name]["worst"], row, name) for row in _measured(rows) for name in SETS),
-        key=lambda one: one[0],
-    )
-    share = worst / limit
-    return {
-        "worst": worst,
-        "limit": limit,
-        "share": share,
-        "asked": ASKED,
-        "holds": share <= ASKED,
-        "perturbation": row["name"],
-        "set": name,
-        "kind": row[name]["worst_kind"],
-    }
+def verdict(rows: Iterable[Row], gate: Gate) -> Row:
+    """Returns the worst text and the largest mean over everything, with their places, and the share
+    of the gate's worst that the former takes."""
+    found: Row = {"limit": gate.worst, "asked": ASKED, "mean_limit": gate.mean}
+    measured = _measured(rows)
+    for what in ("worst", "mean"):
+        row, name = max(
+            ((row, name) for row in measured for name in SETS), key=lambda at: at[0][at[1]][what]
+        )
+        found[what] = row[name][what]
+        found[f"{what}_place"] = f"{row['name']}, {name}"
+        if what == "worst":
+            found["kind"] = row[name]["worst_kind"]
+    share = found["worst"] / gate.worst
+    return {**found, "share": share, "holds": share <= ASKED}
 
 
 def said(target: str, found: Row) -> str:
     """Returns a verdict in a sentence."""
+    mean = f"; largest mean {found['mean']:.2e} ({found['mean_place']})"
+    limit = "" if found["mean_limit"] is None else f", gate's {found['mean_limit']:.0e}"
     return (
         f"{target}: worst over everything / gate's worst = {found['worst']:.1e} / "
         f"{found['limit']:.0e} = {found['share']:.2f} (at most {found['asked']} is asked), "
-        f"{found['perturbation']}, {found['set']}, {found['kind']}"
+        f"{found['worst_place']}, {found['kind']}{mean}{limit}"
     )
 
 

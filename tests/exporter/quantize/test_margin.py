@@ -32,6 +32,7 @@ from goldfold.exporter.progress import Stages
 from goldfold.exporter.quantize import recipe as recipes
 from goldfold.exporter.system.cache import Cache
 from goldfold.golden import kinds
+from goldfold.golden.gate import Gate
 
 FLAGS = frozenset(CAPS.values())
 GRIDS = [Grid(8), Grid(8, pairs=True), Grid(7), Grid(4)]
@@ -118,10 +119,13 @@ def test_rows_are_put_together() -> None:
     found = summary.distributions(rows)["unseen"]
     assert found["all"] == {"worst": [1e-3, 2e-3, 4e-3], "mean": [4e-4, 5e-4, 6e-4]}
     assert found["noise"]["mean"][0] == pytest.approx((1e-3 + 3 * 4e-4) / 4)
-    verdict = summary.verdict(rows, limit=5e-3)
-    assert (verdict["share"], verdict["perturbation"]) == (pytest.approx(0.8), "noise 0")
-    assert not verdict["holds"] and summary.verdict(rows[:1], limit=5e-3)["holds"]
-    assert "0.80 (at most 0.6 is asked), noise 0" in summary.said("openvino", verdict)
+    gate = Gate(worst=5e-3, mean=1e-3)
+    verdict = summary.verdict(rows, gate)
+    assert verdict["share"] == pytest.approx(0.8) and not verdict["holds"]
+    assert summary.verdict(rows[:1], gate)["holds"]
+    said = summary.said("openvino", verdict)
+    assert "0.80 (at most 0.6 is asked), noise 0, goldens, controls" in said
+    assert said.endswith("largest mean 6.00e-04 (half odd, goldens), gate's 1e-03")
 
 
 @pytest.fixture(scope="module")
