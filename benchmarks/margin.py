@@ -119,8 +119,10 @@ class Record:
                 self.rows = [r for r in old["rows"] if not (r["impossible"] and r["made"])]
 
     def of(self, target: str) -> list[Row]:
-        """Returns the rows of a target."""
-        return [row for row in self.rows if row["target"] == target]
+        """Returns the rows of a target, by kinds, whatever run measured them."""
+        kinds = list(Kind)
+        rows = [row for row in self.rows if row["target"] == target]
+        return sorted(rows, key=lambda r: (kinds.index(r["kind"]), len(r["name"]), r["name"]))
 
     def holds(self, target: str, change: Perturbation) -> bool:
         """Returns whether a perturbation was measured, or is known to be impossible."""
