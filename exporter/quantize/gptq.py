@@ -89,8 +89,8 @@ def partners(order: np.ndarray) -> np.ndarray:
 def _room(
     grid: Grid, near: np.ndarray, beside: np.ndarray, rounded: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The least and the largest integers [channels] of an input that is `near` them, by the integers
-    of its partner; where that is not rounded yet, the two share what is too much."""
+    """The least and the largest integers [channels] of an input that is `near` them, by the
+    integers of its partner; where that is not rounded yet, the two share what is too much."""
     most = PAIR - np.abs(beside)
     if not rounded:
         most = np.where(np.abs(near) > most, np.floor((np.abs(near) + most) / 2), most)

@@ -15,10 +15,10 @@ bits = 8                     # 8, 4, or 0 for floating point; 7 with static acti
 block = 0                    # neighbouring inputs per scale; 0 is one scale per channel
 rounding = "nearest"         # or "gptq", "gptaq", "qat"
 activations = "none"         # the map's input: "none" or "static" (8 bits, one scale)
-kept = 0                     # where it is rounded at run time, so many of its channels stay floating
-                             # point: those that stand out most on the calibration texts
-parts = 1                    # 2: where it is rounded at run time, it has two parts of 8 bits; 0: it is
-                             # not rounded, where a runtime can choose for each map
+kept = 0                     # where it is rounded at run time: the number of its channels that stay
+                             # floating point, those that stand out most on the calibration texts
+parts = 1                    # where it is rounded at run time: 2 gives it two parts of 8 bits; 0
+                             # leaves it floating point, where a runtime can choose for each map
 pairs = false                # true: two neighbouring weights of one sign are at most 128 together,
                              # so that sums of 16 bits hold their products with bytes
 

@@ -31,7 +31,7 @@ def test_places_of_a_text_and_a_golden_are_printed(tiny: Path, goldfold: Run) ->
     assert shown.code == 0 and not shown.err
     assert "text 1: " in shown.out and "one-letter: " in shown.out
     said = " ".join(shown.out.split())
-        assert "by derivatives" in said and "through" in said
+    assert "by derivatives" in said and "through" in said
     found = json.loads(goldfold(*asked, "--quiet", "--json").out)
     assert [text["id"] for text in found["texts"]] == ["text 1", "one-letter"]
     for text in found["texts"]:

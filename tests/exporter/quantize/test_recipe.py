@@ -56,6 +56,14 @@ def test_the_first_layers_are_counted_or_a_share(first: float, covered: int) -> 
     assert not rule.covers(Site("table", ir.node("Gather", []), None, layers=12))
 
 
+@pytest.mark.parametrize(("last", "covered"), [(2, 2), (0.25, 3), (0.3, 3), (1, 1)])
+def test_so_are_the_last(last: float, covered: int) -> None:
+    rule = _recipe(rule=[{"last": last, "bits": 0}]).rules[0]
+    sites = [Site("down", ir.node("MatMul", []), None, depth, layers=12) for depth in range(12)]
+    assert [rule.covers(site) for site in sites] == [at >= 12 - covered for at in range(12)]
+    assert not rule.covers(Site("table", ir.node("Gather", []), None, layers=12))
+
+
 @pytest.mark.parametrize(
     ("dynamic", "row", "group"),
     [(0, 768, 0), (128, 384, 128), (0.17, 768, 128), (0.17, 384, 64), (0.17, 1024, 160),
@@ -80,6 +88,9 @@ def test_groups_are_counted_or_a_share_of_the_shortest_row(
         ("[[rule]]\nfirst = 1.5\nbits = 8", "a number of layers, or a share below 1"),
         ("[[rule]]\nfirst = 0\nbits = 8", "first"),
         ("[[rule]]\nfirst = inf\nbits = 8", "finite"),
+        ("[[rule]]\nlast = 2.5\nbits = 8", "a number of layers, or a share below 1"),
+        ("[weights]\nbits = 8\nparts = 3", "parts"),
+        ("[weights]\nbits = 8\nkept = -1", "kept"),
         ("dynamic = inf", "finite"),
         ("weights = {bits", "not TOML"),
     ],

@@ -3,14 +3,24 @@ no other, and that no sum of 16 bits is cut."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
 import numpy as np
+import onnxruntime
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from goldfold import export, load
+from goldfold.exporter.artifact.encoder import Encoder
 from goldfold.exporter.passes.rewriting.grid import PAIR, Grid, nearest, paired
 from goldfold.exporter.passes.round_rows import RoundRows
 from goldfold.exporter.quantize.gptq import Order, compensated
+from goldfold.golden import make as golden_make
+from goldfold.targets.onnxruntime.run import census
+from tests.conftest import GOLDEN_TEXTS
 from tests.exporter.passes import harness
 
 _INPUTS, _CHANNELS = 16, 5
@@ -95,3 +105,47 @@ def test_the_error_of_paired_weights_goes_to_the_others(inputs: int) -> None:
     errors = [np.linalg.norm(x @ (found.dense() - matrix).T) for found in (near, moved)]
     assert errors[1] < 0.7 * errors[0]
     assert PAIR * 255 < 1 << 15
+
+
+@pytest.fixture(scope="module")
+def exported(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(golden_make, "make", partial(golden_make.make, only=GOLDEN_TEXTS))
+        out = tmp_path_factory.mktemp("rows") / "out"
+        found = export(tiny, ["onnxruntime"], ["int8", "int8-weights"], out, locate=False)
+    return {one.bundle.name.removeprefix("onnxruntime-"): one.path for one in found}
+
+
+def test_a_session_without_options_computes_what_was_verified(exported: dict[str, Path]) -> None:
+    ids = np.random.default_rng(0).integers(5, 200, (3, 9))
+    mask = np.ones_like(ids)
+    for path in exported.values():
+        file = str(path / "model.onnx")
+        session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+        plain = session.run(None, {"input_ids": ids, "attention_mask": mask})[0]
+        assert np.array_equal(plain, np.concatenate(list(_called(path, [ids]))))
+
+
+def test_integers_are_multiplied_or_unpacked_when_the_file_is_opened(
+    exported: dict[str, Path],
+) -> None:
+    rounded = census(exported["int8"])
+    assert rounded["MatMulInteger"] > 5 and "com.microsoft.MatMulNBits" not in rounded
+    floats = census(exported["int8-weights"])
+    assert floats["MatMul"] > 5
+    assert not {"MatMulInteger", "com.microsoft.MatMulNBits"} & floats.keys()
+
+
+def test_a_text_does_not_depend_on_its_neighbours(exported: dict[str, Path]) -> None:
+    """Rounding does not: the rest are float kernels, which differ by the shape in the last bit."""
+    ids = np.random.default_rng(1).integers(5, 200, (8, 12))
+    together = next(_called(exported["int8"], [ids]))
+    alone = np.concatenate(list(_called(exported["int8"], [row[None] for row in ids])))
+    assert np.abs(together - alone).max() < 1e-6
+
+
+def _called(path: Path, batches: list[np.ndarray]) -> Iterator[np.ndarray]:
+    encoder = load(path)
+    assert isinstance(encoder, Encoder)
+    for ids in batches:
+        yield encoder.call(ids, np.ones_like(ids))
