@@ -4,7 +4,6 @@ integers."""
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, ClassVar
@@ -208,7 +207,7 @@ class RoundRows(Pass):
         numbers, scale = dequantize.inputs[:2]
         if numbers is None or scale is None or constant(numbers) is None:
             return None
-        if (_finer(_main(node))[1] | dict(self.parts)).get(numbers.name or "") == 0:
+        if self._finer(node)[1].get(numbers.name or "") == 0:
             return None
         return Product(node, x, numbers, scale, dequantize)
 
@@ -228,9 +227,8 @@ class RoundRows(Pass):
         return None
 
     def construct(self, match: Product, memo: dict) -> None:
-        node, graph = match.node, _main(match.node)
-        kept, parts = _finer(graph)
-        kept, parts = kept | dict(self.kept), parts | dict(self.parts)
+        node = match.node
+        kept, parts = self._finer(node)
         write = _Rows(match, memo)
         row = write.row(kept.get(match.x.name or "", ()))
         product = write.product(row.bytes, "sums")
@@ -245,6 +243,12 @@ class RoundRows(Pass):
             value = write("Add", value, write("MatMul", row.kept, whole, name="kept"), name="sum")
         take_over(node.outputs[0], write("Mul", value, match.scale, name="scaled"))
 
+    def _finer(self, node: ir.Node) -> tuple[dict[str, Any], dict[str, int]]:
+        """The channels that are kept, by value, and the parts of what integers meet, by theirs."""
+        text = _main(node).metadata_props.get(FINER)
+        kept, parts = _parsed(text) if text else ({}, {})
+        return {**kept, **dict(self.kept)}, {**parts, **dict(self.parts)}
+
 
 def _main(node: ir.Node) -> ir.Graph:
     assert node.graph is not None
@@ -255,11 +259,6 @@ def _main(node: ir.Node) -> ir.Graph:
 def _parsed(text: str) -> tuple[dict[str, list[int]], dict[str, int]]:
     found = json.loads(text)
     return found["kept"], found["parts"]
-
-
-def _finer(graph: ir.Graph) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-    text = graph.metadata_props.get(FINER)
-    return _parsed(text) if text else ({}, {})
 
 
 class _Rows(Writer):

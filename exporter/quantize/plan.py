@@ -184,6 +184,8 @@ def passes(
         name: _gathered(worked, name, one) if _is_work(one) else _rounded(one)
         for name, one in first.items()
     }
+    for name, one in first.items():
+        _check_scales(one.site, integers[name])
     values = dict.fromkeys(
         one.site.x.name or ""
         for one in planned
@@ -329,6 +331,17 @@ def _rounded(
         return nearest(matrix, choice.grid, search=choice.bits < 8, columns=sizes(matrix))
     importance = None if seen is None else seen.strength
     return nearest(matrix, choice.grid, importance, search=choice.bits < 8)
+
+
+def _check_scales(site: Site, found: Quantized) -> None:
+    """Raise UsageError where fp16, which holds the scales, does not reach a matrix's weights."""
+    largest = float(np.finfo(np.float16).max)
+    lost = not found.numbers.any() and bool(site.matrix.any())
+    if lost or found.scale.max(initial=0) >= largest:
+        raise UsageError(
+            f"{site.place} ({site.kind}) has weights {'below' if lost else 'above'} every scale "
+            "that fp16 holds: leave it in floating point (bits = 0 in a rule of a recipe)"
+        )
 
 
 def _recovered(site: Site, choice: Choice) -> Quantized:

@@ -149,3 +149,14 @@ def test_calibration_that_sees_nan_is_refused(spoiled: Program) -> None:
     static = _recipe(weights={"bits": 8, "activations": "static"})
     with pytest.raises(RewriteError, match=r"calibration text 1 makes .* infinite or NaN"):
         plan.passes(static, spoiled, SEQUENCES)
+
+
+@pytest.mark.parametrize(("factor", "said"), [(1e12, "above"), (1e-12, "below")])
+def test_weights_beyond_every_scale_are_refused(program: Program, factor: float, said: str) -> None:
+    copy = program.copy()
+    site = next(site for site in sites.find(copy) if site.kind == "up")
+    tensor = site.stored.const_value
+    assert tensor is not None
+    site.stored.const_value = ir.tensor(tensor.numpy() * np.float32(factor), name=tensor.name)
+    with pytest.raises(UsageError, match=rf"\(up\) has weights {said} every scale that fp16 holds"):
+        plan.passes(_recipe(weights={"bits": 8}), copy, SEQUENCES)
