@@ -50,8 +50,8 @@ from goldfold.exporter.progress import Stages
 from goldfold.exporter.quantize import recipe as recipes
 from goldfold.exporter.system.cache import open_cache
 from goldfold.golden.gate import Gate, gate_for
+from goldfold.golden.judging.unseen import COUNT
 from goldfold.golden.tasks import EMBEDDING
-from goldfold.golden.unseen import COUNT
 
 TARGETS = ("onnxruntime", "openvino")
 

@@ -67,8 +67,8 @@ class KindFigures(Record, frozen=True, kw_only=True):
 
 
 class UnseenFigures(Record, frozen=True, kw_only=True):
-    """The 1−cos of an artifact over unseen texts (golden/unseen.py), against the source in fp32;
-    infinite where an embedding is not finite."""
+    """The 1−cos of an artifact over unseen texts (golden/judging/unseen.py), against the source in
+    fp32; infinite where an embedding is not finite."""
 
     texts: int
     seed: int

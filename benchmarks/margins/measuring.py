@@ -19,7 +19,7 @@ from goldfold.exporter.frontend.source import Source
 from goldfold.exporter.progress import Stages
 from goldfold.exporter.verification import unseen as verified
 from goldfold.exporter.verification.goldens import obtain_goldens
-from goldfold.golden import unseen
+from goldfold.golden.judging import unseen
 
 SETS = ("goldens", "unseen")
 

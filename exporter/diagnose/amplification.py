@@ -141,12 +141,6 @@ def hopeless(found: Amplification, gate: Gate) -> str | None:
     )
 
 
-def refuse_all(found: Amplification, gate: Gate) -> None:
-    """Raises UsageError with the sentence of `hopeless`, if there is one."""
-    if (reason := hopeless(found, gate)) is not None:
-        raise UsageError(reason)
-
-
 def named(place: Place | Stage) -> str:
     """Returns a place in words: `value of layer 0, token 3`."""
     at = (

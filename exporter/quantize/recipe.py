@@ -5,7 +5,7 @@ gains = "balance"            # the norms' gains: "fold", "keep" or "balance"
 alpha = 0.5                  # balance: how much of the spread the weights take over
 dynamic = 128                # a runtime that can may round the activations of integer maps at
                              # run time, in groups of this many inputs or in a smaller block; a
-                             # number below 1, such as 0.17, is a share of the shortest row,
+                             # number below 1, such as 0.125, is a share of the shortest row,
                              # rounded down to a multiple of 16
 around = "fast"              # "close": OpenVINO computes the rest in f32 instead of bf16; the
                              # fp16 of other targets is close already

@@ -147,6 +147,7 @@ def make(
         for at, (name, one) in enumerate(found.items()):
             np.save(fresh / "statistics" / f"{at}.peak.npy", one.peak)
             np.save(fresh / "statistics" / f"{at}.moments.npy", one.moments)
+            np.save(fresh / "statistics" / f"{at}.standing.npy", one.standing)
             names.append([name, one.tokens])
         np.save(fresh / "exact.npy", exact)
         contract = program.contract.plain()
@@ -166,7 +167,8 @@ def load(folder: Path) -> Testbed:
         for at, (name, tokens) in enumerate(record["statistics"]):
             peak = np.load(folder / "statistics" / f"{at}.peak.npy")
             moments = np.load(folder / "statistics" / f"{at}.moments.npy", mmap_mode="r")
-            known[name] = Activation(peak, moments, tokens)
+            standing = np.load(folder / "statistics" / f"{at}.standing.npy")
+            known[name] = Activation(peak, moments, standing, tokens)
         exact = np.load(folder / "exact.npy")
     except (OSError, ValueError, KeyError) as error:
         reason = (str(error).splitlines() or [""])[0]

@@ -82,8 +82,8 @@ def witness_of(source: Source, stages: Stages, longest: int) -> Witness:
 class SourceModel:
     """A source that artifacts are compared with: it is read once for all of them.
 
-    `unseen` is the number of unseen texts (golden/unseen.py) on which `verify` compares embeddings
-    with it as well, at most 10,000; 0 is none.
+    `unseen` is the number of unseen texts (golden/judging/unseen.py) on which `verify` compares
+    embeddings with it as well, at most 10,000; 0 is none.
     """
 
     def __init__(self, model: str | Path, trust_remote_code: bool = False, unseen: int = 0) -> None:

@@ -1,6 +1,6 @@
 """The figures of an artifact over unseen texts: measured, compared with the gate, recorded.
 
-Texts and figures are golden/unseen.py's; the reference is the source in fp32, by
+Texts and figures are golden/judging/'s; the reference is the source in fp32, by
 sentence-transformers, from the judge's cache or made now.
 """
 
@@ -22,15 +22,15 @@ from goldfold.exporter.frontend.source import Source
 from goldfold.exporter.progress import Stages
 from goldfold.exporter.proofs import KindFigures, UnseenFigures
 from goldfold.exporter.system import natives
-from goldfold.golden import gate, order_statistics, unseen
+from goldfold.golden import gate
 from goldfold.golden.errors import GoldenError
 from goldfold.golden.gate import Verdict
-from goldfold.golden.judging import reference
-from goldfold.golden.order_statistics import Percentile
+from goldfold.golden.judging import order_statistics, reference, unseen
+from goldfold.golden.judging.order_statistics import Percentile
+from goldfold.golden.judging.unseen import Unseen
 from goldfold.golden.reasons import Reason
 from goldfold.golden.tasks import EMBEDDING
 from goldfold.golden.token_texts import Draws
-from goldfold.golden.unseen import Unseen
 
 SEED = 0
 PROMPTED = 3

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from goldfold.golden import installed, unseen
 from goldfold.golden.errors import GoldenError
 from goldfold.golden.gate import GATES
-from goldfold.golden.kinds import KINDS
-from goldfold.golden.order_statistics import least, percentile, ranks
-from goldfold.golden.scripts import SCRIPTS
-from goldfold.golden.unseen import MOST, Unseen, distances, drawn, figures, judge
+from goldfold.golden.judging import installed, unseen
+from goldfold.golden.judging.order_statistics import least, percentile, ranks
+from goldfold.golden.judging.scripts import SCRIPTS
+from goldfold.golden.judging.unseen import MOST, Unseen, distances, drawn, figures, judge
+from goldfold.golden.judging.unseen_kinds import KINDS
 
 DIGEST = "268b0715956daea7c03498f4245b269913f09d88ee9b22e57c9d9a47ef412dea"
 

@@ -19,7 +19,8 @@ from goldfold.exporter.records import read_json
 from goldfold.exporter.report import Report
 from goldfold.exporter.verification import unseen as unseen_texts
 from goldfold.exporter.verification.sourced import SourceModel
-from goldfold.golden import gate, unseen
+from goldfold.golden import gate
+from goldfold.golden.judging import unseen
 from goldfold.golden.judging.reference import Model
 from goldfold.golden.store import Goldens
 from tests.exporter.cli.outcome import Run, names, refused

@@ -18,7 +18,6 @@ from goldfold.exporter.diagnose.amplification import (
     Bench,
     amplification,
     hopeless,
-    refuse_all,
     sensitive,
 )
 from goldfold.exporter.diagnose.stream_gains import stream_gains
@@ -301,12 +300,10 @@ def test_sensitive_texts_stand_out_from_the_median(found: Amplification) -> None
 def test_only_where_all_texts_amplify_is_there_no_hope(found: Amplification) -> None:
     gate = Gate(worst=5e-3, mean=1e-3)
     assert hopeless(_sized(found, 0.5, 0.09, 0.4), gate) is None
-    refuse_all(_sized(found, 0.5, 0.09, 0.4), gate)
     reason = hopeless(_sized(found, 0.5, 0.2, 0.4), gate)
     assert reason is not None and "t1" in reason and "2.0e-02" in reason and "5e-03" in reason
     assert amplified.named(found.texts[0].places[0]) in reason and "\n" not in reason
-    with pytest.raises(UsageError, match="each of 3 texts"):
-        refuse_all(_sized(found, 0.5, 0.2, 0.4), gate)
+    assert "each of 3 texts" in reason
 
 
 def _without_maps() -> Program:

@@ -31,8 +31,8 @@ from goldfold.exporter.passes.rewriting.grid import Grid, paired
 from goldfold.exporter.progress import Stages
 from goldfold.exporter.quantize import recipe as recipes
 from goldfold.exporter.system.cache import Cache
-from goldfold.golden import kinds
 from goldfold.golden.gate import Gate
+from goldfold.golden.judging import unseen_kinds as kinds
 
 FLAGS = frozenset(CAPS.values())
 GRIDS = [Grid(8), Grid(8, pairs=True), Grid(7), Grid(4)]

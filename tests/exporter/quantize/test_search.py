@@ -24,7 +24,7 @@ from goldfold.exporter.ir.program import Program
 from goldfold.exporter.quantize import plan, sites
 from goldfold.exporter.quantize import recipe as recipes
 from goldfold.exporter.quantize.recipe import Choice
-from goldfold.exporter.search import budget, groups, outcome, trials
+from goldfold.exporter.search import budget, groups, outcome, testbed, trials
 from goldfold.exporter.search import search as searching
 from goldfold.exporter.search.search import Found, Wanted, search
 from tests.exporter.quantize.few import few
@@ -87,6 +87,15 @@ def test_the_front_goes_beyond_the_budget_on_both_sides(found: Found) -> None:
     assert {0.25, 4.0} < by_share.keys()
     assert by_share[0.25].bytes > by_share[1.0].bytes > by_share[4.0].bytes
     assert by_share[0.25].strain < by_share[1.0].strain < by_share[4.0].strain
+
+
+def test_a_testbed_is_read_as_it_was_measured(found: Found, state: Path) -> None:
+    """The mean of squares of x² / r² over a row's channels is at least 1, the square of its mean."""
+    for folder in (file.parent for file in state.rglob("testbed.json")):
+        for one in testbed.load(folder).known.values():
+            assert one.tokens > 0 and one.strength.shape == one.standing.shape == one.peak.shape
+            assert (one.peak**2 >= 0.999 * one.strength).all()
+            assert one.standing.sum() >= 0.999 * one.tokens * one.standing.size
 
 
 def test_a_second_search_runs_nothing(found: Found, tiny: Path, state: Path) -> None:

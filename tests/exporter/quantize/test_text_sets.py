@@ -17,7 +17,7 @@ from goldfold.exporter.frontend.source import open_model
 from goldfold.exporter.frontend.trace import trace
 from goldfold.exporter.quantize import texts
 from goldfold.exporter.search import tuning
-from goldfold.golden import unseen
+from goldfold.golden.judging import unseen
 from tests import models
 
 SHINGLE = 8

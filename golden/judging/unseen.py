@@ -19,13 +19,13 @@ from functools import cache
 
 import numpy as np
 
-from goldfold.golden import installed as installed_texts
-from goldfold.golden import kinds as makers
 from goldfold.golden.errors import GoldenError
 from goldfold.golden.gate import gate_for
-from goldfold.golden.order_statistics import Percentile, percentile
+from goldfold.golden.judging import installed as installed_texts
+from goldfold.golden.judging import unseen_kinds as makers
+from goldfold.golden.judging.order_statistics import Percentile, percentile
+from goldfold.golden.judging.scripts import parts
 from goldfold.golden.reasons import Reason
-from goldfold.golden.scripts import parts
 from goldfold.golden.texts import authored
 from goldfold.golden.token_texts import Draws
 

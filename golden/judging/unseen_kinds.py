@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from goldfold.golden.scripts import DIGITS, common, parts, script, skewed, source
+from goldfold.golden.judging.scripts import DIGITS, common, parts, script, skewed, source
 from goldfold.golden.token_texts import Draws
 
 _BLANKS = (
