@@ -90,7 +90,7 @@ def test_the_front_goes_beyond_the_budget_on_both_sides(found: Found) -> None:
 
 
 def test_a_testbed_is_read_as_it_was_measured(found: Found, state: Path) -> None:
-    """The mean of squares of x² / r² over a row's channels is at least 1, the square of its mean."""
+    """The mean of squares of x² / r² over a row is at least 1, the square of its mean."""
     for folder in (file.parent for file in state.rglob("testbed.json")):
         for one in testbed.load(folder).known.values():
             assert one.tokens > 0 and one.strength.shape == one.standing.shape == one.peak.shape
