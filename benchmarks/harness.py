@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -104,3 +105,11 @@ class Meter:
         row = {"stage": stage, "seconds": round(seconds, 2), "peak_gb": round(peak * 1024 / 1e9, 2)}
         self.rows.append(row)
         Console(stderr=True).print(f"{stage}: {seconds:.1f} s", highlight=False)
+
+
+def processor() -> str:
+    """Returns the processor's name, or the machine's kind where /proc/cpuinfo has none."""
+    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.machine()

@@ -6,8 +6,9 @@
 The recipe is made and measured as an export makes it (`base`), and under perturbations that no
 correct build should depend on, twenty a target: calibration texts in another order (their sums
 differ by rounding alone) and halves of them, 1 and 2 threads, OpenVINO's oneDNN capped to older
-instructions, bf16 and f32 around the integers, and a hundredth of the integers changed by 1. 1−cos
-to sentence-transformers in fp32 is taken on the goldens and on unseen texts, each alone.
+instructions, bf16 and f32 around the integers, and noise of half a step on a hundredth of the
+integers, which moves half of those by 1. 1−cos to sentence-transformers in fp32 is taken on the
+goldens and on unseen texts, each alone.
 
 The model is traced once, and integers are made once for each choice of calibration texts; what a
 perturbation leaves as it was is not measured again. With --json every row is written as it comes,

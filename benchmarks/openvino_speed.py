@@ -25,11 +25,11 @@ import typer
 
 from benchmarks import harness
 from benchmarks.speed import machine, measure, peers, plot, report, sides, stream
+from benchmarks.speed.shapes import few, shape_of
 from goldfold.exporter.artifact.bundle import open_bundle
 from goldfold.exporter.cli.console import open_console
 from goldfold.exporter.errors import GoldfoldError
 from goldfold.exporter.verification.goldens import goldens_of
-from goldfold.golden.store import Goldens
 
 SHAPES = ((1, 16), (1, 128), (8, 128), (32, 64), (1, 512), (1, 2048))
 QUICK_SHAPES = ((1, 16), (1, 128), (8, 128))
@@ -54,7 +54,7 @@ def main(
     picture: Annotated[Path | None, typer.Option(help="Also plot into this .png.")] = None,
 ) -> None:
     """Print the tables and write the record."""
-    shapes = [_shape(text) for text in shape] if shape else QUICK_SHAPES if quick else SHAPES
+    shapes = [shape_of(text) for text in shape] if shape else QUICK_SHAPES if quick else SHAPES
     wanted = variant or (["f32", "bf16"] if quick else [v.name for v in sides.VARIANTS])
     unknown = set(wanted) - {v.name for v in sides.VARIANTS}
     if unknown:
@@ -63,7 +63,7 @@ def main(
         bundle = open_bundle(artifact[0])
     except GoldfoldError as error:
         raise SystemExit(f"error: {error}") from None
-    goldens = None if quick or not quality else _few(goldens_of(bundle))
+    goldens = None if quick or not quality else few(goldens_of(bundle))
     sizes = machine.Model.read(
         json.loads((model / "config.json").read_text("utf-8")), dict(bundle.manifest.attention)
     )
@@ -77,7 +77,7 @@ def main(
 
     record: dict[str, Any] = {
         "model": model.name,
-        "machine": {"cpu": _cpu(), "threads": threads, "system": platform.system()},
+        "machine": {"cpu": harness.processor(), "threads": threads, "system": platform.system()},
         "versions": {
             "goldfold": dict(bundle.manifest.versions),
             "peers": peers.versions(peers.MODERN),
@@ -134,34 +134,6 @@ def _folders(
         except peers.PeerError as error:
             absent.append(str(error))
     return sides.Folders(tuple(p.absolute() for p in artifacts), model.absolute(), made), absent
-
-
-def _few(goldens: Goldens) -> Goldens:
-    """Every fourth text of up to 600 tokens: all kinds, both sides of the window, in a minute."""
-    short = goldens.within(600)
-    rows = range(0, len(short.cases), 4)
-    return type(short)(
-        **{
-            name: getattr(short, name)
-            for name in ("model", "fingerprint", "dim", "max_length", "normalized", "provenance")
-        },
-        cases=tuple(short.cases[row] for row in rows),
-        embeddings=short.embeddings[list(rows)],
-    )
-
-
-def _shape(text: str) -> tuple[int, int]:
-    batch, _, tokens = text.partition("x")
-    if not (batch.isdigit() and tokens.isdigit() and int(batch) and int(tokens)):
-        raise SystemExit(f"error: a shape is batch x tokens, as 8x128, not {text!r}")
-    return int(batch), int(tokens)
-
-
-def _cpu() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.machine()
 
 
 if __name__ == "__main__":

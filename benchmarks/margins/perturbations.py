@@ -18,7 +18,7 @@ TOTAL = 20
 """Perturbations of a target; seeds of noise fill what others leave."""
 LEAST_NOISE = 7
 SHARE = 0.01
-"""The share of integers that noise moves."""
+"""The share of integers that get noise of half a step, which moves half of them by 1."""
 HALVES = ("first", "second", "odd", "even")
 CAPS = {"AVX2": "avx2", "AVX512_CORE": "avx512bw", "AVX512_CORE_VNNI": "avx512_vnni"}
 """Values of ONEDNN_MAX_CPU_ISA, and the flag of a processor that has the instructions."""
@@ -116,12 +116,13 @@ def chosen(sequences: Sequence[T], change: Perturbation | None) -> list[T]:
 def moved(
     numbers: np.ndarray, grid: Grid, draws: np.random.Generator, share: float = SHARE
 ) -> np.ndarray:
-    """Returns integers [channels, inputs] of which a share is changed by 1, up or down by chance; a
-    change that the grid does not allow goes towards 0 instead."""
+    """Returns integers [channels, inputs] of which a share gets half a step of noise, up or down by
+    chance. Rounding takes half of those half steps to 0 and half to a whole one, by chance again.
+    A change that the grid does not allow goes towards 0 instead."""
     by = np.zeros(numbers.size, np.int16)
     count = round(share * numbers.size)
     places = draws.choice(numbers.size, count, replace=False, shuffle=False)
-    by[places] = draws.choice(np.array([-1, 1], np.int16), count)
+    by[places] = draws.choice(np.array([-1, 0, 0, 1], np.int16), count)
     by = by.reshape(numbers.shape)
     old = numbers.astype(np.int16)
     new = old + by

@@ -58,7 +58,7 @@ def variant(
                     "batch": batch,
                     "tokens": tokens,
                     "least_ms": model.least_ms(batch, tokens, asked.precision, limit),
-                    "ms": {name: _spread(found) for name, found in times.items()},
+                    "ms": {name: spread(found) for name, found in times.items()},
                 }
             )
         if stream and not asked.at_once:
@@ -66,7 +66,7 @@ def variant(
         if goldens is not None and not asked.at_once:
             for worker in workers:
                 say(f"{asked.name}: quality of {worker.spec.name}")
-                record["quality"][worker.spec.name] = _quality(worker, goldens)
+                record["quality"][worker.spec.name] = quality(worker, goldens)
         record["others"] = watch.share([worker.pid for worker in workers])
     if not asked.at_once:
         say(f"{asked.name}: layers and kernels")
@@ -111,7 +111,7 @@ def census(specs: Sequence[Spec], model: Model, log: Path) -> dict[str, Any]:
     return found
 
 
-def _spread(times: Sequence[float]) -> dict[str, float]:
+def spread(times: Sequence[float]) -> dict[str, float]:
     low, middle, high = (float(np.percentile(times, p)) for p in (10, 50, 90))
     return {
         "median": middle, "least": min(times), "p10": low, "p90": high, "calls": len(times),
@@ -146,7 +146,7 @@ def _stream(
     }
 
 
-def _quality(worker: Worker, goldens: Goldens) -> dict[str, Any]:
+def quality(worker: Worker, goldens: Goldens) -> dict[str, Any]:
     """1−cos against the goldens, each text alone and in padded batches of mixed lengths."""
 
     def run(ids: np.ndarray, mask: np.ndarray) -> np.ndarray:

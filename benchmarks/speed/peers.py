@@ -27,6 +27,21 @@ SentenceTransformer(source, backend=backend, device="cpu",
                     model_kwargs={"export": True}).save_pretrained(folder)
 """
 
+_OPTIMIZE = """
+import sys
+from pathlib import Path
+from sentence_transformers import SentenceTransformer
+from sentence_transformers import export_dynamic_quantized_onnx_model
+from sentence_transformers import export_optimized_onnx_model
+source, folder = sys.argv[1:]
+Path(folder).mkdir()
+model = SentenceTransformer(source, backend="onnx", device="cpu", model_kwargs={"export": True})
+model.save_pretrained(folder)
+for level in ("O1", "O2", "O3"):
+    export_optimized_onnx_model(model, level, folder)
+export_dynamic_quantized_onnx_model(model, "avx512_vnni", folder)
+"""
+
 
 class PeerError(Exception):
     """A peer's own tool does not export this model."""
@@ -104,6 +119,13 @@ def sentence_transformers(model: Path, key: str, backend: str) -> Exported:
     environment = ONNX if backend == "onnx" else MODERN
     command = [str(prepare(environment)), "-c", _SAVE, str(model), backend]
     return _export(environment, command, CACHE / f"{key}-sentence-transformers-{backend}")
+
+
+def optimum_onnx(model: Path, key: str) -> Exported:
+    """optimum's files through sentence-transformers: `onnx/model.onnx`, `model_O1.onnx` to
+    `model_O3.onnx`, and `model_qint8_avx512_vnni.onnx`, its dynamic int8."""
+    command = [str(prepare(ONNX)), "-c", _OPTIMIZE, str(model)]
+    return _export(ONNX, command, CACHE / f"{key}-optimum-onnx")
 
 
 def _export(environment: Environment, command: list[str], folder: Path) -> Exported:

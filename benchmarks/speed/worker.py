@@ -94,6 +94,35 @@ def _encoder_of(spec: dict[str, Any], run: Run) -> Encode | None:
     return None
 
 
+def load_onnxruntime(spec: dict[str, Any]) -> Side:
+    """An ONNX file in a session of no options but threads: ours, or a peer's of the transformer
+    alone, whose tokens are then averaged and normalized in NumPy."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = spec["threads"]
+    session = onnxruntime.InferenceSession(spec["onnx"], options, ["CPUExecutionProvider"])
+    inputs = [port.name for port in session.get_inputs()]
+    outputs = [port.name for port in session.get_outputs()]
+    output = next((n for n in outputs if n == "sentence_embedding"), outputs[0])
+
+    def run(ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        known = {"input_ids": ids, "attention_mask": mask}
+        feeds = {name: known.get(name, np.zeros_like(ids)) for name in inputs}
+        found = session.run([output], feeds)[0]
+        return np.asarray(found if output == "sentence_embedding" else _pooled(found, mask))
+
+    return Side(run, _encoder_of(spec, run))
+
+
+def _pooled(tokens: Any, mask: np.ndarray) -> np.ndarray:
+    """The normalized mean [B, D] of the real tokens of [B, S, D]."""
+    tokens = np.asarray(tokens)
+    weights = mask[:, None, :].astype(tokens.dtype)
+    sums = np.matmul(weights, tokens)[:, 0]
+    return sums / np.linalg.norm(sums, axis=1, keepdims=True)
+
+
 def load_sentence_transformers(spec: dict[str, Any]) -> Side:
     """sentence-transformers on one of its backends: torch, openvino or onnx."""
     import torch
@@ -162,6 +191,7 @@ def _hints(spec: dict[str, Any]) -> dict[str, Any]:
 
 LOADERS: dict[str, Callable[[dict[str, Any]], Side]] = {
     "openvino": load_openvino,
+    "onnxruntime": load_onnxruntime,
     "sentence-transformers": load_sentence_transformers,
     "matmul": load_matmul,
 }

@@ -47,13 +47,13 @@ def _numbers(grid: Grid, inputs: int) -> np.ndarray:
 
 @pytest.mark.parametrize("grid", GRIDS, ids=str)
 @pytest.mark.parametrize("inputs", [48, 49])
-def test_noise_stays_legal_and_moves_its_share_by_one(grid: Grid, inputs: int) -> None:
+def test_noise_stays_legal_and_moves_half_of_its_share_by_one(grid: Grid, inputs: int) -> None:
     old = _numbers(grid, inputs)
     new = moved(old, grid, np.random.default_rng(0), share=0.5)
     steps = new.astype(int) - old
     assert new.dtype == np.int8 and new.min() >= grid.low and new.max() <= grid.high
     assert set(np.unique(steps)) == {-1, 0, 1}
-    assert np.count_nonzero(steps) == round(0.5 * old.size)
+    assert 0.22 < np.count_nonzero(steps) / old.size < 0.28
     if grid.pairs:
         assert not beyond(new).any() and (paired(new) == new).all()
 
@@ -161,7 +161,7 @@ def test_noise_changes_integers_alone(calibrated: Calibrated) -> None:
     base, noisy = _integers(calibrated.quantized()), _integers(calibrated.quantized(0))
     assert base and base.keys() == noisy.keys()
     changed = sum(np.count_nonzero(noisy[name] != base[name]) for name in base)
-    assert changed == pytest.approx(0.01 * sum(one.size for one in base.values()), rel=0.1)
+    assert changed == pytest.approx(0.005 * sum(one.size for one in base.values()), rel=0.1)
     again = calibrated.quantized()  # noise left what it was drawn from as it was
     assert all((one == base[name]).all() for name, one in _integers(again).items())
 
