@@ -28,7 +28,7 @@ def layout(
             "(onnxruntime).",
         ),
     ],
-    out: Annotated[Path, typer.Option(help="New folder; big files in it are hard links.")],
+    out: Annotated[Path, typer.Option(help="New folder for the layout.")],
 ) -> None:
     """Lay an artifact out for a server, or for a library that is not goldfold."""
     from goldfold.exporter.artifact.layout import lay_out

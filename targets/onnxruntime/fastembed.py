@@ -32,8 +32,9 @@ def lay_out(served: Sequence[Served], out: Path) -> tuple[str, ...]:
     layouts.write_json(out / CONFIG, {"pad_token_id": contract.pad_id})
     found = external_data.spans(external_data.read(one.folder / MODEL), one.folder)
     weights = sorted({span.file for span in found})
-    for name in (MODEL, *weights):
-        layouts.link(one.folder / name, out / name)
+    layouts.link(one.folder / MODEL, out / MODEL)
+    for name in weights:
+        layouts.copy(one.folder / name, out / name)
     # fastembed takes the name of a model without regard to case, each once in a process.
     name = f"{slug(contract.model)}-{one.name}"
     loader = layouts.filled(

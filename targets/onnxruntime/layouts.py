@@ -1,8 +1,8 @@
 """Layouts for other libraries on ONNX Runtime: transformers.js, fastembed and Vespa.
 
-Each has a file of its own, and a line in `_LAYOUTS`. They share the artifact's files: the weights
-are hard links where the client reads them as they are; where the graph is written anew, its copy is
-run beside the artifact's, and both must agree to the bit.
+Each has a file of its own, and a line in `_LAYOUTS`. Texts are hard links to the artifact's files,
+weights are copies (`copy` says why). Where the graph is written anew, it is run beside the
+artifact's, and both must agree to the bit.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -34,8 +35,7 @@ _SETTINGS_LIMIT = 16 << 20
 
 
 def lay_out(served: Sequence[Served], layout: str, out: Path) -> tuple[str, ...]:
-    """Write `layout` of the artifacts into the empty folder `out`; big files are hard links where
-    the client reads them as they are.
+    """Write `layout` of the artifacts into the empty folder `out`.
 
     Returns notes for the user, one sentence each. Raises TargetError where the client cannot give
     the artifact's vectors, UsageError for artifacts that do not go together, RewriteError if a
@@ -114,6 +114,23 @@ def link(source: Path, place: Path) -> None:
             os.link(source.resolve(), place)  # of a link, the file that it leads to
         except OSError:
             shutil.copyfile(source, place)
+    except OSError as error:
+        raise OutputError(f"cannot write {place.name}: {error.strerror}; make room") from None
+
+
+def copy(source: Path, place: Path) -> None:
+    """Copy a file of weights, without taking room where the file system shares blocks. No link: the
+    packages onnx and onnx-ir refuse weights that have several, the artifact's own as well. Raises
+    OutputError."""
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with source.open("rb") as old, place.open("xb") as new:
+            left = os.fstat(old.fileno()).st_size
+            with suppress(OSError, AttributeError):  # not on this system, or between these two
+                while left:
+                    left -= os.copy_file_range(old.fileno(), new.fileno(), left) or left
+            old.seek(new.seek(0, os.SEEK_END))
+            shutil.copyfileobj(old, new, 1 << 24)
     except OSError as error:
         raise OutputError(f"cannot write {place.name}: {error.strerror}; make room") from None
 

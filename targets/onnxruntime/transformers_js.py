@@ -103,11 +103,11 @@ def _model(served: Served, file: Path) -> int:
 
 def _beside(served: Served, graph: bytes, found: Sequence[Span], file: Path) -> int:
     """Write the graph and its weights apart; returns the number of files of weights. Weights that
-    fit in one file are a link to the artifact's."""
+    fit in one file are a copy of the artifact's."""
     weights = served.folder / found[0].file
     if weights.stat().st_size <= CHUNK and len({span.file for span in found}) == 1:
         parts = (Span(weights.name, 0, weights.stat().st_size),)
-        layouts.link(weights, file.with_name(_data(file, 0)))
+        layouts.copy(weights, file.with_name(_data(file, 0)))
     else:
         parts = external_data.chunks(found, CHUNK)
         for place, part in enumerate(parts):

@@ -1,0 +1,483 @@
+"""`goldfold layout` for transformers.js, fastembed and Vespa: what the clients read holds the
+artifact's numbers. Where the clients are installed (tests/clients/running.py), they embed the
+golden texts themselves."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import re
+import shutil
+import xml.etree.ElementTree as ET
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+
+from goldfold.exporter.artifact import layout as machinery
+from goldfold.exporter.artifact.bundle import open_bundle
+from goldfold.exporter.artifact.layout import lay_out
+from goldfold.exporter.cli import app
+from goldfold.exporter.contract import Contract, Frame, Served, Tokenwise
+from goldfold.exporter.errors import (
+    ArtifactError,
+    OutputError,
+    RewriteError,
+    TargetError,
+    UsageError,
+)
+from goldfold.exporter.ir import protobuf
+from goldfold.golden import store
+from goldfold.golden.store import Goldens
+from goldfold.targets.onnxruntime import TARGET, layouts, transformers_js, vespa
+from tests.clients import running
+from tests.targets.test_openvino_layouts import NAMES, call
+from tests.torture.tortures.damage import write_manifest
+
+LIMIT = 1e-8
+"""1 − cos in f32, the gate's own."""
+LAYOUTS = ("transformers.js", "fastembed", "vespa")
+
+
+@pytest.fixture
+def artifact(artifacts: dict[str, Path], tmp_path: Path) -> Path:
+    return Path(shutil.copytree(artifacts["onnxruntime"], tmp_path / "in" / "onnxruntime-fp32"))
+
+
+@pytest.fixture(scope="module")
+def goldens(artifacts: dict[str, Path]) -> Goldens:
+    return store.load(artifacts["onnxruntime"] / "golden")
+
+
+@pytest.fixture
+def served(artifact: Path) -> Served:
+    return Served(artifact, open_bundle(artifact).manifest.contract, "fp32", "fp32")
+
+
+def renamed(artifact: Path, precision: str) -> Path:
+    """A copy of an artifact that calls its precision another."""
+    other = Path(shutil.copytree(artifact, artifact.with_name(f"onnxruntime-{precision}")))
+    record = json.loads((other / "manifest.json").read_bytes())
+    record["precision"] = precision
+    write_manifest(other, record)
+    return other
+
+
+def distance(model: Path, goldens: Goldens, alone: Path | None = None) -> float:
+    """The worst 1 − cos of a graph, opened where no other file lies if `alone` is given."""
+    if alone is not None:
+        alone.mkdir()
+        model = Path(shutil.copyfile(model, alone / "copy.onnx"))
+    session = onnxruntime.InferenceSession(str(model), providers=["CPUExecutionProvider"])
+    name = session.get_outputs()[0].name
+    worst = 0.0
+    for place, case in enumerate(goldens.cases):
+        ids = np.array([case.token_ids], np.int64)
+        feeds = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
+        (made,) = session.run([name], feeds)
+        a, b = np.ravel(made).astype(np.float64), goldens.embeddings[place].astype(np.float64)
+        worst = max(worst, 1 - float(a @ b / np.linalg.norm(a) / np.linalg.norm(b)))
+    return worst
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
+def config(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "config.json").read_text("utf-8"))["transformers.js_config"]
+
+
+def test_targets_and_this_file_agree_on_what_there_is() -> None:
+    assert TARGET.layouts == tuple(layouts._LAYOUTS) == LAYOUTS
+    assert TARGET.together <= set(TARGET.layouts)
+
+
+# transformers.js ----------------------------------------------------------------------------------
+
+
+def test_a_small_model_is_one_file_that_needs_no_other(
+    artifact: Path, goldens: Goldens, tmp_path: Path
+) -> None:
+    out = lay_out(artifact, "transformers.js", tmp_path / "out").path
+    assert [path.name for path in (out / "onnx").iterdir()] == ["model.onnx"]
+    assert protobuf.references(out / "onnx" / "model.onnx") == set()
+    onnx.checker.check_model(str(out / "onnx" / "model.onnx"), full_check=True)
+    assert distance(out / "onnx" / "model.onnx", goldens, tmp_path / "alone") <= LIMIT
+    assert config(out) == {"dtype": "fp32"}
+    assert {"tokenizer.json", "tokenizer_config.json", "README.md"} <= set(os.listdir(out))
+    assert not {"manifest.json", "verdict.json", "golden", "derivations.txt"} & set(os.listdir(out))
+
+
+def test_weights_beside_a_graph_have_the_name_that_is_asked_for(
+    artifact: Path, goldens: Goldens, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transformers_js, "SINGLE", 0)
+    out = lay_out(artifact, "transformers.js", tmp_path / "out").path
+    graph = out / "onnx" / "model.onnx"
+    assert protobuf.references(graph) == {"model.onnx_data"}
+    weights = (out / "onnx" / "model.onnx_data").read_bytes()
+    assert weights == (artifact / "model.onnx.data").read_bytes()
+    assert config(out)["use_external_data_format"] == {"model.onnx": 1}
+    onnx.checker.check_model(str(graph), full_check=True)
+    assert distance(graph, goldens) <= LIMIT
+
+
+def test_weights_beyond_a_file_are_in_several(
+    artifact: Path, goldens: Goldens, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = contents(artifact)
+    monkeypatch.setattr(transformers_js, "SINGLE", 0)
+    monkeypatch.setattr(transformers_js, "CHUNK", 200_000)
+    done = lay_out(artifact, "transformers.js", tmp_path / "out")
+    files = sorted(path.name for path in (done.path / "onnx").iterdir())
+    count = len(files) - 1
+    assert count > 2
+    names = {f"model.onnx_data{f'_{place}' if place else ''}" for place in range(count)}
+    assert set(files) == {"model.onnx", *names}
+    assert protobuf.references(done.path / "onnx" / "model.onnx") == names
+    assert all((done.path / "onnx" / name).stat().st_size <= 200_000 for name in names)
+    assert config(done.path)["use_external_data_format"] == {"model.onnx": count}
+    assert any(f"in {count} files" in note for note in done.notes)
+    assert distance(done.path / "onnx" / "model.onnx", goldens) <= LIMIT
+    assert contents(artifact) == before
+
+
+def test_a_tensor_that_no_file_holds_is_refused(
+    artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transformers_js, "SINGLE", 0)
+    monkeypatch.setattr(transformers_js, "CHUNK", 1000)
+    with pytest.raises(ArtifactError, match="one file holds 1000; export a smaller"):
+        lay_out(artifact, "transformers.js", tmp_path / "out")
+    assert not contents(tmp_path / "out")
+
+
+def test_precisions_of_one_model_lie_beside_each_other(
+    artifact: Path, goldens: Goldens, tmp_path: Path
+) -> None:
+    half = renamed(artifact, "fp16")
+    out = lay_out(half, "transformers.js", tmp_path / "out", [artifact]).path
+    assert {path.name for path in (out / "onnx").iterdir()} == {"model.onnx", "model_fp16.onnx"}
+    assert config(out) == {"dtype": "fp16"}  # the first
+    assert distance(out / "onnx" / "model_fp16.onnx", goldens) <= LIMIT
+    said = (out / "README.md").read_text("utf-8")
+    assert '`dtype: "fp16"`: `onnx/model_fp16.onnx`, fp16, the default' in said
+    assert '`dtype: "fp32"`: `onnx/model.onnx`, fp32\n' in said
+
+
+@pytest.mark.parametrize(
+    ("needs", "precision", "kind"),
+    [
+        (set(), "fp32", "fp32"), (set(), "fp16", "fp16"), ({"int8"}, "fp32", "q8"),
+        ({"int8", "static"}, "fp32", "q8"), ({"int4", "int8"}, "fp32", "q4"),
+        ({"int4"}, "fp16", "q4f16"),
+    ],
+)  # fmt: skip
+def test_each_precision_has_the_library_s_name(
+    served: Served, needs: set[str], precision: str, kind: str
+) -> None:
+    one = replace(served, precision=precision, needs=frozenset(needs))
+    assert transformers_js.dtype(one) == kind and kind in transformers_js.FILES
+
+
+def test_artifacts_that_do_not_go_together_are_refused(artifact: Path, tmp_path: Path) -> None:
+    def refused(said: str, layout: str, *beside: Path) -> None:
+        with pytest.raises(UsageError, match=said):
+            lay_out(artifact, layout, tmp_path / "out", beside)
+        assert not contents(tmp_path / "out")
+
+    twin = Path(shutil.copytree(artifact, artifact.with_name("twin")))
+    refused("would both be onnx/model.onnx", "transformers.js", twin)
+    refused("named twice", "transformers.js", artifact)
+    half = renamed(artifact, "fp16")
+    refused("holds one artifact", "fastembed", half)
+    ours = open_bundle(artifact).manifest
+    stranger = ours.with_(origin=ours.origin.with_(fingerprint="0" * 64))
+    shorter = ours.with_(contract=ours.contract.shortened(ours.contract.max_length - 1))
+    files = {**ours.files, "tokenizer.json": ours.files["model.onnx"]}
+    for other, said in (
+        (stranger, "are of different models"),
+        (shorter, "differ in what they take or give"),
+        (ours.with_(files=files), "differ in what they take or give"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            machinery._check_one_model([artifact, half], [ours, other])
+
+
+# Vespa --------------------------------------------------------------------------------------------
+
+
+def test_vespa_s_graph_has_one_output_of_three_axes_and_the_same_numbers(
+    artifact: Path, goldens: Goldens, tmp_path: Path
+) -> None:
+    out = lay_out(artifact, "vespa", tmp_path / "out").path
+    file = out / "models" / "model.onnx"
+    onnx.checker.check_model(str(file), full_check=True)
+    (output,) = onnx.load(file).graph.output
+    sizes = output.type.tensor_type.shape.dim
+    assert output.name == "last_hidden_state"
+    assert [size.dim_value or size.dim_param for size in sizes] == ["batch", 1, goldens.dim]
+    assert distance(file, goldens, tmp_path / "alone") <= LIMIT
+    ours = onnx.load(artifact / "model.onnx")
+    theirs = {one.name: onnx.numpy_helper.to_array(one) for one in onnx.load(file).graph.initializer}
+    for one in ours.graph.initializer:  # no weight's byte changes
+        raw = onnx.numpy_helper.to_array(one, base_dir=str(artifact)).tobytes()
+        assert theirs[one.name].tobytes() == raw
+
+
+def test_vespa_s_embedder_as_documented_gives_the_goldens(
+    artifact: Path, goldens: Goldens, tmp_path: Path
+) -> None:
+    found = running.run("vespa", lay_out(artifact, "vespa", tmp_path / "out").path, goldens)
+    assert found.worst <= LIMIT and not found.differing
+    prepended = ET.parse(tmp_path / "out" / "services.xml").findall(".//prepend/*")
+    assert [one.text for one in prepended] == ["task: search result | query:", "title: none | text:"]
+
+
+PROMPTS = [
+    ("query: ", "passage: ", {"query": "query:", "document": "passage:"}, ""),
+    ("a <b> & \"c\" ", "", {"query": "a <b> & \"c\""}, ""),
+    ("", "", {}, "has no prompt"),
+    ("", "passage: ", {}, "the prompt of documents"),
+    ("query:", "", {}, "puts one space"),
+    ("query:  ", "", {}, "puts one space"),
+    (" query: ", "", {}, "puts one space"),
+    ("query:\n", "", {}, "puts one space"),
+    ("a\x0bb: ", "", {}, "puts one space"),
+    (" ", "", {}, "puts one space"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("query", "document", "expected", "fault"), PROMPTS)
+def test_prompts_stand_in_services_where_vespa_puts_them_so(
+    served: Served, query: str, document: str, expected: dict[str, str], fault: str
+) -> None:
+    contract = served.contract.with_(prompts={"query": query, "document": document})
+    lines, said = vespa.prepend(contract)
+    assert {one.tag: one.text for one in ET.fromstring(f"<x>{lines}</x>").iter() if one.text and one.text.strip()} == expected  # noqa: E501
+    assert fault in said and bool(fault) == bool(said)
+
+
+def test_a_model_beyond_a_file_is_refused_for_vespa(
+    artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vespa, "LIMIT", 1000)
+    with pytest.raises(TargetError, match="at most 2 GB; export a smaller precision"):
+        lay_out(artifact, "vespa", tmp_path / "out")
+    assert not contents(tmp_path / "out")
+
+
+# fastembed ----------------------------------------------------------------------------------------
+
+
+def test_fastembed_s_folder_is_the_artifact_s_files_and_the_lines(
+    artifact: Path, tmp_path: Path
+) -> None:
+    out = lay_out(artifact, "fastembed", tmp_path / "out").path
+    for name in ("model.onnx", "model.onnx.data", "tokenizer.json"):
+        assert (out / name).read_bytes() == (artifact / name).read_bytes()
+    said = ast.parse((out / "load.py").read_text("utf-8"))
+    calls = [node for node in ast.walk(said) if isinstance(node, ast.Call)]
+    (adds,) = [node for node in calls if ast.unparse(node.func).endswith("add_custom_model")]
+    given = {word.arg: ast.unparse(word.value) for word in adds.keywords}
+    assert given["pooling"] == "PoolingType.DISABLED" and given["normalization"] == "False"
+    assert given["additional_files"] == "['model.onnx.data']"
+    assert (out / "load.py").read_text("utf-8").rstrip() in (out / "README.md").read_text("utf-8")
+    settings = json.loads((out / "tokenizer_config.json").read_text("utf-8"))
+    contract = open_bundle(artifact).manifest.contract
+    assert settings["model_max_length"] == contract.max_length and settings["pad_token"]
+
+
+# The real clients ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("client", ["transformers.js", "fastembed"])
+@pytest.mark.parametrize("beside", [False, True])
+def test_the_client_itself_gives_the_goldens(
+    client: str,
+    beside: bool,
+    artifact: Path,
+    goldens: Goldens,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if reason := running.unavailable(client):
+        pytest.skip(reason)
+    if beside:
+        monkeypatch.setattr(transformers_js, "SINGLE", 0)
+        monkeypatch.setattr(transformers_js, "CHUNK", 200_000)
+    found = running.run(client, lay_out(artifact, client, tmp_path / "out").path, goldens)
+    assert found.worst <= LIMIT and found.differing == ()
+    if client == "transformers.js":  # as README.md says
+        cut = [case.id for case in goldens.cases if len(case.token_ids) == goldens.max_length]
+        assert set(found.plain) <= set(cut)
+
+
+# What any layout owes -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_same_artifact_gives_the_same_bytes(
+    layout: str, artifact: Path, tmp_path: Path
+) -> None:
+    one, two = (lay_out(artifact, layout, tmp_path / name / "out").path for name in "ab")
+    assert contents(one) == contents(two)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("name", NAMES)
+def test_a_model_s_name_is_never_a_path_nor_code(
+    layout: str, name: str, artifact: Path, tmp_path: Path
+) -> None:
+    call(artifact, name)
+    out = lay_out(artifact, layout, tmp_path / "out").path
+    assert set(os.listdir(tmp_path)) == {"in", "out"}
+    if layout == "vespa":
+        component = ET.parse(out / "services.xml").find("container/component")
+        assert component is not None
+        assert re.fullmatch(r"[A-Za-z_][A-Za-z0-9._-]*", component.get("id") or "")
+    if layout == "fastembed":
+        ast.parse((out / "load.py").read_text("utf-8"))
+
+
+def test_prompts_are_data_in_every_language(served: Served, tmp_path: Path) -> None:
+    prompts = {"a": '"; evil(); "', "b": "@LENGTH@ `x` ${y}", "c": "\u2028</query>\n字🧀", "'": "\\"}
+    one = replace(served, contract=served.contract.with_(prompts=prompts))
+    for layout in LAYOUTS:
+        (tmp_path / layout).mkdir()
+        layouts.lay_out([one], layout, tmp_path / layout)
+    text = (tmp_path / "transformers.js" / "embed.mjs").read_text("utf-8")
+    said = re.search(r"export const PROMPTS = (\{.*?\n\});", text, re.DOTALL)
+    assert said is not None and json.loads(said[1]) == {**prompts, "": ""}
+    for node in ast.parse((tmp_path / "fastembed" / "load.py").read_text("utf-8")).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "PROMPTS":
+            assert ast.literal_eval(node.value) == prompts
+    ET.parse(tmp_path / "vespa" / "services.xml")
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_onnx_opens_what_is_laid_out_and_still_the_artifact(
+    layout: str, artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It refuses weights with several hard links."""
+    monkeypatch.setattr(transformers_js, "SINGLE", 0)
+    out = lay_out(artifact, layout, tmp_path / "out").path
+    for file in (artifact / "model.onnx", *out.rglob("*.onnx")):
+        assert onnx.load(file).graph.initializer
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_weights_are_copied_also_where_the_kernel_does_not(
+    broken: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw = os.urandom(100_000)
+    (tmp_path / "a").write_bytes(raw)
+    whole = getattr(os, "copy_file_range", None)
+    if broken:
+
+        def some(old: int, new: int, count: int) -> int:
+            if os.fstat(new).st_size or whole is None:
+                raise OSError(18, "Invalid cross-device link")
+            return whole(old, new, 1000)
+
+        monkeypatch.setattr(os, "copy_file_range", some, raising=False)
+    layouts.copy(tmp_path / "a", tmp_path / "b" / "c")
+    assert (tmp_path / "b" / "c").read_bytes() == raw
+    with pytest.raises(OutputError, match="cannot write c"):
+        layouts.copy(tmp_path / "a", tmp_path / "b" / "c")
+
+
+@pytest.mark.parametrize("layout", ["transformers.js", "vespa"])
+def test_what_fails_leaves_nothing(
+    layout: str, artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = contents(artifact)
+
+    def fail(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(layouts, "compare", fail)
+    with pytest.raises(KeyboardInterrupt):
+        lay_out(artifact, layout, tmp_path / "out")
+    assert not contents(tmp_path / "out") and contents(artifact) == before
+    assert set(os.listdir(tmp_path)) == {"in", "out"}
+
+
+def test_a_graph_that_gives_other_bits_is_a_fault(served: Served, tmp_path: Path) -> None:
+    model = onnx.load(served.folder / "model.onnx")
+    (weight, *_) = [one for one in model.graph.initializer if one.data_type == 1 and one.dims]
+    changed = onnx.numpy_helper.to_array(weight) * np.float32(1.01)
+    weight.CopyFrom(onnx.numpy_helper.from_array(changed, weight.name))
+    onnx.save(model, tmp_path / "other.onnx")
+    outputs = {name: name for name in served.contract.outputs}
+    with pytest.raises(RewriteError, match="other.onnx in the layout differs"):
+        layouts.compare(served, tmp_path / "other.onnx", outputs)
+
+
+def _changed(**fields: Any) -> Callable[[Contract], Contract]:
+    return lambda contract: contract.with_(**fields)
+
+
+REFUSED: list[tuple[str, Callable[[Contract], Contract]]] = [
+    ("scores pairs of texts", _changed(task="scores")),
+    ("gives sparse vectors", _changed(task="sparse")),
+    ("a vector for each token", _changed(task="multi_vector", tokenwise=Tokenwise())),
+    ("into a chat template", _changed(frame=Frame(before="<", between="", after=">"))),
+    (r"prompts \(query\) out of its pooling", _changed(unpooled={"query": 3})),
+    ("different lengths.*--max-length 9", _changed(lengths={"query": 9})),
+]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(("said", "change"), REFUSED, ids=[said for said, _ in REFUSED])
+def test_contracts_that_no_client_fulfils_are_refused(
+    layout: str, said: str, change: Callable[[Contract], Contract], served: Served, tmp_path: Path
+) -> None:
+    one = replace(served, contract=change(served.contract))
+    with pytest.raises(TargetError, match=said) as refused:
+        layouts.lay_out([one], layout, tmp_path / "out")
+    assert "\n" not in str(refused.value) and not contents(tmp_path / "out")
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_artifacts_of_another_target_and_damaged_ones_are_refused(
+    layout: str, artifact: Path, artifacts: dict[str, Path], tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match="openvino has no layout"):
+        lay_out(artifacts["openvino"], layout, tmp_path / "out")
+    with pytest.raises(UsageError, match="lay them out apart"):
+        lay_out(artifact, layout, tmp_path / "out", [artifacts["openvino"]])
+    with (artifact / "model.onnx.data").open("r+b") as file:
+        file.truncate(1000)
+    with pytest.raises(ArtifactError, match=rf"{artifact} is damaged: model.onnx.data"):
+        lay_out(artifact, layout, tmp_path / "out")
+    assert not contents(tmp_path / "out")
+
+
+def test_a_folder_in_one_of_the_artifacts_is_refused(artifact: Path) -> None:
+    half = renamed(artifact, "fp16")
+    with pytest.raises(OutputError, match="lies in the artifact"):
+        lay_out(artifact, "transformers.js", half / "out", [half])
+
+
+def test_the_command_takes_several_artifacts(
+    artifact: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(*words: object) -> int:
+        return app.guarded(partial(app.app, args=["layout", *map(str, words)]), False)
+
+    half, out = renamed(artifact, "fp16"), tmp_path / "out"
+    assert run(artifact, half, "--for", "transformers.js", "--out", out) == 0
+    said = capsys.readouterr().out
+    assert 'dtype "fp32", dtype "fp16"' in said and 'pipeline("feature-extraction")' in said
+    assert run(artifact, half, "--for", "vespa", "--out", tmp_path / "x") == 2
+    assert "holds one artifact" in capsys.readouterr().err
