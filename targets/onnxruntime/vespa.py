@@ -95,13 +95,18 @@ def prepend(contract: Contract) -> tuple[str, str]:
     """
     query, document = contract.prompt_of("query"), contract.prompt_of("document")
     if not query and not document:
-        return "", ("The model has no prompt for a query or a document." if contract.prompts else "")
+        return "", (
+            "The model has no prompt for a query or a document." if contract.prompts else ""
+        )
     yourself = "put the prompts before the texts yourself"
     if not query:
         return "", f"Vespa would give queries the prompt of documents: {yourself}."
     for text in filter(None, (query, document)):
         if not re.fullmatch(r"[^\s\x00-\x1f](?:[^\x00-\x1f\ufffe\uffff]*\S)? ", text):
-            return "", f"Vespa puts one space behind a prompt, and {text!r} wants others: {yourself}."
+            return (
+                "",
+                f"Vespa puts one space behind a prompt, and {text!r} wants others: {yourself}.",
+            )
     lines = [
         f"        <{name}>{escape(text[:-1])}</{name}>\n"
         for name, text in (("query", query), ("document", document))

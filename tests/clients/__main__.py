@@ -1,8 +1,9 @@
 """Lays artifacts out for a client, embeds all golden texts with it, and prints how far the vectors
 are from the stored ones:
 
-    GOLDFOLD_NODE_MODULES=js .venv/bin/python -m tests.clients transformers.js out/onnxruntime-fp32
-    GOLDFOLD_FASTEMBED=fe/bin/python .venv/bin/python -m tests.clients fastembed out/onnxruntime-int8
+    export GOLDFOLD_NODE_MODULES=js GOLDFOLD_FASTEMBED=fe/bin/python
+    .venv/bin/python -m tests.clients transformers.js out/onnxruntime-fp32
+    .venv/bin/python -m tests.clients fastembed out/onnxruntime-fp32
     .venv/bin/python -m tests.clients vespa out/onnxruntime-fp32
 
 Of several artifacts, transformers.js gets one layout, and each precision is asked for.

@@ -17,7 +17,7 @@ layout, given, out = map(Path, sys.argv[1:])
 sys.path.insert(0, str(layout))
 sys.dont_write_bytecode = True
 
-from load import embed, model  # noqa: E402  # the layout's own
+from load import embed, model  # type: ignore[import-not-found]  # noqa: E402  # the layout's own
 
 asked = json.loads(given.read_text("utf-8"))
 texts, batch = asked["texts"], asked["batch"]

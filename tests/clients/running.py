@@ -2,8 +2,8 @@
 vectors are from the stored ones, and which texts it gives other tokens.
 
 transformers.js and fastembed are the real ones, where environment variables say where they lie.
-Vespa is a server in Java that is not run: `vespa` does to the files what its `hugging-face-embedder`
-is documented to do, with ONNX Runtime and the tokenizers library, which it is made of as well.
+Vespa is a server in Java that is not run: `vespa` does to the files what Vespa's documentation says
+of `hugging-face-embedder`, with ONNX Runtime and the tokenizers library, as Vespa does.
 """
 
 from __future__ import annotations
@@ -156,7 +156,7 @@ def vespa(layout: Path, goldens: Goldens) -> dict[str, Any]:
             said["transformer-input-ids"]: np.array([row.ids], np.int64),
             said["transformer-attention-mask"]: np.array([row.attention_mask], np.int64),
         }
-        (made,) = session.run([said["transformer-output"]], feeds)
+        made = np.asarray(session.run([said["transformer-output"]], feeds)[0])
         assert made.ndim == 3
         ids.append(row.ids)
         vectors.append(made[0, 0].tolist())

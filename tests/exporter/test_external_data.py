@@ -106,9 +106,7 @@ def test_spans_are_those_of_all_tensors(folder: Path) -> None:
         (outside("w", -1, 8), "begin before"),
     ],
 )
-def test_bytes_that_are_not_there_are_refused(
-    folder: Path, tensor: TensorProto, said: str
-) -> None:
+def test_bytes_that_are_not_there_are_refused(folder: Path, tensor: TensorProto, said: str) -> None:
     graph = helper.make_graph([], "g", [], [], [tensor])
     raw = helper.make_model(graph).SerializeToString()
     with pytest.raises(ArtifactError, match=said) as refused:
@@ -125,7 +123,7 @@ def test_a_tensor_without_an_end_is_refused(folder: Path) -> None:
 
 
 def test_no_file_is_written_over(folder: Path) -> None:
-    with pytest.raises(OutputError, match="cannot write w.data"):
+    with pytest.raises(OutputError, match=r"cannot write w\.data"):
         external_data.write([b"x"], folder, folder / "w.data")
     assert (folder / "w.data").read_bytes() == DATA
 
