@@ -28,19 +28,26 @@ def main() -> None:
     reader.add_argument("client", choices=("transformers.js", "fastembed", "vespa"))
     reader.add_argument("artifacts", nargs="+", type=Path)
     reader.add_argument("--batch", type=int, default=8)
+    reader.add_argument("--drawn", action="store_true", help="compare tokens of drawn texts alone")
     asked = reader.parse_args()
     if reason := running.unavailable(asked.client):
         sys.exit(reason)
     one = asked.client == "transformers.js"
     groups = [asked.artifacts] if one else [[artifact] for artifact in asked.artifacts]
     for group in groups:
-        with TemporaryDirectory(dir=group[0].absolute().parent) as room:  # where links may lead
+        with TemporaryDirectory() as room:
             try:
                 place = lay_out(group[0], asked.client, Path(room) / "layout", group[1:]).path
             except GoldfoldError as error:
                 sys.exit(f"error: {error}")
             files = {path.name: path for path in (place / "onnx").glob("*.onnx")} if one else {}
             for artifact in group:
+                if asked.drawn:
+                    count, other = running.drawn(asked.client, place)
+                    print(f"{artifact.name}: {count} drawn texts, {len(other)} with other tokens")
+                    for text in other:
+                        print(f"  {text!r}")
+                    continue
                 dtype = _dtype(artifact) if one else "default"
                 goldens = store.load(artifact / "golden")
                 found = running.run(asked.client, place, goldens, dtype, asked.batch)

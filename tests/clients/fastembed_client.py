@@ -3,7 +3,7 @@ environment that has fastembed, and not goldfold:
 
     python fastembed_client.py LAYOUT TEXTS.json OUT.json
 
-TEXTS.json is {texts, batch}. OUT.json has the ids and the vectors of each text.
+TEXTS.json is {texts, batch}; a batch of 0 asks for tokens alone. OUT.json has the ids and the vectors of each text.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ asked = json.loads(given.read_text("utf-8"))
 texts, batch = asked["texts"], asked["batch"]
 vectors = [
     vector.tolist()
-    for at in range(0, len(texts), batch)
+    for at in (range(0, len(texts), batch) if batch else ())
     for vector in embed(texts[at : at + batch], batch_size=batch)
 ]
 ids = [model.model.tokenize([text])[0].ids for text in texts]

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer
 
+from goldfold.golden import token_texts
 from goldfold.golden.store import Goldens
 
 HERE = Path(__file__).parent
@@ -78,26 +79,7 @@ def run(
     if client == "vespa":
         found = vespa(layout, goldens)
     else:
-        with TemporaryDirectory() as scratch:
-            given, out = Path(scratch) / "texts.json", Path(scratch) / "out.json"
-            given.write_text(json.dumps({"texts": texts, "batch": batch}), "utf-8")
-            if client == "transformers.js":
-                script = HERE / "transformers_js.mjs"
-                words = ["node", script, os.environ[NODE_MODULES], layout, dtype, given, out]
-            else:
-                script = HERE / "fastembed_client.py"
-                words = [os.environ[FASTEMBED], script, layout, given, out]
-            done = subprocess.run(
-                [str(word) for word in words],
-                env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"},
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-            if done.returncode:
-                raise RuntimeError(done.stderr)
-            found = json.loads(out.read_text("utf-8"))
-            found["version"] = f"{client} {found['version']}"
+        found = _asked(client, layout, texts, dtype, batch)
     vectors = np.array(found["vectors"], np.float64)
     stored = goldens.embeddings.astype(np.float64)
     norms = np.linalg.norm(vectors, axis=1) * np.linalg.norm(stored, axis=1)
@@ -108,6 +90,44 @@ def run(
         _differing(goldens, found.get("plain", found["ids"])),
         tuple(found.get("pipeline", ())),
     )
+
+
+def _asked(client: str, layout: Path, texts: list[str], dtype: str, batch: int) -> dict[str, Any]:
+    """Returns what the client's script wrote."""
+    with TemporaryDirectory() as scratch:
+        given, out = Path(scratch) / "texts.json", Path(scratch) / "out.json"
+        given.write_text(json.dumps({"texts": texts, "batch": batch}), "utf-8")
+        if client == "transformers.js":
+            script = HERE / "transformers_js.mjs"
+            words = ["node", script, os.environ[NODE_MODULES], layout, dtype, given, out]
+        else:
+            script = HERE / "fastembed_client.py"
+            words = [os.environ[FASTEMBED], script, layout, given, out]
+        done = subprocess.run(
+            [str(word) for word in words],
+            env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            raise RuntimeError(done.stderr)
+        found = json.loads(out.read_text("utf-8"))
+    found["version"] = f"{client} {found['version']}"
+    return found
+
+
+def drawn(client: str, layout: Path, dtype: str = "default") -> tuple[int, list[str]]:
+    """Returns how many drawn texts (golden/token_texts.py) a client was asked for the tokens of,
+    and those that it gives others than tokenizer.json does in the tokenizers library. Texts with a
+    token that the model has no row for count where the client does not refuse them."""
+    tokenizer = Tokenizer.from_file(str(layout / "tokenizer.json"))
+    special = [one.content for one in tokenizer.get_added_tokens_decoder().values()]
+    texts = token_texts.drawn(tokenizer.get_vocab(), special)
+    found = _asked(client, layout, texts, dtype, 0)["ids"]
+    expected = [row.ids for row in tokenizer.encode_batch(texts)]
+    pairs = zip(texts, found, expected, strict=True)
+    return len(texts), [text for text, ids, own in pairs if isinstance(ids, list) and ids != own]
 
 
 def text(goldens: Goldens, place: int) -> str:

@@ -2,7 +2,7 @@
 //
 //   node transformers_js.mjs NODE_MODULES LAYOUT DTYPE TEXTS.json OUT.json
 //
-// TEXTS.json is {texts, batch}. OUT.json has, a text: `ids` and `vectors` of the layout's own
+// TEXTS.json is {texts, batch}; a batch of 0 asks for tokens alone. OUT.json has, a text: `ids` and `vectors` of the layout's own
 // embed.mjs, and `plain`, the ids of the library alone with truncation.
 
 import { readFileSync, writeFileSync } from "node:fs";
@@ -21,18 +21,25 @@ const helper = await import(pathToFileURL(join(place, "embed.mjs")));
 const { texts, batch } = JSON.parse(readFileSync(given, "utf8"));
 const name = basename(place);
 const options = dtype === "default" ? {} : { dtype };
-const embed = await helper.open(transformers, name, options);
+const embed = batch ? await helper.open(transformers, name, options) : null;
 const tokenizer = await transformers.AutoTokenizer.from_pretrained(name);
 
 const vectors = [];
-for (let at = 0; at < texts.length; at += batch) {
+for (let at = 0; batch && at < texts.length; at += batch) {
   const made = await embed(texts.slice(at, at + batch), "");
   vectors.push(...made.tolist());
 }
 const plain = (text) => tokenizer([text], { padding: true, truncation: true }).input_ids.tolist()[0].map(Number);
+const ids = (text) => {
+  try {
+    return helper.tokens(tokenizer, text);
+  } catch (error) {
+    return String(error);
+  }
+};
 const found = {
-  ids: texts.map((text) => helper.tokens(tokenizer, text)),
-  plain: texts.map(plain),
+  ids: texts.map(ids),
+  plain: batch ? texts.map(plain) : [],
   vectors,
   version: transformers.env.version,
 };

@@ -335,6 +335,17 @@ def test_the_client_itself_gives_the_goldens(
         assert set(found.plain) <= set(cut)
 
 
+@pytest.mark.parametrize("client", ["transformers.js", "fastembed"])
+def test_the_client_s_tokens_are_those_of_the_library(
+    client: str, artifact: Path, tmp_path: Path
+) -> None:
+    """For a BPE with bytes; docs/serving.md has a WordPiece for which they are not."""
+    if reason := running.unavailable(client):
+        pytest.skip(reason)
+    count, other = running.drawn(client, lay_out(artifact, client, tmp_path / "out").path)
+    assert count > 1000 and other == []
+
+
 # What any layout owes -----------------------------------------------------------------------------
 
 
