@@ -3,7 +3,8 @@ environment that has fastembed, and not goldfold:
 
     python fastembed_client.py LAYOUT TEXTS.json OUT.json
 
-TEXTS.json is {texts, batch}; a batch of 0 asks for tokens alone. OUT.json has the ids and the vectors of each text.
+TEXTS.json is {texts, batch}; a batch of 0 asks for tokens alone. OUT.json has the ids and the
+vectors of each text.
 """
 
 from __future__ import annotations
