@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
 from msgspec import Meta, field
@@ -254,6 +255,20 @@ class Reference:
     texts: Callable[[], Mapping[str, tuple[int, ...]]] = dict
     """Returns further texts, uncut, and their token ids in the source's own tokenizer: all that a
     companion tokenizer must agree on."""
+
+
+@dataclass(frozen=True)
+class Served:
+    """An artifact that a layout is made of (`Target.lay_out`)."""
+
+    folder: Path
+    contract: Contract
+    name: str
+    """The artifact's precision as its manifest has it: fp32, fp16, or the name of a recipe."""
+    precision: str
+    """The floating precision: of all, or of what is not integers."""
+    needs: frozenset[str] = frozenset()
+    """The kinds of its integers (`Target.quantizes`)."""
 
 
 class Run(Protocol):

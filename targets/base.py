@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol
 
-from goldfold.exporter.contract import Contract, Reference, Run, Words
+from goldfold.exporter.contract import Contract, Reference, Run, Served, Words
 from goldfold.exporter.options import O, Options
 
 if TYPE_CHECKING:  # an artifact is opened without either
@@ -93,6 +93,8 @@ class Target(ABC, Generic[O]):
     turn texts into token ids: a verification compares them with what the export proved."""
     layouts: ClassVar[tuple[str, ...]] = ()
     """Servers for which `lay_out` can lay its artifacts out."""
+    together: ClassVar[frozenset[str]] = frozenset()
+    """Those of `layouts` that hold several artifacts of one model, each of its own precision."""
     call_tokens: ClassVar[int] = 1 << 32
     """The fixed cost of a runtime call, in tokens (exporter/evaluate/batches.py). Where it was not
     measured, it is so large that the number of calls is minimal, and padding is minimal only after
@@ -277,12 +279,11 @@ class Target(ABC, Generic[O]):
         record, not for the gate."""
         return {}
 
-    def lay_out(
-        self, folder: Path, contract: Contract, precision: str, layout: str, out: Path
-    ) -> tuple[str, ...]:
-        """Write the artifact in `folder` as one of `layouts` into the empty folder `out`. Returns
-        notes for the user, one sentence each. Raises TargetError if the artifact lacks what the
-        server needs."""
+    def lay_out(self, served: Sequence[Served], layout: str, out: Path) -> tuple[str, ...]:
+        """Write artifacts of one model as one of `layouts` into the empty folder `out`: one, or
+        several where the layout is in `together`. Returns notes for the user, one sentence each.
+        Raises TargetError if an artifact lacks what the server needs, UsageError for artifacts that
+        do not go together."""
         raise NotImplementedError
 
     def parts(self, folder: Path) -> dict[str, str]:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from goldfold.exporter import registry
 from goldfold.exporter.artifact.bundle import (
     MANIFEST,
+    TOKENIZER,
     VERDICT,
     Bundle,
     check_writable,
@@ -20,10 +23,14 @@ from goldfold.exporter.artifact.bundle import (
     steadily,
 )
 from goldfold.exporter.artifact.encoder import open_encoder
-from goldfold.exporter.artifact.manifest import is_left, read_manifest
+from goldfold.exporter.artifact.manifest import Manifest, is_left, read_manifest
+from goldfold.exporter.contract import Served
 from goldfold.exporter.errors import ArtifactError, GoldfoldError, OutputError, UsageError
 from goldfold.exporter.system import names
 from goldfold.exporter.system.files import place_of
+
+if TYPE_CHECKING:
+    from goldfold.targets.base import Target
 
 
 @dataclass(frozen=True)
@@ -33,36 +40,38 @@ class LaidOut:
     """Notes for the user, one sentence each."""
 
 
-def lay_out(folder: Path, layout: str, out: Path) -> LaidOut:
-    """Lay an artifact out for a server, in the new or empty folder `out`.
+def lay_out(folder: Path, layout: str, out: Path, beside: Sequence[Path] = ()) -> LaidOut:
+    """Lay an artifact out for a server, in the new or empty folder `out`; `beside` are artifacts of
+    the same model in other precisions, for layouts that hold several.
 
     Every digest is checked first. Raises ArtifactError for an artifact that is damaged or missed
-    its gate, UsageError for a layout that its target does not know, OutputError if `out` holds
-    something already, and what the target raises (Target.lay_out).
+    its gate, UsageError for a layout that its target does not know and for artifacts that do not go
+    together, OutputError if `out` holds something already, and what the target raises
+    (Target.lay_out).
     """
-    opened = open_bundle(folder, check_files=False)
-    manifest = opened.manifest
-    target = registry.offered(manifest.target, manifest.precision, manifest.needs)
-    if layout not in target.layouts:
-        known = ", ".join(target.layouts) or "none"
-        raise UsageError(f"{target.name} has no layout {layout!r}; it has: {known}")
+    folders = (folder, *beside)
+    manifests = [open_bundle(one, check_files=False).manifest for one in folders]
+    target = _target(folders, manifests, layout)
     if out.is_dir() and any(not is_left(path.name) for path in out.iterdir()):
         raise OutputError(f"{out} holds something already; give another --out")
-    if out.resolve().is_relative_to(folder.resolve()):
+    if any(out.resolve().is_relative_to(one.resolve()) for one in folders):
         raise OutputError(
             f"{out} lies in the artifact, whose files are counted; give another --out"
         )
     check_writable(out, "--out")
     with scratch(out.absolute().parent) as room:
-        view, built = room / "artifact", room / "laid" / names.file_name(out.absolute().name)
+        built = room / "laid" / names.file_name(out.absolute().name)
         built.mkdir(parents=True)
+        views = {one: room / f"artifact-{place}" for place, one in enumerate(folders)}
         try:
-            found = steadily(folder, lambda: _gather(folder, view))
-            _try(found)
-            manifest = found.manifest
-            notes = target.lay_out(view, manifest.contract, manifest.floating, layout, built)
+            found = [_tried(one, view) for one, view in views.items()]
+            _check_one_model(folders, [one.manifest for one in found])
+            notes = target.lay_out([_served(one) for one in found], layout, built)
         except GoldfoldError as error:  # with a message about the original folder
-            raise type(error)(str(error).replace(str(view), str(folder))) from None
+            said = str(error)
+            for one, view in views.items():
+                said = said.replace(str(view), str(one))
+            raise type(error)(said) from None
         try:
             for path in out.iterdir():
                 if is_left(path.name):
@@ -72,6 +81,54 @@ def lay_out(folder: Path, layout: str, out: Path) -> LaidOut:
         except OSError as error:
             raise OutputError(f"cannot write {out}: {error.strerror}") from None
     return LaidOut(out, notes)
+
+
+def _target(folders: Sequence[Path], manifests: Sequence[Manifest], layout: str) -> Target:
+    """Returns the target of all these artifacts, which knows the layout."""
+    first = manifests[0]
+    for other, manifest in zip(folders, manifests, strict=True):
+        if manifest.target != first.target:
+            raise UsageError(
+                f"{folders[0]} is of the target {first.target}, and {other} of {manifest.target}; "
+                "lay them out apart"
+            )
+        target = registry.offered(manifest.target, manifest.precision, manifest.needs)
+    if layout not in target.layouts:
+        known = ", ".join(target.layouts) or "none"
+        raise UsageError(f"{target.name} has no layout {layout!r}; it has: {known}")
+    if len(folders) > 1 and layout not in target.together:
+        raise UsageError(f"the layout {layout} holds one artifact; lay the others out apart")
+    if len({one.resolve() for one in folders}) < len(folders):
+        raise UsageError("an artifact is named twice; name each once")
+    return target
+
+
+def _check_one_model(folders: Sequence[Path], manifests: Sequence[Manifest]) -> None:
+    """Raise UsageError unless the artifacts are of one model, and take and give the same."""
+    first = manifests[0]
+    for folder, manifest in zip(folders[1:], manifests[1:], strict=True):
+        if manifest.origin.fingerprint != first.origin.fingerprint:
+            raise UsageError(f"{folders[0]} and {folder} are of different models; lay them apart")
+        texts = [one.files.get(TOKENIZER) for one in (first, manifest)]
+        if manifest.contract != first.contract or texts[0] != texts[1]:
+            raise UsageError(
+                f"{folders[0]} and {folder} differ in what they take or give (lengths, sizes, "
+                "prompts or tokens); export both with the same options"
+            )
+
+
+def _tried(folder: Path, view: Path) -> Bundle:
+    """Returns the artifact as gathered in `view`, once it has run."""
+    found = steadily(folder, lambda: _gather(folder, view))
+    _try(found)
+    return found
+
+
+def _served(found: Bundle) -> Served:
+    manifest = found.manifest
+    return Served(
+        found.path, manifest.contract, manifest.precision, manifest.floating, manifest.needs
+    )
 
 
 def _gather(folder: Path, view: Path) -> Bundle:

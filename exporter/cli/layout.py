@@ -1,4 +1,4 @@
-"""`goldfold layout`: an artifact laid out for a server."""
+"""`goldfold layout`: artifacts laid out for a server or for another library."""
 
 from __future__ import annotations
 
@@ -12,14 +12,28 @@ from goldfold.exporter.cli.console import open_console
 
 
 def layout(
-    folder: Annotated[Path, typer.Argument(help="An artifact folder.")],
-    server: Annotated[str, typer.Option("--for", help="ovms or sentence-transformers.")],
-    out: Annotated[Path, typer.Option(help="New folder; big files in it are hard links.")],
+    folders: Annotated[
+        list[Path],
+        typer.Argument(
+            help="An artifact folder; for transformers.js several of one model, the first of which "
+            "is the default.",
+            metavar="ARTIFACT...",
+        ),
+    ],
+    server: Annotated[
+        str,
+        typer.Option(
+            "--for",
+            help="ovms or sentence-transformers (openvino); transformers.js, fastembed or vespa "
+            "(onnxruntime).",
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="New folder for the layout.")],
 ) -> None:
-    """Lay an artifact out for OpenVINO Model Server or for sentence-transformers."""
+    """Lay an artifact out for a server, or for a library that is not goldfold."""
     from goldfold.exporter.artifact.layout import lay_out
 
-    done = lay_out(folder, server, out)
+    done = lay_out(folders[0], server, out, folders[1:])
     console = open_console()
     console.print(Text(str(done.path)), soft_wrap=True)
     for note in done.notes:

@@ -1,5 +1,6 @@
-"""A reader of protobuf messages: the files that an `.onnx` file refers to, and every message inside
-another. The package onnx is not needed, so an installation that only runs artifacts has it too."""
+"""Protobuf messages without the package onnx, which an installation that only runs artifacts lacks:
+the files that an `.onnx` file refers to, every message inside another, and the bytes of fields
+(exporter/ir/external_data.py writes with them)."""
 
 from __future__ import annotations
 
@@ -17,7 +18,7 @@ GRAPH_LIMIT = 64 << 20
 """The most bytes of a graph without its weights; EmbeddingGemma's has half a megabyte."""
 
 
-_HOLDS: dict[str, dict[int, str]] = {
+HOLDS: dict[str, dict[int, str]] = {
     "Model": {7: "Graph", 20: "Training", 25: "Function"},
     "Training": {1: "Graph", 2: "Graph"},
     "Function": {7: "Node", 11: "Attribute"},
@@ -32,9 +33,9 @@ _HOLDS: dict[str, dict[int, str]] = {
 in the message around them."""
 _SHORT, _WORD = 5, (1 << 32) - 1
 """The most bytes of a field's number and of a length, as protobuf reads them; and 32 bits."""
-_MESSAGES, _DEPTH = 2_000_000, 100
+_MESSAGES, DEPTH = 2_000_000, 100
 """The most messages that are read, and the most within each other."""
-_LOCATION, _EXTERNAL = 14, 1
+LOCATION, EXTERNAL = 14, 1
 """The field `data_location` of a tensor, and its value for data in another file."""
 
 
@@ -55,7 +56,7 @@ def references(path: Path) -> set[str]:
             if inner is None:
                 waiting.pop()
                 continue
-            if (seen := seen + 1) > _MESSAGES or len(waiting) > _DEPTH:
+            if (seen := seen + 1) > _MESSAGES or len(waiting) > DEPTH:
                 raise ValueError("it holds more than any model does")
             kind, message = inner
             if kind == "Tensor":
@@ -72,7 +73,7 @@ def references(path: Path) -> set[str]:
 def _inside(kind: str, message: memoryview) -> Iterator[tuple[str, memoryview]]:
     """Yields the messages in a message that lead to tensors, each with its kind."""
     for number, value in _fields(message):
-        inner = _HOLDS[kind].get(number)
+        inner = HOLDS[kind].get(number)
         if inner is not None and isinstance(value, memoryview):
             yield inner, value
 
@@ -82,16 +83,17 @@ def _places(tensor: memoryview) -> set[str]:
     entries: list[tuple[str, str]] = []
     outside = False
     for number, value in _fields(tensor):
-        if number == _LOCATION and isinstance(value, int):
-            outside = value & _WORD == _EXTERNAL
-        elif number in _HOLDS["Tensor"] and isinstance(value, memoryview):
-            entries.append(_entry(value))
+        if number == LOCATION and isinstance(value, int):
+            outside = value & _WORD == EXTERNAL
+        elif number in HOLDS["Tensor"] and isinstance(value, memoryview):
+            entries.append(entry(value))
     if not outside and not entries:
         return set()
     return {place for key, place in entries if key == "location"} or {""}
 
 
-def _entry(message: memoryview) -> tuple[str, str]:
+def entry(message: memoryview) -> tuple[str, str]:
+    """Returns key and value of an entry of `external_data`."""
     said = {1: "", 2: ""}
     for number, value in _fields(message):
         if number in said and isinstance(value, memoryview):
@@ -101,8 +103,16 @@ def _entry(message: memoryview) -> tuple[str, str]:
 
 def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
     """The fields of a message by number: each a number, or bytes that may be a message."""
+    return ((number, value) for number, value, _ in fields(message))
+
+
+def fields(message: memoryview) -> Iterator[tuple[int, int | memoryview, memoryview]]:
+    """Yields the fields of a message: number, value, and all bytes of the field. A value is a
+    number, or bytes that may be a message. Raises ValueError or IndexError for what is no
+    message."""
     at = 0
     while at < len(message):
+        begin = at
         tag, at = _varint(message, at, _SHORT)
         if tag > _WORD:  # a parser that counts in 32 bits would read another field
             raise ValueError("the number of a field has more than 32 bits")
@@ -111,12 +121,12 @@ def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
             raise ValueError("a field has the number 0")
         if wire == 0:
             value, at = _varint(message, at)
-            yield number, value
+            yield number, value, message[begin:at]
         elif wire in (1, 2, 5):
             size, at = _varint(message, at, _SHORT) if wire == 2 else (8 if wire == 1 else 4, at)
             if size > len(message) - at:
                 raise ValueError("it ends within a field")
-            yield number, message[at : at + size]
+            yield number, message[at : at + size], message[begin : at + size]
             at += size
         else:  # a group: ONNX has none
             raise ValueError(f"a field is of the wire type {wire}")
@@ -134,6 +144,28 @@ def _varint(message: memoryview, at: int, most: int = 10) -> tuple[int, int]:
         if byte < 128:
             return value, at
     raise ValueError(f"a number has more than {most} bytes")
+
+
+def varint(value: int) -> bytes:
+    """Returns a number from 0 as protobuf writes it."""
+    found = bytearray()
+    while value > 127:
+        found.append(value & 127 | 128)
+        value >>= 7
+    found.append(value)
+    return bytes(found)
+
+
+def header(number: int, size: int) -> bytes:
+    """Returns the bytes before the `size` bytes of a field of text, bytes or a message."""
+    return varint(number << 3 | 2) + varint(size)
+
+
+def field(number: int, value: int | bytes) -> bytes:
+    """Returns a field: of a number from 0, or of bytes."""
+    if isinstance(value, int):
+        return varint(number << 3) + varint(value)
+    return header(number, len(value)) + value
 
 
 def messages(root: Any) -> Iterator[Any]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from goldfold.exporter.contract import Contract
+from goldfold.exporter.contract import Contract, Served
 from goldfold.exporter.options import Options
 from goldfold.targets.base import Run, Target
 
@@ -24,6 +24,8 @@ class OnnxRuntime(Target[Options]):
     quantizes = frozenset({"int8", "int4", "static"})
     strongly_typed = True
     call_tokens = 32  # as OpenVINO's
+    layouts = ("transformers.js", "fastembed", "vespa")
+    together = frozenset({"transformers.js"})
 
     def unavailable(self) -> str | None:
         return None if find_spec("onnxruntime") else "the package onnxruntime is not installed"
@@ -71,6 +73,11 @@ class OnnxRuntime(Target[Options]):
 
     def after_fork(self) -> str | None:
         return None  # a session owns its threads, and a new one starts its own
+
+    def lay_out(self, served: Sequence[Served], layout: str, out: Path) -> tuple[str, ...]:
+        from goldfold.targets.onnxruntime import layouts
+
+        return layouts.lay_out(served, layout, out)
 
     def refers(self, folder: Path) -> Collection[str]:
         from goldfold.exporter.ir import protobuf

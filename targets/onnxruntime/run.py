@@ -24,7 +24,7 @@ def load(folder: Path, contract: Contract, threads: int | None, streams: int | N
     """
     if streams:
         threads = max(1, (threads or _cores()) // streams)
-    session = _open(folder / MODEL, threads)
+    session = open_file(folder / MODEL, threads)
     known = {found.name for found in session.get_outputs()}
     for name in contract.outputs:
         if name not in known:
@@ -52,7 +52,7 @@ def census(folder: Path) -> dict[str, int]:
 
     with tempfile.TemporaryDirectory() as scratch:
         optimised = Path(scratch) / "optimised.onnx"
-        _open(folder / MODEL, None, optimised)
+        open_file(folder / MODEL, None, optimised)
         graph = onnx.load(optimised, load_external_data=False).graph
     counts: dict[str, int] = {}
     for node in graph.node:
@@ -61,7 +61,8 @@ def census(folder: Path) -> dict[str, int]:
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
-def _open(path: Path, threads: int | None, optimised: Path | None = None):
+def open_file(path: Path, threads: int | None, optimised: Path | None = None):
+    """Returns an InferenceSession on the CPU. Raises ArtifactError if ORT refuses the file."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

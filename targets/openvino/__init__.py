@@ -4,13 +4,13 @@ which other tools open them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from goldfold.exporter.contract import Contract, Reference, Words
+from goldfold.exporter.contract import Contract, Reference, Served, Words
 from goldfold.targets.base import Begun, Companion, Kept, Run, Target
 from goldfold.targets.openvino.options import OpenVinoOptions
 
@@ -150,12 +150,11 @@ class OpenVino(Target[OpenVinoOptions]):
 
         return run.load(folder, contract, "fp32", None, groups=False)
 
-    def lay_out(
-        self, folder: Path, contract: Contract, precision: str, layout: str, out: Path
-    ) -> tuple[str, ...]:
+    def lay_out(self, served: Sequence[Served], layout: str, out: Path) -> tuple[str, ...]:
         from goldfold.targets.openvino import serving
 
-        return serving.lay_out(folder, contract, precision, layout, out)
+        (one,) = served
+        return serving.lay_out(one.folder, one.contract, one.precision, layout, out)
 
     def parts(self, folder: Path) -> dict[str, str]:
         from goldfold.targets.openvino import parts
