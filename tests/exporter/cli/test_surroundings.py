@@ -54,6 +54,16 @@ def run(
     )  # fmt: skip
 
 
+def reaches_python(user: int) -> bool:
+    """Returns whether a process may become this user, and may start this Python as such: not where
+    it lies in a home folder that is closed to others."""
+    if os.geteuid() or shutil.which("setpriv") is None:
+        return False
+    code = "import os, sys; sys.exit(not os.access(sys.executable, os.X_OK))"
+    words = ["setpriv", f"--reuid={user}", "--clear-groups", sys.executable, "-c", code]
+    return not subprocess.run(words, capture_output=True).returncode
+
+
 def below(folder: Path) -> set[str]:
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
 
@@ -78,7 +88,7 @@ def test_nobody_s_home_and_an_ascii_locale_are_no_faults(tiny: Path, tmp_path: P
     place.mkdir()
     model = Path(shutil.copytree(tiny, tmp_path / "modèle-字"))
     (model / "LICENCE — ü.txt").write_text("terms")
-    nobody = os.geteuid() == 0 and shutil.which("setpriv") is not None
+    nobody = reaches_python(12345)
     for path in (place, *model.rglob("*"), model, *place.parents):
         path.chmod(path.stat().st_mode | (0o777 if path == place else 0o055))
     environment = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
