@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from goldfold.exporter import registry
+from goldfold.exporter.artifact import canaries
 from goldfold.exporter.artifact.bundle import (
     MANIFEST,
     VERDICT,
@@ -61,6 +62,8 @@ def lay_out(folder: Path, layout: str, out: Path) -> LaidOut:
             _try(found)
             manifest = found.manifest
             notes = target.lay_out(view, manifest.contract, manifest.floating, layout, built)
+            if layout in target.canaried:
+                canaries.write(found, built)
         except GoldfoldError as error:  # with a message about the original folder
             raise type(error)(str(error).replace(str(view), str(folder))) from None
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -13,10 +14,16 @@ from goldfold.exporter.cli.console import open_console
 
 def layout(
     folder: Annotated[Path, typer.Argument(help="An artifact folder.")],
-    server: Annotated[str, typer.Option("--for", help="ovms or sentence-transformers.")],
+    server: Annotated[str, typer.Option("--for", help="web, ovms or sentence-transformers.")],
     out: Annotated[Path, typer.Option(help="New folder; big files in it are hard links.")],
+    node_modules: Annotated[
+        Path | None,
+        typer.Option(help="Folder of npm's packages for web, instead of an installation."),
+    ] = None,
 ) -> None:
-    """Lay an artifact out for OpenVINO Model Server or for sentence-transformers."""
+    """Lay an artifact out for browsers, OpenVINO Model Server or sentence-transformers."""
+    if node_modules is not None:
+        os.environ["GOLDFOLD_NODE_MODULES"] = str(node_modules)
     from goldfold.exporter.artifact.layout import lay_out
 
     done = lay_out(folder, server, out)
