@@ -29,7 +29,7 @@ _VARIABLES = {NODE: "GOLDFOLD_NODE", CHROMIUM: "GOLDFOLD_CHROMIUM"}
 _NAMES = {NODE: ("node",), CHROMIUM: ("chromium", "chromium-browser", "google-chrome")}
 _LEAST = 20
 """The least version of Node: the first whose `fetch` and `crypto` are as in browsers."""
-_FLAGS = (
+FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
     "--disable-dev-shm-usage", "--enable-logging=stderr", "--window-size=800,600",
@@ -45,7 +45,9 @@ _SAMPLE = 0.1
 
 def absent(place: str) -> str | None:
     """Returns why a program cannot be started on this machine; None if it can."""
-    found = program(place)
+    found, named = program(place), os.environ.get(_VARIABLES[place])
+    if found is None and named:
+        return f"{_VARIABLES[place]} names no program: {named[:200]}"
     if found is None:
         names = " or ".join(_NAMES[place])
         return f"there is no {names} on PATH; install it, or name it by {_VARIABLES[place]}"
@@ -145,7 +147,7 @@ class Opened:
         """End the program and all of its children, and remove its files."""
         process, self._process = self._process, None
         if process is not None:
-            _end(process)
+            end(process)
             self._server.close()
             self._room.cleanup()
         elif self._said.parent.exists():
@@ -167,7 +169,7 @@ class Opened:
             (room / "node_modules").symlink_to(npm.modules().absolute(), target_is_directory=True)
             return [found, *flags, str(script), self._server.address, str(threads)]
         page = f"{self._server.address}index.html?verify={query}&threads={threads}"
-        return [found, *_FLAGS, f"--user-data-dir={room / 'profile'}", *flags, page]
+        return [found, *FLAGS, f"--user-data-dir={room / 'profile'}", *flags, page]
 
     def _done(self, job: dict[str, Any]) -> Any:
         self._server.ask(job)
@@ -203,7 +205,7 @@ class Opened:
 _CRASH = re.compile(r"Oops|Renderer process (crashed|was killed)|V8 process OOM.*", re.IGNORECASE)
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def end(process: subprocess.Popen[bytes]) -> None:
     """End a process and its group."""
     for number in (signal.SIGTERM, getattr(signal, "SIGKILL", signal.SIGTERM)):
         with suppress(OSError):
@@ -214,6 +216,17 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         with suppress(subprocess.TimeoutExpired):
             process.wait(_GRACE)
     process.wait()
+    begun = time.monotonic()
+    while _has_group(process.pid) and time.monotonic() - begun < _GRACE:
+        time.sleep(0.02)  # the children of one that was killed take a moment
+
+
+def _has_group(leader: int) -> bool:
+    try:
+        os.killpg(leader, 0)
+    except (OSError, AttributeError):
+        return False
+    return True
 
 
 def _held(leader: int) -> int:

@@ -1,10 +1,10 @@
 """The layout for browsers: a static page that opens the artifact in ONNX Runtime Web.
 
-    index.html, page.*    the page;  goldfold.mjs is all that another page needs
-    web.json              the contract, and the size and sha256 of every file that is fetched
-    canaries.json         three golden texts, written by goldfold.exporter.artifact.canaries
-    model/                the artifact's files
-    runtime/              ONNX Runtime Web and the tokenizer's library, from npm
+index.html, page.*    the page;  goldfold.mjs is all that another page needs
+web.json              the contract, and the size and sha256 of every file that is fetched
+canaries.json         three golden texts, written by goldfold.exporter.artifact.canaries
+model/                the artifact's files
+runtime/              ONNX Runtime Web and the tokenizer's library, from npm
 """
 
 from __future__ import annotations

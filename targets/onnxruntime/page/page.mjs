@@ -17,9 +17,10 @@ function refuse(error) {
 
 function fill(place, sheet, task) {
   const first = new Option("none", "");
-  const named = Object.keys(sheet.prompts).sort().map((name) => new Option(name, name));
+  const said = Object.keys(sheet.prompts).filter((name) => sheet.prompts[name]).sort();
+  const named = said.map((name) => new Option(name, name));
   place.replaceChildren(first, ...named);
-  place.value = sheet.tasks[task].prompt;
+  place.value = said.includes(sheet.tasks[task].prompt) ? sheet.tasks[task].prompt : "";
   place.closest(".prompt").hidden = named.length === 0;
 }
 
@@ -43,6 +44,7 @@ function show(model) {
   fill(at("texts-prompt"), sheet, "document");
   at("state").hidden = true;
   at("work").hidden = false;
+  console.info(`goldfold: ready: ${at("facts").textContent}`);
 }
 
 async function rank(model) {
@@ -69,7 +71,7 @@ function line(text, score, found) {
   bar.className = "bar";
   bar.style.width = `${most > least ? 100 * (score - least) / (most - least) : 100}%`;
   Object.assign(words, {className: "text", textContent: text});
-  Object.assign(number, {className: "score", textContent: score.toFixed(4)});
+  Object.assign(number, {className: "score", textContent: score.toFixed(4).replace("-", "−")});
   row.append(bar, words, number);
   return row;
 }

@@ -10,7 +10,7 @@ export async function answer(channel, how) {
     model = await open({...how, judged: true});
     const {backend, threads, version, canaries, notes} = model;
     const seconds = (performance.now() - begun) / 1000;
-    const engine = globalThis.navigator?.userAgent ?? "";
+    const engine = globalThis.process?.version ? `Node ${process.version}` : navigator.userAgent;
     return {backend, threads, version, canaries, notes, seconds, engine};
   });
   for (;;) {
