@@ -39,8 +39,9 @@ No shared memory in /dev/shm, which is 64 MB in a container."""
 _PATIENCE = 900.0
 """The most seconds for one answer. EmbeddingGemma's batch of 2,048 tokens takes one thread 60."""
 _GRACE = 5.0
-_SAMPLE = 0.1
-"""Seconds between two looks at the memory."""
+_SAMPLE, _SHARE = 0.1, 50
+"""Seconds between two looks at the memory, at least; and so many times as long as one look, which
+takes the kernel some milliseconds a gigabyte, while the program waits."""
 
 
 def absent(place: str) -> str | None:
@@ -198,8 +199,9 @@ class Opened:
 
     def _watch(self, leader: int) -> None:
         while self._process is not None:
+            begun = time.monotonic()
             self._peak = max(self._peak, _held(leader))
-            time.sleep(_SAMPLE)
+            time.sleep(max(_SAMPLE, _SHARE * (time.monotonic() - begun)))
 
 
 _CRASH = re.compile(r"Oops|Renderer process (crashed|was killed)|V8 process OOM.*", re.IGNORECASE)

@@ -76,4 +76,4 @@ def test_layout_names_the_folder_of_npm_that_lacks_a_package(
     words = ("layout", artifact, "--for", "web", "--out", tmp_path / "page")
     done = goldfold(*words, "--node-modules", tmp_path)
     refused(done, 4, "GOLDFOLD_NODE_MODULES", "holds no package", "--node-modules")
-    assert not (tmp_path / "page").exists()
+    assert list((tmp_path / "page").glob("*")) == []
