@@ -13,6 +13,7 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlunsplit
 
 import numpy as np
 
@@ -44,7 +45,8 @@ class Loopback:
     @property
     def address(self) -> str:
         """The address of the folder, which ends in a slash."""
-        return f"http://127.0.0.1:{self._server.server_address[1]}/{self._token}/"
+        host = f"127.0.0.1:{self._server.server_address[1]}"
+        return urlunsplit(("http", host, f"/{self._token}/", "", ""))
 
     def ask(self, job: dict[str, Any]) -> None:
         """Hand out a job; its answer is the next one of `answer`."""
