@@ -73,7 +73,7 @@ def minilm(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     goldens = exporting.obtain_goldens
 
     def short(*args: Any) -> store.Goldens:
-        return goldens(*args).within(64)
+        return goldens(*args).within(32)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(exporting, "obtain_goldens", short)
