@@ -8,6 +8,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -95,6 +96,7 @@ class Opened:
         self._server = Loopback(laid)
         self._said = room / "said.txt"
         self._process: subprocess.Popen[bytes] | None = None
+        self._keeper: subprocess.Popen[bytes] | None = None
         try:
             words = self._words(room, laid, threads, query, flags)
             with self._said.open("wb") as said:
@@ -105,6 +107,7 @@ class Opened:
                     stderr=said,
                     start_new_session=True,
                 )
+            self._keeper = _keeper(self._process.pid)
             threading.Thread(target=self._watch, args=(self._process.pid,), daemon=True).start()
             self.facts = self._answer()
         except OSError as error:
@@ -149,6 +152,9 @@ class Opened:
         process, self._process = self._process, None
         if process is not None:
             end(process)
+            if self._keeper is not None:
+                self._keeper.kill()
+                self._keeper.communicate()
             self._server.close()
             self._room.cleanup()
         elif self._said.parent.exists():
@@ -205,6 +211,23 @@ class Opened:
 
 
 _CRASH = re.compile(r"Oops|Renderer process (crashed|was killed)|V8 process OOM.*", re.IGNORECASE)
+
+
+_KEEPER = "import os, sys; sys.stdin.read(); os.killpg(int(sys.argv[1]), 9)"
+
+
+def _keeper(leader: int) -> subprocess.Popen[bytes] | None:
+    """Start a process that ends the program's group when this process dies, however that happens:
+    its standard input ends then. None where the system has no groups."""
+    if not hasattr(os, "killpg"):
+        return None
+    return subprocess.Popen(
+        [sys.executable, "-I", "-S", "-c", _KEEPER, str(leader)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
 
 
 def end(process: subprocess.Popen[bytes]) -> None:

@@ -4,9 +4,13 @@ anything is wrong it says so in one sentence and embeds nothing."""
 from __future__ import annotations
 
 import json
+import os
 import platform
 import shutil
+import subprocess
+import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +26,8 @@ from goldfold.exporter.verification.elsewhere import verify_in
 from goldfold.golden import compare, store
 from goldfold.targets.onnxruntime import elsewhere
 from tests.targets import browsing
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -258,6 +264,31 @@ def test_a_program_that_ends_is_told(laid: Path, monkeypatch: pytest.MonkeyPatch
     with pytest.raises(TargetError, match=r"chromium ended \(exit code 1\)"):
         elsewhere.Opened("chromium", laid, 1)
     assert browsing.left() == []
+
+
+def test_the_browser_ends_with_a_process_that_is_killed(laid: Path, tmp_path: Path) -> None:
+    browsing.need("chromium")
+    code = (
+        "import sys, time; from pathlib import Path\n"
+        "from goldfold.targets.onnxruntime import elsewhere\n"
+        "there = elsewhere.Opened('chromium', Path(sys.argv[1]), 1)\n"
+        "print(there._process.pid, flush=True); time.sleep(600)"
+    )
+    words = [sys.executable, "-c", code, str(laid)]
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    started = subprocess.Popen(words, stdout=subprocess.PIPE, env=environment, cwd=ROOT)
+    assert started.stdout is not None
+    group = int(started.stdout.readline())
+    os.killpg(group, 0)
+    started.kill()
+    started.communicate()
+    for _ in range(100):
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.1)
+    raise AssertionError("Chromium is still there")
 
 
 def test_vectors_of_a_head_and_of_a_batch_are_those_of_the_session(laid: Path) -> None:
