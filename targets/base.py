@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol
 from goldfold.exporter.contract import Contract, Reference, Run, Served, Words
 from goldfold.exporter.options import O, Options
 
-if TYPE_CHECKING:  # an artifact is opened without either
+if TYPE_CHECKING:  # an artifact is opened without any
+    import numpy as np
+
     from goldfold.exporter.ir.program import Program
     from goldfold.exporter.passes.base import Pass
     from goldfold.exporter.passes.set_precision import Computed
@@ -41,6 +43,37 @@ class Kept(Protocol):
 
     def files(self, stage: str, **parts: Any) -> dict[str, bytes] | None: ...
     def keep(self, stage: str, files: Mapping[str, bytes], **parts: Any) -> None: ...
+
+
+class Elsewhere(Protocol):
+    """An artifact that is open in another program (`Target.elsewhere`)."""
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """The program's own account: `backend`, `threads`, `version` of the runtime, `engine`,
+        `seconds` until it was open, `canaries`, and `notes`; `error` alone where it could not open
+        the artifact, in one sentence."""
+        ...
+
+    def run(
+        self, input_ids: np.ndarray, attention_mask: np.ndarray, output: str | None = None
+    ) -> np.ndarray:
+        """Runs the artifact there, as a Run does. Raises TargetError if the program fails."""
+        ...
+
+    def tokenize(self, texts: Sequence[str], length: int) -> list[list[int]]:
+        """Returns the token ids that the program makes of texts with their prompts, cut to
+        `length`."""
+        ...
+
+    def peak(self) -> int | None:
+        """Returns the most bytes that the program has held in memory; None where this system does
+        not tell."""
+        ...
+
+    def close(self) -> None:
+        """End the program: no process of it is left. May be called twice."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -95,6 +128,11 @@ class Target(ABC, Generic[O]):
     """Servers for which `lay_out` can lay its artifacts out."""
     together: ClassVar[frozenset[str]] = frozenset()
     """Those of `layouts` that hold several artifacts of one model, each of its own precision."""
+    canaried: ClassVar[frozenset[str]] = frozenset()
+    """Those of `layouts` whose client computes canaries (exporter/artifact/canaries.py)."""
+    places: ClassVar[Mapping[str, str]] = {}
+    """Other programs in which `elsewhere` runs its artifacts, each with the layout that it
+    opens."""
     call_tokens: ClassVar[int] = 1 << 32
     """The fixed cost of a runtime call, in tokens (exporter/evaluate/batches.py). Where it was not
     measured, it is so large that the number of calls is minimal, and padding is minimal only after
@@ -284,6 +322,18 @@ class Target(ABC, Generic[O]):
         several where the layout is in `together`. Returns notes for the user, one sentence each.
         Raises TargetError if an artifact lacks what the server needs, UsageError for artifacts that
         do not go together."""
+        raise NotImplementedError
+
+    def absent(self, place: str) -> str | None:
+        """Returns why there is no `place` (`places`) on this machine, in words; None if there
+        is."""
+        return f"{self.name} runs in no {place}"
+
+    def elsewhere(self, place: str, laid: Path, threads: int) -> Elsewhere:
+        """Open the folder `laid`, in the layout of `place`, in that program. The caller closes it.
+
+        Raises TargetError if the program does not start, or says nothing.
+        """
         raise NotImplementedError
 
     def parts(self, folder: Path) -> dict[str, str]:

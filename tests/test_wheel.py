@@ -84,6 +84,8 @@ def test_the_wheel_has_one_name_and_says_that_it_is_typed(wheel: Path) -> None:
     assert {name.partition("/")[0] for name in names} == {"goldfold", "goldfold-0.1.0.dist-info"}
     assert {"goldfold/py.typed", "goldfold/targets/openvino/run.py"} <= names
     assert {"goldfold/exporter/quantize/corpus.toml", "goldfold/golden/texts.toml"} <= names
+    page = {"index.html", "page.css", "goldfold.mjs", "node.mjs", "package-lock.json"}
+    assert {f"goldfold/targets/onnxruntime/page/{name}" for name in page} <= names
     assert not [name for name in names if "tests" in name or "__pycache__" in name]
 
 

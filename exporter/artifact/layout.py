@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from goldfold.exporter import registry
+from goldfold.exporter.artifact import canaries
 from goldfold.exporter.artifact.bundle import (
     MANIFEST,
     TOKENIZER,
@@ -67,6 +68,8 @@ def lay_out(folder: Path, layout: str, out: Path, beside: Sequence[Path] = ()) -
             found = [_tried(one, view) for one, view in views.items()]
             _check_one_model(folders, [one.manifest for one in found])
             notes = target.lay_out([_served(one) for one in found], layout, built)
+            if layout in target.canaried:
+                canaries.write(found[0], built)
         except GoldfoldError as error:  # with a message about the original folder
             said = str(error)
             for one, view in views.items():

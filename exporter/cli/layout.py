@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -24,13 +25,19 @@ def layout(
         str,
         typer.Option(
             "--for",
-            help="ovms or sentence-transformers (openvino); transformers.js, fastembed or vespa "
-            "(onnxruntime).",
+            help="ovms or sentence-transformers (openvino); web, transformers.js, fastembed or "
+            "vespa (onnxruntime).",
         ),
     ],
     out: Annotated[Path, typer.Option(help="New folder for the layout.")],
+    node_modules: Annotated[
+        Path | None,
+        typer.Option(help="Folder of npm's packages for web, instead of an installation."),
+    ] = None,
 ) -> None:
-    """Lay an artifact out for a server, or for a library that is not goldfold."""
+    """Lay an artifact out for a server, for browsers, or for a library that is not goldfold."""
+    if node_modules is not None:
+        os.environ["GOLDFOLD_NODE_MODULES"] = str(node_modules)
     from goldfold.exporter.artifact.layout import lay_out
 
     done = lay_out(folders[0], server, out, folders[1:])

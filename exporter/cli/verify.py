@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
@@ -20,6 +20,7 @@ from goldfold.exporter.cli.flags import (
     Unseen,
 )
 from goldfold.exporter.cli.results import verified
+from goldfold.exporter.errors import UsageError
 from goldfold.golden.judging.pairs import LEAST
 
 
@@ -40,6 +41,12 @@ class VerifyFlags:
         str | None,
         typer.Option(help="Source to compare with; --unseen needs it, --judge may."),
     ] = None
+    places: Annotated[
+        list[str],
+        typer.Option(
+            "--in", help="Verify in another program: node or chromium. May be given twice."
+        ),
+    ] = field(default_factory=list)
     threads: Threads = None
     trust_remote_code: Trust = False
     require_run: RequireRun = False
@@ -58,8 +65,25 @@ def verify(
     signed = several.check_signature(folders, asked.signature, asked.public_key)
     judging = Judging(asked.judge, asked.pairs, asked.model, asked.trust_remote_code, asked.unseen)
     judging.check()
+    if asked.places:
+        _verify_in(folders, asked, signed)
+        return
     with listening(asked.quiet or asked.as_json) as listener:
         found = several.verify_all(
             folders, judging, signed, threads=asked.threads, listener=listener, log=warn
         )
     verified(found, asked.as_json, asked.require_run)
+
+
+def _verify_in(folders: list[Path], asked: VerifyFlags, signed: str | None) -> None:
+    """Run the goldens in other programs; verdict.json stays as it is."""
+    from goldfold.exporter.cli.elsewhere_results import ran_elsewhere
+    from goldfold.exporter.verification.elsewhere import verify_in
+
+    if asked.judge or asked.unseen or asked.model is not None:
+        raise UsageError("--in runs the goldens alone; leave --judge, --unseen and --model out")
+    with listening(asked.quiet or asked.as_json) as listener:
+        found = verify_in(
+            folders, asked.places, threads=asked.threads, signed=signed, listener=listener
+        )
+    ran_elsewhere(found, asked.as_json, asked.require_run)

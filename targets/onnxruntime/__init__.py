@@ -6,11 +6,11 @@ from collections.abc import Collection, Mapping, Sequence
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from goldfold.exporter.contract import Contract, Served
 from goldfold.exporter.options import Options
-from goldfold.targets.base import Run, Target
+from goldfold.targets.base import Elsewhere, Run, Target
 
 if TYPE_CHECKING:
     from goldfold.exporter.ir.program import Program
@@ -23,9 +23,11 @@ class OnnxRuntime(Target[Options]):
     precisions = ("fp32", "fp16")
     quantizes = frozenset({"int8", "int4", "static"})
     strongly_typed = True
-    call_tokens = 32  # as OpenVINO's
-    layouts = ("transformers.js", "fastembed", "vespa")
+    layouts = ("web", "transformers.js", "fastembed", "vespa")
     together = frozenset({"transformers.js"})
+    canaried = frozenset({"web"})
+    places: ClassVar[Mapping[str, str]] = {"node": "web", "chromium": "web"}
+    call_tokens = 32  # as OpenVINO's
 
     def unavailable(self) -> str | None:
         return None if find_spec("onnxruntime") else "the package onnxruntime is not installed"
@@ -75,9 +77,22 @@ class OnnxRuntime(Target[Options]):
         return None  # a session owns its threads, and a new one starts its own
 
     def lay_out(self, served: Sequence[Served], layout: str, out: Path) -> tuple[str, ...]:
-        from goldfold.targets.onnxruntime import layouts
+        from goldfold.targets.onnxruntime import layouts, web
 
+        if layout == web.WEB:
+            one = layouts.single(served)
+            return web.lay_out(one.folder, one.contract, out)
         return layouts.lay_out(served, layout, out)
+
+    def absent(self, place: str) -> str | None:
+        from goldfold.targets.onnxruntime import elsewhere
+
+        return elsewhere.absent(place)
+
+    def elsewhere(self, place: str, laid: Path, threads: int) -> Elsewhere:
+        from goldfold.targets.onnxruntime import elsewhere
+
+        return elsewhere.Opened(place, laid, threads)
 
     def refers(self, folder: Path) -> Collection[str]:
         from goldfold.exporter.ir import protobuf
