@@ -10,7 +10,7 @@ import onnx.defs
 import onnx.helper
 import onnx_ir as ir
 
-from goldfold.exporter.errors import RewriteError
+from goldfold.exporter.errors import TargetError
 from goldfold.exporter.ir import dialect
 from goldfold.exporter.ir.program import Program, where
 
@@ -91,13 +91,13 @@ def lacking(use: Use, opset: int) -> str | None:
 
 
 def check(program: Program, opset: int, target: str) -> None:
-    """Raise RewriteError, naming `target`, the op, its node and source module, and the lowest opset
+    """Raise TargetError, naming `target`, the op, its node and source module, and the lowest opset
     that has all ops of the program, if it cannot be written for `opset`."""
     left = [(node, said) for node in program.graph if (said := fault(Use.of(node), opset))]
     if left:
         node, said = left[0]
         least = max(since(Use.of(one), opset) for one, _ in left)
-        raise RewriteError(
+        raise TargetError(
             f"{target}: opset {opset} has not {said} (node {node.name}, from {where(node)}); "
             f"export with --opset {least} or more"
         )

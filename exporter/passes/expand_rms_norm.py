@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-import numpy as np
 import onnx_ir as ir
 
 from goldfold.exporter.passes.base import Equality, Pass

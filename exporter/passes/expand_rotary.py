@@ -108,7 +108,9 @@ class ExpandRotary(Pass):
         if near:
             pairs = write.ints([0, 0, 0, size // 2, 2])
             turned = write("Reshape", turned, pairs, name="pairs")
-            cos, sin = (write("Unsqueeze", one, write.ints([-1]), name="each") for one in (cos, sin))
+            cos, sin = (
+                write("Unsqueeze", one, write.ints([-1]), name="each") for one in (cos, sin)
+            )
         # (a, b) -> (a cos − b sin, a sin + b cos)
         halves = write.ints([1, 1] if near else [size // 2] * 2)
         a, b = write.split(turned, halves, ("a", "b"))

@@ -9,24 +9,30 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from goldfold.exporter.contract import Contract
-from goldfold.exporter.options import Options
 from goldfold.targets.base import Run, Target
+from goldfold.targets.onnxruntime.options import OnnxRuntimeOptions, opset_of, settle
 
 if TYPE_CHECKING:
     from goldfold.exporter.ir.program import Program
     from goldfold.exporter.passes.base import Pass
 
 
-class OnnxRuntime(Target[Options]):
+class OnnxRuntime(Target[OnnxRuntimeOptions]):
     name = "onnxruntime"
     extra = "onnxruntime"
     precisions = ("fp32", "fp16")
+    Options = OnnxRuntimeOptions
     quantizes = frozenset({"int8", "int4", "static"})
     strongly_typed = True
     call_tokens = 32  # as OpenVINO's
 
     def unavailable(self) -> str | None:
         return None if find_spec("onnxruntime") else "the package onnxruntime is not installed"
+
+    def settle(
+        self, precision: str, options: OnnxRuntimeOptions, max_length: int
+    ) -> OnnxRuntimeOptions:
+        return settle(options)
 
     def own_passes(
         self, precision: str, contract: Contract, peaks: Mapping[str, float]
@@ -43,6 +49,11 @@ class OnnxRuntime(Target[Options]):
             BandLocalAttention(contract.max_length),  # while windows are still attributes
         )
 
+    def last_passes(self, options: OnnxRuntimeOptions) -> tuple[Pass, ...]:
+        from goldfold.exporter.passes.pipeline import older
+
+        return older(opset_of(options))
+
     def executes(self, precision: str) -> bool:
         return precision == "fp32"  # its CPU kernels compute fp16 in fp32, and round at the end
 
@@ -50,10 +61,11 @@ class OnnxRuntime(Target[Options]):
         return {name: version(name) for name in ("onnx", "onnxruntime")}
 
     def build(
-        self, program: Program, precision: str, folder: Path, options: Options
+        self, program: Program, precision: str, folder: Path, options: OnnxRuntimeOptions
     ) -> tuple[str, ...]:
-        from goldfold.exporter.ir import onnx_file
+        from goldfold.exporter.ir import onnx_file, opsets
 
+        opsets.check(program, opset_of(options), self.name)
         onnx_file.write(program, folder, self.name)
         return ()
 
