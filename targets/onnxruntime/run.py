@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -63,7 +64,11 @@ def census(folder: Path) -> dict[str, int]:
 
 
 def _open(path: Path, threads: int | None, optimised: Path | None = None):
-    import onnxruntime
+    try:
+        import onnxruntime
+    except Exception as error:  # built for numpy 1, it fails in more ways than one
+        said = f"the package onnxruntime {version('onnxruntime')} cannot be imported here"
+        raise TargetError(f"{said}; install a newer one, which knows this numpy") from error
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # errors are raised and reported; its log would print raw names

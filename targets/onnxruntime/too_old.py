@@ -1,5 +1,5 @@
-"""Whether an ONNX Runtime is too old for a file, and the opset that it does know. The runtime says so
-itself, of a graph of one node: no table of releases is kept here."""
+"""Whether an ONNX Runtime is too old for a file, and the opset that it does know. The runtime says
+so itself, of a graph of one node: no table of releases is kept here."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from goldfold.exporter.ir import protobuf
-from goldfold.targets.onnxruntime.options import OLDEST
+from goldfold.targets.onnxruntime.options import NEWEST, OLDEST
 
 _FLOAT, _FORMAT = 1, 8
 """A type of ONNX, and the version of its file format that came with the oldest opset."""
@@ -19,7 +19,8 @@ def sentence(path: Path, runtime: Any) -> str | None:
     opset = protobuf.opset(path)
     if opset is None or _knows(runtime, opset):
         return None
-    older = (one for one in range(opset - 1, OLDEST - 1, -1) if _knows(runtime, one))
+    offered = range(min(opset - 1, NEWEST), OLDEST - 1, -1)
+    older = (one for one in offered if _knows(runtime, one))
     found = next(older, None)
     cure = f"export it again with --opset {found}" if found else "install a newer one"
     return (
@@ -40,7 +41,7 @@ def _knows(runtime: Any, opset: int) -> bool:
 
 def _identity(opset: int) -> bytes:
     """A model of y = Identity(x), by the fields of onnx.proto."""
-    number = _message((1, _message((1, _FLOAT))))
+    number = _message((1, _message((1, _FLOAT), (2, b""))))
     x, y = (_message((1, name), (2, number)) for name in (b"x", b"y"))
     node = _message((1, b"x"), (2, b"y"), (4, b"Identity"))
     graph = _message((1, node), (2, b"identity"), (11, x), (12, y))

@@ -1,16 +1,19 @@
 """All goldens of artifacts in the ONNX Runtime of another environment, of which it needs only this
 package and numpy:
 
-    PYTHON tests/targets/older_runtime.py ARTIFACT [ARTIFACT ...]
+    PYTHON tests/targets/onnxruntime/measure.py [--to FOLDER] ARTIFACT [ARTIFACT ...]
+    PYTHON tests/targets/onnxruntime/measure.py --against FOLDER ARTIFACT [ARTIFACT ...]
 
 prints a line of JSON for each artifact: the version of ONNX Runtime, and the worst 1−cos of its
-texts, alone and padded in batches of seven; or the error of the runtime in its own words.
+texts, alone and padded in batches of seven; or the error of the runtime in its own words. The first
+keeps the vectors in a folder; the second compares with those instead of the goldens, for artifacts
+of integers, whose goldens are further off than runtimes are from each other.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -19,13 +22,15 @@ import onnxruntime
 BATCH = 7
 
 
-def measure(folder: Path) -> dict:
+def measure(folder: Path, to: Path | None = None, against: Path | None = None) -> dict:
     """Returns the figures of one artifact."""
     found = {"onnxruntime": onnxruntime.__version__, "artifact": str(folder)}
     manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
     found["opset"] = manifest["options"].get("opset")
     record = json.loads((folder / "golden" / "golden.json").read_text("utf-8"))
-    wanted = np.load(folder / "golden" / "embeddings.npy").astype(np.float64)
+    name = f"{folder.parent.name}-{folder.name}.npy"
+    kept = folder / "golden" / "embeddings.npy" if against is None else against / name
+    wanted = np.load(kept).astype(np.float64)
     texts = [list(map(int, case["token_ids"].split())) for case in record["cases"]]
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
@@ -47,6 +52,8 @@ def measure(folder: Path) -> dict:
         return np.asarray(session.run([contract["output"]], fed)[0], np.float64)
 
     alone = np.concatenate([run([tokens]) for tokens in texts])
+    if to is not None:
+        np.save(to / name, alone)
     spans = range(0, len(texts), BATCH)
     padded = np.concatenate([run(texts[start : start + BATCH]) for start in spans])
     return {
@@ -64,5 +71,10 @@ def apart(rows: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    for argument in sys.argv[1:]:
-        print(json.dumps(measure(Path(argument))), flush=True)
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--to", type=Path)
+    parser.add_argument("--against", type=Path)
+    parser.add_argument("artifacts", nargs="+", type=Path)
+    given = parser.parse_args()
+    for artifact in given.artifacts:
+        print(json.dumps(measure(artifact, given.to, given.against)), flush=True)
