@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -239,16 +240,18 @@ def test_probe_is_a_model_of_its_opset() -> None:
 
 
 @pytest.mark.skipif(OTHER not in os.environ, reason=f"{OTHER} names no Python of an environment")
-def test_goldens_in_an_older_runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_goldens_in_an_older_runtime(exported: Exported, tmp_path: Path) -> None:
     """Each opset that the runtime knows computes every golden text, and it knows the oldest."""
-    monkeypatch.setattr(golden_make, "make", partial(golden_make.make, only=GOLDEN_TEXTS))
-    folders = []
-    for kind in ("gemma3", "bert"):
-        model = models.build(kind, tmp_path / kind)
-        for opset in (*OLDER, NEWEST):
-            out = tmp_path / f"{kind}-{opset}"
-            (result,) = export(model, ["onnxruntime"], ["fp32"], out, build={"opset": opset})
-            folders.append(str(result.path))
+    artifact, folders = exported.artifacts["onnxruntime"], []
+    for opset in (*OLDER, NEWEST):
+        folder = tmp_path / str(opset)
+        shutil.copytree(artifact / "golden", folder / "golden")
+        manifest = json.loads((artifact / "manifest.json").read_text("utf-8"))
+        manifest["options"] = {"opset": opset}
+        (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+        options = OnnxRuntimeOptions(opset=opset)
+        TARGET.build(portable(exported.program, opset), "fp32", folder, options)
+        folders.append(str(folder))
     script = str(Path(__file__).with_name("measure.py"))
     done = subprocess.run(
         [os.environ[OTHER], script, *folders], capture_output=True, text=True, check=True
@@ -256,8 +259,9 @@ def test_goldens_in_an_older_runtime(tmp_path: Path, monkeypatch: pytest.MonkeyP
     found = [json.loads(line) for line in done.stdout.splitlines()]
     assert [row["artifact"] for row in found] == folders
     ran = [row for row in found if "refused" not in row]
-    assert {row["opset"] for row in ran} >= {OLDEST}
+    assert OLDEST in {row["opset"] for row in ran}
     for row in ran:
-        assert max(row["worst"], row["padded"]) <= 1e-6, row
+        assert max(row["worst"], row["padded"]) <= gate_for("fp32").worst, row
+    said = ("opset", "IR version", "implementation")  # 1.15.1 knows opset 19, and lacks its kernels
     for row in found:
-        assert row in ran or "opset" in row["refused"] or "IR version" in row["refused"], row
+        assert row in ran or any(word in row["refused"] for word in said), row
