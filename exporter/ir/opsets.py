@@ -92,8 +92,12 @@ def lacking(use: Use, opset: int) -> str | None:
 
 def check(program: Program, opset: int, target: str) -> None:
     """Raise TargetError, naming `target`, the op, its node and source module, and the lowest opset
-    that has all ops of the program, if it cannot be written for `opset`."""
-    left = [(node, said) for node in program.graph if (said := fault(Use.of(node), opset))]
+    that has all ops of the program, if it could not be written for `opset`. An op that the dialect
+    does not know either is not this function's."""
+    if program.model.opset_imports[""] == opset:
+        return
+    known = (n for n in program.graph if not n.domain and not newer(n.op_type, dialect.OPSET))
+    left = [(node, said) for node in known if (said := fault(Use.of(node), opset))]
     if left:
         node, said = left[0]
         least = max(since(Use.of(one), opset) for one, _ in left)
