@@ -40,6 +40,7 @@ from goldfold.exporter.passes.share_rope_tables import ShareRopeTables
 from goldfold.exporter.passes.sink_linear_past_mean import SinkLinearPastMean
 from goldfold.exporter.passes.specialize_shape import SpecializeShape
 from goldfold.exporter.passes.static_heads import StaticHeads
+from goldfold.exporter.passes.unpack_nibbles import UnpackNibbles
 from goldfold.exporter.records import PassReport
 from goldfold.exporter.system.names import file_name
 
@@ -96,7 +97,8 @@ def older(opset: int) -> tuple[Pass, ...]:
     if opset == dialect.OPSET:
         return ()
     new = (expand() for op, expand in EXPANDS.items() if opsets.newer(op, opset))
-    return (*new, SetOpset(opset))  # last: what the others wrote changes with the opset as well
+    # Last: what the others wrote changes with the opset as well.
+    return (UnpackNibbles(), *new, SetOpset(opset))
 
 
 def asks_ranges(precision: str, typed: bool) -> bool:
@@ -253,7 +255,7 @@ def every() -> tuple[Pass, ...]:
         SpellAttention(),
         ExpandBandAttention(),
     )
-    expanding = (*(expand() for expand in EXPANDS.values()), SetOpset())
+    expanding = (UnpackNibbles(), *(expand() for expand in EXPANDS.values()), SetOpset())
     return (*EARLY, *common(nothing), *quantization, *half_precision, *own, *expanding)
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from goldfold.exporter.contract import Contract
 from goldfold.targets.base import Run, Target
-from goldfold.targets.onnxruntime.options import OnnxRuntimeOptions, allow, opset_of, settle
+from goldfold.targets.onnxruntime.options import OnnxRuntimeOptions, opset_of, settle
 
 if TYPE_CHECKING:
     from goldfold.exporter.ir.program import Program
@@ -28,9 +28,6 @@ class OnnxRuntime(Target[OnnxRuntimeOptions]):
 
     def unavailable(self) -> str | None:
         return None if find_spec("onnxruntime") else "the package onnxruntime is not installed"
-
-    def allow(self, needs: Collection[str], options: OnnxRuntimeOptions) -> OnnxRuntimeOptions:
-        return allow(needs, options)
 
     def settle(
         self, precision: str, options: OnnxRuntimeOptions, max_length: int

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from typing import Annotated
 
 from msgspec import Meta
@@ -12,9 +11,6 @@ from goldfold.exporter.options import Options
 
 OLDEST, NEWEST = 17, 23
 """The opsets that a file can be written for; each ONNX Runtime knows those up to one of its own."""
-
-NIBBLES = 21
-"""The first opset with a type of 4 bits."""
 
 
 class OnnxRuntimeOptions(Options, frozen=True, kw_only=True):
@@ -29,17 +25,6 @@ class OnnxRuntimeOptions(Options, frozen=True, kw_only=True):
 def opset_of(options: OnnxRuntimeOptions) -> int:
     """Returns the opset of a file with these options."""
     return NEWEST if options.opset is None else options.opset
-
-
-def allow(needs: Collection[str], options: OnnxRuntimeOptions) -> OnnxRuntimeOptions:
-    """Returns `options`. Raises TargetError for an opset without the integers that `needs` lists
-    (Recipe.needs)."""
-    if "int4" in needs and opset_of(options) < NIBBLES:
-        raise TargetError(
-            f"onnxruntime: weights of 4 bits need --opset {NIBBLES} or more, "
-            f"not {opset_of(options)}"
-        )
-    return options
 
 
 def settle(options: OnnxRuntimeOptions) -> OnnxRuntimeOptions:

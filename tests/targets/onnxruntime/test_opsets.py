@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from goldfold import export
+from goldfold import export, load
 from goldfold.exporter.contract import Run
 from goldfold.exporter.driver import preparing
 from goldfold.exporter.errors import ArtifactError, TargetError
@@ -115,8 +115,8 @@ def test_opset_of_the_dialect_changes_nothing(exported: Exported) -> None:
 def test_only_what_is_newer_is_written_out(exported: Exported) -> None:
     names = {opset: [one.name for one in older(opset)] for opset in OLDER}
     norms = ["expand-rms-norm", "expand-rotary", "expand-attention"]
-    assert names[22] == names[20] == [*norms, "set-opset"]
-    assert names[19] == names[17] == [*norms, "expand-gelu", "set-opset"]
+    assert names[22] == names[20] == ["unpack-nibbles", *norms, "set-opset"]
+    assert names[19] == names[17] == ["unpack-nibbles", *norms, "expand-gelu", "set-opset"]
 
 
 def test_onnx_runtime_finds_norms_and_gelus_again(tmp_path: Path) -> None:
@@ -155,6 +155,24 @@ def test_integers_are_multiplied_as_integers(tmp_path: Path, monkeypatch) -> Non
     assert counts[OLDEST] == counts[NEWEST] > 0
 
 
+def test_four_bits_need_no_type_of_their_own(tmp_path: Path, monkeypatch) -> None:
+    few(monkeypatch)
+    monkeypatch.setattr(golden_make, "make", partial(golden_make.make, only=GOLDEN_TEXTS))
+    model = models.build("bert", tmp_path / "bert")
+    vectors, sizes = {}, {}
+    for opset in (OLDEST, NEWEST):
+        (result,) = export(
+            model, ["onnxruntime"], ["int4"], tmp_path / str(opset), build={"opset": opset}
+        )
+        graph = onnx.load(result.path / protobuf.MODEL, load_external_data=False).graph
+        kinds = {tensor.data_type for tensor in graph.initializer}
+        assert (onnx.TensorProto.INT4 in kinds) == (opset == NEWEST)
+        vectors[opset] = load(result.path).embed(models.CORPUS)
+        sizes[opset] = (result.path / protobuf.DATA).stat().st_size
+    assert apart(vectors[OLDEST], vectors[NEWEST]) <= gate_for("fp32").worst
+    assert sizes[OLDEST] <= 1.01 * sizes[NEWEST]
+
+
 # --- refusals
 
 
@@ -174,13 +192,6 @@ def test_other_opsets_are_refused(opset: int, goldfold: Command, tmp_path: Path)
     assert outcome.code != 0
     with pytest.raises(TargetError, match=rf"opsets 17 to 23, not for --opset {opset}"):
         TARGET.settle("fp32", OnnxRuntimeOptions(opset=opset), 512)
-
-
-def test_four_bits_need_a_newer_opset() -> None:
-    taken = OnnxRuntimeOptions(opset=21)
-    assert TARGET.allow({"int4"}, taken) == taken
-    with pytest.raises(TargetError, match="of 4 bits need --opset 21 or more, not 20"):
-        TARGET.allow({"int8", "int4"}, OnnxRuntimeOptions(opset=20))
 
 
 def test_an_op_that_is_newer_is_named(exported: Exported, tmp_path: Path) -> None:
