@@ -203,6 +203,11 @@ class Target(ABC, Generic[O]):
         listed = {type(one) for one in own}
         return (*own, *(one for one in decompositions(self.lowers()) if type(one) not in listed))
 
+    def last_passes(self, options: O) -> tuple[Pass, ...]:
+        """Returns the passes that write the program as `options`, settled, ask for: after
+        `backend_passes`, and after all that reads its ops by name."""
+        return ()
+
     @abstractmethod
     def executes(self, precision: str) -> bool:
         """Returns whether this machine really computes the measured artifact in `precision`. Where

@@ -306,10 +306,11 @@ def _build(
         if peaks and rounded is None and not target.strongly_typed:
             rounded = _halved(program, floating)
         passes.run(program, target.backend_passes(floating, program.contract, group.peaks))
-        emulable = _emulable(program, floating, target) if target.strongly_typed else emulable
         rounded = rounded or program
         reach = value_bounds.table(named, bounds.of(rounded), rounded) if peaks else ()
         del rounded
+        passes.run(program, target.last_passes(options))
+        emulable = _emulable(program, floating, target) if target.strongly_typed else emulable
         ranges = value_bounds.joined(ranges, reach)
         contract = target.narrow(program.contract, options)
         goldens = session.goldens.within(contract.max_length)

@@ -5,6 +5,7 @@ the files that an `.onnx` file refers to, every message inside another, and the 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,8 @@ HOLDS: dict[str, dict[int, str]] = {
 }
 """The messages of onnx.proto that lead to a tensor's `external_data`, by the number of their field
 in the message around them."""
+_OPSETS, _DOMAIN, _VERSION = 8, 1, 2
+"""The field `opset_import` of a model, and the fields of each of its entries."""
 _SHORT, _WORD = 5, (1 << 32) - 1
 """The most bytes of a field's number and of a length, as protobuf reads them; and 32 bits."""
 _MESSAGES, DEPTH = 2_000_000, 100
@@ -46,11 +49,10 @@ def references(path: Path) -> set[str]:
     Raises ArtifactError for a file that is no ONNX file, or is larger than GRAPH_LIMIT without its
     weights.
     """
-    try:
-        raw = read_bounded(path, GRAPH_LIMIT)
-        found: set[str] = set()
-        seen = 0
-        waiting = [_inside("Model", memoryview(raw))]  # depth first: few are open at a time
+    found: set[str] = set()
+    seen = 0
+    with _reading(path) as raw:
+        waiting = [_inside("Model", raw)]  # depth first: few are open at a time
         while waiting:
             inner = next(waiting[-1], None)
             if inner is None:
@@ -63,11 +65,32 @@ def references(path: Path) -> set[str]:
                 found |= _places(message)
             else:
                 waiting.append(_inside(kind, message))
+    return found
+
+
+def opset(path: Path) -> int | None:
+    """The version of ONNX's own ops that an `.onnx` file asks for; None if it asks for none. Raises
+    ArtifactError as `references` does."""
+    found = None
+    with _reading(path) as raw:
+        for number, value in _fields(raw):
+            if number == _OPSETS and isinstance(value, memoryview):
+                entry = dict(_fields(value))
+                version = entry.get(_VERSION)
+                if not entry.get(_DOMAIN) and isinstance(version, int):
+                    found = version
+    return found
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[memoryview]:
+    """Gives the bytes of a file, and turns what goes wrong with them into an ArtifactError."""
+    try:
+        yield memoryview(read_bounded(path, GRAPH_LIMIT))
     except OSError as error:
         raise ArtifactError(f"cannot read {path}: {error.strerror}") from None
     except (ValueError, IndexError) as error:
         raise ArtifactError(f"cannot read {path}: it is no file of ONNX: {error}") from None
-    return found
 
 
 def _inside(kind: str, message: memoryview) -> Iterator[tuple[str, memoryview]]:

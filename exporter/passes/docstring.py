@@ -9,7 +9,8 @@ without the file header. An input whose sizes are all fixed and whose type is fl
 bits, stands for a weight: the harness turns it into a constant. `none` for an `after` says that
 only the numbers are compared. `options:` gives the fields of the pass for the example behind it,
 `name: value` per line; `name: a = 1, b = 2` is a tuple of pairs. A remark in a graph,
-`# name: -16 to 15`, limits the integers that are drawn for a weight.
+`# name: -16 to 15`, limits the integers that are drawn for a weight; `# opset 17` is for the graph
+of another opset than the dialect's.
 """
 
 from __future__ import annotations
@@ -30,10 +31,7 @@ from goldfold.exporter.passes.base import Pass
 
 _SECTION = re.compile(r"^(holds|needs|options|before|after|refuses|ignores):[ ]*(.*)$")
 _SAYS = "# says "
-_HEADER = (
-    f"<ir_version: {dialect.IR_VERSION}, "
-    f'opset_import: ["" : {dialect.OPSET}, "{dialect.DOMAIN}" : 1]>\n'
-)
+_OPSET = re.compile(r"^# opset (\d+)$", re.MULTILINE)
 _QUANTIZED = (ir.DataType.INT8, ir.DataType.UINT8, ir.DataType.INT4, ir.DataType.UINT4)
 
 
@@ -133,7 +131,7 @@ def graph(text: str, weights: dict[str, np.ndarray] | None = None) -> ir.Model:
 
     An input with fixed sizes and a floating type, or one of 8 or 4 bits, becomes a constant.
     """
-    proto = onnx.parser.parse_model(_HEADER + text)
+    proto = onnx.parser.parse_model(_header(text) + text)
     model = ir.from_proto(proto)
     dialect.define(model)
     rng = np.random.default_rng(0)
@@ -155,6 +153,13 @@ def graph(text: str, weights: dict[str, np.ndarray] | None = None) -> ir.Model:
         model.graph.register_initializer(value)
     _constants_to_initializers(model)
     return model
+
+
+def _header(text: str) -> str:
+    found = _OPSET.search(text)
+    opset = int(found[1]) if found else dialect.OPSET
+    imports = f'opset_import: ["" : {opset}, "{dialect.DOMAIN}" : 1]'
+    return f"<ir_version: {dialect.IR_VERSION}, {imports}>\n"
 
 
 def _constants_to_initializers(model: ir.Model) -> None:

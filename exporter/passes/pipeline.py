@@ -12,12 +12,16 @@ import onnx_ir as ir
 
 from goldfold.exporter.contract import Contract
 from goldfold.exporter.errors import OutputError, UsageError
-from goldfold.exporter.ir import legality
+from goldfold.exporter.ir import dialect, legality, opsets
 from goldfold.exporter.ir.program import Program, mark_makers, weights_aside
 from goldfold.exporter.passes.base import Log, Pass
 from goldfold.exporter.passes.drop_scale_before_normalize import DropScaleBeforeNormalize
 from goldfold.exporter.passes.drop_unreached_rows import DropUnreachedRows
+from goldfold.exporter.passes.expand_attention import ExpandAttention
 from goldfold.exporter.passes.expand_band_attention import ExpandBandAttention
+from goldfold.exporter.passes.expand_gelu import ExpandGelu
+from goldfold.exporter.passes.expand_rms_norm import ExpandRmsNorm
+from goldfold.exporter.passes.expand_rotary import ExpandRotary
 from goldfold.exporter.passes.fold_attention_scale import FoldAttentionScale
 from goldfold.exporter.passes.fold_norm_gain import FoldNormGain, Policy
 from goldfold.exporter.passes.fuse_identity_dense import FuseIdentityDense
@@ -29,12 +33,14 @@ from goldfold.exporter.passes.raise_mask import RaiseMask
 from goldfold.exporter.passes.raise_rms_norm import RaiseRmsNorm
 from goldfold.exporter.passes.raise_rotary import RaiseRotary
 from goldfold.exporter.passes.scale_residual import ScaleResidual
+from goldfold.exporter.passes.set_opset import SetOpset
 from goldfold.exporter.passes.set_precision import Computed, SetPrecision
 from goldfold.exporter.passes.share_constants import ShareConstants
 from goldfold.exporter.passes.share_rope_tables import ShareRopeTables
 from goldfold.exporter.passes.sink_linear_past_mean import SinkLinearPastMean
 from goldfold.exporter.passes.specialize_shape import SpecializeShape
 from goldfold.exporter.passes.static_heads import StaticHeads
+from goldfold.exporter.passes.unpack_nibbles import UnpackNibbles
 from goldfold.exporter.records import PassReport
 from goldfold.exporter.system.names import file_name
 
@@ -74,6 +80,25 @@ DECOMPOSES: dict[str, type[Pass]] = {"goldfold.BandAttention": ExpandBandAttenti
 def decompositions(lowered: Collection[str]) -> tuple[Pass, ...]:
     """Returns the passes that decompose every op outside ONNX but those of `lowered`."""
     return tuple(decompose() for op, decompose in DECOMPOSES.items() if op not in lowered)
+
+
+EXPANDS: dict[str, type[Pass]] = {
+    "RMSNormalization": ExpandRmsNorm,
+    "RotaryEmbedding": ExpandRotary,
+    "Attention": ExpandAttention,
+    "Gelu": ExpandGelu,
+}
+"""The pass that expresses an op of ONNX in older ones."""
+
+
+def older(opset: int) -> tuple[Pass, ...]:
+    """Returns the passes that write a graph in standard ops for an older opset than the
+    dialect's."""
+    if opset == dialect.OPSET:
+        return ()
+    new = (expand() for op, expand in EXPANDS.items() if opsets.newer(op, opset))
+    # Last: what the others wrote changes with the opset as well.
+    return (UnpackNibbles(), *new, SetOpset(opset))
 
 
 def asks_ranges(precision: str, typed: bool) -> bool:
@@ -209,7 +234,6 @@ def every() -> tuple[Pass, ...]:
     """Every pass in order, the targets' own last."""
     from goldfold.exporter.passes.balance_channels import BalanceChannels
     from goldfold.exporter.passes.band_local_attention import BandLocalAttention
-    from goldfold.exporter.passes.expand_band_attention import ExpandBandAttention
     from goldfold.exporter.passes.pack_table import PackTable
     from goldfold.exporter.passes.quantize_activations import QuantizeActivations
     from goldfold.exporter.passes.quantize_weights import QuantizeWeights
@@ -231,7 +255,8 @@ def every() -> tuple[Pass, ...]:
         SpellAttention(),
         ExpandBandAttention(),
     )
-    return (*EARLY, *common(nothing), *quantization, *half_precision, *own)
+    expanding = (UnpackNibbles(), *(expand() for expand in EXPANDS.values()), SetOpset())
+    return (*EARLY, *common(nothing), *quantization, *half_precision, *own, *expanding)
 
 
 def _dump(program: Program, folder: Path, stem: str) -> None:

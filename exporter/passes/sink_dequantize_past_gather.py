@@ -8,15 +8,14 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from goldfold.exporter.ir.derivation import Expr, literal
-from goldfold.exporter.ir.program import constant, derivation_of
+from goldfold.exporter.ir.program import constant
 from goldfold.exporter.passes.base import Equality, Pass
 from goldfold.exporter.passes.rewriting.lookups import Lookup, RowWriter
+from goldfold.exporter.passes.rewriting.nibbles import NIBBLES, opened, pairs
 from goldfold.exporter.passes.rewriting.pattern import attribute, producer
 from goldfold.exporter.passes.rewriting.writer import take_over
 
 BYTES = (ir.DataType.INT8, ir.DataType.UINT8)
-NIBBLES = (ir.DataType.INT4, ir.DataType.UINT4)
 
 
 @dataclass(frozen=True)
@@ -290,26 +289,13 @@ class _Rows(RowWriter):
 
     def numbers(self, table: ir.Value) -> ir.Value:
         """The looked-up rows, in the type of the scale; of 4 bits, 0 … 15."""
-        tensor, sizes = table.const_value, _sizes(table)
-        assert tensor is not None and sizes is not None
+        sizes = _sizes(table)
+        assert sizes is not None
         if table.dtype in BYTES:
             return self.cast(self.gather(table, "rows"), "numbers")
-        pairs = np.frombuffer(tensor.tobytes(), np.uint8).reshape(sizes[0], sizes[1] // 2)
-        if table.dtype == ir.DataType.INT4:
-            pairs = pairs ^ 0x88  # n + 8
-        codes = derivation_of(table)
-        if table.dtype == ir.DataType.INT4:
-            codes = Expr("add", (codes, literal(8)))
-        stored = self.constant("pairs", pairs, Expr("nibbles", (codes,)))
-        both = self.cast(self.gather(stored, "pairs"), "both")
-        # Exact in any floating type, where OpenVINO shifts bytes by rounding: high = ⌊b/16⌋
-        kind, last = self.kind.numpy(), self.constant("last", np.array([-1], np.int64))
-        sixteenth = self("Mul", both, self.constant("1/16", np.array(1 / 16, kind)), name="parts")
-        high = self("Floor", sixteenth, name="high")
-        above = self("Mul", high, self.constant("16", np.array(16, kind)), name="above")
-        low = self("Sub", both, above, name="low")
-        halves = [self("Unsqueeze", half, last, name=f"{half.name}.1") for half in (low, high)]
-        return self.reshape(self("Concat", *halves, name="nibbles", axis=-1), [sizes[1]], "numbers")
+        both = self.cast(self.gather(self.constant("pairs", *pairs(table)), "pairs"), "both")
+        whole = opened(self, both, self.kind.numpy(), self.constant)
+        return self.reshape(whole, [sizes[1]], "numbers")
 
     def cast(self, value: ir.Value, name: str) -> ir.Value:
         return self("Cast", value, name=name, to=self.kind.value)

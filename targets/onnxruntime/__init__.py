@@ -9,18 +9,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from goldfold.exporter.contract import Contract, Served
-from goldfold.exporter.options import Options
 from goldfold.targets.base import Elsewhere, Run, Target
+from goldfold.targets.onnxruntime.options import OnnxRuntimeOptions, opset_of, settle
 
 if TYPE_CHECKING:
     from goldfold.exporter.ir.program import Program
     from goldfold.exporter.passes.base import Pass
 
 
-class OnnxRuntime(Target[Options]):
+class OnnxRuntime(Target[OnnxRuntimeOptions]):
     name = "onnxruntime"
     extra = "onnxruntime"
     precisions = ("fp32", "fp16")
+    Options = OnnxRuntimeOptions
     quantizes = frozenset({"int8", "int4", "static"})
     strongly_typed = True
     layouts = ("web", "transformers.js", "fastembed", "vespa")
@@ -31,6 +32,11 @@ class OnnxRuntime(Target[Options]):
 
     def unavailable(self) -> str | None:
         return None if find_spec("onnxruntime") else "the package onnxruntime is not installed"
+
+    def settle(
+        self, precision: str, options: OnnxRuntimeOptions, max_length: int
+    ) -> OnnxRuntimeOptions:
+        return settle(options)
 
     def own_passes(
         self, precision: str, contract: Contract, peaks: Mapping[str, float]
@@ -47,6 +53,11 @@ class OnnxRuntime(Target[Options]):
             BandLocalAttention(contract.max_length),  # while windows are still attributes
         )
 
+    def last_passes(self, options: OnnxRuntimeOptions) -> tuple[Pass, ...]:
+        from goldfold.exporter.passes.pipeline import older
+
+        return older(opset_of(options))
+
     def executes(self, precision: str) -> bool:
         return precision == "fp32"  # its CPU kernels compute fp16 in fp32, and round at the end
 
@@ -54,10 +65,11 @@ class OnnxRuntime(Target[Options]):
         return {name: version(name) for name in ("onnx", "onnxruntime")}
 
     def build(
-        self, program: Program, precision: str, folder: Path, options: Options
+        self, program: Program, precision: str, folder: Path, options: OnnxRuntimeOptions
     ) -> tuple[str, ...]:
-        from goldfold.exporter.ir import onnx_file
+        from goldfold.exporter.ir import onnx_file, opsets
 
+        opsets.check(program, opset_of(options), self.name)
         onnx_file.write(program, folder, self.name)
         return ()
 

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import os
 import tempfile
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 
 from goldfold.exporter.contract import ATTENTION_MASK, INPUT_IDS, Contract
-from goldfold.exporter.errors import ArtifactError
+from goldfold.exporter.errors import ArtifactError, TargetError
 from goldfold.exporter.evaluate.ort import EXACT
 from goldfold.exporter.ir.protobuf import MODEL
 from goldfold.targets.base import Run
+from goldfold.targets.onnxruntime import too_old
 
 
 def load(folder: Path, contract: Contract, threads: int | None, streams: int | None = None) -> Run:
     """Returns a callable over an InferenceSession on the CPU. Raises ArtifactError if ORT refuses
-    the file.
+    the file, TargetError if it is too old for the file.
 
     A session computes every caller in its own thread, with the help of a pool of `threads` that all
     callers share; with `streams`, the pool is smaller, so that this many callers fill the cores.
@@ -62,8 +64,13 @@ def census(folder: Path) -> dict[str, int]:
 
 
 def open_file(path: Path, threads: int | None, optimised: Path | None = None):
-    """Returns an InferenceSession on the CPU. Raises ArtifactError if ORT refuses the file."""
-    import onnxruntime
+    """Returns an InferenceSession on the CPU. Raises ArtifactError if ORT refuses the file,
+    TargetError if the package cannot be imported."""
+    try:
+        import onnxruntime
+    except Exception as error:  # built for numpy 1, it fails in more ways than one
+        said = f"the package onnxruntime {version('onnxruntime')} cannot be imported here"
+        raise TargetError(f"{said}; install a newer one, which knows this numpy") from error
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # errors are raised and reported; its log would print raw names
@@ -79,5 +86,7 @@ def open_file(path: Path, threads: int | None, optimised: Path | None = None):
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:
+        if (said := too_old.sentence(path, onnxruntime)) is not None:
+            raise TargetError(said) from error
         reason = (str(error).splitlines() or [""])[0]
         raise ArtifactError(f"ONNX Runtime refuses {path}: {reason}") from error
