@@ -90,10 +90,10 @@ def _message(kind: str, message: memoryview, place: Place, depth: int) -> list[P
             made.append(whole)
         elif inner == "Tensor":
             tensor = _tensor(value, place)
-            made += [whole] if tensor is None else [header(number, _size(tensor)), *tensor]
+            made += [whole] if tensor is None else [header(number, size(tensor)), *tensor]
         else:
             under = _message(inner, value, place, depth + 1)
-            made += [header(number, _size(under)), *under]
+            made += [header(number, size(under)), *under]
     return made
 
 
@@ -129,13 +129,9 @@ def _tensor(message: memoryview, place: Place) -> list[Piece] | None:
     return [*kept, varint(protobuf.LOCATION << 3) + varint(protobuf.EXTERNAL)]
 
 
-def _size(pieces: Sequence[Piece]) -> int:
-    return sum(one.length if isinstance(one, Span) else len(one) for one in pieces)
-
-
 def size(pieces: Sequence[Piece]) -> int:
     """Returns the bytes of a file of these pieces."""
-    return _size(pieces)
+    return sum(one.length if isinstance(one, Span) else len(one) for one in pieces)
 
 
 def write(pieces: Sequence[Piece], folder: Path, file: Path) -> None:

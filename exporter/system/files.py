@@ -152,6 +152,23 @@ def place_of(folder: Path, key: str) -> Path:
     return folder / os.fsdecode(key.encode("utf-8", "surrogateescape"))
 
 
+def link(source: Path, place: Path) -> None:
+    """Link the same file under another name, in folders that are made where they are missing; copy
+    it across file systems."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source.resolve(), place)  # of a link, the file that it leads to
+    except OSError:
+        shutil.copyfile(source, place)
+
+
+def cores() -> int:
+    """Returns the number of cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def expanded(text: str) -> Path:
     """Returns a path, with `~` replaced by the home folder where there is one."""
     try:

@@ -3,7 +3,6 @@ its own, by the goldens and the gate of the artifact's."""
 
 from __future__ import annotations
 
-import os
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -18,6 +17,7 @@ from goldfold.exporter.artifact.manifest import read_manifest
 from goldfold.exporter.contract import Contract, Task
 from goldfold.exporter.errors import ArtifactError, GoldfoldError, TargetError, UsageError
 from goldfold.exporter.progress import Listener, Stages
+from goldfold.exporter.system.files import cores
 from goldfold.exporter.verification.goldens import goldens_of, ours
 from goldfold.exporter.verification.several import artifacts_of
 from goldfold.golden import compare, gate
@@ -87,7 +87,7 @@ def verify_in(
     paths = artifacts_of(folders)
     for path in paths:
         _check_places(path, places)
-    counts = [threads] if threads is not None else sorted({1, _cores()})
+    counts = [threads] if threads is not None else sorted({1, cores()})
     found = []
     for path in paths:
         opened = open_bundle(path)
@@ -111,12 +111,6 @@ def _check_places(path: Path, places: Sequence[str]) -> None:
         if place not in target.places:
             known = ", ".join(target.places) or "none"
             raise UsageError(f"--in {place}: {path} is for {target.name}, which knows: {known}")
-
-
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _in_each(

@@ -22,6 +22,7 @@ import numpy as np
 from goldfold.exporter.contract import ATTENTION_MASK, INPUT_IDS, Contract, Served
 from goldfold.exporter.errors import OutputError, RewriteError, TargetError, UsageError
 from goldfold.exporter.ir.protobuf import DATA, MODEL
+from goldfold.exporter.system import files
 from goldfold.exporter.system.files import read_bounded
 
 _LAYOUTS: Mapping[str, str] = {
@@ -107,13 +108,9 @@ def link_texts(served: Served, out: Path, but: Collection[str] = ()) -> None:
 
 
 def link(source: Path, place: Path) -> None:
-    """Link the same file under another name; copy it across file systems. Raises OutputError."""
+    """Link a file, or copy it across file systems. Raises OutputError."""
     try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            os.link(source.resolve(), place)  # of a link, the file that it leads to
-        except OSError:
-            shutil.copyfile(source, place)
+        files.link(source, place)
     except OSError as error:
         raise OutputError(f"cannot write {place.name}: {error.strerror}; make room") from None
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from importlib.metadata import version
 from pathlib import Path
@@ -13,6 +12,7 @@ from goldfold.exporter.contract import ATTENTION_MASK, INPUT_IDS, Contract
 from goldfold.exporter.errors import ArtifactError, TargetError
 from goldfold.exporter.evaluate.ort import EXACT
 from goldfold.exporter.ir.protobuf import MODEL
+from goldfold.exporter.system.files import cores
 from goldfold.targets.base import Run
 from goldfold.targets.onnxruntime import too_old
 
@@ -25,7 +25,7 @@ def load(folder: Path, contract: Contract, threads: int | None, streams: int | N
     callers share; with `streams`, the pool is smaller, so that this many callers fill the cores.
     """
     if streams:
-        threads = max(1, (threads or _cores()) // streams)
+        threads = max(1, (threads or cores()) // streams)
     session = open_file(folder / MODEL, threads)
     known = {found.name for found in session.get_outputs()}
     for name in contract.outputs:
@@ -39,13 +39,6 @@ def load(folder: Path, contract: Contract, threads: int | None, streams: int | N
         return np.asarray(session.run([output or contract.output], feeds)[0])
 
     return run
-
-
-def _cores() -> int:
-    """Returns the number of cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def census(folder: Path) -> dict[str, int]:

@@ -48,12 +48,5 @@ def _identity(opset: int) -> bytes:
     return _message((1, _FORMAT), (7, graph), (8, _message((2, opset))))
 
 
-def _message(*fields: tuple[int, int | bytes]) -> bytes:
-    """A protobuf message; its numbers and lengths are below 128, so each is one byte."""
-    made = b""
-    for place, value in fields:
-        if isinstance(value, bytes):
-            made += bytes([place << 3 | 2, len(value)]) + value
-        else:
-            made += bytes([place << 3, value])
-    return made
+def _message(*held: tuple[int, int | bytes]) -> bytes:
+    return b"".join(protobuf.field(number, value) for number, value in held)

@@ -10,8 +10,6 @@ from a constant that the graph holds already, so the weights' file does not chan
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +19,7 @@ from openvino import opset13 as ops
 
 from goldfold.exporter.contract import ATTENTION_MASK, INPUT_IDS, Contract
 from goldfold.exporter.errors import ArtifactError, RewriteError, TargetError
-from goldfold.exporter.system.files import read_bounded
+from goldfold.exporter.system.files import link, read_bounded
 from goldfold.exporter.system.names import slug
 from goldfold.targets.openvino import markup, precise, tokenizer
 from goldfold.targets.openvino.interop import HINTS
@@ -79,7 +77,7 @@ def _library(folder: Path, contract: Contract, precision: str, out: Path) -> tup
     for path in sorted(folder.iterdir()):
         if not path.is_file() or path.name in _OURS or path.name.startswith(tokenizer.PACKAGE[:-1]):
             continue
-        _link(path, out / SUBFOLDER / path.name if path.name in (XML, _BIN) else out / path.name)
+        link(path, out / SUBFOLDER / path.name if path.name in (XML, _BIN) else out / path.name)
     return (f'SentenceTransformer("{out.name}", backend="openvino") opens it',)
 
 
@@ -107,13 +105,13 @@ def _ovms(folder: Path, contract: Contract, precision: str, out: Path) -> tuple[
     except RuntimeError as error:  # OpenVINO's own, of a graph that does not match the manifest
         raise _refused(folder / XML, error) from None
     for path in sorted(folder.glob("*token*")):
-        _link(path, texts / path.name)
+        link(path, texts / path.name)
     longest = {"max_position_embeddings": contract.max_length}  # the server's maximum length
     _write(texts / "config.json", {**_config(folder / "config.json"), **longest})
     graph = _GRAPH.format(name=_quoted(name), plugin=_quoted(json.dumps(plugin), "'"))
     (texts / "graph.pbtxt").write_text(graph, encoding="utf-8")
     for part in (XML, _BIN):
-        _link(folder / part, out / tensors / "1" / part)
+        link(folder / part, out / tensors / "1" / part)
     served = {"name": tensors, "base_path": tensors, "target_device": "CPU"}
     _write(
         out / _SETTINGS,
@@ -165,7 +163,7 @@ def _with_tokens(
     _compare(folder / XML, place / XML, contract, exact)
     if _alike(folder / _BIN, place / _BIN):
         (place / _BIN).unlink()
-        _link(folder / _BIN, place / _BIN)
+        link(folder / _BIN, place / _BIN)
 
 
 def _one(model: ov.Model) -> ov.Node:
@@ -203,15 +201,6 @@ def _alike(one: Path, other: Path, chunk: int = 1 << 24) -> bool:
             if block != b.read(chunk):
                 return False
     return True
-
-
-def _link(source: Path, place: Path) -> None:
-    """Link the same file under another name; copy it across file systems."""
-    place.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        os.link(source.resolve(), place)  # of a link, the file that it leads to
-    except OSError:
-        shutil.copyfile(source, place)
 
 
 def _quoted(text: str, mark: str = '"') -> str:
