@@ -51,6 +51,8 @@ _TEXT_SUFFIXES = ("", ".txt", ".md", ".rst", ".html", ".pdf")
 _FRONT = re.compile(r"\ufeff?---[ \t]*\r?\n(.*?\r?\n)---[ \t]*(\r?\n|$)", re.DOTALL)
 _ENTRY = re.compile(r"^(license|tags|pipeline_tag)[ \t]*:.*(?:\r?\n(?:[ \t#-].*)?)*", re.MULTILINE)
 _ENTRY_LIMIT = 4096
+_OPENINGS = 100
+"""The most lists and maps that an entry may open: PyYAML's time grows with their depth squared."""
 
 
 @dataclass(frozen=True)
@@ -280,7 +282,8 @@ def front_of(card: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     read: set[str] = set()
     for entry in _ENTRY.finditer(front[1]) if front is not None else ():
-        if len(entry[0]) > _ENTRY_LIMIT or entry[1] in read:
+        openings = entry[0].count("[") + entry[0].count("{")
+        if len(entry[0]) > _ENTRY_LIMIT or openings > _OPENINGS or entry[1] in read:
             continue
         read.add(entry[1])
         try:

@@ -40,6 +40,9 @@ No shared memory in /dev/shm, which is 64 MB in a container."""
 _PATIENCE = 900.0
 """The most seconds for one answer. EmbeddingGemma's batch of 2,048 tokens takes one thread 60."""
 _GRACE = 5.0
+_LONGEST = 103 - len("/goldfold-12345678/org.chromium.Chromium.123456/SingletonSocket")
+"""The most bytes of the path of a folder for temporary files. A socket's path has at most 103 on
+macOS, and 107 on Linux."""
 _SAMPLE, _SHARE = 0.1, 50
 """Seconds between two looks at the memory, at least; and so many times as long as one look, which
 takes the kernel some milliseconds a gigabyte, while the program waits."""
@@ -91,7 +94,9 @@ class Opened:
         can. Raises TargetError if the program does not start, or says nothing.
         """
         self.place, self._peak = place, 0
-        self._room = tempfile.TemporaryDirectory(prefix="goldfold-", ignore_cleanup_errors=True)
+        self._room = tempfile.TemporaryDirectory(
+            prefix="goldfold-", dir=_short(), ignore_cleanup_errors=True
+        )
         room = Path(self._room.name)
         self._server = Loopback(laid)
         self._said = room / "said.txt"
@@ -106,8 +111,9 @@ class Opened:
                     stdout=said,
                     stderr=said,
                     start_new_session=True,
+                    env=os.environ | {"TMPDIR": str(room)},
                 )
-            self._keeper = _keeper(self._process.pid)
+            self._keeper = _keeper(self._process.pid, room)
             threading.Thread(target=self._watch, args=(self._process.pid,), daemon=True).start()
             self.facts = self._answer()
         except OSError as error:
@@ -210,19 +216,30 @@ class Opened:
             time.sleep(max(_SAMPLE, _SHARE * (time.monotonic() - begun)))
 
 
+def _short() -> str | None:
+    """Returns where a folder for the program goes; None for the system's own. Chromium puts a
+    socket there, and aborts where its path is longer than a system's sockets may have."""
+    usual = tempfile.gettempdir()
+    return "/tmp" if len(os.fsencode(usual)) > _LONGEST and os.access("/tmp", os.W_OK) else None
+
+
 _CRASH = re.compile(r"Oops|Renderer process (crashed|was killed)|V8 process OOM.*", re.IGNORECASE)
 
 
-_KEEPER = "import os, sys; sys.stdin.read(); os.killpg(int(sys.argv[1]), 9)"
+_KEEPER = (
+    "import os, shutil, sys; sys.stdin.read(); os.killpg(int(sys.argv[1]), 9); "
+    "shutil.rmtree(sys.argv[2], ignore_errors=True)"
+)
 
 
-def _keeper(leader: int) -> subprocess.Popen[bytes] | None:
-    """Start a process that ends the program's group when this process dies, however that happens:
-    its standard input ends then. None where the system has no groups."""
+def _keeper(leader: int, room: Path) -> subprocess.Popen[bytes] | None:
+    """Start a process that ends the program's group, and removes its files, when this process
+    dies, however that happens: its standard input ends then. None where the system has no
+    groups."""
     if not hasattr(os, "killpg"):
         return None
     return subprocess.Popen(
-        [sys.executable, "-I", "-S", "-c", _KEEPER, str(leader)],
+        [sys.executable, "-I", "-S", "-c", _KEEPER, str(leader), str(room)],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

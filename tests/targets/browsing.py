@@ -51,7 +51,12 @@ def opened(address: str, *flags: str) -> list[str]:
         words = [program, *elsewhere.FLAGS, f"--user-data-dir={room}/profile", *flags, address]
         with said.open("wb") as log:
             process = subprocess.Popen(
-                words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+                words,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                env=os.environ | {"TMPDIR": room},
             )
         try:
             begun = time.monotonic()

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -272,23 +273,28 @@ def test_the_browser_ends_with_a_process_that_is_killed(laid: Path, tmp_path: Pa
         "import sys, time; from pathlib import Path\n"
         "from goldfold.targets.onnxruntime import elsewhere\n"
         "there = elsewhere.Opened('chromium', Path(sys.argv[1]), 1)\n"
-        "print(there._process.pid, flush=True); time.sleep(600)"
+        "print(there._process.pid, there._room.name, flush=True); time.sleep(600)"
     )
     words = [sys.executable, "-c", code, str(laid)]
-    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    far = tmp_path / ("a folder whose path is longer than a socket's may be" * 2)
+    far.mkdir()
+    environment = os.environ | {"TMPDIR": str(far)}
     started = subprocess.Popen(words, stdout=subprocess.PIPE, env=environment, cwd=ROOT)
     assert started.stdout is not None
-    group = int(started.stdout.readline())
-    os.killpg(group, 0)
+    leader, room = started.stdout.readline().decode().split()
+    os.killpg(int(leader), 0)
+    assert list(Path(room).glob("org.chromium.*")), "its socket's folder goes with its files"
     started.kill()
     started.communicate()
     for _ in range(100):
-        try:
-            os.killpg(group, 0)
-        except ProcessLookupError:
+        with suppress(ProcessLookupError):
+            os.killpg(int(leader), 0)
+            time.sleep(0.1)
+            continue
+        if not Path(room).exists():
             return
         time.sleep(0.1)
-    raise AssertionError("Chromium is still there")
+    raise AssertionError("Chromium is still there, or its files are")
 
 
 def test_vectors_of_a_head_and_of_a_batch_are_those_of_the_session(laid: Path) -> None:
