@@ -203,6 +203,11 @@ class Target(ABC, Generic[O]):
         listed = {type(one) for one in own}
         return (*own, *(one for one in decompositions(self.lowers()) if type(one) not in listed))
 
+    def first_passes(self, options: O) -> tuple[Pass, ...]:
+        """Returns the passes that `options`, settled, ask for in front of `backend_passes`, where
+        attention is still one op."""
+        return ()
+
     def last_passes(self, options: O) -> tuple[Pass, ...]:
         """Returns the passes that write the program as `options`, settled, ask for: after
         `backend_passes`, and after all that reads its ops by name."""

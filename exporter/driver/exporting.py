@@ -305,6 +305,7 @@ def _build(
         rounded = emulable if peaks and not target.strongly_typed else None
         if peaks and rounded is None and not target.strongly_typed:
             rounded = _halved(program, floating)
+        passes.run(program, target.first_passes(options))
         passes.run(program, target.backend_passes(floating, program.contract, group.peaks))
         rounded = rounded or program
         reach = value_bounds.table(named, bounds.of(rounded), rounded) if peaks else ()
