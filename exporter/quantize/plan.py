@@ -17,7 +17,7 @@ from goldfold.exporter.passes.base import Pass
 from goldfold.exporter.passes.pack_table import PackTable
 from goldfold.exporter.passes.quantize_activations import QuantizeActivations
 from goldfold.exporter.passes.quantize_weights import QuantizeWeights
-from goldfold.exporter.passes.rewriting.grid import Quantized, nearest, sizes
+from goldfold.exporter.passes.rewriting.grid import Quantized, nearest, representable, sizes
 from goldfold.exporter.passes.rewriting.packed import PACKED
 from goldfold.exporter.quantize import sites as all_sites
 from goldfold.exporter.quantize import statistics
@@ -33,6 +33,8 @@ Rounded = MutableMapping[tuple[str, Choice], Quantized]
 """Integers computed earlier, by constant and choice."""
 _NARROWEST = 16
 """The least block that halving gives: its scales take an eighth of the space of 8-bit weights."""
+_NO_STEP = 1e-6
+"""The step of a value that is 0 on all texts."""
 Keep = Callable[[str, Callable[[], Arrays]], Arrays]
 """(what, make) → the result of `make`, now or earlier, for one program, recipe and set of texts."""
 
@@ -256,7 +258,7 @@ def _work(
             arrays |= _spread(name, held)
         if one.choice.bits and one.choice.activations == "static" and seen is not None:
             assert x is not None
-            arrays[f"{x.name or ''}/step"] = np.array(step(seen))
+            arrays[f"{x.name or ''}/step"] = np.array(_checked_step(one.site, seen))
         if one.choice.bits and seen is not None:
             assert x is not None
             arrays[f"{x.name or ''}/standing"] = seen.standing
@@ -334,14 +336,34 @@ def _rounded(
 
 
 def _check_scales(site: Site, found: Quantized) -> None:
-    """Raise UsageError where fp16, which holds the scales, does not reach a matrix's weights."""
-    largest = float(np.finfo(np.float16).max)
-    lost = not found.numbers.any() and bool(site.matrix.any())
-    if lost or found.scale.max(initial=0) >= largest:
+    """Raise UsageError where fp16, which holds the scales, does not reach a matrix's weights: all
+    of them, or a row that is not small beside the others. A row that is becomes zeros."""
+    reached = int(np.abs(found.numbers, dtype=np.int16).max(initial=0))
+    lost, where = 8 * reached < found.grid.high and bool(site.matrix.any()), ""
+    above = found.scale.max(initial=0) >= float(np.finfo(np.float16).max)
+    if not lost and not above and (row := _lost_row(site.matrix, found)) is not None:
+        lost, where = True, f" in row {row} of its output" if site.x is not None else f" {row}"
+    if lost or above:
         raise UsageError(
-            f"{site.place} ({site.kind}) has weights {'below' if lost else 'above'} every scale "
-            "that fp16 holds: leave it in floating point (bits = 0 in a rule of a recipe)"
+            f"{site.place} ({site.kind}) has weights{where} {'below' if lost else 'above'} every "
+            "scale that fp16 holds: leave it in floating point (bits = 0 in a rule of a recipe)"
         )
+
+
+_SLIGHT = 2.0**-16
+"""The size of a row beside the largest weight of its matrix from which on it must not become zeros:
+rounding to 8 bits moves that weight by 128 times as much."""
+
+
+def _lost_row(matrix: np.ndarray, found: Quantized) -> int | None:
+    """The first row whose weights are all rounded to zero and are not slight."""
+    largest = float(found.scale.max(initial=0)) * found.grid.high
+    for row in np.flatnonzero(~found.numbers.any(axis=1)):
+        weights = np.asarray(matrix[row], np.float32)
+        weights = weights if found.columns is None else weights / found.columns
+        if float(np.abs(weights).max(initial=0)) > _SLIGHT * largest:
+            return int(row)
+    return None
 
 
 def _recovered(site: Site, choice: Choice) -> Quantized:
@@ -356,5 +378,19 @@ def _recovered(site: Site, choice: Choice) -> Quantized:
 
 
 def step(seen: Activation) -> float:
-    """The step of a static int8 activation: the largest magnitude over 127."""
-    return float(np.float16(max(seen.peak.max(), 1e-6) / 127)) or 1e-6
+    """The step of a static int8 activation: the largest magnitude over 127; infinite where fp16
+    does not hold it."""
+    wanted = np.float32(seen.peak.max(initial=0) / 127)
+    if wanted > np.finfo(np.float16).max:
+        return float("inf")
+    return float(representable(wanted)) if wanted else _NO_STEP
+
+
+def _checked_step(site: Site, seen: Activation) -> float:
+    if not np.isfinite(found := step(seen)):
+        raise UsageError(
+            f"{site.place} ({site.kind}) reads values up to {seen.peak.max():.1e}, above every "
+            'step that fp16 holds: leave them in floating point (activations = "none" in a rule of '
+            "a recipe)"
+        )
+    return found

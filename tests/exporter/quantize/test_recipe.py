@@ -48,7 +48,9 @@ def test_the_coarsest_thing_in_it_sets_the_gate(given: dict, gate: str) -> None:
     assert _recipe(**given).gate == gate
 
 
-@pytest.mark.parametrize(("first", "covered"), [(2, 2), (0.25, 3), (0.3, 4), (1, 1), (0.01, 1), (1.0, 12)])
+@pytest.mark.parametrize(
+    ("first", "covered"), [(2, 2), (0.25, 3), (0.3, 4), (1, 1), (0.01, 1), (1.0, 12)]
+)
 def test_the_first_layers_are_counted_or_a_share(first: float, covered: int) -> None:
     rule = _recipe(rule=[{"first": first, "bits": 0}]).rules[0]
     sites = [Site("down", ir.node("MatMul", []), None, depth, layers=12) for depth in range(12)]
