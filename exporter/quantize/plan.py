@@ -310,9 +310,9 @@ class _Orders:
         self._of: Activation | None = None
         self._order: Order | None = None
 
-    def __call__(self, seen: Activation) -> Order:
+    def __call__(self, seen: Activation, name: str) -> Order:
         if self._order is None or self._of is not seen:
-            self._of, self._order = seen, Order.of(seen.moments / max(seen.tokens, 1))
+            self._of, self._order = seen, Order.of(seen.moments / max(seen.tokens, 1), name)
         return self._order
 
 
@@ -328,7 +328,7 @@ def _rounded(
         and seen is not None
         and seen.moments.ndim == 2
     ):
-        return compensated(matrix, choice.grid, orders(seen))
+        return compensated(matrix, choice.grid, orders(seen, (site.x and site.x.name) or ""))
     if site.kind == "table":
         return nearest(matrix, choice.grid, search=choice.bits < 8, columns=sizes(matrix))
     importance = None if seen is None else seen.strength

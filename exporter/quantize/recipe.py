@@ -198,6 +198,11 @@ class Recipe(Record, frozen=True, kw_only=True):
         return frozenset(f"int{n}" for n in stored) | (self._steps & {"static"})
 
     @property
+    def rounds(self) -> bool:
+        """Whether activations are rounded to integers: with fixed steps, or at run time."""
+        return "static" in self._steps or bool(self.dynamic)
+
+    @property
     def _steps(self) -> set[str]:
         return {self.weights.activations, *(rule.activations or "none" for rule in self.rules)}
 
@@ -213,8 +218,7 @@ class Recipe(Record, frozen=True, kw_only=True):
         if 4 in weights or 5 in (self.table.bits, *table):
             return "int4"
         narrow = any(bits in PACKED for bits in (self.table.bits, *table))
-        rounds = "static" in self._steps or self.dynamic
-        return "int8" if rounds or narrow else "int8-weights"
+        return "int8" if self.rounds or narrow else "int8-weights"
 
 
 def shipped() -> dict[str, Recipe]:
