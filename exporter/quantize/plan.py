@@ -17,13 +17,14 @@ from goldfold.exporter.passes.base import Pass
 from goldfold.exporter.passes.pack_table import PackTable
 from goldfold.exporter.passes.quantize_activations import QuantizeActivations
 from goldfold.exporter.passes.quantize_weights import QuantizeWeights
-from goldfold.exporter.passes.rewriting.grid import Quantized, nearest, representable, sizes
+from goldfold.exporter.passes.rewriting.grid import Quantized, nearest, sizes
 from goldfold.exporter.passes.rewriting.packed import PACKED
 from goldfold.exporter.quantize import sites as all_sites
 from goldfold.exporter.quantize import statistics
 from goldfold.exporter.quantize.gptaq import chained
 from goldfold.exporter.quantize.gptq import Order, compensated
 from goldfold.exporter.quantize.qat_grid import recovered
+from goldfold.exporter.quantize.reach import check_scales, step
 from goldfold.exporter.quantize.recipe import Choice, Recipe
 from goldfold.exporter.quantize.sites import Site
 from goldfold.exporter.quantize.statistics import Activation
@@ -33,8 +34,9 @@ Rounded = MutableMapping[tuple[str, Choice], Quantized]
 """Integers computed earlier, by constant and choice."""
 _NARROWEST = 16
 """The least block that halving gives: its scales take an eighth of the space of 8-bit weights."""
-_NO_STEP = 1e-6
-"""The step of a value that is 0 on all texts."""
+LEAST = 16
+"""The fewest calibration texts: of n + 1 texts of one kind, the last has the largest magnitude of a
+channel with a chance of 1 in n + 1, here 6 %, and is then beyond the range of the others."""
 Keep = Callable[[str, Callable[[], Arrays]], Arrays]
 """(what, make) → the result of `make`, now or earlier, for one program, recipe and set of texts."""
 
@@ -135,6 +137,7 @@ def balance(
     if not recipe.alpha:
         return (BalanceChannels(),)
     values = [site.x for site in all_sites.find(program) if site.x is not None]
+    _check_texts(recipe, sequences)
 
     def reach() -> Arrays:
         found = statistics.record(
@@ -143,6 +146,20 @@ def balance(
         return {name: one.peak for name, one in found.items()}
 
     return (BalanceChannels(recipe.alpha, keep("balance", reach)),)
+
+
+def _check_texts(recipe: Recipe, sequences: Sequence[Sequence[int]]) -> None:
+    """Raise UsageError for calibration texts whose ranges would be those of these texts alone."""
+    if not sequences:
+        raise UsageError(f"recipe {recipe.name} needs calibration texts, and there are none")
+    count = len({tuple(ids) for ids in sequences})
+    if count < LEAST:
+        texts = "text is" if count == 1 else "texts are"
+        raise UsageError(
+            f"recipe {recipe.name} needs calibration texts, and {count} different {texts} too few "
+            f"for the ranges of any other text: give at least {LEAST}, of every script and length "
+            "that is to be embedded"
+        )
 
 
 def passes(
@@ -172,8 +189,8 @@ def passes(
     planned = check(recipe, program)
     asked = any(one.site.x is not None and _wants(one.choice) for one in planned)
     chains = any(_is_link(one) and one.choice.bits for one in planned)
-    if not sequences and ((asked and known is None) or chains):
-        raise UsageError(f"recipe {recipe.name} needs calibration texts, and there are none")
+    if (asked and known is None) or chains:
+        _check_texts(recipe, sequences)
     first: dict[str, Planned] = {}
     for one in planned:
         if one.choice.bits:
@@ -187,7 +204,7 @@ def passes(
         for name, one in first.items()
     }
     for name, one in first.items():
-        _check_scales(one.site, integers[name])
+        check_scales(one.site, integers[name])
     values = dict.fromkeys(
         one.site.x.name or ""
         for one in planned
@@ -258,7 +275,7 @@ def _work(
             arrays |= _spread(name, held)
         if one.choice.bits and one.choice.activations == "static" and seen is not None:
             assert x is not None
-            arrays[f"{x.name or ''}/step"] = np.array(_checked_step(one.site, seen))
+            arrays[f"{x.name or ''}/step"] = np.array(step(one.site, seen))
         if one.choice.bits and seen is not None:
             assert x is not None
             arrays[f"{x.name or ''}/standing"] = seen.standing
@@ -335,37 +352,6 @@ def _rounded(
     return nearest(matrix, choice.grid, importance, search=choice.bits < 8)
 
 
-def _check_scales(site: Site, found: Quantized) -> None:
-    """Raise UsageError where fp16, which holds the scales, does not reach a matrix's weights: all
-    of them, or a row that is not small beside the others. A row that is becomes zeros."""
-    reached = int(np.abs(found.numbers, dtype=np.int16).max(initial=0))
-    lost, where = 8 * reached < found.grid.high and bool(site.matrix.any()), ""
-    above = found.scale.max(initial=0) >= float(np.finfo(np.float16).max)
-    if not lost and not above and (row := _lost_row(site.matrix, found)) is not None:
-        lost, where = True, f" in row {row} of its output" if site.x is not None else f" {row}"
-    if lost or above:
-        raise UsageError(
-            f"{site.place} ({site.kind}) has weights{where} {'below' if lost else 'above'} every "
-            "scale that fp16 holds: leave it in floating point (bits = 0 in a rule of a recipe)"
-        )
-
-
-_SLIGHT = 2.0**-16
-"""The size of a row beside the largest weight of its matrix from which on it must not become zeros:
-rounding to 8 bits moves that weight by 128 times as much."""
-
-
-def _lost_row(matrix: np.ndarray, found: Quantized) -> int | None:
-    """The first row whose weights are all rounded to zero and are not slight."""
-    largest = float(found.scale.max(initial=0)) * found.grid.high
-    for row in np.flatnonzero(~found.numbers.any(axis=1)):
-        weights = np.asarray(matrix[row], np.float32)
-        weights = weights if found.columns is None else weights / found.columns
-        if float(np.abs(weights).max(initial=0)) > _SLIGHT * largest:
-            return int(row)
-    return None
-
-
 def _recovered(site: Site, choice: Choice) -> Quantized:
     found = recovered(site.matrix, choice.grid)
     if found is None:
@@ -373,24 +359,5 @@ def _recovered(site: Site, choice: Choice) -> Quantized:
         raise UsageError(
             f"{site.place} ({site.kind}) does not lie on a grid of {choice.bits} bits with a scale "
             f"for {each}: say the grid that the checkpoint was trained with, or another rounding"
-        )
-    return found
-
-
-def step(seen: Activation) -> float:
-    """The step of a static int8 activation: the largest magnitude over 127; infinite where fp16
-    does not hold it."""
-    wanted = np.float32(seen.peak.max(initial=0) / 127)
-    if wanted > np.finfo(np.float16).max:
-        return float("inf")
-    return float(representable(wanted)) if wanted else _NO_STEP
-
-
-def _checked_step(site: Site, seen: Activation) -> float:
-    if not np.isfinite(found := step(seen)):
-        raise UsageError(
-            f"{site.place} ({site.kind}) reads values up to {seen.peak.max():.1e}, above every "
-            'step that fp16 holds: leave them in floating point (activations = "none" in a rule of '
-            "a recipe)"
         )
     return found
