@@ -172,7 +172,9 @@ def _machines(opened: Bundle, known: Canaries) -> str:
 
 def _vectors(goldens: Goldens, found: Measurement) -> dict[str, np.ndarray]:
     """Returns the vectors of the canaries in a measurement of `goldens`, by their ids."""
-    rows = [] if found.embeddings is None else _chosen(goldens, ("", store.PREDICT))
+    if found.embeddings is None:
+        return {}
+    rows = _chosen(goldens, ("", store.PREDICT))
     return {goldens.cases[row].id: np.asarray(found.embeddings[row]) for row in rows}
 
 

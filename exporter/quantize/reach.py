@@ -47,7 +47,7 @@ def _lost_row(matrix: np.ndarray, found: Quantized) -> int | None:
 def step(site: Site, seen: Activation) -> float:
     """The step of a static int8 activation: the largest magnitude over 127. Raises UsageError where
     fp16 does not hold it."""
-    wanted = np.float32(seen.peak.max(initial=0) / 127)
+    wanted = np.asarray(seen.peak.max(initial=0) / 127, np.float32)
     if wanted > _LARGEST:
         raise UsageError(
             f"{site.place} ({site.kind}) reads values up to {seen.peak.max():.1e}, above every "

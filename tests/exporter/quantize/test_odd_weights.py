@@ -38,14 +38,16 @@ def few_texts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(texts, "corpus_texts", lambda: some)
 
 
-def planted(legal: Program, kind: str, depth: int, change: Callable[[np.ndarray], None]) -> Program:
+def planted(
+    legal: Program, kind: str, depth: int, change: Callable[[np.ndarray], object]
+) -> Program:
     """A copy whose matrix [channels, inputs] of this kind and layer is changed in place."""
     copy = legal.copy()
     plant(copy, kind, depth, change)
     return copy
 
 
-def plant(program: Program, kind: str, depth: int, change: Callable[[np.ndarray], None]) -> None:
+def plant(program: Program, kind: str, depth: int, change: Callable[[np.ndarray], object]) -> None:
     site = next(s for s in sites.find(program) if s.kind == kind and s.depth == depth)
     tensor = site.stored.const_value
     assert tensor is not None
