@@ -224,6 +224,10 @@ class Target(ABC, Generic[O]):
         """Returns the versions of the vendor packages that shape the artifact, by distribution
         name."""
 
+    def runtime(self) -> str:
+        """Returns the runtime that computes the target's artifacts here, with its version."""
+        return ", ".join(f"{name} {version}" for name, version in self.versions().items())
+
     @abstractmethod
     def build(self, program: Program, precision: str, folder: Path, options: O) -> tuple[str, ...]:
         """Write the target's files into `folder`, deterministically, from a program that the

@@ -328,6 +328,7 @@ def _build(
                 asked=precision,
                 gate=group.gate(precision),
                 options=options,
+                rounds=group.recipe is not None and group.recipe.rounds,
                 trusts=session.source.trusted,
             )
         derived, skeleton = derivations.text_of(program), onnx_file.skeleton(program)

@@ -71,6 +71,11 @@ class OnnxRuntime(Target[OnnxRuntimeOptions]):
     def versions(self) -> dict[str, str]:
         return {name: version(name) for name in ("onnx", "onnxruntime")}
 
+    def runtime(self) -> str:
+        import onnxruntime  # an artifact is used without onnx
+
+        return f"{self.name} {onnxruntime.__version__}"
+
     def build(
         self, program: Program, precision: str, folder: Path, options: OnnxRuntimeOptions
     ) -> tuple[str, ...]:
