@@ -242,6 +242,7 @@ def every() -> tuple[Pass, ...]:
     from goldfold.exporter.passes.round_weights import RoundWeights
     from goldfold.exporter.passes.sink_dequantize_past_gather import SinkDequantizePastGather
     from goldfold.exporter.passes.spell_attention import SpellAttention
+    from goldfold.exporter.passes.subtract_residual import SubtractResidual
     from goldfold.exporter.passes.sum_residual import SumResidual
     from goldfold.exporter.passes.unpack_weights import UnpackWeights
 
@@ -250,6 +251,7 @@ def every() -> tuple[Pass, ...]:
     half_precision = (ScaleResidual(), SetPrecision())
     own = (
         FuseAttentionProjections(),
+        SubtractResidual(),
         SumResidual(),
         SinkDequantizePastGather(),
         RoundRows(),

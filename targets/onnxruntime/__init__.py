@@ -44,11 +44,13 @@ class OnnxRuntime(Target[OnnxRuntimeOptions]):
         from goldfold.exporter.passes.band_local_attention import BandLocalAttention
         from goldfold.exporter.passes.round_rows import RoundRows
         from goldfold.exporter.passes.sink_dequantize_past_gather import SinkDequantizePastGather
+        from goldfold.exporter.passes.subtract_residual import SubtractResidual
         from goldfold.exporter.passes.sum_residual import SumResidual
         from goldfold.exporter.passes.unpack_weights import UnpackWeights
 
         return (
-            SumResidual(),  # keeps ONNX Runtime from a fusion that is slower than its parts
+            SubtractResidual(),  # ONNX Runtime has a fusion that is slower than its parts
+            SumResidual(),  # what that could not change, as quantized weights
             SinkDequantizePastGather(),  # ONNX Runtime dequantizes a whole table at every call
             RoundRows(),  # where the recipe allows it, integer products, which are the fast ones
             UnpackWeights(),  # the other integers become floats when a session opens the file
