@@ -33,7 +33,7 @@ from benchmarks.speed.client import Worker, WorkerError, interleave
 from benchmarks.speed.roster import Entry
 from benchmarks.speed.shapes import few, shape_of
 from benchmarks.speed.unseen import Unseen, unseen_of
-from goldfold.exporter.artifact.bundle import Bundle, open_bundle
+from goldfold.exporter.artifact.bundle import open_bundle
 from goldfold.exporter.cli.console import open_console
 from goldfold.exporter.errors import GoldfoldError
 from goldfold.exporter.system import clock
@@ -92,11 +92,14 @@ class Run:
         self, model: Path, artifacts: Sequence[Path], wanted: Sequence[str], threads: int
     ) -> None:
         try:
-            self.bundles = [_opened(one) for one in artifacts]
+            self.bundles = [open_bundle(one, unverified=True) for one in artifacts]
         except GoldfoldError as error:
             raise SystemExit(f"error: {error}") from None
         first = self.bundles[0]
-        for one in self.bundles[1:]:
+        for one in self.bundles:
+            if one.manifest.target not in roster.RUNTIMES:
+                known = ", ".join(roster.RUNTIMES)
+                raise SystemExit(f"error: {one.path} is for none of {known}")
             if one.manifest.origin.fingerprint != first.manifest.origin.fingerprint:
                 raise SystemExit(f"error: {one.path} is of another model than {first.path}")
         self.contract, self.goldens = first.manifest.contract, few(goldens_of(first))
@@ -128,7 +131,7 @@ class Run:
     ) -> Record:
         """The record; it is written after every step. `pace`: rounds, and seconds a side."""
         found, absent = roster.peers_of(self.model, self.wanted)
-        entries = [*(roster.ours(one, self.model.threads) for one in self.bundles), *found]
+        entries = [*roster.ours(self.bundles, self.model.threads), *found]
         record = self._head(shapes, absent)
         with tempfile.TemporaryDirectory() as scratch, ExitStack() as stack:
             watch = clock.Others()
@@ -209,9 +212,9 @@ class Run:
     ) -> Record | None:
         self._say(f"{word}, {worker.spec.name}")
         try:
-            return texts.figures(worker) if isinstance(texts, Unseen) else (
-                measure.quality(worker, texts)
-            )  # fmt: skip
+            if isinstance(texts, Unseen):
+                return texts.figures(worker)
+            return measure.quality(worker, texts)
         except WorkerError as error:
             record["absent"].append(f"{error}, on the {word}")
             return None
@@ -219,11 +222,6 @@ class Run:
     def _say(self, text: str) -> None:
         seconds = time.perf_counter() - self._started
         print(f"{seconds:7.1f} s  {text}", file=sys.stderr, flush=True)
-
-
-def _opened(folder: Path) -> Bundle:
-    """An artifact, also one that missed its gate: the table says so."""
-    return open_bundle(folder, unverified=True)
 
 
 def _available() -> int:

@@ -8,6 +8,8 @@ from typing import Any
 
 OURS, PEERS = "#b8860b", "#1f5fa8"
 MARKS = {"OpenVINO": "o", "ONNX": "s", "llama.cpp": "^", "torch": "D"}
+LEAST = 4.0
+"""How many times its least value an axis reaches, at least."""
 FLOOR = 1e-13
 """Losses below are drawn here: what is left is the last bit of the reference."""
 
@@ -33,16 +35,20 @@ def draw(record: dict[str, Any], shape: str, file: Path) -> None:
     for axis, points in zip(axes, (loss, speed), strict=True):
         axis.set_xscale("log")
         axis.set_yscale("log")
+        _spread(axis.set_xlim, [x for _, x, _ in points])
+        _spread(axis.set_ylim, [y for _, _, y in points])
+        _plain(axis.xaxis)
+        if axis is axes[1]:
+            _plain(axis.yaxis)
         axis.set_xlabel("weights and graph, MB (left is better)")
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(alpha=0.2, which="both")
-        axis.margins(0.12)
         for row, x, y in points:
             axis.plot(x, y, _mark(row["label"]), color=_colour(row), markersize=7)
     _legend(axes[0])
-    figure.suptitle(
-        f"{record['model']}, {record['machine']['threads']} threads ({record['machine']['cpu']})"
-    )
+    threads = record["machine"]["threads"]
+    plural = "" if threads == 1 else "s"
+    figure.suptitle(f"{record['model']}, {threads} thread{plural} ({record['machine']['cpu']})")
     figure.canvas.draw()  # the places of points are known only now
     figure.set_layout_engine("none")
     for axis, points in zip(axes, (loss, speed), strict=True):
@@ -51,6 +57,23 @@ def draw(record: dict[str, Any], shape: str, file: Path) -> None:
     # No date and no version: the same record gives the same bytes.
     figure.savefig(file, dpi=100, metadata={"Software": None})
     plt.close(figure)
+
+
+def _spread(limit: Any, values: Sequence[float]) -> None:
+    """Limits of an axis that leave room for names, and do not blow a hair's breadth up."""
+    if values:
+        low, high = min(values), max(values)
+        room = max((high / low) ** 0.15, (LEAST / (high / low)) ** 0.5)
+        limit(low / room, high * room)
+
+
+def _plain(axis: Any) -> None:
+    """Numbers as they are written, not powers of ten."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def _mark(label: str) -> str:

@@ -122,7 +122,7 @@ def prepare(environment: Environment) -> Path:
         return environment.python
     print(f"making {folder} ({environment.size}) ...", file=sys.stderr)
     shutil.rmtree(folder, ignore_errors=True)
-    subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
+    _run([sys.executable, "-m", "venv", str(folder)], environment.name, "made")
     pip = [str(environment.python), "-m", "pip", "install", "--quiet"]
     pip.append("--disable-pip-version-check")
     pins = str(environment.pins)
@@ -216,8 +216,12 @@ def _converter() -> Path:
         pip = [str(prepare(LLAMA)), "-m", "pip", "download", "--quiet", "--no-deps"]
         pip += ["--no-binary", ":all:", "--dest", str(CACHE), f"{name}=={version}"]
         _run(pip, CONVERTER, "downloaded")
+        part = CACHE / f"{CONVERTER}.part"  # whole or not at all
         with tarfile.open(CACHE / f"{CONVERTER}.tar.gz") as packed:
-            packed.extractall(CACHE, filter="data")
+            packed.extractall(part, filter="data")
+        shutil.rmtree(CACHE / CONVERTER, ignore_errors=True)
+        (part / CONVERTER).replace(CACHE / CONVERTER)
+        shutil.rmtree(part)
         (CACHE / f"{CONVERTER}.tar.gz").unlink()
     return sources
 

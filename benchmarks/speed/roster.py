@@ -60,19 +60,26 @@ class Model:
         return tuple(self.folder / one["path"] for one in modules if one["type"].endswith(".Dense"))
 
 
-def ours(bundle: Bundle, threads: int) -> Entry:
-    """An artifact of ours; one that missed its gate says so."""
-    manifest = bundle.manifest
-    label = f"{RUNTIMES.get(manifest.target, manifest.target)} {manifest.precision}"
+def ours(bundles: Sequence[Bundle], threads: int) -> list[Entry]:
+    """Artifacts of ours; one that missed its gate says so, and those of one name have their
+    folder's beside it."""
+    names = [bundle.name for bundle in bundles]
+    return [_ours(one, threads, names.count(one.name) > 1) for one in bundles]
+
+
+def _ours(bundle: Bundle, threads: int, several: bool) -> Entry:
+    manifest, path = bundle.manifest, bundle.path.absolute()
+    more = f" ({path.parent.name})" if several else ""
     load = {
-        "kind": "artifact", "artifact": str(bundle.path.absolute()), "threads": threads,
+        "kind": "artifact", "artifact": str(path), "threads": threads,
         "imports": [manifest.target, "goldfold.exporter.artifact.encoder"],
     }  # fmt: skip
     missed = bundle.verdict is None or not bundle.verdict.passed
     note = "missed its gate, or was not verified" if missed else ""
-    tokenizer = {bundle.path / f"openvino_tokenizer.{end}" for end in ("xml", "bin")}
-    files = {file for pattern in WEIGHTS for file in bundle.path.glob(pattern)} - tokenizer
-    spec = Spec(f"goldfold {bundle.name}", Path(sys.executable), load, note=note)
+    tokenizer = {path / f"openvino_tokenizer.{end}" for end in ("xml", "bin")}
+    files = {file for pattern in WEIGHTS for file in path.glob(pattern)} - tokenizer
+    spec = Spec(f"goldfold {bundle.name}{more}", Path(sys.executable), load, note=note)
+    label = f"{RUNTIMES[manifest.target]} {manifest.precision}{more}"
     return Entry(spec, True, label, tuple(sorted(files)))
 
 
