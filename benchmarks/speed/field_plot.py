@@ -45,7 +45,7 @@ def draw(record: dict[str, Any], shape: str, file: Path) -> None:
         axis.grid(alpha=0.2, which="both")
         for row, x, y in points:
             axis.plot(x, y, _mark(row["label"]), color=_colour(row), markersize=7)
-    _legend(axes[0])
+    _legend(figure)
     threads = record["machine"]["threads"]
     plural = "" if threads == 1 else "s"
     figure.suptitle(f"{record['model']}, {threads} thread{plural} ({record['machine']['cpu']})")
@@ -84,10 +84,13 @@ def _colour(row: dict[str, Any]) -> str:
     return OURS if row["ours"] else PEERS
 
 
-def _legend(axis: Any) -> None:
-    for colour, word in ((OURS, "goldfold"), (PEERS, "others")):
-        axis.plot([], [], "o", color=colour, label=word)
-    axis.legend(frameon=False, loc="best")
+def _legend(figure: Any) -> None:
+    """Above the panels, where no point is."""
+    from matplotlib.lines import Line2D
+
+    words = {OURS: "goldfold", PEERS: "others"}
+    dots = [Line2D([], [], marker="o", ls="", color=c, label=w) for c, w in words.items()]
+    figure.legend(handles=dots, frameon=False, ncols=2, loc="outside upper right")
 
 
 def _label(figure: Any, axis: Any, points: Sequence[tuple[dict[str, Any], float, float]]) -> None:
