@@ -148,9 +148,13 @@ def _stream(
 
 def quality(worker: Worker, goldens: Goldens) -> dict[str, Any]:
     """1−cos against the goldens, each text alone and in padded batches of mixed lengths."""
+    texts = {tuple(case.token_ids): case.prompt + case.text for case in goldens.cases}
 
     def run(ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
-        answer = worker.ask("embed", ids=ids.tolist(), mask=mask.tolist())
+        rows = [tuple(row[m > 0].tolist()) for row, m in zip(ids, mask, strict=True)]
+        # For a side that tokenizes itself: measured are the texts behind these tokens.
+        behind = [texts.get(row, "") for row in rows] if worker.spec.load.get("texts") else None
+        answer = worker.ask("embed", ids=ids.tolist(), mask=mask.tolist(), texts=behind)
         return np.array(answer["embeddings"], dtype=np.float32)
 
     found = compare.measure(run, goldens)

@@ -32,13 +32,17 @@ SPIN = 0.02
 
 @dataclass
 class Side:
-    """What was loaded. `flock(calls, ids, mask)` runs several calls at once, where that exists."""
+    """What was loaded. `flock(calls, ids, mask)` runs several calls at once, where that exists;
+    `ways()` says how batches were computed, where there is a choice."""
 
     run: Run
     encode: Encode | None = None
     flock: Callable[[int, np.ndarray, np.ndarray], None] | None = None
     compiled: Any = None
     profile: Callable[[], list[Any]] | None = None
+    texts: Callable[[int, int], list[str]] | None = None
+    """For a side that tokenizes itself: texts of a batch and a number of tokens."""
+    ways: Callable[[], dict[str, str]] | None = None
 
 
 def load_openvino(spec: dict[str, Any]) -> Side:
@@ -96,7 +100,7 @@ def _encoder_of(spec: dict[str, Any], run: Run) -> Encode | None:
 
 def load_onnxruntime(spec: dict[str, Any]) -> Side:
     """An ONNX file in a session of no options but threads: ours, or a peer's of the transformer
-    alone, whose tokens are then averaged and normalized in NumPy."""
+    alone, whose tokens then go through the mean, the model's dense layers and the norm in NumPy."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -105,22 +109,41 @@ def load_onnxruntime(spec: dict[str, Any]) -> Side:
     inputs = [port.name for port in session.get_inputs()]
     outputs = [port.name for port in session.get_outputs()]
     output = next((n for n in outputs if n == "sentence_embedding"), outputs[0])
+    dense = [_weights(Path(folder)) for folder in spec.get("dense", ())]
 
     def run(ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
         known = {"input_ids": ids, "attention_mask": mask}
         feeds = {name: known.get(name, np.zeros_like(ids)) for name in inputs}
         found = session.run([output], feeds)[0]
-        return np.asarray(found if output == "sentence_embedding" else _pooled(found, mask))
+        return np.asarray(found if output == "sentence_embedding" else _pooled(found, mask, dense))
 
     return Side(run, _encoder_of(spec, run))
 
 
-def _pooled(tokens: Any, mask: np.ndarray) -> np.ndarray:
-    """The normalized mean [B, D] of the real tokens of [B, S, D]."""
+Dense = tuple[np.ndarray, np.ndarray]
+"""Weights [in, out] and bias [out] of a layer without an activation."""
+
+
+def _weights(folder: Path) -> Dense:
+    from safetensors.numpy import load_file
+
+    config = json.loads((folder / "config.json").read_text("utf-8"))
+    if not config["activation_function"].endswith("Identity"):
+        raise ValueError(f"{folder} has an activation, which NumPy's tail does not know")
+    found = load_file(folder / "model.safetensors")
+    weight = found["linear.weight"].astype(np.float32).T
+    bias = found.get("linear.bias", np.zeros(weight.shape[1]))
+    return weight, bias.astype(np.float32)
+
+
+def _pooled(tokens: Any, mask: np.ndarray, dense: list[Dense]) -> np.ndarray:
+    """The normalized mean [B, D] of the real tokens of [B, S, D], through the dense layers."""
     tokens = np.asarray(tokens)
     weights = mask[:, None, :].astype(tokens.dtype)
-    sums = np.matmul(weights, tokens)[:, 0]
-    return sums / np.linalg.norm(sums, axis=1, keepdims=True)
+    found = np.matmul(weights, tokens)[:, 0] / weights.sum(axis=2)
+    for weight, bias in dense:
+        found = found @ weight + bias
+    return found / np.linalg.norm(found, axis=1, keepdims=True)
 
 
 def load_sentence_transformers(spec: dict[str, Any]) -> Side:
@@ -141,6 +164,7 @@ def load_sentence_transformers(spec: dict[str, Any]) -> Side:
         session = onnxruntime.SessionOptions()
         session.intra_op_num_threads = spec["threads"]
         options |= {"provider": "CPUExecutionProvider", "session_options": session}
+        options |= {"file_name": spec["file_name"]} if "file_name" in spec else {}
     model = SentenceTransformer(spec["path"], device="cpu", backend=backend, model_kwargs=options)
     model.eval()
 
@@ -156,6 +180,36 @@ def load_sentence_transformers(spec: dict[str, Any]) -> Side:
     found = getattr(getattr(inner, "auto_model", None), "request", None)
     compiled = found if backend == "openvino" and hasattr(found, "get_runtime_model") else None
     return Side(run, encode, None, compiled)
+
+
+def load_artifact(spec: dict[str, Any]) -> Side:
+    """An artifact of ours, of any target, as `goldfold.load` opens it but for the digests."""
+    from goldfold.exporter.artifact.bundle import open_bundle
+    from goldfold.exporter.artifact.encoder import open_encoder
+
+    bundle = open_bundle(Path(spec["artifact"]), check_files=False, unverified=True)
+    encoder = open_encoder(bundle, spec["threads"])
+    return Side(encoder.run, lambda texts, size: encoder.embed(texts, prompt="", batch_size=size))
+
+
+def load_llama(spec: dict[str, Any]) -> Side:
+    """A GGUF file in llama.cpp."""
+    from benchmarks.speed import llama
+
+    context = llama.load(spec)
+    return Side(context.run, ways=context.ways)
+
+
+def load_fastembed(spec: dict[str, Any]) -> Side:
+    """An ONNX file in fastembed, which takes texts and no token ids."""
+    from benchmarks.speed import fast_embed
+
+    encode, made = fast_embed.load(spec)
+
+    def run(ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        raise ValueError("fastembed takes texts, not token ids")
+
+    return Side(run, encode, texts=made)
 
 
 def load_matmul(spec: dict[str, Any]) -> Side:
@@ -193,6 +247,9 @@ LOADERS: dict[str, Callable[[dict[str, Any]], Side]] = {
     "openvino": load_openvino,
     "onnxruntime": load_onnxruntime,
     "sentence-transformers": load_sentence_transformers,
+    "artifact": load_artifact,
+    "llama": load_llama,
+    "fastembed": load_fastembed,
     "matmul": load_matmul,
 }
 
@@ -218,14 +275,23 @@ def time_calls(side: Side, asked: dict[str, Any]) -> dict[str, Any]:
         started = time.perf_counter()
         side.flock(asked["calls"], ids, mask)
         return {"ms": [1e3 * (time.perf_counter() - started) / asked["calls"]]}
+    call = _call(side, ids, mask)
     for _ in range(asked["warm"]):
-        side.run(ids, mask)
+        call()
     times = []
     for _ in range(asked["calls"]):
         started = time.perf_counter()
-        side.run(ids, mask)
+        call()
         times.append(1e3 * (time.perf_counter() - started))
     return {"ms": times}
+
+
+def _call(side: Side, ids: np.ndarray, mask: np.ndarray) -> Callable[[], object]:
+    """What is timed; a side that tokenizes itself gets texts of as many tokens."""
+    if side.texts is None or side.encode is None:
+        return lambda: side.run(ids, mask)
+    encode, texts = side.encode, side.texts(*ids.shape)
+    return lambda: encode(texts, len(texts))
 
 
 def time_stream(side: Side, asked: dict[str, Any]) -> dict[str, Any]:
@@ -241,9 +307,12 @@ def time_stream(side: Side, asked: dict[str, Any]) -> dict[str, Any]:
 
 
 def embed(side: Side, asked: dict[str, Any]) -> dict[str, Any]:
-    """Embeddings of one padded batch, as nested lists."""
-    ids, mask = (np.array(asked[key], dtype=np.int64) for key in ("ids", "mask"))
-    return {"embeddings": np.asarray(side.run(ids, mask), dtype=np.float64).tolist()}
+    """Embeddings of one padded batch, as nested lists; of its texts where a side takes those."""
+    if side.texts is not None and side.encode is not None:
+        found = side.encode(asked["texts"], len(asked["texts"]))
+    else:
+        found = side.run(*(np.array(asked[key], dtype=np.int64) for key in ("ids", "mask")))
+    return {"embeddings": np.asarray(found, dtype=np.float64).tolist()}
 
 
 def census(side: Side, asked: dict[str, Any]) -> dict[str, Any]:
@@ -276,12 +345,18 @@ def memory(side: Side, asked: dict[str, Any]) -> dict[str, Any]:
     return {"resident": 1024 * int(found["VmRSS"]), "own": 1024 * int(found["RssAnon"])}
 
 
+def ways(side: Side, asked: dict[str, Any]) -> dict[str, Any]:
+    """How batches of each size were computed, where a side has a choice."""
+    return {"ways": side.ways() if side.ways else {}}
+
+
 ANSWERS: dict[str, Callable[[Side, dict[str, Any]], dict[str, Any]]] = {
     "time": time_calls,
     "stream": time_stream,
     "embed": embed,
     "census": census,
     "memory": memory,
+    "ways": ways,
 }
 
 
