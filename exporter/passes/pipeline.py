@@ -234,6 +234,7 @@ def every() -> tuple[Pass, ...]:
     """Every pass in order, the targets' own last."""
     from goldfold.exporter.passes.balance_channels import BalanceChannels
     from goldfold.exporter.passes.band_local_attention import BandLocalAttention
+    from goldfold.exporter.passes.gather_kept_rows import GatherKeptRows
     from goldfold.exporter.passes.pack_table import PackTable
     from goldfold.exporter.passes.quantize_activations import QuantizeActivations
     from goldfold.exporter.passes.quantize_weights import QuantizeWeights
@@ -245,7 +246,7 @@ def every() -> tuple[Pass, ...]:
 
     nothing = Contract(model="", dim=1, max_length=1, vocab_size=1, pad_id=0, normalized=True)
     quantization = (BalanceChannels(), QuantizeWeights(), PackTable(), QuantizeActivations())
-    half_precision = (ScaleResidual(), SetPrecision())
+    half_precision = (GatherKeptRows(), ScaleResidual(), SetPrecision())
     own = (
         SinkDequantizePastGather(),
         RoundRows(),
