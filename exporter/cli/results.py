@@ -101,6 +101,10 @@ def show(
             console.print(Text(f"{result.bundle.name}: {result.unmeasured}"), soft_wrap=True)
     _say_losses(results)
     _say_unseen(results)
+    for result in results:
+        beside = result.bundle.verdict and result.bundle.verdict.outside
+        if beside:
+            console.print(Text(f"{result.bundle.name}: {beside.sentence}"), soft_wrap=True)
     if not all(r.passed for r in results):
         log.print(reasons(rows))
     for result in results:
@@ -147,6 +151,7 @@ def _entry(result: Result, require_run: bool = False) -> dict[str, Any]:
         "measurement": finite(summary(result.measurement)),
         "losses": _losses(result),
         "unseen": _unseen(result),
+        "outside": _outside(result),
         "unrecorded": result.unrecorded,
     }
 
@@ -167,6 +172,7 @@ def _nothing(lost: Lost) -> dict[str, Any]:
         "measurement",
         "losses",
         "unseen",
+        "outside",
         "unrecorded",
     )
     said = {"passed": False, "code": lost.error.code, "reasons": [one_line(str(lost.error))]}
@@ -205,6 +211,11 @@ def _say_losses(results: Sequence[Result]) -> None:
 def _unseen(result: Result) -> dict[str, Any] | None:
     verdict = result.bundle.verdict
     return None if verdict is None or verdict.unseen is None else verdict.unseen.plain()
+
+
+def _outside(result: Result) -> dict[str, Any] | None:
+    verdict = result.bundle.verdict
+    return None if verdict is None or verdict.outside is None else verdict.outside.plain()
 
 
 def _say_unseen(results: Sequence[Result]) -> None:

@@ -39,6 +39,8 @@ class Cut:
     scripts: tuple[str, ...] = ()
     inside: frozenset[str] = frozenset()
     """The characters of whose texts all ids stay the same; none where a corpus decided."""
+    corpus: str = ""
+    """The sha256, in hex, of the file that decided."""
     notes: tuple[str, ...] = ()
     """Remarks for the user, one sentence each."""
 
@@ -139,10 +141,11 @@ def _cut(
         )
     old = np.array(sorted(ids[token] for token in wanted if token in ids), np.int64)
     new_ids = {by_id[int(id_)]: at for at, id_ in enumerate(old)}
-    text = json.dumps(_rewritten(settings, new_ids, dict(zip(old.tolist(), range(len(old))))),
-                      ensure_ascii=False, separators=(",", ":"))  # fmt: skip
+    places = {int(id_): at for at, id_ in enumerate(old)}
+    changed = _rewritten(settings, new_ids, places)
+    text = json.dumps(changed, ensure_ascii=False, separators=(",", ":"))
     _check(text, new_ids)
-    return Cut(text, old, max(by_id) + 1, scripts, inside, notes)
+    return Cut(text, old, max(by_id) + 1, scripts, inside, notes=notes)
 
 
 def _named(settings: Mapping[str, Any]) -> Iterator[int]:

@@ -4,10 +4,10 @@ can need, what those need in turn, and the same model with fewer entries.
 | kind | an entry of a text's ids | so the cut keeps |
 |---|---|---|
 | BPE | is joined by merges of parts that are joined before it | both parts of every kept merge |
-| BPE of bytes | likewise, of the bytes of the text | entries whose bytes stand in texts of the set |
+| BPE of bytes | likewise, of the text's bytes | entries whose bytes stand in texts of the set |
 | WordPiece | is the longest entry that begins what is left of a word | every piece of the set |
 | WordLevel | is a word | every word of the set |
-| Unigram | is a piece of the text, on the way of the best score | every piece, and the least score |
+| Unigram | is a piece of the text, on the best way | every piece, and one of the least score |
 
 Merges whose result is left out never apply to a text of the set, and the order of the others
 stays; so of two merges that apply, the same one comes first.
@@ -138,8 +138,8 @@ def letters(model: Mapping[str, Any], text: Iterable[str]) -> set[str]:
     before = model.get("continuing_subword_prefix") or ""
     after = model.get("end_of_word_suffix") or ""
     known = entries(model)
-    forms = {form for one in text for form in (one, before + one, one + after, before + one + after)}
-    return {form for form in forms if form in known}
+    ways = (("", ""), (before, ""), ("", after), (before, after))
+    return {form for one in text for a, b in ways if (form := a + one + b) in known}
 
 
 def _of_bytes(settings: Mapping[str, Any]) -> bool:

@@ -41,6 +41,8 @@ class Program:
     contract: Contract
     tokenizer: str = ""
     """The fast tokenizer as `tokenizer.json` text, without truncation and padding."""
+    kept: np.ndarray | None = None
+    """int64: the source's id of each id of a vocabulary that was cut."""
     notes: list[str] = field(default_factory=list)
     """Remarks for the user on how this graph was made, one sentence each."""
     lasting: bool = True

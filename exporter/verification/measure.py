@@ -14,9 +14,9 @@ from goldfold.exporter.artifact.encoder import Encoder
 from goldfold.exporter.artifact.late_encoder import LateEncoder
 from goldfold.exporter.artifact.result import measured, standing
 from goldfold.exporter.progress import Stages
-from goldfold.exporter.proofs import Constants, UnseenFigures
+from goldfold.exporter.proofs import Constants, Outside, UnseenFigures
 from goldfold.exporter.records import Figures, Losses, Timing
-from goldfold.exporter.verification import constants, losses, sourced, unseen, ways
+from goldfold.exporter.verification import constants, losses, outside, sourced, unseen, ways
 from goldfold.exporter.verification.sourced import Given
 from goldfold.golden import compare, gate
 from goldfold.golden.compare import Measurement
@@ -57,6 +57,7 @@ class Measured:
     losses: Losses | None = None
     unseen: UnseenFigures | None = None
     constants: Constants | None = None
+    outside: Outside | None = None
     faults: tuple[Fault, ...] = ()
     """Constants that do not follow from the source."""
 
@@ -108,6 +109,7 @@ def measure_all(
         lost,
         drawn,
         proof.record,
+        outside.of(encoder, stages),
         proof.faults,
     )
 
@@ -242,6 +244,7 @@ def record(opened: Bundle, found: Measured, timings: Sequence[Timing]) -> Verdic
         constants=found.constants,
         losses=found.losses,
         unseen=found.unseen,
+        outside=found.outside,
         timings=tuple(timings),
         passes_seconds={report.name: report.seconds for report in manifest.passes},
         machine={
