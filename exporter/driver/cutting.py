@@ -9,6 +9,7 @@ gather-kept-rows then leaves the list out.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from goldfold.exporter.contract import INPUT_IDS, Contract, Vocabulary
@@ -30,9 +31,21 @@ DRAWN = 100_000
 """Number of ids on which an export compares the two tokenizers: a second or two."""
 
 
+LINES = 48
+"""Number of held-out lines of a corpus that become goldens."""
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A cut, and the texts that are to be goldens beside the usual ones."""
+
+    cut: Cut
+    texts: tuple[str, ...] = ()
+
+
 def plan(
     program: Program, scripts: tuple[str, ...], corpus: Path | None, stages: Stages
-) -> Cut | None:
+) -> Planned | None:
     """Returns the cut of the program's vocabulary that was asked for; None if none was.
 
     Raises UsageError for a model or a tokenizer that cannot be cut, and RewriteError where a drawn

@@ -49,7 +49,13 @@ from goldfold.exporter.system.cache import Cache, open_cache
 from goldfold.exporter.system.files import expanded
 from goldfold.exporter.verification import constants, sourced
 from goldfold.exporter.verification import unseen as unseen_texts
-from goldfold.exporter.verification.goldens import check_length, obtain_goldens, origin_of, ours
+from goldfold.exporter.verification.goldens import (
+    check_length,
+    obtain_goldens,
+    origin_of,
+    ours,
+    with_texts,
+)
 from goldfold.exporter.verification.judging import Fp32, convene, fp32_embed
 from goldfold.golden import measured
 from goldfold.golden.judging.pairs import LEAST
@@ -179,12 +185,14 @@ def export(
         heads.check(dims, program.contract, max_length)
         longest = max_length or program.contract.max_length
         settled = request.settled(longest)
+        planned = cutting.plan(program, request.scripts, request.vocabulary, stages)
+        cut = planned and planned.cut
         with stages("goldens"):
             goldens = obtain_goldens(source, stages, max_length, longest)
+            goldens = with_texts(goldens, source, planned.texts if planned else (), max_length)
             if not goldens.cases:
                 raise UsageError(f"--max-length {max_length}: no golden text is as short as that")
         witness = sourced.witness_of(source, stages, goldens.max_length)
-        cut = cutting.plan(program, request.scripts, request.vocabulary, stages)
         inside, outside = cutting.split(goldens, program.tokenizer, cut, program.contract)
         judges = None
         if judge:

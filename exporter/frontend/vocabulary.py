@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -102,7 +102,9 @@ def by_scripts(
             f"the tokenizer's normaliser maps {_count(len(mapped), 'character')} outside of the "
             f"set into it, first U+{ord(mapped[0]):04X}: texts with them may keep their ids as well"
         )
-    return _cut(settings, kept, fixed, scripts, inside, tuple(notes))
+    return replace(
+        cut_to(settings, kept, fixed), scripts=scripts, inside=inside, notes=tuple(notes)
+    )
 
 
 def _count(count: int, noun: str) -> str:
@@ -118,14 +120,9 @@ def _stands_in(settings: Mapping[str, Any], token: str, words: frozenset[str]) -
     return words.issuperset(token) or words.issuperset(normal_forms.normaliser(settings)(token))
 
 
-def _cut(
-    settings: dict[str, Any],
-    kept: Collection[str],
-    fixed: Iterable[int],
-    scripts: tuple[str, ...] = (),
-    inside: frozenset[str] = frozenset(),
-    notes: tuple[str, ...] = (),
-) -> Cut:
+def cut_to(settings: dict[str, Any], kept: Collection[str], fixed: Iterable[int] = ()) -> Cut:
+    """Returns the tokenizer of `settings` with the entries `kept`, the ids `fixed`, and what these
+    need. Raises UsageError for a vocabulary that is too small."""
     model = settings["model"]
     ids = dict(vocabulary_kinds.entries(model))
     ids |= {one["content"]: one["id"] for one in settings.get("added_tokens", ())}
@@ -145,7 +142,7 @@ def _cut(
     changed = _rewritten(settings, new_ids, places)
     text = json.dumps(changed, ensure_ascii=False, separators=(",", ":"))
     _check(text, new_ids)
-    return Cut(text, old, max(by_id) + 1, scripts, inside, notes=notes)
+    return Cut(text, old, max(by_id) + 1)
 
 
 def _named(settings: Mapping[str, Any]) -> Iterator[int]:

@@ -21,6 +21,7 @@ _BATCH = 1 << 11
 _SEED = 25
 _SPACES = (" ", "  ", "   ", "\t", "\n", "\r\n", "\u00a0", "\u2003", "\u3000", "\u2581", "\v")
 _JOINERS = ("\u200d", "\ufe0f", "\u200c", "\u0301", "\u0323", "\u20e3", "\u00ad", "\ufeff")
+_CASES = (str.upper, str.title, str.swapcase)
 _RUN = 40
 """Letters of the longest run."""
 
@@ -55,7 +56,7 @@ def texts(
         lambda: "".join(draws.some(lambda: draws.one(borders), 16)),
         lambda: "".join(word() + draws.one(added) for _ in range(1 + draws.below(4))),
         lambda: "".join(f"{word()}<0x{draws.below(256):02X}>" for _ in range(2)),
-        lambda: "".join(draws.one((str.upper, str.title, str.swapcase))(word()) for _ in range(4)),
+        lambda: "".join(_CASES[draws.below(len(_CASES))](word()) for _ in range(4)),
     )
     while True:
         text = kinds[draws.below(len(kinds))]()

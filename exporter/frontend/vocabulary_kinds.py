@@ -103,6 +103,22 @@ def closed(model: Mapping[str, Any], kept: Iterable[str]) -> set[str]:
     return found
 
 
+def steps(settings: Mapping[str, Any], kept: Iterable[str]) -> set[str]:
+    """Returns the entries `kept`, and the letters of which BPE begins to join them."""
+    model = settings["model"]
+    found = set(kept)
+    if model["type"] == "BPE":
+        found |= letters(model, frozenset("".join(found)))
+    return found
+
+
+def unknown(settings: Mapping[str, Any]) -> int | None:
+    """Returns the id of words that no pieces make up, where a piece less may make them up of
+    others; None where it is not so."""
+    model = settings["model"]
+    return model["vocab"].get(model["unk_token"]) if model["type"] == "WordPiece" else None
+
+
 def merges(model: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
     """Yields the two parts and the result of every merge, in order."""
     skip = len(model.get("continuing_subword_prefix") or "")
@@ -116,7 +132,7 @@ def fewer(model: Mapping[str, Any], new_ids: Mapping[str, int]) -> dict[str, Any
     order."""
     if model["type"] == "Unigram":
         unk = model.get("unk_id")
-        said = {
+        said: dict[str, Any] = {
             "vocab": [pair for pair in model["vocab"] if pair[0] in new_ids],
             "unk_id": None if unk is None else new_ids[model["vocab"][unk][0]],
         }

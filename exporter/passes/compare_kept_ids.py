@@ -110,10 +110,10 @@ class CompareKeptIds(Pass):
         node, other = match.node, match.node.inputs[1 - match.side]
         ids = match.lookup.inputs[1]
         assert node.graph is not None and other is not None and ids is not None
-        shape, kind = np.shape(constant(other)), ids.dtype
-        assert kind is not None
+        number, kind = constant(other), ids.dtype
+        assert kind is not None and number is not None
         _, places = _places(match)
-        place = np.array(places[0], kind.numpy()).reshape(shape)
+        place = np.array(places[0], kind.numpy()).reshape(number.shape)
         # k[i] = c ⇔ i = j where k[j] = c
         new = add_constant(node.graph, f"{other.name}.kept", place)
         node.replace_input_with(1 - match.side, new)
