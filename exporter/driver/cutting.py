@@ -64,11 +64,17 @@ def plan(
         if contract.frame is not None:
             texts += [contract.frame.before, contract.frame.between, contract.frame.after]
         fixed = list(_ids(contract))
-        found = vocabulary.by_scripts(program.tokenizer, scripts, fixed, texts)
-        same = vocabulary_drawn.compare(program.tokenizer, found, DRAWN)
+        held: tuple[str, ...] = ()
+        if corpus is not None:
+            found, measured = by_corpus(program.tokenizer, corpus, fixed, texts)
+            said, held = measured.sentence, measured.lines
+        else:
+            found = vocabulary.by_scripts(program.tokenizer, scripts, fixed, texts)
+            same = vocabulary_drawn.compare(program.tokenizer, found, DRAWN)
+            said = f"{same:,} drawn ids are the same"
         rows = len(found.rows(contract.vocab_size))
-        stages.note(f"{rows:,} of {contract.vocab_size:,} tokens; {same:,} drawn ids are the same")
-    return found
+        stages.note(f"{rows:,} of {contract.vocab_size:,} tokens; {said}")
+    return Planned(found, held[:: max(1, len(held) // LINES)][:LINES])
 
 
 def _ids(contract: Contract) -> Iterator[int]:
