@@ -17,6 +17,7 @@ from goldfold.exporter.errors import UsageError
 from goldfold.exporter.frontend import characters, vocabulary, vocabulary_drawn
 from goldfold.exporter.frontend.tokens import Tokens
 from goldfold.exporter.frontend.vocabulary import Cut
+from goldfold.exporter.frontend.vocabulary_corpus import by_corpus
 from goldfold.exporter.ir import derivation
 from goldfold.exporter.ir.program import Program, add_constant, mark_makers
 from goldfold.exporter.passes import pipeline

@@ -41,8 +41,6 @@ class Program:
     contract: Contract
     tokenizer: str = ""
     """The fast tokenizer as `tokenizer.json` text, without truncation and padding."""
-    kept: np.ndarray | None = None
-    """int64: the source's id of each id of a vocabulary that was cut."""
     notes: list[str] = field(default_factory=list)
     """Remarks for the user on how this graph was made, one sentence each."""
     lasting: bool = True
@@ -53,6 +51,8 @@ class Program:
     """(source module, tensor) of constants that the trace holds otherwise than the model does."""
     spelled: list[tuple[str, np.ndarray]] = field(default_factory=list)
     """Constants that a target's lowering made of the program's, by the target's own names."""
+    kept: np.ndarray | None = None
+    """int64: the source's id of each id of a vocabulary that was cut."""
 
     @property
     def graph(self) -> ir.Graph:
