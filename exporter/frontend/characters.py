@@ -24,7 +24,8 @@ def canonical(names: Iterable[str]) -> tuple[str, ...]:
     for name in names:
         wish = name.strip().lower().replace(" ", "_").replace("-", "_")
         if wish not in known:
-            near = difflib.get_close_matches(wish, known, n=1)
+            full = [name for _, name in known.values()]
+            near = difflib.get_close_matches(wish, full, n=1)
             hint = f"did you mean {near[0]}?" if near else "give some as latin,greek,cyrillic"
             raise UsageError(f"--scripts {name[:40]!r} is no script of Unicode; {hint}")
         found.add(known[wish][1])

@@ -19,11 +19,8 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer
 
-from goldfold.exporter.errors import RewriteError, UsageError
+from goldfold.exporter.errors import RewriteError
 from goldfold.exporter.frontend import characters, normal_forms, vocabulary_kinds
-
-LEAST = 1_000
-"""The fewest entries of a vocabulary that is worth a name."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +119,7 @@ def _stands_in(settings: Mapping[str, Any], token: str, words: frozenset[str]) -
 
 def cut_to(settings: dict[str, Any], kept: Collection[str], fixed: Iterable[int] = ()) -> Cut:
     """Returns the tokenizer of `settings` with the entries `kept`, the ids `fixed`, and what these
-    need. Raises UsageError for a vocabulary that is too small."""
+    need."""
     model = settings["model"]
     ids = dict(vocabulary_kinds.entries(model))
     ids |= {one["content"]: one["id"] for one in settings.get("added_tokens", ())}
@@ -131,11 +128,6 @@ def cut_to(settings: dict[str, Any], kept: Collection[str], fixed: Iterable[int]
     wanted |= {one["content"] for one in settings.get("added_tokens", ()) if one["special"]}
     wanted |= {by_id[id_] for id_ in (*fixed, *_named(settings)) if id_ in by_id}
     wanted = vocabulary_kinds.closed(model, wanted)
-    if len(wanted) < LEAST:
-        raise UsageError(
-            f"the cut leaves {len(wanted):,} of {len(ids):,} tokens, fewer than {LEAST:,}; give "
-            "more scripts, or a larger corpus"
-        )
     old = np.array(sorted(ids[token] for token in wanted if token in ids), np.int64)
     new_ids = {by_id[int(id_)]: at for at, id_ in enumerate(old)}
     places = {int(id_): at for at, id_ in enumerate(old)}

@@ -23,6 +23,8 @@ from goldfold.exporter.system.files import read_bounded
 
 LIMIT = 1 << 30
 """The most bytes of a corpus."""
+LEAST = 1_000
+"""The fewest tokens that a corpus may leave: fewer spell nearly every text letter by letter."""
 HELD = 5
 """One line of so many, the last ones, is held out."""
 _BATCH = 1 << 12
@@ -96,6 +98,11 @@ def by_corpus(
         kept |= vocabulary_kinds.letters(model, frozenset("".join(chosen)))
     kept = vocabulary_kinds.steps(settings, kept)
     cut = replace(vocabulary.cut_to(settings, kept, fixed), corpus=digest)
+    if len(cut.kept) < LEAST:
+        raise UsageError(
+            f"--vocabulary {file}: leaves {len(cut.kept):,} of {cut.of:,} tokens, fewer than "
+            f"{LEAST:,}; give a larger corpus"
+        )
     places, unknown = cut.new_ids(), vocabulary_kinds.unknown(settings)
     same = ids_kept = count = 0
     for ids in _ids(read, held):

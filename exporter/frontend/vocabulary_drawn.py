@@ -69,11 +69,12 @@ def compare(tokenizer: str, cut: Cut, count: int, seed: int = _SEED) -> int:
     `tokenizer` and in that of `cut`, once renumbered. Raises RewriteError, with a text, where one
     is not."""
     old, new = (_plain(text) for text in (tokenizer, cut.tokenizer))
-    known = new.get_vocab(with_added_tokens=True)
-    spelt = new.decode_batch([[id_] for id_ in sorted(known.values())], skip_special_tokens=False)
+    # The source's tokens: of those that were left out, none may be needed.
+    known = old.get_vocab(with_added_tokens=True)
+    spelt = old.decode_batch([[id_] for id_ in sorted(known.values())], skip_special_tokens=False)
     named = (token.replace("\u2581", " ") for token in sorted(known))
     words = list(dict.fromkeys((*spelt, *named)))
-    added = [one.content for one in new.get_added_tokens_decoder().values()]
+    added = [one.content for one in old.get_added_tokens_decoder().values()]
     source, places = texts(words, added, cut.inside, seed), cut.new_ids()
     same = 0
     while same < count:
