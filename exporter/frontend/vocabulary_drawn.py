@@ -65,30 +65,40 @@ def texts(
 
 
 def compare(tokenizer: str, cut: Cut, count: int, seed: int = _SEED) -> int:
-    """Returns the number of ids, at least `count`, of drawn texts that are the same in the source's
-    `tokenizer` and in that of `cut`, once renumbered. Raises RewriteError, with a text, where one
-    is not."""
+    """Returns the number of ids that are the same in the source's `tokenizer` and in that of `cut`,
+    once renumbered: of every token of the source that stands in the set, as a text of its own, and
+    of drawn texts that have at least `count`. Raises RewriteError, with a text, where one is
+    not."""
     old, new = (_plain(text) for text in (tokenizer, cut.tokenizer))
     # The source's tokens: of those that were left out, none may be needed.
     known = old.get_vocab(with_added_tokens=True)
     spelt = old.decode_batch([[id_] for id_ in sorted(known.values())], skip_special_tokens=False)
     named = (token.replace("\u2581", " ") for token in sorted(known))
-    words = list(dict.fromkeys((*spelt, *named)))
+    words = [word for word in dict.fromkeys((*spelt, *named)) if cut.inside.issuperset(word)]
     added = [one.content for one in old.get_added_tokens_decoder().values()]
     source, places = texts(words, added, cut.inside, seed), cut.new_ids()
     same = 0
-    while same < count:
-        some = [next(source) for _ in range(_BATCH)]
-        pairs = zip(some, old.encode_batch_fast(some), new.encode_batch_fast(some), strict=True)
-        for text, one, other in pairs:
-            if not np.array_equal(places[one.ids], other.ids):
-                raise RewriteError(
-                    f"the cut tokenizer gives {text[:40]!r} other tokens than the source's: "
-                    f"{one.tokens[:6]} became {other.tokens[:6]}; export the model without a cut, "
-                    "and report this with its name"
-                )
-            same += len(other.ids)
+    for start in range(0, len(words), _BATCH):
+        same += _same(old, new, places, words[start : start + _BATCH])
+    wanted = same + count
+    while same < wanted:
+        same += _same(old, new, places, [next(source) for _ in range(_BATCH)])
     return same
+
+
+def _same(old: Tokenizer, new: Tokenizer, places: np.ndarray, texts: list[str]) -> int:
+    """Returns the number of ids of the texts; raises RewriteError where one is not the same."""
+    count = 0
+    pairs = zip(texts, old.encode_batch_fast(texts), new.encode_batch_fast(texts), strict=True)
+    for text, one, other in pairs:
+        if not np.array_equal(places[one.ids], other.ids):
+            raise RewriteError(
+                f"the cut tokenizer gives {text[:40]!r} other tokens than the source's: "
+                f"{one.tokens[:6]} became {other.tokens[:6]}; export the model without a cut, and "
+                "report this with its name"
+            )
+        count += len(other.ids)
+    return count
 
 
 def _plain(text: str) -> Tokenizer:
