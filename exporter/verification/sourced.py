@@ -26,6 +26,7 @@ from goldfold.exporter.artifact.bundle import (
     unproved,
 )
 from goldfold.exporter.artifact.encoder import Encoder
+from goldfold.exporter.artifact.manifest import DERIVATIONS
 from goldfold.exporter.contract import Contract, Vocabulary
 from goldfold.exporter.errors import ArtifactError, UsageError
 from goldfold.exporter.frontend.readiness import ready
@@ -38,6 +39,7 @@ from goldfold.exporter.verification import clients
 from goldfold.exporter.verification import unseen as unseen_texts
 from goldfold.golden import source_record, tokenizer_file, vocabulary
 from goldfold.golden.errors import GoldenError
+from goldfold.golden.proof import rows
 from goldfold.golden.reasons import Reason
 from goldfold.golden.source_record import SourceRecord, contract_faults
 from goldfold.golden.store import PREDICT, Goldens
@@ -206,11 +208,16 @@ def reasons(
         if witness is not None and opened.manifest.contract.vocabulary is not None:
             try:
                 contract = opened.manifest.contract
-                witness, fault = _facing(witness, TokenizerFile(raw), contract)
+                own = TokenizerFile(raw)
+                places = vocabulary.Places(witness.tokenizer, own)
+                witness, fault = _facing(witness, own, contract)
+                derivations = opened.path / DERIVATIONS
+                if fault is None and derivations.is_file():
+                    fault = rows.fault(derivations, places.kept[: contract.vocab_size])
             except GoldenError as error:
                 raise ArtifactError(f"{opened.path} is damaged: {error}") from None
             if fault is not None:
-                note = f"{TOKENIZER} is no cut of the source's: {fault}."
+                note = f"{TOKENIZER} and the tables are no cut of the source's: {fault}."
                 found.append(Reason("tokenizer", note=note))
         found += (one for one in _contract(opened, record, goldens, witness) if one not in found)
         # A tokenizer of which nothing is known is not opened: it may be a stranger's.
