@@ -8,13 +8,13 @@ from typing import Any, ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from goldfold.exporter.ir.derivation import Derived, Expr, chosen, derived
-from goldfold.exporter.ir.program import add_constant, constant
+from goldfold.exporter.ir.derivation import Derived, Expr, chosen
+from goldfold.exporter.ir.program import add_constant, constant, derivation_of
 from goldfold.exporter.passes.base import Equality, Pass
 from goldfold.exporter.passes.rewriting.pattern import attribute, producer
 from goldfold.exporter.passes.rewriting.writer import Writer, module_of
 
-_ELEMENTWISE = ("packed", "cast")
+_ROWWISE = ("packed", "cast")
 """Functions of which a row follows from the same row of their first argument."""
 
 
@@ -221,7 +221,7 @@ class GatherKeptRows(Pass):
     def construct(self, match: Lookup, memo: dict) -> None:
         gather, key = match.gather, (match.gather.inputs[0], match.ids.inputs[0])
         if key not in memo:
-            memo[key] = _cut(match)
+            memo[key] = _Rows(match, memo).table()
         # T[k[i]] = (T[k])[i]
         gather.replace_input_with(0, memo[key])
         gather.replace_input_with(1, match.ids.inputs[1])
@@ -249,66 +249,77 @@ def _shared_scale(node: ir.Node) -> str | None:
     return None
 
 
-def _cut(match: Lookup) -> ir.Value:
-    """The table with the kept rows alone, dequantized where it was."""
-    kept, graph, node = match.kept, match.gather.graph, match.dequantize
-    assert graph is not None
-    rows = np.asarray(kept)
-    table = constant(match.table)
-    assert table is not None
-    if node is None:
-        taken = derived(np.asarray(table)[rows], _taken(table.derivation, kept, {}))
-        return add_constant(graph, f"{match.table.name}.kept", taken)  # type: ignore[arg-type]
-    blocks, axis = attribute(node, "block_size", 0), attribute(node, "axis", 1) % table.ndim
-    inputs: list[ir.Value | None] = []
-    known: dict[Expr, Expr] = {}
-    for value in reversed(node.inputs):  # the scale first: its numbers are those of the table's
+class _Rows:
+    """The kept rows of one table, and their derivations: rows of integers are integers of the same
+    rows of the weights."""
+
+    def __init__(self, match: Lookup, memo: dict) -> None:
+        graph = match.gather.graph
+        assert graph is not None
+        self.match, self.graph, self.kept = match, graph, match.kept
+        self.rows = np.asarray(match.kept)
+        # Tables share the numbers that were chosen for them, as integers do with their scales.
+        self.known: dict[Expr, Expr] = memo.setdefault(("taken", match.ids.inputs[0]), {})
+
+    def table(self) -> ir.Value:
+        """The table with the kept rows alone, dequantized where it was."""
+        node = self.match.dequantize
+        if node is None:
+            return self._constant(self.match.table)
+        table = constant(self.match.table)
+        assert table is not None
+        blocks, axis = attribute(node, "block_size", 0), attribute(node, "axis", 1) % table.ndim
+        inputs: list[ir.Value | None] = []
+        for value in node.inputs:
+            array = constant(value)
+            own = value is self.match.table or blocks or axis == 0
+            if value is None or array is None or array.ndim == 0 or not own:
+                inputs.append(value)
+            else:
+                inputs.append(self._constant(value))
+        made = node.outputs[0]
+        given: dict[str, Any] = {name: one.value for name, one in node.attributes.items()}
+        sizes = None if made.shape is None else [len(self.rows), *list(made.shape)[1:]]
+        write = Writer(node, made.name or "", module_of(made))
+        return write("DequantizeLinear", *inputs, name="kept", type=made.type, shape=sizes, **given)
+
+    def _constant(self, value: ir.Value) -> ir.Value:
         array = constant(value)
-        if value is None or array is None:
-            inputs.append(None)
-        elif value is not match.table and (array.ndim == 0 or not (blocks or axis == 0)):
-            inputs.append(value)
-        else:
-            part = np.asarray(array)[rows]
-            how = _taken(array.derivation, kept, known, part)
-            inputs.append(add_constant(graph, f"{value.name}.kept", part, how))
-    write = Writer(node, node.outputs[0].name or "", module_of(node.outputs[0]))
-    shape = node.outputs[0].shape
-    given: dict[str, Any] = {name: one.value for name, one in node.attributes.items()}
-    sizes = None if shape is None else [len(rows), *list(shape)[1:]]
-    return write(
-        "DequantizeLinear", *reversed(inputs), name="kept",
-        type=node.outputs[0].type, shape=sizes, **given,
-    )  # fmt: skip
+        assert array is not None
+        how = self._taken(array.derivation)
+        return add_constant(self.graph, f"{value.name}.kept", np.asarray(array)[self.rows], how)
 
+    def _taken(self, x: Expr) -> Expr:
+        """The derivation of the rows of an array from the array's."""
+        if x not in self.known:
+            self.known[x] = self._made(x)
+        return self.known[x]
 
-def _taken(
-    x: Expr, kept: Derived, known: dict[Expr, Expr], numbers: np.ndarray | None = None
-) -> Expr:
-    """The derivation of some rows of an array from the array's: rows of integers are integers of
-    the same rows of the weights. `numbers` are the rows themselves, `known` derivations of rows
-    that were found before."""
-    if x in known:
-        return known[x]
-    found = Expr("take", (x, 0, kept.derivation))
-    if x.op in ("nearest", "steps"):
-        weights, scale, *given = x.args
-        cut = _taken(weights, kept, known), _taken(scale, kept, known)
-        found = Expr(x.op, (*cut, *given))
-    elif x.op == "chosen" and numbers is not None:
-        found = _chosen(x, numbers)
-    elif x.op == "reshape" and _first(x.args[0]) == x.args[1]:
-        found = Expr("reshape", (_taken(x.args[0], kept, known, numbers), len(kept), *x.args[2:]))
-    elif x.op in _ELEMENTWISE:
-        found = Expr(x.op, (_taken(x.args[0], kept, known, numbers), *x.args[1:]))
-    known[x] = found
-    return found
+    def _made(self, x: Expr) -> Expr:
+        if x.op in ("nearest", "steps"):
+            weights, scale, *given = x.args
+            return Expr(x.op, (self._taken(weights), self._taken(scale), *given))
+        if x.op == "chosen" and (numbers := self._numbers(x)) is not None:
+            return chosen(numbers)
+        if x.op == "reshape" and _first(x.args[0]) == x.args[1]:
+            return Expr("reshape", (self._taken(x.args[0]), len(self.rows), *x.args[2:]))
+        if x.op in _ROWWISE:
+            return Expr(x.op, (self._taken(x.args[0]), *x.args[1:]))
+        return Expr("take", (x, 0, self.kept.derivation))
 
-
-def _chosen(x: Expr, numbers: np.ndarray) -> Expr:
-    """Numbers that were chosen, in the type and shape in which they were, of some rows."""
-    kind, shape, _ = x.args
-    return chosen(numbers.reshape(-1, *shape[1:]).astype(kind), x.op)
+    def _numbers(self, x: Expr) -> np.ndarray | None:
+        """The rows of numbers that were chosen, in the type and shape in which they were; None
+        where no constant of the graph holds them."""
+        kind, shape, _ = x.args
+        for value in self.graph.initializers.values():
+            if value.const_value is None:
+                continue
+            how = derivation_of(value)
+            while how.op in ("reshape", "cast"):
+                how = how.args[0]
+            if how is x:
+                return np.asarray(constant(value)).reshape(shape).astype(kind)[self.rows]
+        return None
 
 
 def _first(x: Expr) -> int | None:

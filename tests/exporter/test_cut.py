@@ -28,7 +28,15 @@ INSIDE = [
     "<bos>",
 ]
 OUTSIDE = ["Мы нашли старую карту", "河边的柳树"]
-ALL = ["fp32", "int8", "int4", "small"]
+PACKED = """
+gains = "keep"
+[weights]
+bits = 8
+[table]
+bits = 6
+block = 16
+"""
+NIBBLES = PACKED.replace("bits = 6", "bits = 4")
 
 
 @pytest.fixture(autouse=True)
@@ -153,21 +161,24 @@ def test_sidecars_name_the_new_ids(cut: dict[str, Path]) -> None:
 
 
 def test_integers_keep_their_bits(tiny: Path, tmp_path: Path) -> None:
-    whole = export(tiny, ["onnxruntime"], ALL, tmp_path / "whole", locate=False)
-    small = export(tiny, ["onnxruntime"], ALL, tmp_path / "cut", locate=False, scripts=["latin"])
+    (tmp_path / "packed.toml").write_text(PACKED)
+    (tmp_path / "nibbles.toml").write_text(NIBBLES)
+    asked = ["int8-weights", *(str(tmp_path / f"{name}.toml") for name in ("packed", "nibbles"))]
+    how = {"targets": ["onnxruntime"], "precisions": asked, "locate": False}
+    whole = export(tiny, out=tmp_path / "whole", **how)
+    small = export(tiny, out=tmp_path / "cut", scripts=["latin"], **how)
     for one, other in zip(whole, small, strict=True):
         name = one.bundle.name
         judged = {reason.kind for reason in other.verdict.reasons}
         assert not judged & {"constants", "tokenizer", "companion", "tokens", "contract"}, name
         verdict = other.bundle.verdict
         assert verdict is not None and verdict.constants and not verdict.constants.faults
-        ids = [load(path, check=False) if path.suffix != ".failed" else None
-               for path in (one.path, other.path)]  # fmt: skip
-        if None not in ids:
+        if one.passed and other.passed:
             assert alone(one.path, INSIDE) == alone(other.path, INSIDE), name
+    assert any(one.passed and other.passed for one, other in zip(whole, small, strict=True))
 
 
-@pytest.mark.parametrize("kind", ["roberta", "bert", "mpnet", "t5"])
+@pytest.mark.parametrize("kind", ["roberta", "bert"])
 def test_families_keep_their_bits(kind: str, tmp_path: Path) -> None:
     model = models.build(kind, tmp_path / kind)
     (whole,) = export(model, ["onnxruntime"], out=tmp_path / "whole")
