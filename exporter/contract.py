@@ -11,7 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
-from msgspec import Meta, field
+from msgspec import UNSET, Meta, UnsetType, field
 
 from goldfold.exporter.records import Record
 
@@ -176,9 +176,9 @@ class Contract(Record, frozen=True, kw_only=True):
     """The maximum length of a text in tokens, specials included; longer texts are truncated."""
     vocab_size: Annotated[int, Meta(gt=0, le=1 << 31)]
     """Token ids are 0 … vocab_size − 1."""
-    vocabulary: Vocabulary | None = None
+    vocabulary: Vocabulary | UnsetType = UNSET
     """Where the source's vocabulary was cut: what is left of it. The ids are then the artifact's
-    own."""
+    own. Absent from the contract of a whole one."""
     pad_id: Annotated[int, Meta(ge=0, le=1 << 31)]
     normalized: bool
     """Whether the model itself ends in L2 normalisation."""
@@ -213,6 +213,11 @@ class Contract(Record, frozen=True, kw_only=True):
             )
         if self.unpooled and self.heads:
             raise ValueError("heads and unpooled exclude each other")
+
+    @property
+    def cut(self) -> Vocabulary | None:
+        """The cut of the vocabulary; None of a whole one."""
+        return None if isinstance(self.vocabulary, UnsetType) else self.vocabulary
 
     def length_of(self, task: Task) -> int:
         """Returns the maximum length of a text of `task` in tokens, specials included."""

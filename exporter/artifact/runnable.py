@@ -180,7 +180,7 @@ class Runnable:
     def outside(self, texts: Sequence[str]) -> dict[int, str]:
         """Returns by index which texts hold a character outside of the scripts of the vocabulary,
         and which. Raises UsageError where the vocabulary is not cut to scripts."""
-        said = self.contract.vocabulary
+        said = self.contract.cut
         if said is None or not said.characters:
             raise UsageError(
                 f"strict_scripts: the vocabulary of {self.contract.model} is not cut to scripts "

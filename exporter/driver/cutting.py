@@ -164,7 +164,7 @@ def split(
     inside, outside = judge.split(goldens, places, made, holds_of(new))
     if not inside.cases:
         raise UsageError(
-            f"no golden text keeps its tokens in {new.vocabulary and new.vocabulary.scripts}, so "
+            f"no golden text keeps its tokens in {new.cut and new.cut.scripts}, so "
             "nothing would show that the artifact is right; give more scripts"
         )
     return inside, outside
@@ -172,7 +172,7 @@ def split(
 
 def holds_of(contract: Contract) -> judge.Holds | None:
     """Returns whether a text must keep its tokens, as a function; None where its tokens decide."""
-    said = contract.vocabulary
+    said = contract.cut
     if said is None or not said.characters:
         return None
     return lambda text: said.outside(text) is None

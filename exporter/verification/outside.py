@@ -18,7 +18,7 @@ def of(encoder: Encoder, stages: Stages) -> Outside | None:
     """Returns the figures of an artifact on goldens of texts that may lose their tokens; None where
     it has none. Raises ArtifactError where they cannot be read."""
     opened, contract = encoder.bundle, encoder.contract
-    if contract.vocabulary is None or not (opened.path / OUTSIDE).is_dir():
+    if contract.cut is None or not (opened.path / OUTSIDE).is_dir():
         return None
     try:
         goldens = store.load(opened.path / OUTSIDE).within(contract.max_length)

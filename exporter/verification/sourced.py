@@ -146,7 +146,7 @@ def facing(witness: Witness, tokenizer: str, contract: Contract) -> Witness:
 def _facing(
     witness: Witness, file: TokenizerFile, contract: Contract
 ) -> tuple[Witness, str | None]:
-    said = contract.vocabulary
+    said = contract.cut
     if said is None:
         return witness, None
     holds = (lambda text: said.outside(text) is None) if said.characters else None
@@ -205,7 +205,7 @@ def reasons(
     with stages(f"tokens {opened.name}"):
         raw, record = _raw(opened), proved(opened.path)
         found = [*unproved(opened.path, opened.manifest)]
-        if witness is not None and opened.manifest.contract.vocabulary is not None:
+        if witness is not None and opened.manifest.contract.cut is not None:
             try:
                 contract = opened.manifest.contract
                 own = TokenizerFile(raw)

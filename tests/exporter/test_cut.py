@@ -79,7 +79,7 @@ def test_table_and_tokenizer_are_smaller_and_the_contract_says_so(
     cut: dict[str, Path], artifacts: dict[str, Path]
 ) -> None:
     small, whole = load(cut["onnxruntime"]), load(artifacts["onnxruntime"])
-    said = small.contract.vocabulary
+    said = small.contract.cut
     assert said is not None and said.scripts == ("latin",)
     assert small.contract.vocab_size == said.kept < said.of == whole.contract.vocab_size
     table = small.bundle.path / "model.onnx.data"
@@ -227,7 +227,7 @@ def test_vocabulary_of_a_corpus(
     (small,) = export(tiny, ["onnxruntime"], out=tmp_path / "out", vocabulary=corpus)
     assert small.passed, small.verdict.sentences
     encoder = load(small.path)
-    said = encoder.contract.vocabulary
+    said = encoder.contract.cut
     assert said is not None and said.corpus and not said.characters and said.kept < said.of
     assert any("held-out lines" in note for note in small.bundle.manifest.notes)
     assert any(case.kind == "further" for case in store.load(small.path / "golden").cases)
