@@ -13,7 +13,6 @@ medians, to the first artifact. With --quality, 1−cos to the goldens as well. 
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import tempfile
@@ -26,7 +25,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from benchmarks import harness
-from benchmarks.speed import machine, measure, peers
+from benchmarks.speed import measure, peers
 from benchmarks.speed.client import Spec, interleave, open_all
 from benchmarks.speed.shapes import few, shape_of
 from goldfold.exporter.artifact.bundle import open_bundle
@@ -63,8 +62,8 @@ def main(
     except GoldfoldError as error:
         raise SystemExit(f"error: {error}") from None
     goldens = few(goldens_of(bundles[0])) if quality else None
-    config = json.loads((model / "config.json").read_text("utf-8"))
-    vocabulary = machine.Model.read(config, dict(bundles[0].manifest.attention)).vocabulary
+    contract = bundles[0].manifest.contract
+    longest = min(one.manifest.contract.max_length for one in bundles)
     specs = [_ours(one, threads) for one in artifact]
     absent: list[str] = []
     wanted = [name for name in peer if name != "none"]
@@ -88,8 +87,11 @@ def main(
             record["load"][one.spec.name] = {"s": one.load_s, **one.ask("memory")}
         for text in shape:
             batch, tokens = shape_of(text)
+            if tokens > longest:
+                absent.append(f"{text}: the model's longest text has {longest} tokens")
+                continue
             print(f"{batch} × {tokens} ...", file=sys.stderr, flush=True)
-            asked = {"batch": batch, "tokens": tokens, "vocabulary": vocabulary}
+            asked = {"batch": batch, "tokens": tokens, "vocabulary": contract.vocab_size}
             times = interleave(workers, asked, rounds, seconds)
             record["shapes"][text] = {name: measure.spread(found) for name, found in times.items()}
         if goldens is not None:

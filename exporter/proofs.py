@@ -1,5 +1,5 @@
 """Records of what is proved of an artifact for every text, its constants and bounds on its values;
-and of what holds for most texts, by chance: figures over unseen ones."""
+of what holds for most texts, by chance: figures over unseen ones; and canaries."""
 
 from __future__ import annotations
 
@@ -77,6 +77,20 @@ class Constants(Record, frozen=True, kw_only=True):
             return f"{said}; {self.faults + self.uncovered} are wrong."
         assumed = f"; {self.assumed} are assumed" if self.assumed else ""
         return f"{said}: every number follows{assumed}."
+
+
+class Canaries(Record, frozen=True, kw_only=True):
+    """Vectors of a few golden texts as the runtime of a verdict computed them: another runtime, or
+    another processor, may round integers otherwise (exporter/artifact/canaries.py)."""
+
+    runtime: str
+    """The runtime and its version, as "onnxruntime 1.23.2"."""
+    processor: str
+    margin: Real
+    """The farthest that another runtime's vector may be from these before it may miss the gate, as
+    the gate's own figure of two vectors."""
+    vectors: dict[str, str]
+    """By the golden's id: f32, little-endian, compressed by zlib, in base64."""
 
 
 class KindFigures(Record, frozen=True, kw_only=True):

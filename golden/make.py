@@ -154,6 +154,8 @@ def _check_company(model: SentenceTransformer, model_dir: Path) -> None:
             beside = np.asarray(model.encode([short, long], batch_size=2, **how), np.float64)[0]
     except Exception:  # the model cannot run on these: the golden texts give the reason
         return
+    if not np.isfinite([alone, beside]).all():  # likewise
+        return
     alone, beside = level(alone, beside, sparse.units(model))
     size = float(np.linalg.norm(alone))
     if not float(np.linalg.norm(beside - alone)) <= _COMPANY * size:

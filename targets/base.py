@@ -203,6 +203,11 @@ class Target(ABC, Generic[O]):
         listed = {type(one) for one in own}
         return (*own, *(one for one in decompositions(self.lowers()) if type(one) not in listed))
 
+    def first_passes(self, options: O) -> tuple[Pass, ...]:
+        """Returns the passes that `options`, settled, ask for in front of `backend_passes`, where
+        attention is still one op."""
+        return ()
+
     def last_passes(self, options: O) -> tuple[Pass, ...]:
         """Returns the passes that write the program as `options`, settled, ask for: after
         `backend_passes`, and after all that reads its ops by name."""
@@ -218,6 +223,10 @@ class Target(ABC, Generic[O]):
     def versions(self) -> dict[str, str]:
         """Returns the versions of the vendor packages that shape the artifact, by distribution
         name."""
+
+    def runtime(self) -> str:
+        """Returns the runtime that computes the target's artifacts here, with its version."""
+        return ", ".join(f"{name} {version}" for name, version in self.versions().items())
 
     @abstractmethod
     def build(self, program: Program, precision: str, folder: Path, options: O) -> tuple[str, ...]:

@@ -59,10 +59,14 @@ def load(
             (OpenVINO's NUM_STREAMS; contexts in TensorRT; nothing in Core ML). By default OpenVINO
             and TensorRT compute one caller after the other, with all threads, and ONNX Runtime all
             at once. docs/serving.md gives the cost of each.
-        check: read every file once to compare its digest (about 1 s per gigabyte).
+        check: read every file once to compare its digest (about 1 s per gigabyte). Where an
+            artifact of integers meets another runtime version or processor than its verdict's,
+            three golden texts are computed as well, and a warning says if they are rounded
+            otherwise (exporter/artifact/canaries.py).
 
     Raises:
-        ArtifactError: a damaged folder, or one that missed its gate.
+        ArtifactError: a damaged folder, one that missed its gate, or one that computes something
+            else here.
         TargetError: its runtime is not installed.
         UsageError: fewer than one thread or stream; a fork of a process that has a runtime at work
             which does not survive that.
@@ -73,7 +77,13 @@ def load(
     def opened() -> Encoder:
         return open_encoder(open_bundle(path, check_files=check), threads, streams=streams)
 
-    return steadily(path, opened)
+    encoder = steadily(path, opened)
+    verdict = encoder.bundle.verdict
+    if check and verdict is not None and verdict.canaries is not None:
+        from goldfold.exporter.artifact import canaries
+
+        canaries.check(encoder)
+    return encoder
 
 
 def open_encoder(

@@ -25,6 +25,9 @@ class Result:
     """Seconds that building and verifying took."""
     unrecorded: str = ""
     """Why verdict.json could not be written, where `verify` measured and could not."""
+    otherwise: str = ""
+    """The sentence on canaries that are further from those of the verdict before than the gate's
+    margin, where `verify` finds some (exporter/artifact/canaries.py)."""
 
     @property
     def passed(self) -> bool:

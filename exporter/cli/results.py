@@ -78,6 +78,7 @@ def show(
         entries = [*(_entry(one, require_run) for one in results), *map(_nothing, lost)]
         print(json.dumps(entries, indent=1, allow_nan=False))
         _say_unrecorded(results)
+        _say_otherwise(results)
         return
     rows = [
         Row(
@@ -113,6 +114,7 @@ def show(
             said = f"{result.bundle.name}: {verdict.location.sentence}"
             log.print(Text(said), soft_wrap=True)
     _say_unrecorded(results)
+    _say_otherwise(results)
     for one in lost if len(lost) > 1 else ():  # for one alone, the error says it
         log.print(Text(f"{one.name}: {one_line(str(one.error))}"), soft_wrap=True)
 
@@ -153,6 +155,7 @@ def _entry(result: Result, require_run: bool = False) -> dict[str, Any]:
         "unseen": _unseen(result),
         "outside": _outside(result),
         "unrecorded": result.unrecorded,
+        "otherwise": result.otherwise,
     }
 
 
@@ -174,6 +177,7 @@ def _nothing(lost: Lost) -> dict[str, Any]:
         "unseen",
         "outside",
         "unrecorded",
+        "otherwise",
     )
     said = {"passed": False, "code": lost.error.code, "reasons": [one_line(str(lost.error))]}
     return {**dict.fromkeys(keys), **said, **lost.known}
@@ -185,6 +189,13 @@ def _say_unrecorded(results: Sequence[Result]) -> None:
             open_console(stderr=True).print(
                 Text(f"not recorded: {result.unrecorded}"), soft_wrap=True
             )
+
+
+def _say_otherwise(results: Sequence[Result]) -> None:
+    """Print, of each artifact, that its integers are rounded otherwise than in its verdict."""
+    for result in results:
+        if result.otherwise:
+            open_console(stderr=True).print(Text(result.otherwise, "yellow"), soft_wrap=True)
 
 
 def _losses(result: Result) -> dict[str, Any] | None:

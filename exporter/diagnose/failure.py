@@ -54,6 +54,8 @@ class Made:
     gate: str
     """The precision whose gate applies."""
     options: Options
+    rounds: bool = False
+    """Whether its recipe lets a runtime round activations to integers."""
     trusts: bool = False
     """Whether code that comes with the model may run."""
 

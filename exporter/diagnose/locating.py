@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from goldfold.exporter.diagnose import amplified
 from goldfold.exporter.diagnose.failure import NOISE, Probe, Suspect, pick
 from goldfold.exporter.diagnose.halving import first_wrong
 from goldfold.exporter.diagnose.pass_drift import is_half
@@ -38,7 +39,7 @@ from goldfold.golden.tasks import QUANTITY
 if TYPE_CHECKING:
     from goldfold.exporter.contract import Run
 
-ROUNDS = ("set-precision", "quantize")
+ROUNDS = ("set-precision", "quantize", "round-")
 """Prefixes of the names of passes that change how values are rounded and nothing else."""
 
 
@@ -52,6 +53,8 @@ def locate(suspect: Suspect, stages: Stages) -> Location | None:
     with stages("locate"):
         try:
             found = _story(suspect, picked, stages)
+            if why := amplified.sentence(suspect, stages):
+                found = found.with_(sentence=f"{found.sentence} {why}")
         except Exception as error:  # the artifact has failed already; this must not hide it
             reason = (str(error).splitlines() or [""])[0]
             why = f"It could not be looked into further: {type(error).__name__}: {reason}."

@@ -296,6 +296,7 @@ def _build(
         rounded = emulable if peaks and not target.strongly_typed else None
         if peaks and rounded is None and not target.strongly_typed:
             rounded = halved_of(program, floating)
+        passes.run(program, target.first_passes(options))
         passes.run(program, target.backend_passes(floating, program.contract, group.peaks))
         rounded = rounded or program
         reach = value_bounds.table(named, bounds.of(rounded), rounded) if peaks else ()
@@ -318,6 +319,7 @@ def _build(
                 asked=precision,
                 gate=group.gate(precision),
                 options=options,
+                rounds=group.recipe is not None and group.recipe.rounds,
                 trusts=session.source.trusted,
             )
         derived, skeleton = derivations.text_of(program), onnx_file.skeleton(program)

@@ -13,7 +13,7 @@ import onnx.defs
 import onnx_ir as ir
 
 from goldfold.exporter.errors import RewriteError
-from goldfold.exporter.ir import derivation, dialect
+from goldfold.exporter.ir import contrib, derivation, dialect
 from goldfold.exporter.ir.program import Program, derivation_of, where
 
 
@@ -84,7 +84,7 @@ def _declare(
 def _op(node: ir.Node, model: ir.Model) -> Iterator[tuple[ir.Node, str]]:
     if node.domain not in model.opset_imports:
         yield node, f"its domain {node.domain!r} is not imported"
-    elif node.domain == dialect.DOMAIN:
+    elif node.domain in (dialect.DOMAIN, contrib.DOMAIN):
         if (node.domain, node.op_type, node.overload) not in model.functions:
             yield node, f"{node.domain}.{node.op_type} has no definition in the model"
     elif not onnx.defs.has(node.op_type, model.opset_imports[node.domain], node.domain):

@@ -1,5 +1,6 @@
-"""A Program becomes an `.onnx` file in standard ops with its weights beside it, and `onnx.checker`
-accepts it in full. Targets that hand an ONNX file to a runtime or a compiler write it here."""
+"""A Program becomes an `.onnx` file in standard ops, or in ops that the file defines by them, with
+its weights beside it, and `onnx.checker` accepts it in full. Targets that hand an ONNX file to a
+runtime or a compiler write it here."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ import onnx
 import onnx_ir as ir
 
 from goldfold.exporter.errors import ArtifactError, OutputError, RewriteError
-from goldfold.exporter.ir import dialect
+from goldfold.exporter.ir import contrib, dialect
 from goldfold.exporter.ir.program import Program, infer_shapes, weights_aside, where
 from goldfold.exporter.ir.protobuf import DATA, MODEL
 
@@ -27,11 +28,12 @@ def write(program: Program, folder: Path, target: str) -> None:
     """
     model = program.model
     for node in model.graph:
+        if contrib.is_attention(node):
+            continue
         if node.domain or not onnx.defs.has(node.op_type):
             op = f"{node.domain}.{node.op_type}" if node.domain else node.op_type
             raise RewriteError(f"{target} cannot spell {op} (node {node.name}, from {where(node)})")
-    model.functions.clear()
-    model.opset_imports.pop(dialect.DOMAIN, None)
+    _settle(model)
     infer_shapes(model)
     path = folder / MODEL
     try:
@@ -51,11 +53,10 @@ def skeleton(program: Program) -> bytes:
     """Returns the model as `write` will write it, as protobuf, without the numbers of constants: of
     what is written, the checker compares the rest with it (golden/proof/). Empty for a program that
     `write` would refuse. Leaves the program as it is."""
-    if any(node.domain for node in program.graph):
+    if any(node.domain and not contrib.is_attention(node) for node in program.graph):
         return b""
     model = program.copy().model
-    model.functions.clear()
-    model.opset_imports.pop(dialect.DOMAIN, None)
+    _settle(model)
     infer_shapes(model)
     constants = dict(model.graph.initializers)
     with weights_aside(model, limit=-1):
@@ -69,6 +70,13 @@ def skeleton(program: Program) -> bytes:
         sizes = [int(size) for size in tensor.shape]  # type: ignore[arg-type]
         proto.graph.initializer.add(name=name, data_type=tensor.dtype.value, dims=sizes)
     return proto.SerializeToString(deterministic=True)
+
+
+def _settle(model: ir.Model) -> None:
+    """Leave no function and no domain in the model but those that its graph uses."""
+    model.functions.clear()
+    model.opset_imports.pop(dialect.DOMAIN, None)
+    contrib.define(model)
 
 
 def quantized(path: Path) -> bool:

@@ -21,6 +21,10 @@ from goldfold.exporter.passes.rewriting.linear import (
     write_linear,
 )
 
+_NONE = 2.0**-60
+"""The share of the largest channel below which a channel is as good as zeros: f32 would not hold
+the factor of a subnormal one."""
+
 
 @dataclass(frozen=True)
 class Maker:
@@ -218,7 +222,7 @@ class BalanceChannels(Pass):
                 norm.replace_input_with(index, add_constant(norm.graph, name, fresh))
 
     def _factors(self, match: Balance) -> np.ndarray:
-        """t, f64 [channels of the maker]; 1 where a channel is all zeros."""
+        """t, f64 [channels of the maker]; 1 where a channel is all zeros, or as good as that."""
         maker = match.maker
         assert maker is not None
         reach = np.zeros(maker.channels)
@@ -231,7 +235,7 @@ class BalanceChannels(Pass):
             peak = np.zeros(maker.channels)
             np.maximum.at(peak, maker.tie, np.asarray(given, np.float64))
         share = np.ones(maker.channels)
-        live = (reach > 0) & (peak > 0)
+        live = (reach > _NONE * reach.max(initial=0)) & (peak > _NONE * peak.max(initial=0))
         if live.any():
             wish = alpha * np.log(peak[live]) - (1 - alpha) * np.log(reach[live])
             share[live] = np.exp(wish - wish.mean())

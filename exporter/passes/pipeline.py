@@ -245,6 +245,7 @@ def every() -> tuple[Pass, ...]:
     """Every pass in order, the targets' own last."""
     from goldfold.exporter.passes.balance_channels import BalanceChannels
     from goldfold.exporter.passes.band_local_attention import BandLocalAttention
+    from goldfold.exporter.passes.fuse_attention_projections import FuseAttentionProjections
     from goldfold.exporter.passes.pack_table import PackTable
     from goldfold.exporter.passes.quantize_activations import QuantizeActivations
     from goldfold.exporter.passes.quantize_weights import QuantizeWeights
@@ -252,12 +253,15 @@ def every() -> tuple[Pass, ...]:
     from goldfold.exporter.passes.round_weights import RoundWeights
     from goldfold.exporter.passes.sink_dequantize_past_gather import SinkDequantizePastGather
     from goldfold.exporter.passes.spell_attention import SpellAttention
+    from goldfold.exporter.passes.sum_residual import SumResidual
     from goldfold.exporter.passes.unpack_weights import UnpackWeights
 
     nothing = Contract(model="", dim=1, max_length=1, vocab_size=1, pad_id=0, normalized=True)
     quantization = (BalanceChannels(), QuantizeWeights(), PackTable(), QuantizeActivations())
     half_precision = (ScaleResidual(), SetPrecision())
     own = (
+        FuseAttentionProjections(),
+        SumResidual(),
         SinkDequantizePastGather(),
         RoundRows(),
         UnpackWeights(),

@@ -177,7 +177,7 @@ class SetOpset(Pass):
     def rewrite(self, model: ir.Model, log: Log | None = None) -> Log:
         """Sweep the graph, and set the opset of the model where every node is one of it."""
         log = super().rewrite(model, log)
-        faults = (fault(Use.of(node), self.opset) for node in model.graph)
+        faults = (fault(Use.of(node), self.opset) for node in model.graph if not node.domain)
         if log.spent or model.opset_imports[""] == self.opset or any(faults):
             return log
         model.opset_imports[""] = self.opset

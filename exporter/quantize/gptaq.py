@@ -81,9 +81,10 @@ def _seen(name: str, held: Sequence[Batch]) -> tuple[Order, np.ndarray]:
         cross = cross + near.T @ off
     texts = sum(len(batch.real) for batch in held)
     moments = moments.astype(np.float64) / texts
+    order = Order.of(moments, name)
     ridge = np.eye(len(moments)) * (_RIDGE * np.diag(moments).mean() or 1.0)
     shift = np.linalg.solve(moments + ridge, cross.astype(np.float64) / texts)
-    return Order.of(moments), shift.astype(np.float32)
+    return order, shift.astype(np.float32)
 
 
 def _held(site: Site) -> np.ndarray:

@@ -6,15 +6,18 @@ Quantization for Generative Pre-trained Transformers", 2022.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
 
+from goldfold.exporter.errors import UsageError
 from goldfold.exporter.passes.rewriting.grid import PAIR, Grid, Quantized, scales
 
-_DAMPING = 0.01
-"""The share of the diagonal's mean that is added to the diagonal of the moments: directions that no
-calibration text has are then left alone instead of being blown up."""
+_DAMPING = (0.01, 0.1, 1.0)
+"""Shares of the diagonal's mean that are added to the diagonal of the moments: directions that no
+calibration text has are then left alone instead of being blown up. The larger ones are for moments
+that are singular in spite of it: of channels that are all the same huge number."""
 
 _LAZY = 128
 """Weights that are rounded before their corrections reach the rest, in one matrix product."""
@@ -32,15 +35,22 @@ class Order:
     """f32 [inputs, inputs], the upper Cholesky factor of the inverse moments, in that order."""
 
     @classmethod
-    def of(cls, moments: np.ndarray) -> Order:
-        """Builds it from the mean of x xᵀ over the calibration tokens, f64 [inputs, inputs]."""
+    def of(cls, moments: np.ndarray, name: str = "an input") -> Order:
+        """Builds it from the mean of x xᵀ over the calibration tokens, f64 [inputs, inputs]; x is
+        the value `name`. Raises UsageError where f32 did not hold them."""
         strength = np.diag(moments).copy()
         order = np.argsort(-strength, kind="stable")
         damped = moments[np.ix_(order, order)].astype(np.float64)
         diagonal, mean = np.diag(damped).copy(), float(strength.mean()) or 1.0
-        np.fill_diagonal(damped, np.where(diagonal > 0, diagonal, mean) + _DAMPING * mean)
-        upper = np.linalg.cholesky(np.linalg.inv(damped)).T
-        return cls(strength, order, upper.astype(np.float32))
+        for share in _DAMPING if np.isfinite(damped).all() else ():
+            np.fill_diagonal(damped, np.where(diagonal > 0, diagonal, mean) + share * mean)
+            with suppress(np.linalg.LinAlgError):
+                upper = np.linalg.cholesky(np.linalg.inv(damped)).T
+                return cls(strength, order, upper.astype(np.float32))
+        raise UsageError(
+            f"{name} has values on calibration texts that are too large to round weights by: leave "
+            "what reads it in floating point (bits = 0 in a rule of a recipe)"
+        )
 
 
 def compensated(matrix: np.ndarray, grid: Grid, seen: Order) -> Quantized:

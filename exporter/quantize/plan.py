@@ -24,6 +24,7 @@ from goldfold.exporter.quantize import statistics
 from goldfold.exporter.quantize.gptaq import chained
 from goldfold.exporter.quantize.gptq import Order, compensated
 from goldfold.exporter.quantize.qat_grid import recovered
+from goldfold.exporter.quantize.reach import check_scales, step
 from goldfold.exporter.quantize.recipe import Choice, Recipe
 from goldfold.exporter.quantize.sites import Site
 from goldfold.exporter.quantize.statistics import Activation
@@ -33,6 +34,9 @@ Rounded = MutableMapping[tuple[str, Choice], Quantized]
 """Integers computed earlier, by constant and choice."""
 _NARROWEST = 16
 """The least block that halving gives: its scales take an eighth of the space of 8-bit weights."""
+LEAST = 16
+"""The fewest calibration texts: of n + 1 texts of one kind, the last has the largest magnitude of a
+channel with a chance of 1 in n + 1, here 6 %, and is then beyond the range of the others."""
 Keep = Callable[[str, Callable[[], Arrays]], Arrays]
 """(what, make) → the result of `make`, now or earlier, for one program, recipe and set of texts."""
 
@@ -133,6 +137,7 @@ def balance(
     if not recipe.alpha:
         return (BalanceChannels(),)
     values = [site.x for site in all_sites.find(program) if site.x is not None]
+    _check_texts(recipe, sequences)
 
     def reach() -> Arrays:
         found = statistics.record(
@@ -141,6 +146,20 @@ def balance(
         return {name: one.peak for name, one in found.items()}
 
     return (BalanceChannels(recipe.alpha, keep("balance", reach)),)
+
+
+def _check_texts(recipe: Recipe, sequences: Sequence[Sequence[int]]) -> None:
+    """Raise UsageError for calibration texts whose ranges would be those of these texts alone."""
+    if not sequences:
+        raise UsageError(f"recipe {recipe.name} needs calibration texts, and there are none")
+    count = len({tuple(ids) for ids in sequences})
+    if count < LEAST:
+        texts = "text is" if count == 1 else "texts are"
+        raise UsageError(
+            f"recipe {recipe.name} needs calibration texts, and {count} different {texts} too few "
+            f"for the ranges of any other text: give at least {LEAST}, of every script and length "
+            "that is to be embedded"
+        )
 
 
 def passes(
@@ -170,8 +189,8 @@ def passes(
     planned = check(recipe, program)
     asked = any(one.site.x is not None and _wants(one.choice) for one in planned)
     chains = any(_is_link(one) and one.choice.bits for one in planned)
-    if not sequences and ((asked and known is None) or chains):
-        raise UsageError(f"recipe {recipe.name} needs calibration texts, and there are none")
+    if (asked and known is None) or chains:
+        _check_texts(recipe, sequences)
     first: dict[str, Planned] = {}
     for one in planned:
         if one.choice.bits:
@@ -185,7 +204,7 @@ def passes(
         for name, one in first.items()
     }
     for name, one in first.items():
-        _check_scales(one.site, integers[name])
+        check_scales(one.site, integers[name])
     values = dict.fromkeys(
         one.site.x.name or ""
         for one in planned
@@ -256,7 +275,7 @@ def _work(
             arrays |= _spread(name, held)
         if one.choice.bits and one.choice.activations == "static" and seen is not None:
             assert x is not None
-            arrays[f"{x.name or ''}/step"] = np.array(step(seen))
+            arrays[f"{x.name or ''}/step"] = np.array(step(one.site, seen))
         if one.choice.bits and seen is not None:
             assert x is not None
             arrays[f"{x.name or ''}/standing"] = seen.standing
@@ -308,9 +327,9 @@ class _Orders:
         self._of: Activation | None = None
         self._order: Order | None = None
 
-    def __call__(self, seen: Activation) -> Order:
+    def __call__(self, seen: Activation, name: str) -> Order:
         if self._order is None or self._of is not seen:
-            self._of, self._order = seen, Order.of(seen.moments / max(seen.tokens, 1))
+            self._of, self._order = seen, Order.of(seen.moments / max(seen.tokens, 1), name)
         return self._order
 
 
@@ -326,22 +345,11 @@ def _rounded(
         and seen is not None
         and seen.moments.ndim == 2
     ):
-        return compensated(matrix, choice.grid, orders(seen))
+        return compensated(matrix, choice.grid, orders(seen, (site.x and site.x.name) or ""))
     if site.kind == "table":
         return nearest(matrix, choice.grid, search=choice.bits < 8, columns=sizes(matrix))
     importance = None if seen is None else seen.strength
     return nearest(matrix, choice.grid, importance, search=choice.bits < 8)
-
-
-def _check_scales(site: Site, found: Quantized) -> None:
-    """Raise UsageError where fp16, which holds the scales, does not reach a matrix's weights."""
-    largest = float(np.finfo(np.float16).max)
-    lost = not found.numbers.any() and bool(site.matrix.any())
-    if lost or found.scale.max(initial=0) >= largest:
-        raise UsageError(
-            f"{site.place} ({site.kind}) has weights {'below' if lost else 'above'} every scale "
-            "that fp16 holds: leave it in floating point (bits = 0 in a rule of a recipe)"
-        )
 
 
 def _recovered(site: Site, choice: Choice) -> Quantized:
@@ -353,8 +361,3 @@ def _recovered(site: Site, choice: Choice) -> Quantized:
             f"for {each}: say the grid that the checkpoint was trained with, or another rounding"
         )
     return found
-
-
-def step(seen: Activation) -> float:
-    """The step of a static int8 activation: the largest magnitude over 127."""
-    return float(np.float16(max(seen.peak.max(), 1e-6) / 127)) or 1e-6

@@ -62,7 +62,10 @@ def _scales(parts: np.ndarray, grid: Grid) -> np.ndarray | None:
         fits = _fits(rows[:, :16], tried, grid)  # most candidates fail in the first numbers
         fits[fits] = _fits(rows[fits], tried[fits], grid)
         better = _refined(rows[fits], tried[fits])
-        found[waiting[fits]] = representable(better)
+        held = representable(better)
+        if (np.abs(held - better) > _STORED * better).any():
+            return None  # fp16 has no such scale: a subnormal, or beyond the largest
+        found[waiting[fits]] = held
         waiting = waiting[~fits]
     return None if len(waiting) else found
 

@@ -28,7 +28,8 @@ bits = 8
 [[rule]]                     # … and the exceptions; later rules win
 kinds = ["down"]             # exporter/quantize/sites.py has the list
 first = 4                    # in the first four layers alone; 0.25 is the first quarter
-last = 0.25                  # in the last quarter alone; 4 is the last four layers
+last = 0.25                  # in the last quarter alone; 4 is the last four layers, 1 the last one,
+                             # and 1.0, which is a share, all of them
 layers = "encoder.layers.?"  # a pattern of source modules; all of them if left out
 activations = "none"
 optional = false             # a rule that fits no matrix is an error unless this is true
@@ -103,7 +104,7 @@ class Rule(Record, frozen=True, kw_only=True):
     kinds: tuple[str, ...] = ()
     layers: str = "*"
     first: Annotated[int, Meta(gt=0)] | Annotated[float, Meta(gt=0)] | None = None
-    """The first layers alone: how many, or which share of all."""
+    """The first layers alone: an integer is how many, a float which share of all."""
     last: Annotated[int, Meta(gt=0)] | Annotated[float, Meta(gt=0)] | None = None
     """The last layers alone, likewise."""
     optional: bool = False
@@ -123,8 +124,9 @@ class Rule(Record, frozen=True, kw_only=True):
         for name, layers in (("first", self.first), ("last", self.last)):
             if layers is not None and not math.isfinite(layers):
                 raise ValueError(f"{name} is {layers}; it must be finite")
-            if layers is not None and layers > 1 and layers % 1:
-                raise ValueError(f"{name} is {layers}: a number of layers, or a share below 1")
+            if isinstance(layers, float) and layers > 1:
+                said = f"a share is at most 1.0, and a number of layers has no point: {layers:.0f}"
+                raise ValueError(f"{name} is {layers}: {said}")
 
     def covers(self, site: Site) -> bool:
         pattern = self.layers if "*" in self.layers or "?" in self.layers else f"{self.layers}*"
@@ -142,7 +144,7 @@ class Rule(Record, frozen=True, kw_only=True):
 
 
 def _layers(given: float, site: Site) -> float:
-    return given if given >= 1 else given * site.layers
+    return given * site.layers if isinstance(given, float) else given
 
 
 class Recipe(Record, frozen=True, kw_only=True):
@@ -196,6 +198,11 @@ class Recipe(Record, frozen=True, kw_only=True):
         return frozenset(f"int{n}" for n in stored) | (self._steps & {"static"})
 
     @property
+    def rounds(self) -> bool:
+        """Whether activations are rounded to integers: with fixed steps, or at run time."""
+        return "static" in self._steps or bool(self.dynamic)
+
+    @property
     def _steps(self) -> set[str]:
         return {self.weights.activations, *(rule.activations or "none" for rule in self.rules)}
 
@@ -211,8 +218,7 @@ class Recipe(Record, frozen=True, kw_only=True):
         if 4 in weights or 5 in (self.table.bits, *table):
             return "int4"
         narrow = any(bits in PACKED for bits in (self.table.bits, *table))
-        rounds = "static" in self._steps or self.dynamic
-        return "int8" if rounds or narrow else "int8-weights"
+        return "int8" if self.rounds or narrow else "int8-weights"
 
 
 def shipped() -> dict[str, Recipe]:

@@ -8,7 +8,6 @@ take turns, in another order each round, and each turn begins with an untimed ca
 from __future__ import annotations
 
 import os
-import platform
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -23,6 +22,7 @@ from goldfold.exporter.artifact.encoder import Encoder, open_encoder
 from goldfold.exporter.errors import ArtifactError, OutputError, TargetError
 from goldfold.exporter.progress import Stages
 from goldfold.exporter.records import Pace, Speed
+from goldfold.exporter.system import processor
 from goldfold.exporter.system.clock import Others, in_turn, timed
 from goldfold.exporter.system.clock import Side as Timer
 
@@ -77,7 +77,7 @@ def measure(
         for side in sides:
             speed = Speed(
                 shapes=tuple(side.paces),
-                cpu=_cpu(),
+                cpu=processor.name(),
                 processors=os.cpu_count() or 1,
                 threads=threads,
                 others=share,
@@ -119,12 +119,3 @@ def _given(side: _Side, batch: int, tokens: int) -> np.ndarray:
     """Returns the same ids for every artifact of a model."""
     size = side.encoder.contract.vocab_size
     return np.random.default_rng(tokens).integers(0, size, (batch, tokens), dtype=np.int64)
-
-
-def _cpu() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.processor() or platform.machine())

@@ -9,12 +9,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from goldfold.exporter import records, registry
+from goldfold.exporter.artifact import canaries
 from goldfold.exporter.artifact.bundle import Bundle, Manifest, VerdictRecord
 from goldfold.exporter.artifact.encoder import Encoder
 from goldfold.exporter.artifact.late_encoder import LateEncoder
 from goldfold.exporter.artifact.result import measured, standing
 from goldfold.exporter.progress import Stages
-from goldfold.exporter.proofs import Constants, Outside, UnseenFigures
+from goldfold.exporter.proofs import Canaries, Constants, Outside, UnseenFigures
 from goldfold.exporter.records import Figures, Losses, Timing
 from goldfold.exporter.verification import constants, losses, outside, sourced, unseen, ways
 from goldfold.exporter.verification.sourced import Given
@@ -60,6 +61,9 @@ class Measured:
     outside: Outside | None = None
     faults: tuple[Fault, ...] = ()
     """Constants that do not follow from the source."""
+    canaries: Canaries | None = None
+    otherwise: str = ""
+    """The sentence on canaries that are not those of the artifact's verdict; "" where they are."""
 
 
 def measure_all(
@@ -111,6 +115,8 @@ def measure_all(
         proof.record,
         outside.of(encoder, stages),
         proof.faults,
+        canaries.of(opened, goldens, measurement),
+        canaries.told(opened, goldens, measurement),
     )
 
 
@@ -245,6 +251,7 @@ def record(opened: Bundle, found: Measured, timings: Sequence[Timing]) -> Verdic
         losses=found.losses,
         unseen=found.unseen,
         outside=found.outside,
+        canaries=found.canaries,
         timings=tuple(timings),
         passes_seconds={report.name: report.seconds for report in manifest.passes},
         machine={

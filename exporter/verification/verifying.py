@@ -46,10 +46,11 @@ def verify(
     in the verdict.
 
     `verify` works on artifacts that missed their gate as well, and where nothing can be written:
-    then `.unrecorded` gives the reason. A missed gate does not raise: look at `.passed`, and at
-    `.status` for whether the artifact itself ran here. Raises
-    ArtifactError, naming the file, for a damaged folder; UsageError for a model that is not the
-    artifact's; ModelError where judging needs a model and none is given.
+    then `.unrecorded` gives the reason. `.otherwise` says where integers are rounded otherwise than
+    when the verdict was made, by another runtime or processor. A missed gate does not raise: look
+    at `.passed`, and at `.status` for whether the artifact itself ran here. Raises ArtifactError,
+    naming the file, for a damaged folder; UsageError for a model that is not the artifact's;
+    ModelError where judging needs a model and none is given.
     """
     path = Path(folder)
     if judge is True:
@@ -69,7 +70,9 @@ def verify(
     unrecorded = _record(path, fresh)
     seconds = sum(timing.seconds for timing in stages.timings)
     renewed = Bundle(path, opened.manifest, fresh)
-    return Result(path, renewed, found.measurement, verdict, seconds, unrecorded)
+    return Result(
+        path, renewed, found.measurement, verdict, seconds, unrecorded, otherwise=found.otherwise
+    )
 
 
 def _model(model: str | Path | SourceModel, trusted: bool) -> SourceModel:
@@ -108,6 +111,8 @@ def _carry(opened: Bundle, verdict: Verdict, fresh: VerdictRecord) -> tuple[Verd
         verdict = verdict.also(Reason("unproved", manifest.gate, emulated=True, note=note))
     if verdict.passed:
         kept["location"] = None
+    if old is not None and (fresh.canaries is None or not verdict.passed):
+        kept["canaries"] = old.canaries  # a failed run is nothing to compare with
     judged = {name: getattr(verdict, name) for name in ("status", "stand_in", "not_run", "reasons")}
     return verdict, fresh.with_(**judged, **kept)
 

@@ -44,14 +44,21 @@ class OnnxRuntime(Target[OnnxRuntimeOptions]):
         from goldfold.exporter.passes.band_local_attention import BandLocalAttention
         from goldfold.exporter.passes.round_rows import RoundRows
         from goldfold.exporter.passes.sink_dequantize_past_gather import SinkDequantizePastGather
+        from goldfold.exporter.passes.sum_residual import SumResidual
         from goldfold.exporter.passes.unpack_weights import UnpackWeights
 
         return (
+            SumResidual(),  # keeps ONNX Runtime from a fusion that is slower than its parts
             SinkDequantizePastGather(),  # ONNX Runtime dequantizes a whole table at every call
             RoundRows(),  # where the recipe allows it, integer products, which are the fast ones
             UnpackWeights(),  # the other integers become floats when a session opens the file
             BandLocalAttention(contract.max_length),  # while windows are still attributes
         )
+
+    def first_passes(self, options: OnnxRuntimeOptions) -> tuple[Pass, ...]:
+        from goldfold.exporter.passes.fuse_attention_projections import FuseAttentionProjections
+
+        return (FuseAttentionProjections(),) if options.contrib else ()
 
     def last_passes(self, options: OnnxRuntimeOptions) -> tuple[Pass, ...]:
         from goldfold.exporter.passes.pipeline import older
@@ -63,6 +70,11 @@ class OnnxRuntime(Target[OnnxRuntimeOptions]):
 
     def versions(self) -> dict[str, str]:
         return {name: version(name) for name in ("onnx", "onnxruntime")}
+
+    def runtime(self) -> str:
+        import onnxruntime  # an artifact is used without onnx
+
+        return f"{self.name} {onnxruntime.__version__}"
 
     def build(
         self, program: Program, precision: str, folder: Path, options: OnnxRuntimeOptions

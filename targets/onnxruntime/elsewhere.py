@@ -36,13 +36,12 @@ FLAGS = (
     "--disable-dev-shm-usage", "--enable-logging=stderr", "--window-size=800,600",
 )  # fmt: skip
 """No sandbox, which root and most containers lack: the only page that is opened is goldfold's own.
-No shared memory in /dev/shm, which is 64 MB in a container."""
+No shared memory in /dev/shm, which is 64 MB in a container. Files for a while go into the current
+folder: Chromium puts a socket there, and aborts where the path of that is longer than about 100
+bytes."""
 _PATIENCE = 900.0
 """The most seconds for one answer. EmbeddingGemma's batch of 2,048 tokens takes one thread 60."""
 _GRACE = 5.0
-_LONGEST = 103 - len("/goldfold-12345678/org.chromium.Chromium.123456/SingletonSocket")
-"""The most bytes of the path of a folder for temporary files. A socket's path has at most 103 on
-macOS, and 107 on Linux."""
 _SAMPLE, _SHARE = 0.1, 50
 """Seconds between two looks at the memory, at least; and so many times as long as one look, which
 takes the kernel some milliseconds a gigabyte, while the program waits."""
@@ -62,11 +61,11 @@ def absent(place: str) -> str | None:
 
 
 def program(place: str) -> str | None:
-    """Returns the path of the program for a place; None if there is none."""
+    """Returns the absolute path of the program for a place; None if there is none."""
     named = os.environ.get(_VARIABLES[place])
-    if named:
-        return shutil.which(str(expanded(named)))
-    return next(filter(None, map(shutil.which, _NAMES[place])), None)
+    names = (str(expanded(named)),) if named else _NAMES[place]
+    found = next(filter(None, map(shutil.which, names)), None)
+    return found and str(Path(found).absolute())
 
 
 def _major(node: str) -> int:
@@ -94,9 +93,7 @@ class Opened:
         can. Raises TargetError if the program does not start, or says nothing.
         """
         self.place, self._peak = place, 0
-        self._room = tempfile.TemporaryDirectory(
-            prefix="goldfold-", dir=_short(), ignore_cleanup_errors=True
-        )
+        self._room = tempfile.TemporaryDirectory(prefix="goldfold-", ignore_cleanup_errors=True)
         room = Path(self._room.name)
         self._server = Loopback(laid)
         self._said = room / "said.txt"
@@ -111,7 +108,8 @@ class Opened:
                     stdout=said,
                     stderr=said,
                     start_new_session=True,
-                    env=os.environ | {"TMPDIR": str(room)},
+                    cwd=room,
+                    env=os.environ | {"TMPDIR": "."},
                 )
             self._keeper = _keeper(self._process.pid, room)
             threading.Thread(target=self._watch, args=(self._process.pid,), daemon=True).start()
@@ -214,13 +212,6 @@ class Opened:
             begun = time.monotonic()
             self._peak = max(self._peak, _held(leader))
             time.sleep(max(_SAMPLE, _SHARE * (time.monotonic() - begun)))
-
-
-def _short() -> str | None:
-    """Returns where a folder for the program goes; None for the system's own. Chromium puts a
-    socket there, and aborts where its path is longer than a system's sockets may have."""
-    usual = tempfile.gettempdir()
-    return "/tmp" if len(os.fsencode(usual)) > _LONGEST and os.access("/tmp", os.W_OK) else None
 
 
 _CRASH = re.compile(r"Oops|Renderer process (crashed|was killed)|V8 process OOM.*", re.IGNORECASE)

@@ -1,4 +1,5 @@
-"""The options of the portable target beyond a precision: the opset of the file."""
+"""The options of the portable target beyond a precision: the opset of the file, and whether it may
+use ONNX Runtime's own ops."""
 
 from __future__ import annotations
 
@@ -14,12 +15,17 @@ OLDEST, NEWEST = 17, 23
 
 
 class OnnxRuntimeOptions(Options, frozen=True, kw_only=True):
-    """The opset: an older one is for runtimes that are older than ONNX Runtime 1.23."""
+    """The ops of the file: an older opset is for runtimes that are older than ONNX Runtime 1.23;
+    ONNX Runtime's own ops are faster there."""
 
     opset: Annotated[
         int | None,
         Meta(description=f"the opset of the file, {OLDEST} to {NEWEST}; {NEWEST} by default."),
     ] = None
+    contrib: Annotated[
+        bool,
+        Meta(description="use ONNX Runtime's own op for attention (com.microsoft) where it fits."),
+    ] = False
 
 
 def opset_of(options: OnnxRuntimeOptions) -> int:

@@ -56,7 +56,8 @@ def opened(address: str, *flags: str) -> list[str]:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                env=os.environ | {"TMPDIR": room},
+                cwd=room,
+                env=os.environ | {"TMPDIR": "."},
             )
         try:
             begun = time.monotonic()

@@ -281,7 +281,7 @@ def test_the_browser_ends_with_a_process_that_is_killed(laid: Path, tmp_path: Pa
     environment = os.environ | {"TMPDIR": str(far)}
     started = subprocess.Popen(words, stdout=subprocess.PIPE, env=environment, cwd=ROOT)
     assert started.stdout is not None
-    leader, room = started.stdout.readline().decode().split()
+    leader, room = started.stdout.readline().decode().strip().split(maxsplit=1)
     os.killpg(int(leader), 0)
     assert list(Path(room).glob("org.chromium.*")), "its socket's folder goes with its files"
     started.kill()

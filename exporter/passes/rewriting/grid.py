@@ -24,6 +24,9 @@ PAIR = 128
 """The most that two neighbouring weights of one sign may be together, where they are paired: a byte
 times PAIR is below 2¹⁵."""
 
+COARSE = 2.0**-21
+"""Below it fp16's subnormals are an eighth of a number apart, or more."""
+
 
 @dataclass(frozen=True)
 class Grid:
@@ -154,8 +157,11 @@ def scales(
 
 
 def representable(scale: np.ndarray) -> np.ndarray:
-    """Scales rounded to fp16, none of them 0 or infinite; larger ones are clipped."""
+    """Scales rounded to fp16, none of them 0 or infinite: larger ones are clipped, 0 becomes 1, and
+    small ones are rounded up, so that no weight is clipped."""
     half = np.minimum(scale, np.finfo(np.float16).max).astype(np.float16)
+    small = (half < scale) & (scale < COARSE)
+    half = np.where(small, np.nextafter(half, np.float16(1)), half)
     return np.where(half > 0, half, np.float16(1)).astype(np.float32)
 
 

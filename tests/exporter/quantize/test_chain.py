@@ -19,6 +19,7 @@ from goldfold.exporter.search import tuning
 from goldfold.exporter.search.testbed import embed
 
 SEQUENCES = [[2, 5, 9, 1], [2, 40, 41, 42, 43, 44, 1], [2, 7, 1]]
+SEQUENCES += [[2, *range(at, at + 5), 1] for at in range(50, 115, 5)]
 
 
 def _recipe(rounding: str, **given) -> Recipe:

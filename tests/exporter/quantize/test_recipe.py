@@ -8,7 +8,7 @@ from pathlib import Path
 import onnx_ir as ir
 import pytest
 
-from goldfold.exporter import registry
+from goldfold.exporter import records, registry
 from goldfold.exporter.driver import request
 from goldfold.exporter.errors import TargetError, UsageError
 from goldfold.exporter.quantize import recipe
@@ -48,7 +48,9 @@ def test_the_coarsest_thing_in_it_sets_the_gate(given: dict, gate: str) -> None:
     assert _recipe(**given).gate == gate
 
 
-@pytest.mark.parametrize(("first", "covered"), [(2, 2), (0.25, 3), (0.3, 4), (1, 1), (0.01, 1)])
+@pytest.mark.parametrize(
+    ("first", "covered"), [(2, 2), (0.25, 3), (0.3, 4), (1, 1), (0.01, 1), (1.0, 12)]
+)
 def test_the_first_layers_are_counted_or_a_share(first: float, covered: int) -> None:
     rule = _recipe(rule=[{"first": first, "bits": 0}]).rules[0]
     sites = [Site("down", ir.node("MatMul", []), None, depth, layers=12) for depth in range(12)]
@@ -56,12 +58,25 @@ def test_the_first_layers_are_counted_or_a_share(first: float, covered: int) -> 
     assert not rule.covers(Site("table", ir.node("Gather", []), None, layers=12))
 
 
-@pytest.mark.parametrize(("last", "covered"), [(2, 2), (0.25, 3), (0.3, 3), (1, 1)])
+@pytest.mark.parametrize(("last", "covered"), [(2, 2), (0.25, 3), (0.3, 3), (1, 1), (1.0, 12)])
 def test_so_are_the_last(last: float, covered: int) -> None:
     rule = _recipe(rule=[{"last": last, "bits": 0}]).rules[0]
     sites = [Site("down", ir.node("MatMul", []), None, depth, layers=12) for depth in range(12)]
     assert [rule.covers(site) for site in sites] == [at >= 12 - covered for at in range(12)]
     assert not rule.covers(Site("table", ir.node("Gather", []), None, layers=12))
+
+
+@pytest.mark.parametrize(("written", "covered"), [("1", 1), ("1.0", 12), ("0.5", 6)])
+@pytest.mark.parametrize("field", ["first", "last"])
+def test_a_share_stays_a_share_in_a_file_and_in_a_manifest(
+    tmp_path: Path, field: str, written: str, covered: int
+) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text(f"[[rule]]\n{field} = {written}\nbits = 8\n")
+    found = recipe.read(file)
+    sites = [Site("down", ir.node("MatMul", []), None, depth, layers=12) for depth in range(12)]
+    for one in (found, records.read_json(Recipe, found.to_json())):
+        assert sum(one.rules[0].covers(site) for site in sites) == covered
 
 
 @pytest.mark.parametrize(
@@ -85,10 +100,11 @@ def test_groups_are_counted_or_a_share_of_the_shortest_row(
         ("[table]\nbits = 8\nactivations = 'static'", "no activations"),
         ("alpha = 2", "alpha"),
         ("dynamic = 100", "a multiple of 16, or a share below 1"),
-        ("[[rule]]\nfirst = 1.5\nbits = 8", "a number of layers, or a share below 1"),
+        ("[[rule]]\nfirst = 1.5\nbits = 8", "a share is at most 1.0"),
+        ("[[rule]]\nfirst = 2.0\nbits = 8", "a number of layers has no point: 2"),
         ("[[rule]]\nfirst = 0\nbits = 8", "first"),
         ("[[rule]]\nfirst = inf\nbits = 8", "finite"),
-        ("[[rule]]\nlast = 2.5\nbits = 8", "a number of layers, or a share below 1"),
+        ("[[rule]]\nlast = 2.5\nbits = 8", "a share is at most 1.0"),
         ("[weights]\nbits = 8\nparts = 3", "parts"),
         ("[weights]\nbits = 8\nkept = -1", "kept"),
         ("dynamic = inf", "finite"),

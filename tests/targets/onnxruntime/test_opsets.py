@@ -149,7 +149,7 @@ def test_integers_are_multiplied_as_integers(tmp_path: Path, monkeypatch) -> Non
             model, ["onnxruntime"], ["int8"], tmp_path / str(opset), build={"opset": opset}
         )
         assert result.passed
-        assert result.bundle.manifest.options == {"opset": opset}
+        assert result.bundle.manifest.options == {"opset": opset, "contrib": False}
         graph = onnx.load(result.path / protobuf.MODEL, load_external_data=False).graph
         counts[opset] = sum(node.op_type == "MatMulInteger" for node in graph.node)
     assert counts[OLDEST] == counts[NEWEST] > 0
