@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+from bisect import bisect_right
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
-from msgspec import Meta, field
+from msgspec import UNSET, Meta, UnsetType, field
 
 from goldfold.exporter.records import Record
 
@@ -79,6 +81,56 @@ class Tokenwise(Record, frozen=True, kw_only=True):
             raise ValueError("query_tokens and filler are set together")
 
 
+class Vocabulary(Record, frozen=True, kw_only=True):
+    """The cut of a vocabulary: token ids are 0 … kept − 1, in the order of the source's ids.
+
+    A text of `characters` has the source's tokens, each under its new id; any other text may be
+    split into more tokens, as bytes or unknown ones, or into others. A vocabulary cut to a corpus
+    names no characters."""
+
+    scripts: tuple[str, ...] = ()
+    """Unicode's names of the scripts, in lower case; the characters Common and Inherited, which all
+    scripts use, belong to them."""
+    characters: str = ""
+    """Code points in hex, as "0-40,5b-60": the set."""
+    kept: Annotated[int, Meta(gt=0, le=1 << 31)]
+    """Number of the source's ids that the tokenizer kept."""
+    of: Annotated[int, Meta(gt=0, le=1 << 31)]
+    """Number of the source's ids."""
+    digest: str
+    """The sha256, in hex, of the kept ids as little-endian int64: the source's id of each new
+    one."""
+    corpus: str = ""
+    """The sha256, in hex, of the file to which the vocabulary was cut."""
+
+    def __post_init__(self) -> None:
+        try:
+            spans_of(self.characters)
+        except ValueError:
+            raise ValueError("characters is no list of code points such as 0-40,5b-60") from None
+
+    def outside(self, text: str) -> str | None:
+        """Returns the first character of `text` that is not in the set; None if there is none."""
+        starts, ends = spans_of(self.characters)
+        for letter in dict.fromkeys(text):
+            at = bisect_right(starts, ord(letter)) - 1
+            if at < 0 or ord(letter) > ends[at]:
+                return letter
+        return None
+
+
+@lru_cache(maxsize=16)
+def spans_of(text: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Returns the first and the last code points of ranges such as "0-40,5b-60", in order. Raises
+    ValueError for other text."""
+    parts = [part.partition("-") for part in text.split(",")] if text else []
+    starts = tuple(int(start, 16) for start, _, _ in parts)
+    ends = tuple(int(end or start, 16) for start, _, end in parts)
+    if list(starts) != sorted(starts) or any(a > b for a, b in zip(starts, ends, strict=True)):
+        raise ValueError("the ranges are not in order")
+    return starts, ends
+
+
 class Contract(Record, frozen=True, kw_only=True):
     """The contract of an artifact with its caller. Every manifest contains it."""
 
@@ -124,6 +176,9 @@ class Contract(Record, frozen=True, kw_only=True):
     """The maximum length of a text in tokens, specials included; longer texts are truncated."""
     vocab_size: Annotated[int, Meta(gt=0, le=1 << 31)]
     """Token ids are 0 … vocab_size − 1."""
+    vocabulary: Vocabulary | UnsetType = UNSET
+    """Where the source's vocabulary was cut: what is left of it. The ids are then the artifact's
+    own. Absent from the contract of a whole one."""
     pad_id: Annotated[int, Meta(ge=0, le=1 << 31)]
     normalized: bool
     """Whether the model itself ends in L2 normalisation."""
@@ -158,6 +213,11 @@ class Contract(Record, frozen=True, kw_only=True):
             )
         if self.unpooled and self.heads:
             raise ValueError("heads and unpooled exclude each other")
+
+    @property
+    def cut(self) -> Vocabulary | None:
+        """The cut of the vocabulary; None of a whole one."""
+        return None if isinstance(self.vocabulary, UnsetType) else self.vocabulary
 
     def length_of(self, task: Task) -> int:
         """Returns the maximum length of a text of `task` in tokens, specials included."""

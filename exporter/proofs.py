@@ -18,6 +18,28 @@ class KindBounds(Record, frozen=True, kw_only=True):
     other texts may leave it."""
 
 
+class Outside(Record, frozen=True, kw_only=True):
+    """The distances, 1−cos, of golden texts of which a cut vocabulary makes other tokens: reported,
+    and no gate applies to them (exporter/verification/outside.py)."""
+
+    texts: int
+    worst: Real
+    worst_id: str
+    mean: Real
+    median: Real
+    rows: dict[str, Real]
+    """Each text's, by its id."""
+
+    @property
+    def sentence(self) -> str:
+        """The figures in one sentence."""
+        return (
+            f"{self.texts} golden text{'' if self.texts == 1 else 's'} outside of the cut "
+            f"vocabulary, not judged: 1−cos {self.mean:.1e} in the mean, {self.worst:.1e} at worst "
+            f"({self.worst_id})"
+        )
+
+
 class Constants(Record, frozen=True, kw_only=True):
     """The proof of an artifact's constants (golden/proof/): how many there are of each kind."""
 

@@ -52,6 +52,8 @@ class Opening:
     """What the model gives (tasks.py)."""
     route: str = ""
     """The route of a routed model (routes.py)."""
+    further: tuple[str, ...] = ()
+    """Further texts, each a golden beside the usual ones."""
 
 
 def make(
@@ -92,7 +94,7 @@ def make(
     cases: list[Case] = []
     rows: list[np.ndarray] = []
     try:
-        _run(model, name, only, opening.route, progress, cases, rows)
+        _run(model, name, only, opening, progress, cases, rows)
     except BaseException as error:
         if type(error).__name__ == "PanicException":  # Rust's error is no Exception
             raise GoldenError(f"{model_dir}: its tokenizer gives up on a text: {error}") from None
@@ -107,7 +109,7 @@ def make(
         cases.clear()
         rows.clear()
         try:
-            _run(model, name, only, opening.route, progress, cases, rows)
+            _run(model, name, only, opening, progress, cases, rows)
         except _Beyond as again:
             raise _cannot_run(model_dir, again.error) from again.error
     if opening.task == SPARSE:  # a vector without any weight has no direction, and no cosine
@@ -182,13 +184,13 @@ def _run(
     model: SentenceTransformer,
     name: str,
     only: Collection[str] | None,
-    route: str,
+    opening: Opening,
     progress: Progress | None,
     cases: list[Case],
     rows: list[np.ndarray],
 ) -> None:
     """Encode every draft, in order, into `cases` and `rows`. Raises _Beyond for a failed text."""
-    lengths = routes.served(lengths_of(model), route)
+    lengths = routes.served(lengths_of(model), opening.route)
     prompts = {key: value for key, value in model.prompts.items() if value}
     plain = lengths.pop("")
     texts = drafts(prompts, lambda text: count(model, text), plain, lengths)
@@ -196,6 +198,8 @@ def _run(
         if unknown := sorted(set(only) - {draft.id for draft in texts}):
             raise GoldenError(f"{name} has no golden text called {unknown[0]!r}")
         texts = tuple(draft for draft in texts if draft.id in only)
+    numbered = enumerate(opening.further, start=1)
+    texts = (*texts, *(Draft(f"further-{at}", "further", text) for at, text in numbered))
     told = unpooled_of(model)
     for done, draft in enumerate(texts, start=1):
         tokens = count(model, draft.prompt + draft.text)

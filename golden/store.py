@@ -141,13 +141,13 @@ class Goldens:
 
         The artifact would cut longer ones and the reference would not, so they do not compare.
         """
-        return self._kept([i for i, c in enumerate(self.cases) if len(c.token_ids) <= length])
+        return self.kept([i for i, c in enumerate(self.cases) if len(c.token_ids) <= length])
 
     def pooled(self) -> Goldens:
         """The goldens of texts that are pooled whole: those of an artifact's first output."""
-        return self._kept([i for i, case in enumerate(self.cases) if not case.unpooled])
+        return self.kept([i for i, case in enumerate(self.cases) if not case.unpooled])
 
-    def _kept(self, rows: list[int]) -> Goldens:
+    def kept(self, rows: list[int]) -> Goldens:
         kept: Any = self.embeddings[rows]
         if self.task == MULTI:
             some = [self.row(i) for i in rows]

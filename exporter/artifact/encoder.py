@@ -136,6 +136,7 @@ class Encoder(Runnable):
         *,
         task: Task = "",
         errors: str = "raise",
+        strict_scripts: bool = False,
     ) -> np.ndarray:
         """Embed texts; float32 [N, D], rows in the order of `texts`.
 
@@ -155,6 +156,9 @@ class Encoder(Runnable):
                 encode_query and encode_document take; "" is encode.
             errors: the treatment of texts that cannot be embedded: `raise` names them; `nan` embeds
                 the others, gives them a row of NaN, and warns.
+            strict_scripts: treat a text that holds a character outside of the scripts to which the
+                vocabulary was cut as one that cannot be embedded: its tokens may be others than
+                the source's.
 
         Raises:
             TextError: texts without tokens, with a token that the model has no row for, or with
@@ -176,7 +180,9 @@ class Encoder(Runnable):
         out = np.empty((len(texts), made), dtype=np.float32)
         odd: dict[int, str] = {}
         for start in range(0, len(texts), WINDOW):
-            found, wrong = self._read([prefix + t for t in texts[start : start + WINDOW]], task)
+            some = [prefix + text for text in texts[start : start + WINDOW]]
+            found, wrong = self._read(some, task)
+            wrong |= self.outside(some) if strict_scripts else {}
             odd |= {start + place: why for place, why in wrong.items()}
             if odd and errors == "raise":
                 continue  # the other texts are read as well, so that all are named at once

@@ -24,7 +24,7 @@ from goldfold.exporter import records, registry
 from goldfold.exporter.contract import Contract
 from goldfold.exporter.errors import ArtifactError, OutputError
 from goldfold.exporter.options import Plain as Value
-from goldfold.exporter.proofs import Canaries, Constants, KindBounds, UnseenFigures
+from goldfold.exporter.proofs import Canaries, Constants, KindBounds, Outside, UnseenFigures
 from goldfold.exporter.quantize.recipe import Recipe
 from goldfold.exporter.records import (
     Figures,
@@ -179,6 +179,8 @@ class VerdictRecord(Record, frozen=True, kw_only=True):
     """The losses in retrieval of a quantized artifact; null for any other."""
     unseen: UnseenFigures | None = None
     """The figures over unseen texts; null where they were never measured."""
+    outside: Outside | None = None
+    """The figures of goldens outside of a cut vocabulary, which no gate judges."""
     canaries: Canaries | None = None
     """Vectors of a quantized artifact on the machine of the verdict; null for any other."""
     speed: Speed | None = None

@@ -177,6 +177,23 @@ class Runnable:
             found = [[] if place in odd else next(rest) for place in range(len(texts))]
         return found, {**self._tokens.unreadable(found), **odd}
 
+    def outside(self, texts: Sequence[str]) -> dict[int, str]:
+        """Returns by index which texts hold a character outside of the scripts of the vocabulary,
+        and which. Raises UsageError where the vocabulary is not cut to scripts."""
+        said = self.contract.cut
+        if said is None or not said.characters:
+            raise UsageError(
+                f"strict_scripts: the vocabulary of {self.contract.model} is not cut to scripts "
+                "here; leave it out"
+            )
+        odd = ((place, said.outside(text)) for place, text in enumerate(texts))
+        scripts = ", ".join(said.scripts)
+        return {
+            place: f"holds U+{ord(letter):04X}, which is outside of the scripts {scripts}"
+            for place, letter in odd
+            if letter is not None
+        }
+
     def prefix(self, prompt: str | None, task: Task = "") -> str:
         """Returns the text of the prompt of this name; None is the task's own prompt.
 

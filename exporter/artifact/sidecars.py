@@ -9,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tokenizers import Tokenizer
 
 from goldfold.exporter.artifact import bundle
@@ -25,7 +26,10 @@ from goldfold.golden import store
 from goldfold.golden.store import Goldens
 
 _SETTINGS = "tokenizer_config.json"
-_TOKENIZER_FILES = ("special_tokens_map.json", "added_tokens.json")
+_ADDED = "added_tokens.json"
+_TOKENIZER_FILES = ("special_tokens_map.json", _ADDED)
+OUTSIDE = f"{bundle.GOLDEN}/outside"
+"""The goldens of texts that a cut vocabulary gives other tokens."""
 _OWN = (bundle.MANIFEST, bundle.VERDICT, bundle.GOLDEN, TOKENIZER, _SETTINGS)
 """Names that no licence may take."""
 
@@ -45,6 +49,9 @@ def write(
     # The module of a static model reads tokenizer.json alone.
     texts = [] if source.static else [home / name for name in _TOKENIZER_FILES]
     texts = [file for file in texts if file.is_file()]
+    if program.kept is not None:
+        _write_added([file for file in texts if file.name == _ADDED], program, folder)
+        texts = [file for file in texts if file.name != _ADDED]
     places = {path: path.name for path in texts}
     for path in source.licence_files:
         places[path] = _free(names.file_name(path.name), places.values())
@@ -68,9 +75,37 @@ def _settings(source: Source, program: Program, contract: Contract) -> dict[str,
         # A client takes the padding token for a special one, which a plain word must not become.
         if not source.static or contract.pad_id in tokenizer.get_added_tokens_decoder():
             said["pad_token"] = tokenizer.id_to_token(contract.pad_id)
+    if program.kept is not None and isinstance(said.get("added_tokens_decoder"), dict):
+        ids = _ids_of(program)
+        added = {
+            str(ids[one["content"]]): one
+            for one in said["added_tokens_decoder"].values()
+            if isinstance(one, dict) and one.get("content") in ids
+        }
+        said = {**said, "added_tokens_decoder": added}
     lengths = dict.fromkeys({"model_max_length"} | ({"max_length"} & said.keys()), 0)
     sides = {"padding_side": "right", "truncation_side": contract.truncation_side}
     return {**said, **dict.fromkeys(sorted(lengths), contract.length_of("")), **sides}
+
+
+def _ids_of(program: Program) -> dict[str, int]:
+    return Tokenizer.from_str(program.tokenizer).get_vocab(with_added_tokens=True)
+
+
+def _write_added(files: Collection[Path], program: Program, folder: Path) -> None:
+    """Write added_tokens.json for a vocabulary that was cut, under its own ids."""
+    for file in files:
+        ids = _ids_of(program)
+        found = {token: ids[token] for token in read_object(file) if token in ids}
+        text = json.dumps(found, ensure_ascii=False, indent=2) + "\n"
+        (folder / file.name).write_text(text, encoding="utf-8")
+
+
+def write_outside(goldens: Goldens | None, contract: Contract, folder: Path) -> None:
+    """Write the goldens of texts that a cut vocabulary gives other tokens, if there are any."""
+    some = None if goldens is None else goldens.within(contract.max_length)
+    if some is not None and some.cases:
+        store.save(some, folder / OUTSIDE)
 
 
 def _free(name: str, taken: Collection[str]) -> str:
@@ -87,21 +122,43 @@ def _free(name: str, taken: Collection[str]) -> str:
 
 
 def reference(
-    source: Source, goldens: Goldens, texts: Callable[[], Mapping[str, tuple[int, ...]]]
+    source: Source,
+    goldens: Goldens,
+    texts: Callable[[], Mapping[str, tuple[int, ...]]],
+    kept: np.ndarray | None = None,
 ) -> Reference:
     """Returns the metadata of the source model that a target's `finish` may write; `texts` returns
-    further ones, with the ids of the source's own tokenizer."""
+    further ones, with the ids of the source's own tokenizer. `kept` are the ids that are left of a
+    vocabulary that was cut."""
     settings = source.path / "config_sentence_transformers.json"
     said = read_object(settings) if settings.is_file() else {}
     first = source.modules[0]
     backbone = source.path / first.path / "config.json"
     config = read_object(backbone) if backbone.is_file() and not source.static else {}
+    config = towers.text_config(config) if first.embeds else config
     return Reference(
-        config=towers.text_config(config) if first.embeds else config,
+        config=config if kept is None else _renumbered(config, kept),
         similarity=said.get("similarity_fn_name"),
         token_ids={c.prompt + c.text: c.token_ids for c in goldens.cases if not c.call},
         texts=texts,
     )
+
+
+def _renumbered(config: Mapping[str, Any], kept: np.ndarray) -> dict[str, Any]:
+    """Returns a config.json with the ids of a vocabulary that was cut; an id that is left out is
+    left out there as well."""
+    new = {int(old): at for at, old in enumerate(kept)}
+    found = {}
+    for name, value in config.items():
+        if name == "vocab_size" and isinstance(value, int):
+            value = int((kept < value).sum())
+        elif name.endswith(("_token_id", "_token_index")):
+            ids = [new.get(one) for one in (value if isinstance(value, list) else [value])]
+            if value is not None and None in ids:
+                continue
+            value = ids if isinstance(value, list) else None if value is None else ids[0]
+        found[name] = value
+    return found
 
 
 def versions() -> dict[str, str]:

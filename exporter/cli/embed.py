@@ -50,6 +50,7 @@ def embed(
             asked.output,
             task=cast("Task", asked.task),
             errors=asked.errors,
+            strict_scripts=asked.strict_scripts,
         )
     for one in said:
         warn(str(one.message))

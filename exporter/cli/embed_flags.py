@@ -31,6 +31,13 @@ class EmbedFlags:
     errors: Annotated[
         str, typer.Option(help="For texts that cannot be embedded: raise, or nan (a row of NaN).")
     ] = "raise"
+    strict_scripts: Annotated[
+        bool,
+        typer.Option(
+            "--strict-scripts",
+            help="Refuse texts outside of the scripts to which the vocabulary was cut.",
+        ),
+    ] = False
     top_k: Annotated[
         int | None, typer.Option(help="Of sparse vectors: the most weights of a text.")
     ] = None

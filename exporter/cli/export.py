@@ -19,8 +19,10 @@ from goldfold.exporter.cli.flags import (
     Quiet,
     RequireRun,
     Route,
+    Scripts,
     Trust,
     Unseen,
+    listed,
     whole_numbers,
 )
 from goldfold.exporter.cli.results import exported
@@ -65,6 +67,11 @@ class ExportFlags:
         str | None, typer.Option(help="Embedding sizes, as 768,256; the model's by default.")
     ] = None
     route: Route = None
+    scripts: Scripts = None
+    vocabulary: Annotated[
+        Path | None,
+        typer.Option(help="Cut the vocabulary to what the texts of this file, one a line, need."),
+    ] = None
     build: TargetFlags = field(default_factory=TargetFlags)
     judge: JudgeToo = False
     pairs: Count = LEAST
@@ -115,6 +122,8 @@ def export(model: Model, asked: ExportFlags) -> None:
                 pairs=asked.pairs,
                 unseen=asked.unseen,
                 route=asked.route,
+                scripts=listed(asked.scripts),
+                vocabulary=asked.vocabulary,
                 listener=listener,
             )
 

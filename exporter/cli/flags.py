@@ -72,6 +72,14 @@ Route = Annotated[
     typer.Option(help="The route of a model that has several: query or document, mostly."),
 ]
 
+Scripts = Annotated[
+    str | None,
+    typer.Option(
+        help="Cut the vocabulary to what texts in these scripts need, as latin,greek; digits,"
+        " punctuation, emoji and bytes stay."
+    ),
+]
+
 
 def flagged(command: Callable[..., None]) -> Callable[..., None]:
     """Returns a function for typer that takes the flags of `command` one by one.
@@ -118,6 +126,11 @@ def _gathered(name: str, kind: Any, flags: Mapping[str, Any]) -> Any:
         return flags[name]
     hints = get_type_hints(kind, include_extras=True)
     return kind(**{one: _gathered(one, hint, flags) for one, hint in hints.items()})  # type: ignore[operator]
+
+
+def listed(text: str | None) -> tuple[str, ...]:
+    """Returns the names of a list: `latin, greek` → ("latin", "greek")."""
+    return () if text is None else tuple(part.strip() for part in text.split(","))
 
 
 def whole_numbers(text: str | None, flag: str, example: str = "128,512") -> tuple[int, ...]:

@@ -102,6 +102,10 @@ def show(
             console.print(Text(f"{result.bundle.name}: {result.unmeasured}"), soft_wrap=True)
     _say_losses(results)
     _say_unseen(results)
+    for result in results:
+        beside = result.bundle.verdict and result.bundle.verdict.outside
+        if beside:
+            console.print(Text(f"{result.bundle.name}: {beside.sentence}"), soft_wrap=True)
     if not all(r.passed for r in results):
         log.print(reasons(rows))
     for result in results:
@@ -149,6 +153,7 @@ def _entry(result: Result, require_run: bool = False) -> dict[str, Any]:
         "measurement": finite(summary(result.measurement)),
         "losses": _losses(result),
         "unseen": _unseen(result),
+        "outside": _outside(result),
         "unrecorded": result.unrecorded,
         "otherwise": result.otherwise,
     }
@@ -170,6 +175,7 @@ def _nothing(lost: Lost) -> dict[str, Any]:
         "measurement",
         "losses",
         "unseen",
+        "outside",
         "unrecorded",
         "otherwise",
     )
@@ -216,6 +222,11 @@ def _say_losses(results: Sequence[Result]) -> None:
 def _unseen(result: Result) -> dict[str, Any] | None:
     verdict = result.bundle.verdict
     return None if verdict is None or verdict.unseen is None else verdict.unseen.plain()
+
+
+def _outside(result: Result) -> dict[str, Any] | None:
+    verdict = result.bundle.verdict
+    return None if verdict is None or verdict.outside is None else verdict.outside.plain()
 
 
 def _say_unseen(results: Sequence[Result]) -> None:

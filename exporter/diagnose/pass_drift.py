@@ -62,7 +62,10 @@ class Drift:
     stages: Stages
     looks: list[Look] = field(default_factory=list)
     looker: Callable[[Program, Goldens, str], Look] = look
+    cut: Goldens | None = None
+    """Those that are read once the vocabulary is cut, under its own ids."""
 
     def __call__(self, report: PassReport, program: Program) -> None:
         self.stages.detail(f"measuring after {report.name}")
-        self.looks.append(self.looker(program, self.goldens, report.name))
+        goldens = self.goldens if program.kept is None or self.cut is None else self.cut
+        self.looks.append(self.looker(program, goldens, report.name))

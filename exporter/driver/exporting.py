@@ -8,20 +8,22 @@ from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from goldfold.exporter import __version__, registry, report
-from goldfold.exporter.artifact import bundle, derivations, sidecars, unbuilt
+from goldfold.exporter.artifact import bundle, derivations, sidecars
 from goldfold.exporter.artifact.bounded import bounds_sentence
 from goldfold.exporter.artifact.bundle import Bundle
 from goldfold.exporter.artifact.result import Result
-from goldfold.exporter.artifact.unbuilt import Failure
 from goldfold.exporter.contract import Words
 from goldfold.exporter.diagnose.failure import Made
 from goldfold.exporter.diagnose.pass_drift import Drift
-from goldfold.exporter.driver import heads, proving
+from goldfold.exporter.driver import cutting, heads, proving
+from goldfold.exporter.driver.outcomes import Outcomes
 from goldfold.exporter.driver.preparing import (
     bounds_for,
+    emulable_of,
+    halved_of,
     legalized,
     peaks_for,
     quantize,
@@ -32,6 +34,7 @@ from goldfold.exporter.driver.proving import Built, Group, Proofs, Session
 from goldfold.exporter.driver.request import ANY_LENGTH, Pair, Request
 from goldfold.exporter.errors import UsageError
 from goldfold.exporter.evaluate import bounds, value_bounds, value_roles
+from goldfold.exporter.frontend import characters
 from goldfold.exporter.frontend.derive import derive
 from goldfold.exporter.frontend.readiness import ready
 from goldfold.exporter.frontend.source import open_model
@@ -41,18 +44,24 @@ from goldfold.exporter.options import Asked, own
 from goldfold.exporter.options import Options as TargetOptions
 from goldfold.exporter.passes import pipeline
 from goldfold.exporter.passes.pipeline import Options, Pipeline
-from goldfold.exporter.passes.set_precision import Kind, SetPrecision
 from goldfold.exporter.progress import Listener, Stages
 from goldfold.exporter.system.cache import Cache, open_cache
+from goldfold.exporter.system.files import expanded
 from goldfold.exporter.verification import constants, sourced
 from goldfold.exporter.verification import unseen as unseen_texts
-from goldfold.exporter.verification.goldens import check_length, obtain_goldens, origin_of, ours
+from goldfold.exporter.verification.goldens import (
+    check_length,
+    obtain_goldens,
+    origin_of,
+    ours,
+    with_texts,
+)
 from goldfold.exporter.verification.judging import Fp32, convene, fp32_embed
 from goldfold.golden import measured
 from goldfold.golden.judging.pairs import LEAST
 
 if TYPE_CHECKING:
-    from goldfold.targets.base import Begun, Target
+    from goldfold.targets.base import Begun
 
 
 @ours()
@@ -77,6 +86,8 @@ def export(
     pairs: int = LEAST,
     unseen: int = 0,
     route: str | None = None,
+    scripts: Sequence[str] = (),
+    vocabulary: str | Path | None = None,
     listener: Listener | None = None,
 ) -> list[Result]:
     """Export `model` for every pair of target and precision, and verify each artifact.
@@ -107,6 +118,10 @@ def export(
         unseen: number of unseen texts on which every artifact is compared with the source in fp32
             (verification/unseen.py).
         route: the route of a model that has several (frontend/routes.py).
+        scripts: Unicode's names of scripts, as ("latin", "greek"): tokens that no text in them
+            needs are left out, and the ids renumbered (docs/vocabulary.md).
+        vocabulary: a file of texts, one a line, in UTF-8: tokens that they do not need are left
+            out instead.
         listener: receives the progress (goldfold.exporter.progress.Listener).
 
     Returns:
@@ -133,6 +148,8 @@ def export(
         judge=judge,
         count=pairs,
         unseen=unseen,
+        scripts=characters.canonical(scripts) if scripts else (),
+        vocabulary=None if vocabulary is None else expanded(str(vocabulary)),
     )
     stages, kept = Stages(listener), open_cache(cache)
     with stages("open"):
@@ -155,6 +172,8 @@ def export(
         def loaded(words: Words) -> None:
             """Let the targets start the work that needs no graph."""
             words = words if max_length is None else replace(words, max_length=max_length)
+            if request.cuts:
+                return  # the cut decides the tokenizer
             for name in {target: None for target, _ in request.pairs if target not in begun}:
                 begun[name] = started = registry.target(name).begin(words, scratch, kept)
                 if started is not None:
@@ -166,11 +185,15 @@ def export(
         heads.check(dims, program.contract, max_length)
         longest = max_length or program.contract.max_length
         settled = request.settled(longest)
+        planned = cutting.plan(program, request.scripts, request.vocabulary, stages)
+        cut = planned and planned.cut
         with stages("goldens"):
             goldens = obtain_goldens(source, stages, max_length, longest)
+            goldens = with_texts(goldens, source, planned.texts if planned else (), max_length)
             if not goldens.cases:
                 raise UsageError(f"--max-length {max_length}: no golden text is as short as that")
         witness = sourced.witness_of(source, stages, goldens.max_length)
+        inside, outside = cutting.split(goldens, program.tokenizer, cut, program.contract)
         judges = None
         if judge:
             fp32 = Fp32(source.name, origin.fingerprint, fp32_embed(source))
@@ -179,11 +202,13 @@ def export(
             request=request,
             source=source,
             origin=origin,
-            goldens=goldens,
+            goldens=inside,
+            outside=outside,
+            cut=cut,
             witness=witness,
             stages=stages,
             scratch=scratch,
-            drift=Drift(goldens, stages) if verify_each else None,
+            drift=Drift(goldens, stages, cut=inside) if verify_each else None,
             judges=judges,
             unseen=texts,
             begun=begun,
@@ -195,54 +220,19 @@ def export(
     return done.returned(request.pairs)
 
 
-class _Outcomes:
-    """The results and failures of all pairs so far."""
-
-    def __init__(self, session: Session) -> None:
-        self._out, self._scratch = session.request.out, session.scratch
-        self._stages = session.stages
-        self.results: dict[Pair, Result] = {}
-        self.failures: dict[Pair, Failure] = {}
-
-    def built(self, pair: Pair, result: Result) -> None:
-        """Record that an artifact is in its place."""
-        self.results[pair] = result
-        unbuilt.clear(self._out, "-".join(pair))
-
-    def fail(self, pairs: Sequence[Pair], error: Exception) -> None:
-        """Go on without these pairs; raise where the machine is at its end."""
-        if unbuilt.stops(error, self._out):
-            raise error
-        for pair in pairs:
-            self.failures[pair] = failed = unbuilt.failure(*pair, error)
-            unbuilt.write(self._out, failed, self._scratch)
-            self._stages.fail(failed.name, str(failed.error))
-
-    def returned(self, pairs: Sequence[Pair]) -> list[Result]:
-        """Returns the results, in the order of `pairs`; raises the worst failure, if there is
-        one."""
-        done = [self.results[pair] for pair in pairs if pair in self.results]
-        if self.failures:
-            failed = [self.failures[pair] for pair in pairs if pair in self.failures]
-            raised = unbuilt.worst(failed, len(pairs))
-            raised.results, raised.failures = done, failed
-            raise raised
-        return done
-
-
 def _build_all(
     session: Session,
     programs: list[Program],
     settled: Mapping[Pair, TargetOptions],
     kept: Cache | None,
-) -> _Outcomes:
+) -> Outcomes:
     """Build every artifact from the traced program, which is taken out of `programs`.
 
     Programs are popped where they are used up, and a name keeps none: others are copies that share
     the weights, and one that is not needed any more only fills memory.
     """
     request, stages, drift = session.request, session.stages, session.drift
-    done = _Outcomes(session)
+    done = Outcomes(session)
     passes = Pipeline(request.options, drift)
     bases = [legalized(programs.pop(), passes, request.max_length, request.dims)]
     looks = tuple(drift.looks) if drift is not None else ()
@@ -259,6 +249,7 @@ def _build_all(
             else:
                 peaks = quantize(shared[0], recipe, run, stages, members, kept)
             reach = bounds_for(shared[0], members, stages)
+            cutting.apply(shared[0], session.cut, run)
         except Exception as error:
             done.fail(members, error)
             continue
@@ -301,23 +292,23 @@ def _build(
         ranges = value_roles.summary(named, peaks, program, target.strongly_typed) if peaks else ()
         # A strongly typed target is proved on its very graph; a hinted one on the graph it would
         # have.
-        emulable = None if target.strongly_typed else _emulable(program, floating, target)
+        emulable = None if target.strongly_typed else emulable_of(program, floating, target)
         rounded = emulable if peaks and not target.strongly_typed else None
         if peaks and rounded is None and not target.strongly_typed:
-            rounded = _halved(program, floating)
+            rounded = halved_of(program, floating)
         passes.run(program, target.first_passes(options))
         passes.run(program, target.backend_passes(floating, program.contract, group.peaks))
         rounded = rounded or program
         reach = value_bounds.table(named, bounds.of(rounded), rounded) if peaks else ()
         del rounded
         passes.run(program, target.last_passes(options))
-        emulable = _emulable(program, floating, target) if target.strongly_typed else emulable
+        emulable = emulable_of(program, floating, target) if target.strongly_typed else emulable
         ranges = value_bounds.joined(ranges, reach)
         contract = target.narrow(program.contract, options)
         goldens = session.goldens.within(contract.max_length)
         made = None
         final = replace(program.copy(), contract=contract)
-        if session.request.locate:
+        if session.request.locate and session.cut is None:  # a place is found by uncut ids
             made = Made(
                 source=session.source,
                 pipeline=passes,
@@ -339,12 +330,14 @@ def _build(
         options, said = done.options, done.said + done.left_out
         made = made and replace(made, options=options)
         sidecars.write(session.source, program, contract, goldens, folder)
+        sidecars.write_outside(session.outside, contract, folder)
         said += sourced.settle(folder, contract)
-        texts = partial(sourced.texts_of, session.witness)
-        reference = sidecars.reference(session.source, goldens, texts)
+        witness = sourced.facing(session.witness, program.tokenizer, contract)
+        texts = partial(sourced.texts_of, witness)
+        reference = sidecars.reference(session.source, goldens, texts, program.kept)
         said += target.finish(folder, contract, floating, reference, session.begun.get(target_name))
         owed = sourced.stated(
-            session.witness, program.contract, session.request.max_length, session.request.dims
+            witness, program.contract, session.request.max_length, session.request.dims
         )
         fingerprint = session.origin.fingerprint
         owed = target.narrow(owed, options)
@@ -356,7 +349,7 @@ def _build(
             tokenizer=program.tokenizer,
             options=options,
         )
-        sourced.keep(folder, session.witness, owed, target_name, fingerprint, again)
+        sourced.keep(folder, witness, owed, target_name, fingerprint, again)
         manifest = bundle.seal(
             folder,
             {
@@ -381,18 +374,3 @@ def _build(
         bounded = (bounds_sentence(reach),) if reach else ()
         stages.note("; ".join((f"{built.size / 1e6:.0f} MB", *bounded, *done.left_out)))
     return Built(built, goldens, [final], emulable, made, first_timing, first_look, ranges)
-
-
-def _emulable(program: Program, precision: str, target: Target) -> Program | None:
-    """Returns the program whose rounded run is the proof, where this machine does not compute in
-    `precision`."""
-    if precision == "fp32" or target.executes(precision):
-        return None
-    return program.copy() if target.strongly_typed else _halved(program, precision)
-
-
-def _halved(program: Program, precision: str) -> Program:
-    """Returns the program that a runtime which takes a hint is asked to compute."""
-    copy = program.copy()
-    SetPrecision(cast(Kind, precision)).rewrite(copy.model)
-    return copy

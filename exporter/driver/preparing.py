@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -16,10 +17,14 @@ from goldfold.exporter.frontend.source import Source
 from goldfold.exporter.ir.program import Arrays, Program, mark_makers
 from goldfold.exporter.passes import pipeline
 from goldfold.exporter.passes.pipeline import Pipeline
+from goldfold.exporter.passes.set_precision import Kind, SetPrecision
 from goldfold.exporter.progress import Stages
 from goldfold.exporter.quantize import plan, texts
 from goldfold.exporter.quantize.recipe import Recipe
 from goldfold.exporter.system.cache import Cache
+
+if TYPE_CHECKING:
+    from goldfold.targets.base import Target
 
 Loaded = Callable[[Words], None]
 
@@ -177,6 +182,21 @@ def record_ranges(program: Program, stages: Stages, cache: Cache | None = None) 
         f"{_remarks(cache)}"
     )
     return peaks
+
+
+def emulable_of(program: Program, precision: str, target: Target) -> Program | None:
+    """Returns the program whose rounded run is the proof, where this machine does not compute in
+    `precision`."""
+    if precision == "fp32" or target.executes(precision):
+        return None
+    return program.copy() if target.strongly_typed else halved_of(program, precision)
+
+
+def halved_of(program: Program, precision: str) -> Program:
+    """Returns the program that a runtime which takes a hint is asked to compute."""
+    copy = program.copy()
+    SetPrecision(cast(Kind, precision)).rewrite(copy.model)
+    return copy
 
 
 def _size(program: Program) -> str:

@@ -19,6 +19,7 @@ from goldfold.exporter.diagnose.failure import Made, Suspect
 from goldfold.exporter.diagnose.pass_drift import Drift
 from goldfold.exporter.driver.request import Request
 from goldfold.exporter.frontend.source import Source
+from goldfold.exporter.frontend.vocabulary import Cut
 from goldfold.exporter.ir.program import Program, weights_aside
 from goldfold.exporter.progress import Stages
 from goldfold.exporter.quantize.recipe import Recipe
@@ -66,6 +67,11 @@ class Session:
     source: Source
     origin: Origin
     goldens: Goldens
+    """The goldens by which artifacts are judged."""
+    outside: Goldens | None
+    """Those of texts that a cut vocabulary gives other tokens: reported."""
+    cut: Cut | None
+    """The cut of the vocabulary, if it is cut."""
     witness: Witness
     """The source's own tokenizer and settings."""
     stages: Stages

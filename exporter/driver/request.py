@@ -45,6 +45,10 @@ class Request:
     """Number of docstrings and functions, where `judge` asks for them."""
     unseen: int
     """Number of unseen texts."""
+    scripts: tuple[str, ...]
+    """The scripts to which the vocabulary is cut, if to any."""
+    vocabulary: Path | None
+    """The corpus to which the vocabulary is cut, if to one."""
     recipes: Mapping[str, Recipe | None]
     """The recipe of each precision, by its name; None for a floating one."""
     pairs: Sequence[Pair]
@@ -66,7 +70,19 @@ class Request:
         if request.judge:
             check_judged(known, request.count)
         unseen.check(request.unseen)
+        if request.unseen and request.cuts:
+            raise UsageError(
+                "--unseen draws texts for a whole vocabulary; export once without a cut to measure "
+                "them, for a cut artifact gives texts that keep their tokens the same embeddings"
+            )
+        if request.scripts and request.vocabulary is not None:
+            raise UsageError("--scripts and --vocabulary both cut the vocabulary; give one of them")
         return request
+
+    @property
+    def cuts(self) -> bool:
+        """Whether the vocabulary is cut."""
+        return bool(self.scripts) or self.vocabulary is not None
 
     def check_places(self) -> None:
         """Refuse folders that cannot be written, or hold other things. Raises OutputError,

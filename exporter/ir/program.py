@@ -51,6 +51,8 @@ class Program:
     """(source module, tensor) of constants that the trace holds otherwise than the model does."""
     spelled: list[tuple[str, np.ndarray]] = field(default_factory=list)
     """Constants that a target's lowering made of the program's, by the target's own names."""
+    kept: np.ndarray | None = None
+    """int64: the source's id of each id of a vocabulary that was cut."""
 
     @property
     def graph(self) -> ir.Graph:

@@ -15,6 +15,7 @@ from goldfold.exporter.errors import OutputError, UsageError
 from goldfold.exporter.ir import dialect, legality, opsets
 from goldfold.exporter.ir.program import Program, mark_makers, weights_aside
 from goldfold.exporter.passes.base import Log, Pass
+from goldfold.exporter.passes.compare_kept_ids import CompareKeptIds
 from goldfold.exporter.passes.drop_scale_before_normalize import DropScaleBeforeNormalize
 from goldfold.exporter.passes.drop_unreached_rows import DropUnreachedRows
 from goldfold.exporter.passes.expand_attention import ExpandAttention
@@ -25,6 +26,7 @@ from goldfold.exporter.passes.expand_rotary import ExpandRotary
 from goldfold.exporter.passes.fold_attention_scale import FoldAttentionScale
 from goldfold.exporter.passes.fold_norm_gain import FoldNormGain, Policy
 from goldfold.exporter.passes.fuse_identity_dense import FuseIdentityDense
+from goldfold.exporter.passes.gather_kept_rows import GatherKeptRows
 from goldfold.exporter.passes.legalize_rotary import LegalizeRotary
 from goldfold.exporter.passes.narrow_linear import NarrowLinear
 from goldfold.exporter.passes.raise_attention import RaiseAttention
@@ -70,6 +72,15 @@ def common(contract: Contract, gains: Policy = "full") -> tuple[Pass, ...]:
         DropScaleBeforeNormalize(),  # after the folds, which may leave a factor in front of a norm
         ShareRopeTables(contract.max_length),  # the tables are legal and final by now
         ShareConstants(),  # last: it joins constants that the others made twice
+    )
+
+
+def cut() -> tuple[Pass, ...]:
+    """The passes for a vocabulary that is cut, once integers are chosen and before a target's own:
+    those take tables apart."""
+    return (
+        GatherKeptRows(),  # first: the list of kept ids is then read by comparisons alone
+        CompareKeptIds(),
     )
 
 
@@ -262,7 +273,7 @@ def every() -> tuple[Pass, ...]:
         ExpandBandAttention(),
     )
     expanding = (UnpackNibbles(), *(expand() for expand in EXPANDS.values()), SetOpset())
-    return (*EARLY, *common(nothing), *quantization, *half_precision, *own, *expanding)
+    return (*EARLY, *common(nothing), *quantization, *cut(), *half_precision, *own, *expanding)
 
 
 def _dump(program: Program, folder: Path, stem: str) -> None:

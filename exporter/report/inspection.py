@@ -65,6 +65,7 @@ class Inspection:
         prompts = ", ".join(contract.prompts) or "none"
         lost = None if verdict is None else verdict.losses
         drawn = None if verdict is None else verdict.unseen
+        beside = None if verdict is None else verdict.outside
         proof = None if verdict is None else verdict.constants
         for key, value in (
             ("model", f"{contract.model} (licence: {manifest.origin.licence or 'not stated'})"),
@@ -73,6 +74,7 @@ class Inspection:
             *((("constants", proof.sentence),) if proof is not None else ()),
             *((("losses", losses.sentence(lost)),) if lost is not None else ()),
             *((("unseen", drawn.sentence),) if drawn is not None else ()),
+            *((("outside", beside.sentence),) if beside is not None else ()),
             (
                 "embedding",
                 f"{'tokens × ' if contract.tokenwise else ''}{contract.dim} × float32, "

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+
+import numpy as np
 
 from goldfold.exporter.artifact.bundle import GOLDEN, Bundle
 from goldfold.exporter.artifact.manifest import Origin
@@ -92,6 +95,29 @@ def make_goldens(source: Source, stages: Stages, max_length: int | None = None) 
             )
     source.check_unchanged()  # sentence-transformers read it again
     return goldens
+
+
+def with_texts(
+    goldens: Goldens, source: Source, texts: Sequence[str], max_length: int | None = None
+) -> Goldens:
+    """Returns goldens with those of further texts behind them, made now; without them for a model
+    that takes pairs, or gives a vector for each token. Raises ModelError."""
+    if not texts or source.task in (SCORES, MULTI):
+        return goldens
+    from goldfold.golden.make import Opening, make
+
+    with ours(), natives.hushed():
+        made = make(
+            source.loads,
+            name=source.name,
+            digests=source.defining,
+            opening=Opening(source.trusted, source.task, source.route, tuple(texts)),
+            only=(),
+            max_length=max_length,
+        )
+    source.check_unchanged()
+    rows = np.concatenate([goldens.embeddings, made.embeddings])
+    return replace(goldens, cases=(*goldens.cases, *made.cases), embeddings=rows)
 
 
 def check_length(contract: Contract, max_length: int | None) -> None:

@@ -15,9 +15,9 @@ from goldfold.exporter.artifact.encoder import Encoder
 from goldfold.exporter.artifact.late_encoder import LateEncoder
 from goldfold.exporter.artifact.result import measured, standing
 from goldfold.exporter.progress import Stages
-from goldfold.exporter.proofs import Canaries, Constants, UnseenFigures
+from goldfold.exporter.proofs import Canaries, Constants, Outside, UnseenFigures
 from goldfold.exporter.records import Figures, Losses, Timing
-from goldfold.exporter.verification import constants, losses, sourced, unseen, ways
+from goldfold.exporter.verification import constants, losses, outside, sourced, unseen, ways
 from goldfold.exporter.verification.sourced import Given
 from goldfold.golden import compare, gate
 from goldfold.golden.compare import Measurement
@@ -58,6 +58,7 @@ class Measured:
     losses: Losses | None = None
     unseen: UnseenFigures | None = None
     constants: Constants | None = None
+    outside: Outside | None = None
     faults: tuple[Fault, ...] = ()
     """Constants that do not follow from the source."""
     canaries: Canaries | None = None
@@ -112,6 +113,7 @@ def measure_all(
         lost,
         drawn,
         proof.record,
+        outside.of(encoder, stages),
         proof.faults,
         canaries.of(opened, goldens, measurement),
         canaries.told(opened, goldens, measurement),
@@ -248,6 +250,7 @@ def record(opened: Bundle, found: Measured, timings: Sequence[Timing]) -> Verdic
         constants=found.constants,
         losses=found.losses,
         unseen=found.unseen,
+        outside=found.outside,
         canaries=found.canaries,
         timings=tuple(timings),
         passes_seconds={report.name: report.seconds for report in manifest.passes},

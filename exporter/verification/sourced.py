@@ -26,7 +26,8 @@ from goldfold.exporter.artifact.bundle import (
     unproved,
 )
 from goldfold.exporter.artifact.encoder import Encoder
-from goldfold.exporter.contract import Contract
+from goldfold.exporter.artifact.manifest import DERIVATIONS
+from goldfold.exporter.contract import Contract, Vocabulary
 from goldfold.exporter.errors import ArtifactError, UsageError
 from goldfold.exporter.frontend.readiness import ready
 from goldfold.exporter.frontend.source import Source, open_model
@@ -36,8 +37,9 @@ from goldfold.exporter.system.cache import open_cache
 from goldfold.exporter.system.files import read_tokenizer
 from goldfold.exporter.verification import clients
 from goldfold.exporter.verification import unseen as unseen_texts
-from goldfold.golden import source_record, tokenizer_file
+from goldfold.golden import source_record, tokenizer_file, vocabulary
 from goldfold.golden.errors import GoldenError
+from goldfold.golden.proof import rows
 from goldfold.golden.reasons import Reason
 from goldfold.golden.source_record import SourceRecord, contract_faults
 from goldfold.golden.store import PREDICT, Goldens
@@ -131,6 +133,30 @@ def settle(folder: Path, contract: Contract) -> tuple[str, ...]:
     return clients.settle(folder, file, contract)
 
 
+def facing(witness: Witness, tokenizer: str, contract: Contract) -> Witness:
+    """Returns the source as a witness for an artifact with this tokenizer.json and contract: itself
+    unless the vocabulary is cut. Raises GoldenError where the tokenizer is no cut of the
+    source's."""
+    found, fault = _facing(witness, TokenizerFile(tokenizer), contract)
+    if fault is not None:
+        raise GoldenError(f"{TOKENIZER} is no cut of the source's: {fault}")
+    return found
+
+
+def _facing(
+    witness: Witness, file: TokenizerFile, contract: Contract
+) -> tuple[Witness, str | None]:
+    said = contract.cut
+    if said is None:
+        return witness, None
+    holds = (lambda text: said.outside(text) is None) if said.characters else None
+    return vocabulary.cut(witness, file, _plain(said), holds)
+
+
+def _plain(said: Vocabulary) -> dict[str, Any]:
+    return json.loads(json.dumps(said.plain()))
+
+
 def texts_of(witness: Witness) -> dict[str, Ids]:
     """Returns the texts that companions are compared on, and the source's ids of them."""
     return {**witness.tokenizer.made(witness.tokenizer.spelt), **witness.drawn}
@@ -179,6 +205,20 @@ def reasons(
     with stages(f"tokens {opened.name}"):
         raw, record = _raw(opened), proved(opened.path)
         found = [*unproved(opened.path, opened.manifest)]
+        if witness is not None and opened.manifest.contract.cut is not None:
+            try:
+                contract = opened.manifest.contract
+                own = TokenizerFile(raw)
+                places = vocabulary.Places(witness.tokenizer, own)
+                witness, fault = _facing(witness, own, contract)
+                derivations = opened.path / DERIVATIONS
+                if fault is None and derivations.is_file():
+                    fault = rows.fault(derivations, places.kept[: contract.vocab_size])
+            except GoldenError as error:
+                raise ArtifactError(f"{opened.path} is damaged: {error}") from None
+            if fault is not None:
+                note = f"{TOKENIZER} and the tables are no cut of the source's: {fault}."
+                found.append(Reason("tokenizer", note=note))
         found += (one for one in _contract(opened, record, goldens, witness) if one not in found)
         # A tokenizer of which nothing is known is not opened: it may be a stranger's.
         known = record is not None and hashlib.sha256(raw).hexdigest() == record.tokenizer

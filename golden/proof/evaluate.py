@@ -203,13 +203,23 @@ class Evaluator:
                 first += size
             return joined(found, 0) if found else self._rows(args[1], 0, 0)
         rows = slice(start, stop)
+        if x.name == "take" and not axis:
+            return self._taken(x, start, stop)
         held = self._rows(args[0], start, stop) if axis else self.whole(args[0])
         if x.name == "take":
-            indices = self._indices(x) if axis else self._indices(x)[rows]
+            indices = self._indices(x)
             return held.moved(lambda a: np.take(a, indices, axis))
         widths = [(0, 0)] * len(shape)
         widths[axis] = args[2:4]
         return held.moved(lambda a: np.pad(a, widths)[slice(None) if axis else rows])
+
+    def _taken(self, x: Call, start: int, stop: int) -> Part:
+        """Rows in another order: those between the first and the last of them are looked at."""
+        indices = self._indices(x)[start:stop] % max(self.shape(x.args[0])[0], 1)
+        first, last = (int(indices.min()), int(indices.max()) + 1) if indices.size else (0, 0)
+        if (last - first) * math.prod(self.shape(x.args[0])[1:]) > _MOST:
+            raise GoldenError(f"a part of it takes rows {first} to {last}, too many to be held")
+        return self._rows(x.args[0], first, last).moved(lambda a: np.take(a, indices - first, 0))
 
     def _reshape(self, x: Any, shape: tuple[int, ...], start: int, stop: int) -> Part:
         """Rows of a result follow each other in C order, and so do the rows that hold them."""
