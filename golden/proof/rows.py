@@ -17,7 +17,9 @@ from goldfold.golden.proof.evaluate import literal
 from goldfold.golden.proof.expressions import Call
 
 _MAKERS = ("gather-kept-rows", "cut")
-"""The makers of tables of kept rows, and of the list of kept ids."""
+"""The makers of tables of kept rows, and of the list of kept ids: all of their lists count. Later
+passes may write a table anew, as packed bytes: of other makers' lists those count that are as long
+as the tokens are many and no mere change of order."""
 
 
 def fault(derivations: Path, kept: Sequence[int]) -> str | None:
@@ -27,13 +29,17 @@ def fault(derivations: Path, kept: Sequence[int]) -> str | None:
     wanted = np.array(kept, np.int64)
     found = 0
     for line in expressions.read(derivations).constants:
-        if line.maker not in _MAKERS:
-            continue
         for rows in _lists(line.value):
+            if line.maker not in _MAKERS and not _may_cut(rows, len(wanted)):
+                continue
             found += 1
             if not np.array_equal(rows, wanted):
                 return f"{line.name} holds other rows of the source than its tokens have"
     return None if found else "nothing says which rows of the source its tokens have"
+
+
+def _may_cut(rows: np.ndarray, count: int) -> bool:
+    return rows.shape == (count,) and not np.array_equal(np.sort(rows), np.arange(count))
 
 
 def _numbers(call: Call) -> np.ndarray:
