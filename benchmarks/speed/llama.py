@@ -3,7 +3,7 @@
 The context is set as llama.cpp's own example of embeddings sets it (`examples/embedding`): the
 batch as long as the context, `n_ubatch` as long as the batch, since a model whose tokens see each
 other both ways is computed in one piece, and the pooling that the file names. Flash attention is
-left to llama.cpp, which takes it on a CPU: keys and values in f16, an eighth faster on batches.
+left to llama.cpp, which takes it on a CPU, with keys and values in f16.
 Rows reach it as they are, without padding. A batch can be one call of several sequences, whose
 attention is computed over all their tokens with a mask, or a call a text: which is faster depends
 on the lengths, so the first call at a size tries both and the faster one is kept.
