@@ -31,7 +31,7 @@ CASES: tuple[tuple[str, str, str, int], ...] = (
     ("scales", "writer", SEVEN, 0),
     ("zero-points", "writer", SEVEN, 0),
     ("biases", "writer", WORDY, 0),
-    ("biases", "model", WORDY, 1),
+    ("biases", "model", WORDY, 2),
     ("gains", "alone", FLAT, 0),
     ("positions", "writer", OPENVINO, 0),
     ("positions", "model", WORDY, 1),
