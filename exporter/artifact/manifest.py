@@ -46,7 +46,7 @@ from goldfold.golden.reasons import Reason
 
 MANIFEST = "manifest.json"
 VERDICT = "verdict.json"
-GOLDEN = "golden"
+GOLDEN, OUTSIDE = "golden", "golden/outside"  # the latter: texts that a cut does not keep
 DERIVATIONS = "derivations.txt"
 FAILED = ".failed"
 REPORT = ("report.html", "report.json", "junit.xml")

@@ -28,8 +28,6 @@ from goldfold.golden.store import Goldens
 _SETTINGS = "tokenizer_config.json"
 _ADDED = "added_tokens.json"
 _TOKENIZER_FILES = ("special_tokens_map.json", _ADDED)
-OUTSIDE = f"{bundle.GOLDEN}/outside"
-"""The goldens of texts that a cut vocabulary gives other tokens."""
 _OWN = (bundle.MANIFEST, bundle.VERDICT, bundle.GOLDEN, TOKENIZER, _SETTINGS)
 """Names that no licence may take."""
 
@@ -105,7 +103,7 @@ def write_outside(goldens: Goldens | None, contract: Contract, folder: Path) -> 
     """Write the goldens of texts that a cut vocabulary gives other tokens, if there are any."""
     some = None if goldens is None else goldens.within(contract.max_length)
     if some is not None and some.cases:
-        store.save(some, folder / OUTSIDE)
+        store.save(some, folder / bundle.OUTSIDE)
 
 
 def _free(name: str, taken: Collection[str]) -> str:

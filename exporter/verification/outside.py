@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from goldfold.exporter.artifact.bundle import OUTSIDE
 from goldfold.exporter.artifact.encoder import Encoder
-from goldfold.exporter.artifact.sidecars import OUTSIDE
 from goldfold.exporter.errors import ArtifactError
 from goldfold.exporter.progress import Stages
 from goldfold.exporter.proofs import Outside
