@@ -27,6 +27,7 @@ from rich.table import Table
 from benchmarks import harness
 from benchmarks.speed import measure, peers
 from benchmarks.speed.client import Spec, interleave, open_all
+from benchmarks.speed.roster import OPTIMUM, QINT8
 from benchmarks.speed.shapes import few, shape_of
 from goldfold.exporter.artifact.bundle import open_bundle
 from goldfold.exporter.cli.console import open_console
@@ -36,13 +37,7 @@ from goldfold.exporter.verification.goldens import goldens_of
 from goldfold.golden.store import Goldens
 
 SHAPES = ("1x16", "1x128", "8x128", "32x64", "1x512")
-PEERS = {
-    "optimum": "model.onnx",
-    "O1": "model_O1.onnx",
-    "O2": "model_O2.onnx",
-    "O3": "model_O3.onnx",
-    "qint8": "model_qint8_avx512_vnni.onnx",
-}
+PEERS = {name.removeprefix("optimum-"): file for name, file in OPTIMUM.items()} | {"qint8": QINT8}
 
 
 def main(

@@ -30,8 +30,6 @@ from goldfold.golden.tokenizer_file import TokenizerFile
 
 DRAWN = 100_000
 """Number of ids on which an export compares the two tokenizers: a second or two."""
-
-
 LINES = 48
 """Number of held-out lines of a corpus that become goldens."""
 

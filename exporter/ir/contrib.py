@@ -3,11 +3,11 @@
 `com.microsoft.Attention` makes queries, keys and values of one input by one product, and attends,
 in one kernel:
 
-    y[B,T,N] = Attention(x[B,T,K], w[K,3N], b[3N], real[B,T]) {num_heads, scale}
+    y[B,T,N] = Attention(x[B,T,K], w[K,3N], b[3N], real[B,T]) {num_heads, scale, mask_filter_value}
 
 * w and b hold the columns of the queries, then of the keys, then of the values; N is the product of
   heads and width.
-* `real` is int32: 1 where a token is real, 0 where no token may see it.
+* `real` is int32: 1 where a token is real; `mask_filter_value` is added to the scores of others.
 
 A file that uses the op carries the function below. ONNX Runtime has the kernel and does not look at
 the function; a runtime without the kernel computes the function. The op has more inputs and

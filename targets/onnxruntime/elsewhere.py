@@ -36,9 +36,7 @@ FLAGS = (
     "--disable-dev-shm-usage", "--enable-logging=stderr", "--window-size=800,600",
 )  # fmt: skip
 """No sandbox, which root and most containers lack: the only page that is opened is goldfold's own.
-No shared memory in /dev/shm, which is 64 MB in a container. Files for a while go into the current
-folder: Chromium puts a socket there, and aborts where the path of that is longer than about 100
-bytes."""
+No shared memory in /dev/shm, which is 64 MB in a container."""
 _PATIENCE = 900.0
 """The most seconds for one answer. EmbeddingGemma's batch of 2,048 tokens takes one thread 60."""
 _GRACE = 5.0
@@ -101,16 +99,7 @@ class Opened:
         self._keeper: subprocess.Popen[bytes] | None = None
         try:
             words = self._words(room, laid, threads, query, flags)
-            with self._said.open("wb") as said:
-                self._process = subprocess.Popen(
-                    words,
-                    stdin=subprocess.DEVNULL,
-                    stdout=said,
-                    stderr=said,
-                    start_new_session=True,
-                    cwd=room,
-                    env=os.environ | {"TMPDIR": "."},
-                )
+            self._process = start(words, room, self._said)
             self._keeper = _keeper(self._process.pid, room)
             threading.Thread(target=self._watch, args=(self._process.pid,), daemon=True).start()
             self.facts = self._answer()
@@ -217,10 +206,14 @@ class Opened:
 _CRASH = re.compile(r"Oops|Renderer process (crashed|was killed)|V8 process OOM.*", re.IGNORECASE)
 
 
-_KEEPER = (
-    "import os, shutil, sys; sys.stdin.read(); os.killpg(int(sys.argv[1]), 9); "
-    "shutil.rmtree(sys.argv[2], ignore_errors=True)"
-)
+_KEEPER = """
+import os, shutil, sys
+sys.stdin.read()
+try:
+    os.killpg(int(sys.argv[1]), 9)
+finally:
+    shutil.rmtree(sys.argv[2], ignore_errors=True)
+"""
 
 
 def _keeper(leader: int, room: Path) -> subprocess.Popen[bytes] | None:
@@ -236,6 +229,24 @@ def _keeper(leader: int, room: Path) -> subprocess.Popen[bytes] | None:
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
+
+
+def start(words: Sequence[str], room: Path, said: Path) -> subprocess.Popen[bytes]:
+    """Start a program in the folder `room`, as the head of a group; it prints into the file `said`.
+
+    Its temporary files go into `room` as well, by a relative path: Chromium puts a socket there,
+    and aborts where a socket's path has more than 107 bytes (Linux; 103 on macOS).
+    """
+    with said.open("wb") as log:
+        return subprocess.Popen(
+            words,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            cwd=room,
+            env=os.environ | {"TMPDIR": "."},
+        )
 
 
 def end(process: subprocess.Popen[bytes]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
 import tempfile
 import time
 from collections.abc import Mapping
@@ -49,16 +48,7 @@ def opened(address: str, *flags: str) -> list[str]:
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as room:
         said = Path(room) / "said.txt"
         words = [program, *elsewhere.FLAGS, f"--user-data-dir={room}/profile", *flags, address]
-        with said.open("wb") as log:
-            process = subprocess.Popen(
-                words,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-                cwd=room,
-                env=os.environ | {"TMPDIR": "."},
-            )
+        process = elsewhere.start(words, Path(room), said)
         try:
             begun = time.monotonic()
             while time.monotonic() - begun < _SECONDS:
