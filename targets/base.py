@@ -275,16 +275,16 @@ class Target(ABC, Generic[O]):
         (targets/loading.py); None if the target has no such program."""
         return None
 
-    def uses(self, contract: Contract, precision: str, folder: str) -> Iterable[Use]:
-        """Returns the ways to use an artifact in the folder of this name, for its README.md, beside
-        goldfold and load.py (targets/usage.py)."""
+    def uses(self, contract: Contract, precision: str, folder: Path) -> Iterable[Use]:
+        """Returns the ways to use the artifact in `folder`, for its README.md, beside goldfold and
+        load.py (targets/usage.py)."""
         return ()
 
-    def all_uses(self, contract: Contract, precision: str, folder: str) -> tuple[Use, ...]:
+    def all_uses(self, contract: Contract, precision: str, folder: Path) -> tuple[Use, ...]:
         """Returns all ways to use an artifact, goldfold's own first."""
         runtime = self.opened_by(precision)
         own = () if runtime is None else (usage.own(contract, runtime.packages),)
-        first = usage.goldfold(contract, self.extra, folder)
+        first = usage.goldfold(contract, self.extra, folder.name)
         return (first, *own, *self.uses(contract, precision, folder))
 
     def write_loader(self, folder: Path, contract: Contract, precision: str) -> None:

@@ -24,9 +24,6 @@ _DOES = {
 _STANDARD = (
     "import contextlib",
     "import json",
-    "import os",
-    "import sys",
-    "import threading",
     "from pathlib import Path",
 )
 USES = {

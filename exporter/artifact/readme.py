@@ -14,7 +14,7 @@ from typing import Any
 
 from goldfold.exporter import registry
 from goldfold.exporter.artifact import card
-from goldfold.exporter.artifact.manifest import FAILED, Manifest, VerdictRecord
+from goldfold.exporter.artifact.manifest import Manifest, VerdictRecord
 from goldfold.exporter.records import Figures
 from goldfold.exporter.system import names
 from goldfold.golden.measured import unmeasured
@@ -26,8 +26,13 @@ _IS = {
     "sparse": "It turns a text into weights of {dim} entries, most of them zero.",
     "multi_vector": "It turns a text into a vector of {dim} numbers for each of its tokens.",
 }
+_COMPILER = (
+    *("torch", "transformers", "sentence-transformers", "tokenizers"),
+    *("onnx", "onnx-ir", "onnxscript", "onnxsim"),
+)
+"""Packages whose versions every manifest names."""
 _VERDICTS = {
-    "passed": "**Passed**: this very file ran on the machine of the verification, in its precision.",
+    "passed": "**Passed**: this very file ran where it was verified, in its precision.",
     "proved": "**Proved, not run**: {stand_in} ran in its place and held the gate; {not_run}.",
     "failed": "**Failed its gate.** Do not use it.",
 }
@@ -87,8 +92,7 @@ def _head(manifest: Manifest) -> Iterator[str]:
 
 
 def _versions(manifest: Manifest) -> str:
-    ours = registry.target(manifest.target).versions() if _known(manifest) else {}
-    said = [f"{name} {version}" for name, version in manifest.versions.items() if name in ours]
+    said = [f"{name} {one}" for name, one in manifest.versions.items() if name not in _COMPILER]
     return ", ".join(said) or "versions are in manifest.json"
 
 
@@ -113,9 +117,9 @@ def _measured(manifest: Manifest, verdict: VerdictRecord) -> Iterator[str]:
     )
     yield ""
     yield (
-        f"{len(measure.rows)} golden texts, whose embeddings sentence-transformers computed from "
-        f"the original in fp32, were computed again, each alone and in padded batches. The error is "
-        f"{quantity}, and 0 would be the original."
+        f"sentence-transformers computed {len(measure.rows)} golden texts with the original in "
+        "fp32, and the artifact computed them again, each alone and in padded batches. The error "
+        f"is {quantity}; 0 would be the original."
     )
     yield ""
     rows = [_figures("all golden texts, alone", measure.worst, measure.mean)]
@@ -135,8 +139,8 @@ def _measured(manifest: Manifest, verdict: VerdictRecord) -> Iterator[str]:
     if verdict.losses is not None:
         yield from _retrieval(verdict)
     yield (
-        f"- `goldfold verify` repeats all this on your machine, and writes this file anew. It is of "
-        f"the manifest {manifest.digest[:16]}…; `verdict.json` has every figure."
+        "- `goldfold verify` repeats all this on your machine, and writes this file anew. It "
+        f"belongs to the manifest {manifest.digest[:16]}…; `verdict.json` has every figure."
     )
 
 
@@ -169,8 +173,7 @@ def _use(folder: Path, manifest: Manifest) -> Iterator[str]:
         yield f"The target {manifest.target} is not installed here, so its lines are missing."
         return
     target = registry.target(manifest.target)
-    name = folder.name.removesuffix(FAILED)
-    for use in target.all_uses(manifest.contract, manifest.floating, name):
+    for use in target.all_uses(manifest.contract, manifest.floating, folder):
         yield ""
         yield f"### {use.title}"
         yield ""

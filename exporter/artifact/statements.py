@@ -1,9 +1,9 @@
-"""Statements on an artifact that other tools read: in-toto statements of its making (SLSA provenance
-v1) and of its verdict (in-toto test-result v0.1).
+"""Statements on an artifact that other tools read: in-toto statements of its making (SLSA
+provenance v1) and of its verdict (in-toto test-result v0.1).
 
 They follow from manifest.json and verdict.json, and hold no time but that of SOURCE_DATE_EPOCH, so
-the same artifact gives the same bytes. Names of formats are those of identifiers.json: they identify,
-and nothing is fetched from them.
+the same artifact gives the same bytes. Names of formats are those of identifiers.json: they
+identify, and nothing is fetched from them.
 """
 
 from __future__ import annotations

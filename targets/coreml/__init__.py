@@ -100,9 +100,11 @@ class CoreMl(Target[CoreMlOptions]):
         return swift.finish(folder, contract, reference)
 
     def opened_by(self, precision: str) -> Runtime:
-        return Runtime(Path(__file__).parent, "coremltools", ("import coremltools",))
+        return Runtime(
+            Path(__file__).parent, "coremltools", ("import coremltools",), ("import threading",)
+        )
 
-    def uses(self, contract: Contract, precision: str, folder: str) -> Iterable[Use]:
+    def uses(self, contract: Contract, precision: str, folder: Path) -> Iterable[Use]:
         from goldfold.targets.coreml import usage
 
         return usage.uses(contract)

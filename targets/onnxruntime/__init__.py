@@ -95,16 +95,17 @@ class OnnxRuntime(Target[OnnxRuntimeOptions]):
             Path(__file__).parent,
             "onnxruntime",
             ("import onnxruntime",),
+            ("import os",),
             quiet=(
-                'os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # it would report what it opens',
+                'os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # else it reports itself',
                 'os.environ.setdefault("ORT_TELEMETRY_DISABLED", "1")',
             ),
         )
 
-    def uses(self, contract: Contract, precision: str, folder: str) -> Iterable[Use]:
+    def uses(self, contract: Contract, precision: str, folder: Path) -> Iterable[Use]:
         from goldfold.targets.onnxruntime import usage
 
-        return usage.uses(contract, folder)
+        return usage.uses(contract, folder.name)
 
     def load(
         self,

@@ -40,6 +40,6 @@ def uses(contract: Contract, folder: str) -> Iterator[Use]:
             "JavaScript, with transformers.js",
             "js",
             _JAVASCRIPT.format(folder=folder, prompt=prompt),
-            "`goldfold layout` says where it cannot give this artifact's vectors there; `--for web` "
-            "makes a page for browsers, `fastembed` and `vespa` are further layouts.",
+            "`goldfold layout` says so where these vectors cannot be had there; `--for web` makes "
+            "a page for browsers, `fastembed` and `vespa` are further layouts.",
         )

@@ -141,12 +141,12 @@ class OpenVino(Target[OpenVinoOptions]):
             Path(__file__).parent,
             "openvino",
             ("import openvino as ov",),
-            ("import ctypes",),
+            ("import ctypes", "import os", "import sys", "import threading"),
             ('sys.modules.setdefault("openvino_telemetry", None)  # else OpenVINO reports itself',),
             {"HINT": hint, "CAPABILITY": capability},
         )
 
-    def uses(self, contract: Contract, precision: str, folder: str) -> Iterable[Use]:
+    def uses(self, contract: Contract, precision: str, folder: Path) -> Iterable[Use]:
         from goldfold.targets.openvino import usage
 
         return usage.uses(contract, folder, "bf16" if precision == "bf16" else "f32")

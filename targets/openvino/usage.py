@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 
 from goldfold.exporter.contract import Contract
 from goldfold.exporter.system.names import slug
@@ -22,7 +23,7 @@ model = SentenceTransformer("{folder}", backend="openvino")
 vectors = model.encode_query(["a question"])"""
 
 
-def uses(contract: Contract, folder: str, hint: str) -> Iterator[Use]:
+def uses(contract: Contract, folder: Path, hint: str) -> Iterator[Use]:
     """Yields the ways to use one, beside goldfold and load.py. `hint` is the precision in which
     OpenVINO is asked to compute."""
     found = usage.plain(
@@ -41,13 +42,15 @@ def uses(contract: Contract, folder: str, hint: str) -> Iterator[Use]:
         yield found
     if contract.task != "embedding" or contract.frame is not None or contract.unpooled:
         return
-    yield Use("Python, with sentence-transformers", "python", _LIBRARY.format(folder=folder))
+    yield Use("Python, with sentence-transformers", "python", _LIBRARY.format(folder=folder.name))
+    if not (folder / "openvino_tokenizer.xml").is_file():
+        return  # the server needs it
     name = slug(contract.model)
     text = contract.prompt_of("query") + "a question"
     asked = json.dumps({"model": name, "input": [text]}, ensure_ascii=False)
     yield Use(
         "A server, with OpenVINO Model Server",
         "console",
-        _SERVER.format(folder=folder, asked=asked.replace("'", "'\\''")),
-        "It is C++, and needs `openvino_tokenizer.xml` in this folder. It knows no prompts.",
+        _SERVER.format(folder=folder.name, asked=asked.replace("'", "'\\''")),
+        "It is C++, and reads `openvino_tokenizer.xml`. It knows no prompts.",
     )

@@ -139,10 +139,10 @@ class TensorRt(Target[TensorRtOptions]):
             Path(__file__).parent,
             "TensorRT, cuda-bindings",
             ("from cuda.bindings import runtime as cuda",),
-            ("from importlib import import_module",),
+            ("import threading", "from importlib import import_module"),
         )
 
-    def uses(self, contract: Contract, precision: str, folder: str) -> Iterable[Use]:
+    def uses(self, contract: Contract, precision: str, folder: Path) -> Iterable[Use]:
         from goldfold.targets.tensorrt import usage
 
         return usage.uses()
