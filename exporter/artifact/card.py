@@ -104,7 +104,7 @@ def front_matter(manifest: Manifest, facts: Mapping[str, Any]) -> str:
         if isinstance(value, list) and value:
             lines += [f"{name}:", *(f"- {_scalar(one)}" for one in value)]
         elif value:
-            lines.append(f"{name}: {_scalar(value)}")
+            lines.append(f"{name}: {_scalar(str(value))}")
     return "\n".join([*lines, "---", ""])
 
 
