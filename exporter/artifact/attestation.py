@@ -16,8 +16,9 @@ from typing import Any
 
 from goldfold.exporter.artifact.bundle import MANIFEST, Bundle
 from goldfold.exporter.artifact.statements import IDENTIFIERS, all_of
-from goldfold.exporter.errors import ArtifactError, OutputError, UsageError
+from goldfold.exporter.errors import ArtifactError, UsageError
 from goldfold.exporter.system.files import read_bounded
+from goldfold.exporter.system.writing import write_file
 
 SUFFIX = ".intoto.jsonl"
 _TYPE = "application/vnd.in-toto+json"
@@ -36,13 +37,8 @@ def write(opened: Bundle, key: Path, place: Path, builder: str | None = None) ->
     Raises UsageError for a key that cannot be used, OutputError if the file cannot be written.
     """
     private = _private(key)
-    lines = [json.dumps(_envelope(one, private)) for one in all_of(opened, builder)]
-    try:
-        fresh = place.with_name(f"{place.name}.new")
-        fresh.write_text("\n".join(lines) + "\n", encoding="utf-8")
-        fresh.replace(place)
-    except OSError as error:
-        raise OutputError(f"cannot write {place}: {error.strerror}") from None
+    lines = [json.dumps(_envelope(one, private)) + "\n" for one in all_of(opened, builder)]
+    write_file(place, lambda file: file.write("".join(lines).encode()))
     return place
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from goldfold.exporter.errors import OutputError
+from goldfold.exporter.errors import UsageError
 
 
 def sbom(
@@ -34,6 +34,7 @@ def sbom(
     from goldfold.exporter.artifact import bom
     from goldfold.exporter.artifact.bundle import open_bundle
     from goldfold.exporter.artifact.statements import all_of
+    from goldfold.exporter.system.writing import write_file
 
     opened = open_bundle(folder, unverified=True)
     if statements:
@@ -43,9 +44,6 @@ def sbom(
     if out is None:
         sys.stdout.write(said)
         return
-    fresh = out.with_name(f"{out.name}.new")
-    try:
-        fresh.write_text(said, encoding="utf-8")
-        fresh.replace(out)
-    except OSError as error:
-        raise OutputError(f"cannot write {out}: {error.strerror}") from None
+    if out.resolve().is_relative_to(folder.resolve()):
+        raise UsageError(f"--out {out} lies in the artifact, whose files are counted")
+    write_file(out, lambda file: file.write(said.encode()))
