@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol
 
 from goldfold.exporter.contract import Contract, Reference, Run, Served, Words
 from goldfold.exporter.options import O, Options
+from goldfold.targets import loading, usage
+from goldfold.targets.loading import Runtime
+from goldfold.targets.usage import Use
 
 if TYPE_CHECKING:  # an artifact is opened without any
     import numpy as np
@@ -266,6 +269,30 @@ class Target(ABC, Generic[O]):
 
         Returns notes for the manifest on these files, one sentence each."""
         return ()
+
+    def opened_by(self, precision: str) -> Runtime | None:
+        """Returns the runtime of `load.py`, which opens the artifact without goldfold
+        (targets/loading.py); None if the target has no such program."""
+        return None
+
+    def uses(self, contract: Contract, precision: str, folder: Path) -> Iterable[Use]:
+        """Returns the ways to use the artifact in `folder`, for its README.md, beside goldfold and
+        load.py (targets/usage.py)."""
+        return ()
+
+    def all_uses(self, contract: Contract, precision: str, folder: Path) -> tuple[Use, ...]:
+        """Returns all ways to use an artifact, goldfold's own first."""
+        runtime = self.opened_by(precision)
+        own = () if runtime is None else (usage.own(contract, runtime.packages),)
+        first = usage.goldfold(contract, self.extra, folder.name)
+        return (first, *own, *self.uses(contract, precision, folder))
+
+    def write_loader(self, folder: Path, contract: Contract, precision: str) -> None:
+        """Write `load.py` into an artifact, where the target has one."""
+        runtime = self.opened_by(precision)
+        if runtime is not None:
+            said = loading.text(contract, runtime, self.call_tokens)
+            (folder / loading.LOADER).write_text(said, encoding="utf-8")
 
     def restate(
         self,

@@ -2,6 +2,9 @@
 
 manifest.json    the description and the sha256 of every file; ends the bundle's identity
 verdict.json     the measurements, their time and duration; outside the digests
+README.md        what it is and how to use it, with the verdict; outside the digests
+load.py          opens it without goldfold
+card.json        what the source's card says of licence and languages
 tokenizer.json   and its other files
 golden/          the golden embeddings against which it is verified
 LICENSE …        the source model's licence and notice files
@@ -29,6 +32,7 @@ from goldfold.exporter.artifact.manifest import (
     GOLDEN,
     MANIFEST,
     OUTSIDE,
+    README,
     REPORT,
     VERDICT,
     FileEntry,
@@ -41,8 +45,8 @@ from goldfold.exporter.artifact.manifest import (
     is_own,
     read_manifest,
     read_verdict,
-    write_verdict,
 )
+from goldfold.exporter.artifact.recording import write_verdict
 from goldfold.exporter.artifact.scratch import check_output, check_writable, publish, scratch
 from goldfold.exporter.errors import ArtifactError
 from goldfold.exporter.system.files import Identity, digest, entries, key_of, place_of
@@ -263,6 +267,7 @@ __all__ = [
     "GOLDEN",
     "MANIFEST",
     "OUTSIDE",
+    "README",
     "REPORT",
     "VERDICT",
     "Bundle",

@@ -11,18 +11,14 @@ import hashlib
 import json
 import os
 import re
-import secrets
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from msgspec import Meta, field
 
 from goldfold.exporter import records, registry
 from goldfold.exporter.contract import Contract
-from goldfold.exporter.errors import ArtifactError, OutputError
+from goldfold.exporter.errors import ArtifactError
 from goldfold.exporter.options import Plain as Value
 from goldfold.exporter.proofs import Canaries, Constants, KindBounds, Outside, UnseenFigures
 from goldfold.exporter.quantize.recipe import Recipe
@@ -45,7 +41,7 @@ from goldfold.golden.gate import Status
 from goldfold.golden.reasons import Reason
 
 MANIFEST = "manifest.json"
-VERDICT = "verdict.json"
+VERDICT, README = "verdict.json", "README.md"
 GOLDEN, OUTSIDE = "golden", "golden/outside"  # the latter: texts that a cut does not keep
 DERIVATIONS = "derivations.txt"
 FAILED = ".failed"
@@ -307,7 +303,9 @@ def is_artifact(path: Path) -> bool:
 # --- what lies in a folder besides
 
 
-_FRESH = re.compile(rf"{re.escape(VERDICT)}(\.[0-9a-f]{{16}})?\.new")
+FRESH = re.compile(
+    rf"{re.escape(VERDICT)}(\.[0-9a-f]{{16}})?\.new|{re.escape(README)}\.[0-9a-f]{{16}}\.new"
+)
 _LEFT = {
     ".ds_store", ".localized", ".appledouble", ".spotlight-v100", ".trashes", ".fseventsd",
     ".temporaryitems", "__macosx", "icon\r", ".directory", "thumbs.db", "ehthumbs.db",
@@ -315,12 +313,12 @@ _LEFT = {
 }  # fmt: skip
 """Names of files that desktops and network drives leave in any folder, in lower case."""
 _LEFT_PATTERN = re.compile(r"\._.*|\.nfs[0-9a-f]{8,}|\.fuse_hidden[0-9a-f]+", re.DOTALL)
-_HOUR = 3600.0
 
 
 def is_own(key: str) -> bool:
-    """Returns whether a file is the manifest, the verdict, or an unfinished verdict."""
-    return key in (MANIFEST, VERDICT) or _FRESH.fullmatch(key) is not None
+    """Returns whether a file is the manifest, the verdict, the README that shows it, or an
+    unfinished one of these."""
+    return key in (MANIFEST, VERDICT, README) or FRESH.fullmatch(key) is not None
 
 
 def is_left(key: str) -> bool:
@@ -334,66 +332,3 @@ def is_byte_code(key: str) -> bool:
     """Returns whether Python would run a file instead of the source that it was once compiled
     from."""
     return key.lower().endswith((".pyc", ".pyo")) or "__pycache__" in key.lower().split("/")
-
-
-# --- writing a verdict
-
-_BY_FOLDER = {os.open, os.rename, os.unlink} <= os.supports_dir_fd
-
-
-def write_verdict(folder: Path, record: VerdictRecord) -> None:
-    """Write or replace verdict.json, whole or not at all, in its own artifact.
-
-    Raises OutputError if it cannot be written, and if the folder holds another artifact by now.
-    """
-    try:
-        with _at(folder) as (number, place):
-            digest = _digest_at(number, place)
-            if record.manifest not in ("", digest):
-                raise OutputError(
-                    f"{folder} was replaced while it was measured; verify what is there now"
-                )
-            record = records.read(VerdictRecord, record.with_(manifest=digest).plain())
-            fresh = f"{VERDICT}.{secrets.token_hex(8)}.new"
-            # O_EXCL: without it, a link would be written through.
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
-            opened = os.open(place(fresh), flags, 0o666, dir_fd=number)
-            try:
-                with os.fdopen(opened, "w", encoding="utf-8") as file:
-                    file.write(record.to_json())
-                os.replace(place(fresh), place(VERDICT), src_dir_fd=number, dst_dir_fd=number)
-            except BaseException:
-                with suppress(OSError):
-                    os.unlink(place(fresh), dir_fd=number)
-                raise
-    except OSError as error:
-        raise OutputError(f"cannot write {folder / VERDICT}: {error.strerror}") from None
-    _clear_unfinished(folder)
-
-
-@contextmanager
-def _at(folder: Path) -> Iterator[tuple[int | None, Any]]:
-    """Yields the folder as it is now, even if another takes its place meanwhile: its file
-    descriptor, and the function that names its files relative to that."""
-    if not _BY_FOLDER:
-        yield None, lambda name: os.fspath(folder / name)
-        return
-    number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        yield number, lambda name: name
-    finally:
-        os.close(number)
-
-
-def _digest_at(number: int | None, place: Any) -> str:
-    opened = os.open(place(MANIFEST), os.O_RDONLY | getattr(os, "O_BINARY", 0), dir_fd=number)
-    with os.fdopen(opened, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _clear_unfinished(folder: Path) -> None:
-    """Remove the verdicts that killed processes left half-written."""
-    with suppress(OSError):
-        for path in folder.glob(f"{VERDICT}.*"):
-            if _FRESH.fullmatch(path.name) and time.time() - path.lstat().st_mtime > _HOUR:
-                path.unlink()

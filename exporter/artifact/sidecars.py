@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer
 
-from goldfold.exporter.artifact import bundle
+from goldfold.exporter.artifact import bundle, card
 from goldfold.exporter.artifact.bundle import TOKENIZER
 from goldfold.exporter.contract import Contract, Reference, limited
 from goldfold.exporter.frontend import towers
-from goldfold.exporter.frontend.model_folder import copy_text
+from goldfold.exporter.frontend.model_folder import copy_text, front_of
 from goldfold.exporter.frontend.source import Source
 from goldfold.exporter.frontend.weights import read_object
 from goldfold.exporter.ir.program import Program
@@ -28,7 +28,10 @@ from goldfold.golden.store import Goldens
 _SETTINGS = "tokenizer_config.json"
 _ADDED = "added_tokens.json"
 _TOKENIZER_FILES = ("special_tokens_map.json", _ADDED)
-_OWN = (bundle.MANIFEST, bundle.VERDICT, bundle.GOLDEN, TOKENIZER, _SETTINGS)
+_OWN = (
+    *(bundle.MANIFEST, bundle.VERDICT, bundle.README, bundle.GOLDEN, TOKENIZER, _SETTINGS),
+    *(card.CARD, "load.py"),
+)
 """Names that no licence may take."""
 
 
@@ -58,6 +61,8 @@ def write(
     for path, name in places.items():
         digest = source.digests[path.relative_to(source.path).as_posix()]
         copy_text(path, digest, folder / name)
+    front = {} if source.card is None else front_of(source.card)
+    card.write(folder, card.of_source(front, source.hub_id))
     store.save(goldens, folder / bundle.GOLDEN)
 
 

@@ -2,7 +2,8 @@
 Offline.
 
 A signature covers every file of the folder by its sha256, the manifest included, but not
-verdict.json: `goldfold verify`, which also checks signatures, measures that anew. Files that a
+verdict.json and the README.md that shows it: `goldfold verify`, which also checks signatures,
+measures and writes them anew. Files that a
 desktop leaves in any folder are neither signed nor used (exporter/artifact/manifest.py). The
 signature is a sigstore bundle (DSSE, in-toto statement) in a file beside the folder, and
 `model_signing verify key` of that library reads it as well.
@@ -17,7 +18,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from goldfold.exporter.artifact import bundle
+from goldfold.exporter.artifact import attestation, bundle, statements
 from goldfold.exporter.artifact.manifest import is_left, is_own
 from goldfold.exporter.errors import ArtifactError, OutputError, UsageError
 from goldfold.exporter.system.files import entries, key_of, read_bounded
@@ -51,6 +52,29 @@ def sign(folder: Path, key: Path, signature: Path | None = None) -> Path:
     except OSError as error:
         raise OutputError(f"cannot write {place}: {error.strerror}") from None
     return place
+
+
+def sign_all(
+    folder: Path, key: Path, signature: Path | None = None, builder: str | None = None
+) -> tuple[Path, Path]:
+    """Sign an artifact as `sign` does, and the statements on it (exporter/artifact/statements.py).
+
+    Returns the paths of the signature and of the statements, which lie beside it. Raises as `sign`.
+    """
+    _library()
+    opened = bundle.open_bundle(folder)
+    statements.all_of(opened, builder)  # refuses what it cannot state before anything is written
+    place = sign(folder, key, signature)
+    return place, attestation.write(opened, key, attestation.place_of(place), builder)
+
+
+def check_all(folder: Path, signature: Path, public_key: Path) -> str:
+    """Check a signature as `check` does, and the statements beside it where there are any."""
+    signed = check(folder, signature, public_key)
+    place = attestation.place_of(signature)
+    if place.is_file():
+        attestation.check(place, public_key, signed)
+    return signed
 
 
 def check(folder: Path, signature: Path, public_key: Path) -> str:
@@ -103,7 +127,9 @@ def _hashing(library: Any, folder: Path) -> Any:
     except OSError as error:
         raise ArtifactError(f"{folder} cannot be read: {error.strerror}") from None
     config.set_allow_symlinks(True)
-    return config.set_ignored_paths(paths=[bundle.VERDICT, *ignored], ignore_git_paths=False)
+    return config.set_ignored_paths(
+        paths=[bundle.VERDICT, bundle.README, *ignored], ignore_git_paths=False
+    )
 
 
 def _is_apart(key: str) -> bool:

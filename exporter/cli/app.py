@@ -33,6 +33,7 @@ from goldfold.exporter.cli.quantize import quantize
 from goldfold.exporter.cli.rank import rank
 from goldfold.exporter.cli.recipes import recipes
 from goldfold.exporter.cli.report import report
+from goldfold.exporter.cli.sbom import sbom
 from goldfold.exporter.cli.sign import sign
 from goldfold.exporter.cli.targets import targets
 from goldfold.exporter.cli.verify import verify
@@ -49,7 +50,7 @@ app = typer.Typer(
 for command in (
     *(export, verify, embed, rank, inspect, report),
     *(targets, recipes, quantize, judge),
-    *(layout, sign, diff, demo),
+    *(layout, sign, sbom, diff, demo),
     *(passes, explain, bisect, amplify, coreml_run),
 ):
     app.command()(flagged(command))

@@ -17,8 +17,14 @@ def sign(
     signature: Annotated[
         Path | None, typer.Option(help="File to write; by default FOLDER.sig.")
     ] = None,
+    builder: Annotated[
+        str | None,
+        typer.Option(help="URI of who ran the export, for the provenance; as a workflow's."),
+    ] = None,
 ) -> None:
-    """Sign an artifact with your own key. The signature covers everything but the verdict."""
+    """Sign an artifact with your own key. The signature covers everything but the verdict; beside
+    it lie the signed provenance and verdict (.intoto.jsonl)."""
     from goldfold.exporter.artifact import sign as signing
 
-    open_console().print(Text(str(signing.sign(folder, key, signature))), soft_wrap=True)
+    for place in signing.sign_all(folder, key, signature, builder):
+        open_console().print(Text(str(place)), soft_wrap=True)

@@ -336,6 +336,7 @@ def _build(
         texts = partial(sourced.texts_of, witness)
         reference = sidecars.reference(session.source, goldens, texts, program.kept)
         said += target.finish(folder, contract, floating, reference, session.begun.get(target_name))
+        target.write_loader(folder, contract, floating)
         owed = sourced.stated(
             witness, program.contract, session.request.max_length, session.request.dims
         )

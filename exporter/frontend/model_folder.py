@@ -49,7 +49,11 @@ _LICENCE_FILE = re.compile(
 )
 _TEXT_SUFFIXES = ("", ".txt", ".md", ".rst", ".html", ".pdf")
 _FRONT = re.compile(r"\ufeff?---[ \t]*\r?\n(.*?\r?\n)---[ \t]*(\r?\n|$)", re.DOTALL)
-_ENTRY = re.compile(r"^(license|tags|pipeline_tag)[ \t]*:.*(?:\r?\n(?:[ \t#-].*)?)*", re.MULTILINE)
+_ENTRY = re.compile(
+    r"^(license|license_name|license_link|language|library_name|tags|pipeline_tag)[ \t]*:.*"
+    r"(?:\r?\n(?:[ \t#-].*)?)*",
+    re.MULTILINE,
+)
 _ENTRY_LIMIT = 4096
 _OPENINGS = 100
 """The most lists and maps that an entry may open: PyYAML's time grows with their depth squared."""

@@ -71,6 +71,7 @@ class Source:
         converted: the weights in that other folder.
         notes: remarks for the user on how the model was opened, one sentence each.
         route: the route that `modules` are of, in a model that has several.
+        hub_id: the model's name on the hub, if it was fetched from there.
     """
 
     path: Path
@@ -91,6 +92,7 @@ class Source:
     converted: tuple[Path, ...] = ()
     notes: tuple[str, ...] = ()
     route: str = ""
+    hub_id: str = ""
 
     @cached_property
     def digests(self) -> dict[str, str]:
@@ -238,6 +240,7 @@ def open_model(
         trusted=trust_remote_code and bool(code or modules.runs_own_code(path, listed)),
         incomplete=allow_incomplete,
         loads=path,
+        hub_id=hub_id,
         notes=notes,
         route=taken,
     )

@@ -92,7 +92,7 @@ def check_signature(
         raise UsageError("--signature and --public-key go together")
     if len(paths) != 1:
         raise UsageError(f"--signature is of one artifact, and {len(paths)} are given")
-    return sign.check(paths[0], signature, public_key)
+    return sign.check_all(paths[0], signature, public_key)
 
 
 def verify_all(

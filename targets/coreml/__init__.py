@@ -3,14 +3,16 @@ evaluator elsewhere."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from goldfold.exporter.contract import Contract, Reference
-from goldfold.targets.base import Run, Target
+from goldfold.targets.base import Begun, Run, Target
 from goldfold.targets.coreml.lower import vendor
 from goldfold.targets.coreml.options import CoreMlOptions, settle
+from goldfold.targets.loading import LOADER, Runtime
+from goldfold.targets.usage import Use
 
 if TYPE_CHECKING:
     from goldfold.exporter.ir.program import Program
@@ -24,7 +26,7 @@ class CoreMl(Target[CoreMlOptions]):
     precisions = ("fp32", "fp16")
     Options = CoreMlOptions
     fallback = "fp16"  # a recipe's scales are fp16, and the Neural Engine computes in it
-    companion_files = ("GoldfoldEncoder.swift",)
+    companion_files = ("GoldfoldEncoder.swift", "Package.swift", LOADER)
     quantizes = frozenset({"int8", "int4", "static"})
     strongly_typed = True
     integer_sums = "half"  # the Neural Engine takes no others
@@ -81,13 +83,31 @@ class CoreMl(Target[CoreMlOptions]):
         tokenizer: str,
         options: CoreMlOptions,
     ) -> None:
-        from goldfold.targets.coreml import build
+        from goldfold.targets.coreml import swift
 
-        if contract.task == "multi_vector" or contract.frame is not None:
-            return
-        (loader,) = self.companion_files
-        said = build.swift(contract, tokenizer, options)
-        (folder / loader).write_text(said, encoding="utf-8")
+        swift.write(folder, contract, tokenizer, options)
+
+    def finish(
+        self,
+        folder: Path,
+        contract: Contract,
+        precision: str,
+        reference: Reference,
+        begun: Begun | None = None,
+    ) -> tuple[str, ...]:
+        from goldfold.targets.coreml import swift
+
+        return swift.finish(folder, contract, reference)
+
+    def opened_by(self, precision: str) -> Runtime:
+        return Runtime(
+            Path(__file__).parent, "coremltools", ("import coremltools",), ("import threading",)
+        )
+
+    def uses(self, contract: Contract, precision: str, folder: Path) -> Iterable[Use]:
+        from goldfold.targets.coreml import usage
+
+        return usage.uses(contract)
 
     def load(
         self,

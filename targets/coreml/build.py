@@ -17,11 +17,11 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-from tokenizers import Tokenizer
 
-from goldfold.exporter.contract import ATTENTION_MASK, INPUT_IDS, Contract
+from goldfold.exporter.contract import ATTENTION_MASK, INPUT_IDS
 from goldfold.exporter.errors import RewriteError
 from goldfold.exporter.ir.program import Program
+from goldfold.targets.coreml import swift
 from goldfold.targets.coreml.layout import DATA, MANIFEST, MODEL, PACKAGE, WEIGHTS, function_name
 from goldfold.targets.coreml.lower import lowering, vendor
 from goldfold.targets.coreml.lower.table import ROWS
@@ -29,8 +29,6 @@ from goldfold.targets.coreml.options import CoreMlOptions
 
 _SPACE = uuid.UUID("0d6f1c5e-6d5b-5a43-9a0b-5f2c8c1f7d11")
 """The namespace of the package's identifiers, which are derived from the files that they name."""
-
-LOADER = "GoldfoldEncoder.swift"
 
 
 def write(program: Program, folder: Path, options: CoreMlOptions) -> tuple[str, ...]:
@@ -42,11 +40,7 @@ def write(program: Program, folder: Path, options: CoreMlOptions) -> tuple[str, 
     lowering.check(program, ROWS)
     system = vendor.system(options.minimum_target or vendor.DEFAULT_SYSTEM)
     save(milprogram(program, system, options), folder / PACKAGE, system)
-    # It reads one vector, of a text as it is.
-    if program.contract.task != "multi_vector" and program.contract.frame is None:
-        (folder / LOADER).write_text(
-            swift(program.contract, program.tokenizer, options), encoding="utf-8"
-        )
+    swift.write(folder, program.contract, program.tokenizer, options)
     return said(options, system, _quantized(program))
 
 
@@ -73,42 +67,6 @@ def said(options: CoreMlOptions, system: vendor.System, quantized: bool) -> tupl
         "value typed fp16; the Neural Engine's arithmetic and placement were not seen."
     )
     return (held, *(integers if quantized else ()), seen)
-
-
-def swift(contract: Contract, tokenizer: str, options: CoreMlOptions) -> str:
-    """Returns the Swift loader, filled in from the contract and a tokenizer.json."""
-    several = len(options.buckets) > 1
-    rows = []
-    for bucket in options.buckets:
-        name = f'"{function_name(bucket, options.buckets)}"' if several else "nil"
-        rows.append(f"({bucket}, {name})")
-    before, behind = _specials(tokenizer)
-    words = {
-        "PAD_ID": str(contract.pad_id),
-        "BUCKETS": ", ".join(rows),
-        "MAX_LENGTH": str(min(contract.length_of(""), max(options.buckets, default=1 << 31))),
-        "BEFORE": str(before),
-        "BEHIND": str(behind),
-        "CUTS_BEGINNING": str(contract.truncation_side == "left").lower(),
-        "VOCABULARY": str(contract.vocab_size),
-        "OUTPUT": lowering.spelled(contract.output),
-        # The property came with the systems that open several functions.
-        "SET_FUNCTION": "configuration.functionName = function" if several else "_ = function",
-    }
-    text = (Path(__file__).parent / f"{LOADER}.template").read_text(encoding="utf-8")
-    for word, value in words.items():
-        text = text.replace(f"@{word}@", value)
-    return text
-
-
-def _specials(tokenizer: str) -> tuple[int, int]:
-    """Returns how many tokens a tokenizer.json puts before a text, and how many behind it; none for
-    a program without a tokenizer."""
-    if not tokenizer:
-        return 0, 0
-    mask = Tokenizer.from_str(tokenizer).encode("a").special_tokens_mask
-    before = next((place for place, special in enumerate(mask) if not special), len(mask))
-    return before, sum(mask[before:])
 
 
 @dataclass(frozen=True)

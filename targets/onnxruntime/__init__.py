@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, ClassVar
 
 from goldfold.exporter.contract import Contract, Served
 from goldfold.targets.base import Elsewhere, Run, Target
+from goldfold.targets.loading import LOADER, Runtime
 from goldfold.targets.onnxruntime.options import OnnxRuntimeOptions, opset_of, settle
+from goldfold.targets.usage import Use
 
 if TYPE_CHECKING:
     from goldfold.exporter.ir.program import Program
@@ -28,6 +30,7 @@ class OnnxRuntime(Target[OnnxRuntimeOptions]):
     together = frozenset({"transformers.js"})
     canaried = frozenset({"web"})
     places: ClassVar[Mapping[str, str]] = {"node": "web", "chromium": "web"}
+    companion_files = (LOADER,)
     call_tokens = 32  # as OpenVINO's
 
     def unavailable(self) -> str | None:
@@ -86,6 +89,23 @@ class OnnxRuntime(Target[OnnxRuntimeOptions]):
         opsets.check(program, opset_of(options), self.name)
         onnx_file.write(program, folder, self.name)
         return ()
+
+    def opened_by(self, precision: str) -> Runtime:
+        return Runtime(
+            Path(__file__).parent,
+            "onnxruntime",
+            ("import onnxruntime",),
+            ("import os",),
+            quiet=(
+                'os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # else it reports itself',
+                'os.environ.setdefault("ORT_TELEMETRY_DISABLED", "1")',
+            ),
+        )
+
+    def uses(self, contract: Contract, precision: str, folder: Path) -> Iterable[Use]:
+        from goldfold.targets.onnxruntime import usage
+
+        return usage.uses(contract, folder.name)
 
     def load(
         self,

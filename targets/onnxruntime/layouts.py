@@ -31,7 +31,10 @@ _LAYOUTS: Mapping[str, str] = {
 """The module of each layout, whose `lay_out(served, out)` writes it and returns notes."""
 SETTINGS = "tokenizer_config.json"
 TOKENIZER_FILES = ("tokenizer.json", SETTINGS, "special_tokens_map.json", "added_tokens.json")
-_OURS = ("manifest.json", "verdict.json", "derivations.txt", MODEL, DATA)
+_OURS = (
+    *("manifest.json", "verdict.json", "README.md", "card.json", "load.py", "derivations.txt"),
+    *(MODEL, DATA),
+)
 _SETTINGS_LIMIT = 16 << 20
 
 

@@ -4,7 +4,7 @@ which other tools open them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING
 
 from goldfold.exporter.contract import Contract, Reference, Served, Words
 from goldfold.targets.base import Begun, Companion, Kept, Run, Target
-from goldfold.targets.openvino.options import OpenVinoOptions
+from goldfold.targets.loading import LOADER, Runtime
+from goldfold.targets.openvino.options import HINTS, OpenVinoOptions
+from goldfold.targets.usage import Use
 
 if TYPE_CHECKING:
     from goldfold.exporter.ir.program import Program
@@ -30,7 +32,7 @@ class OpenVino(Target[OpenVinoOptions]):
     strongly_typed = False  # the plugin chooses where to round, from a hint
     layouts = ("ovms", "sentence-transformers")
     companion_files = (
-        "openvino_tokenizer.xml", "openvino_tokenizer.bin", "load.py", "config.json",
+        "openvino_tokenizer.xml", "openvino_tokenizer.bin", LOADER, "config.json",
         "modules.json", "sentence_bert_config.json", "config_sentence_transformers.json",
     )  # fmt: skip
     call_tokens = 32  # docs/openvino.md: the cost differs by machine, and hardly matters
@@ -132,6 +134,22 @@ class OpenVino(Target[OpenVinoOptions]):
         from goldfold.targets.openvino import tokenizer
 
         return tokenizer.companions(folder)
+
+    def opened_by(self, precision: str) -> Runtime:
+        hint, capability = HINTS[precision]
+        return Runtime(
+            Path(__file__).parent,
+            "openvino",
+            ("import openvino as ov",),
+            ("import ctypes", "import os", "import sys", "import threading"),
+            ('sys.modules.setdefault("openvino_telemetry", None)  # else OpenVINO reports itself',),
+            {"HINT": hint, "CAPABILITY": capability},
+        )
+
+    def uses(self, contract: Contract, precision: str, folder: Path) -> Iterable[Use]:
+        from goldfold.targets.openvino import usage
+
+        return usage.uses(contract, folder, "bf16" if precision == "bf16" else "f32")
 
     def load(
         self,

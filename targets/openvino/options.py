@@ -20,5 +20,8 @@ class OpenVinoOptions(Options, frozen=True, kw_only=True):
     ] = ()
 
 
+HINTS = {"fp32": ("f32", "FP32"), "fp16": ("f16", "FP16"), "bf16": ("bf16", "BF16")}
+"""INFERENCE_PRECISION_HINT and the capability it needs, by our precision."""
+
 OPEN = OpenVinoOptions()
 """Open shapes: the defaults."""

@@ -18,11 +18,9 @@ from goldfold.exporter.errors import ArtifactError
 from goldfold.targets.base import Run
 from goldfold.targets.openvino import markup
 from goldfold.targets.openvino.model_file import GROUP, XML, group
+from goldfold.targets.openvino.options import HINTS
 from goldfold.targets.openvino.shapes import Infer, Shapes, padded
 from goldfold.targets.pool import Pool
-
-_HINTS = {"fp32": ("f32", "FP32"), "fp16": ("f16", "FP16"), "bf16": ("bf16", "BF16")}
-"""INFERENCE_PRECISION_HINT and the capability it needs, by our precision."""
 
 
 def hint(precision: str) -> tuple[str, bool]:
@@ -31,7 +29,7 @@ def hint(precision: str) -> tuple[str, bool]:
     Asked for f16, a CPU without avx512_fp16 but with bf16 silently computes in bf16, which is eight
     times coarser; f32 is the honest stand-in there.
     """
-    name, capability = _HINTS[precision]
+    name, capability = HINTS[precision]
     able = capability in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     return (name, True) if able else ("f32", False)
 

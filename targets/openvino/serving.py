@@ -30,7 +30,7 @@ SUBFOLDER = "openvino"
 """Folder in which sentence-transformers looks for the model of its backend of that name."""
 _BIN = XML.replace(".xml", ".bin")
 _SETTINGS = "config.json"
-_OURS = ("load.py", "manifest.json", "verdict.json")
+_OURS = ("load.py", "manifest.json", "verdict.json", "README.md", "card.json")
 _CONFIG_LIMIT = 1 << 20
 _GRAPH = """\
 input_stream: "REQUEST_PAYLOAD:input"

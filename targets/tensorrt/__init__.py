@@ -4,7 +4,7 @@ where there is one."""
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,9 +13,11 @@ from goldfold.exporter.errors import ArtifactError, TargetError
 from goldfold.exporter.system import faults
 from goldfold.exporter.system.files import read_bounded
 from goldfold.targets.base import Built, Run, Target
+from goldfold.targets.loading import LOADER, Runtime
 from goldfold.targets.tensorrt import settings, vendor
 from goldfold.targets.tensorrt.layout import SPEC, SPEC_LIMIT
 from goldfold.targets.tensorrt.options import TensorRtOptions
+from goldfold.targets.usage import Use
 
 if TYPE_CHECKING:
     from goldfold.exporter.ir.program import Program
@@ -31,6 +33,7 @@ class TensorRt(Target[TensorRtOptions]):
     Options = TensorRtOptions
     fallback = "fp16"  # a recipe's scales are fp16; weights around integers stay small
     quantizes = frozenset({"int8", "int4", "static"})
+    companion_files = (LOADER,)
 
     def unavailable(self) -> str | None:
         if vendor.builder() is not None:
@@ -130,6 +133,19 @@ class TensorRt(Target[TensorRtOptions]):
 
         named = bool(asked.compute_capability)
         return build.write(program, precision, folder, options, named=named)
+
+    def opened_by(self, precision: str) -> Runtime:
+        return Runtime(
+            Path(__file__).parent,
+            "TensorRT, cuda-bindings",
+            ("from cuda.bindings import runtime as cuda",),
+            ("import threading", "from importlib import import_module"),
+        )
+
+    def uses(self, contract: Contract, precision: str, folder: Path) -> Iterable[Use]:
+        from goldfold.targets.tensorrt import usage
+
+        return usage.uses()
 
     def load(
         self,

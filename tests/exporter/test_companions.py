@@ -116,7 +116,7 @@ def test_what_is_copied_bears_names_that_any_system_takes(
     assert {path.name for path in folder.iterdir()} == {
         "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "golden",
         "MODEL_CARD.md", "LICENSE", "license-2", "LICENSE-a-b.txt", "NOTICE", "terms--[2J.txt",
-        "COPYING — ü.md",
+        "COPYING — ü.md", "card.json",
     }  # fmt: skip
     (odd / "LICENSE").write_text("other terms")
     with pytest.raises(ModelError, match=r"LICENSE: changed while the model was exported"):

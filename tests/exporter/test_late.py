@@ -24,6 +24,7 @@ from goldfold.golden import compare, gate, late, store, tokenwise
 from goldfold.golden.errors import GoldenError
 from goldfold.golden.store import Goldens
 from tests import late_models
+from tests.loaders import without_goldfold
 from tests.torture.tortures.damage import reseal, write_manifest
 
 QUERIES = ["how do glaciers move?", "Bread, cheese & wine!", "", "one long question " * 9]
@@ -94,6 +95,18 @@ def same(folder: Path, model: Path, within: float = 2e-6) -> None:
     order = np.argsort(-scores[0])[:2]
     assert [one["corpus_id"] for one in best] == order.tolist()
     assert [one["text"] for one in best] == [DOCUMENTS[at] for at in order]
+
+
+def test_its_own_program_gives_the_same(artifact: Path, encoder: LateEncoder) -> None:
+    calls = [("encode_query", [QUERIES], {}), ("encode_document", [DOCUMENTS], {"batch_size": 2})]
+    calls += [("encode", [DOCUMENTS], {}), ("rank", [QUERIES[0], DOCUMENTS], {"top_k": 3})]
+    *rows, ranked = without_goldfold(artifact, calls)
+    for (name, given, how), found in zip(calls, rows, strict=False):
+        for one, other in zip(found, getattr(encoder, name)(*given, **how), strict=True):
+            assert np.array_equal(one, other), name
+    wanted = encoder.rank(QUERIES[0], DOCUMENTS, top_k=3)
+    assert [one["corpus_id"] for one in ranked] == [one["corpus_id"] for one in wanted]
+    assert "encoder.encode_query([" in (artifact / "README.md").read_text("utf-8")
 
 
 def test_the_saved_form(artifact: Path, source: Path) -> None:

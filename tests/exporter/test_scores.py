@@ -24,6 +24,7 @@ from goldfold.exporter.cli.app import app
 from goldfold.exporter.frontend.tokens import _shared
 from goldfold.exporter.frontend.trace import scoring
 from tests import models, rankers
+from tests.loaders import without_goldfold
 
 UNSEEN = [
     ("how do glaciers move", "Glaciers slide and deform under their own weight."),
@@ -89,6 +90,13 @@ def test_scores_are_the_references(room: Path, name: str) -> None:
             scorer.rank("which text", ["a"])
         soft = reference.predict(UNSEEN, apply_softmax=True)
         assert np.abs(scorer.predict(UNSEEN, apply_softmax=True) - soft).max() < CLOSE
+    plain, few = without_goldfold(
+        result.path, [("predict", [UNSEEN], {}), ("predict", [UNSEEN], {"batch_size": 2})]
+    )
+    assert np.array_equal(plain, found)
+    assert np.array_equal(few, scorer.predict(UNSEEN, batch_size=2))
+    text = (result.path / "README.md").read_text("utf-8")
+    assert "scorer.predict([" in text and "## Prompts" not in text and "logit error" in text
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from goldfold import export, load
 from goldfold.exporter.cli import app
 from goldfold.exporter.errors import UsageError
 from tests import sparse_models
+from tests.loaders import without_goldfold
 
 TEXTS = (
     "The ferry crosses the strait twice a day, and whoever misses it waits until evening.",
@@ -72,6 +73,16 @@ def test_splade_of_an_older_version(splade) -> None:
     agree(encoder.encode(TEXTS), reference(folder))
     agree(encoder.encode_query(TEXTS, batch_size=1), reference(folder, "encode_query"))
     assert encoder.encode(TEXTS[0]).shape == (400,)
+    plain, few = without_goldfold(
+        encoder.bundle.path,
+        [("embed", [TEXTS], {}), ("embed_query", [TEXTS], {"top_k": 5, "batch_size": 2})],
+    )
+    for found, wanted in (
+        (plain, encoder.embed(TEXTS)),
+        (few, encoder.embed_query(TEXTS, top_k=5, batch_size=2)),
+    ):
+        for (at, values), (theirs, owed) in zip(found, wanted, strict=True):
+            assert np.array_equal(at, theirs) and np.array_equal(values, owed)
 
 
 def test_sum_of_two_logarithms(tmp_path: Path) -> None:

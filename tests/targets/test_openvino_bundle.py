@@ -275,4 +275,4 @@ def test_missing_package_is_said(
     (said,) = TARGET.finish(tmp_path, contract, "fp32", reference)
     assert said.endswith("the package openvino-tokenizers is not installed")
     assert not (tmp_path / tokenizer.XML).exists()
-    assert (tmp_path / "load.py").exists()
+    assert (tmp_path / "config.json").exists()

@@ -28,7 +28,7 @@ MODEL_JSON = (
 )  # fmt: skip
 MODEL_FILES = (*MODEL_JSON, "model.safetensors", "2_Dense/model.safetensors")
 ARTIFACT_JSON = ("manifest.json", "verdict.json", "golden/golden.json", "tokenizer.json")
-VERDICTS = ("/verdict.json", ".new")
+VERDICTS = ("/verdict.json", "/README.md", ".new")
 _STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2028\u2029]")
 OWN = {
     "openvino": ("openvino_model.xml", "openvino_model.bin"),
