@@ -58,16 +58,26 @@ class UsageError(GoldfoldError):
 
 
 class TextError(UsageError):
-    """Some texts cannot be embedded. `reasons` says why, by each text's index among all texts."""
+    """Some texts cannot be embedded. `reasons` says why, by each text's index among all texts;
+    `texts` are those from index `first` on."""
 
-    def __init__(self, reasons: Mapping[int, str], texts: Sequence[str] = ()) -> None:
+    def __init__(
+        self, reasons: Mapping[int, str], texts: Sequence[str] = (), first: int = 0
+    ) -> None:
         self.reasons = dict(sorted(reasons.items()))
         place, why = next(iter(self.reasons.items()))
-        begun = f" ({texts[place][:40]!r})" if place < len(texts) else ""
+        begun = f" ({texts[place - first][:40]!r})" if place - first < len(texts) else ""
         others = [str(other) for other in self.reasons if other != place]
         more = f"; so cannot texts {', '.join(others[:10])}" if others else ""
         more += f" and {len(others) - 10} more" if len(others) > 10 else ""
         super().__init__(f"text {place}{begun} {why}{more}")
+
+
+class Busy(GoldfoldError):
+    """More texts wait for a batcher than it may keep: try again, later. Its code is sysexits'
+    EX_TEMPFAIL; no command ends with it."""
+
+    code = 75
 
 
 class ModelError(GoldfoldError):
