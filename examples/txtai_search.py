@@ -1,0 +1,25 @@
+"""txtai: an artifact as the external vectors of an Embeddings index.
+
+pip install goldfold[onnxruntime] txtai
+python examples/txtai_search.py out/onnxruntime-fp32
+
+txtai gives one function queries and documents alike, a list at a time. A model that has a prompt
+for each gets the documents' here; put a query's prompt before the query yourself.
+"""
+
+import sys
+
+from txtai import Embeddings
+
+from goldfold import load
+
+if __name__ == "__main__":
+    encoder = load(sys.argv[1])
+    texts = ["Bread rises when yeast makes gas.", "A glacier moves under its own weight."]
+    index = Embeddings(
+        method="external", transform=encoder.embed_document, content=True, backend="numpy"
+    )
+    index.index(texts)
+    (found,) = index.search("how do glaciers move?", 1)
+    assert found["text"] == texts[1]
+    print(found["text"])
