@@ -9,6 +9,7 @@ for each gets the documents' here; put a query's prompt before the query yoursel
 
 import sys
 
+import numpy as np
 from txtai import Embeddings
 
 from goldfold import load
@@ -16,9 +17,11 @@ from goldfold import load
 if __name__ == "__main__":
     encoder = load(sys.argv[1])
     texts = ["Bread rises when yeast makes gas.", "A glacier moves under its own weight."]
-    index = Embeddings(
-        method="external", transform=encoder.embed_document, content=True, backend="numpy"
-    )
+
+    def transform(some: list[str]) -> np.ndarray:  # a plain function: txtai calls others at once
+        return encoder.embed_document(some)
+
+    index = Embeddings(method="external", transform=transform, content=True, backend="numpy")
     index.index(texts)
     (found,) = index.search("how do glaciers move?", 1)
     assert found["text"] == texts[1]

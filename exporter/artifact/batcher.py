@@ -128,7 +128,7 @@ class Batcher:
             max_waiting=max_waiting,
             workers=workers,
         )
-        self.model = model
+        self.model: Any = model
         self.texts_a_batch: Counter[int] = Counter()
         """Calls of the runtime by their number of texts."""
         self.requests_a_batch: Counter[int] = Counter()

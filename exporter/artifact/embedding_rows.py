@@ -1,12 +1,12 @@
 """The rows of an embedding model: arguments that are checked once, and what is made of a window of
-texts, or of one job of a batcher."""
+texts, or of one job of a batcher. `encoder` is an Encoder everywhere."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 
@@ -17,9 +17,6 @@ from goldfold.exporter.artifact.streams import Tick
 from goldfold.exporter.contract import Task
 from goldfold.exporter.errors import TextError, UsageError
 from goldfold.exporter.evaluate import batches as batching
-
-if TYPE_CHECKING:
-    from goldfold.exporter.artifact.encoder import Encoder
 
 
 @dataclass(frozen=True)
@@ -67,7 +64,7 @@ class How:
         return np.empty((count, self.empty.shape[1]), self.empty.dtype)
 
 
-def settled(encoder: Encoder, asked: Asked) -> How:
+def settled(encoder: Any, asked: Asked) -> How:
     """Returns arguments that are checked. Raises UsageError; ArtifactError where the artifact's own
     ranges are needed, and are damaged."""
     size, errors, contract = asked.batch_size, asked.errors, encoder.contract
@@ -93,7 +90,7 @@ def settled(encoder: Encoder, asked: Asked) -> How:
     return How(asked, prefix, name, made, shorten, empty, ranges)
 
 
-def job(encoder: Encoder, texts: list[str], how: How) -> Job:
+def job(encoder: Any, texts: list[str], how: How) -> Job:
     """Returns what a batcher does for texts of one caller."""
     return Job(
         texts,
@@ -106,7 +103,7 @@ def job(encoder: Encoder, texts: list[str], how: How) -> Job:
     )
 
 
-def read(encoder: Encoder, texts: list[str], how: How) -> tuple[list[np.ndarray], dict[int, str]]:
+def read(encoder: Any, texts: list[str], how: How) -> tuple[list[np.ndarray], dict[int, str]]:
     """Returns the token ids of each text behind its prompt, and by index why some have none."""
     some = [how.prefix + text for text in texts] if how.prefix else texts
     found, wrong = encoder._read(some, how.asked.task)
@@ -114,7 +111,7 @@ def read(encoder: Encoder, texts: list[str], how: How) -> tuple[list[np.ndarray]
 
 
 def window(
-    encoder: Encoder, texts: list[str], how: How, first: int, odd: dict[int, str], tick: Tick
+    encoder: Any, texts: list[str], how: How, first: int, odd: dict[int, str], tick: Tick
 ) -> np.ndarray:
     """Returns the results of a window of texts, and puts into `odd`, by place from `first` on, why
     some have none. Where errors are raised, no text is computed once there is one: the others are

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import numpy as np
 
@@ -64,7 +64,7 @@ class Runnable:
         """The Batcher, of default limits, that all coroutines of `aembed` and `apredict` share."""
         with _SHARING:
             if self._shared is None or not self._shared.usable:
-                self._shared = Batcher(self)
+                self._shared = Batcher(cast("Any", self))
             return self._shared
 
     def batches(self, lengths: Sequence[int], size: int) -> list[list[int]]:
@@ -344,7 +344,7 @@ def is_whole(value: object) -> bool:
 
 
 def checked_texts(
-    texts: str | Sequence[str], call: str = "embed", kind: str = "text", first: int = 0
+    texts: str | Iterable[str], call: str = "embed", kind: str = "text", first: int = 0
 ) -> list[str]:
     """Returns a list of texts that the tokenizer takes: strings of whole Unicode characters. Raises
     UsageError, naming the call, or the place of what is none; `first` is the first text's."""
