@@ -33,12 +33,13 @@ class Runnable:
     """`.run(input_ids, attention_mask)` for programs; any number of threads may call it at a time.
     It can be pickled (exporter/artifact/processes.py)."""
 
+    _shared: Batcher | None = None
+
     def __init__(self, bundle: Bundle, run) -> None:
         self.bundle = bundle
         self._run = run
         self._call_tokens = registry.target(bundle.manifest.target).call_tokens
         self._words: Tokens | None = _read_tokens(bundle, self.contract)
-        self._shared: Batcher | None = None
 
     @property
     def _tokens(self) -> Tokens:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -65,8 +66,10 @@ def _stream(encoder: Encoder, texts: Iterable[str], how: dict[str, Any], asked: 
     from goldfold.exporter.artifact.progress_line import ProgressLine
 
     line = ProgressLine()
+    alone = asked.save is not None or not sys.stdout.isatty()  # rows would run into the live line
+    made = encoder.embed_stream(texts, progress=line if alone else None, **how)
     try:
-        _show(encoder.embed_stream(texts, progress=line, **how), asked, encoder.embed([], **how))
+        _show(made, asked, encoder.embed([], **how))
     finally:
         line.close()
 

@@ -119,9 +119,10 @@ def test_a_stream_is_cancelled_between_two_calls(encoder: Encoder) -> None:
 
     made = encoder.embed_stream(TEXTS, window=10, batch_size=4, progress=progress, cancel=event)
     assert len(next(made)) == 10
-    with pytest.raises(CancelledError, match=rf"cancelled after {10 + 4} texts"):
+    with pytest.raises(CancelledError, match="the stream was cancelled after") as caught:
         next(made)
-    assert told[-1] == 14 and told == sorted(told)
+    assert str(told[-1]) in str(caught.value)
+    assert 12 < told[-1] < 20 and told == sorted(told)
 
 
 @pytest.mark.parametrize(
