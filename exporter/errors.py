@@ -14,6 +14,7 @@ that line and exits with `code`; it prints the traceback only with `--debug`.
 | 5 | `OutputError` | the output folder cannot be written, or holds something that is not ours |
 | 6 | `ArtifactError` | an artifact folder is damaged, failed its gate, or is not an artifact |
 | 7 | `RewriteError` | a fault of goldfold's: a pass or a lowering went wrong |
+| 75 | `Busy` | more texts wait for a `Batcher` than it may keep; no command ends with it |
 | 130 | (Ctrl-C) | interrupted; nothing half-made is left |
 
 A gate is on golden embeddings, and on retrieval where an artifact is judged. `--require-run` of
