@@ -14,6 +14,7 @@ that line and exits with `code`; it prints the traceback only with `--debug`.
 | 5 | `OutputError` | the output folder cannot be written, or holds something that is not ours |
 | 6 | `ArtifactError` | an artifact folder is damaged, failed its gate, or is not an artifact |
 | 7 | `RewriteError` | a fault of goldfold's: a pass or a lowering went wrong |
+| 75 | `Busy` | more texts wait for a `Batcher` than it may keep; no command ends with it |
 | 130 | (Ctrl-C) | interrupted; nothing half-made is left |
 
 A gate is on golden embeddings, and on retrieval where an artifact is judged. `--require-run` of
@@ -58,16 +59,26 @@ class UsageError(GoldfoldError):
 
 
 class TextError(UsageError):
-    """Some texts cannot be embedded. `reasons` says why, by each text's index among all texts."""
+    """Some texts cannot be embedded. `reasons` says why, by each text's index among all texts;
+    `texts` are those from index `first` on."""
 
-    def __init__(self, reasons: Mapping[int, str], texts: Sequence[str] = ()) -> None:
+    def __init__(
+        self, reasons: Mapping[int, str], texts: Sequence[str] = (), first: int = 0
+    ) -> None:
         self.reasons = dict(sorted(reasons.items()))
         place, why = next(iter(self.reasons.items()))
-        begun = f" ({texts[place][:40]!r})" if place < len(texts) else ""
+        begun = f" ({texts[place - first][:40]!r})" if place - first < len(texts) else ""
         others = [str(other) for other in self.reasons if other != place]
         more = f"; so cannot texts {', '.join(others[:10])}" if others else ""
         more += f" and {len(others) - 10} more" if len(others) > 10 else ""
         super().__init__(f"text {place}{begun} {why}{more}")
+
+
+class Busy(GoldfoldError):
+    """More texts wait for a batcher than it may keep: try again, later. Its code is sysexits'
+    EX_TEMPFAIL; no command ends with it."""
+
+    code = 75
 
 
 class ModelError(GoldfoldError):

@@ -20,6 +20,7 @@ from goldfold.exporter import __version__
 from goldfold.exporter.system import start, surroundings
 
 if TYPE_CHECKING:
+    from goldfold.exporter.artifact.batcher import Batcher as Batcher
     from goldfold.exporter.artifact.encoder import Encoder as Encoder
     from goldfold.exporter.artifact.encoder import load as load
     from goldfold.exporter.artifact.late_encoder import LateEncoder as LateEncoder
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from goldfold.exporter.contract import Contract as Contract
     from goldfold.exporter.driver.exporting import export as export
     from goldfold.exporter.errors import ArtifactError as ArtifactError
+    from goldfold.exporter.errors import Busy as Busy
     from goldfold.exporter.errors import GateMissed as GateMissed
     from goldfold.exporter.errors import GoldfoldError as GoldfoldError
     from goldfold.exporter.errors import ModelError as ModelError
@@ -47,6 +49,8 @@ surroundings.prepare()
 # place.
 _HOMES = {
     "ArtifactError": "goldfold.exporter.errors",
+    "Batcher": "goldfold.exporter.artifact.batcher",
+    "Busy": "goldfold.exporter.errors",
     "Contract": "goldfold.exporter.contract",
     "Encoder": "goldfold.exporter.artifact.encoder",
     "Failure": "goldfold.exporter.artifact.unbuilt",
@@ -68,6 +72,8 @@ _HOMES = {
 }
 __all__ = [
     "ArtifactError",
+    "Batcher",
+    "Busy",
     "Contract",
     "Encoder",
     "Failure",

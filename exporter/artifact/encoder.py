@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from threading import Event
+from typing import Any, Unpack, cast
 
 import numpy as np
 
 from goldfold.exporter import registry
-from goldfold.exporter.artifact import embedding_types, processes
+from goldfold.exporter.artifact import (
+    embedding_rows,
+    embedding_types,
+    processes,
+    st_arguments,
+    streams,
+)
+from goldfold.exporter.artifact.batcher import Job
 from goldfold.exporter.artifact.bundle import (
     GOLDEN,
     MANIFEST,
@@ -19,19 +26,20 @@ from goldfold.exporter.artifact.bundle import (
     open_bundle,
     steadily,
 )
+from goldfold.exporter.artifact.embedding_rows import Asked
 from goldfold.exporter.artifact.late_encoder import LateEncoder
+from goldfold.exporter.artifact.progress_line import ProgressLine
 from goldfold.exporter.artifact.runnable import (
-    WINDOW,
     Runnable,
     checked_texts,
     is_whole,
     similarity,
+    similarity_pairwise,
 )
 from goldfold.exporter.artifact.scorer import Scorer
 from goldfold.exporter.artifact.sparse_encoder import SparseEncoder
 from goldfold.exporter.contract import Task
-from goldfold.exporter.errors import ArtifactError, TargetError, TextError, UsageError
-from goldfold.exporter.evaluate import batches as batching
+from goldfold.exporter.errors import ArtifactError, TargetError, UsageError
 from goldfold.golden import store
 from goldfold.golden.errors import GoldenError
 
@@ -127,7 +135,7 @@ class Encoder(Runnable):
 
     def embed(
         self,
-        texts: str | Sequence[str],
+        texts: str | Iterable[str],
         prompt: str | None = None,
         dims: int | None = None,
         batch_size: int = 32,
@@ -137,6 +145,7 @@ class Encoder(Runnable):
         task: Task = "",
         errors: str = "raise",
         strict_scripts: bool = False,
+        progress: Callable[[int], None] | None = None,
     ) -> np.ndarray:
         """Embed texts; float32 [N, D], rows in the order of `texts`.
 
@@ -159,6 +168,7 @@ class Encoder(Runnable):
             strict_scripts: treat a text that holds a character outside of the scripts to which the
                 vocabulary was cut as one that cannot be embedded: its tokens may be others than
                 the source's.
+            progress: called with the number of texts done, after every call of the runtime.
 
         Raises:
             TextError: texts without tokens, with a token that the model has no row for, or with
@@ -166,40 +176,86 @@ class Encoder(Runnable):
             UsageError: something that is not a text, an unknown prompt or output, dims out of
                 range, a batch size below 1, ranges that do not fit.
         """
-        embedding_types.check_output(output)
-        if not is_whole(batch_size) or batch_size < 1:
-            raise UsageError(f"batch_size is {batch_size!r}; it must be a whole number from 1")
-        if errors not in ("raise", "nan") or (errors == "nan" and output != "float32"):
-            raise UsageError(f"errors is {errors!r}; it must be raise, or, of float32, nan")
-        dim = self._dims(dims)
-        texts = checked_texts(texts)
-        self._check_task(task)
-        prefix = self.prefix(prompt, task)
-        name = self.contract.prompt_name(task) if prompt is None else prompt
-        made = dim if dim in self.contract.heads else self.contract.dim
-        out = np.empty((len(texts), made), dtype=np.float32)
+        asked = Asked(
+            prompt, dims, batch_size, output, ranges, task, errors, strict_scripts=strict_scripts
+        )
+        return self._embedded(texts, asked, progress)
+
+    def _embedded(
+        self, texts: str | Iterable[str], asked: Asked, progress: Callable[[int], None] | None
+    ) -> np.ndarray:
+        how = embedding_rows.settled(self, asked)
+        made = checked_texts(texts)
+        out = how.room(len(made))
         odd: dict[int, str] = {}
-        for start in range(0, len(texts), WINDOW):
-            some = [prefix + text for text in texts[start : start + WINDOW]]
-            found, wrong = self._read(some, task)
-            wrong |= self.outside(some) if strict_scripts else {}
-            odd |= {start + place: why for place, why in wrong.items()}
-            if odd and errors == "raise":
-                continue  # the other texts are read as well, so that all are named at once
-            places = [start + place for place in range(len(found)) if place not in wrong]
-            good = [ids for place, ids in enumerate(found) if place not in wrong]
-            for rows in self.batches([len(ids) for ids in good], batch_size):
-                ids, mask = batching.pad([good[row] for row in rows], self.contract.pad_id)
-                out[[places[row] for row in rows]] = made_rows = self.run(ids, mask, made, name)
-                for row in np.flatnonzero(~np.isfinite(made_rows).all(axis=1)):
-                    odd[places[rows[row]]] = self._overflows
-        if odd and errors == "raise":
-            raise TextError(odd, texts)
-        if odd:
-            out[list(odd)] = np.nan
-            warnings.warn(f"rows of NaN: {TextError(odd, texts)}", stacklevel=2)
-        rows = out if dim == made else self._shorten(out, dim)
-        return embedding_types.quantize(rows, output, ranges, lambda: self._golden_ranges(dim))
+        first = done = 0
+
+        def tick(more: int) -> None:
+            nonlocal done
+            done += more
+            if progress is not None:
+                progress(done)
+
+        for some in streams.windows(made):
+            out[first : first + len(some)] = embedding_rows.window(
+                self, some, how, first, odd, tick
+            )
+            first += len(some)
+        embedding_rows.complain(odd, made, 0, asked.errors)
+        return out
+
+    def embed_stream(
+        self,
+        texts: Iterable[str],
+        *,
+        window: int = streams.WINDOW,
+        progress: Callable[[int], None] | None = None,
+        cancel: Event | None = None,
+        **how: Any,
+    ) -> Iterator[np.ndarray]:
+        """Embed any number of texts in bounded memory: an iterator over arrays [n, D], whose rows
+        are those of `texts`, in order.
+
+        Args:
+            texts: an iterable of texts, read as the rows are asked for.
+            window: the most texts that are read ahead, sorted by length, and given as one array;
+                fewer where they are long. A slow source may want fewer.
+            progress: called with the number of texts done, after every call of the runtime.
+            cancel: an event; once it is set, the iterator raises concurrent.futures.CancelledError
+                at the next call of the runtime. Closing the iterator ends it as well.
+            how: the arguments of `embed`.
+
+        Raises:
+            UsageError: at once, for an argument that `embed` refuses; from the iterator, for
+                something that is not a text.
+            TextError: from the iterator, as `embed` for the texts of one window; it names them by
+                their places in the stream. The arrays before it are whole.
+
+        What `texts` raises passes through.
+        """
+        settled = embedding_rows.settled(self, Asked(**how))
+
+        def compute(some: list[str], first: int, tick: streams.Tick) -> np.ndarray:
+            odd: dict[int, str] = {}
+            rows = embedding_rows.window(self, some, settled, first, odd, tick)
+            embedding_rows.complain(odd, some, first, settled.asked.errors)
+            return rows
+
+        return streams.Flow(window, progress, cancel).through(texts, _checked, compute)
+
+    async def aembed(self, texts: str | Sequence[str], **how: Any) -> np.ndarray:
+        """As `embed`, with its arguments, for asyncio: texts of coroutines that wait at the same
+        time go through the runtime together (exporter/artifact/batcher.py has the limits, and
+        Batcher takes others)."""
+        return await self.batcher.aembed(texts, **how)
+
+    async def aembed_query(self, texts: str | Sequence[str], **how: Any) -> np.ndarray:
+        """As `aembed`, for queries."""
+        return await self.aembed(texts, task="query", **how)
+
+    async def aembed_document(self, texts: str | Sequence[str], **how: Any) -> np.ndarray:
+        """As `aembed`, for documents."""
+        return await self.aembed(texts, task="document", **how)
 
     def embed_query(self, texts: str | Sequence[str], **how: Any) -> np.ndarray:
         """Embed queries, as sentence-transformers' encode_query does; takes the arguments of
@@ -213,31 +269,65 @@ class Encoder(Runnable):
 
     def encode(
         self,
-        sentences: str | Sequence[str],
+        inputs: str | Sequence[str] | None = None,
         prompt_name: str | None = None,
+        prompt: str | None = None,
         batch_size: int = 32,
-        truncate_dim: int | None = None,
-        *,
-        task: Task = "",
-    ) -> np.ndarray:
-        """Embed texts under sentence-transformers' names of the arguments of `embed`: float32
-        [N, D], and [D] for one text alone."""
-        rows = self.embed(sentences, prompt_name, truncate_dim, batch_size, task=task)
-        return rows[0] if isinstance(sentences, str) else rows
+        show_progress_bar: bool | None = None,
+        output_value: str | None = "sentence_embedding",
+        precision: str = "float32",
+        **how: Unpack[st_arguments.Arguments],
+    ) -> Any:
+        """Embed texts as sentence-transformers' encode, with its arguments: an array [N, D], and
+        [D] for one text alone. exporter/artifact/st_arguments.py says what each does here.
 
-    def encode_query(self, sentences: str | Sequence[str], **how: Any) -> np.ndarray:
+        Raises:
+            UsageError: an argument that an artifact cannot follow, in one line.
+            TextError: as `embed`.
+        """
+        contract = self.contract
+        st_arguments.check(output_value, how, "encode", self.bundle.manifest.target)
+        texts = st_arguments.given(inputs, how)
+        name, before = st_arguments.named(contract, prompt_name, prompt)
+        unit = how.get("normalize_embeddings", False) and not contract.normalized
+        asked = Asked(
+            name, how.get("truncate_dim"), batch_size, precision, None, how.get("task", ""),
+            before=before, unit=unit,
+        )  # fmt: skip
+        line = ProgressLine(None if isinstance(texts, str) else _count(texts))
+        try:
+            rows = self._embedded(texts, asked, line if show_progress_bar else None)
+        finally:
+            line.close()
+        return st_arguments.converted(rows, isinstance(texts, str), how)
+
+    def encode_query(
+        self, inputs: str | Sequence[str] | None = None, *args: Any, **how: Any
+    ) -> Any:
         """Embed queries; takes the arguments of `encode`."""
-        return self.encode(sentences, task="query", **how)
+        return self.encode(inputs, *args, **{"task": "query", **how})
 
-    def encode_document(self, sentences: str | Sequence[str], **how: Any) -> np.ndarray:
+    def encode_document(
+        self, inputs: str | Sequence[str] | None = None, *args: Any, **how: Any
+    ) -> Any:
         """Embed documents; takes the arguments of `encode`."""
-        return self.encode(sentences, task="document", **how)
+        return self.encode(inputs, *args, **{"task": "document", **how})
 
     def similarity(self, embeddings1: np.ndarray, embeddings2: np.ndarray) -> np.ndarray:
         """Returns the similarities of all pairs of rows, float32 [N, M], by the function that the
         model names (cosine where it names none): distances are negative, as in
         sentence-transformers."""
         return similarity(embeddings1, embeddings2, self.contract.similarity)
+
+    def similarity_pairwise(self, embeddings1: np.ndarray, embeddings2: np.ndarray) -> np.ndarray:
+        """Returns the similarity of each row with the other side's of the same place, float32
+        [N], by the function of `similarity`."""
+        return similarity_pairwise(embeddings1, embeddings2, self.contract.similarity)
+
+    def _job(self, texts: str | Sequence[str], *args: Any, **given: Any) -> Job:
+        """Returns what a batcher does for the arguments of `embed`. Raises UsageError."""
+        how = embedding_rows.settled(self, Asked(*args, **given))
+        return embedding_rows.job(self, checked_texts(texts), how)
 
     def _dims(self, dims: int | None) -> int:
         full = self.contract.dim
@@ -265,6 +355,14 @@ class Encoder(Runnable):
             # The floor is torch.nn.functional.normalize's: a zero row stays zero.
             short = short / np.maximum(np.linalg.norm(short, axis=1, keepdims=True), 1e-12)
         return np.ascontiguousarray(short, dtype=np.float32)
+
+
+def _checked(text: str, place: int) -> str:
+    return checked_texts([text], "embed_stream", first=place)[0]
+
+
+def _count(texts: Any) -> int | None:
+    return len(texts) if hasattr(texts, "__len__") else None
 
 
 def _check_cores(threads: int | None, streams: int | None) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from threading import Event
 from typing import Any, get_args
 
 import numpy as np
 
+from goldfold.exporter.artifact import streams
 from goldfold.exporter.artifact.runnable import (
-    WINDOW,
     Runnable,
     check_rank,
     checked_texts,
@@ -67,10 +68,10 @@ class LateEncoder(Runnable):
         texts = checked_texts(inputs)
         out: list[np.ndarray] = [np.empty(0)] * len(texts)
         odd: dict[int, str] = {}
-        for start in range(0, len(texts), WINDOW):
-            own = self._tokens.own_ids(
-                [before + text for text in texts[start : start + WINDOW]], task
-            )
+        start = after = 0
+        for some in streams.windows(texts):
+            start, after = after, after + len(some)
+            own = self._tokens.own_ids([before + text for text in some], task)
             odd |= {start + at: why for at, why in self._tokens.unreadable(own).items()}
             if odd:
                 continue
@@ -81,6 +82,30 @@ class LateEncoder(Runnable):
         if odd:
             raise TextError(odd, texts)
         return out[0] if isinstance(inputs, str) else out
+
+    def encode_stream(
+        self,
+        inputs: Iterable[str],
+        *,
+        window: int = 1024,
+        progress: Callable[[int], None] | None = None,
+        cancel: Event | None = None,
+        **how: Any,
+    ) -> Iterator[list[np.ndarray]]:
+        """Embed the tokens of any number of texts in bounded memory: an iterator over lists of
+        [tokens, D], in order. `window`, `progress` and `cancel` are those of Encoder.embed_stream,
+        `how` the arguments of `encode`, and it raises as they do."""
+        self.encode([], **how)  # raises for arguments that are wrong
+
+        def compute(some: list[str], first: int, tick: streams.Tick) -> list[np.ndarray]:
+            found = streams.placed(lambda own: self.encode(own, **how), some, first, some)
+            tick(len(some))
+            return list(found)
+
+        def checked(text: str, place: int) -> str:
+            return checked_texts([text], "encode_stream", first=place)[0]
+
+        return streams.Flow(window, progress, cancel).through(inputs, checked, compute)
 
     def encode_query(
         self, inputs: str | Sequence[str], prompt_name: str | None = None, **how: Any

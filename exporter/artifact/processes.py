@@ -129,10 +129,10 @@ def opened(way: Way) -> Opened:
     return made
 
 
-def sent(encoder: Any, run: Any, left: str) -> tuple[Any, ...]:
-    """Returns what pickle writes for an encoder: its fields, the one called `left` as None. `run`
+def sent(encoder: Any, run: Any, *left: str) -> tuple[Any, ...]:
+    """Returns what pickle writes for an encoder: its fields, those called `left` as None. `run`
     is its Opened; any other callable is pickled with the rest."""
-    state = {**vars(encoder), left: None}
+    state = {**vars(encoder), **dict.fromkeys(left)}
     key = None
     if isinstance(run, Opened):
         state["bundle"] = run.way.bundle

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import numpy as np
 
 from goldfold.exporter import registry
 from goldfold.exporter.artifact import processes
+from goldfold.exporter.artifact.batcher import Batcher, Job
 from goldfold.exporter.artifact.bundle import MANIFEST, TOKENIZER, Bundle
 from goldfold.exporter.contract import Contract, Task
 from goldfold.exporter.errors import ArtifactError, GoldfoldError, TextError, UsageError
@@ -16,9 +18,8 @@ from goldfold.exporter.evaluate import batches as batching
 from goldfold.exporter.frontend.tokens import Tokens
 from goldfold.exporter.system.files import read_tokenizer
 
-WINDOW = 1 << 13
-"""Number of texts that are sorted by length, and held as tokens, at a time."""
-
+_SHARING = threading.Lock()
+"""Held while an encoder's own batcher is made."""
 
 _OWN = {
     "embedding": ("embeds texts", "embed"),
@@ -31,6 +32,8 @@ _OWN = {
 class Runnable:
     """`.run(input_ids, attention_mask)` for programs; any number of threads may call it at a time.
     It can be pickled (exporter/artifact/processes.py)."""
+
+    _shared: Batcher | None = None
 
     def __init__(self, bundle: Bundle, run) -> None:
         self.bundle = bundle
@@ -45,7 +48,7 @@ class Runnable:
         return self._words
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return processes.sent(self, self._run, "_words")
+        return processes.sent(self, self._run, "_words", "_shared")
 
     def __copy__(self) -> Runnable:
         return self  # nothing of it ever changes
@@ -56,6 +59,14 @@ class Runnable:
     @property
     def contract(self) -> Contract:
         return self.bundle.manifest.contract
+
+    @property
+    def batcher(self) -> Batcher:
+        """The Batcher, of default limits, that all coroutines of `aembed` and `apredict` share."""
+        with _SHARING:
+            if self._shared is None or not self._shared.usable:
+                self._shared = Batcher(cast("Any", self))
+            return self._shared
 
     def batches(self, lengths: Sequence[int], size: int) -> list[list[int]]:
         """Returns which rows go through the runtime together (exporter/evaluate/batches.py)."""
@@ -166,15 +177,17 @@ class Runnable:
             "larger than that holds; use another precision"
         )
 
-    def _read(self, texts: list[str], task: Task) -> tuple[list[list[int]], dict[int, str]]:
-        """Returns the token ids of each text, and by index why some texts cannot be embedded."""
+    def _read(self, texts: list[str], task: Task) -> tuple[list[np.ndarray], dict[int, str]]:
+        """Returns the token ids of each text, uint32 [tokens], and by index why some texts cannot
+        be embedded."""
         try:
-            found, odd = self._tokens.ids(texts, task), {}
+            found, odd = self._tokens.arrays(texts, task), {}
         except TextError as error:
             odd = error.reasons
             good = [text for place, text in enumerate(texts) if place not in odd]
-            rest = iter(self._tokens.ids(good, task))
-            found = [[] if place in odd else next(rest) for place in range(len(texts))]
+            rest = iter(self._tokens.arrays(good, task))
+            none = np.empty(0, np.uint32)
+            found = [none if place in odd else next(rest) for place in range(len(texts))]
         return found, {**self._tokens.unreadable(found), **odd}
 
     def outside(self, texts: Sequence[str]) -> dict[int, str]:
@@ -222,6 +235,13 @@ class Runnable:
 
     _result = "result"
 
+    def _job(self, *_: Any, **__: Any) -> Job:
+        """What a batcher does for one caller."""
+        raise UsageError(
+            f"{self.contract.model} {_OWN[self.contract.task][0]}, which no Batcher does; in "
+            "asyncio, call it in asyncio.to_thread"
+        )
+
     def _refused(self, name: str) -> UsageError:
         gives, call = _OWN[self.contract.task]
         return UsageError(f"{self.contract.model} {gives}, so it has no {name}; call {call}")
@@ -229,6 +249,10 @@ class Runnable:
     def embed(self, *_: Any, **__: Any) -> Any:
         """Embed texts, where the model does that (exporter/artifact/encoder.py)."""
         raise self._refused("embed")
+
+    def embed_stream(self, *_: Any, **__: Any) -> Any:
+        """Embed any number of texts, where the model does that."""
+        raise self._refused("embed_stream")
 
     def encode(self, *_: Any, **__: Any) -> Any:
         """As `embed`, under sentence-transformers' name."""
@@ -298,14 +322,33 @@ def similarity(embeddings1: np.ndarray, embeddings2: np.ndarray, name: str) -> n
     return one @ other.T
 
 
+def similarity_pairwise(embeddings1: np.ndarray, embeddings2: np.ndarray, name: str) -> np.ndarray:
+    """Returns the similarity of each row with the other side's row of the same place, float32 [N].
+    Raises UsageError for sides of two shapes."""
+    one, other = (np.atleast_2d(np.asarray(e, np.float32)) for e in (embeddings1, embeddings2))
+    if one.shape != other.shape:
+        raise UsageError(f"embeddings of {one.shape} and {other.shape}; give as many of each")
+    match name:
+        case "dot":
+            return (one * other).sum(axis=-1)
+        case "euclidean":
+            return -np.linalg.norm(one - other, axis=-1)
+        case "manhattan":
+            return -np.abs(one - other).sum(axis=-1)
+    sizes = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
+    return (one * other).sum(axis=-1) / np.maximum(sizes, 1e-12)
+
+
 def is_whole(value: object) -> bool:
     """Returns whether `value` is an integer, numpy's included, but no bool."""
     return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
 
 
-def checked_texts(texts: str | Sequence[str], call: str = "embed", kind: str = "text") -> list[str]:
+def checked_texts(
+    texts: str | Iterable[str], call: str = "embed", kind: str = "text", first: int = 0
+) -> list[str]:
     """Returns a list of texts that the tokenizer takes: strings of whole Unicode characters. Raises
-    UsageError, naming the call, or the place of what is none."""
+    UsageError, naming the call, or the place of what is none; `first` is the first text's."""
     if isinstance(texts, str):
         texts = [texts]
     elif isinstance(texts, (bytes, Mapping)) or not isinstance(texts, Iterable):
@@ -314,7 +357,7 @@ def checked_texts(texts: str | Sequence[str], call: str = "embed", kind: str = "
         found = list(texts)
     except TypeError:  # an array without axes
         raise UsageError(f"{call} takes a {kind} or a list of {kind}s, not neither") from None
-    for row, text in enumerate(found):
+    for row, text in enumerate(found, first):
         if not isinstance(text, str):
             raise UsageError(f"{kind} {row} is {type(text).__name__}; {call} takes strings")
         try:

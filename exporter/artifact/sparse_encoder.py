@@ -3,17 +3,19 @@ or for each unit of a sparse autoencoder (CSR), out."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from threading import Event
 from typing import Any
 
 import numpy as np
 
+from goldfold.exporter.artifact import streams
 from goldfold.exporter.artifact.runnable import (
-    WINDOW,
     Runnable,
     checked_texts,
     is_whole,
     similarity,
+    similarity_pairwise,
 )
 from goldfold.exporter.contract import Task
 from goldfold.exporter.errors import TextError, UsageError
@@ -71,6 +73,32 @@ class SparseEncoder(Runnable):
             rows = self._rows(made[start : start + step], prompt, batch_size, task, start)
             found += [_largest(row, top_k, threshold) for row in rows]
         return found
+
+    def embed_stream(
+        self,
+        texts: Iterable[str],
+        *,
+        window: int | None = None,
+        progress: Callable[[int], None] | None = None,
+        cancel: Event | None = None,
+        **how: Any,
+    ) -> Iterator[list[Weights]]:
+        """Embed any number of texts in bounded memory: an iterator over lists of weights, in order.
+        `window`, `progress` and `cancel` are those of Encoder.embed_stream, `how` the arguments of
+        `embed`, and it raises as they do. By default a window holds 256 MiB of dense rows."""
+        held = min(streams.WINDOW, max(1, _HELD // self.contract.dim))
+        self.embed([], **how)  # raises for arguments that are wrong
+
+        def compute(some: list[str], first: int, tick: streams.Tick) -> list[Weights]:
+            found = streams.placed(lambda own: self.embed(own, **how), some, first, some)
+            tick(len(some))
+            return found
+
+        def checked(text: str, place: int) -> str:
+            return checked_texts([text], "embed_stream", first=place)[0]
+
+        flow = streams.Flow(held if window is None else window, progress, cancel)
+        return flow.through(texts, checked, compute)
 
     def embed_query(self, texts: str | Sequence[str], **how: Any) -> list[Weights]:
         """Embed queries; takes the arguments of `embed`."""
@@ -143,6 +171,11 @@ class SparseEncoder(Runnable):
         the model names: the dot product, mostly."""
         return similarity(embeddings1, embeddings2, self.contract.similarity)
 
+    def similarity_pairwise(self, embeddings1: np.ndarray, embeddings2: np.ndarray) -> np.ndarray:
+        """Returns the similarity of each dense row with the other side's of the same place, float32
+        [N]."""
+        return similarity_pairwise(embeddings1, embeddings2, self.contract.similarity)
+
     def _rows(
         self, texts: list[str], prompt: str | None, size: int, task: Task, first: int = 0
     ) -> np.ndarray:
@@ -153,14 +186,16 @@ class SparseEncoder(Runnable):
         prefix = self.prefix(prompt, task)
         out = np.zeros((len(texts), self.contract.dim), np.float32)
         odd: dict[int, str] = {}
-        for start in range(0, len(texts), WINDOW):
-            found, wrong = self._read([prefix + t for t in texts[start : start + WINDOW]], task)
+        start = after = 0
+        for some in streams.windows(texts):
+            start, after = after, after + len(some)
+            found, wrong = self._read([prefix + text for text in some], task)
             # A text of no tokens has no weights; of another, `found` is empty and `odd` says why.
-            wrong = {at: why for at, why in wrong.items() if found[at] or why != NO_TOKENS}
+            wrong = {at: why for at, why in wrong.items() if len(found[at]) or why != NO_TOKENS}
             odd |= {start + at: why for at, why in wrong.items()}
             if odd:
                 continue
-            places = [at for at, ids in enumerate(found) if ids]
+            places = [at for at, ids in enumerate(found) if len(ids)]
             for rows in self.batches([len(found[at]) for at in places], size):
                 chosen = [places[row] for row in rows]
                 ids, mask = batching.pad([found[at] for at in chosen], self.contract.pad_id)
@@ -168,7 +203,7 @@ class SparseEncoder(Runnable):
                 for row in np.flatnonzero(~np.isfinite(made).all(axis=1)):
                     odd[start + chosen[row]] = self._overflows
         if odd:
-            raise TextError({first + at: why for at, why in odd.items()}, [""] * first + texts)
+            raise TextError({first + at: why for at, why in odd.items()}, texts, first)
         return out
 
     def _check_tokens(self, call: str) -> None:

@@ -71,7 +71,7 @@ def padded(
 
 
 def pad(
-    texts: Sequence[Sequence[int]], pad_id: int, width: int | None = None
+    texts: Sequence[Sequence[int] | np.ndarray], pad_id: int, width: int | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Token ids, padded on the right with `pad_id` to the longest text or to `width`, and their
     mask, 1 on tokens; int64 [texts, width] each."""

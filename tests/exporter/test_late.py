@@ -364,3 +364,12 @@ def test_goldens_on_disk(goldens: Goldens, tmp_path: Path) -> None:
             store.load(tmp_path / "again")
     with pytest.raises(GoldenError, match="not float32"):
         store.save(replace(goldens, embeddings=goldens.embeddings[1:]), tmp_path / "short")
+
+
+def test_a_stream_is_what_encode_gives(encoder: Any) -> None:
+    parts = list(encoder.encode_stream(iter(DOCUMENTS), window=2, task="document"))
+    found = [rows for part in parts for rows in part]
+    for rows, wanted in zip(found, encoder.encode_document(DOCUMENTS), strict=True):
+        np.testing.assert_allclose(rows, wanted, rtol=0, atol=2e-5)
+    with pytest.raises(UsageError, match="so it has no embed_stream; call encode_query"):
+        encoder.embed_stream(DOCUMENTS)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -109,12 +111,31 @@ def test_integers(room: Path, target: str, precision: str) -> None:
     assert again.passed, again.verdict.sentences
 
 
+def streamed(scorer: Any, wanted: np.ndarray) -> None:
+    """Streams, and batches across callers, give what `predict` does."""
+    parts = list(scorer.predict_stream(iter(UNSEEN), window=4))
+    assert [len(part) for part in parts] == [4, 4, 1]
+    assert np.abs(np.concatenate(parts) - wanted).max() < CLOSE
+    with pytest.raises(UsageError, match="row 9 is one text; predict takes pairs"):
+        list(scorer.predict_stream([*UNSEEN, "alone"], window=4))  # type: ignore[list-item]
+    with pytest.raises(UsageError, match="activation is 'relu'"):
+        scorer.predict_stream(UNSEEN, activation="relu")
+
+    async def ask() -> list[Any]:
+        return await asyncio.gather(*(scorer.apredict(pair) for pair in UNSEEN))
+
+    found = asyncio.run(ask())
+    assert np.abs(np.array(found) - wanted).max() < CLOSE
+    assert max(scorer.batcher.requests_a_batch) > 1
+
+
 def test_any_number_of_threads(room: Path) -> None:
     scorer = load(exported(room, "bert-saved").path)
     wanted = scorer.predict(UNSEEN, batch_size=1)
     with ThreadPoolExecutor(16) as pool:
         found = list(pool.map(lambda at: scorer.predict(UNSEEN[at % 9]), range(144)))
     assert np.abs(np.array(found) - np.tile(wanted, 16)).max() < CLOSE
+    streamed(scorer, wanted)
 
 
 def test_labels_have_their_names(room: Path) -> None:

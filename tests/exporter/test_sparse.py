@@ -145,6 +145,21 @@ def test_decode_as_sentence_transformers_does(splade) -> None:
     assert encoder.tokens(encoder.embed(TEXTS[1], top_k=7)[0]) == wanted[1]
 
 
+def test_a_stream_is_what_embed_gives(splade) -> None:
+    _, encoder = splade
+    parts = list(encoder.embed_stream(iter(TEXTS), window=2, top_k=5))
+    assert all(len(part) <= 2 for part in parts)
+    found = [weights for part in parts for weights in part]
+    for (at, values), (ours, wanted) in zip(found, encoder.embed(TEXTS, 5), strict=True):
+        assert np.abs(values - wanted).max(initial=0) < 1e-5 and len(at) == len(ours)
+    with pytest.raises(UsageError, match=f"text {len(TEXTS)} is int"):
+        list(encoder.embed_stream([*TEXTS, 3], window=2))
+    with pytest.raises(UsageError, match="top_k is 0"):
+        encoder.embed_stream(TEXTS, top_k=0)
+    with pytest.raises(UsageError, match="which no Batcher does"):
+        encoder.batcher.embed(TEXTS)
+
+
 @pytest.fixture(scope="module")
 def csr(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
     scratch = tmp_path_factory.mktemp("csr")
