@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from goldfold.exporter.artifact.encoder import Encoder as Encoder
     from goldfold.exporter.artifact.encoder import load as load
     from goldfold.exporter.artifact.late_encoder import LateEncoder as LateEncoder
+    from goldfold.exporter.artifact.rescoring import rescore as rescore
     from goldfold.exporter.artifact.result import Result as Result
     from goldfold.exporter.artifact.scorer import Scorer as Scorer
     from goldfold.exporter.artifact.sparse_encoder import SparseEncoder as SparseEncoder
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
     from goldfold.exporter.errors import TargetError as TargetError
     from goldfold.exporter.errors import TextError as TextError
     from goldfold.exporter.errors import UsageError as UsageError
+    from goldfold.exporter.index.compatibility import compat as compat
+    from goldfold.exporter.index.verdict import Compatibility as Compatibility
     from goldfold.exporter.verification.verifying import verify as verify
 
 start.begin()
@@ -47,6 +50,7 @@ surroundings.prepare()
 # place.
 _HOMES = {
     "ArtifactError": "goldfold.exporter.errors",
+    "Compatibility": "goldfold.exporter.index.verdict",
     "Contract": "goldfold.exporter.contract",
     "Encoder": "goldfold.exporter.artifact.encoder",
     "Failure": "goldfold.exporter.artifact.unbuilt",
@@ -62,12 +66,15 @@ _HOMES = {
     "TargetError": "goldfold.exporter.errors",
     "TextError": "goldfold.exporter.errors",
     "UsageError": "goldfold.exporter.errors",
+    "compat": "goldfold.exporter.index.compatibility",
     "export": "goldfold.exporter.driver.exporting",
     "load": "goldfold.exporter.artifact.encoder",
+    "rescore": "goldfold.exporter.artifact.rescoring",
     "verify": "goldfold.exporter.verification.verifying",
 }
 __all__ = [
     "ArtifactError",
+    "Compatibility",
     "Contract",
     "Encoder",
     "Failure",
@@ -84,8 +91,10 @@ __all__ = [
     "TextError",
     "UsageError",
     "__version__",
+    "compat",
     "export",
     "load",
+    "rescore",
     "verify",
 ]
 

@@ -33,8 +33,8 @@ ROOMS = (
     "exporter.passes.rewriting", "exporter.passes", "exporter.frontend", "exporter.frontend.trace",
     "exporter.evaluate", "targets", "targets.coreml.lower", "targets.coreml",
     "targets.onnxruntime", "targets.openvino", "targets.tensorrt", "exporter.quantize",
-    "exporter.diagnose", "exporter.artifact", "exporter.verification", "exporter.report",
-    "exporter.driver", "exporter.search", "exporter.cli", "",
+    "exporter.diagnose", "exporter.artifact", "exporter.verification", "exporter.index",
+    "exporter.report", "exporter.driver", "exporter.search", "exporter.cli", "",
 )  # fmt: skip
 """Every folder, after all that it may import: docs/architecture.md says what lies in each."""
 

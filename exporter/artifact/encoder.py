@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 
@@ -132,7 +132,7 @@ class Encoder(Runnable):
         dims: int | None = None,
         batch_size: int = 32,
         output: str = "float32",
-        ranges: np.ndarray | None = None,
+        ranges: np.ndarray | Literal["one"] | None = None,
         *,
         task: Task = "",
         errors: str = "raise",
@@ -151,7 +151,8 @@ class Encoder(Runnable):
                 `binary`, `ubinary` (exporter/artifact/embedding_types.py says how).
             ranges: minimum and maximum of each dimension, [2, D], for int8 and uint8; by default
                 those of the artifact's golden embeddings. Both sides of a comparison need the
-                same. One range -m … m for all dimensions preserves angles best (docs/judging.md).
+                same. One range -m … m for all dimensions preserves angles best (docs/judging.md):
+                "one" is that of the goldens.
             task: `query` or `document`: the prompt and the length that sentence-transformers'
                 encode_query and encode_document take; "" is encode.
             errors: the treatment of texts that cannot be embedded: `raise` names them; `nan` embeds
@@ -167,6 +168,8 @@ class Encoder(Runnable):
                 range, a batch size below 1, ranges that do not fit.
         """
         embedding_types.check_output(output)
+        if isinstance(ranges, str) and ranges != "one":
+            raise UsageError(f'ranges is {ranges!r}; give an array [2, D], or "one"')
         if not is_whole(batch_size) or batch_size < 1:
             raise UsageError(f"batch_size is {batch_size!r}; it must be a whole number from 1")
         if errors not in ("raise", "nan") or (errors == "nan" and output != "float32"):
@@ -199,7 +202,8 @@ class Encoder(Runnable):
             out[list(odd)] = np.nan
             warnings.warn(f"rows of NaN: {TextError(odd, texts)}", stacklevel=2)
         rows = out if dim == made else self._shorten(out, dim)
-        return embedding_types.quantize(rows, output, ranges, lambda: self._golden_ranges(dim))
+        one, ranges = isinstance(ranges, str), None if isinstance(ranges, str) else ranges
+        return embedding_types.quantize(rows, output, ranges, lambda: self._golden_ranges(dim, one))
 
     def embed_query(self, texts: str | Sequence[str], **how: Any) -> np.ndarray:
         """Embed queries, as sentence-transformers' encode_query does; takes the arguments of
@@ -247,8 +251,9 @@ class Encoder(Runnable):
             raise UsageError(f"dims is {dims!r}; {self.contract.model} has 1 … {full}")
         return dims
 
-    def _golden_ranges(self, dim: int) -> np.ndarray:
-        """Returns the ranges of the artifact's own goldens, cut to `dim`; float32 [2, dim]."""
+    def _golden_ranges(self, dim: int, one: bool = False) -> np.ndarray:
+        """Returns the ranges of the artifact's own goldens, cut to `dim`, or `one` for all
+        dimensions; float32 [2, dim]."""
         try:
             stored = store.load(self.bundle.path / GOLDEN).embeddings
             for name in store.FILES:  # another artifact may lie there by now
@@ -257,7 +262,8 @@ class Encoder(Runnable):
         except GoldenError as error:
             raise ArtifactError(f"{self.bundle.path} is damaged: {error}") from None
         full = stored.shape[1] == dim
-        return embedding_types.ranges_of(stored if full else self._shorten(stored, dim))
+        made = embedding_types.one_range if one else embedding_types.ranges_of
+        return made(stored if full else self._shorten(stored, dim))
 
     def _shorten(self, rows: np.ndarray, dim: int) -> np.ndarray:
         short = rows[:, :dim]
