@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 
@@ -35,6 +35,9 @@ from goldfold.exporter.evaluate import batches as batching
 from goldfold.golden import store
 from goldfold.golden.errors import GoldenError
 
+if TYPE_CHECKING:
+    from goldfold.exporter.artifact.index_canaries import IndexCanaries
+
 _CORES = 4096
 """More cores than any machine has: a runtime told to use more would fail with a message of its
 own."""
@@ -45,7 +48,7 @@ def load(
     *,
     threads: int | None = None,
     streams: int | None = None,
-    check: bool = True,
+    check: bool | None = None,
 ) -> Encoder:
     """Open an artifact folder for use, by any number of threads at a time. The result is an
     Encoder, of a model that scores pairs of texts a Scorer (exporter/artifact/scorer.py), of a
@@ -59,10 +62,11 @@ def load(
             (OpenVINO's NUM_STREAMS; contexts in TensorRT; nothing in Core ML). By default OpenVINO
             and TensorRT compute one caller after the other, with all threads, and ONNX Runtime all
             at once. docs/serving.md gives the cost of each.
-        check: read every file once to compare its digest (about 1 s per gigabyte). Where an
-            artifact of integers meets another runtime version or processor than its verdict's,
-            three golden texts are computed as well, and a warning says if they are rounded
-            otherwise (exporter/artifact/canaries.py).
+        check: True computes three golden texts, the canaries, whatever the precision: one that is
+            further from its golden than the gate allows is refused. By default only an artifact of
+            integers is asked that meets another runtime version or processor than its verdict's,
+            and a warning says if it rounds otherwise (exporter/artifact/canaries.py). Both read
+            every file once to compare its digest (about 1 s per gigabyte); False does neither.
 
     Raises:
         ArtifactError: a damaged folder, one that missed its gate, or one that computes something
@@ -75,14 +79,16 @@ def load(
     path = Path(folder)
 
     def opened() -> Encoder:
-        return open_encoder(open_bundle(path, check_files=check), threads, streams=streams)
+        return open_encoder(
+            open_bundle(path, check_files=check is not False), threads, streams=streams
+        )
 
     encoder = steadily(path, opened)
     verdict = encoder.bundle.verdict
-    if check and verdict is not None and verdict.canaries is not None:
+    if check or (check is None and verdict is not None and verdict.canaries is not None):
         from goldfold.exporter.artifact import canaries
 
-        canaries.check(encoder)
+        canaries.check(encoder, always=check is True)
     return encoder
 
 
@@ -242,6 +248,26 @@ class Encoder(Runnable):
         model names (cosine where it names none): distances are negative, as in
         sentence-transformers."""
         return similarity(embeddings1, embeddings2, self.contract.similarity)
+
+    def canaries(self, task: Task = "document", dims: int | None = None) -> IndexCanaries:
+        """Returns a few golden texts, and this artifact's vectors of them: a service keeps them in
+        its index, and asks `check_index` later (exporter/artifact/index_canaries.py)."""
+        from goldfold.exporter.artifact import index_canaries
+
+        self._check_task(task)
+        return index_canaries.of(self, task, dims)
+
+    def check_index(self, vectors: np.ndarray, task: Task = "document") -> np.ndarray:
+        """Compare the vectors that an index holds for `canaries().texts` with this artifact's;
+        returns the 1−cos of each, f64 [N].
+
+        Raises GateMissed where they are not its vectors, naming another prompt, another order or
+        other lengths where that is what differs; UsageError for another shape.
+        """
+        from goldfold.exporter.artifact import index_canaries
+
+        self._check_task(task)
+        return index_canaries.check(self, vectors, task)
 
     def _dims(self, dims: int | None) -> int:
         full = self.contract.dim

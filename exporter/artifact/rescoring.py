@@ -4,10 +4,10 @@
     stored = encoder.embed_document(texts, output="int8", ranges="one") # int8 [N, D]
     scores, places = rescore(encoder.embed_query(asked), stored, bits)
 
-Hamming distance chooses `top_k * rescore_multiplier` documents for a query; the inner product of the
-float query with their stored vectors ranks these. Where sentence-transformers' own int8 gives every
-dimension a range of its own, which bends angles, one range for all keeps them: the inner product
-of integers is then that of the vectors, times the step, plus the same number for every document.
+Hamming distance chooses `top_k * rescore_multiplier` documents for a query; the inner product of
+the float query with their stored vectors ranks these. Where sentence-transformers' own int8 gives
+every dimension a range of its own, which bends angles, one range for all keeps them: the inner
+product of integers is then that of the vectors in steps, plus the same number for every document.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Likely causes of a drift, found in the vectors alone: rows in another order, dimensions in another
-order or of another sign, another scale, another prompt. A cause is named only where undoing it
-brings the vectors back."""
+"""Likely causes of a drift, found in the vectors alone: rows in another order, dimensions in
+another order or of another sign, another prompt. A cause is named only where undoing it brings the
+vectors back."""
 
 from __future__ import annotations
 
@@ -73,5 +73,5 @@ def of_prompts(
         if good.any() and (
             np.median(unseen.distances(rows[good], old[: len(some)][good])) <= allowed
         ):
-            yield f"the index was made with {name}, and {new.name} puts {own[:40]!r} before a {task}"
+            yield f"the index was made with {name}, and a {task} has {own[:40]!r} in front here"
             return

@@ -158,15 +158,14 @@ def of_index(
     with stages("compare"):
         measured, apart = drift.measure(old_rows, documents, sets.kinds)
         allowed = rounding(UNKNOWN, new.limit)
-        usable = (drift.usable(side) for side in (queries, documents, old_rows))
-        good = np.flatnonzero(np.all(list(usable), axis=0))
-        queries, documents, held = (side[good] for side in (queries, documents, old_rows))
+        usable = [drift.usable(side) for side in (queries, documents, old_rows)]
+        good = np.flatnonzero(np.all(usable, axis=0))
         name = new.contract.similarity
         retrieval: tuple[Any, ...] = ()
         if len(good):
-            base = mixed.scores(queries, documents, name)
-            kept = mixed.scores(queries, held, name)
-            retrieval = (mixed.metric(mixed.FORWARD, base, kept, (held,)),)
+            base = mixed.scores(queries[good], documents[good], name)
+            held = mixed.scores(queries[good], old_rows[good], name)
+            retrieval = (mixed.metric(mixed.FORWARD, base, held, (old_rows,)),)
         verdict, reasons = judge(
             Found(measured, retrieval, (), allowed, asked.limit, new.contract.normalized, True)
         )

@@ -1,5 +1,5 @@
-"""Mixed retrieval: queries of one side over documents of the other, and the share of nDCG@10 that it
-loses, with the upper end of a paired bootstrap's 95 % interval."""
+"""Mixed retrieval: queries of one side over documents of the other, and the share of nDCG@10 that
+this loses, with the upper end of a paired bootstrap's 95 % interval."""
 
 from __future__ import annotations
 

@@ -140,8 +140,7 @@ def _more(found: Found) -> Iterator[str]:
     drift = found.drift
     if not found.same:
         yield "the source models are two"
-    for said in found.differences:
-        yield said
+    yield from found.differences
     if drift.worst > found.allowed:
         yield (
             f"the 1−cos of a text is up to {drift.worst:.1e}, over the {found.allowed:.1e} that "
