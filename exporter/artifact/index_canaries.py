@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from goldfold.exporter.artifact.encoder import Encoder
 
 _COUNT = 8
+_ASKED = 3
+"""Canaries that are embedded with each prompt, to find the one that an index was made with."""
 _LEAST, _MOST, _LONG = 8, 64, 1024
 """Tokens of a canary, and the most of the long one."""
 _HALF = 2.0**-11
@@ -121,7 +123,7 @@ def _cause(
         others = _apart(np.repeat(given[[row]], len(given), axis=0), known.vectors)
         if others.min() <= known.limit:
             return "; they stand in another order"
-    own, dims = encoder.prefix(None, task), given.shape[1]
+    own, dims, off = encoder.prefix(None, task), given.shape[1], off[:_ASKED]
     for name, prefix in {"": "", **encoder.contract.prompts}.items():
         if prefix == own:
             continue

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 _KINDS = 12
 """Kinds of texts in the table, the worst first."""
+_WORST = 3
+"""Texts that are shown, where one drifts by more than rounding explains."""
 _COLOURS = {"compatible": "green", "compatible with loss": "yellow", "not compatible": "red"}
 
 
@@ -114,6 +116,10 @@ def _show(found: Compatibility) -> None:
     console.print(drift)
     if len(every.kinds) > _KINDS:
         console.print(Text(f"and {len(every.kinds) - _KINDS} kinds below these"), soft_wrap=True)
+    for one in found.worst[:_WORST]:
+        if one.distance > found.allowed:
+            where = f"drifts by {one.distance:.1e}: text {one.place}, {one.kind}: {one.text!r}"
+            console.print(Text(where), soft_wrap=True)
     said = (
         ("texts", (found.texts,)), ("differs", found.differences), ("likely cause", found.causes),
         ("may be mixed", (found.mixable,)), ("note", found.notes),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +86,8 @@ def compat(
         longest = max(side.contract.max_length for side in sides)
         sets = standard(how.pairs, how.drawn, longest) if given is None else of_texts(given)
         stages.note(sets.source)
-    return compare(at(sides[0], size), at(sides[1], size), sets, stages, limit)
+    found = compare(at(sides[0], size), at(sides[1], size), sets, stages, limit)
+    return replace(found, mixable=contracts.mixable(sides[0], sides[1], size))
 
 
 @dataclass(frozen=True)
@@ -112,8 +113,9 @@ def compare(old: Side, new: Side, sets: Sets, stages: Stages, limit: float = LOS
         queries, documents, texts = (
             (found[0][part], found[1][part]) for part in ("queries", "documents", "texts")
         )
-        kinds = sets.kinds
-        if sets.texts is not sets.documents and sets.texts != sets.documents:
+        kinds, every = sets.kinds, sets.texts
+        if sets.texts != sets.documents:
+            every = (*sets.texts, *sets.documents, *sets.queries)
             texts = tuple(np.concatenate(s) for s in zip(texts, documents, queries, strict=True))
             more = ("documents",) * len(documents[0]) + ("queries",) * len(queries[0])
             kinds = (*kinds, *more)
@@ -134,7 +136,8 @@ def compare(old: Side, new: Side, sets: Sets, stages: Stages, limit: float = LOS
         why = tuple(causes.of_rows(texts[0], texts[1], allowed))
     return Compatibility(
         verdict, reasons, said, why if measured.worst > allowed else (), old.name, new.name,
-        old.contract.dim, _mixable(old, new), measured, allowed, retrieval, indexes, limit,
+        old.contract.dim, contracts.mixable(old, new, old.contract.dim), measured,
+        drift.named(apart, kinds, every), allowed, retrieval, indexes, limit,
         sets.source, (*old.notes, *new.notes, *missing, *_left_out(apart)),
     )  # fmt: skip
 
@@ -169,6 +172,9 @@ def of_index(
         verdict, reasons = judge(
             Found(measured, retrieval, (), allowed, asked.limit, new.contract.normalized, True)
         )
+        if broken := vectors.unusable(rows):
+            said = f"{broken} of {count} vectors are not finite, or zero"
+            verdict, reasons = "not compatible", (said, *reasons)
         why = list(causes.of_rows(old_rows, documents, allowed))
         if measured.worst > allowed:
             why += causes.of_prompts(new, sets.documents, old_rows, allowed)
@@ -180,8 +186,9 @@ def of_index(
         )
     return Compatibility(
         verdict, reasons, (), tuple(why), "the index", new.name, size,
-        f"the index has {size} of {whole} dimensions", measured, allowed, retrieval, (),
-        asked.limit, sets.source, (*new.notes, *sampled, *_left_out(apart)),
+        f"the index has {size} of {whole} dimensions", measured,
+        drift.named(apart, sets.kinds, sets.texts, some), allowed, retrieval, (), asked.limit,
+        sets.source, (*new.notes, *sampled, *_left_out(apart)),
     )  # fmt: skip
 
 
@@ -196,13 +203,6 @@ def _retrieved(
     stages.detail("indexes")
     indexes, missing = engines.losses(asking, documents[0], name)
     return retrieval, indexes, missing
-
-
-def _mixable(old: Side, new: Side) -> str:
-    size, both = old.contract.dim, f"{old.name} and {new.name}"
-    heads = sorted({*old.contract.heads} & {*new.contract.heads}, reverse=True)
-    more = f"; {', '.join(map(str, heads))} as well, cut on both sides" if heads else ""
-    return f"{size} dimensions of {both}, each cut to them and normalised again{more}"
 
 
 def _left_out(apart: np.ndarray) -> Iterable[str]:

@@ -64,8 +64,8 @@ def size(old: Side, new: Side, dims: int | None, indexed: int | None = None) -> 
     wanted = indexed or dims or old.contract.dim
     if indexed and dims and dims != indexed:
         raise UsageError(f"--dims is {dims}, and the vectors have {indexed} dimensions")
-    for side in (new, old):
-        if wanted > side.contract.dim and not (indexed and side is old):
+    for side in (new,) if indexed else (new, old):
+        if wanted > side.contract.dim:
             raise UsageError(
                 f"an index of {wanted} dimensions cannot be searched by {side.name}, which has "
                 f"{side.contract.dim}; rebuild the index with it"
@@ -78,6 +78,17 @@ def size(old: Side, new: Side, dims: int | None, indexed: int | None = None) -> 
             f"the first {wanted} are an embedding of their own"
         )
     return wanted
+
+
+def mixable(old: Side, new: Side, size: int) -> str:
+    """Returns the sizes at which the two may be mixed, in words."""
+    said = f"{size} dimensions"
+    for side in (old, new):
+        if side.contract.dim > size:
+            said += f", {side.name} cut from {side.contract.dim}"
+    if heads := sorted({*old.contract.heads} & {*new.contract.heads} - {size}, reverse=True):
+        said += f"; {', '.join(map(str, heads))} as well, by heads of both"
+    return f"{said}; another size is measured with --dims, and takes both sides cut to it"
 
 
 def _shown(prompt: str) -> str:

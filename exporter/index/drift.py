@@ -18,6 +18,11 @@ SAME = 1e-6
 """The 1-cos below which two texts count as one: their tokens are the same, and f32 rounds
 otherwise in another batch."""
 
+WORST = 20
+"""Texts that a record names, the worst first."""
+_SHOWN = 80
+"""Characters of a text that a record repeats."""
+
 _FEWEST = 3
 """Distinct texts of a kind from which its figure says something."""
 _BLOCK = 256
@@ -40,6 +45,18 @@ class KindDrift:
     def broken(self) -> bool:
         """Whether most texts of the kind no longer find their own vector."""
         return self.distinct >= _FEWEST and self.found < 0.5
+
+
+@dataclass(frozen=True)
+class TextDrift:
+    """The drift of one text."""
+
+    place: int
+    """Of an index, the row of its vector."""
+    kind: str
+    distance: float
+    text: str
+    """Its beginning."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +117,23 @@ def measure(old: np.ndarray, new: np.ndarray, kinds: Sequence[str]) -> tuple[Dri
         distinct=len(places),
         kinds=tuple(sorted(rows, key=lambda one: (-one.worst, one.kind))),
     ), apart
+
+
+def named(
+    apart: np.ndarray, kinds: Sequence[str], texts: Sequence[str], places: np.ndarray | None = None
+) -> tuple[TextDrift, ...]:
+    """Returns the texts of the largest 1-cos [N], the worst first."""
+    order = np.argsort(-np.where(np.isnan(apart), -1.0, apart), kind="stable")
+    return tuple(
+        TextDrift(
+            int(at if places is None else places[at]),
+            kinds[at],
+            float(apart[at]),
+            texts[at][:_SHOWN],
+        )
+        for at in order[:WORST]
+        if not np.isnan(apart[at])
+    )
 
 
 def usable(rows: np.ndarray) -> np.ndarray:

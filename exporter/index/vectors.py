@@ -8,6 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from goldfold.exporter.errors import UsageError
+from goldfold.exporter.index.drift import usable
+
+_BLOCK = 1 << 14
+"""Vectors that are looked at together."""
 
 
 def opened(index: np.ndarray | str | Path | None, texts: Sequence[str] | None) -> np.ndarray:
@@ -26,6 +30,12 @@ def opened(index: np.ndarray | str | Path | None, texts: Sequence[str] | None) -
     if texts is not None and len(texts) != len(rows):
         raise UsageError(f"{name} has {len(rows)} vectors, and there are {len(texts)} texts")
     return rows
+
+
+def unusable(rows: np.ndarray) -> int:
+    """Returns how many vectors of a whole index are not finite, or zero."""
+    blocks = range(0, len(rows), _BLOCK)
+    return sum(int((~usable(np.asarray(rows[at : at + _BLOCK]))).sum()) for at in blocks)
 
 
 def _mapped(file: Path) -> np.ndarray:

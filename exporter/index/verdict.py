@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from goldfold.exporter.index.drift import Drift
+from goldfold.exporter.index.drift import Drift, TextDrift
 from goldfold.exporter.index.mixed import FORWARD, REVERSE
 from goldfold.exporter.index.sides import UNKNOWN
 from goldfold.golden.metrics import Metric
@@ -57,6 +57,8 @@ class Compatibility:
     mixable: str
     """The sizes at which the two may be mixed, in words."""
     drift: Drift
+    worst: tuple[TextDrift, ...]
+    """The texts that drift most; of an index with the rows of their vectors."""
     allowed: float
     """The 1−cos of one text that the two precisions explain."""
     retrieval: tuple[Metric, ...]

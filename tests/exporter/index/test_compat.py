@@ -154,7 +154,7 @@ def test_a_smaller_index_of_the_same_model_is_searched_cut(side: Side) -> None:
     assert contracts.size(small, side, None) == 8
     found = compare(small, at(side, 8), index_texts.of_texts(TEXTS), STAGES)
     assert found.verdict == "compatible" and found.dims == 8
-    assert "8 dimensions of" in found.mixable
+    assert f"{side.name} cut from 48" in contracts.mixable(small, side, 8)
     rows = small.embed(TEXTS, "document")
     assert np.allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-6)
     stored = indexed(side, rows)
@@ -168,6 +168,8 @@ def test_sizes_that_cannot_be_mixed_are_refused(side: Side) -> None:
     with pytest.raises(UsageError, match=r"of another model .* or say --dims 8"):
         contracts.size(replace(small, origin="another"), side, None)
     assert contracts.size(replace(small, origin="another"), side, 8) == 8
+    with pytest.raises(UsageError, match="an index of 50 dimensions cannot be searched"):
+        contracts.size(side, side, None, 50)
     with pytest.raises(UsageError, match="--dims is 4, and the vectors have 8"):
         contracts.size(side, side, 4, 8)
 
@@ -198,6 +200,8 @@ def test_faults_of_an_index_are_found(side: Side, stored: np.ndarray) -> None:
     assert doubled.verdict != "compatible" and "vectors drift" in doubled.causes[0]
     broken = changed(lambda rows: rows.__setitem__(3, np.nan))
     assert broken.verdict == "not compatible" and "1 rows of the index are not" in broken.causes[0]
+    assert broken.worst[0].place == 3 and broken.worst[0].text == TEXTS[3]
+    assert "1 of 41 vectors are not finite, or zero" in broken.reasons[0]
     zero = changed(lambda rows: rows.__setitem__(3, 0))
     assert zero.verdict == "not compatible"
     prompted = side.embed([f"{side.contract.prompts['query']}{text}" for text in TEXTS], "")
