@@ -46,7 +46,7 @@ class CompatFlags:
         int, typer.Option(help="Docstrings and functions to retrieve, without --texts.")
     ] = 1000
     count: Annotated[
-        int, typer.Option(help="Drawn texts; of --index, the most vectors to compare.")
+        int, typer.Option(help="Drawn texts; the most of --texts, or of --index, to compare.")
     ] = 1000
     json_file: Annotated[Path | None, typer.Option("--json", help="File for all figures.")] = None
     threads: Threads = None

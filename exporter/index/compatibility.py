@@ -32,8 +32,8 @@ class How:
     pairs: int = PAIRS
     """Docstrings and functions to retrieve, where no texts are given."""
     drawn: int = COUNT
-    """Unseen texts of many scripts, where no texts are given; and rows of an index, at most, that
-    are compared."""
+    """Unseen texts of many scripts, where no texts are given; otherwise the most of the given ones,
+    or of an index's vectors, that are compared: a sample, the same one each time."""
     threads: int | None = None
     listener: Listener | None = None
 
@@ -84,7 +84,10 @@ def compat(
     size = contracts.size(sides[0], sides[1], dims)
     with stages("texts"):
         longest = max(side.contract.max_length for side in sides)
-        sets = standard(how.pairs, how.drawn, longest) if given is None else of_texts(given)
+        if given is None:
+            sets = standard(how.pairs, how.drawn, longest)
+        else:
+            sets = of_texts([given[place] for place in _sample(len(given), how.drawn)])
         stages.note(sets.source)
     found = compare(at(sides[0], size), at(sides[1], size), sets, stages, limit)
     return replace(found, mixable=contracts.mixable(sides[0], sides[1], size))
@@ -150,9 +153,7 @@ def of_index(
     size = contracts.size(new, new, asked.dims, rows.shape[1])
     whole, new = new.contract.dim, at(new, size)
     count, most = len(rows), asked.how.drawn
-    some = np.arange(count)
-    if count > most:
-        some = np.sort(np.random.default_rng(0).choice(count, most, replace=False))
+    some = _sample(count, most)
     sets = of_texts([texts[row] for row in some])
     old_rows = np.asarray(rows[some], dtype=np.float32)
     with stages(f"embed by {Path(new.name).name}"):
@@ -203,6 +204,13 @@ def _retrieved(
     stages.detail("indexes")
     indexes, missing = engines.losses(asking, documents[0], name)
     return retrieval, indexes, missing
+
+
+def _sample(count: int, most: int) -> np.ndarray:
+    """Returns the places of at most `most` of `count` things, the same ones each time, in order."""
+    if count <= most:
+        return np.arange(count)
+    return np.sort(np.random.default_rng(0).choice(count, most, replace=False))
 
 
 def _left_out(apart: np.ndarray) -> Iterable[str]:
