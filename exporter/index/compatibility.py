@@ -132,7 +132,7 @@ def compare(old: Side, new: Side, sets: Sets, stages: Stages, limit: float = LOS
         retrieval, indexes, missing = _retrieved(queries, documents, old, stages)
         made = Found(
             measured, retrieval, said, allowed, limit,
-            old.contract.normalized and new.contract.normalized,
+            old.contract.normalized and new.contract.normalized, old.contract.similarity,
             old.fingerprint == new.fingerprint, indexes,
         )  # fmt: skip
         verdict, reasons = judge(made)
@@ -171,7 +171,9 @@ def of_index(
             held = mixed.scores(queries[good], old_rows[good], name)
             retrieval = (mixed.metric(mixed.FORWARD, base, held, (old_rows,)),)
         verdict, reasons = judge(
-            Found(measured, retrieval, (), allowed, asked.limit, new.contract.normalized, True)
+            Found(
+                measured, retrieval, (), allowed, asked.limit, new.contract.normalized, name, True
+            )
         )
         if broken := vectors.unusable(rows):
             said = f"{broken} of {count} vectors are not finite, or zero"

@@ -99,6 +99,8 @@ class Found:
     allowed: float
     limit: float
     normalized: bool
+    """Whether both sides give unit vectors."""
+    similarity: str
     same: bool
     """Whether both are said to be of one source model."""
     indexes: tuple[Metric, ...] = ()
@@ -120,11 +122,12 @@ def _broken(found: Found) -> Iterator[str]:
     drift = found.drift
     if drift.unusable:
         yield f"{drift.unusable} embeddings are not finite, or zero, on one side alone"
-    apart = math.sqrt(2 * found.allowed) if not found.normalized else LENGTH
-    if drift.length > max(apart, LENGTH):
+    apart = LENGTH if found.normalized else max(LENGTH, math.sqrt(2 * found.allowed))
+    angles = found.similarity == "cosine" and not found.normalized
+    if drift.length > apart and not angles:
         yield (
-            f"lengths differ by up to {drift.length:.1%}, over {max(apart, LENGTH):.1%}: scores "
-            "and distances are others"
+            f"lengths differ by up to {drift.length:.1%}, over {apart:.1%}: scores and distances "
+            "are others"
         )
     for one in _bounded(found):
         if (one.upper or 0.0) > found.limit:

@@ -425,3 +425,12 @@ def test_an_index_says_whose_vectors_it_holds(artifacts: dict[str, Path]) -> Non
     for wrong in (found.vectors[:2], found.vectors[0], (found.vectors * 127).astype(np.int8)):
         with pytest.raises(UsageError, match="give the float vectors of canaries"):
             encoder.check_index(wrong)
+
+
+def test_lengths_decide_nothing_where_angles_alone_are_compared(side: Side) -> None:
+    free = replace(side, contract=side.contract.with_(normalized=False))
+    other = planted(side, lambda rows: rows * 1.3, contract=free.contract)
+    assert compared(free, other).verdict == "compatible"
+    dot = side.contract.with_(normalized=False, similarity="dot")
+    found = compared(replace(side, contract=dot), replace(other, contract=dot))
+    assert found.verdict == "not compatible" and "lengths differ by up to 30.0%" in found.sentence
