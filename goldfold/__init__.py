@@ -3,8 +3,9 @@
     from goldfold import export, load, verify
 
 `export` writes artifact folders, `load` opens one for use, and `verify` measures one against its
-golden embeddings. The types that these functions take, return and raise are here as well. Names are
-imported at their first use, so that `import goldfold` costs nothing.
+golden embeddings. `compat` says whether one may search the index of another, and `rescore` searches
+by bits. The types that these functions take, return and raise are here as well. Names are imported
+at their first use, so that `import goldfold` costs nothing.
 """
 
 from __future__ import annotations
