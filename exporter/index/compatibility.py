@@ -128,6 +128,9 @@ def compare(old: Side, new: Side, sets: Sets, stages: Stages, limit: float = LOS
         good = np.flatnonzero(
             np.all([drift.usable(side) for side in (*queries, *documents)], axis=0)
         )
+        good = good[
+            drift.distinct(documents[0][good])
+        ]  # others tie, and noise would break the ties
         queries, documents = (tuple(side[good] for side in both) for both in (queries, documents))
         retrieval, indexes, missing = _retrieved(queries, documents, old, stages)
         made = Found(
@@ -164,6 +167,7 @@ def of_index(
         allowed = rounding(UNKNOWN, new.limit)
         usable = [drift.usable(side) for side in (queries, documents, old_rows)]
         good = np.flatnonzero(np.all(usable, axis=0))
+        good = good[drift.distinct(documents[good])]
         name = new.contract.similarity
         retrieval: tuple[Any, ...] = ()
         if len(good):
