@@ -3,8 +3,9 @@
     from goldfold import export, load, verify
 
 `export` writes artifact folders, `load` opens one for use, and `verify` measures one against its
-golden embeddings. The types that these functions take, return and raise are here as well. Names are
-imported at their first use, so that `import goldfold` costs nothing.
+golden embeddings. `compat` says whether one may search the index of another, and `rescore` searches
+by bits. The types that these functions take, return and raise are here as well. Names are imported
+at their first use, so that `import goldfold` costs nothing.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from goldfold.exporter.artifact.encoder import Encoder as Encoder
     from goldfold.exporter.artifact.encoder import load as load
     from goldfold.exporter.artifact.late_encoder import LateEncoder as LateEncoder
+    from goldfold.exporter.artifact.rescoring import rescore as rescore
     from goldfold.exporter.artifact.result import Result as Result
     from goldfold.exporter.artifact.scorer import Scorer as Scorer
     from goldfold.exporter.artifact.sparse_encoder import SparseEncoder as SparseEncoder
@@ -40,6 +42,8 @@ if TYPE_CHECKING:
     from goldfold.exporter.errors import TargetError as TargetError
     from goldfold.exporter.errors import TextError as TextError
     from goldfold.exporter.errors import UsageError as UsageError
+    from goldfold.exporter.index.compatibility import compat as compat
+    from goldfold.exporter.index.verdict import Compatibility as Compatibility
     from goldfold.exporter.verification.verifying import verify as verify
 
 start.begin()
@@ -51,6 +55,7 @@ _HOMES = {
     "ArtifactError": "goldfold.exporter.errors",
     "Batcher": "goldfold.exporter.artifact.batcher",
     "Busy": "goldfold.exporter.errors",
+    "Compatibility": "goldfold.exporter.index.verdict",
     "Contract": "goldfold.exporter.contract",
     "Encoder": "goldfold.exporter.artifact.encoder",
     "Failure": "goldfold.exporter.artifact.unbuilt",
@@ -66,14 +71,17 @@ _HOMES = {
     "TargetError": "goldfold.exporter.errors",
     "TextError": "goldfold.exporter.errors",
     "UsageError": "goldfold.exporter.errors",
+    "compat": "goldfold.exporter.index.compatibility",
     "export": "goldfold.exporter.driver.exporting",
     "load": "goldfold.exporter.artifact.encoder",
+    "rescore": "goldfold.exporter.artifact.rescoring",
     "verify": "goldfold.exporter.verification.verifying",
 }
 __all__ = [
     "ArtifactError",
     "Batcher",
     "Busy",
+    "Compatibility",
     "Contract",
     "Encoder",
     "Failure",
@@ -90,8 +98,10 @@ __all__ = [
     "TextError",
     "UsageError",
     "__version__",
+    "compat",
     "export",
     "load",
+    "rescore",
     "verify",
 ]
 

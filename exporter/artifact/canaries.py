@@ -13,6 +13,9 @@ that is further from the verdict's than the gate's *margin* may then lie beyond 
     1-cos is half the squared distance of unit vectors, and distances add up at most, so a text
     within `worst` of its golden stays within `limit` while it moves by less than
     margin = (√limit - √worst)²
+
+On request, `load(…, check=True)`, an artifact of any precision computes the three texts and
+compares them with its goldens.
 """
 
 from __future__ import annotations
@@ -105,9 +108,9 @@ def told(opened: Bundle, goldens: Goldens, found: Measurement) -> str:
     return _difference(opened, known, goldens, _vectors(goldens, found))
 
 
-def check(encoder: Runnable) -> None:
+def check(encoder: Runnable, always: bool = False) -> None:
     """Compute the canaries of an artifact whose verdict was made by another runtime or on another
-    processor. Warns (OtherRounding) where vectors are beyond the margin.
+    processor, or of any. Warns (OtherRounding) where vectors are beyond the margin.
 
     Raises ArtifactError where one is further from its golden than the gate allows, or is of other
     tokens.
@@ -115,11 +118,13 @@ def check(encoder: Runnable) -> None:
     opened = encoder.bundle
     known = None if opened.verdict is None else opened.verdict.canaries
     here = registry.target(opened.manifest.target).runtime(), processor.name()
-    if known is None or here == (known.runtime, known.processor):
+    if not always and (known is None or here == (known.runtime, known.processor)):
         return
     goldens, limit = _read(opened)
     read, contract = compare.reading_for(goldens), encoder.contract
-    rows = [row for row, case in enumerate(goldens.cases) if case.id in known.vectors]
+    rows = _chosen(goldens, ("", store.PREDICT))
+    if known is not None:
+        rows = [row for row, case in enumerate(goldens.cases) if case.id in known.vectors]
     vectors = {}
     for row in rows:
         case = goldens.cases[row]
@@ -136,6 +141,8 @@ def check(encoder: Runnable) -> None:
                 f"{QUANTITY[goldens.task]} {apart:.1e} from its golden, over the gate's "
                 f"{limit:.0e}; {_machines(opened, known)}"
             )
+    if known is None:
+        return
     if said := _difference(opened, known, goldens, vectors):
         again = f"`goldfold verify {opened.path}` measures its gate here"
         warnings.warn(f"{said}; {again}", OtherRounding, stacklevel=3)  # at the call of load
@@ -162,8 +169,10 @@ def _difference(
     )
 
 
-def _machines(opened: Bundle, known: Canaries) -> str:
+def _machines(opened: Bundle, known: Canaries | None) -> str:
     here = registry.target(opened.manifest.target).runtime(), processor.name()
+    if known is None:
+        return f"here is {here[0]} on {here[1]}"
     then = f"the verdict was made by {known.runtime} on {known.processor}"
     if here == (known.runtime, known.processor):
         return f"{then}, as it is here: look for other settings of the runtime"

@@ -6,7 +6,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -28,7 +28,7 @@ class Asked:
     dims: int | None = None
     batch_size: int = 32
     output: str = "float32"
-    ranges: np.ndarray | None = None
+    ranges: np.ndarray | Literal["one"] | None = None
     task: Task = ""
     errors: str = "raise"
     strict_scripts: bool = False
@@ -69,6 +69,8 @@ def settled(encoder: Any, asked: Asked) -> How:
     ranges are needed, and are damaged."""
     size, errors, contract = asked.batch_size, asked.errors, encoder.contract
     embedding_types.check_output(asked.output)
+    if isinstance(asked.ranges, str) and asked.ranges != "one":
+        raise UsageError(f'ranges is {asked.ranges!r}; give an array [2, D], or "one"')
     if not is_whole(size) or size < 1:
         raise UsageError(f"batch_size is {size!r}; it must be a whole number from 1")
     if errors not in ("raise", "nan") or (errors == "nan" and asked.output != "float32"):
@@ -78,9 +80,9 @@ def settled(encoder: Any, asked: Asked) -> How:
     prefix = encoder.prefix(asked.prompt, asked.task) if asked.before is None else asked.before
     name = contract.prompt_name(asked.task) if asked.prompt is None else asked.prompt
     made = dim if dim in contract.heads else contract.dim
-    ranges = asked.ranges
+    ranges = None if isinstance(asked.ranges, str) else asked.ranges
     if ranges is None and asked.output in ("int8", "uint8"):
-        ranges = encoder._golden_ranges(dim)
+        ranges = encoder._golden_ranges(dim, isinstance(asked.ranges, str))
     nothing = np.empty((0, dim), np.float32)
     empty = embedding_types.quantize(nothing, asked.output, ranges, _no_ranges)
 

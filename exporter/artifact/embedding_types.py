@@ -59,6 +59,12 @@ def ranges_of(rows: np.ndarray) -> np.ndarray:
     return np.stack([rows.min(axis=0), rows.max(axis=0)]).astype(np.float32)
 
 
+def one_range(rows: np.ndarray) -> np.ndarray:
+    """Returns one range -m … m for all dimensions of [N, D], m the largest component; float32
+    [2, D]. Angles survive it: docs/judging.md has the figures."""
+    return np.outer([-1, 1], np.full(rows.shape[1], np.abs(rows).max())).astype(np.float32)
+
+
 def _checked(ranges: np.ndarray, dims: int) -> np.ndarray:
     try:
         ranges = np.asarray(ranges, dtype=np.float32)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from threading import Event
-from typing import Any, Unpack, cast
+from typing import TYPE_CHECKING, Any, Literal, Unpack, cast
 
 import numpy as np
 
@@ -43,6 +43,9 @@ from goldfold.exporter.errors import ArtifactError, TargetError, UsageError
 from goldfold.golden import store
 from goldfold.golden.errors import GoldenError
 
+if TYPE_CHECKING:
+    from goldfold.exporter.artifact.index_canaries import IndexCanaries
+
 _CORES = 4096
 """More cores than any machine has: a runtime told to use more would fail with a message of its
 own."""
@@ -53,7 +56,7 @@ def load(
     *,
     threads: int | None = None,
     streams: int | None = None,
-    check: bool = True,
+    check: bool | None = None,
 ) -> Encoder:
     """Open an artifact folder for use, by any number of threads at a time. The result is an
     Encoder, of a model that scores pairs of texts a Scorer (exporter/artifact/scorer.py), of a
@@ -67,10 +70,11 @@ def load(
             (OpenVINO's NUM_STREAMS; contexts in TensorRT; nothing in Core ML). By default OpenVINO
             and TensorRT compute one caller after the other, with all threads, and ONNX Runtime all
             at once. docs/serving.md gives the cost of each.
-        check: read every file once to compare its digest (about 1 s per gigabyte). Where an
-            artifact of integers meets another runtime version or processor than its verdict's,
-            three golden texts are computed as well, and a warning says if they are rounded
-            otherwise (exporter/artifact/canaries.py).
+        check: True computes three golden texts, the canaries, whatever the precision: one that is
+            further from its golden than the gate allows is refused. By default only an artifact of
+            integers is asked that meets another runtime version or processor than its verdict's,
+            and a warning says if it rounds otherwise (exporter/artifact/canaries.py). Both read
+            every file once to compare its digest (about 1 s per gigabyte); False does neither.
 
     Raises:
         ArtifactError: a damaged folder, one that missed its gate, or one that computes something
@@ -83,14 +87,16 @@ def load(
     path = Path(folder)
 
     def opened() -> Encoder:
-        return open_encoder(open_bundle(path, check_files=check), threads, streams=streams)
+        return open_encoder(
+            open_bundle(path, check_files=check is not False), threads, streams=streams
+        )
 
     encoder = steadily(path, opened)
     verdict = encoder.bundle.verdict
-    if check and verdict is not None and verdict.canaries is not None:
+    if check or (check is None and verdict is not None and verdict.canaries is not None):
         from goldfold.exporter.artifact import canaries
 
-        canaries.check(encoder)
+        canaries.check(encoder, always=check is True)
     return encoder
 
 
@@ -140,7 +146,7 @@ class Encoder(Runnable):
         dims: int | None = None,
         batch_size: int = 32,
         output: str = "float32",
-        ranges: np.ndarray | None = None,
+        ranges: np.ndarray | Literal["one"] | None = None,
         *,
         task: Task = "",
         errors: str = "raise",
@@ -160,7 +166,8 @@ class Encoder(Runnable):
                 `binary`, `ubinary` (exporter/artifact/embedding_types.py says how).
             ranges: minimum and maximum of each dimension, [2, D], for int8 and uint8; by default
                 those of the artifact's golden embeddings. Both sides of a comparison need the
-                same. One range -m … m for all dimensions preserves angles best (docs/judging.md).
+                same. One range -m … m for all dimensions preserves angles best (docs/judging.md):
+                "one" is that of the goldens.
             task: `query` or `document`: the prompt and the length that sentence-transformers'
                 encode_query and encode_document take; "" is encode.
             errors: the treatment of texts that cannot be embedded: `raise` names them; `nan` embeds
@@ -324,6 +331,26 @@ class Encoder(Runnable):
         [N], by the function of `similarity`."""
         return similarity_pairwise(embeddings1, embeddings2, self.contract.similarity)
 
+    def canaries(self, task: Task = "document", dims: int | None = None) -> IndexCanaries:
+        """Returns a few golden texts, and this artifact's vectors of them: a service keeps them in
+        its index, and asks `check_index` later (exporter/artifact/index_canaries.py)."""
+        from goldfold.exporter.artifact import index_canaries
+
+        self._check_task(task)
+        return index_canaries.of(self, task, dims)
+
+    def check_index(self, vectors: np.ndarray, task: Task = "document") -> np.ndarray:
+        """Compare the vectors that an index holds for `canaries().texts` with this artifact's;
+        returns the 1−cos of each, f64 [N].
+
+        Raises GateMissed where they are not its vectors, naming another prompt, another order or
+        other lengths where that is what differs; UsageError for another shape.
+        """
+        from goldfold.exporter.artifact import index_canaries
+
+        self._check_task(task)
+        return index_canaries.check(self, vectors, task)
+
     def _job(self, texts: str | Sequence[str], *args: Any, **given: Any) -> Job:
         """Returns what a batcher does for the arguments of `embed`. Raises UsageError."""
         how = embedding_rows.settled(self, Asked(*args, **given))
@@ -337,8 +364,9 @@ class Encoder(Runnable):
             raise UsageError(f"dims is {dims!r}; {self.contract.model} has 1 … {full}")
         return dims
 
-    def _golden_ranges(self, dim: int) -> np.ndarray:
-        """Returns the ranges of the artifact's own goldens, cut to `dim`; float32 [2, dim]."""
+    def _golden_ranges(self, dim: int, one: bool = False) -> np.ndarray:
+        """Returns the ranges of the artifact's own goldens, cut to `dim`, or `one` for all
+        dimensions; float32 [2, dim]."""
         try:
             stored = store.load(self.bundle.path / GOLDEN).embeddings
             for name in store.FILES:  # another artifact may lie there by now
@@ -347,7 +375,8 @@ class Encoder(Runnable):
         except GoldenError as error:
             raise ArtifactError(f"{self.bundle.path} is damaged: {error}") from None
         full = stored.shape[1] == dim
-        return embedding_types.ranges_of(stored if full else self._shorten(stored, dim))
+        made = embedding_types.one_range if one else embedding_types.ranges_of
+        return made(stored if full else self._shorten(stored, dim))
 
     def _shorten(self, rows: np.ndarray, dim: int) -> np.ndarray:
         short = rows[:, :dim]

@@ -16,6 +16,7 @@ from goldfold.exporter import __version__
 from goldfold.exporter.cli.amplify import amplify
 from goldfold.exporter.cli.bisect import bisect
 from goldfold.exporter.cli.cache import cache_app
+from goldfold.exporter.cli.compat import compat
 from goldfold.exporter.cli.console import warn
 from goldfold.exporter.cli.coreml_run import coreml_run
 from goldfold.exporter.cli.demo import demo
@@ -49,7 +50,7 @@ app = typer.Typer(
 )
 for command in (
     *(export, verify, embed, rank, inspect, report),
-    *(targets, recipes, quantize, judge),
+    *(targets, recipes, quantize, judge, compat),
     *(layout, sign, sbom, diff, demo),
     *(passes, explain, bisect, amplify, coreml_run),
 ):

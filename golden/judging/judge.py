@@ -146,8 +146,10 @@ def _retrieval_metrics(
 ) -> list[Metric]:
     """Metrics of (our queries, our documents, the reference's queries, its documents). The int8
     ranges are those of the stored goldens, or of the documents if there are none: one per
-    dimension, as sentence-transformers takes them, or one for all, which keeps angles."""
+    dimension, as sentence-transformers takes them, or one for all, which keeps angles. Rescoring
+    takes float queries, and documents in int8 of the one range, or in float."""
     queries, documents, their_queries, their_documents = rows
+    kept = f"{ranks.RESCORED} rescored by"
     baseline = ranks.ndcg(their_queries, their_documents)
     source = documents if stored is None else stored
     own = np.stack([source.min(axis=0), source.max(axis=0)])
@@ -159,6 +161,12 @@ def _retrieval_metrics(
         f"{RETRIEVAL}, int8 embeddings": ranks.ndcg_int8(*whole),
         f"{RETRIEVAL}, int8 embeddings, one range": ranks.ndcg_int8(*even),
         f"{RETRIEVAL}, binary embeddings": ranks.ndcg_binary(*packed),
+        f"{RETRIEVAL}, binary embeddings, {kept} int8": ranks.ndcg_rescored(
+            (packed[0], packed[1]), (queries, even[1])
+        ),
+        f"{RETRIEVAL}, binary embeddings, {kept} float32": ranks.ndcg_rescored(
+            (packed[0], packed[1]), (queries, documents)
+        ),
     }
     metrics = []
     for name, score in scores.items():

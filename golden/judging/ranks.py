@@ -7,12 +7,18 @@ depends on the order of the texts: embeddings of bits tie often.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from goldfold.golden.errors import GoldenError, Unrankable
 
 TOP = 10
 """The length of a list that people look at: nDCG@10, and the overlap of the ten nearest."""
+
+RESCORED = 40
+"""Documents that bits choose for each query, to be ranked by more than bits: four for each place of
+the list, as sentence-transformers' rescore_multiplier has it."""
 
 _CHUNK = 512
 """Queries scored at once; 512 against 3,000 texts take 12 MB."""
@@ -81,20 +87,37 @@ def ndcg(queries: np.ndarray, documents: np.ndarray) -> np.ndarray:
     With one answer at rank r this is 1/log2(1+r), and 0 beyond rank ten.
     """
     queries, documents = normalised(queries), normalised(documents)
-    return _gains(lambda rows: queries[rows] @ documents.T, len(queries))
+    return gains(lambda rows: queries[rows] @ documents.T, len(queries))
 
 
 def ndcg_int8(queries: np.ndarray, documents: np.ndarray) -> np.ndarray:
     """The same for int8 [N, D] on both sides: sentence-transformers' own int8 index ranks by this
     inner product of integers, without rescoring. Exact in f64."""
     a, b = (side.astype(np.float64) for side in (queries, documents))
-    return _gains(lambda rows: a[rows] @ b.T, len(a))
+    return gains(lambda rows: a[rows] @ b.T, len(a))
 
 
 def ndcg_binary(queries: np.ndarray, documents: np.ndarray) -> np.ndarray:
     """The same for uint8 [N, D/8] packed bits on both sides: fewest differing bits first."""
     a, b = (_signs(packed) for packed in (queries, documents))
-    return _gains(lambda rows: a[rows] @ b.T, len(queries))
+    return gains(lambda rows: a[rows] @ b.T, len(queries))
+
+
+def ndcg_rescored(
+    packed: tuple[np.ndarray, np.ndarray], rows: tuple[np.ndarray, np.ndarray], kept: int = RESCORED
+) -> np.ndarray:
+    """The same where bits choose `kept` documents, and rows [N, D] of (queries, documents) rank
+    these by inner product. A document with as many differing bits as the last of them is kept as
+    well, so that no order of the documents decides."""
+    a, b = map(_signs, packed)
+    queries, documents = (side.astype(np.float64) for side in rows)
+
+    def scores(some: np.ndarray) -> np.ndarray:
+        near = a[some] @ b.T
+        last = np.partition(near, -min(kept, near.shape[1]), axis=1)[:, [-min(kept, len(b))]]
+        return np.where(near >= last, queries[some] @ documents.T, -np.inf)
+
+    return gains(scores, len(a))
 
 
 def _signs(packed: np.ndarray) -> np.ndarray:
@@ -102,7 +125,9 @@ def _signs(packed: np.ndarray) -> np.ndarray:
     return np.unpackbits(packed, axis=1).astype(np.float32) * 2 - 1
 
 
-def _gains(scores, count: int) -> np.ndarray:
+def gains(scores: Callable[[np.ndarray], np.ndarray], count: int) -> np.ndarray:
+    """nDCG@10 of each query [count]: `scores` gives those of some queries [R] with all documents,
+    [R, N], and document i is the one answer of query i."""
     ideal = 1 / np.log2(1 + np.arange(1, TOP + 1))
     # total[r] is the gain of ranks 1 … r together, so a tie's mean is a difference of two.
     total = np.concatenate([[0.0], np.cumsum(ideal)])

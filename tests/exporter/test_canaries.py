@@ -190,3 +190,24 @@ def test_a_canary_that_is_no_vector_is_refused(artifact: Path, text: str) -> Non
     rewrite(artifact, processor="an abacus", vectors=dict.fromkeys(names, text))
     with pytest.raises(ArtifactError, match="a canary is no vector; remove it and run"):
         load(artifact)
+
+
+def test_a_floating_artifact_is_held_to_its_goldens_on_request(
+    artifacts: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, other = artifacts["onnxruntime"], tmp_path / "other"
+    assert load(path, check=True).contract.dim == 48
+    shutil.copytree(path, other)
+    model = onnx.load(other / "model.onnx")
+    weight = max(model.graph.initializer, key=lambda one: len(one.raw_data))
+    array = np.array(numpy_helper.to_array(weight))
+    weight.CopyFrom(numpy_helper.from_array(array * np.float32(1.01), weight.name))
+    onnx.save(model, other / "model.onnx")
+    real = OnnxRuntime.load
+    monkeypatch.setattr(
+        OnnxRuntime, "load", lambda self, folder, *rest, **named: real(self, other, *rest, **named)
+    )
+    load(path)  # nobody asked
+    with pytest.raises(ArtifactError, match="computes something else here: canary") as refused:
+        load(path, check=True)
+    assert "over the gate's 1e-08; here is onnxruntime" in str(refused.value)

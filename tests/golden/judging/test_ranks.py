@@ -83,3 +83,21 @@ def test_unusable_embeddings_are_refused() -> None:
         ranks.ndcg(rows, rows)
     with pytest.raises(GoldenError, match="too few"):
         ranks.rank_agreements(rows[:2], rows[:2])
+
+
+def test_rescoring_keeps_what_the_bits_choose_and_all_that_tie() -> None:
+    rows = np.array([[4.0, 1, 1], [3, 1, 1], [2, 1, -1], [1, -1, -1]])
+    packed = ranks.bits(rows)
+    # Of query 0 the bits of 0 and 1 tie at one kept; of query 3 its own are alone.
+    found = ranks.ndcg_rescored((packed, packed), (rows, rows), kept=1)
+    assert found == pytest.approx([1, 1 / np.log2(3), 1, 1])
+    order = [3, 1, 0, 2]
+    moved = ranks.ndcg_rescored((packed[order], packed[order]), (rows[order], rows[order]), kept=1)
+    assert moved == pytest.approx(found[order])
+    # A document that the bits do not choose is not found, however near it is.
+    far = np.array([[-1.0, 9, 9]])
+    asked = np.array([[1.0, 9, 9]])
+    rest = np.concatenate([far, np.repeat(asked * 0.1, 12, axis=0)])
+    query = np.repeat(asked, 13, axis=0)
+    sides = ranks.bits(query), ranks.bits(rest)
+    assert ranks.ndcg_rescored(sides, (query, rest), kept=12)[0] == 0

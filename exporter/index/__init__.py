@@ -1,0 +1,1 @@
+"""Search indexes: may the queries of one artifact search the index of another?"""
