@@ -47,6 +47,8 @@ from goldfold.golden.reasons import Reason
 MANIFEST = "manifest.json"
 VERDICT = "verdict.json"
 GOLDEN, OUTSIDE = "golden", "golden/outside"  # the latter: texts that a cut does not keep
+PRIVATE = "golden/private"
+"""Digests and embeddings of a user's private texts (golden/withheld.py)."""
 DERIVATIONS = "derivations.txt"
 FAILED = ".failed"
 REPORT = ("report.html", "report.json", "junit.xml")
@@ -75,6 +77,24 @@ class Origin(Record, frozen=True, kw_only=True):
 class FileEntry(Record, frozen=True, kw_only=True):
     sha256: Sha256
     size: Annotated[int, Meta(ge=0)]
+
+
+class YourTexts(Record, frozen=True, kw_only=True):
+    """A user's own texts among the goldens."""
+
+    count: Annotated[int, Meta(ge=1)]
+    digest: Sha256
+    private: bool
+    """Whether the artifact keeps digests and embeddings instead of the texts."""
+
+
+class Calibration(Record, frozen=True, kw_only=True):
+    """A user's own calibration texts."""
+
+    count: Annotated[int, Meta(ge=1)]
+    digest: Sha256
+    shared: Annotated[int, Meta(ge=0)]
+    """Texts of the files that are goldens, and were left out."""
 
 
 class Manifest(Record, frozen=True, kw_only=True):
@@ -106,6 +126,11 @@ class Manifest(Record, frozen=True, kw_only=True):
     bounds: tuple[KindBounds, ...] = ()
     """The values in fp16, by kind: bounded for every text, or by calibration alone. Where the
     runtime rounds by a hint, of the program that it would round as it is asked to."""
+    texts: YourTexts | None = None
+    """The user's own texts among the goldens. Not written where there are none."""
+    calibration: Calibration | None = None
+    """The user's own calibration texts, where the numbers depend on them. Not written where the
+    built-in ones were used."""
     files: dict[str, FileEntry]
 
     @property
@@ -135,6 +160,9 @@ class Manifest(Record, frozen=True, kw_only=True):
         record = self.plain()
         for report in record["passes"]:
             del report["seconds"]
+        for name in ("texts", "calibration"):
+            if record[name] is None:
+                del record[name]
         body = json.dumps(record, ensure_ascii=False, sort_keys=True, indent=1)
         digest = hashlib.sha256(body.encode()).hexdigest()
         return (body[:-2] + f',\n "sha256": "{digest}"\n}}\n').encode()

@@ -9,7 +9,7 @@ import typer
 from rich.text import Text
 
 from goldfold.exporter.cli.console import listening, open_console
-from goldfold.exporter.cli.flags import MaxLength, Model, Quiet, Route, Trust
+from goldfold.exporter.cli.flags import Column, MaxLength, Model, Quiet, Route, Texts, Trust
 
 golden_app = typer.Typer(help="Golden embeddings: the reference's outputs.", no_args_is_help=True)
 
@@ -23,20 +23,15 @@ def make(
     name: Annotated[str | None, typer.Option(help="Name of the model.")] = None,
     max_length: MaxLength = None,
     route: Route = None,
+    texts: Texts = None,
+    column: Column = None,
     trust_remote_code: Trust = False,
     quiet: Quiet = False,
 ) -> None:
     """Make golden embeddings of MODEL with sentence-transformers, and store them."""
-    from goldfold.exporter.driver.storing import store_goldens
+    from goldfold.exporter.driver.storing import Wanted, store_goldens
 
+    wanted = Wanted(name, max_length, route, trust_remote_code, texts or (), column)
     with listening(quiet) as listener:
-        folder = store_goldens(
-            model,
-            out,
-            name=name,
-            max_length=max_length,
-            route=route,
-            trust_remote_code=trust_remote_code,
-            listener=listener,
-        )
+        folder = store_goldens(model, out, wanted, listener=listener)
     open_console().print(Text(str(folder)), soft_wrap=True)
