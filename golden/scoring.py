@@ -76,7 +76,9 @@ def make(asked: Asked, progress: reference.Progress | None = None) -> Goldens:
     plan = [d for d in (*usual, *asked.further) if _plain(d.pair, marks)]
     for draft in asked.further:
         if not _plain(draft.pair, marks):
-            raise GoldenError(f"{draft.place}: spells a special token of {asked.name}; leave it out")
+            raise GoldenError(
+                f"{draft.place}: spells a special token of {asked.name}; leave it out"
+            )
     _check_company(model, asked.model_dir)
     cases: list[Case] = []
     rows: list[np.ndarray] = []

@@ -21,10 +21,21 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta, field
 
 from goldfold.exporter import records, registry
+from goldfold.exporter.artifact.left_files import is_byte_code as is_byte_code
+from goldfold.exporter.artifact.left_files import is_left as is_left
 from goldfold.exporter.contract import Contract
 from goldfold.exporter.errors import ArtifactError, OutputError
 from goldfold.exporter.options import Plain as Value
-from goldfold.exporter.proofs import Canaries, Constants, KindBounds, Outside, UnseenFigures
+from goldfold.exporter.proofs import (
+    Calibration,
+    Canaries,
+    Constants,
+    KindBounds,
+    Outside,
+    Sha256,
+    UnseenFigures,
+    YourTexts,
+)
 from goldfold.exporter.quantize.recipe import Recipe
 from goldfold.exporter.records import (
     Figures,
@@ -60,7 +71,6 @@ VERDICT_FORMAT = "goldfold.verdict/4"
 
 Plain = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,63}(?![\s\S])")]
 """A string that becomes part of a folder's name."""
-Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}(?![\s\S])")]
 
 
 class Origin(Record, frozen=True, kw_only=True):
@@ -77,24 +87,6 @@ class Origin(Record, frozen=True, kw_only=True):
 class FileEntry(Record, frozen=True, kw_only=True):
     sha256: Sha256
     size: Annotated[int, Meta(ge=0)]
-
-
-class YourTexts(Record, frozen=True, kw_only=True):
-    """A user's own texts among the goldens."""
-
-    count: Annotated[int, Meta(ge=1)]
-    digest: Sha256
-    private: bool
-    """Whether the artifact keeps digests and embeddings instead of the texts."""
-
-
-class Calibration(Record, frozen=True, kw_only=True):
-    """A user's own calibration texts."""
-
-    count: Annotated[int, Meta(ge=1)]
-    digest: Sha256
-    shared: Annotated[int, Meta(ge=0)]
-    """Texts of the files that are goldens, and were left out."""
 
 
 class Manifest(Record, frozen=True, kw_only=True):
@@ -336,32 +328,12 @@ def is_artifact(path: Path) -> bool:
 
 
 _FRESH = re.compile(rf"{re.escape(VERDICT)}(\.[0-9a-f]{{16}})?\.new")
-_LEFT = {
-    ".ds_store", ".localized", ".appledouble", ".spotlight-v100", ".trashes", ".fseventsd",
-    ".temporaryitems", "__macosx", "icon\r", ".directory", "thumbs.db", "ehthumbs.db",
-    "desktop.ini", "$recycle.bin", "system volume information", "@eadir", "#recycle", "@recycle",
-}  # fmt: skip
-"""Names of files that desktops and network drives leave in any folder, in lower case."""
-_LEFT_PATTERN = re.compile(r"\._.*|\.nfs[0-9a-f]{8,}|\.fuse_hidden[0-9a-f]+", re.DOTALL)
 _HOUR = 3600.0
 
 
 def is_own(key: str) -> bool:
     """Returns whether a file is the manifest, the verdict, or an unfinished verdict."""
     return key in (MANIFEST, VERDICT) or _FRESH.fullmatch(key) is not None
-
-
-def is_left(key: str) -> bool:
-    """Returns whether a desktop or a network drive left the file: such a file is ignored, which
-    means neither counted nor used nor copied."""
-    parts = [part.lower() for part in key.split("/")]
-    return any(part in _LEFT or _LEFT_PATTERN.fullmatch(part) for part in parts)
-
-
-def is_byte_code(key: str) -> bool:
-    """Returns whether Python would run a file instead of the source that it was once compiled
-    from."""
-    return key.lower().endswith((".pyc", ".pyo")) or "__pycache__" in key.lower().split("/")
 
 
 # --- writing a verdict

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from goldfold.exporter.artifact.manifest import Calibration
 from goldfold.exporter.driver.request import Request
 from goldfold.exporter.errors import UsageError
 from goldfold.exporter.frontend import given
@@ -19,6 +18,7 @@ from goldfold.exporter.frontend.given import Text
 from goldfold.exporter.frontend.source import Source
 from goldfold.exporter.ir.program import Program
 from goldfold.exporter.progress import Stages
+from goldfold.exporter.proofs import Calibration
 from goldfold.exporter.quantize import plan
 from goldfold.exporter.quantize.recipe import Recipe
 from goldfold.exporter.quantize.texts import Own
@@ -59,9 +59,7 @@ def calibration(
             )
     most = _CALIBRATING if option == "--calibration-texts" else _TUNING
     found = given.read(listed(files), column, option, most, given.LIMIT)
-    texts: list[Own] = [
-        one.text if one.pair is None else (one.text, one.pair) for one in found
-    ]
+    texts: list[Own] = [one.text if one.pair is None else (one.text, one.pair) for one in found]
     texts = list(dict.fromkeys(texts))
     _check_count(len(texts), f"{option} {_named(files)}")
     parts = [part for one in texts for part in ((one,) if isinstance(one, str) else one)]

@@ -83,12 +83,12 @@ class Request:
                 "--unseen draws texts for a whole vocabulary; export once without a cut to measure "
                 "them, for a cut artifact gives texts that keep their tokens the same embeddings"
             )
-        if request.calibration and all(recipe is None for recipe in known.values()):
-            if not any(registry.floating(*pair) == "fp16" for pair in request.pairs):
-                raise UsageError(
-                    "--calibration-texts steers integers and fp16, and "
-                    f"{', '.join(known)} is neither; leave it out"
-                )
+        halved = any(registry.floating(*pair) == "fp16" for pair in request.pairs)
+        if request.calibration and not halved and all(one is None for one in known.values()):
+            raise UsageError(
+                "--calibration-texts steers integers and fp16, and "
+                f"{', '.join(known)} is neither; leave it out"
+            )
         if request.scripts and request.vocabulary is not None:
             raise UsageError("--scripts and --vocabulary both cut the vocabulary; give one of them")
         return request

@@ -35,8 +35,8 @@ LIMIT = 64 << 20
 LONGEST = 100_000
 """The most characters of a text: more than any model reads of one."""
 ALL = 3 << 20
-"""The most bytes of all texts together, and commas and brackets count for eight: goldens/golden.json
-holds no more (golden/store.py)."""
+"""The most bytes of all texts together, commas and brackets counted as eight: a golden.json holds
+no more (golden/store.py)."""
 
 TEXT = ("text", "sentence", "content", "query", "question", "document", "passage", "body")
 """The fields and columns that hold a text, the first that is there; none needs --column."""
@@ -230,9 +230,10 @@ def _objects(file: _File) -> Iterator[tuple[int, Mapping[str, Any]]]:
             continue
         try:
             found = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            said = getattr(error, "msg", "") or "nested too deep"
-            raise file.fault(line, f"is no JSON: {said}") from None
+        except RecursionError:
+            raise file.fault(line, "is nested too deep") from None
+        except ValueError as error:
+            raise file.fault(line, f"is no JSON: {getattr(error, 'msg', error)}") from None
         found = {"text": found} if isinstance(found, str) else found
         if not isinstance(found, dict):
             raise file.fault(line, 'is no object; give {"text": "…"} a line')
@@ -253,7 +254,7 @@ def _table(file: _File, between: str) -> Iterator[tuple[int, Mapping[str, Any]]]
         begin = rows.line_num + 1
         for row in rows:
             if row and any(cell.strip() for cell in row):
-                if len(row) > len(header):
+                if len(row) != len(header):
                     why = f"has {len(row)} columns, and the first row names {len(header)}"
                     raise file.fault(begin, why)
                 yield begin, dict(zip(header, row, strict=False))
@@ -264,9 +265,7 @@ def _table(file: _File, between: str) -> Iterator[tuple[int, Mapping[str, Any]]]
         csv.field_size_limit(kept)
 
 
-def _picked(
-    file: _File, line: int, row: Mapping[str, Any], columns: tuple[str, ...]
-) -> _Row:
+def _picked(file: _File, line: int, row: Mapping[str, Any], columns: tuple[str, ...]) -> _Row:
     """Returns the text, or the pair, of a record."""
     names = columns or _named(row)
     if not names:

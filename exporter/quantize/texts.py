@@ -24,7 +24,7 @@ SHORT = 1024
 """Tokens of the longest text whose activations are all recorded (exporter/quantize/): enough to
 leave the window, and memory stays flat."""
 
-_LETTERS = 1 << 16
+LETTERS = 1 << 16
 """Characters of the long texts that are made of a user's own: more than 2,048 tokens."""
 
 _PROMPTED = 3
@@ -57,7 +57,7 @@ def calibration(
     few long texts. `own` are a user's, instead of the authored ones; each is cut at `most`
     tokens."""
     known = tuple(singles(own)) or calibration_texts()
-    long = " ".join(known * 8)[: _LETTERS if own else None]
+    long = " ".join(known * 8)[: LETTERS if own else None]
     lengths = [length for length in _LENGTHS if most is None or length <= most]
     if program.contract.task == "scores":
         pairs = [one for one in own if not isinstance(one, str)] or paired(known)

@@ -12,11 +12,12 @@ import numpy as np
 
 from goldfold.exporter.artifact.bundle import Bundle
 from goldfold.exporter.artifact.encoder import Encoder
-from goldfold.exporter.artifact.manifest import PRIVATE, YourTexts
+from goldfold.exporter.artifact.manifest import PRIVATE
 from goldfold.exporter.errors import ArtifactError, UsageError
 from goldfold.exporter.frontend import given
 from goldfold.exporter.frontend.given import Text
 from goldfold.exporter.frontend.source import Source
+from goldfold.exporter.proofs import YourTexts
 from goldfold.exporter.system import natives
 from goldfold.exporter.verification.goldens import made_now, ours
 from goldfold.golden import store, withheld
@@ -124,9 +125,7 @@ def _asked(
             (Case(one.id, YOURS, one.text, "", (), PREDICT, one.pair or ""), one.place)
             for one in given.as_pairs(texts, model)
         ]
-    return [
-        (_case(one, goldens.prompts, model, route), one.place) for one in given.as_texts(texts)
-    ]
+    return [(_case(one, goldens.prompts, model, route), one.place) for one in given.as_texts(texts)]
 
 
 def _case(one: Text, prompts: Mapping[str, str], model: str, route: str) -> Case:
