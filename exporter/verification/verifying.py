@@ -77,7 +77,7 @@ def verify(
     found = measure_all(encoder, own.goldens, stages, judges=judges, threads=threads, given=given)
     verdict = found.verdict.also(*own.reasons)
     if opened.verdict is not None:
-        verdict = verdict.also(*yours.carried(own, opened.verdict.reasons))
+        verdict = verdict.also(*yours.carried(own, opened.verdict.reasons, verdict.reasons))
     verdict, fresh = _carry(opened, verdict, record(opened, found, stages.timings))
     unrecorded = _record(path, fresh)
     seconds = sum(timing.seconds for timing in stages.timings)

@@ -32,6 +32,8 @@ Files = str | Path | Sequence[str | Path]
 
 _CALLS = {"": "encode", "query": "encode_query", "document": "encode_document"}
 """The call for each way of embedding; any other way is the name of a prompt."""
+_TOGETHER = ("mean", "similarity", "order")
+"""The kinds of reasons that are about several texts."""
 _DENSE = 1 << 26
 """The most numbers of sparse vectors together, zeros included (golden/triplets.py)."""
 
@@ -236,9 +238,11 @@ def _said(count: int, missing: int, strangers: int) -> str:
     return "; ".join(filter(None, (few, others)))
 
 
-def carried(joined: Joined, old: Sequence[Reason]) -> Iterator[Reason]:
+def carried(joined: Joined, old: Sequence[Reason], now: Sequence[Reason]) -> Iterator[Reason]:
     """Yields the reasons of an earlier verdict that are about private texts which were not run
-    again: nothing has shown that they hold."""
-    for reason in old:
-        if reason.text in joined.missing and not reason.emulated:
+    again, or about all texts together, and that `now` lacks: nothing has shown that they hold."""
+    known = {(one.kind, one.way, one.head) for one in now if not one.text}
+    for reason in old if joined.missing else ():
+        together = reason.kind in _TOGETHER and (reason.kind, reason.way, reason.head) not in known
+        if not reason.emulated and (together or reason.text in joined.missing):
             yield reason

@@ -138,8 +138,11 @@ def test_only_reasons_of_texts_that_were_not_run_are_carried() -> None:
         Reason("distance", "fp32", name, "alone", 1.0, 0.1, emulated=emulated)
         for name, emulated in (("yours-1", False), ("yours-2", False), ("yours-1", True))
     ]
+    mean = Reason("mean", "fp32", way="alone", value=1.0, limit=0.1)
     joined = yours.Joined(None, missing=frozenset({"yours-1"}))  # type: ignore[arg-type]
-    assert list(yours.carried(joined, old)) == old[:1]
+    assert list(yours.carried(joined, [*old, mean], [])) == [old[0], mean]
+    assert list(yours.carried(joined, [*old, mean], [mean])) == [old[0]]
+    assert not list(yours.carried(yours.Joined(None), [*old, mean], []))  # type: ignore[arg-type]
 
 
 def test_own_calibration_texts_stand_for_both_sets(exported: Exported) -> None:
