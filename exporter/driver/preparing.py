@@ -183,8 +183,8 @@ def record_ranges(
 
     arrays = cached_stages.measured(cache, program, sequences, None, "ranges", make)
     peaks = {name: float(peak) for name, peak in arrays.items()}
-    own = [(peak, name) for name, peak in peaks.items() if not name.endswith(ranges.SCORES)]
-    peak, name = max(own, default=(0.0, "nothing"))
+    single = [(peak, name) for name, peak in peaks.items() if not name.endswith(ranges.SCORES)]
+    peak, name = max(single, default=(0.0, "nothing"))
     stages.note(
         f"{len(sequences)} calibration texts; the largest value is {peak:,.0f} at {name}"
         f"{_remarks(cache)}"

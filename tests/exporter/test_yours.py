@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from goldfold import export, verify
 from goldfold.exporter.artifact.bundle import open_bundle
+from goldfold.exporter.driver import own_texts
 from goldfold.exporter.errors import UsageError
+from goldfold.exporter.frontend.readiness import ready
+from goldfold.exporter.frontend.source import open_model
+from goldfold.exporter.progress import Stages
 from goldfold.exporter.quantize import texts
 from goldfold.exporter.verification import yours
 from goldfold.golden import make as golden_make
@@ -36,19 +42,16 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     return f"{folder / 'q.txt'}:query", str(folder / "p.jsonl")
 
 
-def exported_with(model: Path, out: Path, files: tuple[str, ...], private: bool) -> Path:
+@pytest.fixture(scope="module")
+def secret(tiny: Path, files: tuple[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     few = partial(golden_make.make, only=GOLDEN_TEXTS)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(golden_make, "make", few)
-        how = {"texts": files, "private_texts": private, "locate": False}
-        (result,) = export(model, ["onnxruntime"], ["fp32"], out, **how)
-    assert result.passed and len(result.measurement.rows) == len(GOLDEN_TEXTS) + 4 - 1
+        out = tmp_path_factory.mktemp("private")
+        how = {"texts": files, "private_texts": True, "locate": False}
+        (result,) = export(tiny, ["onnxruntime"], ["fp32"], out, **how)
+    assert result.passed and len(result.measurement.rows) == len(GOLDEN_TEXTS) + 4
     return result.path
-
-
-@pytest.fixture(scope="module")
-def secret(tiny: Path, files: tuple[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return exported_with(tiny, tmp_path_factory.mktemp("private"), files, True)
 
 
 def test_private_texts_stay_at_home_and_can_be_given_again(
@@ -101,27 +104,43 @@ def test_wrong_embedding_of_a_private_text_fails_and_stays_failed(
 def test_texts_that_may_travel_are_goldens_like_the_others(
     tiny: Path, files: tuple[str, str], tmp_path: Path, artifacts: dict[str, Path]
 ) -> None:
-    path = exported_with(tiny, tmp_path / "out", files, False)
-    cases = {case.id: case for case in store.load(path / "golden").cases}
+    folder = artifacts["onnxruntime"]
+    goldens = store.load(folder / "golden")
+    source = ready(open_model(tiny), Stages(), None)
+    both = yours.read(files)
+    found = yours.with_yours(goldens, source, both)
+    assert yours.with_yours(found, source, both) is found  # each once
+    cases = {case.id: case for case in found.cases}
     assert cases["yours-1"].text == SECRET and cases["yours-1"].call == "encode_query"
     assert cases["yours2-1-document"].call == "encode_document"
-    assert not (path / "golden" / "private").exists()
-    again = verify(path)
-    assert again.passed and "yours-3" in {row.id for row in again.measurement.rows}
+    assert len(found.cases) == len(goldens.cases) + 4
+    said = yours.described(found)
+    assert said is not None and said.count == 4 and not said.private
+    assert yours.described(goldens) is None
+    store.save(found, tmp_path / "golden")
+    assert store.load(tmp_path / "golden").cases == found.cases
     with pytest.raises(UsageError, match="has no private texts"):
-        verify(path, texts=files)
-    manifest = json.loads((path / "manifest.json").read_bytes())
-    assert manifest["texts"]["count"] == 4 and "calibration" not in manifest
-    assert "texts" not in json.loads((artifacts["onnxruntime"] / "manifest.json").read_bytes())
+        verify(folder, texts=files)
+    manifest = json.loads((folder / "manifest.json").read_bytes())
+    assert not {"texts", "calibration"} & manifest.keys()
 
 
-def test_texts_that_the_model_does_not_take(tiny: Path, tmp_path: Path) -> None:
-    file = tmp_path / "t.txt"
-    file.write_text("fine\n")
-    with pytest.raises(UsageError, match=r"t\.txt:1: .* has no prompt 'nothing'; known are query"):
-        exported_with(tiny, tmp_path / "out", (f"{file}:nothing",), False)
+def test_texts_that_the_model_does_not_take(tmp_path: Path, artifacts: dict[str, Path]) -> None:
+    goldens = store.load(artifacts["onnxruntime"] / "golden")
+    (tmp_path / "t.txt").write_text("fine\n")
+    texts = yours.read(f"{tmp_path / 't.txt'}:nothing")
+    source = SimpleNamespace(task="embedding", name="m", route="")
+    with pytest.raises(UsageError, match=r"t\.txt:1: m has no prompt 'nothing'; known are query"):
+        yours.with_yours(goldens, source, texts)  # type: ignore[arg-type]
+    source.route, texts = "document", yours.read(f"{tmp_path / 't.txt'}:query")
+    with pytest.raises(UsageError, match="is a query, and this is the document route of m"):
+        yours.with_yours(goldens, source, texts)  # type: ignore[arg-type]
+    source.task = "scores"
+    with pytest.raises(UsageError, match="is one text, and m takes pairs"):
+        yours.with_yours(goldens, source, texts)  # type: ignore[arg-type]
+    asked = SimpleNamespace(texts=(), private=True)
     with pytest.raises(UsageError, match="keeps digests of your texts, and none are given"):
-        exported_with(tiny, tmp_path / "out", (), True)
+        own_texts.added(goldens, source, asked, Stages())  # type: ignore[arg-type]
 
 
 def test_a_text_without_tokens_is_refused_by_its_line(tmp_path: Path) -> None:
@@ -131,6 +150,23 @@ def test_a_text_without_tokens_is_refused_by_its_line(tmp_path: Path) -> None:
         golden_make.make(
             model, name="m", digests={}, opening=golden_make.Opening(further=further), only=()
         )
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The part of a request that is about calibration."""
+
+    calibration: tuple[str, ...]
+
+
+def test_calibration_texts_that_are_goldens_are_left_out(artifacts: dict[str, Path]) -> None:
+    goldens = store.load(artifacts["onnxruntime"] / "golden")
+    plain = next(case.text for case in goldens.cases if case.text and not case.prompt)
+    others = tuple(map(str, range(16)))
+    left, shared = own_texts.apart(Asked((plain, *others)), goldens)  # type: ignore[arg-type]
+    assert left.calibration == others and shared == 1
+    with pytest.raises(UsageError, match="without 1 that are goldens: holds 15 different texts"):
+        own_texts.apart(Asked((plain, *others[1:])), goldens)  # type: ignore[arg-type]
 
 
 def test_only_reasons_of_texts_that_were_not_run_are_carried() -> None:

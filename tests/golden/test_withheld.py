@@ -53,7 +53,11 @@ def test_other_texts_other_prompts_and_other_tokens_are_told_apart() -> None:
     kept = withheld.withheld(private())
     assert kept is not None
     case = private().cases[3]
-    others = [replace(case, text=case.text.strip()), replace(case, prompt=""), Case(*["x"] * 4, ())]
+    others = [
+        replace(case, text=case.text.strip()),
+        replace(case, prompt=""),
+        Case("x", "x", "x", "x", ()),
+    ]
     assert withheld.found(kept, others, tokenize)[2] == set()
     found, (reason,), ids = withheld.found(kept, [case], lambda texts, call: [[9, 9, 9, 9]])
     assert ids == {case.id} and not found.cases

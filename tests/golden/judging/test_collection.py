@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -78,10 +79,10 @@ def test_a_worse_artifact_loses_and_an_equal_one_nothing(tmp_path: Path) -> None
     for at, gains in enumerate(own.relevant):
         rows[at] += 2 * rows[len(own.queries) + next(iter(gains))]
 
-    def embed(texts: list[str], kind: str) -> np.ndarray:
+    def embed(texts: Sequence[str], kind: str) -> np.ndarray:
         return rows[[places[text] for text in texts]].astype(np.float32)
 
-    def worse(texts: list[str], kind: str) -> np.ndarray:
+    def worse(texts: Sequence[str], kind: str) -> np.ndarray:
         return embed(texts, kind) * (np.arange(16) < 3) + 1e-3
 
     same = judge(embed, embed, Sets(own=own), dims=(16,))
