@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,8 @@ from goldfold import export
 from goldfold.exporter.driver import own_texts
 from goldfold.exporter.errors import UsageError
 from goldfold.exporter.frontend import given
+from goldfold.exporter.quantize.recipe import Recipe
+from goldfold.exporter.search import own_sets, testbed
 
 Made = list[tuple[str, str, str, str | None]]
 
@@ -156,3 +159,21 @@ def test_too_few_calibration_texts_are_refused_before_any_work(tmp_path: Path) -
     with pytest.raises(UsageError, match="--column names a column"):
         export("no model", out=tmp_path / "out", column="text")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_search_is_not_compared_on_what_it_was_calibrated_with(tmp_path: Path) -> None:
+    first = lines(tmp_path, [f"text {n} Привет" for n in range(16)])
+    second = tmp_path / "tuning.txt"
+    second.write_text("\n".join(f"other {n} Привет" for n in range(16)), encoding="utf-8")
+    both = own_sets.own_sets(first, second)
+    assert [len(one) for one in both] == [16, 16]
+    assert own_sets.said(*both)[1].startswith("compared on 16 texts of the user's own, sha256 ")
+    second.write_text(second.read_text("utf-8") + "\ntext 3 Привет", encoding="utf-8")
+    with pytest.raises(UsageError, match="1 of the 17 texts are calibration texts"):
+        own_sets.own_sets(first, second)
+
+
+def test_trials_of_other_texts_are_not_taken_up() -> None:
+    key = partial(testbed.key_of, "0" * 64, Recipe(name="r"), None)
+    keys = {key(), key(testbed.Sets(("a",))), key(testbed.Sets((), ("a",))), key(testbed.Sets())}
+    assert len(keys) == 3
