@@ -3,7 +3,13 @@ of what holds for most texts, by chance: figures over unseen ones; and canaries.
 
 from __future__ import annotations
 
+from typing import Annotated
+
+from msgspec import Meta
+
 from goldfold.exporter.records import Real, Record
+
+Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}(?![\s\S])")]
 
 
 class KindBounds(Record, frozen=True, kw_only=True):
@@ -158,3 +164,21 @@ class UnseenFigures(Record, frozen=True, kw_only=True):
             f"{self.percentile:.1e},{low}{high}; worst {self.worst:.1e} ({self.worst_kind}), "
             f"mean {self.mean:.1e}; {limits}"
         )
+
+
+class YourTexts(Record, frozen=True, kw_only=True):
+    """A user's own texts among the goldens."""
+
+    count: Annotated[int, Meta(ge=1)]
+    digest: Sha256
+    private: bool
+    """Whether the artifact keeps digests and embeddings instead of the texts."""
+
+
+class Calibration(Record, frozen=True, kw_only=True):
+    """A user's own calibration texts."""
+
+    count: Annotated[int, Meta(ge=1)]
+    digest: Sha256
+    shared: Annotated[int, Meta(ge=0)]
+    """Texts of the files that are goldens, and were left out."""

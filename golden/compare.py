@@ -47,6 +47,9 @@ Progress = Callable[[str, int, int], None]
 """Called with (what ran, calls done, calls in all) after each call of the artifact."""
 
 
+YOURS = "yours"
+"""The kind of a user's own texts."""
+
 RANKED = tokenwise.RANKED
 """The kind of the pairs whose first text is a query, and the second one of its documents."""
 
@@ -320,7 +323,7 @@ def rankings(goldens: Goldens) -> list[list[int]]:
     stands in several pairs."""
     found: dict[str, list[int]] = {}
     for row, case in enumerate(goldens.cases):
-        if case.kind == RANKED:
+        if case.kind in (RANKED, YOURS) and not case.private:
             found.setdefault(case.text, []).append(row)
     return [rows for rows in found.values() if len(rows) > 1]
 

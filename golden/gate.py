@@ -303,10 +303,9 @@ def _uncovered(measurement: Measurement, goldens: Goldens) -> Iterator[str]:
 
 def _tokens(faults: Sequence[TokenFault]) -> Iterator[Reason]:
     for fault in faults:
-        note = (
-            f"from position {fault.position} on:"
-            f" expected {_ids(fault.expected)}, found {_ids(fault.found)}"
-        )
+        note = f"from position {fault.position} on"
+        if fault.expected != fault.found:  # of a private text neither is told
+            note += f": expected {_ids(fault.expected)}, found {_ids(fault.found)}"
         yield Reason("tokens", text=fault.id, note=note)
 
 

@@ -37,7 +37,7 @@ def make(asked: Asked, progress: reference.Progress | None = None) -> Goldens:
     with reference.quiet():  # of queries that are cut
         lengths = reference.lengths_of(model)
     _check_company(model, asked)
-    plan = _fitting(model, lengths)
+    plan = [*(_fitting(model, lengths) if asked.usual else ()), *asked.further]
     cases: list[Case] = []
     rows: list[np.ndarray] = []
     for done, draft in enumerate(plan, start=1):
@@ -45,6 +45,8 @@ def make(asked: Asked, progress: reference.Progress | None = None) -> Goldens:
             case, vectors = _embedded(model, draft, asked)
             cases.append(case)
             rows.append(vectors)
+        elif draft.place:
+            raise GoldenError(f"{draft.place}: {asked.name} makes no token of this text")
         if progress is not None:
             progress(draft.id, done, len(plan))
     embeddings = np.concatenate(rows)

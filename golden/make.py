@@ -52,7 +52,7 @@ class Opening:
     """What the model gives (tasks.py)."""
     route: str = ""
     """The route of a routed model (routes.py)."""
-    further: tuple[str, ...] = ()
+    further: tuple[Draft, ...] = ()
     """Further texts, each a golden beside the usual ones."""
 
 
@@ -115,8 +115,15 @@ def make(
     if opening.task == SPARSE:  # a vector without any weight has no direction, and no cosine
         kept = [at for at, row in enumerate(rows) if row.any()]
         cases, rows = [cases[at] for at in kept], [rows[at] for at in kept]
-        if not rows:
+        if not rows and only is None:
             raise GoldenError(f"{model_dir}: the reference gives every text a vector of zeros")
+    made = {case.id for case in cases}
+    for draft in opening.further:
+        if draft.place and draft.id not in made:
+            raise GoldenError(
+                f"{draft.place}: {name} makes no token of this text, or a vector of zeros: there "
+                "is nothing to compare; leave it out"
+            )
     if not rows:
         raise GoldenError(f"{model_dir}: no golden text has an embedding that is not zero")
     for case, row in zip(cases, rows, strict=True):
@@ -198,8 +205,7 @@ def _run(
         if unknown := sorted(set(only) - {draft.id for draft in texts}):
             raise GoldenError(f"{name} has no golden text called {unknown[0]!r}")
         texts = tuple(draft for draft in texts if draft.id in only)
-    numbered = enumerate(opening.further, start=1)
-    texts = (*texts, *(Draft(f"further-{at}", "further", text) for at, text in numbered))
+    texts = (*texts, *opening.further)
     told = unpooled_of(model)
     for done, draft in enumerate(texts, start=1):
         tokens = count(model, draft.prompt + draft.text)

@@ -10,7 +10,6 @@ import errno
 import hashlib
 import io
 import json
-import math
 import os
 import shutil
 import tempfile
@@ -21,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from goldfold.golden import triplets
+from goldfold.golden import npy, triplets
 from goldfold.golden.errors import GoldenError
 from goldfold.golden.identity import defines as defines
 from goldfold.golden.identity import fingerprint
@@ -81,6 +80,10 @@ class Case:
     """Of token vectors: the places of tokens that take no part in scores."""
     unpooled: int = 0
     """How many leading tokens, the prompt's, pooling leaves out."""
+    private: bool = False
+    """Whether the text must not travel: `save` refuses it (withheld.py)."""
+    withheld: str = ""
+    """Digests in place of a private text and its tokens, of which there are as many zeros."""
 
     @property
     def counted(self) -> list[int]:
@@ -147,6 +150,12 @@ class Goldens:
         """The goldens of texts that are pooled whole: those of an artifact's first output."""
         return self.kept([i for i, case in enumerate(self.cases) if not case.unpooled])
 
+    def public(self) -> Goldens:
+        """The goldens of texts that may travel."""
+        if not any(case.private for case in self.cases):
+            return self
+        return self.kept([i for i, case in enumerate(self.cases) if not case.private])
+
     def kept(self, rows: list[int]) -> Goldens:
         kept: Any = self.embeddings[rows]
         if self.task == MULTI:
@@ -160,6 +169,8 @@ def save(goldens: Goldens, folder: Path) -> None:
 
     The same goldens give the same bytes. Raises GoldenError on goldens that `load` would refuse.
     """
+    if any(case.private for case in goldens.cases):
+        raise GoldenError(f"{folder}: a private text is not written")
     numbers = io.BytesIO()
     packed = triplets.pack(goldens.embeddings) if goldens.task == SPARSE else None
     stored = goldens.embeddings if packed is None else packed
@@ -196,6 +207,7 @@ def save(goldens: Goldens, folder: Path) -> None:
                 **({"unseen": case.unseen} if case.unseen else {}),
                 **({"skipped": " ".join(map(str, case.skipped))} if case.skipped else {}),
                 **({"unpooled": case.unpooled} if case.unpooled else {}),
+                **({"withheld": case.withheld} if case.withheld else {}),
             }
             for case in goldens.cases
         ],
@@ -253,26 +265,12 @@ def load(folder: Path) -> Goldens:
 
 def _embeddings(raw: bytes, record: dict[str, Any]) -> np.ndarray:
     """The goldens' numbers, of triplets made dense. ValueError for what `save` does not write."""
-    numbers = _numbers(raw)
+    numbers = npy.read(raw, _NUMBERS)
     if record.get("triplets", False) is not True:
         return numbers
     if record.get("task") != SPARSE:
         raise ValueError("'triplets' belongs to sparse vectors alone")
     return triplets.unpack(numbers, len(record["cases"]), _typed(record, "dim", int))
-
-
-def _numbers(raw: bytes) -> np.ndarray:
-    """The array of an .npy file. ValueError if the file is shorter than its header declares: numpy
-    allocates memory for the whole array before it reads."""
-    file = io.BytesIO(raw)
-    version = np.lib.format.read_magic(file)
-    read = {(1, 0): np.lib.format.read_array_header_1_0}.get(version)
-    if read is None:
-        raise ValueError(f"{_NUMBERS} has the version {version}, not (1, 0)")
-    shape, _, kind = read(file)
-    if math.prod(shape) * kind.itemsize != len(raw) - file.tell():
-        raise ValueError(f"{_NUMBERS} does not hold the {shape} numbers that it says")
-    return np.load(io.BytesIO(raw), allow_pickle=False)
 
 
 def find(fingerprint: str, roots: Iterable[Path] = (STORE,)) -> Path | None:
@@ -335,7 +333,8 @@ def _case(entry: dict[str, Any]) -> Case:
     unknown = not set(places) < set(range(len(ids) + 1)) or not 0 <= unpooled < max(len(ids), 1)
     if not 0 <= unseen < max(len(ids), 1) or unknown:
         raise ValueError("tokens are unseen or left out that the text does not have")
-    how = {"unseen": unseen, "skipped": places, "unpooled": unpooled}
+    how: Any = {"unseen": unseen, "skipped": places, "unpooled": unpooled}
+    how["withheld"] = _typed({"withheld": "", **entry}, "withheld", str)
     return Case(**strings, token_ids=ids, call=call, pair=pair, **how)
 
 

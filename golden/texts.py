@@ -59,6 +59,8 @@ class Draft:
     text: str
     prompt: str = ""
     call: str = ""
+    place: str = ""
+    """File and line of a user's own text, which is refused where it gives no golden."""
 
 
 @functools.cache

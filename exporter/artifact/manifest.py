@@ -17,10 +17,21 @@ from typing import Annotated, Literal
 from msgspec import Meta, field
 
 from goldfold.exporter import records, registry
+from goldfold.exporter.artifact.left_files import is_byte_code as is_byte_code
+from goldfold.exporter.artifact.left_files import is_left as is_left
 from goldfold.exporter.contract import Contract
 from goldfold.exporter.errors import ArtifactError
 from goldfold.exporter.options import Plain as Value
-from goldfold.exporter.proofs import Canaries, Constants, KindBounds, Outside, UnseenFigures
+from goldfold.exporter.proofs import (
+    Calibration,
+    Canaries,
+    Constants,
+    KindBounds,
+    Outside,
+    Sha256,
+    UnseenFigures,
+    YourTexts,
+)
 from goldfold.exporter.quantize.recipe import Recipe
 from goldfold.exporter.records import (
     Figures,
@@ -43,6 +54,8 @@ from goldfold.golden.reasons import Reason
 MANIFEST = "manifest.json"
 VERDICT, README = "verdict.json", "README.md"
 GOLDEN, OUTSIDE = "golden", "golden/outside"  # the latter: texts that a cut does not keep
+PRIVATE = "golden/private"
+"""Digests and embeddings of a user's private texts (golden/withheld.py)."""
 DERIVATIONS = "derivations.txt"
 FAILED = ".failed"
 REPORT = ("report.html", "report.json", "junit.xml")
@@ -54,7 +67,6 @@ VERDICT_FORMAT = "goldfold.verdict/4"
 
 Plain = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,63}(?![\s\S])")]
 """A string that becomes part of a folder's name."""
-Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}(?![\s\S])")]
 
 
 class Origin(Record, frozen=True, kw_only=True):
@@ -102,6 +114,11 @@ class Manifest(Record, frozen=True, kw_only=True):
     bounds: tuple[KindBounds, ...] = ()
     """The values in fp16, by kind: bounded for every text, or by calibration alone. Where the
     runtime rounds by a hint, of the program that it would round as it is asked to."""
+    texts: YourTexts | None = None
+    """The user's own texts among the goldens. Not written where there are none."""
+    calibration: Calibration | None = None
+    """The user's own calibration texts, where the numbers depend on them. Not written where the
+    built-in ones were used."""
     files: dict[str, FileEntry]
 
     @property
@@ -131,6 +148,9 @@ class Manifest(Record, frozen=True, kw_only=True):
         record = self.plain()
         for report in record["passes"]:
             del report["seconds"]
+        for name in ("texts", "calibration"):
+            if record[name] is None:
+                del record[name]
         body = json.dumps(record, ensure_ascii=False, sort_keys=True, indent=1)
         digest = hashlib.sha256(body.encode()).hexdigest()
         return (body[:-2] + f',\n "sha256": "{digest}"\n}}\n').encode()
@@ -306,29 +326,9 @@ def is_artifact(path: Path) -> bool:
 FRESH = re.compile(
     rf"{re.escape(VERDICT)}(\.[0-9a-f]{{16}})?\.new|{re.escape(README)}\.[0-9a-f]{{16}}\.new"
 )
-_LEFT = {
-    ".ds_store", ".localized", ".appledouble", ".spotlight-v100", ".trashes", ".fseventsd",
-    ".temporaryitems", "__macosx", "icon\r", ".directory", "thumbs.db", "ehthumbs.db",
-    "desktop.ini", "$recycle.bin", "system volume information", "@eadir", "#recycle", "@recycle",
-}  # fmt: skip
-"""Names of files that desktops and network drives leave in any folder, in lower case."""
-_LEFT_PATTERN = re.compile(r"\._.*|\.nfs[0-9a-f]{8,}|\.fuse_hidden[0-9a-f]+", re.DOTALL)
 
 
 def is_own(key: str) -> bool:
     """Returns whether a file is the manifest, the verdict, the README that shows it, or an
     unfinished one of these."""
     return key in (MANIFEST, VERDICT, README) or FRESH.fullmatch(key) is not None
-
-
-def is_left(key: str) -> bool:
-    """Returns whether a desktop or a network drive left the file: such a file is ignored, which
-    means neither counted nor used nor copied."""
-    parts = [part.lower() for part in key.split("/")]
-    return any(part in _LEFT or _LEFT_PATTERN.fullmatch(part) for part in parts)
-
-
-def is_byte_code(key: str) -> bool:
-    """Returns whether Python would run a file instead of the source that it was once compiled
-    from."""
-    return key.lower().endswith((".pyc", ".pyo")) or "__pycache__" in key.lower().split("/")

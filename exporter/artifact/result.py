@@ -28,6 +28,9 @@ class Result:
     otherwise: str = ""
     """The sentence on canaries that are further from those of the verdict before than the gate's
     margin, where `verify` finds some (exporter/artifact/canaries.py)."""
+    private: str = ""
+    """The sentence on private texts that `verify` did not run again, and on given texts that are
+    none of them; "" where every text was run."""
 
     @property
     def passed(self) -> bool:

@@ -14,6 +14,7 @@ from tokenizers import Tokenizer
 
 from goldfold.exporter.artifact import bundle, card
 from goldfold.exporter.artifact.bundle import TOKENIZER
+from goldfold.exporter.artifact.manifest import PRIVATE
 from goldfold.exporter.contract import Contract, Reference, limited
 from goldfold.exporter.frontend import towers
 from goldfold.exporter.frontend.model_folder import copy_text, front_of
@@ -22,7 +23,7 @@ from goldfold.exporter.frontend.weights import read_object
 from goldfold.exporter.ir.program import Program
 from goldfold.exporter.system import names
 from goldfold.exporter.system.names import folded
-from goldfold.golden import store
+from goldfold.golden import store, withheld
 from goldfold.golden.store import Goldens
 
 _SETTINGS = "tokenizer_config.json"
@@ -63,7 +64,9 @@ def write(
         copy_text(path, digest, folder / name)
     front = {} if source.card is None else front_of(source.card)
     card.write(folder, card.of_source(front, source.hub_id))
-    store.save(goldens, folder / bundle.GOLDEN)
+    store.save(goldens.public(), folder / bundle.GOLDEN)
+    if (secret := withheld.withheld(goldens)) is not None:
+        store.save(secret, folder / PRIVATE)
 
 
 def _settings(source: Source, program: Program, contract: Contract) -> dict[str, Any]:
@@ -106,7 +109,7 @@ def _write_added(files: Collection[Path], program: Program, folder: Path) -> Non
 
 def write_outside(goldens: Goldens | None, contract: Contract, folder: Path) -> None:
     """Write the goldens of texts that a cut vocabulary gives other tokens, if there are any."""
-    some = None if goldens is None else goldens.within(contract.max_length)
+    some = None if goldens is None else goldens.public().within(contract.max_length)
     if some is not None and some.cases:
         store.save(some, folder / bundle.OUTSIDE)
 
@@ -142,7 +145,7 @@ def reference(
     return Reference(
         config=config if kept is None else _renumbered(config, kept),
         similarity=said.get("similarity_fn_name"),
-        token_ids={c.prompt + c.text: c.token_ids for c in goldens.cases if not c.call},
+        token_ids={c.prompt + c.text: c.token_ids for c in goldens.public().cases if not c.call},
         texts=texts,
     )
 

@@ -11,6 +11,7 @@ import typer
 from goldfold.exporter.cli.console import listening
 from goldfold.exporter.cli.flags import (
     AsJson,
+    Column,
     Count,
     JudgeToo,
     MaxLength,
@@ -20,6 +21,7 @@ from goldfold.exporter.cli.flags import (
     RequireRun,
     Route,
     Scripts,
+    Texts,
     Trust,
     Unseen,
     listed,
@@ -71,6 +73,19 @@ class ExportFlags:
     vocabulary: Annotated[
         Path | None,
         typer.Option(help="Cut the vocabulary to what the texts of this file, one a line, need."),
+    ] = None
+    texts: Texts = None
+    column: Column = None
+    private_texts: Annotated[
+        bool,
+        typer.Option(
+            "--private-texts",
+            help="Keep digests and embeddings of your texts in the artifact instead of them.",
+        ),
+    ] = False
+    calibration_texts: Annotated[
+        list[str] | None,
+        typer.Option(help="File of texts to calibrate by instead of the built-in; repeatable."),
     ] = None
     build: TargetFlags = field(default_factory=TargetFlags)
     judge: JudgeToo = False
@@ -124,6 +139,10 @@ def export(model: Model, asked: ExportFlags) -> None:
                 route=asked.route,
                 scripts=listed(asked.scripts),
                 vocabulary=asked.vocabulary,
+                texts=asked.texts or (),
+                column=asked.column,
+                private_texts=asked.private_texts,
+                calibration_texts=asked.calibration_texts or (),
                 listener=listener,
             )
 

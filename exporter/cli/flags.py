@@ -81,6 +81,20 @@ Scripts = Annotated[
 ]
 
 
+Texts = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--texts",
+        help="File of your own texts (.txt, .jsonl, .csv, .tsv), which become goldens; FILE:query"
+        " and FILE:document embed them as those. Repeatable.",
+    ),
+]
+Column = Annotated[
+    str | None,
+    typer.Option(help="Field or column of your texts, or query,document of pairs."),
+]
+
+
 def flagged(command: Callable[..., None]) -> Callable[..., None]:
     """Returns a function for typer that takes the flags of `command` one by one.
 

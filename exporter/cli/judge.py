@@ -11,8 +11,9 @@ import typer
 from rich.text import Text
 
 from goldfold.exporter.cli.console import listening, open_console, warn
-from goldfold.exporter.cli.flags import Count, Quiet, Threads, Trust
+from goldfold.exporter.cli.flags import Quiet, Threads, Trust
 from goldfold.exporter.errors import OutputError, UsageError
+from goldfold.exporter.system.files import expanded
 from goldfold.golden.judging.pairs import LEAST
 
 
@@ -24,7 +25,13 @@ class JudgeFlags:
         str | None,
         typer.Option(help="Source model, needed until its fp32 embeddings are cached."),
     ] = None
-    pairs: Count = LEAST
+    pairs: Annotated[
+        str,
+        typer.Option(
+            help="Number of docstrings and functions to retrieve; or your own queries and relevant"
+            ' documents: a BEIR folder, or .jsonl of {"query", "positive"}.'
+        ),
+    ] = str(LEAST)
     skip: Annotated[list[str] | None, typer.Option(help="ranks, lee or retrieval; repeatable.")] = (
         None
     )
@@ -57,7 +64,7 @@ def judge(
         found = judging.judge_artifacts(
             artifacts,
             against=judging.Against(asked.model, asked.trust_remote_code),
-            count=asked.pairs,
+            count=_count(asked.pairs),
             skip=asked.skip or (),
             threads=asked.threads,
             listener=listener,
@@ -73,6 +80,14 @@ def judge(
         judging.write(found, asked.json_file)
     if most is not None:
         judging.hold(found, most)
+
+
+def _count(text: str) -> int | Path:
+    """Returns a whole number as a count, and anything else as a path."""
+    plain = text.strip()
+    if re.fullmatch(r"[+-]?\d{1,18}", plain, re.ASCII):
+        return int(plain)
+    return expanded(text)
 
 
 def _share(text: str) -> float:

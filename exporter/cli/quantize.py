@@ -10,7 +10,7 @@ import typer
 from rich.text import Text
 
 from goldfold.exporter.cli.console import listening, open_console, warn
-from goldfold.exporter.cli.flags import MaxLength, Model, Quiet, Route, Trust
+from goldfold.exporter.cli.flags import Column, MaxLength, Model, Quiet, Route, Trust
 from goldfold.exporter.errors import UsageError
 
 
@@ -35,6 +35,15 @@ class QuantizeFlags:
         typer.Option(help="Folder for resuming a search; beside --out by default."),
     ] = None
     max_length: MaxLength = None
+    calibration_texts: Annotated[
+        list[str] | None,
+        typer.Option(help="File of texts to calibrate by instead of the built-in; repeatable."),
+    ] = None
+    tuning_texts: Annotated[
+        list[str] | None,
+        typer.Option(help="File of texts to compare recipes on; likewise, and others than those."),
+    ] = None
+    column: Column = None
     route: Route = None
     trust_remote_code: Trust = False
     quiet: Quiet = False
@@ -48,6 +57,7 @@ def quantize(model: Model, asked: QuantizeFlags) -> None:
     """
     from goldfold.exporter.search import outcome
     from goldfold.exporter.search.budget import parse
+    from goldfold.exporter.search.own_sets import own_sets
     from goldfold.exporter.search.search import Wanted, search
 
     bounds = parse(asked.budget or [])
@@ -64,6 +74,7 @@ def quantize(model: Model, asked: QuantizeFlags) -> None:
             asked.max_length,
             asked.trust_remote_code,
             asked.route,
+            *own_sets(asked.calibration_texts or (), asked.tuning_texts or (), asked.column),
         )
         state = asked.state or asked.out.with_suffix(".search")
         found = search(wanted, state, jobs=asked.jobs, listener=listener)

@@ -79,6 +79,7 @@ def show(
         print(json.dumps(entries, indent=1, allow_nan=False))
         _say_unrecorded(results)
         _say_otherwise(results)
+        _say_private(results)
         return
     rows = [
         Row(
@@ -115,6 +116,7 @@ def show(
             log.print(Text(said), soft_wrap=True)
     _say_unrecorded(results)
     _say_otherwise(results)
+    _say_private(results)
     for one in lost if len(lost) > 1 else ():  # for one alone, the error says it
         log.print(Text(f"{one.name}: {one_line(str(one.error))}"), soft_wrap=True)
 
@@ -156,6 +158,7 @@ def _entry(result: Result, require_run: bool = False) -> dict[str, Any]:
         "outside": _outside(result),
         "unrecorded": result.unrecorded,
         "otherwise": result.otherwise,
+        "private": result.private,
     }
 
 
@@ -178,6 +181,7 @@ def _nothing(lost: Lost) -> dict[str, Any]:
         "outside",
         "unrecorded",
         "otherwise",
+        "private",
     )
     said = {"passed": False, "code": lost.error.code, "reasons": [one_line(str(lost.error))]}
     return {**dict.fromkeys(keys), **said, **lost.known}
@@ -196,6 +200,14 @@ def _say_otherwise(results: Sequence[Result]) -> None:
     for result in results:
         if result.otherwise:
             open_console(stderr=True).print(Text(result.otherwise, "yellow"), soft_wrap=True)
+
+
+def _say_private(results: Sequence[Result]) -> None:
+    """Print, of each artifact, which private texts were not run again."""
+    for result in results:
+        if result.private:
+            said = f"{result.bundle.name}: {result.private}"
+            open_console(stderr=True).print(Text(said, "yellow"), soft_wrap=True)
 
 
 def _losses(result: Result) -> dict[str, Any] | None:

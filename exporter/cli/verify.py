@@ -11,6 +11,7 @@ import typer
 from goldfold.exporter.cli.console import listening, warn
 from goldfold.exporter.cli.flags import (
     AsJson,
+    Column,
     Count,
     JudgeToo,
     Quiet,
@@ -41,6 +42,14 @@ class VerifyFlags:
         str | None,
         typer.Option(help="Source to compare with; --unseen needs it, --judge may."),
     ] = None
+    texts: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="File of private texts of the export, which are run again; FILE:query as there."
+            " Repeatable."
+        ),
+    ] = None
+    column: Column = None
     places: Annotated[
         list[str],
         typer.Option(
@@ -63,7 +72,15 @@ def verify(
     from goldfold.exporter.verification.several import Judging
 
     signed = several.check_signature(folders, asked.signature, asked.public_key)
-    judging = Judging(asked.judge, asked.pairs, asked.model, asked.trust_remote_code, asked.unseen)
+    judging = Judging(
+        asked.judge,
+        asked.pairs,
+        asked.model,
+        asked.trust_remote_code,
+        asked.unseen,
+        asked.texts or (),
+        asked.column,
+    )
     judging.check()
     if asked.places:
         _verify_in(folders, asked, signed)
@@ -80,8 +97,10 @@ def _verify_in(folders: list[Path], asked: VerifyFlags, signed: str | None) -> N
     from goldfold.exporter.cli.elsewhere_results import ran_elsewhere
     from goldfold.exporter.verification.elsewhere import verify_in
 
-    if asked.judge or asked.unseen or asked.model is not None:
-        raise UsageError("--in runs the goldens alone; leave --judge, --unseen and --model out")
+    if asked.judge or asked.unseen or asked.model is not None or asked.texts:
+        raise UsageError(
+            "--in runs the goldens alone; leave --judge, --unseen, --model and --texts out"
+        )
     with listening(asked.quiet or asked.as_json) as listener:
         found = verify_in(
             folders, asked.places, threads=asked.threads, signed=signed, listener=listener

@@ -18,7 +18,7 @@ from goldfold.exporter.artifact.result import Result
 from goldfold.exporter.contract import Words
 from goldfold.exporter.diagnose.failure import Made
 from goldfold.exporter.diagnose.pass_drift import Drift
-from goldfold.exporter.driver import cutting, heads, proving
+from goldfold.exporter.driver import cutting, heads, own_texts, proving
 from goldfold.exporter.driver.outcomes import Outcomes
 from goldfold.exporter.driver.preparing import (
     bounds_for,
@@ -47,7 +47,7 @@ from goldfold.exporter.passes.pipeline import Options, Pipeline
 from goldfold.exporter.progress import Listener, Stages
 from goldfold.exporter.system.cache import Cache, open_cache
 from goldfold.exporter.system.files import expanded
-from goldfold.exporter.verification import constants, sourced
+from goldfold.exporter.verification import constants, sourced, yours
 from goldfold.exporter.verification import unseen as unseen_texts
 from goldfold.exporter.verification.goldens import (
     check_length,
@@ -57,6 +57,7 @@ from goldfold.exporter.verification.goldens import (
     with_texts,
 )
 from goldfold.exporter.verification.judging import Fp32, convene, fp32_embed
+from goldfold.exporter.verification.yours import Files
 from goldfold.golden import measured
 from goldfold.golden.judging.pairs import LEAST
 
@@ -88,6 +89,10 @@ def export(
     route: str | None = None,
     scripts: Sequence[str] = (),
     vocabulary: str | Path | None = None,
+    texts: Files = (),
+    column: str | None = None,
+    private_texts: bool = False,
+    calibration_texts: Files = (),
     listener: Listener | None = None,
 ) -> list[Result]:
     """Export `model` for every pair of target and precision, and verify each artifact.
@@ -122,6 +127,11 @@ def export(
             needs are left out, and the ids renumbered (docs/vocabulary.md).
         vocabulary: a file of texts, one a line, in UTF-8: tokens that they do not need are left
             out instead.
+        texts: files of texts that become goldens, each a path or "PATH:query" (docs/your-texts.md);
+            `column` names the field or column of a text.
+        private_texts: keep digests and embeddings of these texts in the artifact instead of them.
+        calibration_texts: files of texts by which integers and fp16 are calibrated, instead of the
+            built-in ones.
         listener: receives the progress (goldfold.exporter.progress.Listener).
 
     Returns:
@@ -150,6 +160,9 @@ def export(
         unseen=unseen,
         scripts=characters.canonical(scripts) if scripts else (),
         vocabulary=None if vocabulary is None else expanded(str(vocabulary)),
+        texts=own_texts.goldens(texts, column, calibration_texts),
+        private=private_texts,
+        calibration=own_texts.calibration(calibration_texts, column),
     )
     stages, kept = Stages(listener), open_cache(cache)
     with stages("open"):
@@ -162,9 +175,9 @@ def export(
         )
         request.check_places()
         request.settled(ANY_LENGTH)  # refuses what no length puts right
-        texts = unseen_texts.draw(source, unseen)
+        drawn = unseen_texts.draw(source, unseen)
         source = ready(source, stages, kept)
-        texts = texts and replace(texts, source=source)
+        drawn = drawn and replace(drawn, source=source)
         origin = origin_of(source)
     with bundle.scratch(request.out) as scratch, ExitStack() as stack:
         begun: dict[str, Begun | None] = {}
@@ -192,6 +205,8 @@ def export(
             goldens = with_texts(goldens, source, planned.texts if planned else (), max_length)
             if not goldens.cases:
                 raise UsageError(f"--max-length {max_length}: no golden text is as short as that")
+        goldens = own_texts.added(goldens, source, request, stages)
+        request, shared = own_texts.apart(request, goldens)
         witness = sourced.witness_of(source, stages, goldens.max_length)
         inside, outside = cutting.split(goldens, program.tokenizer, cut, program.contract)
         judges = None
@@ -210,8 +225,9 @@ def export(
             scratch=scratch,
             drift=Drift(goldens, stages, cut=inside) if verify_each else None,
             judges=judges,
-            unseen=texts,
+            unseen=drawn,
             begun=begun,
+            shared=shared,
         )
         programs = [program]
         del program
@@ -244,17 +260,20 @@ def _build_all(
         first = 0 if drift is None else len(drift.looks)
         try:
             rewrite(shared[0], recipe, run, stages)
+            learned = own_texts.learns(recipe, shared[0])
             if recipe is None:
-                peaks = peaks_for(shared[0], members, stages, kept)
+                peaks = peaks_for(shared[0], members, stages, kept, request.calibration)
             else:
-                peaks = quantize(shared[0], recipe, run, stages, members, kept)
+                own_set = request.calibration
+                peaks = quantize(shared[0], recipe, run, stages, members, kept, own_set)
             reach = bounds_for(shared[0], members, stages)
             cutting.apply(shared[0], session.cut, run)
         except Exception as error:
             done.fail(members, error)
             continue
         seen = (*looks, *(drift.looks[first:] if drift is not None else ()))
-        group = Group(session, recipe, peaks, reach, seen, Proofs(session.goldens, stages))
+        proofs = Proofs(session.goldens, stages)
+        group = Group(session, recipe, peaks, reach, seen, proofs, learned)
         for pair in members:
             one = [shared.pop() if pair == members[-1] else shared[0].copy()]
             try:
@@ -369,6 +388,8 @@ def _build(
                 "options": options.plain(),
                 "built": said,
                 "bounds": reach,
+                "texts": yours.described(goldens),
+                "calibration": own_texts.calibrated(session, group),
             },
         )
         built = Bundle(folder, manifest, None)

@@ -21,6 +21,7 @@ from goldfold.exporter.passes.set_precision import Kind, SetPrecision
 from goldfold.exporter.progress import Stages
 from goldfold.exporter.quantize import plan, texts
 from goldfold.exporter.quantize.recipe import Recipe
+from goldfold.exporter.quantize.texts import Own
 from goldfold.exporter.system.cache import Cache
 
 if TYPE_CHECKING:
@@ -81,19 +82,22 @@ def quantize(
     stages: Stages,
     pairs: Sequence[tuple[str, str]],
     cache: Cache | None = None,
+    own: Sequence[Own] = (),
 ) -> dict[str, float]:
-    """Quantize a program as the recipe says, after `rewrite`. Returns the largest magnitude of
-    every value where one of `pairs` (target, precision) asks for it, as `peaks_for` does."""
+    """Quantize a program as the recipe says, after `rewrite`, by the calibration texts `own` if
+    there are any. Returns the largest magnitude of every value where one of `pairs` (target,
+    precision) asks for it, as `peaks_for` does."""
     with stages("calibrate"):
         halved = plan.halved(recipe, plan.check(recipe, program))
-        sequences = texts.steering(recipe, program)
+        sequences = texts.steering(recipe, program, own)
         keep = partial(cached_stages.measured, cache, program, sequences, recipe)
         passes.run(program, plan.balance(recipe, program, sequences, stages.step, keep))
         stages.note(f"{len(sequences)} texts{halved and f'; {halved}'}{_remarks(cache)}")
-    peaks = peaks_for(program, pairs, stages, cache)  # integers change no value beyond rounding
+    # Integers change no value beyond rounding.
+    peaks = peaks_for(program, pairs, stages, cache, own)
     with stages("quantize"):
-        own = plan.passes(recipe, program, sequences, stages.step, keep)
-        applied = [f"{r.name} ×{r.applied}" for r in passes.run(program, own) if r.applied]
+        rounds = plan.passes(recipe, program, sequences, stages.step, keep)
+        applied = [f"{r.name} ×{r.applied}" for r in passes.run(program, rounds) if r.applied]
         stages.note((", ".join(applied) or "nothing") + _remarks(cache))
     return peaks
 
@@ -140,6 +144,7 @@ def peaks_for(
     pairs: Sequence[tuple[str, str]],
     stages: Stages,
     cache: Cache | None = None,
+    own: Sequence[Own] = (),
 ) -> dict[str, float]:
     """Returns `record_ranges` where a pair of target and precision asks for it; otherwise
     nothing."""
@@ -147,7 +152,7 @@ def peaks_for(
         floating = registry.floating(target, precision)
         if pipeline.asks_ranges(floating, registry.target(target).strongly_typed):
             with stages("ranges"):
-                return record_ranges(program, stages, cache)
+                return record_ranges(program, stages, cache, own)
     return {}
 
 
@@ -165,9 +170,12 @@ def bounds_for(
     return found.largest
 
 
-def record_ranges(program: Program, stages: Stages, cache: Cache | None = None) -> dict[str, float]:
-    """Returns the largest magnitude of every value on the calibration texts."""
-    sequences = texts.calibration(program)
+def record_ranges(
+    program: Program, stages: Stages, cache: Cache | None = None, own: Sequence[Own] = ()
+) -> dict[str, float]:
+    """Returns the largest magnitude of every value on the calibration texts, those of `own` if
+    there are any."""
+    sequences = texts.calibration(program, own)
 
     def make() -> Arrays:
         found = ranges.record(program, sequences, lambda done: stages.step(done, len(sequences)))
@@ -175,8 +183,8 @@ def record_ranges(program: Program, stages: Stages, cache: Cache | None = None) 
 
     arrays = cached_stages.measured(cache, program, sequences, None, "ranges", make)
     peaks = {name: float(peak) for name, peak in arrays.items()}
-    own = [(peak, name) for name, peak in peaks.items() if not name.endswith(ranges.SCORES)]
-    peak, name = max(own, default=(0.0, "nothing"))
+    single = [(peak, name) for name, peak in peaks.items() if not name.endswith(ranges.SCORES)]
+    peak, name = max(single, default=(0.0, "nothing"))
     stages.note(
         f"{len(sequences)} calibration texts; the largest value is {peak:,.0f} at {name}"
         f"{_remarks(cache)}"

@@ -84,6 +84,8 @@ class Session:
     """The unseen texts; None if the export measures none."""
     begun: Mapping[str, Begun | None]
     """The jobs that run beside the export, by target."""
+    shared: int = 0
+    """The user's own calibration texts that were left out, being goldens."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,8 @@ class Group:
     looks: tuple[Look, ...]
     """The drift after the passes that they share."""
     proofs: Proofs
+    learned: bool = False
+    """Whether its integers depend on calibration texts."""
 
     def gate(self, precision: str) -> str:
         """Returns the precision whose gate applies to an artifact."""

@@ -11,10 +11,12 @@ from typing import Any
 from goldfold.exporter import registry
 from goldfold.exporter.artifact import bundle
 from goldfold.exporter.errors import UsageError
+from goldfold.exporter.frontend.given import Text
 from goldfold.exporter.options import Asked, Options, check_taken, own
 from goldfold.exporter.passes import pipeline
 from goldfold.exporter.quantize import recipe as recipes_of
 from goldfold.exporter.quantize.recipe import Recipe
+from goldfold.exporter.quantize.texts import Own
 from goldfold.exporter.verification import unseen
 from goldfold.exporter.verification.judging import check_pairs
 
@@ -49,6 +51,12 @@ class Request:
     """The scripts to which the vocabulary is cut, if to any."""
     vocabulary: Path | None
     """The corpus to which the vocabulary is cut, if to one."""
+    texts: tuple[Text, ...]
+    """The user's own texts, which become goldens."""
+    private: bool
+    """Whether artifacts keep digests of them alone."""
+    calibration: tuple[Own, ...]
+    """The user's own calibration texts, or pairs; empty for the built-in ones."""
     recipes: Mapping[str, Recipe | None]
     """The recipe of each precision, by its name; None for a floating one."""
     pairs: Sequence[Pair]
@@ -74,6 +82,12 @@ class Request:
             raise UsageError(
                 "--unseen draws texts for a whole vocabulary; export once without a cut to measure "
                 "them, for a cut artifact gives texts that keep their tokens the same embeddings"
+            )
+        halved = any(registry.floating(*pair) == "fp16" for pair in request.pairs)
+        if request.calibration and not halved and all(one is None for one in known.values()):
+            raise UsageError(
+                "--calibration-texts steers integers and fp16, and "
+                f"{', '.join(known)} is neither; leave it out"
             )
         if request.scripts and request.vocabulary is not None:
             raise UsageError("--scripts and --vocabulary both cut the vocabulary; give one of them")

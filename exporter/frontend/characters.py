@@ -50,6 +50,16 @@ def assigned() -> frozenset[str]:
     return frozenset(_characters({*Scripts.NAMES} - {"Zzzz"}))
 
 
+@lru_cache(maxsize=1 << 16)
+def script_of(character: str) -> str:
+    """Returns the script of a character, as Unicode names it; "" for one that every script uses.
+    Hiragana and Katakana count as Han, which they are written among."""
+    from fontTools.unicodedata import script, script_name
+
+    code = script(character)
+    return "" if code in _NONE else script_name("Hani" if code in ("Hira", "Kana") else code)
+
+
 def _known() -> dict[str, tuple[str, str]]:
     """Returns the code and the name of every script, by its name and by its code in lower case."""
     from fontTools.unicodedata import Scripts

@@ -148,6 +148,13 @@ def balance(
     return (BalanceChannels(recipe.alpha, keep("balance", reach)),)
 
 
+def learns(recipe: Recipe, program: Program) -> bool:
+    """Whether the recipe's integers depend on calibration texts. Raises UsageError as `check`."""
+    planned = [one for one in check(recipe, program) if one.choice.bits and one.site.x is not None]
+    balanced = recipe.gains == "balance" and bool(recipe.alpha)
+    return balanced or any(_wants(one.choice) or _is_link(one) for one in planned)
+
+
 def _check_texts(recipe: Recipe, sequences: Sequence[Sequence[int]]) -> None:
     """Raise UsageError for calibration texts whose ranges would be those of these texts alone."""
     if not sequences:

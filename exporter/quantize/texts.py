@@ -4,7 +4,7 @@ statistics are recorded, and the corpus, for GPTAQ."""
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,9 @@ from tokenizers import Tokenizer
 from goldfold.exporter.ir.program import Program
 from goldfold.exporter.quantize.recipe import Recipe
 
+Own = str | tuple[str, str]
+"""A calibration text of a user's own, or a pair of texts."""
+
 _LENGTHS = (300, 700, 2048)
 """Tokens of the long calibration texts, made of all the others in turn; cut at the model's own
 maximum."""
@@ -20,6 +23,9 @@ maximum."""
 SHORT = 1024
 """Tokens of the longest text whose activations are all recorded (exporter/quantize/): enough to
 leave the window, and memory stays flat."""
+
+LETTERS = 1 << 16
+"""Characters of the long texts that are made of a user's own: more than 2,048 tokens."""
 
 _PROMPTED = 3
 """One text of the corpus in this many stands behind a prompt, as in use."""
@@ -44,21 +50,33 @@ def corpus_texts() -> tuple[str, ...]:
     return authored(Path(__file__).with_name("corpus.toml"))
 
 
-def calibration(program: Program) -> list[list[int]]:
+def calibration(
+    program: Program, own: Sequence[Own] = (), most: int | None = None
+) -> list[list[int]]:
     """Token ids of every calibration text, alone and behind the model's prompts in turn, and of a
-    few long texts."""
-    known = calibration_texts()
-    long = " ".join(known * 8)
+    few long texts. `own` are a user's, instead of the authored ones; each is cut at `most`
+    tokens."""
+    known = tuple(singles(own)) or calibration_texts()
+    long = " ".join(known * 8)[: LETTERS if own else None]
+    lengths = [length for length in _LENGTHS if most is None or length <= most]
     if program.contract.task == "scores":
-        groups = [(paired(known), None), *(([(known[0], long)], n) for n in _LENGTHS)]
-        return token_ids(program, *groups)
+        pairs = [one for one in own if not isinstance(one, str)] or paired(known)
+        return token_ids(program, (pairs, most), *(([(known[0], long)], n) for n in lengths))
     drafts = [*known, *prompted(program, known)]
-    return token_ids(program, (drafts, None), *(([long], length) for length in _LENGTHS))
+    return token_ids(program, (drafts, most), *(([long], length) for length in lengths))
 
 
-def short(program: Program) -> list[list[int]]:
-    """`calibration` of up to SHORT tokens."""
+def short(program: Program, own: Sequence[Own] = ()) -> list[list[int]]:
+    """`calibration` of up to SHORT tokens; of a user's own texts the longer ones are cut."""
+    if own:
+        return calibration(program, own, SHORT)
     return [ids for ids in calibration(program) if len(ids) <= SHORT]
+
+
+def singles(own: Sequence[Own]) -> Iterator[str]:
+    """Yields texts, and the two texts of each pair."""
+    for one in own:
+        yield from (one,) if isinstance(one, str) else one
 
 
 def corpus(program: Program) -> list[list[int]]:
@@ -74,9 +92,10 @@ def corpus(program: Program) -> list[list[int]]:
     return token_ids(program, (drafts, _TOKENS))
 
 
-def steering(recipe: Recipe, program: Program) -> list[list[int]]:
-    """The texts whose statistics steer the integers of `recipe`."""
-    return short(program) + (corpus(program) if recipe.chains else [])
+def steering(recipe: Recipe, program: Program, own: Sequence[Own] = ()) -> list[list[int]]:
+    """The texts whose statistics steer the integers of `recipe`: a user's own stand for both
+    sets."""
+    return short(program, own) + (corpus(program) if recipe.chains and not own else [])
 
 
 def paired(drafts: Sequence[str]) -> list[tuple[str, str]]:

@@ -87,6 +87,7 @@ def write(found: Found, out: Path) -> list[Path]:
             f"goldfold quantize, objective {found.objective}: {found.budget} on {found.texts} "
             f"tuning texts of {found.model}",
             _said(found.best),
+            *found.own,
         ]
         trials.write(out, to_toml(found.best.recipe, comment))
         written.append(out)
@@ -216,6 +217,7 @@ def to_json(found: Found) -> dict[str, Any]:
         "objective": found.objective,
         "budget": {"worst": found.budget.worst, "mean": found.budget.mean},
         "texts": found.texts,
+        "own_texts": found.own,
         "shapes": SHAPES,
         "float": {"bytes": found.floating_bytes, "timed": timed(found.floating)},
         "not_timed": found.untimed,

@@ -22,7 +22,8 @@ from goldfold.exporter.frontend.readiness import ready
 from goldfold.exporter.frontend.source import open_model
 from goldfold.exporter.progress import Listener, Stages
 from goldfold.exporter.quantize.recipe import Choice, Recipe
-from goldfold.exporter.search import assign, groups, testbed, timing, trials
+from goldfold.exporter.quantize.texts import Own
+from goldfold.exporter.search import assign, groups, own_sets, testbed, timing, trials
 from goldfold.exporter.search.budget import Budget
 from goldfold.exporter.search.groups import Group, Objective
 from goldfold.exporter.search.timing import Stopwatch, Timed
@@ -94,6 +95,8 @@ class Found:
     ran: int = 0
     """Trials that were run; the others were read."""
     texts: int = 0
+    own: tuple[str, ...] = ()
+    """The user's own texts, a sentence for each set."""
     seconds: float = 0.0
 
     def failure(self) -> str:
@@ -173,6 +176,10 @@ class Wanted:
     """The most tokens of a text; the model's own number if None."""
     trust_remote_code: bool = False
     route: str | None = None
+    calibration: tuple[Own, ...] = ()
+    """The user's own calibration texts; empty for the built-in ones."""
+    tuning: tuple[Own, ...] = ()
+    """Likewise the texts on which recipes are compared."""
 
 
 @ours()
@@ -223,6 +230,7 @@ def search(
         texts=len(base.texts),
     )  # fmt: skip
     _rounds(seen, Calls(budget, errors, costs), name, runner, watch, stages)
+    seen.own = own_sets.said(wanted.calibration, wanted.tuning)
     seen.best = _best(seen)
     seen.ran = runner.ran
     seen.seconds = sum(one.seconds for one in stages.timings)
@@ -238,7 +246,8 @@ def _testbed(wanted: Wanted, state: Path, stages: Stages) -> Path:
         max_length = wanted.max_length
         gains = groups.recipe("gains", (), (), wanted.objective, False)
         model = origin_of(source).fingerprint + source.route
-        folder = state.resolve() / testbed.key_of(model, gains, max_length)
+        own = testbed.Sets(wanted.calibration, wanted.tuning)
+        folder = state.resolve() / testbed.key_of(model, gains, max_length, own)
         known = folder.is_dir()
         if known:
             stages.note(f"{source.name}, known from before")
@@ -246,7 +255,7 @@ def _testbed(wanted: Wanted, state: Path, stages: Stages) -> Path:
             bundle.check_writable(state, "--state")
             source = ready(source, stages, open_cache())
     if not known:
-        testbed.make(source, gains, folder, stages, max_length)
+        testbed.make(source, gains, folder, stages, max_length, own)
     return folder
 
 

@@ -32,6 +32,7 @@ from goldfold.exporter.quantize import sites as all_sites
 from goldfold.exporter.quantize.recipe import Recipe
 from goldfold.exporter.quantize.sites import Site
 from goldfold.exporter.quantize.statistics import Activation
+from goldfold.exporter.quantize.texts import Own
 from goldfold.exporter.records import read
 from goldfold.exporter.search import tuning
 from goldfold.exporter.verification.goldens import check_length
@@ -96,7 +97,17 @@ CODE = (*cached_stages.TRACING, *cached_stages.MEASURING, "search/*.py")
 """Files of exporter/ that determine a testbed and its trials."""
 
 
-def key_of(fingerprint: str, gains: Recipe, max_length: int | None = None) -> str:
+@dataclass(frozen=True)
+class Sets:
+    """A user's own texts; an empty set stands for the built-in one."""
+
+    calibration: tuple[Own, ...] = ()
+    tuning: tuple[Own, ...] = ()
+
+
+def key_of(
+    fingerprint: str, gains: Recipe, max_length: int | None = None, own: Sets = Sets()
+) -> str:
     """The name of a folder: a digest of everything that determines its content."""
     packages = {name: version(name) for name in ("onnxruntime", "numpy")}
     record = {
@@ -107,13 +118,18 @@ def key_of(fingerprint: str, gains: Recipe, max_length: int | None = None) -> st
         "gains": [gains.gains, gains.alpha],
         "code": cached_stages.code(CODE),
         "versions": {**sidecars.versions(), **packages},
-        "texts": [texts.calibration_texts(), tuning.texts()],
+        "texts": [own.calibration or texts.calibration_texts(), own.tuning or tuning.texts()],
     }
     return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:24]
 
 
 def make(
-    source: Source, gains: Recipe, folder: Path, stages: Stages, max_length: int | None = None
+    source: Source,
+    gains: Recipe,
+    folder: Path,
+    stages: Stages,
+    max_length: int | None = None,
+    own: Sets = Sets(),
 ) -> None:
     """Trace `source`, balance it as `gains` asks, and write the folder, whole or not at all."""
     program = preparing.traced(source, stages, max_length)
@@ -126,7 +142,7 @@ def make(
         )
     preparing.legalized(program, Pipeline(), max_length)
     preparing.rewrite(program, gains, Pipeline(), stages)
-    sequences = texts.short(program)
+    sequences = texts.short(program, own.calibration)
     with stages("calibrate"):
         pipeline.run(program, plan.balance(gains, program, sequences, stages.step))
         values = [site.x for site in all_sites.find(program) if site.x is not None]
@@ -135,7 +151,7 @@ def make(
         )
         stages.note(f"{len(sequences)} texts, {len(found)} values")
     with stages("reference"):
-        tuned = tuning.sequences(program)
+        tuned = tuning.sequences(program, tuple(texts.singles(own.tuning)))
         exact = embed(program, tuned)
         stages.note(f"{len(tuned)} tuning texts in f32")
         if not np.isfinite(exact).all():

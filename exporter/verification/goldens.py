@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -97,6 +98,32 @@ def make_goldens(source: Source, stages: Stages, max_length: int | None = None) 
     return goldens
 
 
+def made_now(source: Source, further: Sequence[Any], max_length: int | None = None) -> Goldens:
+    """Returns goldens of the drafts `further` alone. Raises GoldenError."""
+    from goldfold.golden import late, scoring
+    from goldfold.golden.make import Opening, make
+
+    if source.task in (SCORES, MULTI):
+        asked = scoring.Asked(
+            source.loads,
+            source.name,
+            source.defining,
+            source.trusted,
+            max_length,
+            tuple(further),
+            usual=False,
+        )
+        return (scoring if source.task == SCORES else late).make(asked)
+    return make(
+        source.loads,
+        name=source.name,
+        digests=source.defining,
+        opening=Opening(source.trusted, source.task, source.route, tuple(further)),
+        only=(),
+        max_length=max_length,
+    )
+
+
 def with_texts(
     goldens: Goldens, source: Source, texts: Sequence[str], max_length: int | None = None
 ) -> Goldens:
@@ -104,17 +131,11 @@ def with_texts(
     that takes pairs, or gives a vector for each token. Raises ModelError."""
     if not texts or source.task in (SCORES, MULTI):
         return goldens
-    from goldfold.golden.make import Opening, make
+    from goldfold.golden.texts import Draft
 
+    drafts = [Draft(f"further-{at}", "further", text) for at, text in enumerate(texts, start=1)]
     with ours(), natives.hushed():
-        made = make(
-            source.loads,
-            name=source.name,
-            digests=source.defining,
-            opening=Opening(source.trusted, source.task, source.route, tuple(texts)),
-            only=(),
-            max_length=max_length,
-        )
+        made = made_now(source, drafts, max_length)
     source.check_unchanged()
     rows = np.concatenate([goldens.embeddings, made.embeddings])
     return replace(goldens, cases=(*goldens.cases, *made.cases), embeddings=rows)

@@ -4,7 +4,8 @@ retrieval."""
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
+from collections.abc import Collection as Container
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,10 @@ from goldfold.exporter.system.writing import write_file
 from goldfold.exporter.verification import losses
 from goldfold.exporter.verification.goldens import goldens_of, ours
 from goldfold.golden import gate
-from goldfold.golden.judging import lee, pairs, reference
-from goldfold.golden.judging.judge import Judgement, Sets, judge
+from goldfold.golden.errors import GoldenError
+from goldfold.golden.judging import collection, lee, pairs, reference
+from goldfold.golden.judging.collection import Collection
+from goldfold.golden.judging.judge import OWN, Judgement, Sets, judge
 from goldfold.golden.judging.lee import Lee
 from goldfold.golden.judging.pairs import LEAST, Pairs
 from goldfold.golden.store import Goldens
@@ -55,6 +58,13 @@ class Judged:
     @property
     def sentence(self) -> str:
         """The result of the gate on retrieval, in one line."""
+        own = [one for one in self.judgement.metrics if one.name == f"{OWN}nDCG@10"]
+        if own:
+            lost = ", ".join(f"{one.upper or 0.0:.2%} at {one.dims} dims" for one in own)
+            return (
+                f"your nDCG@10 loses at most {lost}, over {own[0].count:,} queries; --limit holds "
+                "it, and no gate does"
+            )
         limit = gate.gate_for(self.gate).loss
         if limit is None:
             return f"the gate of {self.gate} has no limit on retrieval"
@@ -97,6 +107,8 @@ class Judges:
     """The source model; None if the cache must have its embeddings."""
     cache: Path | None
     log: Log
+    own: Collection | None = None
+    """A user's own collection, in place of `pairs`."""
 
     def judge(self, encoder: Encoder, stages: Stages, goldens: Goldens | None = None) -> Judgement:
         """Judge one artifact, inside a stage; rank agreement only with `goldens`.
@@ -116,7 +128,7 @@ class Judges:
         return judge(
             _embed(encoder, stages),
             reference.cached(origin.fingerprint, theirs, self.cache, self.log, stages.step),
-            Sets(goldens, self.lee, self.pairs),
+            Sets(goldens, self.lee, self.pairs, self.own),
             notice=stages.detail,
         )
 
@@ -142,31 +154,40 @@ def convene(
     stages: Stages,
     fp32: Fp32 | None,
     *,
-    count: int = LEAST,
-    skip: Collection[str] = (),
+    count: int | Path = LEAST,
+    skip: Container[str] = (),
     cache: Path | None = None,
     log: Log = lambda text: None,
 ) -> Judges:
-    """Read the texts on which artifacts are judged. `count` is the number of retrieval pairs.
+    """Read the texts on which artifacts are judged. `count` is the number of retrieval pairs, or
+    the place of a collection of the user's own.
 
     Raises UsageError for an unknown part or too few pairs, GoldenError where fewer are installed.
     """
     if unknown := sorted(set(skip) - set(PARTS)):
         raise UsageError(f"--skip {unknown[0]}: known parts are {', '.join(PARTS)}")
-    if count < 20:
+    if isinstance(count, int) and count < 20:
         raise UsageError(f"--pairs is {count}; fewer than 20 say nothing")
     missing: list[str] = []
-    corpus = retrieval = None
+    corpus = retrieval = own = None
     if "lee" not in skip:
         reason = lee.unavailable()
         missing += [reason] if reason else []
         corpus = None if reason else lee.load()
-    if "retrieval" not in skip:
+    if "retrieval" not in skip and isinstance(count, Path):
+        with stages("your retrieval"):
+            try:
+                own = collection.read(count)
+            except GoldenError as error:
+                raise UsageError(str(error)) from None
+            sizes = f"{len(own.queries):,} queries, {len(own.documents):,} documents"
+            stages.note(f"{sizes}, digest {own.digest[:12]}")
+    elif "retrieval" not in skip and isinstance(count, int):
         with stages("retrieval pairs"):
             retrieval = pairs.collect(count)
             found = len(retrieval.pairs)
             stages.note(f"{found} docstrings and functions, digest {retrieval.digest[:12]}")
-    return Judges(corpus, retrieval, tuple(missing), fp32, cache, log)
+    return Judges(corpus, retrieval, tuple(missing), fp32, cache, log, own)
 
 
 @ours()
@@ -185,15 +206,16 @@ def judge_artifacts(
     folders: Sequence[str | Path],
     *,
     against: Against = Against(),
-    count: int = LEAST,
-    skip: Collection[str] = (),
+    count: int | Path = LEAST,
+    skip: Container[str] = (),
     threads: int | None = None,
     listener: Listener | None = None,
     log: Log = lambda text: None,
 ) -> list[Judged]:
     """Judge every artifact folder, one that missed its gate as well.
 
-    `count` is the number of retrieval pairs.
+    `count` is the number of retrieval pairs, or the place of a collection of the user's own
+    (golden/judging/collection.py).
 
     Raises UsageError for an unknown part, too few pairs or a model that is not the artifact's;
     ArtifactError for a damaged folder; ModelError where a reference is needed and none is at hand.

@@ -19,7 +19,7 @@ from goldfold.exporter.proofs import Canaries, Constants, Outside, UnseenFigures
 from goldfold.exporter.records import Figures, Losses, Timing
 from goldfold.exporter.verification import constants, losses, outside, sourced, unseen, ways
 from goldfold.exporter.verification.sourced import Given
-from goldfold.golden import compare, gate
+from goldfold.golden import compare, gate, withheld
 from goldfold.golden.compare import Measurement
 from goldfold.golden.gate import Verdict
 from goldfold.golden.measured import unmeasured
@@ -88,7 +88,8 @@ def measure_all(
     with sourced.contract_first(opened):
         measurement, verdict = measure(encoder, goldens, stages, emulated=emulation is not None)
         verdict = verdict.also(*ways.reasons(encoder, goldens, stages))
-    verdict = verdict.also(*sourced.reasons(encoder, goldens, stages, given))
+    # A private text is repeated nowhere.
+    verdict = verdict.also(*sourced.reasons(encoder, goldens.public(), stages, given))
     further, rounded = _heads(encoder, goldens, stages, emulation)
     short = goldens.within(SHORT)
     for heads, is_emulated in ((further, False), (rounded, True)):
@@ -115,8 +116,8 @@ def measure_all(
         proof.record,
         outside.of(encoder, stages),
         proof.faults,
-        canaries.of(opened, goldens, measurement),
-        canaries.told(opened, goldens, measurement),
+        canaries.of(opened, goldens.public(), measurement),
+        canaries.told(opened, goldens.public(), measurement),
     )
 
 
@@ -127,7 +128,7 @@ def measure(
     precision. The verdict says what stood in for the artifact (`standing`)."""
     manifest = encoder.bundle.manifest
     with stages(f"verify {encoder.bundle.name}"):
-        faults = compare.token_faults(encoder.called, goldens)
+        faults = withheld.told(compare.token_faults(encoder.called, goldens), goldens)
         measurement = compare.measure(
             encoder.call,
             goldens,

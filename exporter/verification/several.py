@@ -11,7 +11,7 @@ from goldfold.exporter.artifact.manifest import is_artifact, read_manifest
 from goldfold.exporter.artifact.result import Result
 from goldfold.exporter.errors import ArtifactError, GoldfoldError, OutputError, UsageError
 from goldfold.exporter.progress import Listener, Stages
-from goldfold.exporter.verification import unseen, verifying
+from goldfold.exporter.verification import unseen, verifying, yours
 from goldfold.exporter.verification.judging import (
     Judges,
     Log,
@@ -21,6 +21,7 @@ from goldfold.exporter.verification.judging import (
     fp32_of,
 )
 from goldfold.exporter.verification.sourced import SourceModel
+from goldfold.exporter.verification.yours import Files
 from goldfold.golden.errors import GoldenError
 from goldfold.golden.judging.pairs import LEAST
 
@@ -46,6 +47,9 @@ class Judging:
     trust_remote_code: bool = False
     unseen: int = 0
     """Number of unseen texts on which every artifact is compared with `model`."""
+    texts: Files = ()
+    """Files of private texts of the artifacts (yours.py)."""
+    column: str | None = None
 
     def check(self) -> None:
         """Raise UsageError for an option that has no meaning where nothing is judged, and for
@@ -110,6 +114,7 @@ def verify_all(
     single verification, and OutputError, for a full disk is full for all artifacts.
     """
     paths = artifacts_of(folders)
+    own = yours.read(judging.texts, judging.column)
     judges = judging.judges(paths, listener, log)
     source = None
     if judging.model is not None:
@@ -121,6 +126,7 @@ def verify_all(
             threads=threads,
             judge=judges,
             model=source,
+            texts=own,
             listener=listener,
         )
 

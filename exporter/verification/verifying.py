@@ -3,6 +3,7 @@ written."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,14 @@ from goldfold.exporter.artifact.bundle import Bundle, VerdictRecord
 from goldfold.exporter.artifact.encoder import Encoder, open_encoder
 from goldfold.exporter.artifact.result import Result, standing
 from goldfold.exporter.errors import OutputError
+from goldfold.exporter.frontend.given import Text
 from goldfold.exporter.progress import Listener, Stages
+from goldfold.exporter.verification import yours
 from goldfold.exporter.verification.goldens import goldens_of, ours
 from goldfold.exporter.verification.judging import Judges, check_pairs, convene, fp32_of
 from goldfold.exporter.verification.measure import executes, measure_all, record
 from goldfold.exporter.verification.sourced import SourceModel
+from goldfold.exporter.verification.yours import Files
 from goldfold.golden.gate import Verdict
 from goldfold.golden.judging.pairs import LEAST
 from goldfold.golden.reasons import Reason
@@ -31,6 +35,7 @@ def verify(
     model: str | Path | SourceModel | None = None,
     pairs: int = LEAST,
     trust_remote_code: bool = False,
+    texts: Files | Sequence[Text] = (),
     listener: Listener | None = None,
 ) -> Result:
     """Check every digest of an artifact folder, run its goldens again, and renew its verdict.json.
@@ -44,6 +49,9 @@ def verify(
     share the result of goldfold.exporter.verification.judging.convene. Judging needs `model` until
     the source's fp32 embeddings are in the cache. Without `judge`, an earlier judgement stays
     in the verdict.
+
+    `texts` are files of private texts of the export, or what `yours.read` read of them: those that
+    the artifact has a digest of are run as well (docs/your-texts.md). `.private` says what was not.
 
     `verify` works on artifacts that missed their gate as well, and where nothing can be written:
     then `.unrecorded` gives the reason. `.otherwise` says where integers are rounded otherwise than
@@ -59,19 +67,30 @@ def verify(
     with stages("open"):
         opened, goldens, encoder = bundle.steadily(path, lambda: _open(path, threads))
         stages.note(f"{len(opened.manifest.files)} files, every digest right")
+    own = yours.joined(opened, goldens, yours.given_of(texts), encoder)
     known = None if model is None else _model(model, trust_remote_code)
     judges = None if isinstance(judge, bool) else judge
     if judge is True and opened.manifest.recipe is not None:
         name = None if known is None else str(known.model)
         judges = convene(stages, fp32_of(name, stages, trust_remote_code), count=pairs)
     given = None if known is None else known.given(opened, goldens, stages)
-    found = measure_all(encoder, goldens, stages, judges=judges, threads=threads, given=given)
-    verdict, fresh = _carry(opened, found.verdict, record(opened, found, stages.timings))
+    found = measure_all(encoder, own.goldens, stages, judges=judges, threads=threads, given=given)
+    verdict = found.verdict.also(*own.reasons)
+    if opened.verdict is not None:
+        verdict = verdict.also(*yours.carried(own, opened.verdict.reasons, verdict.reasons))
+    verdict, fresh = _carry(opened, verdict, record(opened, found, stages.timings))
     unrecorded = _record(path, fresh)
     seconds = sum(timing.seconds for timing in stages.timings)
     renewed = Bundle(path, opened.manifest, fresh)
     return Result(
-        path, renewed, found.measurement, verdict, seconds, unrecorded, otherwise=found.otherwise
+        path,
+        renewed,
+        found.measurement,
+        verdict,
+        seconds,
+        unrecorded,
+        otherwise=found.otherwise,
+        private=own.said,
     )
 
 

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from goldfold.golden.errors import GoldenError
-from goldfold.golden.judging import bootstrap, ranks
+from goldfold.golden.judging import bootstrap, collection, ranks
+from goldfold.golden.judging.collection import Collection
 from goldfold.golden.judging.lee import Lee
 from goldfold.golden.judging.pairs import Pairs
 from goldfold.golden.judging.reference import Embed
@@ -22,6 +23,9 @@ SHORTER = 256
 
 RANKS = ("rank agreement", f"top-{ranks.TOP} overlap")
 """The figures that need the goldens alone."""
+
+OWN = "your retrieval, "
+"""The beginning of the names of figures of a user's own collection."""
 
 _LIMITED = (RETRIEVAL, "Lee corpus, Pearson", "Lee corpus, Spearman")
 
@@ -41,7 +45,8 @@ class Judgement:
     def worst(self) -> Metric | None:
         """The metric with the largest upper bound, of retrieval and the Lee corpus with float
         embeddings; `goldfold judge --limit` is compared with it."""
-        bounded = [m for m in self.metrics if m.upper is not None and m.name in _LIMITED]
+        limited = (m for m in self.metrics if m.name in _LIMITED or m.name.startswith(OWN))
+        bounded = [m for m in limited if m.upper is not None]
         return max(bounded, key=lambda m: m.upper or 0.0, default=None)
 
     def to_json(self) -> dict[str, Any]:
@@ -62,6 +67,8 @@ class Sets:
     """The reference's own rows."""
     lee: Lee | None = None
     pairs: Pairs | None = None
+    own: Collection | None = None
+    """A user's own collection, in place of `pairs`."""
 
 
 def judge(
@@ -79,7 +86,7 @@ def judge(
     `embed`, so an artifact of 256 dimensions is judged as one. Raises GoldenError for embeddings
     that are not finite, of the wrong shape, or too few.
     """
-    goldens, lee, pairs = sets.goldens, sets.lee, sets.pairs
+    goldens, lee, pairs, own = sets.goldens, sets.lee, sets.pairs, sets.own
     metrics: list[Metric] = []
     if goldens is not None:
         notice("golden texts")
@@ -106,7 +113,17 @@ def judge(
             notice(f"retrieval, {size} dimensions")
             stored = None if goldens is None else ranks.normalised(goldens.embeddings, size)
             metrics += _retrieval_metrics(_cut(found, size), stored, resamples)
-    return Judgement(tuple(metrics), pairs.digest if pairs else "", resamples)
+    if own is not None:
+        found = [
+            _rows(each, texts, kind)
+            for each in (embed, reference)
+            for kind, texts in (("query", own.queries), ("document", own.documents))
+        ]
+        for size in dims or sizes(found[0].shape[1]):
+            notice(f"your retrieval, {size} dimensions")
+            metrics += _own_metrics(own, _cut(found, size), resamples)
+    digest = pairs.digest if pairs else own.digest if own else ""
+    return Judgement(tuple(metrics), digest, resamples)
 
 
 def rank_metrics(
@@ -175,6 +192,19 @@ def _retrieval_metrics(
         size, count = queries.shape[1], len(score)
         metrics.append(Metric(name, size, reference, artifact, lost, bound, count))
     return metrics
+
+
+def _own_metrics(own: Collection, rows: Sequence[np.ndarray], resamples: int) -> list[Metric]:
+    """Metrics of (our queries, our documents, the reference's queries, its documents)."""
+    queries, documents, their_queries, their_documents = rows
+    ours = collection.metrics(own, queries, documents)
+    theirs = collection.metrics(own, their_queries, their_documents)
+    size, found = queries.shape[1], []
+    for name, scores in ours.items():
+        lost, bound = bootstrap.mean_loss(theirs[name], scores, resamples)
+        reference, artifact = float(theirs[name].mean()), float(scores.mean())
+        found.append(Metric(OWN + name, size, reference, artifact, lost, bound, len(scores)))
+    return found
 
 
 def _rows(embed: Embed, texts: Sequence[str], kind: str) -> np.ndarray:
