@@ -16,6 +16,7 @@ from goldfold.exporter import __version__
 from goldfold.exporter.cli.amplify import amplify
 from goldfold.exporter.cli.bisect import bisect
 from goldfold.exporter.cli.cache import cache_app
+from goldfold.exporter.cli.ci import ci
 from goldfold.exporter.cli.console import warn
 from goldfold.exporter.cli.coreml_run import coreml_run
 from goldfold.exporter.cli.demo import demo
@@ -47,7 +48,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for command in (
-    *(export, verify, embed, rank, inspect, report),
+    *(export, verify, embed, rank, inspect, report, ci),
     *(targets, recipes, quantize, judge),
     *(layout, sign, diff, demo),
     *(passes, explain, bisect, amplify, coreml_run),
