@@ -129,7 +129,7 @@ def _run(asked: PipelineFile, recipes: Recipes, pairs: Sequence[Pair], options: 
         stages.note(f"{len(kept)} of {len(pairs)} artifacts are as they were")
     results: list[Result] = []
     errors: list[GoldfoldError] = []
-    for targets, precisions in _products(stale):
+    for targets, precisions in products(stale):
         try:
             results += _export(asked, model, targets, [recipes[one] for one in precisions], options)
         except GoldfoldError as error:
@@ -295,7 +295,7 @@ def _kept(out: Path, pair: Pair, wanted: str, last: State) -> bool:
         return False
 
 
-def _products(stale: Sequence[Pair]) -> list[tuple[list[str], list[str]]]:
+def products(stale: Sequence[Pair]) -> list[tuple[list[str], list[str]]]:
     """Returns the pairs as few products of targets and precisions, which one export each takes."""
     asked: dict[str, list[str]] = {}
     for target, precision in stale:
