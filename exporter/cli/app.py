@@ -30,6 +30,7 @@ from goldfold.exporter.cli.inspect import inspect
 from goldfold.exporter.cli.judge import judge
 from goldfold.exporter.cli.layout import layout
 from goldfold.exporter.cli.passes import explain, passes
+from goldfold.exporter.cli.push import push
 from goldfold.exporter.cli.quantize import quantize
 from goldfold.exporter.cli.rank import rank
 from goldfold.exporter.cli.recipes import recipes
@@ -50,7 +51,7 @@ app = typer.Typer(
 for command in (
     *(export, verify, embed, rank, inspect, report, ci),
     *(targets, recipes, quantize, judge),
-    *(layout, sign, diff, demo),
+    *(layout, sign, push, diff, demo),
     *(passes, explain, bisect, amplify, coreml_run),
 ):
     app.command()(flagged(command))

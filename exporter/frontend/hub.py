@@ -135,7 +135,7 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def _status(error: BaseException) -> int | None:
+def status_of(error: BaseException) -> int | None:
     """Returns the HTTP status in an error or behind it."""
     found = (getattr(getattr(one, "response", None), "status_code", None) for one in _chain(error))
     return next((one for one in found if isinstance(one, int)), None)
@@ -150,16 +150,21 @@ def _named(error: BaseException, *names: str) -> bool:
 
 def _passes(error: Exception) -> bool:
     """Returns whether the same request may succeed a moment later."""
-    if _status(error) in _BUSY:
+    if status_of(error) in _BUSY:
         return True
     broken = ("TimeoutException", "RemoteProtocolError", "ReadError", "WriteError")
     return _named(error, *broken) or "Consistency check failed" in str(error)
 
 
+def login_hint() -> str:
+    """Returns how one logs in."""
+    return "`hf auth login`, or the variable HF_TOKEN"
+
+
 def _reason(error: Exception, hub_id: str, revision: str | None) -> str:
     """Returns what went wrong, in one sentence with a remedy."""
-    login = "`hf auth login`, or the variable HF_TOKEN"
-    status = _status(error)
+    login = login_hint()
+    status = status_of(error)
     if _named(error, "GatedRepoError"):
         return (
             f"{hub_id} is gated: accept its terms on its page on the hub, and log in with an "
