@@ -15,6 +15,7 @@ ARG RUNTIME=onnxruntime
 RUN .ci/image use /opt/use "$RUNTIME"
 
 FROM base AS export
+ARG TORCH_INDEX=
 RUN .ci/image export /opt/export
 ENV PATH=/opt/export/bin:$PATH
 WORKDIR /work

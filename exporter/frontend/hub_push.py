@@ -79,6 +79,6 @@ def _reason(error: Exception, name: str) -> str:
         )
     said = names.line(" ".join(str(error).split())[:300])
     return (
-        f"cannot push to {name} ({type(error).__name__}: {said}); nothing was committed there, "
-        "so try again"
+        f"cannot push to {name} ({type(error).__name__}: {said}); a commit is there whole or not "
+        "at all, so look there and try again"
     )

@@ -114,6 +114,6 @@ def test_nonsense_is_one_line(hub: Hub, folder: Path) -> None:
     upload = push.prepare([folder], "org/made")
     for answer in (b"<html>", b"[]", b""):
         hub.nonsense = answer
-        with pytest.raises(OutputError, match="nothing was committed") as found:
+        with pytest.raises(OutputError, match="whole or not at all") as found:
             hub_push.push(upload)
         assert "\n" not in str(found.value)
