@@ -9,7 +9,8 @@ from pathlib import Path
 from goldfold.exporter import __version__
 from goldfold.exporter.artifact.bundle import MANIFEST, VERDICT, Bundle, open_bundle
 from goldfold.exporter.errors import UsageError
-from goldfold.exporter.frontend.hub_push import CARD, Upload
+from goldfold.exporter.frontend.hub_push import Upload
+from goldfold.exporter.frontend.hub_push import push as send
 from goldfold.exporter.system import names
 from goldfold.exporter.system.files import place_of
 from goldfold.golden.gate import WORDS
@@ -105,4 +106,4 @@ def _row(name: str, one: Bundle) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-__all__ = ["CARD", "card", "prepare"]
+__all__ = ["card", "prepare", "send"]

@@ -116,9 +116,9 @@ def _by_hand(asked: CiFlags, found: PipelineFile) -> PipelineFile:
     if asked.model is not None and asked.revision is None:
         found = found.with_(revision=None)  # the file's is of another model
     found = found.with_(**{name: value for name, value in given.items() if value is not None})
-    fewer = asked.target is not None or asked.precision is not None
-    found = found.with_(options={**found.options, **asked.build.given()})
-    return found.narrowed() if fewer else found
+    if asked.target is not None or asked.precision is not None:
+        found = found.narrowed()
+    return found.with_(options={**found.options, **asked.build.given()})
 
 
 def _init(file: Path) -> None:

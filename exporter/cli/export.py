@@ -95,7 +95,7 @@ class ExportFlags:
 def export(model: Model, asked: ExportFlags) -> None:
     """Export MODEL for every target and precision, and verify each artifact."""
     from goldfold.exporter.driver import exporting
-    from goldfold.exporter.frontend.source import at_revision
+    from goldfold.exporter.driver.request import at_revision
     from goldfold.exporter.passes.pipeline import Options
     from goldfold.exporter.verification.judging import check_alone
 

@@ -49,8 +49,7 @@ def push(
     Every digest is checked first, and an artifact that missed its gate is refused. All is one
     commit.
     """
-    from goldfold.exporter.artifact.push import prepare
-    from goldfold.exporter.frontend import hub_push
+    from goldfold.exporter.artifact.push import prepare, send
 
     *folders, repository = places
     if not folders:
@@ -69,4 +68,4 @@ def push(
             console.print(Text(f"{key}  {file.stat().st_size:,} bytes"), soft_wrap=True)
         console.print(Text(upload.card))
         return
-    console.print(Text(hub_push.push(upload)), soft_wrap=True)
+    console.print(Text(send(upload)), soft_wrap=True)

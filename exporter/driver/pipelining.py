@@ -26,7 +26,7 @@ from goldfold.exporter.driver.pipeline_state import PAGE, State, keep, last_of, 
 from goldfold.exporter.driver.request import Pair
 from goldfold.exporter.errors import ArtifactError, GateMissed, GoldfoldError, UsageError
 from goldfold.exporter.frontend import characters, packaged
-from goldfold.exporter.frontend.source import Source, at_revision, open_model
+from goldfold.exporter.frontend.source import Source, open_model
 from goldfold.exporter.options import own
 from goldfold.exporter.progress import Listener, Stages
 from goldfold.exporter.quantize.recipe import Recipe
@@ -196,7 +196,7 @@ def model_of(asked: PipelineFile) -> str:
     """Returns the model as `goldfold.export` takes it. Raises UsageError for a revision of what has
     none."""
     if asked.model != "packaged" or Path(asked.model).is_dir():
-        return at_revision(asked.model, asked.revision)
+        return request.at_revision(asked.model, asked.revision)
     if asked.revision is not None:
         raise UsageError("packaged is one model without revisions; leave revision out")
     return str(packaged.locate(packaged.MINILM))

@@ -43,7 +43,7 @@ from goldfold.golden.tasks import EMBEDDING, SPARSE
 
 _LONGEST_NAME = 255
 _GENERIC_NAMES = ("model", "snapshot")
-_HUB_ID = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@([A-Za-z0-9][\w./-]*))?")
+HUB_ID = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@([A-Za-z0-9][\w./-]*))?")
 """org/name, or org/name@revision: a commit, tag or branch."""
 
 
@@ -280,19 +280,6 @@ def _check_table(folder: Path) -> None:
         )
 
 
-def at_revision(model: str, revision: str | None) -> str:
-    """Returns a hub id with a revision, as `open_model` takes it. Raises UsageError for a model
-    that has none, or has one already."""
-    if revision is None:
-        return model
-    if expanded(model).is_dir() or "@" in model:
-        what = "names its revision" if "@" in model else "is a folder, and has no revisions"
-        raise UsageError(f"{names.line(model[:80])} {what}; leave --revision out")
-    if not _HUB_ID.fullmatch(found := f"{model}@{revision}"):
-        raise UsageError(f"{names.line(found[:80])!r} is no org/name@revision of the hub")
-    return found
-
-
 def check_finite(source: Source, progress: Callable[[int, int], None] | None = None) -> None:
     """Read all safetensors weights of `source` once; refuse NaN and Inf (0.2 s per GB if cached).
 
@@ -318,7 +305,7 @@ def _locate(name_or_path: str | Path, trust_remote_code: bool) -> tuple[Path, st
     if path.is_dir():
         path = path.absolute()
         return path, _name_folder(path), "", None
-    found = None if isinstance(name_or_path, Path) else _HUB_ID.fullmatch(text)
+    found = None if isinstance(name_or_path, Path) else HUB_ID.fullmatch(text)
     if found is None:
         raise refusal(
             f"{text}: no such folder, and not a hub id either; a hub id has the form org/name, or "

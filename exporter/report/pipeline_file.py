@@ -36,7 +36,7 @@ from typing import Annotated, Any, get_args, get_type_hints
 import msgspec
 from msgspec import Meta, field
 
-from goldfold.exporter import records
+from goldfold.exporter import records, registry
 from goldfold.exporter.errors import UsageError
 from goldfold.exporter.records import Record
 from goldfold.exporter.system.files import expanded, read_bounded
@@ -153,7 +153,7 @@ class PipelineFile(Record, frozen=True, kw_only=True):
         )
 
     def narrowed(self) -> PipelineFile:
-        """Returns the pipeline without limits and layouts of what is not asked for (any more)."""
+        """Returns the pipeline without limits, layouts and options of what is not asked for."""
         asked = [one.rpartition("/")[2].removesuffix(".toml") for one in self.precisions]
         names = {f"{target}-{precision}" for target in self.targets for precision in asked}
         limits = self.limits.with_(
@@ -161,7 +161,10 @@ class PipelineFile(Record, frozen=True, kw_only=True):
             artifact={k: v for k, v in self.limits.artifact.items() if k in names},
         )
         layouts = tuple(one for one in self.layouts if names.issuperset(one.artifacts))
-        return self.with_(limits=limits, layouts=layouts)
+        fields = {name for one in self.targets if one in registry.names()
+                  for name in registry.target(one).Options.__struct_fields__}  # fmt: skip
+        options = {k: v for k, v in self.options.items() if k in fields}
+        return self.with_(limits=limits, layouts=layouts, options=options)
 
 
 def load(file: Path, given: Mapping[str, Any] | None = None) -> PipelineFile:

@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 
+from goldfold.exporter.driver.request import at_revision
 from goldfold.exporter.errors import ModelError, UsageError
 from goldfold.exporter.frontend import hub as client
-from goldfold.exporter.frontend.source import at_revision, open_model
+from goldfold.exporter.frontend.source import open_model
 from tests.hub_server import Hub, serving
 
 ROOT = Path(__file__).parents[3]

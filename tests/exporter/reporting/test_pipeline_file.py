@@ -114,3 +114,14 @@ def test_the_published_schema_has_every_key_and_asks_for_the_model_alone() -> No
     assert set(whole["properties"]) == set(PipelineFile.__struct_fields__)
     assert whole["required"] == ["model"] and whole["additionalProperties"] is False
     assert "for" in schema["$defs"]["Layout"]["properties"]
+
+
+def test_what_is_asked_for_by_hand_leaves_the_rest_out(file: Path) -> None:
+    file.write_text(
+        'model = "m"\ntargets = ["openvino", "onnxruntime"]\n[options]\nopset = 20\nbatch = 4\n'
+        "[limits.artifact.openvino-fp32]\nworst = 1.0\n[limits.precision.int8]\nworst = 1.0\n"
+        '[[layouts]]\nartifacts = ["openvino-fp32"]\nfor = "ovms"\nout = "s"\n'
+    )
+    found = load(file).with_(targets=("onnxruntime",)).narrowed()
+    assert found.options == {"opset": 20} and not found.layouts
+    assert not found.limits.artifact and not found.limits.precision
