@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup lock resolve demo test lint format golden export verify report ci ci-export ci-verify ci-report ci-device docs pages bench speed clean
+.PHONY: help setup lock resolve demo test lint format golden export verify report ci ci-export ci-verify ci-report ci-summary ci-device docs pages bench speed clean
 
 PYTHON    ?= python3
 HERE      := $(dir $(lastword $(MAKEFILE_LIST)))
@@ -16,6 +16,7 @@ TORCH_INDEX ?=
 HASHES    ?=
 REVISION  ?=
 OPTIONS   ?=
+FILE      ?=
 PIP       := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 export BIN
 
@@ -78,16 +79,24 @@ ci: $(STAMP) need-model  ## what the workflow for users does: export MODEL, veri
 	@status=0; for step in ci-export ci-verify ci-report; do \
 	  $(MAKE) --no-print-directory -f $(firstword $(MAKEFILE_LIST)) $$step || status=1; done; exit $$status
 
+# With FILE, a goldfold.toml, one command exports, keeps, verifies and reports.
 ci-export: $(STAMP) need-model
+ifneq ($(FILE),)
+	$(BIN)/goldfold ci --file '$(FILE)' --out '$(OUT)' $(OPTIONS)
+else
 	folder="$$($(HERE).ci/model '$(MODEL)' '$(REVISION)')" && $(BIN)/goldfold export "$$folder" \
 	  $(foreach t,$(TARGETS),--target $(t)) $(foreach p,$(PRECISION),--precision $(p)) \
 	  --out '$(OUT)' $(OPTIONS)
+endif
 
 ci-verify: $(STAMP)
-	$(BIN)/goldfold verify '$(OUT)'
+	$(if $(FILE),@echo "$(FILE): every artifact is measured by its export",$(BIN)/goldfold verify '$(OUT)')
 
 ci-report: $(STAMP)
-	$(BIN)/goldfold report '$(OUT)'
+	$(if $(FILE),@echo "$(FILE): the report is there",$(BIN)/goldfold report '$(OUT)')
+
+ci-summary: $(STAMP)  ## OUT's verdict.md, where `goldfold ci` wrote one, on the run's own page
+	@if [ -f '$(OUT)/verdict.md' ]; then cat '$(OUT)/verdict.md' >> "$${GITHUB_STEP_SUMMARY:-/dev/stdout}"; fi
 
 ci-device: $(STAMP)  ## on a Mac or beside a GPU: run OUT's artifacts of TARGETS on the device itself
 	$(BIN)/goldfold verify --require-run $(foreach t,$(TARGETS),$(wildcard $(OUT)/$(t)-*))
@@ -114,4 +123,4 @@ clean:  ## remove what make made
 
 .PHONY: need-model
 need-model:
-	@test -n "$(MODEL)" || { echo "say which model: make ... MODEL=folder-or-hub-id"; exit 2; }
+	@test -n "$(MODEL)$(FILE)" || { echo "say which model: make ... MODEL=folder-or-hub-id"; exit 2; }

@@ -60,6 +60,7 @@ DERIVATIONS = "derivations.txt"
 FAILED = ".failed"
 REPORT = ("report.html", "report.json", "junit.xml")
 """Files of the report on the artifacts beside them (exporter/report/)."""
+PIPELINE = ("verdict.md", "pipeline.json")  # `goldfold ci` leaves these as well
 _KIND = "goldfold.artifact/"
 FORMAT = "goldfold.artifact/7"
 _VERDICTS = "goldfold.verdict/"

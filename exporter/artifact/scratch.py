@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from goldfold.exporter.artifact.manifest import FAILED, REPORT, is_artifact, is_left
+from goldfold.exporter.artifact.manifest import FAILED, PIPELINE, REPORT, is_artifact, is_left
 from goldfold.exporter.errors import OutputError
 from goldfold.exporter.system import names
 from goldfold.exporter.system.exchange import exchange
@@ -52,10 +52,11 @@ def check_output(out: Path, artifacts: list[str], force: bool) -> None:
                 raise _in_the_way(path)
     if force:
         return
-    ours = (_SCRATCH, *(f".{one}." for one in REPORT))
+    beside = (*REPORT, *PIPELINE)
+    ours = (_SCRATCH, *(f".{one}." for one in beside))
     others = [p.name for p in out.iterdir() if not p.name.startswith(ours)]
     others = [name for name in others if not is_left(name) and not name.endswith(UNBUILT)]
-    others = [name for name in others if name not in REPORT]
+    others = [name for name in others if name not in beside]
     if others and not any(is_artifact(out / name) for name in others):
         raise OutputError(
             f"{out} holds something else ({sorted(others)[0]}); "

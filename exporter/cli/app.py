@@ -16,6 +16,7 @@ from goldfold.exporter import __version__
 from goldfold.exporter.cli.amplify import amplify
 from goldfold.exporter.cli.bisect import bisect
 from goldfold.exporter.cli.cache import cache_app
+from goldfold.exporter.cli.ci import ci
 from goldfold.exporter.cli.compat import compat
 from goldfold.exporter.cli.console import warn
 from goldfold.exporter.cli.coreml_run import coreml_run
@@ -30,6 +31,7 @@ from goldfold.exporter.cli.inspect import inspect
 from goldfold.exporter.cli.judge import judge
 from goldfold.exporter.cli.layout import layout
 from goldfold.exporter.cli.passes import explain, passes
+from goldfold.exporter.cli.push import push
 from goldfold.exporter.cli.quantize import quantize
 from goldfold.exporter.cli.rank import rank
 from goldfold.exporter.cli.recipes import recipes
@@ -49,9 +51,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for command in (
-    *(export, verify, embed, rank, inspect, report),
+    *(export, verify, embed, rank, inspect, report, ci),
     *(targets, recipes, quantize, judge, compat),
-    *(layout, sign, sbom, diff, demo),
+    *(layout, sign, sbom, push, diff, demo),
     *(passes, explain, bisect, amplify, coreml_run),
 ):
     app.command()(flagged(command))

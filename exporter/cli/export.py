@@ -19,6 +19,7 @@ from goldfold.exporter.cli.flags import (
     NoCache,
     Quiet,
     RequireRun,
+    Revision,
     Route,
     Scripts,
     Texts,
@@ -48,6 +49,7 @@ class ExportFlags:
     ] = field(default_factory=lambda: ["fp32"])
     out: Annotated[Path, typer.Option(help="Folder for the artifact folders.")] = Path("out")
     name: Annotated[str | None, typer.Option(help="Name of the model.")] = None
+    revision: Revision = None
     force: Annotated[
         bool, typer.Option("--force", help="Write into a folder that holds other things.")
     ] = False
@@ -108,6 +110,7 @@ class ExportFlags:
 def export(model: Model, asked: ExportFlags) -> None:
     """Export MODEL for every target and precision, and verify each artifact."""
     from goldfold.exporter.driver import exporting
+    from goldfold.exporter.driver.request import at_revision
     from goldfold.exporter.passes.pipeline import Options
     from goldfold.exporter.verification.judging import check_alone
 
@@ -118,7 +121,7 @@ def export(model: Model, asked: ExportFlags) -> None:
     def run() -> list[Result]:
         with listening(asked.quiet or asked.as_json) as listener:
             return exporting.export(
-                model,
+                at_revision(model, asked.revision),
                 asked.target,
                 asked.precision,
                 asked.out,

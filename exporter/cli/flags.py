@@ -72,6 +72,11 @@ Route = Annotated[
     typer.Option(help="The route of a model that has several: query or document, mostly."),
 ]
 
+Revision = Annotated[
+    str | None,
+    typer.Option(help="The hub's commit, tag or branch of the model; the newest by default."),
+]
+
 Scripts = Annotated[
     str | None,
     typer.Option(

@@ -19,7 +19,7 @@ OURS = frozenset({
     "model", "target", "precision", "out", "name", "force", "skip", "stop_after", "dump",
     "verify_each", "no_locate", "max_length", "route", "dims", "judge", "pairs", "unseen",
     "no_cache", "trust_remote_code", "allow_incomplete", "require_run", "quiet", "as_json",
-    "scripts", "vocabulary", "texts", "column", "private_texts", "calibration_texts",
+    "scripts", "vocabulary", "revision", "texts", "column", "private_texts", "calibration_texts",
 })  # fmt: skip
 """What `goldfold export` takes by itself: an option of a target has no flag of these names, and is
 given from Python."""
@@ -46,9 +46,10 @@ def _value(name: str, kind: Any, typed: Any) -> Any:
 
 
 def _names() -> list[str]:
-    """Returns the targets whose options are flags: all of them where the command is `export`, which
-    may take any time to load; none for another command; our own where a program asks."""
-    if "export" in sys.argv[1:]:
+    """Returns the targets whose options are flags: all of them where the command is `export` or
+    `ci`, which may take any time to load; none for another command; our own where a program
+    asks."""
+    if not {"export", "ci"}.isdisjoint(sys.argv[1:]):
         return registry.names()
     return [] if start.is_command() else list(registry.OURS)
 

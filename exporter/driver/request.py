@@ -12,11 +12,14 @@ from goldfold.exporter import registry
 from goldfold.exporter.artifact import bundle
 from goldfold.exporter.errors import UsageError
 from goldfold.exporter.frontend.given import Text
+from goldfold.exporter.frontend.source import HUB_ID
 from goldfold.exporter.options import Asked, Options, check_taken, own
 from goldfold.exporter.passes import pipeline
 from goldfold.exporter.quantize import recipe as recipes_of
 from goldfold.exporter.quantize.recipe import Recipe
 from goldfold.exporter.quantize.texts import Own
+from goldfold.exporter.system import names
+from goldfold.exporter.system.files import expanded
 from goldfold.exporter.verification import unseen
 from goldfold.exporter.verification.judging import check_pairs
 
@@ -102,8 +105,8 @@ class Request:
         """Refuse folders that cannot be written, or hold other things. Raises OutputError,
         UsageError."""
         out, dump = self.out, self.options.dump
-        names = [f"{target}-{precision}" for target, precision in self.pairs]
-        bundle.check_output(out, names, self.force)
+        asked = [f"{target}-{precision}" for target, precision in self.pairs]
+        bundle.check_output(out, asked, self.force)
         if dump is not None:
             if dump.resolve().is_relative_to(out.resolve()):
                 raise UsageError(f"--dump {dump} lies in --out; give it a place of its own")
@@ -193,3 +196,16 @@ def settle(
         given = target.allow(recipe.needs if recipe else (), own(target.Options, asked))
         settled[name, precision] = target.settle(floating, given, max_length)
     return settled
+
+
+def at_revision(model: str, revision: str | None) -> str:
+    """Returns a hub id with a revision, as `open_model` takes it. Raises UsageError for a model
+    that has none, or has one already."""
+    if revision is None:
+        return model
+    if expanded(model).is_dir() or "@" in model:
+        what = "names its revision" if "@" in model else "is a folder, and has no revisions"
+        raise UsageError(f"{names.line(model[:80])} {what}; leave --revision out")
+    if not HUB_ID.fullmatch(found := f"{model}@{revision}"):
+        raise UsageError(f"{names.line(found[:80])!r} is no org/name@revision of the hub")
+    return found

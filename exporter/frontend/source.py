@@ -43,7 +43,8 @@ from goldfold.golden.tasks import EMBEDDING, SPARSE
 
 _LONGEST_NAME = 255
 _GENERIC_NAMES = ("model", "snapshot")
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+HUB_ID = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@([A-Za-z0-9][\w./-]*))?")
+"""org/name, or org/name@revision: a commit, tag or branch."""
 
 
 @dataclass(frozen=True)
@@ -174,7 +175,8 @@ def open_model(
     """Open a model's folder, or fetch it from the hub, and check all but its weights.
 
     Args:
-        name_or_path: a folder, or a hub id of the form "org/name". A folder that exists wins.
+        name_or_path: a folder, or a hub id of the form "org/name" or "org/name@revision". A folder
+            that exists wins.
         name: what to call the model; by default its folder's or the hub id's name.
         trust_remote_code: allow `auto_map`, custom activations and settings that choose files.
         allow_incomplete: allow a checkpoint that is not all of the model, or more.
@@ -189,7 +191,7 @@ def open_model(
         raise UsageError(
             f"--name {names.line(name[:40])!r}: a name is one line of 1 to {_LONGEST_NAME} letters"
         )
-    path, default_name, hub_id = _locate(name_or_path, trust_remote_code)
+    path, default_name, hub_id, revision = _locate(name_or_path, trust_remote_code)
     seen = model_folder.look(path)
     adapter = adapters.found(path)
     if adapter is not None:
@@ -201,7 +203,7 @@ def open_model(
     # A library that loads one route loads them all.
     folders = list(dict.fromkeys(m.path for m in listed if modules.has_weights(path, m)))
     if hub_id and (lacking := [f for f in folders if not any((path / f).glob("*.safetensors"))]):
-        path = hub.fetch_pickles(hub_id, lacking)
+        path = hub.fetch_pickles(hub_id, lacking, revision)
         seen = model_folder.look(path)
     prompts, default_prompt_name = _read_prompts(path, task, listed)
     trunks = {m.path: None for m in listed if m.kind in ("Transformer", "MLMTransformer")}
@@ -294,8 +296,9 @@ def check_finite(source: Source, progress: Callable[[int, int], None] | None = N
     weights.scan_finite(source.tensors, progress)
 
 
-def _locate(name_or_path: str | Path, trust_remote_code: bool) -> tuple[Path, str, str]:
-    """Returns the model's folder, absolute, its name, and its hub id if it came from there."""
+def _locate(name_or_path: str | Path, trust_remote_code: bool) -> tuple[Path, str, str, str | None]:
+    """Returns the model's folder, absolute, its name, and its hub id and revision if it came from
+    there."""
     text = str(name_or_path)
     path = expanded(text)
     if "\0" in text or not text.strip():
@@ -304,12 +307,16 @@ def _locate(name_or_path: str | Path, trust_remote_code: bool) -> tuple[Path, st
         raise refusal(f"{path}: is a file; give the SentenceTransformer folder that holds it")
     if path.is_dir():
         path = path.absolute()
-        return path, _name_folder(path), ""
-    if isinstance(name_or_path, Path) or not _HUB_ID.fullmatch(text):
+        return path, _name_folder(path), "", None
+    found = None if isinstance(name_or_path, Path) else HUB_ID.fullmatch(text)
+    if found is None:
         raise refusal(
-            f"{text}: no such folder, and not a hub id either; a hub id has the form org/name"
+            f"{text}: no such folder, and not a hub id either; a hub id has the form org/name, or "
+            "org/name@revision"
         )
-    return hub.fetch(text, trust_remote_code), text.rpartition("/")[2], text
+    hub_id, revision = found.groups()
+    fetched = hub.fetch(hub_id, trust_remote_code, revision)
+    return fetched, hub_id.rpartition("/")[2], hub_id, revision
 
 
 def _name_folder(path: Path) -> str:

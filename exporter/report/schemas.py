@@ -1,4 +1,4 @@
-"""The published schemas of report.json and manifest.json, as JSON Schema (2020-12).
+"""The published schemas of report.json, manifest.json and goldfold.toml, as JSON Schema (2020-12).
 
 python -m goldfold.exporter.report.schemas docs/schema
 """
@@ -15,18 +15,21 @@ import msgspec
 from goldfold.exporter.artifact.bundle import Manifest
 from goldfold.exporter.records import INFINITE, Real, Record
 from goldfold.exporter.report import Report
+from goldfold.exporter.report.pipeline_file import PipelineFile
 
 SCHEMAS: dict[str, type[Record]] = {
     "manifest.schema.json": Manifest,
+    "pipeline.schema.json": PipelineFile,
     "report.schema.json": Report,
 }
 
 
 def text_of(model: type[Record]) -> str:
-    """Returns the schema of the JSON that `model` writes, as the file holds it."""
+    """Returns the schema of the JSON that `model` writes, as the file holds it; of goldfold.toml,
+    the schema of what a person may write."""
     schema = msgspec.json.schema(model, schema_hook=_real)
     for inside in schema["$defs"].values():  # a record writes all of its fields
-        if "properties" in inside:
+        if "properties" in inside and model is not PipelineFile:  # which a person writes
             inside["required"] = sorted(inside["properties"])
     if contract := schema["$defs"].get("Contract"):  # the contract of a whole vocabulary has none
         contract["required"].remove("vocabulary")

@@ -16,6 +16,7 @@ import pytest
 from goldfold.exporter.errors import ModelError
 from goldfold.exporter.frontend import packaged
 from tests.ci import workflow
+from tests.docs.commands import wrong_with
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / ".github" / "workflows"
@@ -23,7 +24,10 @@ EXPORT = workflow.read(FOLDER / "goldfold-export.yml")
 FILES = sorted(FOLDER.glob("*.yml"))
 OURS = {
     "make -C .goldfold setup",
-    *(f"make -f .goldfold/Makefile ci-{x}" for x in ("export", "verify", "report", "device")),
+    *(
+        f"make -f .goldfold/Makefile ci-{x}"
+        for x in ("export", "verify", "report", "summary", "device")
+    ),
 }
 
 
@@ -53,7 +57,7 @@ def test_what_a_job_sets_is_what_make_is_to_read() -> None:
     makefile = (ROOT / "Makefile").read_text("utf-8")
     variables = set(re.findall(r"^([A-Z]+) +[?:]?=", makefile, re.MULTILINE))
     assert {"PYTHON", "VENV", "MODEL"} <= variables
-    asked = {"EXTRAS", "MODEL", "REVISION", "TARGETS", "PRECISION", "OPTIONS", "OUT"}
+    asked = {"EXTRAS", "FILE", "MODEL", "REVISION", "TARGETS", "PRECISION", "OPTIONS", "OUT"}
     for job in EXPORT["jobs"].values():
         given = {*EXPORT["env"], *job["env"]}
         assert given & variables <= asked, "make would take this for its own"
@@ -121,8 +125,8 @@ def test_the_export_job_runs(tmp_path: Path, checkout: dict[str, str]) -> None:
         pytest.skip(str(error))
     values = called(tmp_path, model="packaged", targets="openvino", options="--max-length 64")
     done = workflow.run_job(EXPORT, "export", values, tmp_path, checkout)
-    assert [one.name for one in done] == ["Install", "Export", "Verify", "Report"]
-    assert [one.code for one in done] == [0] * 4, "\n".join(one.output for one in done)
+    assert [one.name for one in done] == ["Install", "Export", "Verify", "Report", "Summary"]
+    assert [one.code for one in done] == [0] * 5, "\n".join(one.output for one in done)
     out = tmp_path / "artifacts"
     assert (out / "openvino-fp32" / "manifest.json").is_file()
     assert "openvino-fp32" in (out / "report.html").read_text("utf-8")
@@ -134,6 +138,38 @@ def test_the_export_job_runs(tmp_path: Path, checkout: dict[str, str]) -> None:
     device["jobs"]["mac"]["env"] = {**EXPORT["jobs"]["mac"]["env"], "TARGETS": "openvino"}
     again = workflow.run_job(device, "mac", values, tmp_path, checkout)
     assert [one.code for one in again] == [0, 0], again[-1].output
+
+
+def test_a_file_runs_as_a_pipeline(tiny: Path, tmp_path: Path, checkout: dict[str, str]) -> None:
+    """The file asks for what cannot be built, so that the steps are run and nothing is traced."""
+    shutil.copytree(tiny, tmp_path / "model")
+    (tmp_path / "model" / "config.json").unlink()
+    (tmp_path / "goldfold.toml").write_text('model = "model"\ntargets = ["onnxruntime"]\n')
+    values = called(tmp_path, file="goldfold.toml")
+    page = tmp_path / "summary.md"
+    found = {**checkout, "GITHUB_STEP_SUMMARY": str(page)}
+    done = workflow.run_job(EXPORT, "export", values, tmp_path, found)
+    assert [one.code != 0 for one in done] == [False, True, False, False, False]
+    assert "config.json" in done[1].output
+    assert page.read_text("utf-8") == (tmp_path / "artifacts/verdict.md").read_text("utf-8")
+    assert "config.json" in page.read_text("utf-8")
+
+
+def test_the_cache_holds_what_a_run_leaves() -> None:
+    (step,) = (s for s in EXPORT["jobs"]["export"]["steps"] if "cache@" in s.get("uses", ""))
+    assert "artifacts" in step["with"]["path"].split()
+    assert "${{ github.run_id }}" in step["with"]["key"]  # a cache is never written twice
+    for line in step["with"]["restore-keys"].split("\n"):
+        assert step["with"]["key"].startswith(line)
+
+
+def test_the_gitlab_example_runs_commands_that_exist() -> None:
+    found = workflow.read(ROOT / "docs" / "examples" / "gitlab-ci.yml")
+    lines = [line for job in found.values() if isinstance(job, dict) for line in job["script"]]
+    assert any(line.startswith("goldfold ci ") for line in lines)
+    for line in lines:
+        if line.startswith("goldfold "):
+            assert wrong_with(line) is None, line
 
 
 def test_a_missed_gate_fails_the_job_and_is_reported(
