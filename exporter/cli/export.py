@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from goldfold.exporter.cli import fitting
 from goldfold.exporter.cli.console import listening
 from goldfold.exporter.cli.flags import (
     AsJson,
@@ -42,8 +43,9 @@ class ExportFlags:
         list[str], typer.Option(help="A target of `goldfold targets`; repeatable.")
     ] = field(default_factory=lambda: ["openvino"])
     precision: Annotated[
-        list[str], typer.Option(help="fp32, fp16, bf16, a recipe or its file; repeatable.")
-    ] = field(default_factory=lambda: ["fp32"])
+        list[str] | None,
+        typer.Option(help="fp32 (the default), fp16, bf16, a recipe or its file; repeatable."),
+    ] = None
     out: Annotated[Path, typer.Option(help="Folder for the artifact folders.")] = Path("out")
     name: Annotated[str | None, typer.Option(help="Name of the model.")] = None
     force: Annotated[
@@ -72,6 +74,13 @@ class ExportFlags:
         Path | None,
         typer.Option(help="Cut the vocabulary to what the texts of this file, one a line, need."),
     ] = None
+    fit: Annotated[
+        str | None,
+        typer.Option(help="One artifact a target of at most this size, as 100MB: weights, graph."),
+    ] = None
+    state: Annotated[Path | None, typer.Option(help="Folder for resuming the search of --fit.")] = (
+        None
+    )
     build: TargetFlags = field(default_factory=TargetFlags)
     judge: JudgeToo = False
     pairs: Count = LEAST
@@ -98,33 +107,39 @@ def export(model: Model, asked: ExportFlags) -> None:
 
     mapped.arm()
     build = asked.build.given()
-    check_alone(asked.judge, asked.pairs)
+    fitting.check(asked.fit, asked.state)
+    check_alone(asked.judge or asked.fit is not None, asked.pairs)
+    given = {
+        "name": asked.name,
+        "force": asked.force,
+        "trust_remote_code": asked.trust_remote_code,
+        "allow_incomplete": asked.allow_incomplete,
+        "options": Options(frozenset(asked.skip or ()), asked.stop_after, asked.dump),
+        "verify_each": asked.verify_each,
+        "max_length": asked.max_length,
+        "dims": whole_numbers(asked.dims, "--dims"),
+        "build": build,
+        "locate": not asked.no_locate,
+        "cache": not asked.no_cache,
+        "judge": asked.judge,
+        "pairs": asked.pairs,
+        "unseen": asked.unseen,
+        "route": asked.route,
+        "scripts": listed(asked.scripts),
+        "vocabulary": asked.vocabulary,
+    }
 
     def run() -> list[Result]:
         with listening(asked.quiet or asked.as_json) as listener:
             return exporting.export(
                 model,
                 asked.target,
-                asked.precision,
+                asked.precision or ["fp32"],
                 asked.out,
-                name=asked.name,
-                force=asked.force,
-                trust_remote_code=asked.trust_remote_code,
-                allow_incomplete=asked.allow_incomplete,
-                options=Options(frozenset(asked.skip or ()), asked.stop_after, asked.dump),
-                verify_each=asked.verify_each,
-                max_length=asked.max_length,
-                dims=whole_numbers(asked.dims, "--dims"),
-                build=build,
-                locate=not asked.no_locate,
-                cache=not asked.no_cache,
-                judge=asked.judge,
-                pairs=asked.pairs,
-                unseen=asked.unseen,
-                route=asked.route,
-                scripts=listed(asked.scripts),
-                vocabulary=asked.vocabulary,
                 listener=listener,
+                **given,
             )
 
+    if asked.fit is not None:
+        run = fitting.runner(model, asked, given)
     exported(run, asked.as_json, asked.require_run)

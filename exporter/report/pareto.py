@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from goldfold.exporter.report import plots
 from goldfold.exporter.report.pages import ArtifactFigures, Report
@@ -119,6 +119,61 @@ def _stem(artifact: ArtifactFigures, x: float, worst: float, y: Axis) -> Iterabl
     if artifact.limit:
         gate = plots.y_of(y.at(artifact.limit))
         yield Bar(x - 7, gate, x + 7, gate, "gate")
+
+
+@dataclass(frozen=True)
+class Lossy:
+    """An artifact, or another tool's file, by its size and its loss in retrieval."""
+
+    size: float
+    """Bytes of weights and graph."""
+    loss: float
+    """A share of the source's nDCG@10."""
+    upper: float
+    """The upper end of the loss's interval."""
+    style: str
+    name: str
+    title: str
+
+
+def by_loss(title: str, points: Sequence[Lossy], limits: Sequence[int]) -> Plot | None:
+    """Plots sizes and losses in retrieval, with a bar up to the upper end of each interval, and a
+    line through the Pareto front by that end. `limits` are the sizes that were asked for. None
+    without points."""
+    if not points:
+        return None
+    across = max([one.size for one in points] + [float(limit) for limit in limits])
+    x = plots.linear("weights and graph", 0, across * 1.14, human_size)
+    low = min(0.0, *(one.loss for one in points))
+    y = plots.linear(
+        "loss of nDCG@10", low, max(*(one.upper for one in points), low + 1e-3) * 1.05,
+        lambda value: f"{100 * value:g} %",
+    )  # fmt: skip
+
+    def at(size: float, loss: float) -> tuple[float, float]:
+        return plots.x_of(x.at(size)), plots.y_of(y.at(loss))
+
+    best: list[Lossy] = []
+    for one in sorted(points, key=lambda p: (p.size, p.upper)):
+        if not best or one.upper < best[-1].upper:
+            best.append(one)
+    line = [",".join(map(str, at(one.size, one.upper))) for one in best]
+    dots = [Dot(*at(one.size, one.loss), one.style, one.title, radius=4.0) for one in points]
+    bars = [
+        Bar(*at(one.size, one.loss), *at(one.size, one.upper), "grid") for one in points
+    ]  # fmt: skip
+    return Plot(
+        title,
+        "",
+        x.title,
+        y.title,
+        plots.x_ticks(x),
+        plots.y_ticks(y),
+        tuple(labelled(dots, [one.name for one in points])),
+        path="M" + "L".join(line) if len(line) > 1 else "",
+        key=(("chosen", "chosen"), ("holds", "goldfold's"), ("float", "other tools'")),
+        bars=tuple(bars),
+    )
 
 
 def labelled(dots: Sequence[Dot], labels: Sequence[str]) -> Iterable[Dot]:
