@@ -141,5 +141,9 @@ def export(model: Model, asked: ExportFlags) -> None:
             )
 
     if asked.fit is not None:
-        run = fitting.runner(model, asked, given)
+        fit = fitting.Fitting(
+            asked.fit, asked.state, asked.target, asked.precision or (), asked.out, asked.pairs,
+            asked.quiet, asked.as_json,
+        )  # fmt: skip
+        run = fitting.runner(model, fit, given)
     exported(run, asked.as_json, asked.require_run)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,20 @@ from goldfold.exporter.errors import UsageError
 
 if TYPE_CHECKING:
     from goldfold.exporter.artifact.result import Result
-    from goldfold.exporter.cli.export import ExportFlags
+
+
+@dataclass(frozen=True)
+class Fitting:
+    """The options of an export that a fit reads itself."""
+
+    size: str
+    state: Path | None
+    targets: Sequence[str]
+    precisions: Sequence[str]
+    out: Path
+    pairs: int
+    quiet: bool
+    as_json: bool
 
 
 def check(size: str | None, state: Path | None) -> None:
@@ -27,31 +41,26 @@ def check(size: str | None, state: Path | None) -> None:
     parse(size)
 
 
-def runner(model: str, asked: ExportFlags, given: Mapping[str, Any]) -> Callable[[], list[Result]]:
+def runner(model: str, asked: Fitting, given: Mapping[str, Any]) -> Callable[[], list[Result]]:
     """Returns a function that fits, prints the candidates, and returns the chosen artifacts."""
     from goldfold.exporter.search import fit_outcome
-    from goldfold.exporter.search.fit import Wanted, fit
+    from goldfold.exporter.search.fit import fit
+    from goldfold.exporter.search.fit_candidates import Wanted
 
     def run() -> list[Result]:
+        targets = tuple(dict.fromkeys(asked.targets))
+        precisions = tuple(dict.fromkeys(asked.precisions))
         wanted = Wanted(
-            model,
-            asked.fit or "",
-            tuple(dict.fromkeys(asked.target)),
-            tuple(asked.precision or ()),
-            asked.out,
-            asked.state,
-            asked.pairs,
-            given,
+            model, asked.size, targets, precisions, asked.out, asked.state, asked.pairs, given
         )
         with listening(asked.quiet or asked.as_json) as listener:
             fitted = fit(wanted, listener)
         written = fit_outcome.write(fitted, asked.out)
         console = open_console(stderr=asked.as_json)
-        if not (asked.quiet and asked.as_json):
-            console.print(fit_outcome.table(fitted))
-            console.print(Text(fit_outcome.RULE), soft_wrap=True)
-            for file in written:
-                console.print(Text(str(file)), soft_wrap=True)
+        console.print(fit_outcome.table(fitted))
+        console.print(Text(fit_outcome.RULE), soft_wrap=True)
+        for file in written:
+            console.print(Text(str(file)), soft_wrap=True)
         return fitted.results
 
     return run

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from goldfold.exporter.report.pareto import Lossy, by_loss
 from goldfold.exporter.search import outcome, trials
-from goldfold.exporter.search.fit import Candidate, Fitted
+from goldfold.exporter.search.fit_candidates import Candidate, Fitted
 from goldfold.exporter.search.sizing import shown
 from goldfold.golden.metrics import RETRIEVAL
 
