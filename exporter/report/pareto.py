@@ -136,32 +136,32 @@ class Lossy:
     title: str
 
 
+LEAST_LOSS = 1e-4
+"""The loss at which a smaller one, or a gain, is drawn: the axis is logarithmic."""
+
+
 def by_loss(title: str, points: Sequence[Lossy], limits: Sequence[int]) -> Plot | None:
-    """Plots sizes and losses in retrieval, with a bar up to the upper end of each interval, and a
-    line through the Pareto front by that end. `limits` are the sizes that were asked for. None
-    without points."""
+    """Plots sizes and the upper ends of losses in retrieval, with a bar down to the loss itself,
+    and a line through the Pareto front. `limits` are the sizes that were asked for. None without
+    points."""
     if not points:
         return None
     across = max([one.size for one in points] + [float(limit) for limit in limits])
     x = plots.linear("weights and graph", 0, across * 1.14, human_size)
-    low = min(0.0, *(one.loss for one in points))
-    y = plots.linear(
-        "loss of nDCG@10", low, max(*(one.upper for one in points), low + 1e-3) * 1.05,
-        lambda value: f"{100 * value:g} %",
-    )  # fmt: skip
+    ends = [max(end, LEAST_LOSS) for one in points for end in (one.loss, one.upper)]
+    y = plots.decades("loss of nDCG@10, at most", ends)
+    y = replace(y, ticks=tuple((value, f"{100 * value:g} %") for value, _ in y.ticks))
 
     def at(size: float, loss: float) -> tuple[float, float]:
-        return plots.x_of(x.at(size)), plots.y_of(y.at(loss))
+        return plots.x_of(x.at(size)), plots.y_of(y.at(max(loss, LEAST_LOSS)))
 
     best: list[Lossy] = []
     for one in sorted(points, key=lambda p: (p.size, p.upper)):
         if not best or one.upper < best[-1].upper:
             best.append(one)
     line = [",".join(map(str, at(one.size, one.upper))) for one in best]
-    dots = [Dot(*at(one.size, one.loss), one.style, one.title, radius=4.0) for one in points]
-    bars = [
-        Bar(*at(one.size, one.loss), *at(one.size, one.upper), "grid") for one in points
-    ]  # fmt: skip
+    first = sorted(points, key=lambda p: p.style != "chosen")  # whose labels have a place
+    dots = [Dot(*at(one.size, one.upper), one.style, one.title, radius=4.0) for one in first]
     return Plot(
         title,
         "",
@@ -169,10 +169,10 @@ def by_loss(title: str, points: Sequence[Lossy], limits: Sequence[int]) -> Plot 
         y.title,
         plots.x_ticks(x),
         plots.y_ticks(y),
-        tuple(labelled(dots, [one.name for one in points])),
+        tuple(labelled(dots, [one.name for one in first])),
         path="M" + "L".join(line) if len(line) > 1 else "",
         key=(("chosen", "chosen"), ("holds", "goldfold's"), ("float", "other tools'")),
-        bars=tuple(bars),
+        bars=tuple(Bar(*at(p.size, p.upper), *at(p.size, p.loss), "stem") for p in points),
     )
 
 

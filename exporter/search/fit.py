@@ -75,6 +75,7 @@ def fit(wanted: Wanted, listener: Listener | None = None) -> Fitted:
     try:
         with bundle.scratch(wanted.out) as scratch:
             predict(fitted, source, scratch, stages)
+            trials.opened.cache_clear()  # its files are in memory until then
             judges = convene(
                 stages,
                 Fp32(source.name, source.fingerprint, embed),

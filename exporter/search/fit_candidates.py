@@ -212,7 +212,7 @@ def _unreachable(
         return said
     try:
         planned = cutting.plan(sizer.base, (SCRIPTS,), None, Stages())
-    except UsageError as error:
+    except GoldfoldError as error:
         return f"{said}; its vocabulary cannot be cut: {error}"
     assert planned is not None
     cut = sizer.with_cut(planned.cut)

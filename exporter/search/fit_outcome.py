@@ -138,14 +138,15 @@ def peers(fingerprint: str) -> list[dict[str, Any]]:
 def points(record: dict[str, Any]) -> list[Lossy]:
     """The points of a record's plot."""
     found = []
+    several = len({one["target"] for one in record["candidates"]}) > 1
     for one in record["candidates"]:
         loss = one["retrieval"]
         if loss is not None:
             style = "chosen" if one["outcome"] == "chosen" else "holds"
-            name = f"{one['target']} {one['candidate']}"
-            said = f"{name}: {shown(one['bytes_true'])} MB, loses {loss['loss']:.2%}"
-            said += f", at most {loss['at_most']:.2%}"
+            name = f"{one['candidate']}, {one['target']}" if several else one["candidate"]
             size = one["bytes_true"]
+            said = f"{one['candidate']}, {one['target']}: {shown(size)} MB"
+            said += f", loses {loss['loss']:.2%}, at most {loss['at_most']:.2%}"
             found.append(Lossy(size, loss["loss"], loss["at_most"], style, name, said))
     for one in record["peers"]:
         if one["metric"] == RETRIEVAL:
