@@ -189,6 +189,8 @@ def _numbers(draws: np.random.Generator, of: grid.Grid, shape: tuple[int, int]) 
     step = max(1, _CHUNK // shape[1])
     for start in range(0, shape[0], step):
         part = found[start : start + step]
-        part[:] = draws.integers(of.low, of.high + 1, part.shape, np.int8)
-    found[0, 0] = of.low
+        drawn = draws.integers(of.low, of.high + 1, part.shape, np.int8)
+        part[:] = grid.paired(drawn) if of.pairs else drawn
+    if not of.pairs:
+        found[0, 0] = of.low
     return found
