@@ -14,6 +14,8 @@ from goldfold.golden.report import human_size
 
 _NEAR = 58, 13
 """Pixels within which two labels would overlap."""
+_LETTER = 5.8
+"""Pixels of a letter of a label."""
 
 
 def front(report: Report) -> tuple[str, ...]:
@@ -134,6 +136,8 @@ class Lossy:
     style: str
     name: str
     title: str
+    compares: bool = True
+    """Whether the loss was measured as the others were: the front runs through no other."""
 
 
 LEAST_LOSS = 1e-4
@@ -157,7 +161,7 @@ def by_loss(title: str, points: Sequence[Lossy], limits: Sequence[int]) -> Plot 
 
     best: list[Lossy] = []
     for one in sorted(points, key=lambda p: (p.size, p.upper)):
-        if not best or one.upper < best[-1].upper:
+        if one.compares and (not best or one.upper < best[-1].upper):
             best.append(one)
     line = [",".join(map(str, at(one.size, one.upper))) for one in best]
     first = sorted(points, key=lambda p: p.style != "chosen")  # whose labels have a place
@@ -169,11 +173,29 @@ def by_loss(title: str, points: Sequence[Lossy], limits: Sequence[int]) -> Plot 
         y.title,
         plots.x_ticks(x),
         plots.y_ticks(y),
-        tuple(labelled(dots, [one.name for one in first])),
+        tuple(_named(dots, [one.name for one in first])),
         path="M" + "L".join(line) if len(line) > 1 else "",
         key=(("chosen", "chosen"), ("holds", "goldfold's"), ("float", "other tools'")),
         bars=tuple(Bar(*at(p.size, p.upper), *at(p.size, p.loss), "stem") for p in points),
     )
+
+
+def _named(dots: Sequence[Dot], labels: Sequence[str]) -> Iterable[Dot]:
+    """Yields the dots, each with its label at the side where nothing is in the way; without it
+    where both are taken."""
+    taken = [(dot.x - 5, dot.x + 5, dot.y) for dot in dots]
+    for dot, label in zip(dots, labels, strict=True):
+        width = _LETTER * len(label)
+        for side, low in (("start", dot.x + 9), ("end", dot.x - 9 - width)):
+            inside = low > plots.LEFT and low + width < plots.WIDTH
+            hit = any(a < low + width and low < b and abs(y - dot.y) < _NEAR[1]
+                      for a, b, y in taken)  # fmt: skip
+            if inside and not hit:
+                taken.append((low, low + width, dot.y))
+                yield replace(dot, label=label, side=side)
+                break
+        else:
+            yield dot
 
 
 def labelled(dots: Sequence[Dot], labels: Sequence[str]) -> Iterable[Dot]:

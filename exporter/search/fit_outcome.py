@@ -149,10 +149,12 @@ def points(record: dict[str, Any]) -> list[Lossy]:
             said += f", loses {loss['loss']:.2%}, at most {loss['at_most']:.2%}"
             found.append(Lossy(size, loss["loss"], loss["at_most"], style, name, said))
     for one in record["peers"]:
-        if one["metric"] == RETRIEVAL:
-            said = f"{one['name']}: {one['mb']} MB, loses {one['loss']:.2%}; {one['source']}"
-            upper = one.get("at_most", one["loss"])
-            found.append(Lossy(one["mb"] * 1e6, one["loss"], upper, "float", one["name"], said))
+        metric = "" if one["metric"] == RETRIEVAL else f" ({one['metric']})"
+        upper = one.get("at_most", one["loss"])
+        said = f"{one['name']}: {one['mb']} MB, loses {one['loss']:.2%}{metric}; {one['source']}"
+        name = one["name"] + metric
+        size = one["mb"] * 1e6
+        found.append(Lossy(size, one["loss"], upper, "float", name, said, not metric))
     return found
 
 
