@@ -168,10 +168,11 @@ def _built(
             trials.write(file, to_toml(one.recipe))
             named[-1] = str(file)
     wanted = fitted.wanted
+    judged = bool(wanted.given.get("judge")) and any(one.recipe for one in tried)
     try:
         done = exporting.export(
             wanted.model, [target], named, place, listener=stages.listener,
-            **{**wanted.given, "build": _own(wanted, target)},
+            **{**wanted.given, "build": _own(wanted, target), "judge": judged},
         )  # fmt: skip
     except GoldfoldError as error:
         if not error.results:
