@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from goldfold.exporter.cli import fitting
 from goldfold.exporter.cli.console import listening
 from goldfold.exporter.cli.flags import (
     AsJson,
@@ -45,8 +46,9 @@ class ExportFlags:
         list[str], typer.Option(help="A target of `goldfold targets`; repeatable.")
     ] = field(default_factory=lambda: ["openvino"])
     precision: Annotated[
-        list[str], typer.Option(help="fp32, fp16, bf16, a recipe or its file; repeatable.")
-    ] = field(default_factory=lambda: ["fp32"])
+        list[str] | None,
+        typer.Option(help="fp32 (the default), fp16, bf16, a recipe or its file; repeatable."),
+    ] = None
     out: Annotated[Path, typer.Option(help="Folder for the artifact folders.")] = Path("out")
     name: Annotated[str | None, typer.Option(help="Name of the model.")] = None
     revision: Revision = None
@@ -89,6 +91,13 @@ class ExportFlags:
         list[str] | None,
         typer.Option(help="File of texts to calibrate by instead of the built-in; repeatable."),
     ] = None
+    fit: Annotated[
+        str | None,
+        typer.Option(help="One artifact a target of at most this size, as 100MB: weights, graph."),
+    ] = None
+    state: Annotated[Path | None, typer.Option(help="Folder for resuming the search of --fit.")] = (
+        None
+    )
     build: TargetFlags = field(default_factory=TargetFlags)
     judge: JudgeToo = False
     pairs: Count = LEAST
@@ -116,37 +125,48 @@ def export(model: Model, asked: ExportFlags) -> None:
 
     mapped.arm()
     build = asked.build.given()
-    check_alone(asked.judge, asked.pairs)
+    fitting.check(asked.fit, asked.state)
+    check_alone(asked.judge or asked.fit is not None, asked.pairs)
+    source = at_revision(model, asked.revision)
+    given = {
+        "name": asked.name,
+        "force": asked.force,
+        "trust_remote_code": asked.trust_remote_code,
+        "allow_incomplete": asked.allow_incomplete,
+        "options": Options(frozenset(asked.skip or ()), asked.stop_after, asked.dump),
+        "verify_each": asked.verify_each,
+        "max_length": asked.max_length,
+        "dims": whole_numbers(asked.dims, "--dims"),
+        "build": build,
+        "locate": not asked.no_locate,
+        "cache": not asked.no_cache,
+        "judge": asked.judge,
+        "pairs": asked.pairs,
+        "unseen": asked.unseen,
+        "route": asked.route,
+        "scripts": listed(asked.scripts),
+        "vocabulary": asked.vocabulary,
+        "texts": asked.texts or (),
+        "column": asked.column,
+        "private_texts": asked.private_texts,
+        "calibration_texts": asked.calibration_texts or (),
+    }
 
     def run() -> list[Result]:
         with listening(asked.quiet or asked.as_json) as listener:
             return exporting.export(
-                at_revision(model, asked.revision),
+                source,
                 asked.target,
-                asked.precision,
+                asked.precision or ["fp32"],
                 asked.out,
-                name=asked.name,
-                force=asked.force,
-                trust_remote_code=asked.trust_remote_code,
-                allow_incomplete=asked.allow_incomplete,
-                options=Options(frozenset(asked.skip or ()), asked.stop_after, asked.dump),
-                verify_each=asked.verify_each,
-                max_length=asked.max_length,
-                dims=whole_numbers(asked.dims, "--dims"),
-                build=build,
-                locate=not asked.no_locate,
-                cache=not asked.no_cache,
-                judge=asked.judge,
-                pairs=asked.pairs,
-                unseen=asked.unseen,
-                route=asked.route,
-                scripts=listed(asked.scripts),
-                vocabulary=asked.vocabulary,
-                texts=asked.texts or (),
-                column=asked.column,
-                private_texts=asked.private_texts,
-                calibration_texts=asked.calibration_texts or (),
                 listener=listener,
+                **given,
             )
 
+    if asked.fit is not None:
+        fit = fitting.Fitting(
+            asked.fit, asked.state, asked.target, asked.precision or (), asked.out, asked.pairs,
+            asked.quiet, asked.as_json,
+        )  # fmt: skip
+        run = fitting.runner(source, fit, given)
     exported(run, asked.as_json, asked.require_run)

@@ -20,6 +20,7 @@ OURS = frozenset({
     "verify_each", "no_locate", "max_length", "route", "dims", "judge", "pairs", "unseen",
     "no_cache", "trust_remote_code", "allow_incomplete", "require_run", "quiet", "as_json",
     "scripts", "vocabulary", "revision", "texts", "column", "private_texts", "calibration_texts",
+    "fit", "state",
 })  # fmt: skip
 """What `goldfold export` takes by itself: an option of a target has no flag of these names, and is
 given from Python."""

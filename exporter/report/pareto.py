@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from goldfold.exporter.report import plots
 from goldfold.exporter.report.pages import ArtifactFigures, Report
@@ -14,6 +14,8 @@ from goldfold.golden.report import human_size
 
 _NEAR = 58, 13
 """Pixels within which two labels would overlap."""
+_LETTER = 5.8
+"""Pixels of a letter of a label."""
 
 
 def front(report: Report) -> tuple[str, ...]:
@@ -119,6 +121,81 @@ def _stem(artifact: ArtifactFigures, x: float, worst: float, y: Axis) -> Iterabl
     if artifact.limit:
         gate = plots.y_of(y.at(artifact.limit))
         yield Bar(x - 7, gate, x + 7, gate, "gate")
+
+
+@dataclass(frozen=True)
+class Lossy:
+    """An artifact, or another tool's file, by its size and its loss in retrieval."""
+
+    size: float
+    """Bytes of weights and graph."""
+    loss: float
+    """A share of the source's nDCG@10."""
+    upper: float
+    """The upper end of the loss's interval."""
+    style: str
+    name: str
+    title: str
+    compares: bool = True
+    """Whether the loss was measured as the others were: the front runs through no other."""
+
+
+LEAST_LOSS = 1e-4
+"""The loss at which a smaller one, or a gain, is drawn: the axis is logarithmic."""
+
+
+def by_loss(title: str, points: Sequence[Lossy], limits: Sequence[int]) -> Plot | None:
+    """Plots sizes and the upper ends of losses in retrieval, with a bar down to the loss itself,
+    and a line through the Pareto front. `limits` are the sizes that were asked for. None without
+    points."""
+    if not points:
+        return None
+    across = max([one.size for one in points] + [float(limit) for limit in limits])
+    x = plots.linear("weights and graph", 0, across * 1.14, human_size)
+    ends = [max(end, LEAST_LOSS) for one in points for end in (one.loss, one.upper)]
+    y = plots.decades("loss of nDCG@10, at most", ends)
+    y = replace(y, ticks=tuple((value, f"{100 * value:g} %") for value, _ in y.ticks))
+
+    def at(size: float, loss: float) -> tuple[float, float]:
+        return plots.x_of(x.at(size)), plots.y_of(y.at(max(loss, LEAST_LOSS)))
+
+    best: list[Lossy] = []
+    for one in sorted(points, key=lambda p: (p.size, p.upper)):
+        if one.compares and (not best or one.upper < best[-1].upper):
+            best.append(one)
+    line = [",".join(map(str, at(one.size, one.upper))) for one in best]
+    first = sorted(points, key=lambda p: p.style != "chosen")  # whose labels have a place
+    dots = [Dot(*at(one.size, one.upper), one.style, one.title, radius=4.0) for one in first]
+    return Plot(
+        title,
+        "",
+        x.title,
+        y.title,
+        plots.x_ticks(x),
+        plots.y_ticks(y),
+        tuple(_named(dots, [one.name for one in first])),
+        path="M" + "L".join(line) if len(line) > 1 else "",
+        key=(("chosen", "chosen"), ("holds", "goldfold's"), ("float", "other tools'")),
+        bars=tuple(Bar(*at(p.size, p.upper), *at(p.size, p.loss), "stem") for p in points),
+    )
+
+
+def _named(dots: Sequence[Dot], labels: Sequence[str]) -> Iterable[Dot]:
+    """Yields the dots, each with its label at the side where nothing is in the way; without it
+    where both are taken."""
+    taken = [(dot.x - 5, dot.x + 5, dot.y) for dot in dots]
+    for dot, label in zip(dots, labels, strict=True):
+        width = _LETTER * len(label)
+        for side, low in (("start", dot.x + 9), ("end", dot.x - 9 - width)):
+            inside = low > plots.LEFT and low + width < plots.WIDTH
+            hit = any(a < low + width and low < b and abs(y - dot.y) < _NEAR[1]
+                      for a, b, y in taken)  # fmt: skip
+            if inside and not hit:
+                taken.append((low, low + width, dot.y))
+                yield replace(dot, label=label, side=side)
+                break
+        else:
+            yield dot
 
 
 def labelled(dots: Sequence[Dot], labels: Sequence[str]) -> Iterable[Dot]:

@@ -72,15 +72,21 @@ class Group:
         stores them; f32 where the choice is floating point."""
         if not choice.bits:
             return 4 * self.weights
-        found = 0
+        found = 2 * self.scales(choice)
         for site in self._distinct():
             channels, inputs = site.matrix.shape
-            scales = channels * choice.grid.blocks(inputs)
             packed = choice.bits in PACKED and site.kind == "table"
             stored = inputs if choice.bits in PACKED else inputs * choice.bits // 8
             width = Layout(choice.bits, inputs).carriers if packed else stored
-            found += channels * width + 2 * scales
+            found += channels * width
         return found
+
+    def scales(self, choice: Choice) -> int:
+        """The number of the group's scales; none where the choice is floating point."""
+        if not choice.bits:
+            return 0
+        shapes = (site.matrix.shape for site in self._distinct())
+        return sum(channels * choice.grid.blocks(inputs) for channels, inputs in shapes)
 
     def _distinct(self) -> list[Site]:
         return list({site.stored.name: site for site in self.sites}.values())

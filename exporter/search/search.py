@@ -218,12 +218,9 @@ def search(
     watch = None if away is not None else Stopwatch(target, base, stages)
     costs, floating = _costs(found, objective, watch, stages)
     with stages("sensitivity"):
-        probes = _probe(found, objective, runner, stages)
+        probes = probe(found, objective, runner, stages)
         stages.note(f"{len(probes)} trials, {runner.ran} of them run now")
-    errors = [
-        np.stack([np.zeros(len(base.texts)), *(p.tried.array for p in probes if p.group is group)])
-        for group in found
-    ]
+    errors = errors_of(found, probes)
     seen = Found(
         base.program.contract.model, target, objective, budget, found, probes, floating,
         sum(group.bytes(groups.FLOAT) for group in found), untimed=away,
@@ -294,7 +291,7 @@ def _all(found: Sequence[Group], option: Choice, objective: Objective) -> Recipe
     return groups.recipe("uniform", found, chosen, objective, False)
 
 
-def _probe(
+def probe(
     found: Sequence[Group], objective: Objective, runner: Runner, stages: Stages
 ) -> list[Probe]:
     """Every group alone at every option, the rest in floating point."""
@@ -307,6 +304,15 @@ def _probe(
     ]
     tried = runner(recipes, stages.step)
     return [Probe(group, c, one) for (group, c), one in zip(asked, tried, strict=True)]
+
+
+def errors_of(found: Sequence[Group], probes: Sequence[Probe]) -> list[np.ndarray]:
+    """f64 [options, texts] per group: 1−cos of each option alone, and zeros for floating point."""
+    texts = len(probes[0].tried.errors) if probes else 0
+    return [
+        np.stack([np.zeros(texts), *(p.tried.array for p in probes if p.group is group)])
+        for group in found
+    ]
 
 
 def _rounds(

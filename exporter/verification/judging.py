@@ -126,7 +126,7 @@ class Judges:
             self.fp32.check(encoder.bundle)
             theirs = self.fp32.embed
         return judge(
-            _embed(encoder, stages),
+            embed_of(encoder, stages),
             reference.cached(origin.fingerprint, theirs, self.cache, self.log, stages.step),
             Sets(goldens, self.lee, self.pairs, self.own),
             notice=stages.detail,
@@ -315,7 +315,8 @@ def _check_route(name: str, route: str) -> None:
         )
 
 
-def _embed(encoder: Encoder, stages: Stages) -> reference.Embed:
+def embed_of(encoder: Encoder, stages: Stages) -> reference.Embed:
+    """Returns an artifact's encoder in the form that the judge takes."""
     prompts = encoder.contract.prompts
     _check_route(encoder.contract.model, encoder.contract.route)
 
