@@ -23,9 +23,10 @@ from goldfold.exporter.artifact.result import Result
 from goldfold.exporter.driver import exporting, request
 from goldfold.exporter.driver.laying import Laid, lay
 from goldfold.exporter.driver.pipeline_state import PAGE, State, keep, last_of, write_text
+from goldfold.exporter.driver.releasing import against
 from goldfold.exporter.driver.request import Pair
 from goldfold.exporter.errors import ArtifactError, GateMissed, GoldfoldError, UsageError
-from goldfold.exporter.frontend import characters, packaged
+from goldfold.exporter.frontend import characters, given, packaged
 from goldfold.exporter.frontend.source import Source, open_model
 from goldfold.exporter.options import own
 from goldfold.exporter.progress import Listener, Stages
@@ -152,6 +153,11 @@ def _run(asked: PipelineFile, recipes: Recipes, pairs: Sequence[Pair], options: 
         stages.note(str(page))
     states = {one.folder: one.state for one in found.artifacts}
     good = {name for name in names if states.get(name) in ("passed", "proved")}
+    if asked.compat is not None:
+        said, incompatible = against(asked.compat, out, sorted(good), options.listener)
+        notes += said
+        errors += incompatible.values()
+        good -= incompatible.keys()
     laid = [lay(one, out, good, last.layouts, stages) for one in asked.layouts]
     errors += [one.error for one in laid if one.error is not None]
     notes += [one.note for one in laid if one.note]
@@ -188,6 +194,10 @@ def _export(
         route=asked.route,
         scripts=asked.cut.scripts,
         vocabulary=asked.cut.vocabulary,
+        texts=asked.texts,
+        column=asked.column,
+        private_texts=asked.private_texts,
+        calibration_texts=asked.calibration_texts,
         listener=options.listener,
     )
 
@@ -220,6 +230,11 @@ def _check(asked: PipelineFile, known: Mapping[str, Recipe | None], names: Seque
         for name in artifacts:
             if name not in names:
                 raise UsageError(f"{table}: no artifact is called {name}; {nearest(name, names)}")
+    if asked.compat is not None and not Path(asked.compat.against).is_dir():
+        raise UsageError(
+            f"compat.against: there is no folder {asked.compat.against}; fetch the release "
+            "first, or leave [compat] out"
+        )
     outs = [Path(one.out).resolve() for one in asked.layouts]
     if twice := next((one for one in outs if outs.count(one) > 1), None):
         raise UsageError(f"layouts: two have {twice} as out; give each a folder of its own")
@@ -240,7 +255,7 @@ def _takes(targets: Sequence[str], option: str) -> bool:
 
 def _key(asked: PipelineFile, source: Source, pair: Pair, recipe: Recipe | None) -> str:
     target, cut = registry.target(pair[0]), asked.cut
-    given = own(target.Options, {k: v for k, v in asked.options.items() if _takes(pair[:1], k)})
+    options = own(target.Options, {k: v for k, v in asked.options.items() if _takes(pair[:1], k)})
     return key(
         source=source.digests,
         name=source.name,
@@ -249,11 +264,19 @@ def _key(asked: PipelineFile, source: Source, pair: Pair, recipe: Recipe | None)
         incomplete=asked.allow_incomplete,
         pair=list(pair),
         recipe=None if recipe is None else recipe.plain(),
-        options=given.plain(),
+        options=options.plain(),
         max_length=asked.max_length,
         dims=list(asked.dims),
         scripts=list(characters.canonical(cut.scripts)) if cut.scripts else [],
-        vocabulary="" if cut.vocabulary is None else _digest(Path(cut.vocabulary)),
+        vocabulary=""
+        if cut.vocabulary is None
+        else _digest(Path(cut.vocabulary), "cut.vocabulary"),
+        texts=_texts(asked.texts, "texts"),
+        column=asked.column,
+        private=asked.private_texts,
+        calibration=[]
+        if recipe is None and pair[1] == "fp32"
+        else _texts(asked.calibration_texts, "calibration_texts"),
         judge=(asked.pairs or LEAST) if asked.judge and recipe is not None else 0,
         unseen=asked.unseen,
         goldfold=f"{__version__} {_code()}",
@@ -261,11 +284,17 @@ def _key(asked: PipelineFile, source: Source, pair: Pair, recipe: Recipe | None)
     )
 
 
-def _digest(file: Path) -> str:
+def _digest(file: Path, option: str) -> str:
     try:
         return digest(file)
     except OSError as error:
-        raise UsageError(f"cannot read {file}: {error.strerror}; correct cut.vocabulary") from None
+        raise UsageError(f"cannot read {file}: {error.strerror}; correct {option}") from None
+
+
+def _texts(files: Sequence[str], option: str) -> list[list[str]]:
+    """Returns what decides the texts of some files: how each is read, and its digest."""
+    found = [given.split(one) for one in files]
+    return [[file.suffix, way, _digest(file, option)] for file, way in found]
 
 
 @cache

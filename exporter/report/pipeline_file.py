@@ -104,6 +104,18 @@ class Layout(Record, frozen=True, kw_only=True):
     out: Name
 
 
+class Release(Record, frozen=True, kw_only=True):
+    """`[compat]`: a release whose index the new artifacts' queries must be able to search
+    (docs/compat.md)."""
+
+    against: Name
+    """A folder of artifacts, of which the one of the same name is compared, or one artifact."""
+    texts: Name | None = None
+    """A file of texts, one a line; by default docstrings, functions and drawn texts."""
+    limit: Annotated[float, Meta(ge=0.0, le=1.0)] | None = None
+    """The most that mixing may lose, as a share; `goldfold compat` has the default."""
+
+
 class PipelineFile(Record, frozen=True, kw_only=True):
     """The content of goldfold.toml. A key that an option of `goldfold export` has means the
     same."""
@@ -127,7 +139,13 @@ class PipelineFile(Record, frozen=True, kw_only=True):
     unseen: Natural = 0
     require_run: bool = False
     """Whether an artifact that was only proved here counts as failed."""
+    texts: tuple[Name, ...] = ()
+    """Files of texts that become goldens, each `FILE` or `FILE:query` (docs/your-texts.md)."""
+    column: Name | None = None
+    private_texts: bool = False
+    calibration_texts: tuple[Name, ...] = ()
     cut: Cut = Cut()
+    compat: Release | None = None
     options: dict[str, bool | int | str | tuple[int | str, ...]] = field(default_factory=dict)
     limits: LimitTable = LimitTable()
     layouts: tuple[Layout, ...] = ()
@@ -148,7 +166,15 @@ class PipelineFile(Record, frozen=True, kw_only=True):
                 joined(one) if one.endswith(".toml") else one for one in self.precisions
             ),
             out=joined(self.out),
+            texts=tuple(joined(one) for one in self.texts),
+            calibration_texts=tuple(joined(one) for one in self.calibration_texts),
             cut=cut,
+            compat=None
+            if self.compat is None
+            else self.compat.with_(
+                against=joined(self.compat.against),
+                texts=None if self.compat.texts is None else joined(self.compat.texts),
+            ),
             layouts=tuple(one.with_(out=joined(one.out)) for one in self.layouts),
         )
 

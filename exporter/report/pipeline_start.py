@@ -24,12 +24,22 @@ out = "out"
 # unseen = 1000                     # texts that no golden has, compared with the source in fp32
 # require_run = true                # fail where an artifact was proved, but did not run here
 
+# texts = ["ours.txt:query"]        # your texts, gated like the goldens (docs/your-texts.md)
+# column = "text"                   # of those that are JSONL, CSV or TSV
+# private_texts = false             # keep digests and embeddings of them instead of the texts
+# calibration_texts = ["cal.txt"]   # for integers, in place of the built-in ones
+
 # [cut]                             # the vocabulary, to what texts need: by scripts, or by a file
 # scripts = ["latin", "greek"]
 # vocabulary = "corpus.txt"
 
 # [options]                         # of the targets, as the flags of `goldfold export`
 # opset = 21
+
+# [compat]                          # may the new artifacts search a release's index?
+# against = "release/out"           # its folder of artifacts, or one artifact
+# texts = "ours.txt"
+# limit = 0.015                     # the share of nDCG@10 that mixing may lose
 
 # [limits]                          # of every artifact, beside the golden gate
 # worst = 0.01                      # the largest 1-cos of a golden text

@@ -206,3 +206,32 @@ def test_init_writes_a_file_and_replaces_none(goldfold: Run, tmp_path: Path) -> 
     assert goldfold("ci", "--init", "--file", file).code == 0
     assert 'model = "packaged"' in file.read_text("utf-8")
     refused(goldfold("ci", "--init", "--file", file), 5, "is there already")
+
+
+def test_a_release_is_compared_and_texts_of_ones_own_are_goldens(
+    goldfold: Run, place: Path, quick: object
+) -> None:
+    (place / "ours.txt").write_text("the first of ours\nthe second of ours\n")
+    words = "red blue old new fast slow night day".split()
+    lines = [f"a {one} {other} house" for one in words for other in words if one != other]
+    (place / "asked.txt").write_text("\n".join(lines[:24]))
+    whole = FILE + 'texts = ["ours.txt:query"]\n'
+    (place / "goldfold.toml").write_text(whole)
+    first = goldfold("ci", "-q")
+    assert first.code == 0, first.err
+    goldens = bundle.open_bundle(place / "out" / "onnxruntime-fp32").manifest
+    assert goldens.texts is not None and goldens.texts.count == 2
+    # Itself as the release: the same vectors. Nothing is exported again for it.
+    (place / "goldfold.toml").write_text(
+        whole + '[compat]\nagainst = "release"\ntexts = "asked.txt"\n'
+    )
+    refused(goldfold("ci", "-q"), 2, "compat.against: there is no folder")
+    shutil.copytree(place / "out", place / "release")
+    again = goldfold("ci")
+    assert again.code == 0, again.err
+    assert "onnxruntime-fp32: kept" in again.out
+    assert "compatible at" in (place / "out" / "verdict.md").read_text("utf-8")
+    # A release without the artifact is no error; another text is another artifact.
+    shutil.rmtree(place / "release" / "onnxruntime-fp32")
+    assert goldfold("ci", "-q").code == 0
+    assert "has no such artifact" in (place / "out" / "verdict.md").read_text("utf-8")
