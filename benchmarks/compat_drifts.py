@@ -148,9 +148,7 @@ def _pool_padding(model: Any) -> None:
 
 
 def _cls(model: Any) -> None:
-    from sentence_transformers.models import Pooling
-
-    model[1] = Pooling(model.get_embedding_dimension(), pooling_mode="cls")
+    model[1] = type(model[1])(model.get_embedding_dimension(), pooling_mode="cls")
 
 
 def _short(model: Any) -> None:

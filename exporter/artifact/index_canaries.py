@@ -22,7 +22,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 
@@ -33,9 +33,6 @@ from goldfold.golden import store
 from goldfold.golden.errors import GoldenError
 from goldfold.golden.gate import limits
 from goldfold.golden.store import Goldens
-
-if TYPE_CHECKING:
-    from goldfold.exporter.artifact.encoder import Encoder
 
 _COUNT = 8
 _ASKED = 3
@@ -60,7 +57,7 @@ class IndexCanaries:
     """The largest 1−cos of a vector of the index with these."""
 
 
-def of(encoder: Encoder, task: Task, dims: int | None) -> IndexCanaries:
+def of(encoder: Any, task: Task, dims: int | None) -> IndexCanaries:
     """Returns the canaries of an encoder, computed now. Raises ArtifactError where its goldens
     cannot be read, UsageError where there are none."""
     opened = encoder.bundle
@@ -76,7 +73,7 @@ def of(encoder: Encoder, task: Task, dims: int | None) -> IndexCanaries:
     return IndexCanaries(texts, vectors, _allowed(opened, limit))
 
 
-def check(encoder: Encoder, vectors: np.ndarray, task: Task) -> np.ndarray:
+def check(encoder: Any, vectors: np.ndarray, task: Task) -> np.ndarray:
     """Returns the 1−cos of each vector of an index with this artifact's of the same canary, f64
     [N]. Raises GateMissed, UsageError."""
     given = np.asarray(vectors)
@@ -96,7 +93,7 @@ def check(encoder: Encoder, vectors: np.ndarray, task: Task) -> np.ndarray:
 
 
 def _faults(
-    encoder: Encoder, given: np.ndarray, known: IndexCanaries, apart: np.ndarray, task: Task
+    encoder: Any, given: np.ndarray, known: IndexCanaries, apart: np.ndarray, task: Task
 ) -> Iterator[str]:
     if odd := np.flatnonzero(~np.isfinite(apart)).tolist():
         yield f"canaries {odd} are not finite, or zero"
@@ -116,7 +113,7 @@ def _faults(
 
 
 def _cause(
-    encoder: Encoder, given: np.ndarray, known: IndexCanaries, off: np.ndarray, task: Task
+    encoder: Any, given: np.ndarray, known: IndexCanaries, off: np.ndarray, task: Task
 ) -> str:
     """Returns the cause of a drift, where undoing it brings the vectors back; "" otherwise."""
     for row in off:
@@ -156,6 +153,8 @@ def _chosen(goldens: Goldens) -> Iterator[str]:
     kinds = {case.text: case.kind for case in goldens.cases}
     fitting = [text for text, size in found.items() if _LEAST <= size <= _MOST]
     first = {kinds[text]: text for text in reversed(fitting)}.values()
-    some = dict.fromkeys([*reversed(first), *fitting, *found])
+    some = list(dict.fromkeys([*reversed(first), *fitting, *found]))[:_COUNT]
     longest = max(found, key=lambda text: found[text], default="")
-    yield from dict.fromkeys([*list(some)[:_COUNT], *([longest] if longest else [])])
+    if longest and longest not in some:
+        some.append(longest)
+    yield from some

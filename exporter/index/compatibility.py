@@ -87,7 +87,7 @@ def compat(
         if given is None:
             sets = standard(how.pairs, how.drawn, longest)
         else:
-            sets = of_texts([given[place] for place in _sample(len(given), how.drawn)])
+            sets = of_texts([given[int(place)] for place in _sample(len(given), how.drawn)])
         stages.note(sets.source)
     found = compare(at(sides[0], size), at(sides[1], size), sets, stages, limit)
     return replace(found, mixable=contracts.mixable(sides[0], sides[1], size))
@@ -157,7 +157,7 @@ def of_index(
     whole, new = new.contract.dim, at(new, size)
     count, most = len(rows), asked.how.drawn
     some = _sample(count, most)
-    sets = of_texts([texts[row] for row in some])
+    sets = of_texts([texts[int(row)] for row in some])
     old_rows = np.asarray(rows[some], dtype=np.float32)
     with stages(f"embed by {Path(new.name).name}"):
         queries = new.rows(sets.queries, "query", stages)

@@ -127,9 +127,9 @@ def named(
     return tuple(
         TextDrift(
             int(at if places is None else places[at]),
-            kinds[at],
+            kinds[int(at)],
             float(apart[at]),
-            texts[at][:_SHOWN],
+            texts[int(at)][:_SHOWN],
         )
         for at in order[:WORST]
         if not np.isnan(apart[at])

@@ -49,7 +49,7 @@ def losses(
 
 def _searches(documents: np.ndarray) -> tuple[list[tuple[str, Search]], tuple[str, ...]]:
     try:
-        import faiss
+        import faiss  # pyright: ignore[reportMissingImports]
     except ImportError:
         return list(_ours(documents)), (ABSENT,)
     threads = faiss.omp_get_max_threads()

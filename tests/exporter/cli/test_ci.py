@@ -212,7 +212,7 @@ def test_a_release_is_compared_and_texts_of_ones_own_are_goldens(
     goldfold: Run, place: Path, quick: object
 ) -> None:
     (place / "ours.txt").write_text("the first of ours\nthe second of ours\n")
-    words = "red blue old new fast slow night day".split()
+    words = ["red", "blue", "old", "new", "fast", "slow", "night", "day"]
     lines = [f"a {one} {other} house" for one in words for other in words if one != other]
     (place / "asked.txt").write_text("\n".join(lines[:24]))
     whole = FILE + 'texts = ["ours.txt:query"]\n'
