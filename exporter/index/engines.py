@@ -90,7 +90,7 @@ def _faiss(faiss: Any, documents: np.ndarray) -> Iterator[tuple[str, Search]]:
         ]
         return np.stack(order)[:, :TOP]
 
-    yield f"faiss binary, {4 * TOP} rescored by float32", binary
+    yield f"faiss binary, {4 * TOP} by float32", binary
 
 
 def _ours(documents: np.ndarray) -> Iterator[tuple[str, Search]]:
@@ -99,7 +99,7 @@ def _ours(documents: np.ndarray) -> Iterator[tuple[str, Search]]:
     stored = quantize(documents, "int8", whole, lambda: whole)
     bits = np.packbits(documents > 0, axis=1)
     yield (
-        f"goldfold.rescore, {4 * TOP} rescored by int8",
+        f"goldfold.rescore, {4 * TOP} by int8",
         lambda queries: rescore(queries, stored, bits, top_k=TOP)[1],
     )
 

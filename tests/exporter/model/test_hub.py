@@ -83,7 +83,7 @@ def test_the_commands_variable_is_the_clients(hub: Hub, tmp_path: Path) -> None:
     code = "from goldfold.exporter.frontend.hub import fetch; print(fetch('org/tiny', False))"
     environment = {
         **os.environ, "HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home"),
-        "PYTHONPATH": str(ROOT),
+        "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "0",
     }  # fmt: skip
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True
