@@ -16,7 +16,7 @@ from typing import Any
 from goldfold.exporter import registry, report
 from goldfold.exporter.artifact import bundle
 from goldfold.exporter.artifact.result import Result
-from goldfold.exporter.driver import exporting
+from goldfold.exporter.driver import exporting, own_texts
 from goldfold.exporter.driver.request import Request
 from goldfold.exporter.errors import GateMissed, GoldfoldError, UsageError
 from goldfold.exporter.frontend.readiness import ready
@@ -112,6 +112,10 @@ def _check(wanted: Wanted) -> None:
     given["vocabulary"] = None if corpus is None else expanded(str(corpus))
     given["scripts"] = scripts_of(wanted)
     given["judge"] = bool(given.get("judge") and wanted.precisions)
+    column, calibration = given.pop("column", None), given.pop("calibration_texts", ())
+    given["texts"] = own_texts.goldens(given.get("texts", ()), column, calibration)
+    given["private"] = given.pop("private_texts", False)
+    given["calibration"] = own_texts.calibration(calibration, column)
     floats = [set(registry.target(target).precisions) for target in wanted.targets]
     common = [name for name in registry.FLOATS if all(name in one for one in floats)]
     Request.checked(

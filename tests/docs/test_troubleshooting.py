@@ -43,4 +43,4 @@ def test_the_code_says_so(message: str) -> None:
 def test_every_exit_code_has_its_section() -> None:
     kinds = [getattr(errors, name) for name in dir(errors)]
     codes = {kind.code for kind in kinds if isinstance(kind, type) and hasattr(kind, "code")}
-    assert {int(code) for code in re.findall(r"^## (\d):", PAGE, re.MULTILINE)} == codes
+    assert {int(code) for code in re.findall(r"^## (\d+):", PAGE, re.MULTILINE)} == codes

@@ -75,7 +75,9 @@ def quick(
     monkeypatch.setattr(preparing.ranges, "record", measuring)
     monkeypatch.setattr(preparing.plan.statistics, "record", counting)
     texts = preparing.texts.calibration
-    monkeypatch.setattr(preparing.texts, "calibration", lambda program: texts(program)[::20])
+    monkeypatch.setattr(
+        preparing.texts, "calibration", lambda program, own=(): texts(program, own)[::20]
+    )
     monkeypatch.setenv(FOLDER, str(tmp_path / "stages"))
     return done
 

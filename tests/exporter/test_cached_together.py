@@ -43,7 +43,7 @@ for name, work in ("trace", tracing), ("simplify", lambda program: None):
 goldens = store.load(home / "golden").within(20)
 exporting.obtain_goldens = lambda *args: goldens
 texts = preparing.texts.calibration
-preparing.texts.calibration = lambda program: texts(program)[::20]
+preparing.texts.calibration = lambda program, own=(): texts(program, own)[::20]
 (result,) = exporting.export(model, ["onnxruntime"], ["fp16"], home / "out")
 assert result.passed
 """
