@@ -31,8 +31,10 @@ def letters(item: Any) -> int:
     return len(item) if isinstance(item, str) else sum(map(len, item))
 
 
-def windows(items: Iterable[T], window: int = WINDOW) -> Iterator[list[T]]:
-    """Yields the items in order, in runs of at most `window` and LETTERS; a longer text alone."""
+def windows(items: Iterable[T], window: int | None = None) -> Iterator[list[T]]:
+    """Yields the items in order, in runs of at most `window` (WINDOW by default) and LETTERS; a
+    longer text alone."""
+    window = WINDOW if window is None else window
     some: list[T] = []
     held = 0
     for item in items:

@@ -182,7 +182,7 @@ def test_what_is_no_pair_is_refused(room: Path, monkeypatch: pytest.MonkeyPatch)
             scorer.predict(wrong)
     with pytest.raises(TextError, match="spells '\\[SEP\\]' in its first text"):
         scorer.predict([("one", "two"), ("a [SEP] b", "two")])
-    monkeypatch.setattr("goldfold.exporter.artifact.scorer.WINDOW", 4)
+    monkeypatch.setattr("goldfold.exporter.artifact.streams.WINDOW", 4)
     with pytest.raises(TextError, match="text 6 ") as raised:
         scorer.predict([*[("one", "two")] * 6, ("a [SEP] b", "two"), ("one", "two")])
     assert list(raised.value.reasons) == [6]

@@ -194,9 +194,9 @@ def test_many_texts_go_through_in_windows(
     texts = [f"text number {n} {'word ' * (n % 7)}" for n in range(100)]
     whole = encoder.embed(texts)
     events: list[str] = []
-    tokenize, run = encoder._tokens.ids, encoder.run
-    monkeypatch.setattr("goldfold.exporter.artifact.encoder.WINDOW", 16)
-    monkeypatch.setattr(encoder._tokens, "ids", lambda *a: events.append("ids") or tokenize(*a))
+    tokenize, run = encoder._tokens.arrays, encoder.run
+    monkeypatch.setattr("goldfold.exporter.artifact.streams.WINDOW", 16)
+    monkeypatch.setattr(encoder._tokens, "arrays", lambda *a: events.append("ids") or tokenize(*a))
     monkeypatch.setattr(encoder, "run", lambda *a: events.append("run") or run(*a))
     rows = encoder.embed(texts)
     # Batches are composed otherwise: what f32 rounds differently is 1e-6 of a number at most.
