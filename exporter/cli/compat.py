@@ -93,12 +93,10 @@ def compat(
 
 def _show(found: Compatibility) -> None:
     console = open_console()
-    losses = _table(
-        "OLD's index, searched by NEW", ("dims", "n", "OLD", "mixed", "loss", "at most")
-    )
+    losses = _table("OLD's index, searched by NEW", ("n", "OLD", "mixed", "loss", "at most"))
     for one in (*found.retrieval, *found.indexes):
         losses.add_row(
-            one.name, str(one.dims), str(one.count), f"{one.reference:.4f}", f"{one.artifact:.4f}",
+            one.name, str(one.count), f"{one.reference:.4f}", f"{one.artifact:.4f}",
             f"{one.loss:.2%}", f"{one.upper or 0.0:.2%}",
         )  # fmt: skip
     console.print(losses)
@@ -111,7 +109,7 @@ def _show(found: Compatibility) -> None:
     for kind in every.kinds[:_KINDS]:
         drift.add_row(
             kind.kind, str(kind.texts), f"{kind.worst:.1e}", f"{kind.mean:.1e}",
-            f"{kind.found:.0%} of {kind.distinct}",
+            f"{kind.found:.0%} of {kind.distinct}" if kind.distinct else "none alone",
         )  # fmt: skip
     console.print(drift)
     if len(every.kinds) > _KINDS:
