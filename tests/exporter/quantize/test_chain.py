@@ -13,6 +13,7 @@ from goldfold.exporter.passes.quantize_weights import QuantizeWeights
 from goldfold.exporter.passes.rewriting.grid import Grid, nearest
 from goldfold.exporter.quantize import plan, sites, statistics
 from goldfold.exporter.quantize import texts as text_sets
+from goldfold.exporter.quantize.gptaq import corrected
 from goldfold.exporter.quantize.recipe import Recipe, made
 from goldfold.exporter.quantize.staged_run import Walk
 from goldfold.exporter.search import tuning
@@ -164,3 +165,19 @@ def _as(site: sites.Site, matrix: np.ndarray) -> np.ndarray:
 
 def _named(program: Program, name: str) -> ir.Value:
     return next(v for node in program.graph for v in node.outputs if v.name == name)
+
+
+def test_a_correction_is_at_most_a_share_of_its_channel() -> None:
+    rng = np.random.default_rng(5)
+    matrix = rng.normal(size=(64, 32)).astype(np.float32)
+    for size in (0.01, 0.1, 3.0):
+        shift = size * rng.normal(size=(32, 32)).astype(np.float32)
+        moved = corrected(matrix, shift) - matrix
+        asked = matrix @ shift.T
+        shares = np.linalg.norm(moved, axis=1) / np.linalg.norm(matrix, axis=1)
+        assert shares.max() <= 0.4 + 1e-6
+        whole = np.linalg.norm(asked, axis=1) <= 0.4 * np.linalg.norm(matrix, axis=1)
+        assert np.allclose(moved[whole], asked[whole], atol=1e-5)
+        lengths = np.linalg.norm(asked, axis=1) * np.linalg.norm(moved, axis=1)
+        assert np.allclose((moved * asked).sum(axis=1), lengths, rtol=1e-4)  # the same way
+    assert not corrected(np.zeros((2, 32), np.float32), shift).any()
