@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -119,27 +120,25 @@ def _hash(curve: Any) -> Any:
 def _private(key: Path) -> Any:
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-    try:
-        found = load_pem_private_key(read_bounded(key, _KEY_LIMIT), None)
-        _hash(found.curve)  # type: ignore[union-attr]
-        return found
-    except OSError as error:
-        raise UsageError(f"--key {key}: {error.strerror}") from None
-    except Exception as error:
-        raise UsageError(f"--key {key} cannot sign: {_line(error)}") from None
+    return _key(key, lambda raw: load_pem_private_key(raw, None), "--key", "cannot sign")
 
 
 def _public(key: Path) -> Any:
     from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
+    return _key(key, load_pem_public_key, "--public-key", "cannot be used")
+
+
+def _key(file: Path, load: Callable[[bytes], Any], option: str, cannot: str) -> Any:
+    """Returns the key in a file, on a curve that has a hash. Raises UsageError."""
     try:
-        found = load_pem_public_key(read_bounded(key, _KEY_LIMIT))
-        _hash(found.curve)  # type: ignore[union-attr]
+        found = load(read_bounded(file, _KEY_LIMIT))
+        _hash(found.curve)
         return found
     except OSError as error:
-        raise UsageError(f"--public-key {key}: {error.strerror}") from None
+        raise UsageError(f"{option} {file}: {error.strerror}") from None
     except Exception as error:
-        raise UsageError(f"--public-key {key} cannot be used: {_line(error)}") from None
+        raise UsageError(f"{option} {file} {cannot}: {_line(error)}") from None
 
 
 def _line(error: Exception) -> str:

@@ -4,13 +4,16 @@ artifact on it, no other is as small, as fast and as close."""
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from goldfold.exporter.report import plots
 from goldfold.exporter.report.pages import ArtifactFigures, Report
 from goldfold.exporter.report.plots import Axis, Bar, Dot, Plot
 from goldfold.golden.report import human_size
+
+T = TypeVar("T")
 
 _NEAR = 58, 13
 """Pixels within which two labels would overlap."""
@@ -123,6 +126,26 @@ def _stem(artifact: ArtifactFigures, x: float, worst: float, y: Axis) -> Iterabl
         yield Bar(x - 7, gate, x + 7, gate, "gate")
 
 
+def lowest(points: Iterable[T], of: Callable[[T], tuple[float, float]]) -> list[T]:
+    """Returns the Pareto front of points by two figures of which less is better, in the order of
+    the first: each has less of the second than all before it.
+
+    >>> lowest([(3, 1), (1, 5), (2, 6), (2, 2)], lambda point: point)
+    [(1, 5), (2, 2), (3, 1)]
+    """
+    best: list[T] = []
+    for one in sorted(points, key=of):
+        if not best or of(one)[1] < of(best[-1])[1]:
+            best.append(one)
+    return best
+
+
+def line(places: Sequence[tuple[float, float]]) -> str:
+    """Returns the SVG path through pixels; "" for fewer than two."""
+    said = [",".join(map(str, place)) for place in places]
+    return "M" + "L".join(said) if len(said) > 1 else ""
+
+
 @dataclass(frozen=True)
 class Lossy:
     """An artifact, or another tool's file, by its size and its loss in retrieval."""
@@ -159,11 +182,8 @@ def by_loss(title: str, points: Sequence[Lossy], limits: Sequence[int]) -> Plot 
     def at(size: float, loss: float) -> tuple[float, float]:
         return plots.x_of(x.at(size)), plots.y_of(y.at(max(loss, LEAST_LOSS)))
 
-    best: list[Lossy] = []
-    for one in sorted(points, key=lambda p: (p.size, p.upper)):
-        if one.compares and (not best or one.upper < best[-1].upper):
-            best.append(one)
-    line = [",".join(map(str, at(one.size, one.upper))) for one in best]
+    able = [one for one in points if one.compares]
+    best = lowest(able, lambda one: (one.size, one.upper))
     first = sorted(points, key=lambda p: p.style != "chosen")  # whose labels have a place
     dots = [Dot(*at(one.size, one.upper), one.style, one.title, radius=4.0) for one in first]
     return Plot(
@@ -174,7 +194,7 @@ def by_loss(title: str, points: Sequence[Lossy], limits: Sequence[int]) -> Plot 
         plots.x_ticks(x),
         plots.y_ticks(y),
         tuple(_named(dots, [one.name for one in first])),
-        path="M" + "L".join(line) if len(line) > 1 else "",
+        path=line([at(one.size, one.upper) for one in best]),
         key=(("chosen", "chosen"), ("holds", "goldfold's"), ("float", "other tools'")),
         bars=tuple(Bar(*at(p.size, p.upper), *at(p.size, p.loss), "stem") for p in points),
     )

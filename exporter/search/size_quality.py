@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from goldfold.exporter.report import plots
-from goldfold.exporter.report.pareto import labelled
+from goldfold.exporter.report.pareto import labelled, line, lowest
 from goldfold.exporter.report.plots import Dot, Plot, Rule
 from goldfold.golden.report import human_size
 
@@ -46,11 +46,7 @@ def front(
         return plots.x_of(x.at(one.x)), plots.y_of(y.at(one.y))
 
     dots = [Dot(*at(one), one.style, one.title, radius=4.0) for one in candidates]
-    best: list[Candidate] = []
-    for one in sorted(candidates, key=lambda c: (c.x, c.y)):
-        if not best or one.y < best[-1].y:
-            best.append(one)
-    points = [",".join(map(str, at(one))) for one in best]
+    best = lowest(candidates, lambda one: (one.x, one.y))
     return Plot(
         title,
         "",
@@ -60,6 +56,6 @@ def front(
         plots.y_ticks(y),
         tuple(labelled(dots, [one.label for one in candidates])),
         rules=(Rule(plots.y_of(y.at(limit)), f"budget {limit:.1g}"),) if limit else (),
-        path="M" + "L".join(points) if len(points) > 1 else "",
+        path=line([at(one) for one in best]),
         key=key,
     )
